@@ -1,0 +1,115 @@
+"""The one exception family, and the wording that its messages share.
+
+Each message says what was got, what was expected and what to do next. The command line turns an
+error of this family into one readable paragraph and its ``exit_code``; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LandscapeError(Exception):
+    """Something that the user can put right; the root of every error raised on purpose."""
+
+    exit_code = 1
+
+
+class InvalidArgumentError(LandscapeError, ValueError):
+    """An argument is outside its range, of the wrong shape, or names something unknown."""
+
+    exit_code = 2
+
+
+class CheckpointError(LandscapeError):
+    """A checkpoint file cannot be read, or does not fit the model."""
+
+
+class ProblemError(LandscapeError):
+    """The model, loss or data that the user handed over cannot be used."""
+
+
+class DataError(ProblemError):
+    """The data set is empty, one-shot, or differs from one pass to the next."""
+
+
+class LossError(ProblemError):
+    """The loss returned something that is not a loss, or cannot be differentiated."""
+
+
+class NonFiniteError(LandscapeError):
+    """NaN or infinity where a finite number is needed to go on."""
+
+
+class StudyError(LandscapeError):
+    """The study file cannot be opened, written or understood."""
+
+
+class MissingDependencyError(LandscapeError, ImportError):
+    """An optional package is not installed; the message holds the install command."""
+
+
+class LossNotAdditiveWarning(UserWarning):
+    """The loss of a batch is not the mean of the losses of its parts."""
+
+
+class NonFiniteWarning(UserWarning):
+    """A measurement contains NaN or infinity; the numbers are kept as they are."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
+    """Return `` (nearest: …)`` with the known names closest to ``name``, or an empty string.
+
+    Args:
+        name: what was given.
+        known: the names that exist.
+        most: at most so many names.
+
+    Returns:
+        A phrase that starts with a space, ready to append to a message.
+
+    >>> did_you_mean("conv1.wieght", ["conv1.weight", "fc.bias"])
+    ' (nearest: conv1.weight)'
+    """
+    near = difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)
+    return f" (nearest: {', '.join(near)})" if near else ""
+
+
+def one_of(name: str, known: Iterable[str], *, what: str) -> str:
+    """Return ``name`` if it is known.
+
+    Args:
+        name: what was given.
+        known: the names that exist, in the order to list them.
+        what: the kind of thing that is named, for the message.
+
+    Returns:
+        ``name`` itself.
+
+    Raises:
+        InvalidArgumentError: if it is not known; the message lists what is.
+    """
+    names = list(known)
+    if name in names:
+        return name
+    near = did_you_mean(name, names)
+    msg = f"unknown {what} {name!r}{near}; known: {', '.join(names)}"
+    raise InvalidArgumentError(msg)
+
+
+def missing_dependency(package: str, *, extra: str, purpose: str) -> MissingDependencyError:
+    """Build the error for an optional package that is not installed.
+
+    Args:
+        package: distribution name of what is missing.
+        extra: the extra of this project that brings it.
+        purpose: what it is needed for.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    return MissingDependencyError(
+        f"{purpose} needs the package {package}, which is not installed; "
+        f"install it with: pip install 'landscape-sharpness[{extra}]'"
+    )

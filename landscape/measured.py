@@ -1,0 +1,144 @@
+"""Everything measured on one checkpoint, and several checkpoints side by side.
+
+Plain bundles of the records in `landscape.results`: `landscape.compare` makes them, the study
+rebuilds them, plots and reports read them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from landscape.errors import one_of
+from landscape.results import (
+    Eigenpairs,
+    Evaluation,
+    Line,
+    Sharpness,
+    Surface,
+    number,
+    with_error,
+)
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is known of one checkpoint; a part that was not measured is None.
+
+    Attributes:
+        name: the name that people read, unique within a comparison.
+        evaluation: loss on the data that everything else was measured on.
+        test: loss on held-out data.
+        eigenpairs: top of the Hessian's spectrum.
+        sharpness: largest rise of the loss in a ball.
+        surface: loss over a plane.
+        worst_line: loss along the checkpoint's own worst-case direction.
+        random_line: loss along a filter-normalised random direction.
+    """
+
+    name: str
+    evaluation: Evaluation | None = None
+    test: Evaluation | None = None
+    eigenpairs: Eigenpairs | None = None
+    sharpness: Sharpness | None = None
+    surface: Surface | None = None
+    worst_line: Line | None = None
+    random_line: Line | None = None
+
+    def facts(self) -> dict[str, str]:
+        """Return the numbers of this checkpoint by label, for one column of a table.
+
+        Returns:
+            Labels to text; what was not measured is left out.
+        """
+        facts: dict[str, str] = {}
+        for evaluation in (self.evaluation, self.test):
+            if evaluation is None:
+                continue
+            split = evaluation.provenance.split
+            facts[f"{split} loss"] = with_error(evaluation.loss, evaluation.loss_se)
+            for metric, value in evaluation.metrics.items():
+                facts[f"{split} {metric}"] = number(value)
+        if self.evaluation is not None:
+            facts["gradient norm"] = number(self.evaluation.gradient_norm)
+        if self.eigenpairs is not None:
+            top, residual = self.eigenpairs.values[0], self.eigenpairs.residuals[0]
+            unsure = "" if self.eigenpairs.converged else " (not converged)"
+            facts["λmax of the Hessian"] = f"{number(float(top))} ± {float(residual):.1e}{unsure}"
+        if self.sharpness is not None:
+            at = f"ρ = {self.sharpness.rho:g}"
+            unsure = "" if self.sharpness.converged else ", not converged"
+            facts[f"sharpness, {at}"] = (
+                f"≥ {number(self.sharpness.value)} (gap {self.sharpness.gap:.0e}{unsure})"
+            )
+            facts[f"one-step SAM value, {at}"] = number(self.sharpness.one_step)
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Checkpoints side by side.
+
+    Attributes:
+        models: what was measured on each, in the order to show them.
+    """
+
+    models: tuple[Measured, ...]
+
+    def __getitem__(self, name: str) -> Measured:
+        one_of(name, self.names, what="checkpoint")
+        return next(model for model in self.models if model.name == name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the checkpoints, in order."""
+        return tuple(model.name for model in self.models)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return rows (label, one text per checkpoint), the first row being the header.
+
+        Returns:
+            The rows, in the order in which the labels first appear.
+        """
+        columns = [model.facts() for model in self.models]
+        labels = dict.fromkeys(label for column in columns for label in column)
+        body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
+        return [("", *self.names), *body]
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Draw the contrast figure: surfaces and contours on one scale, lines, and the table.
+
+        Args:
+            **kwargs: passed on to `landscape.plots.contrast`.
+
+        Returns:
+            The matplotlib figure.
+        """
+        return importlib.import_module("landscape.plots").contrast(self, **kwargs)
+
+    def explore(self, **kwargs: Any) -> Any:
+        """Draw the surfaces as one interactive figure on one scale.
+
+        Args:
+            **kwargs: passed on to `landscape.plots.contrast_interactive`.
+
+        Returns:
+            The plotly figure.
+        """
+        return importlib.import_module("landscape.plots").contrast_interactive(self, **kwargs)
+
+    def report(self, path: str | PathLike[str], **kwargs: Any) -> Any:
+        """Write one self-contained HTML file with the figure, the views and the numbers.
+
+        Args:
+            path: where to write it.
+            **kwargs: passed on to `landscape.report.write_report`.
+
+        Returns:
+            The path of the file.
+        """
+        return importlib.import_module("landscape.report").write_report(self, path, **kwargs)
