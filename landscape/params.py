@@ -1,0 +1,180 @@
+"""Which parameters, and the one place that converts between named tensors and one flat vector.
+
+Algorithms work on a flat vector w of shape (n,). `ParameterSpace` says which tensors of a module
+it holds and in which order; `preserved` guarantees that a module comes out of a measurement bit
+for bit as it went in.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import ProblemError
+
+
+@dataclass(frozen=True)
+class ParameterSpace:
+    """The trainable parameters of a module, tied ones once, laid end to end.
+
+    Attributes:
+        names: names of the tensors, in the module's order.
+        shapes: their shapes.
+        n: length of the flat vector.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    n: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ParameterSpace:
+        """Describe the parameters of a module that require a gradient.
+
+        Args:
+            module: any module; a tensor registered under several names counts once.
+
+        Returns:
+            The description; it keeps no reference to the module.
+
+        Raises:
+            ProblemError: if nothing is trainable.
+
+        >>> ParameterSpace.of(nn.Linear(3, 2)).n
+        8
+        """
+        chosen = [
+            (name, tensor.shape)
+            for name, tensor in module.named_parameters()
+            if tensor.requires_grad and tensor.is_floating_point()
+        ]
+        if not chosen:
+            msg = (
+                "the model has no trainable parameter, so its loss has no landscape; "
+                "set requires_grad_(True) on the parameters to explore"
+            )
+            raise ProblemError(msg)
+        names, shapes = zip(*chosen, strict=True)
+        return cls(names, shapes, sum(shape.numel() for shape in shapes))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each tensor."""
+        return tuple(shape.numel() for shape in self.shapes)
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Lay named tensors end to end.
+
+        Args:
+            tensors: at least the names of this space, with its shapes.
+
+        Returns:
+            A new vector of shape (n,).
+        """
+        return torch.cat([tensors[name].reshape(-1) for name in self.names])
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """View a flat vector as named tensors, differentiably and without a copy.
+
+        Args:
+            vector: shape (n,).
+
+        Returns:
+            Views of the vector, by name. One `torch.split` makes them all, so that the backward
+            pass concatenates once, and a parameter that the loss does not use gets zeros.
+        """
+        pieces = torch.split(vector, list(self.sizes))
+        return {
+            name: piece.view(shape)
+            for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)
+        }
+
+    def read(self, module: nn.Module, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Copy the parameters out of a module.
+
+        Args:
+            module: the module that this space describes, or one of the same architecture.
+            device: where the copy goes.
+            dtype: its floating-point type.
+
+        Returns:
+            A new vector of shape (n,), detached.
+        """
+        tensors = dict(module.named_parameters())
+        named = {name: tensors[name].detach().to(device, dtype) for name in self.names}
+        return self.flatten(named)
+
+
+@contextmanager
+def preserved(module: nn.Module) -> Iterator[None]:
+    """Give the module and all random generators back as they were, whatever happens inside.
+
+    Restores every attribute of every submodule (which parameter and buffer objects it holds,
+    train or eval mode, tensors that hooks have put there) and the state of the global generators
+    of torch (CPU and CUDA), NumPy and Python. Values inside a parameter or buffer are not copied:
+    measurements never write to them, they substitute others.
+
+    Args:
+        module: the module that is measured.
+
+    Yields:
+        Nothing.
+    """
+    saved = [(part, _attributes(part)) for part in module.modules()]
+    try:
+        with forked_rng():
+            yield
+    finally:
+        for part, attributes in saved:
+            _restore(part, attributes)
+
+
+@contextmanager
+def forked_rng(seed: int | None = None) -> Iterator[None]:
+    """Give the global generators of torch, NumPy and Python back as they were.
+
+    Args:
+        seed: what to seed torch's generators with inside; None: leave them as they are.
+
+    Yields:
+        Nothing.
+    """
+    generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(generators[0])
+        np.random.set_state(generators[1])
+        random.setstate(generators[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+def _attributes(part: nn.Module) -> dict[str, Any]:
+    return {
+        key: dict(value) if key in _REGISTRIES else value for key, value in vars(part).items()
+    }
+
+
+def _restore(part: nn.Module, attributes: dict[str, Any]) -> None:
+    # The registries are refilled in place: other objects may hold a reference to them.
+    registries = {key: vars(part)[key] for key in _REGISTRIES}
+    vars(part).clear()
+    vars(part).update(attributes)
+    for key, registry in registries.items():
+        registry.clear()
+        registry.update(attributes[key])
+        vars(part)[key] = registry

@@ -1,0 +1,346 @@
+"""Losses as exact sums: every batch gives (sum, weight), and the data set's loss is Σ sum / Σ weight.
+
+The standard modules of torch are understood (class weights, ``ignore_index``, label smoothing,
+any reduction). A plain callable that returns one number per batch is taken for a mean over the
+examples, and `is_additive` tells whether that is plausible.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from landscape.errors import LossError, ProblemError
+from landscape.problem.data import describe, examples_in
+
+
+@dataclass(frozen=True)
+class BatchTerms:
+    """What one batch contributes to the loss of the data set.
+
+    Attributes:
+        total: sum of the loss over the batch, a float64 scalar, differentiable.
+        weight: what the sum is to be divided by, in the end, once; a number, or a scalar on the
+            device, which is not waited for.
+        terms: the part of the total of each example, shape (B,), detached; None if unknown.
+        weights: the part of the weight of each example, shape (B,); None if unknown.
+        is_guess: whether the weight is a guess: the loss returned one number, taken for the mean
+            over the examples.
+    """
+
+    total: Tensor
+    weight: float | Tensor
+    terms: Tensor | None = None
+    weights: Tensor | None = None
+    is_guess: bool = False
+
+
+class Loss(Protocol):
+    """The loss of one batch as a sum with its weight.
+
+    Attributes:
+        sums: whether the data set's loss is the plain sum (``reduction="sum"``), not the mean.
+        fingerprint: digest of what the loss computes.
+    """
+
+    sums: bool
+    fingerprint: str
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
+        """Return the terms of a batch, and (output, target) where the loss has them."""
+
+
+def make_loss(loss: Any, batch_loss: Any) -> Loss:
+    """Choose how to read a user's loss.
+
+    Args:
+        loss: a loss module of torch, its functional form, or any callable (output, target).
+        batch_loss: instead, a callable (model, batch).
+
+    Returns:
+        The loss as sums and weights.
+
+    Raises:
+        ProblemError: unless exactly one of the two is given, and callable.
+    """
+    if (loss is None) == (batch_loss is None):
+        got = "neither" if loss is None else "both"
+        msg = f"give either loss(output, target) or batch_loss(model, batch); got {got}"
+        raise ProblemError(msg)
+    given = batch_loss if loss is None else loss
+    if not callable(given):
+        msg = f"the loss must be a function or a loss module, not {type(given).__name__}"
+        raise ProblemError(msg)
+    if loss is None:
+        return WholeBatchLoss(batch_loss)
+    module = _FUNCTIONAL.get(loss, lambda: loss)() if _hashable(loss) else loss
+    if _is_standard(module):
+        return StandardLoss(module)
+    return CallableLoss(loss)
+
+
+class StandardLoss:
+    """A loss module of torch, taken apart into its terms."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.sums = module.reduction == "sum"
+        self.fingerprint = digest_of(module)
+        self._batchmean = module.reduction == "batchmean"
+        self._module = copy.deepcopy(module).requires_grad_(False)
+        self._module.reduction = "none"
+        self._weighted = isinstance(module, (nn.CrossEntropyLoss, nn.NLLLoss))
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
+        """Return the terms of a batch, and (output, target)."""
+        output, target = forward(model, batch)
+        self._check(output, target)
+        self._module.to(output.device, output.dtype)
+        element = self._module(output, target)
+        if element.ndim == 0:
+            element = element.reshape(1)
+        weights = self._weights(target, element)
+        total = element.sum(dtype=torch.float64)
+        return (
+            BatchTerms(
+                total=total,
+                weight=weights.sum(),
+                terms=_per_example(element.detach()),
+                weights=_per_example(weights),
+            ),
+            (output, target),
+        )
+
+    def _weights(self, target: Tensor, element: Tensor) -> Tensor:
+        """Return what torch's own mean would divide by, element by element."""
+        if self._weighted and not target.is_floating_point():
+            kept = target != self._module.ignore_index
+            if self._module.weight is None:
+                return kept.double()
+            return self._module.weight.double()[target.where(kept, 0)] * kept
+        if self._batchmean:
+            share = torch.zeros(element.shape, dtype=torch.float64, device=element.device)
+            share.view(len(share), -1)[:, 0] = 1.0
+            return share
+        return torch.ones(element.shape, dtype=torch.float64, device=element.device)
+
+    def _check(self, output: Any, target: Any) -> None:
+        if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+            msg = (
+                f"{type(self._module).__name__} needs tensors, got an output of "
+                f"{describe(output)} and a target of {describe(target)}; "
+                "give batch_loss(model, batch) instead"
+            )
+            raise LossError(msg)
+        if self._weighted and not target.is_floating_point():
+            # Checked before the loss runs: on a GPU a bad label would end the whole process.
+            n_classes = output.shape[min(1, output.ndim - 1)]
+            kept = target[target != self._module.ignore_index]
+            if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= n_classes):
+                msg = _label_message(kept, n_classes)
+                raise LossError(msg)
+
+
+class CallableLoss:
+    """A function (output, target): per-example losses, or one mean per batch."""
+
+    sums = False
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self.fingerprint = digest_of(function)
+        self._function = function
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
+        """Return the terms of a batch, and (output, target)."""
+        output, target = forward(model, batch)
+        return read_loss(self._function(output, target), batch), (output, target)
+
+
+class WholeBatchLoss:
+    """A function (model, batch): per-example losses, a (sum, weight) pair, or one mean."""
+
+    sums = False
+
+    def __init__(self, function: Callable[[nn.Module, Any], Any]) -> None:
+        self.fingerprint = digest_of(function)
+        self._function = function
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
+        """Return the terms of a batch, and (model, batch) for the metrics."""
+        return read_loss(self._function(model, batch), batch), (model, batch)
+
+
+def read_loss(value: Any, batch: Any) -> BatchTerms:
+    """Read what a user's loss returned.
+
+    Args:
+        value: a scalar (mean over the examples), a vector of per-example losses, or a pair
+            (sum, weight).
+        batch: the batch that it belongs to.
+
+    Returns:
+        The terms.
+
+    Raises:
+        LossError: if it is none of the three.
+    """
+    if isinstance(value, tuple) and len(value) == 2:
+        total, weight = value
+        weight = float(weight)
+        if isinstance(total, Tensor) and total.ndim == 0 and weight >= 0:
+            return BatchTerms(total=total.double(), weight=weight)
+    elif isinstance(value, Tensor) and value.is_floating_point():
+        size = examples_in(batch)
+        if value.ndim == 0:
+            return BatchTerms(total=value.double() * size, weight=float(size), is_guess=True)
+        if value.shape == (size,):
+            ones = torch.ones_like(value, dtype=torch.float64)
+            total = value.sum(dtype=torch.float64)
+            return BatchTerms(total=total, weight=float(size), terms=value.detach(), weights=ones)
+    msg = (
+        f"the loss returned {describe(value)} for a batch of {examples_in(batch)}; expected a "
+        "scalar (the mean over the batch), a vector with one loss per example, or, from "
+        "batch_loss, a pair (sum, weight)"
+    )
+    raise LossError(msg)
+
+
+def forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """Run the model on the inputs of an (inputs, target) batch.
+
+    Args:
+        model: the module.
+        batch: a pair; the inputs may be one tensor, a tuple of arguments, or a mapping of
+            keyword arguments.
+
+    Returns:
+        Its output (of several outputs the logits, or the first) and the target.
+
+    Raises:
+        ProblemError: if the batch is not a pair.
+    """
+    if not isinstance(batch, Sequence) or len(batch) != 2:
+        msg = (
+            f"loss(output, target) needs batches (inputs, target), got {describe(batch)}; "
+            "for any other batch give batch_loss(model, batch)"
+        )
+        raise ProblemError(msg)
+    inputs, target = batch
+    if isinstance(inputs, Mapping):
+        output = model(**inputs)
+    elif isinstance(inputs, (tuple, list)):
+        output = model(*inputs)
+    else:
+        output = model(inputs)
+    return _main_output(output), target
+
+
+def digest_of(function: Any) -> str:
+    """Digest what a callable computes, as far as Python lets one see it.
+
+    Args:
+        function: a module (its description and tensors) or a function (its compiled code,
+            constants and name).
+
+    Returns:
+        A short hexadecimal digest, the same in every process.
+    """
+    digest = hashlib.sha256()
+    if isinstance(function, nn.Module):
+        digest.update(repr(function).encode())
+        digest.update(repr(sorted(_settings(function).items())).encode())
+        for name, tensor in sorted(function.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    else:
+        code = getattr(function, "__code__", None)
+        digest.update(getattr(function, "__qualname__", type(function).__qualname__).encode())
+        _add_code(digest, code)
+    return digest.hexdigest()[:16]
+
+
+def _add_code(digest: Any, code: Any) -> None:
+    if code is None:
+        return
+    digest.update(code.co_code + repr(code.co_names).encode())
+    for constant in code.co_consts:
+        if hasattr(constant, "co_code"):
+            _add_code(digest, constant)
+        else:
+            digest.update(repr(constant).encode())
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    plain = (int, float, str, bool, type(None))
+    return {k: v for k, v in vars(module).items() if isinstance(v, plain) and k != "training"}
+
+
+def _main_output(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return output[0]
+    return output
+
+
+def _per_example(element: Tensor) -> Tensor:
+    """Sum everything but the first axis."""
+    return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)
+
+
+def _label_message(labels: Tensor, n_classes: int) -> str:
+    bad = labels[(labels < 0) | (labels >= n_classes)].unique().tolist()
+    shown = ", ".join(str(value) for value in bad[:5]) + (", …" if len(bad) > 5 else "")
+    return (
+        f"labels out of range: the model has {n_classes} outputs, so labels are 0 to "
+        f"{n_classes - 1}, but the data contain {shown}; change the last layer or the labels, "
+        "or set ignore_index"
+    )
+
+
+_STANDARD: tuple[type[nn.Module], ...] = (
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+    nn.KLDivLoss,
+    nn.PoissonNLLLoss,
+    nn.SoftMarginLoss,
+)
+
+_FUNCTIONAL: dict[Any, Callable[[], nn.Module]] = {
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+}
+
+
+def _is_standard(loss: Any) -> bool:
+    # A subclass that changes forward may return anything: it is read as a plain callable.
+    return any(
+        isinstance(loss, cls) and type(loss).forward is cls.forward for cls in _STANDARD
+    ) and getattr(loss, "reduction", None) in {"mean", "sum", "none", "batchmean"}
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,263 @@
+"""`Problem`: a model with its weights, a loss and data; what every measurement takes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape._version import __version__
+from landscape.errors import InvalidArgumentError, ProblemError, one_of
+from landscape.params import ParameterSpace, preserved
+from landscape.problem.checkpoint import load_weights
+from landscape.problem.data import BATCH_SIZE, Batches
+from landscape.problem.losses import Loss, digest_of, make_loss
+from landscape.results import Provenance
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+MODES = ("eval", "train")
+
+
+class Problem:
+    """A model with its weights, a loss and a data set.
+
+    The model is never changed by a measurement. Its weights are read when a measurement starts,
+    so that a model that is still in training can be measured again and again.
+
+    Attributes:
+        model: the module.
+        name: what people call these weights.
+        space: the parameters that are explored.
+        loss: the loss, as sums and weights.
+        metrics: further means over the examples, by name.
+        split: the part of the data.
+        mode: ``eval`` or ``train``.
+        device: where everything is computed.
+        dtype: the floating-point type of everything that is computed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Any] | None = None,
+        data: Any = None,
+        *,
+        batch_loss: Callable[[nn.Module, Any], Any] | None = None,
+        metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+        name: str | None = None,
+        split: str = "train",
+        mode: str = "eval",
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int = BATCH_SIZE,
+        freeze_data: bool = False,
+    ) -> None:
+        """Put a problem together; the data are read at the first measurement.
+
+        Args:
+            model: any module; parameters with ``requires_grad=False`` stay where they are.
+            loss: a loss module of torch, or a function (output, target) that returns the mean
+                over the batch or one loss per example.
+            data: a DataLoader (not shuffled), a Dataset, a pair of tensors, or a list of batches.
+            batch_loss: instead of ``loss``: a function (model, batch) that returns per-example
+                losses, a pair (sum, weight), or the mean over the batch.
+            metrics: functions with the arguments of the loss, returning per-example values or
+                their mean.
+            name: what to call these weights; the model's class by default.
+            split: what to call this part of the data.
+            mode: ``eval`` (BatchNorm with its running statistics, no dropout) or ``train``
+                (statistics of the batch, dropout with fixed masks; running statistics untouched).
+            device: where to compute; by default where the model is.
+            dtype: ``float32`` or ``float64``; by default the model's own, else float32.
+            batch_size: for data that come without batches.
+            freeze_data: keep what one pass over the data gives, also when the next would differ.
+
+        Raises:
+            ProblemError: if the model is no module, or a part is missing.
+        """
+        if not isinstance(model, nn.Module):
+            msg = f"the model must be a torch.nn.Module, not {type(model).__name__}"
+            raise ProblemError(msg)
+        if data is None:
+            msg = "the problem has no data: give a DataLoader, a Dataset or a pair of tensors"
+            raise ProblemError(msg)
+        self.model = model
+        self.space = ParameterSpace.of(model)
+        self.loss: Loss = make_loss(loss, batch_loss)
+        self.metrics = dict(metrics or {})
+        self.name = name or type(model).__name__
+        self.split = split
+        self.mode = one_of(mode, MODES, what="mode")
+        self.device = _device(device, model)
+        self.dtype = _dtype(dtype, model)
+        self._data = _LazyBatches(data, self.device, self.dtype, batch_size, freeze_data)
+
+    @property
+    def batches(self) -> Batches:
+        """The data, read and checked at the first use, and shared with `at`."""
+        with preserved(self.model):
+            return self._data.read()
+
+    @property
+    def additive(self) -> bool | None:
+        """Whether the loss of a batch is the mean of its parts' losses; None: not checked yet."""
+        return self._data.additive
+
+    @additive.setter
+    def additive(self, value: bool) -> None:
+        self._data.additive = value
+
+    @property
+    def weights(self) -> Tensor:
+        """A copy of the current weights as one flat vector, shape (n,)."""
+        return self.space.read(self.model, device=self.device, dtype=self.dtype)
+
+    def at(
+        self,
+        checkpoint: str | PathLike[str] | Mapping[str, Any] | nn.Module,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        unsafe_pickle: bool = False,
+    ) -> Problem:
+        """Return the same problem at the weights of a checkpoint; this one stays as it is.
+
+        Args:
+            checkpoint: a file, a state dict, or a module.
+            name: what to call these weights; by default the file's name.
+            key: which entry of a nested checkpoint to read, for example ``ema``.
+            unsafe_pickle: unpickle whatever the file holds, which runs any code in it.
+
+        Returns:
+            A problem that shares the loss and the data with this one.
+
+        Raises:
+            CheckpointError: if the checkpoint cannot be read, or does not fit.
+            ProblemError: if the model cannot be copied.
+        """
+        other = copy.copy(self)
+        try:
+            other.model = copy.deepcopy(self.model)
+        except Exception as error:
+            msg = f"the model {type(self.model).__name__} cannot be copied: {error}"
+            raise ProblemError(msg) from error
+        load_weights(other.model, checkpoint, key=key, unsafe_pickle=unsafe_pickle)
+        is_file = isinstance(checkpoint, (str, PathLike))
+        other.name = name or (Path(checkpoint).name if is_file else self.name)  # type: ignore[arg-type]
+        return other
+
+    def named(self, name: str) -> Problem:
+        """Return the same problem under another name.
+
+        Args:
+            name: what to call these weights.
+
+        Returns:
+            A problem that shares everything else with this one.
+        """
+        other = copy.copy(self)
+        other.name = name
+        return other
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the loss and the metrics."""
+        metrics = [(name, digest_of(function)) for name, function in sorted(self.metrics.items())]
+        return hashlib.sha256(repr((self.loss.fingerprint, metrics)).encode()).hexdigest()[:16]
+
+    @property
+    def checkpoint_hash(self) -> str:
+        """Digest of the weights and buffers, the same for the same values in any file format."""
+        digest = hashlib.sha256()
+        trainable = set(self.space.names)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                value = tensor.detach().cpu().contiguous()
+                digest.update(f"{name}{value.dtype}{tuple(value.shape)}{name in trainable}".encode())
+                digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def provenance(self) -> Provenance:
+        """Return where a number measured now comes from.
+
+        Returns:
+            The record, with the current time.
+        """
+        return Provenance(
+            checkpoint=self.name,
+            checkpoint_hash=self.checkpoint_hash,
+            data_fingerprint=self.batches.fingerprint,
+            problem_fingerprint=self.fingerprint,
+            split=self.split,
+            mode=self.mode,
+            device=self.device.type,
+            dtype=str(self.dtype).removeprefix("torch."),
+            n_parameters=self.space.n,
+            n_examples=self.batches.n_examples,
+            versions={
+                "landscape-sharpness": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Problem({self.name!r}: {type(self.model).__name__} with {self.space.n:,} "
+            f"parameters, {self.split} data, {self.mode} mode, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+
+class _LazyBatches:
+    """The data that problems on different checkpoints share, read at the first use."""
+
+    def __init__(
+        self, source: Any, device: torch.device, dtype: torch.dtype, size: int, freeze: bool
+    ) -> None:
+        self.additive: bool | None = None
+        self._batches: Batches | None = None
+        self._arguments = (source, device, dtype, size, freeze)
+
+    def read(self) -> Batches:
+        if self._batches is None:
+            source, device, dtype, size, freeze = self._arguments
+            self._batches = Batches(
+                source, device=device, dtype=dtype, batch_size=size, freeze=freeze
+            )
+        return self._batches
+
+
+def _device(device: str | torch.device | None, model: nn.Module) -> torch.device:
+    if device is None:
+        return next(model.parameters()).device
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        msg = f"unknown device {device!r}; known: cpu, cuda, cuda:0, mps, …"
+        raise InvalidArgumentError(msg) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        msg = f"device {device} was asked for, but this torch sees no CUDA device; use cpu"
+        raise InvalidArgumentError(msg)
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype | None, model: nn.Module) -> torch.dtype:
+    if dtype is None:
+        own = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        return own if own in DTYPES.values() else torch.float32
+    if dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    return DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, what="dtype")]

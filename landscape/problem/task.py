@@ -1,0 +1,219 @@
+"""Problem files: one Python file with a few names says what is measured.
+
+    def model(): …             # the module, weights not loaded
+    def data(split): …         # "train" / "test" → DataLoader, Dataset, tensors, list of batches
+    loss = …                   # a loss module of torch, or a function (output, target)
+    def batch_loss(model, batch): …   # instead of loss, for anything else
+    metrics = {…}              # optional: {"accuracy": function}
+
+The built-in problems are modules of exactly that form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from landscape.errors import LandscapeError, ProblemError, did_you_mean
+from landscape.params import forked_rng
+from landscape.problem.problem import Problem
+
+BUILTIN = {"digits": "landscape.tasks.digits"}
+_NAMES = ("model", "data", "loss", "batch_loss", "metrics")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a problem file says.
+
+    Attributes:
+        name: the file's name without suffix, or the name of the built-in problem.
+        model: makes the module.
+        data: gives the data of a split.
+        loss: function (output, target), or None.
+        batch_loss: function (model, batch), or None.
+        metrics: further functions with the arguments of the loss.
+        file: where it was read from.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    data: Callable[[str], Any]
+    loss: Callable[..., Any] | None
+    batch_loss: Callable[[nn.Module, Any], Any] | None
+    metrics: Mapping[str, Callable[[Any, Any], Any]]
+    file: str
+
+    def problem(self, *, split: str = "train", seed: int = 0, **options: Any) -> Problem:
+        """Build the problem, its model with freshly initialised weights.
+
+        Args:
+            split: which part of the data.
+            seed: of the initial weights and of whatever the file draws.
+            **options: see `Problem`.
+
+        Returns:
+            The problem; `Problem.at` puts it at a checkpoint.
+
+        Raises:
+            ProblemError: if the file's own functions fail; the message shows the line.
+        """
+        with users_code(self.file), forked_rng(seed):
+            model = self.model()
+            data = self.data(split)
+        return Problem(
+            model,
+            self.loss,
+            data,
+            batch_loss=self.batch_loss,
+            metrics=self.metrics,
+            split=split,
+            name=options.pop("name", self.name),
+            **options,
+        )
+
+
+def load_problem(path: str | Path, *, split: str = "train", **options: Any) -> Problem:
+    """Read a problem file and build its problem.
+
+    Args:
+        path: a Python file, a module's dotted name, or the name of a built-in problem.
+        split: which part of the data.
+        **options: ``device``, ``dtype``, ``seed`` and the other options of `Problem`.
+
+    Returns:
+        The problem, its model with freshly initialised weights.
+
+    Raises:
+        ProblemError: if the file is missing, fails, or lacks a name.
+    """
+    return load_task(path).problem(split=split, **options)
+
+
+def load_task(path: str | Path) -> Task:
+    """Read a problem file.
+
+    Args:
+        path: a Python file, a module's dotted name, or the name of a built-in problem.
+
+    Returns:
+        What it says.
+
+    Raises:
+        ProblemError: if the file is missing, fails, or lacks a name.
+    """
+    text = str(path)
+    if text in BUILTIN:
+        return _task(importlib.import_module(BUILTIN[text]), text)
+    file = Path(path)
+    if file.suffix == ".py" or file.exists():
+        return _task(_run(file), file.stem)
+    return _task(_import(text), text)
+
+
+@contextmanager
+def users_code(file: str) -> Iterator[None]:
+    """Turn an exception in the user's file into an error that shows the user's own line.
+
+    Args:
+        file: path of the problem file.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ProblemError: in place of whatever the user's code raised.
+    """
+    try:
+        yield
+    except LandscapeError:
+        raise
+    except SyntaxError as error:
+        if error.filename is None:
+            raise
+        line = (error.text or "").strip()
+        msg = f"{error.filename}, line {error.lineno}: {line}\n  SyntaxError: {error.msg}"
+        raise ProblemError(msg) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if Path(f.filename) == Path(file)] or frames[-1:]
+        where = f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}"
+        msg = f"{where}\n  {type(error).__name__}: {error}"
+        raise ProblemError(msg) from error
+
+
+def _run(file: Path) -> ModuleType:
+    if not file.is_file():
+        siblings = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        near = did_you_mean(file.name, siblings)
+        msg = f"no such problem file: {file}{near}; built-in problems: {', '.join(BUILTIN)}"
+        raise ProblemError(msg)
+    file = file.resolve()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    name = f"landscape_problem_{file.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        msg = f"{file} is no Python file (expected the suffix .py)"
+        raise ProblemError(msg)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that workers of a DataLoader can find its classes
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))  # as for a script: it may import its neighbours
+    with users_code(str(file)):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        near = did_you_mean(name, BUILTIN)
+        msg = (
+            f"unknown problem {name!r}{near}: not a file, not an importable module ({error}); "
+            f"built-in problems: {', '.join(BUILTIN)}"
+        )
+        raise ProblemError(msg) from error
+    except (ValueError, TypeError) as error:
+        msg = f"unknown problem {name!r}; built-in problems: {', '.join(BUILTIN)}"
+        raise ProblemError(msg) from error
+    except Exception as error:
+        with users_code(name):
+            raise error from None
+        raise
+
+
+def _task(module: ModuleType, name: str) -> Task:
+    file = str(getattr(module, "__file__", module.__name__))
+    lacking = [n for n in ("model", "data") if not callable(getattr(module, n, None))]
+    if not (hasattr(module, "loss") or hasattr(module, "batch_loss")):
+        lacking.append("loss")
+    if lacking:
+        public = [n for n in vars(module) if not n.startswith("_")]
+        hints = [n + did_you_mean(n, public, most=1) for n in lacking]
+        msg = (
+            f"{file} lacks: {', '.join(hints)}. A problem file defines model(), data(split) and "
+            "loss (or batch_loss(model, batch)), and may define metrics"
+        )
+        raise ProblemError(msg)
+    parts = {n: getattr(module, n, None) for n in _NAMES}
+    return Task(
+        name=name,
+        model=module.model,
+        data=module.data,
+        loss=parts["loss"],
+        batch_loss=parts["batch_loss"],
+        metrics=parts["metrics"] or {},
+        file=file,
+    )
