@@ -7,7 +7,7 @@ rebuilds them, plots and reports read them.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
 
@@ -16,6 +16,7 @@ from landscape.results import (
     Eigenpairs,
     Evaluation,
     Line,
+    Result,
     Sharpness,
     Surface,
     number,
@@ -48,6 +49,15 @@ class Measured:
     surface: Surface | None = None
     worst_line: Line | None = None
     random_line: Line | None = None
+
+    def roles(self) -> dict[str, Result]:
+        """Return everything that was measured, by the part that it plays here.
+
+        Returns:
+            The records by the attributes' names, in their order.
+        """
+        parts = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {role: part for role, part in parts.items() if isinstance(part, Result)}
 
     def facts(self) -> dict[str, str]:
         """Return the numbers of this checkpoint by label, for one column of a table.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def progress_bar(items: Iterable[T], *, what: str, total: int, show: bool | None) -> Iterable[T]:
@@ -28,3 +31,35 @@ def progress_bar(items: Iterable[T], *, what: str, total: int, show: bool | None
         items, desc=what, total=total, disable=not visible, leave=False, file=sys.stderr
     )
     return bar
+
+
+@contextmanager
+def counting(
+    what: str, *, show: bool | None, unit: str, total: int | None = None
+) -> Iterator[Callable[[F], F]]:
+    """Count the calls of a function, for work whose length is not known before.
+
+    Args:
+        what: a few words that name the work.
+        show: whether to draw the bar; None: only where stderr is a terminal.
+        unit: what one call is.
+        total: an upper bound on the calls, where there is one.
+
+    Yields:
+        A decorator for the function whose calls count.
+    """
+    visible = sys.stderr.isatty() if show is None else show
+    with tqdm(
+        desc=what, unit=unit, total=total, disable=not visible, leave=False, file=sys.stderr
+    ) as bar:
+
+        def count(function: F) -> F:
+            @functools.wraps(function)
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                result = function(*args, **kwargs)
+                bar.update()
+                return result
+
+            return cast(F, counted)
+
+        yield count

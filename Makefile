@@ -1,0 +1,30 @@
+# Set-up and the two main jobs. The plain pip lines behind them are in README.md.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: demo test check figures bench clean
+
+demo: $(READY)
+	$(BIN)/landscape demo -o demo
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+figures: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/foundations.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

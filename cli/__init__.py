@@ -1,0 +1,105 @@
+"""The command line: one file per verb, no numerics of its own.
+
+Commands are imported when they are called, so that ``landscape --help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from landscape._version import __version__
+from landscape.errors import LandscapeError, did_you_mean
+
+# Verb: (module, one line for --help). The lines are here so that --help imports no verb.
+VERBS = {
+    "demo": "Train a small network with SGD and with SAM, and show the contrast.",
+    "train": "Train a problem with SGD or SAM and save the checkpoint.",
+    "sharpness": "Largest rise of the loss within a ball: max L(w+ε) − L(w), ‖ε‖ ≤ ρ.",
+    "eigs": "Top eigenvalues of the Hessian, with residuals.",
+    "line": "Loss along one direction.",
+    "surface": "Loss over a plane of two directions.",
+    "compare": "All of it on several checkpoints, side by side.",
+    "plot": "Draw what a study holds.",
+    "report": "Write one self-contained HTML page from a study.",
+    "list": "List what a study holds.",
+    "show": "Show one measurement of a study in full.",
+}
+
+
+class Verbs(click.Group):
+    """The group of all verbs, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs, in the order in which a newcomer meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb."""
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, and offer the nearest one if there is none."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            near = did_you_mean(args[0], VERBS)
+            ctx.fail(f"no such command {args[0]!r}{near}; known: {', '.join(VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="landscape")
+def cli() -> None:
+    r"""How sharp is this minimum? Sharpness, Hessian spectra and loss surfaces of checkpoints.
+
+    \b
+    First time:      landscape demo
+    Your checkpoint: landscape sharpness model.pt --problem task.py
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; an error of the user's becomes one message and an exit code.
+
+    Args:
+        args: the words after the program's name; None: those of this process.
+    """
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("default")
+    try:
+        result = cli.main(args=args, prog_name="landscape", standalone_mode=False)
+    except LandscapeError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped; what was measured is kept in the study.", err=True)
+        sys.exit(130)
+    except OSError as error:
+        click.echo(
+            f"Error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True
+        )
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        click.echo(f"Warning: {message}", err=True)

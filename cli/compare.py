@@ -1,0 +1,82 @@
+"""``landscape compare``: all measurements on several checkpoints, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from landscape.results import Cost
+
+from .measuring import print_price
+from .options import Measuring, measuring
+from .output import as_dict, print_rows, to_json
+
+
+@click.command("compare")
+@click.option("--rho", default=0.05, show_default=True, help="Radius of the ball.")
+@click.option("-k", "k", default=1, show_default=True, help="Number of eigenvalues.")
+@click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
+@click.option("--range", "half_width", default=1.0, show_default=True, help="From −RANGE to RANGE.")
+@click.option("--no-test", is_flag=True, help="Leave the held-out data out.")
+@click.option("--figure", type=click.Path(), help="Draw the contrast: .png, .pdf or .svg.")
+@click.option("--report", type=click.Path(), help="Write one self-contained HTML page.")
+@measuring
+def command(
+    told: Measuring,
+    rho: float,
+    k: int,
+    points: int,
+    half_width: float,
+    no_test: bool,
+    figure: str | None,
+    report: str | None,
+) -> None:
+    r"""Measure several checkpoints alike: loss, spectrum, sharpness, lines and surfaces.
+
+    \b
+    Example:
+      landscape compare sgd.pt sam.pt --problem digits --rho 0.2 --report contrast.html
+    """
+    from landscape.balls import Ball
+    from landscape.comparison import N_COMPARED_LINE, compare
+    from landscape.measure.surfaces import span
+    from landscape.plots import save_figure
+    from landscape.study import Study
+
+    Ball(rho)
+    span(half_width, points)
+    task = told.task()
+    problems = told.problems(told.base_problem(task))
+    if told.dry_run:
+        forwards = points**2 + 2 * N_COMPARED_LINE + 6
+        print_price(problems, lambda problem: Cost(forwards=forwards, gradients=240, hvps=60))
+        return
+    test = None if no_test or told.split == "test" else told.base_problem(task, split="test")
+    with Study(told.study) as study:
+        comparison = compare(
+            problems,
+            rho=rho,
+            k=k,
+            n=points,
+            half_width=half_width,
+            seed=told.seed,
+            test=test,
+            study=study,
+            progress=told.progress,
+        )
+    if told.as_json:
+        models = {
+            model.name: {role: as_dict(result) for role, result in model.roles().items()}
+            for model in comparison.models
+        }
+        click.echo(to_json({"table": comparison.table(), "models": models}))
+    else:
+        print_rows(comparison.table())
+        click.echo(f"Stored in {told.study}.")
+    if figure is not None:
+        saved = save_figure(comparison.plot(), figure)
+        click.echo(f"Drawn in {', '.join(map(str, saved))}.", err=told.as_json)
+    if report is not None:
+        comparison.report(Path(report))
+        click.echo(f"Report in {report}.", err=told.as_json)

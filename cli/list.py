@@ -1,0 +1,51 @@
+"""``landscape list``: the table of contents of a study."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, study_option
+from .output import print_rows, to_json
+
+if TYPE_CHECKING:
+    from landscape.study import Entry
+
+
+@click.command("list")
+@click.argument("name", required=False)
+@study_option
+@click.option("--kind", default=None, help="Only loss, sharpness, eigs, line or surface.")
+@json_option
+def command(name: str | None, study: str, kind: str | None, as_json: bool) -> None:
+    r"""List what a study holds, of one checkpoint NAME or of all. Needs no torch.
+
+    \b
+    Example:
+      landscape list sgd --study landscape.db
+    """
+    from landscape.errors import one_of
+    from landscape.results import KINDS
+    from landscape.study import Study
+
+    if kind is not None:
+        one_of(kind, KINDS, what="kind")
+    with Study(study, readonly=True) as opened:
+        entries = opened.entries(kind, name)
+    if as_json:
+        click.echo(to_json([dataclasses.asdict(entry) for entry in entries]))
+    elif not entries:
+        click.echo(f"Nothing of that in {study}.")
+    else:
+        head = ("id", "checkpoint", "kind", "data", "status", "measured", "cost")
+        print_rows([head, *map(_row, entries)])
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    status = entry.status
+    if status == "partial":
+        status += f" ({entry.points_done} of {entry.points_total} points)"
+    when = entry.created.replace("T", " ").removesuffix("+00:00")
+    return str(entry.id), entry.name, entry.kind, entry.split, status, when, entry.cost

@@ -1,0 +1,176 @@
+"""Options that several verbs share, as decorators, and what they come to."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from landscape.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from landscape.problem import Problem, Task
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_STUDY = "landscape.db"
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What every measuring verb is told.
+
+    Attributes:
+        checkpoints: files to measure.
+        problem: problem file, module or built-in name.
+        study: file that results are stored in.
+        device: where to compute, or None for the default.
+        dtype: floating-point type, or None for the model's own.
+        seed: of every random choice.
+        split: part of the data.
+        mode: ``eval`` or ``train``.
+        key: entry of a nested checkpoint.
+        unsafe_pickle: whether files may run code.
+        freeze_data: whether one pass of a changing loader is kept as the data.
+        batch_size: for data that come without batches.
+        as_json: whether to print JSON.
+        dry_run: whether to say the price and measure nothing.
+        quiet: whether to show no progress.
+    """
+
+    checkpoints: tuple[str, ...]
+    problem: str
+    study: str
+    device: str | None
+    dtype: str | None
+    seed: int
+    split: str
+    mode: str
+    key: str | None
+    unsafe_pickle: bool
+    freeze_data: bool
+    batch_size: int
+    as_json: bool
+    dry_run: bool
+    quiet: bool
+
+    @property
+    def progress(self) -> bool | None:
+        """What to pass as ``progress``: never, or where stderr is a terminal."""
+        return False if self.quiet else None
+
+    def names(self) -> list[str]:
+        """Return a name for each checkpoint: the file's stem, or the path where stems collide."""
+        stems = [Path(file).stem for file in self.checkpoints]
+        if len(set(self.checkpoints)) < len(self.checkpoints):
+            msg = f"a checkpoint is named twice: {' '.join(self.checkpoints)}"
+            raise InvalidArgumentError(msg)
+        return stems if len(set(stems)) == len(stems) else list(self.checkpoints)
+
+    def task(self) -> Task:
+        """Read the problem file."""
+        from landscape.problem import load_task
+
+        return load_task(self.problem)
+
+    def base_problem(self, task: Task, *, split: str | None = None) -> Problem:
+        """Build the problem, at freshly initialised weights."""
+        return task.problem(
+            split=split or self.split,
+            seed=self.seed,
+            device=self.device,
+            dtype=self.dtype,
+            mode=self.mode,
+            freeze_data=self.freeze_data,
+            batch_size=self.batch_size,
+        )
+
+    def problems(self, base: Problem) -> dict[str, Problem]:
+        """Put the problem at every checkpoint; all are read before anything is measured."""
+        return {
+            name: base.at(file, name=name, key=self.key, unsafe_pickle=self.unsafe_pickle)
+            for name, file in zip(self.names(), self.checkpoints, strict=True)
+        }
+
+
+def measuring(function: F) -> F:
+    """Add the options of every measuring verb; the function gets one `Measuring`."""
+
+    @functools.wraps(function)
+    def wrapped(**options: Any) -> Any:
+        fields = Measuring.__dataclass_fields__
+        told = Measuring(**{name: options.pop(name) for name in fields})
+        return function(told, **options)
+
+    decorators = [
+        click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT..."),
+        click.option(
+            "--problem",
+            required=True,
+            metavar="FILE|NAME",
+            help="Python file with model(), data(split) and loss; or a built-in name (digits).",
+        ),
+        study_option,
+        click.option("--split", default="train", show_default=True, help="Part of the data."),
+        click.option("--device", default=None, help="cpu, cuda, cuda:1, …  [default: cpu]"),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "float64"]),
+            default=None,
+            help="Precision of everything that is computed.  [default: the model's own]",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+        click.option(
+            "--mode",
+            type=click.Choice(["eval", "train"]),
+            default="eval",
+            show_default=True,
+            help="BatchNorm with running statistics (eval) or those of the batch (train).",
+        ),
+        click.option(
+            "--batch-size",
+            default=512,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="For data that come without batches.",
+        ),
+        click.option("--key", default=None, help="Entry of a nested checkpoint, such as ema."),
+        click.option(
+            "--freeze-data",
+            is_flag=True,
+            help="Keep one pass over data that change from pass to pass.",
+        ),
+        click.option(
+            "--unsafe-pickle",
+            is_flag=True,
+            help="Unpickle anything: RUNS ANY CODE that the checkpoint file contains.",
+        ),
+        json_option,
+        click.option("--dry-run", is_flag=True, help="Say what it would cost; measure nothing."),
+        click.option("--quiet", "-q", is_flag=True, help="No progress bars."),
+    ]
+    for decorator in reversed(decorators):
+        wrapped = decorator(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+def study_option(function: F) -> F:
+    """Add ``--study``."""
+    return click.option(
+        "--study",
+        default=DEFAULT_STUDY,
+        show_default=True,
+        metavar="FILE",
+        help="File that results are kept in; what it holds already is not measured again.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(
+        function
+    )

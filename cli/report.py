@@ -1,0 +1,36 @@
+"""``landscape report``: one self-contained HTML page from a study."""
+
+from __future__ import annotations
+
+import click
+
+from landscape.errors import StudyError
+
+from .options import study_option
+
+
+@click.command("report")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@study_option
+@click.option(
+    "--output", "-o", default="landscape.html", show_default=True, type=click.Path(), help="Page."
+)
+@click.option("--title", default=None, help="Title of the page.")
+def command(names: tuple[str, ...], study: str, output: str, title: str | None) -> None:
+    r"""Write one HTML page with the figure, interactive views and all numbers with their evidence.
+
+    It opens without a network. NAMEs are checkpoints, all of them by default. Needs no torch.
+
+    \b
+    Example:
+      landscape report sgd sam --study landscape.db -o contrast.html
+    """
+    from landscape.study import Study
+
+    with Study(study, readonly=True) as opened:
+        comparison = opened.comparison(names or None)
+    if not comparison.models:
+        msg = f"{study} holds no finished measurement yet; measure first, e.g. landscape compare"
+        raise StudyError(msg)
+    path = comparison.report(output, title=title)
+    click.echo(f"Report in {path}.")

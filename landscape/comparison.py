@@ -1,0 +1,130 @@
+"""Several checkpoints measured alike, to be set side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from landscape.directions import Direction, given_direction, random_direction, random_plane
+from landscape.errors import InvalidArgumentError
+from landscape.measure.eigenpairs import top_eigenpairs
+from landscape.measure.evaluation import evaluation
+from landscape.measure.sharpness import sharpness
+from landscape.measure.surfaces import N_SURFACE, line, span, surface
+from landscape.measured import Comparison, Measured
+from landscape.problem import Problem
+from landscape.results import FloatArray, Sharpness
+from landscape.study import Study
+
+N_COMPARED_LINE = 41
+WORST_CASE_REACH = 2.0  # lines along the worst case go on to this multiple of the radius
+
+
+def compare(
+    problems: Mapping[str, Problem],
+    *,
+    rho: float = 0.05,
+    k: int = 1,
+    n: int = N_SURFACE,
+    half_width: float = 1.0,
+    seed: int = 0,
+    test: Problem | None = None,
+    study: Study | None = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """Measure every checkpoint with the same settings.
+
+    For each: loss and metrics, on held-out data too if given; the top eigenvalues of the Hessian;
+    the sharpness at one ρ; the loss along its own worst-case direction and along a
+    filter-normalised random one, by distance; and a filter-normalised random surface. The random
+    directions come from the same Gaussian numbers, normalised to each checkpoint's own filters.
+
+    Args:
+        problems: what to compare, by the names to show.
+        rho: radius of the ball.
+        k: number of eigenvalues.
+        n: the surfaces have n × n points.
+        half_width: surfaces reach from −half_width to half_width in both directions.
+        seed: of every random choice.
+        test: the problem on held-out data; measured at each checkpoint's weights.
+        study: where results are kept, and looked up first.
+        progress: show bars on stderr; None: where stderr is a terminal.
+
+    Returns:
+        All results; ``.table()``, ``.plot()`` and ``.report(path)`` show them.
+
+    Raises:
+        InvalidArgumentError: if there is nothing to compare.
+
+    Cost: per checkpoint about n² + 80 forward passes, 50 gradients and 30 HVPs.
+    """
+    if not problems:
+        msg = "nothing to compare: give at least one checkpoint"
+        raise InvalidArgumentError(msg)
+
+    def measured(name: str, problem: Problem) -> Measured:
+        problem = problem.named(name)
+        held_out = None if test is None else test.at(problem.model, name=name)
+        pairs = top_eigenpairs(problem, k, seed=seed, study=study, progress=progress)
+        sharp = sharpness(
+            problem,
+            rho,
+            eigenvectors=pairs.vectors[:1],
+            seed=seed,
+            study=study,
+            progress=progress,
+        )
+        distances = span(WORST_CASE_REACH * rho, N_COMPARED_LINE)
+        worst, random = worst_case_direction(problem, sharp), random_direction(problem, seed)
+        coordinates = span(half_width, n)
+        return Measured(
+            name=name,
+            evaluation=evaluation(problem, seed=seed, study=study),
+            test=None if held_out is None else evaluation(held_out, seed=seed, study=study),
+            eigenpairs=pairs,
+            sharpness=sharp,
+            worst_line=line(problem, worst, x=distances, study=study, progress=progress),
+            random_line=line(
+                problem, random, x=distances / random.norm, study=study, progress=progress
+            ),
+            surface=surface(
+                problem,
+                random_plane(problem, seed),
+                x=coordinates,
+                y=coordinates,
+                study=study,
+                progress=progress,
+            ),
+        )
+
+    return Comparison(models=tuple(measured(name, p) for name, p in problems.items()))
+
+
+def worst_case_direction(problem: Problem, found: Sharpness) -> Direction:
+    """Return the direction of the maximiser that a sharpness measurement found.
+
+    Args:
+        problem: what was measured.
+        found: its sharpness, with ε.
+
+    Returns:
+        ε / ‖ε‖₂, so that coordinates along it are distances in parameter space.
+
+    Raises:
+        InvalidArgumentError: if ε was not kept, or no point of the ball lay above its centre.
+    """
+    size = float(np.linalg.norm(found.epsilon.astype(np.float64)))
+    if found.epsilon.size == 0 or size == 0.0:
+        msg = f"there is no worst-case direction of {problem.name}: " + (
+            "ε was not kept" if found.epsilon.size == 0 else "nothing in the ball rises"
+        )
+        raise InvalidArgumentError(msg)
+    unit: Tensor | FloatArray = (found.epsilon / size).astype(found.epsilon.dtype)
+    return given_direction(
+        problem,
+        unit,
+        kind="worst-case",
+        description=f"worst-case direction (ρ = {found.rho:g}, p = {found.p:g})",
+    )

@@ -1,0 +1,359 @@
+"""What Lanczos and power iteration share: a counted operator, inner products, and the result.
+
+Vectors are stored in the operator's dtype, float32 at least. Inner products and norms are summed
+in float64 whatever that dtype is, in chunks, so that no second copy of a basis is ever made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from landscape.errors import InvalidArgumentError, NonFiniteError
+
+Matvec = Callable[[Tensor], Tensor]
+Callback = Callable[[int, float], None]
+Floats = npt.NDArray[np.float64]
+
+# Chance, at most, that a search for missed eigenvalues ends before it has met one that is there.
+MISS_RISK = 1e-4
+
+# Numbers converted to float64 at a time: 32 MB.
+_CHUNK = 2**22
+
+
+@dataclass(frozen=True, kw_only=True)
+class EigenSolution:
+    """Top (algebraic) eigenpairs of a symmetric operator H, with their evidence.
+
+    Attributes:
+        values: Rayleigh quotients θᵢ = vᵢᵀHvᵢ, descending, float64, shape (k,).
+        residuals: ‖Hvᵢ − θᵢvᵢ‖ from products with H itself, float64, shape (k,); some eigenvalue
+            of H lies within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
+        vectors: orthonormal eigenvectors, one per row, shape (k, n), on the operator's device.
+        matvecs: products with H that were spent, those for the residuals and checks included.
+        converged: whether every residual met the tolerance, and the search for eigenvalues that
+            were missed came to its end.
+    """
+
+    values: Floats
+    residuals: Floats
+    vectors: Tensor
+    matvecs: int
+    converged: bool
+
+
+class Operator:
+    """A matvec that counts its products, checks each, and supplies random vectors.
+
+    Attributes:
+        n: size of the operator.
+        dtype: floating-point type that the matvec takes.
+        storage: floating-point type of the stored vectors, at least float32.
+        device: where the vectors live.
+        matvecs: products spent.
+        norm: largest ‖Hv‖ seen over unit vectors v, a lower bound on ‖H‖₂.
+        residual: last known relative residual, for the callback; infinite until known.
+    """
+
+    def __init__(
+        self,
+        matvec: Matvec,
+        n: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        seed: int,
+        max_matvecs: int,
+        callback: Callback | None = None,
+    ) -> None:
+        self.n = n
+        self.dtype = dtype
+        self.storage = torch.promote_types(dtype, torch.float32)
+        self.device = torch.device(device)
+        self.matvecs = 0
+        self.norm = 0.0
+        self.residual = math.inf
+        self._matvec = matvec
+        self._max_matvecs = max_matvecs
+        self._callback = callback
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def left(self) -> int:
+        """Products that may still be spent."""
+        return self._max_matvecs - self.matvecs
+
+    @property
+    def eps(self) -> float:
+        """Relative rounding error of a stored number."""
+        return float(torch.finfo(self.storage).eps)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return H v for a unit vector v, in memory of its own.
+
+        Args:
+            v: unit vector, shape (n,).
+
+        Returns:
+            The product, shape (n,), in the storage dtype.
+
+        Raises:
+            InvalidArgumentError: if the product has another shape.
+            NonFiniteError: if it holds NaN or infinity.
+        """
+        product = self._matvec(v.to(self.dtype))
+        self.matvecs += 1
+        if product.shape != (self.n,):
+            msg = (
+                f"product {self.matvecs} with the operator has shape {tuple(product.shape)}, "
+                f"expected ({self.n},); the matvec must map a vector of n = {self.n} entries "
+                "to one of the same length"
+            )
+            raise InvalidArgumentError(msg)
+        # The copy matters: a matvec may hand back its argument or a buffer that it uses again.
+        w = product.detach().to(self.device, self.storage, copy=True)
+        length = norm(w)
+        if not math.isfinite(length):
+            raise NonFiniteError(self._why_not_finite(w))
+        self.norm = max(self.norm, length)
+        if self._callback is not None:
+            self._callback(self.matvecs, self.residual)
+        return w
+
+    def _why_not_finite(self, w: Tensor) -> str:
+        n_nan = int(torch.isnan(w).sum())
+        n_inf = int(torch.isinf(w).sum())
+        return (
+            f"product {self.matvecs} with the operator is not finite: {n_nan} NaN and {n_inf} "
+            f"infinite of {self.n} entries; expected finite numbers throughout. Check that the "
+            "loss and its gradient are finite here, or compute in float64"
+        )
+
+    def random_unit_vector(self, against: Tensor | None = None) -> Tensor:
+        """Draw a vector that is uniform on the unit sphere of the complement of a basis.
+
+        It is drawn on the CPU in float64, so that every device and dtype starts alike.
+
+        Args:
+            against: orthonormal rows to be orthogonal to, shape (m, n) with m < n.
+
+        Returns:
+            A unit vector, shape (n,), in the storage dtype.
+        """
+        drawn = torch.randn(self.n, dtype=torch.float64, generator=self._generator)
+        return self.unit_vector(drawn / drawn.norm(), against=against)
+
+    def unit_vector(self, vector: Tensor, against: Tensor | None = None) -> Tensor:
+        """Return a normalised copy of a vector, orthogonal to a basis.
+
+        Args:
+            vector: shape (n,), any floating-point type, on any device.
+            against: orthonormal rows to be orthogonal to, shape (m, n) with m < n.
+
+        Returns:
+            A unit vector, shape (n,), in the storage dtype.
+        """
+        v = vector.detach().to(self.device, self.storage, copy=True)
+        v.div_(norm(v))
+        if against is not None and len(against):
+            # Twice, with the length restored between: little may be left when m is close to n.
+            for _ in range(2):
+                orthogonalise(v, against)
+                v.div_(norm(v))
+        return v
+
+
+def check_request(
+    n: int, *, k: int, tol: float, dtype: torch.dtype, max_matvecs: int, least: int
+) -> None:
+    """Refuse a request that no eigensolver can serve.
+
+    Args:
+        n: size of the operator.
+        k: number of eigenpairs.
+        tol: relative tolerance on the residuals.
+        dtype: floating-point type of the operator.
+        max_matvecs: products that may be spent.
+        least: products needed before there is any answer.
+
+    Raises:
+        InvalidArgumentError: if one of them is out of its range.
+    """
+    if not 1 <= k <= n:
+        remedy = "raise k to 1" if k < 1 else "lower k"
+        msg = f"k = {k} eigenpairs of an operator of size n = {n}; expected 1 <= k <= n; {remedy}"
+        raise InvalidArgumentError(msg)
+    if not (math.isfinite(tol) and tol > 0.0):
+        msg = f"tol = {tol}; expected a finite number above 0, such as 1e-6"
+        raise InvalidArgumentError(msg)
+    if not dtype.is_floating_point:
+        msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
+        raise InvalidArgumentError(msg)
+    if max_matvecs < least:
+        msg = (
+            f"max_matvecs = {max_matvecs}; expected at least {least} for k = {k}; "
+            "raise max_matvecs or lower k"
+        )
+        raise InvalidArgumentError(msg)
+
+
+def check_start(start: Tensor, n: int) -> None:
+    """Refuse a start vector that has no direction in the operator's space.
+
+    Args:
+        start: what was given.
+        n: size of the operator.
+
+    Raises:
+        InvalidArgumentError: if it has another shape, is zero, or is not finite.
+    """
+    if start.shape != (n,):
+        msg = f"start has shape {tuple(start.shape)}; expected ({n},), one flat vector"
+        raise InvalidArgumentError(msg)
+    length = norm(start)
+    if not math.isfinite(length) or length == 0.0:
+        msg = f"start has norm {length}; expected a finite vector that is not zero, or start=None"
+        raise InvalidArgumentError(msg)
+
+
+def chance_of_a_miss(gap: float, n: int, *, krylov_steps: int, steps: int) -> float:
+    """Bound the chance that a randomly started search has not yet seen a larger eigenvalue.
+
+    With a start uniform on the sphere, and μ the largest Ritz value so far, the chance that an
+    eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 1.648 √n exp(−√ε (2m − 1)) after m
+    Lanczos steps, and at most 0.824 √n (1 − ε)^(m − ½) after m power steps, whatever the spectrum
+    (Kuczyński and Woźniakowski, 1992, theorems 4.1 and 4.2).
+
+    Args:
+        gap: ε = (λ − μ) / (λ − λₙ), between 0 and 1.
+        n: dimension of the space that is searched.
+        krylov_steps: uninterrupted Lanczos steps from the random start.
+        steps: all steps. A restarted Lanczos run is credited with the power bound for those after
+            its first restart, which no theorem covers.
+
+    Returns:
+        The smaller of the two bounds, at most 1.
+
+    >>> chance_of_a_miss(0.0, 100, krylov_steps=50, steps=50)
+    1.0
+    >>> chance_of_a_miss(0.9, 10**6, krylov_steps=10, steps=10) < 1e-4
+    True
+    """
+    gap = min(max(gap, 0.0), 1.0)
+    lanczos = 1.648 * math.exp(-math.sqrt(gap) * (2 * krylov_steps - 1))
+    power = 0.824 * (1.0 - gap) ** (steps - 0.5) if steps else 1.0
+    return min(1.0, math.sqrt(n) * min(lanczos, power))
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """Return the type that sums are accumulated in: float64 wherever the device has it.
+
+    Args:
+        device: where the sum is computed.
+
+    Returns:
+        The floating-point type.
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def inner(basis: Tensor, w: Tensor) -> Tensor:
+    """Return the inner product of each row of a basis with a vector, summed in float64.
+
+    Args:
+        basis: shape (m, n).
+        w: shape (n,).
+
+    Returns:
+        The products, float64, shape (m,), on the same device.
+    """
+    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
+    for part in _chunks(basis):
+        total += basis[:, part].to(total.dtype) @ w[part].to(total.dtype)
+    return total
+
+
+def norm(w: Tensor) -> float:
+    """Return the Euclidean norm of a vector, summed in float64.
+
+    Args:
+        w: shape (n,).
+
+    Returns:
+        The norm; NaN or infinite where w is.
+    """
+    return math.sqrt(float(inner(w[None], w)))
+
+
+def orthogonalise(w: Tensor, basis: Tensor) -> Floats:
+    """Subtract from w, in place, its projection on an orthonormal basis; two passes.
+
+    The second pass removes what rounding left of the first: twice is enough (Giraud, Langou and
+    Rozložník, 2005). Cost: 4 m n multiplications, no products with the operator.
+
+    Args:
+        w: shape (n,), overwritten.
+        basis: orthonormal rows, shape (m, n).
+
+    Returns:
+        The coefficients that were subtracted, both passes together, float64, shape (m,).
+    """
+    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
+    for _ in range(2):
+        coefficients = inner(basis, w)
+        total += coefficients
+        for part in _chunks(basis):
+            projection = coefficients @ basis[:, part].to(total.dtype)
+            w[part] = (w[part].to(total.dtype) - projection).to(w.dtype)
+    return total.cpu().numpy().astype(np.float64)
+
+
+def combine(coefficients: Floats, basis: Tensor, *, out: Tensor) -> Tensor:
+    """Write linear combinations of the rows of a basis: out = coefficientsᵀ basis.
+
+    Args:
+        coefficients: one column per combination, shape (m, p).
+        basis: shape (m, n).
+        out: shape (p, n); it may be the first p rows of the basis itself.
+
+    Returns:
+        ``out``.
+    """
+    mix = torch.from_numpy(coefficients.T.copy()).to(basis.device, wide(basis.device))
+    for part in _chunks(basis):
+        out[:, part] = (mix @ basis[:, part].to(mix.dtype)).to(out.dtype)
+    return out
+
+
+def rayleigh(v: Tensor, product: Tensor) -> tuple[float, float]:
+    """Return the Rayleigh quotient of a vector and the norm of its residual.
+
+    Args:
+        v: unit vector, shape (n,).
+        product: H v, shape (n,).
+
+    Returns:
+        θ = vᵀHv / vᵀv, and ‖Hv − θv‖.
+
+    >>> rayleigh(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]))
+    (3.0, 4.0)
+    """
+    theta = float(inner(v[None], product)) / float(inner(v[None], v))
+    total = torch.zeros((), dtype=wide(v.device), device=v.device)
+    for part in _chunks(v[None]):
+        difference = product[part].to(total.dtype) - theta * v[part].to(total.dtype)
+        total += difference @ difference
+    return theta, math.sqrt(float(total))
+
+
+def _chunks(basis: Tensor) -> Iterator[slice]:
+    m, n = basis.shape
+    width = max(1, _CHUNK // max(1, m))
+    return (slice(low, low + width) for low in range(0, n, width))

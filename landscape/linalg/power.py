@@ -1,0 +1,286 @@
+"""Top eigenpairs by shifted, deflated power iteration: slow, simple, and a check on Lanczos."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.linalg.krylov import (
+    MISS_RISK,
+    Callback,
+    EigenSolution,
+    Matvec,
+    Operator,
+    chance_of_a_miss,
+    check_request,
+    check_start,
+    combine,
+    inner,
+    norm,
+    orthogonalise,
+    rayleigh,
+)
+
+
+def power_iteration(
+    matvec: Matvec,
+    n: int,
+    *,
+    k: int = 1,
+    tol: float = 1e-6,
+    max_matvecs: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    start: Tensor | None = None,
+    callback: Callback | None = None,
+) -> EigenSolution:
+    """Find the k largest (algebraic) eigenpairs of a symmetric operator by power iteration.
+
+    Each eigenvector is the limit of v ← P(H − σI)v / ‖·‖, where P projects out those already
+    found. The shift makes the top eigenvalue the dominant one, whatever the size of the most
+    negative: σ = ℓ + (θ − ℓ)/4, with θ the Rayleigh quotient of v and ℓ the smallest Ritz value
+    on any span{v, Hv} so far. As soon as v has weight at the lower end, ℓ finds it, since two
+    steps of power iteration are two of Lanczos; so weight there cannot hold its ground.
+
+    A pair is accepted on its residual alone, which every step gives for free, and never on a
+    small change of θ, which slow convergence produces just as well:
+
+        ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Rayleigh quotients seen.
+
+    For the choice of that scale see `lanczos`. A pair below a Rayleigh quotient that was seen on
+    the way is refused. In the end the operator is diagonalised within the span of the vectors
+    found, from their products, which makes the residuals those of H itself, not of PHP.
+    A repeated eigenvalue is found as often as it occurs, since each pair starts at random.
+
+    Args:
+        matvec: v ↦ Hv for a flat vector of ``n`` entries of ``dtype`` on ``device``.
+        n: size of H.
+        k: number of eigenpairs, 1 ≤ k ≤ n.
+        tol: tolerance on the residuals, relative to the largest |θ|.
+        max_matvecs: products that may be spent, at least k; None: max(10 000, 2000 k).
+        seed: seed of every random vector.
+        dtype: floating-point type that ``matvec`` takes.
+        device: device that ``matvec`` takes.
+        start: first vector for the first pair, shape (n,); None: random. As a start of one's own
+            can miss the top, one more pair is then sought from a random vector until the
+            chance of a miss is below 1e-4 (`chance_of_a_miss`).
+        callback: called after each product with the number of products so far and the residual
+            relative to the largest |θ|, infinite until there is one.
+
+    Returns:
+        The eigenpairs in descending order, with true residuals. Vectors are float32 at least.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
+        NonFiniteError: if a product holds NaN or infinity.
+
+    Cost: about ln(1/tol) (λᵢ − λₙ) / (λᵢ − λᵢ₊₁) products for pair i. Memory: 2k + 3 vectors.
+
+    References:
+        Parlett (1998), The Symmetric Eigenvalue Problem, chapter 4; Kuczyński and Woźniakowski
+        (1992), random starts, SIAM J. Matrix Anal. Appl. 13.
+
+    >>> diagonal = torch.tensor([-9.0, 0.0, 1.0, 3.0, 3.0])
+    >>> found = power_iteration(lambda v: diagonal * v, 5, k=3, dtype=torch.float32, device="cpu")
+    >>> found.values.round(5).tolist(), found.converged
+    ([3.0, 3.0, 1.0], True)
+    """  # noqa: DOC502 - raised by what it calls, and part of its contract
+    limit = max(10_000, 2_000 * k) if max_matvecs is None else max_matvecs
+    check_request(n, k=k, tol=tol, dtype=dtype, max_matvecs=limit, least=k)
+    operator = Operator(
+        matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=limit, callback=callback
+    )
+    deflation = _Deflation(operator, k, tol)
+    if start is None:
+        deflation.add()
+    else:
+        check_start(start, n)
+        deflation.add(operator.unit_vector(start))
+    while deflation.size < k:
+        deflation.add()
+    if start is not None:
+        deflation.replace_missed()
+    return deflation.solution()
+
+
+@dataclass(frozen=True)
+class _Iterate:
+    """A unit vector, its product with H, Rayleigh quotient, residual, and whether it will do."""
+
+    v: Tensor
+    product: Tensor
+    theta: float
+    residual: float
+    accepted: bool
+
+
+class _Stagnation:
+    """Tells when residuals have come down to rounding and fall no further.
+
+    Far above rounding nothing is called stagnation: a residual may rise for long while a
+    neighbouring eigenvector takes over.
+    """
+
+    def __init__(self) -> None:
+        self._best = math.inf
+        self._best_step = 0
+        self._step = 0
+
+    def reached(self, residual: float, *, rounding: float) -> bool:
+        self._step += 1
+        if residual < 0.99 * self._best:
+            self._best, self._best_step = residual, self._step
+        since = self._step - self._best_step
+        return self._best <= 1e3 * rounding and since >= max(50, self._step // 2)
+
+
+class _LowerEnd:
+    """What the iterates tell of the smallest eigenvalue λₙ, and the shift that follows from it.
+
+    Attributes:
+        ritz: smallest Ritz value on the span of two successive iterates; at least λₙ.
+        floor: smallest θ − ‖Hv − θv‖; below λₙ by a fifth of the spectrum's width at most, since
+            ‖Hv − θv‖² ≤ (λ₁ − θ)(θ − λₙ) (Bhatia and Davis, 2000).
+    """
+
+    def __init__(self) -> None:
+        self.ritz = math.inf
+        self.floor = math.inf
+        self._last: tuple[float, float, float] | None = None
+
+    def see(self, theta: float, residual: float) -> None:
+        """Learn from an iterate, which follows on the one that `shift` was asked for."""
+        self.floor = min(self.floor, theta - residual)
+        if self._last is not None:
+            before, off, distance = self._last
+            # With Hv = θv + r u, the next iterate is (dv + ru)/‖·‖; solve its quotient for uᵀHu.
+            other = theta + distance**2 * (theta - before) / off**2 - 2.0 * distance
+            lower = (before + other) / 2.0 - math.hypot((before - other) / 2.0, off)
+            self.ritz = min(self.ritz, lower)
+
+    def shift(self, theta: float, residual: float) -> float:
+        """Return the shift for the next step from an iterate of this quotient and residual."""
+        lowest = min(theta, self.ritz if math.isfinite(self.ritz) else self.floor)
+        distance = 0.75 * (theta - lowest)
+        # Where the residual is small, cancellation leaves nothing of uᵀHu.
+        usable = residual > 1e-2 * distance
+        self._last = (theta, residual, distance) if usable else None
+        return theta - distance
+
+    def forget(self) -> None:
+        """Take the next iterate for a new start."""
+        self._last = None
+
+
+class _Deflation:
+    """Eigenvectors found so far with their products, and what is known of the spectrum."""
+
+    def __init__(self, operator: Operator, k: int, tol: float) -> None:
+        self.operator = operator
+        self.k = k
+        self.tol = tol
+        self.size = 0
+        self.largest = 0.0
+        self.lower_end = _LowerEnd()
+        self.sound = True
+        shape = (k, operator.n)
+        self._vectors = torch.empty(shape, dtype=operator.storage, device=operator.device)
+        self._products = torch.empty_like(self._vectors)
+        self._values = np.full(k, math.inf)
+
+    def add(self, v: Tensor | None = None) -> None:
+        """Find one more pair, from ``v`` or a random vector, leaving a product for each to come."""
+        reserve = self.k - self.size - 1
+        self._store(self.size, self._climb(v, reserve=reserve))
+        self.size += 1
+
+    def replace_missed(self) -> None:
+        """Seek pairs above the lowest one found, from random vectors, until there is none."""
+        while self.size < self.operator.n:
+            row = int(np.argmin(self._values))
+            bar = float(self._values[row])
+            if self.operator.left <= 0:
+                self.sound = False
+                return
+            found = self._climb(None, reserve=0, bar=bar)
+            if found.theta <= bar + self.tol * self.largest:
+                self.sound &= found.accepted
+                return
+            self._store(row, found)
+
+    def solution(self) -> EigenSolution:
+        """Return the eigenpairs of H within the span of the vectors found."""
+        projection = torch.stack([inner(self._vectors, w) for w in self._products])
+        symmetric = projection.cpu().numpy().astype(np.float64)
+        _, mix = np.linalg.eigh((symmetric + symmetric.T) / 2.0)
+        for rows in (self._vectors, self._products):
+            combine(mix[:, ::-1], rows, out=rows)
+        pairs = zip(self._vectors, self._products, strict=True)
+        measured = np.array([rayleigh(v, w) for v, w in pairs])
+        met = bool((measured[:, 1] <= self.tol * self.largest).all())
+        return EigenSolution(
+            values=measured[:, 0],
+            residuals=measured[:, 1],
+            vectors=self._vectors,
+            matvecs=self.operator.matvecs,
+            converged=met and self.sound,
+        )
+
+    def _climb(self, v: Tensor | None, *, reserve: int, bar: float = -math.inf) -> _Iterate:
+        """Return an iterate that converged, stagnated, ran out of products or stays below a bar."""
+        locked = self._vectors[: self.size]
+        v = self.operator.random_unit_vector(locked) if v is None else v
+        self.lower_end.forget()
+        highest, step, stagnation = -math.inf, 0, _Stagnation()
+        while True:
+            product = self.operator(v)
+            step += 1
+            w = product.clone()
+            orthogonalise(w, locked)
+            theta, residual = rayleigh(v, w)
+            self._learn(theta, residual)
+            highest = max(highest, theta)
+            # k residuals within tol/√k leave, after the final rotation, each within tol.
+            tolerance = self.tol * self.largest / math.sqrt(self.k)
+            still = stagnation.reached(residual, rounding=self.operator.eps * self.largest)
+            is_top = theta >= highest - tolerance
+            accepted = is_top and (residual <= tolerance or still)
+            accepted = accepted or self._stays_below(bar, highest, step)
+            if accepted or self.operator.left <= reserve:
+                return _Iterate(v, product, theta, residual, accepted)
+            v = self._following(v, w, theta, residual)
+
+    def _learn(self, theta: float, residual: float) -> None:
+        self.largest = max(self.largest, abs(theta))
+        self.lower_end.see(theta, residual)
+        self.operator.residual = residual / self.largest if self.largest else 0.0
+
+    def _following(self, v: Tensor, w: Tensor, theta: float, residual: float) -> Tensor:
+        locked = self._vectors[: self.size]
+        w.sub_(v, alpha=self.lower_end.shift(theta, residual))
+        # PHP is 0 on what is locked, which may lie above all that is sought: rounding would grow.
+        orthogonalise(w, locked)
+        length = norm(w)
+        if length <= self.operator.eps * self.operator.norm:
+            # v is an eigenvector, of an eigenvalue at the shift itself: not the one sought.
+            self.lower_end.forget()
+            return self.operator.random_unit_vector(locked)
+        return w.div_(length)
+
+    def _stays_below(self, bar: float, highest: float, step: int) -> bool:
+        if highest >= bar:
+            return False
+        gap = (bar - highest) / (bar - self.lower_end.floor)
+        n = self.operator.n - self.size
+        return chance_of_a_miss(gap, n, krylov_steps=0, steps=step) <= MISS_RISK
+
+    def _store(self, row: int, found: _Iterate) -> None:
+        self._vectors[row] = found.v
+        self._products[row] = found.product
+        self._values[row] = found.theta
+        self.sound &= found.accepted

@@ -1,0 +1,1 @@
+"""Measurements: a problem in, a record with its evidence out."""

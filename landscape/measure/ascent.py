@@ -1,0 +1,290 @@
+"""Climbing a loss inside a ball until the first-order conditions hold."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.balls import Ball
+
+Objective = Callable[[Tensor], tuple[float, Tensor]]
+
+_ARMIJO = 1e-4
+_MEMORY = 10  # pairs of vectors that the quasi-Newton step remembers
+_IDLE = 10  # moves without progress after which rounding is taken to have ended the climb
+_RETREATS = 6  # how often a start where the loss overflows is moved inwards
+_ON_BOUNDARY = 1e-6  # relative distance from the boundary that counts as on it
+_SHORTEST = 1e-10  # step, relative to the radius, below which a line search is given up
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the ball with what is known there.
+
+    Attributes:
+        epsilon: shape (n,).
+        value: rise of the loss; −∞ where it is not finite.
+        gradient: gradient of the loss there, shape (n,).
+    """
+
+    epsilon: Tensor
+    value: float
+    gradient: Tensor
+
+    @property
+    def usable(self) -> bool:
+        """Whether the loss and its gradient are finite, so that the climb can go on from here."""
+        return math.isfinite(self.value) and bool(torch.isfinite(self.gradient).all())
+
+    def is_inside(self, ball: Ball) -> bool:
+        """Tell whether the point is off the boundary of a ball that holds it.
+
+        Args:
+            ball: the ball.
+
+        Returns:
+            Whether it is, by more than rounding.
+        """
+        return ball.norm(self.epsilon) < ball.rho * (1 - _ON_BOUNDARY)
+
+    def gap(self, ball: Ball, *, steepest: float, noise: float) -> float:
+        """Return the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q).
+
+        At a maximiser inside the ball G vanishes, and the denominator with it: inside, the gap is
+        relative to the largest ρ‖G‖_q that was met.
+
+        Args:
+            ball: where the search goes on.
+            steepest: the largest ‖G‖_q that was met.
+            noise: rounding error of the rise.
+
+        Returns:
+            Not negative; 0 where the first-order conditions hold, or promise no more than
+            rounding; NaN where the gradient is not finite.
+        """
+        size = ball.dual_norm(self.gradient)
+        if ball.rho * size <= noise:
+            return 0.0
+        missing = ball.rho * size - _dot(self.gradient, self.epsilon)
+        gap = missing / (ball.rho * (max(size, steepest) if self.is_inside(ball) else size))
+        return gap if math.isnan(gap) else max(0.0, gap)
+
+
+class Ascent:
+    """One climb from one start, which can be taken up again.
+
+    For p = 2: limited-memory BFGS on the sphere, or freely inside it (Huang, Gallivan, Absil
+    2015). For other p: Frank-Wolfe steps towards the dual maximiser, which never descend where
+    the loss is convex; where it is concave, and p is 1 or ∞, spectral projected gradients
+    (Birgin, Martínez, Raydan 2000). All with a line search.
+
+    Attributes:
+        start: the first point.
+        best: the highest point so far; of those that are equal to rounding, the one with the
+            smallest gap.
+        gradients: gradient passes spent.
+        steepest: the largest ‖G‖_q met.
+        stalled: whether no step is left that ascends beyond rounding.
+    """
+
+    def __init__(self, objective: Objective, ball: Ball, start: Tensor, *, noise: float) -> None:
+        """Evaluate the start; where the loss overflows there, move it inwards.
+
+        Args:
+            objective: ε ↦ (rise, gradient).
+            ball: where to stay.
+            start: a point of the ball, shape (n,).
+            noise: rounding error of the rise.
+        """
+        self._objective, self._ball, self._noise = objective, ball, noise
+        self.gradients = 0
+        self.steepest = 0.0
+        self._idle = 0
+        self._secants = Secants(_MEMORY if ball.p == 2 else 0)
+        self.start = self.best = self._here = self._evaluate(start)
+        while not self._here.usable and self.gradients <= _RETREATS:
+            self._here = self._evaluate(0.25 * self._here.epsilon)
+        self.stalled = not self._here.usable
+        self._keep(self._here)
+
+    @property
+    def gap(self) -> float:
+        """Relative Frank-Wolfe gap at the highest point: see `landscape.results.Sharpness`."""
+        return self._gap(self.best)
+
+    def climb(self, tol: float, max_gradients: int) -> None:
+        """Go on until the gap is met, or the passes are spent, or rounding ends it.
+
+        Args:
+            tol: relative gap to reach.
+            max_gradients: gradient passes in all, the earlier ones counted in.
+        """
+        while self.gradients < max_gradients and not self.stalled and not self.gap <= tol:
+            best = self.best
+            there = self._line_search(self._direction(), max_gradients)
+            if there is not None:
+                self._move(there)
+            self._idle = 0 if self.best is not best else self._idle + 1
+            self.stalled = self.stalled or self._idle >= _IDLE
+        # Other climbs go on before this one does, and its memory is 20 vectors.
+        self._secants.forget()
+
+    def _gap(self, point: Point) -> float:
+        return point.gap(self._ball, steepest=self.steepest, noise=self._noise)
+
+    def _evaluate(self, epsilon: Tensor) -> Point:
+        value, gradient = self._objective(epsilon)
+        self.gradients += 1
+        size = self._ball.dual_norm(gradient)
+        if math.isfinite(size):
+            self.steepest = max(self.steepest, size)
+        return Point(epsilon, value, gradient)
+
+    def _direction(self) -> Tensor:
+        """Return where to go: along a tangent of the sphere (p = 2), or a chord of the ball."""
+        here, ball, step = self._here, self._ball, self._secants.step
+        if ball.p == 2:
+            return self._quasi_newton(self._rising(here))
+        if ball.p in {1, math.inf} and math.isfinite(step):
+            return ball.project(here.epsilon + step * here.gradient) - here.epsilon
+        return ball.dual(here.gradient) - here.epsilon
+
+    def _quasi_newton(self, rising: Tensor) -> Tensor:
+        direction = self._tangent(self._secants.apply(rising), self._here)
+        if _dot(direction, rising) <= 1e-8 * _norm(direction) * _norm(rising):
+            self._secants.forget()
+            direction = rising
+        # A tangent longer than the diameter only closes in on the end of the same arc.
+        longest = self._ball.rho * (2 if self._secants.pairs else 1)
+        size = _norm(direction)
+        if size > longest or not (self._secants.pairs or math.isfinite(self._secants.step)):
+            return direction * (longest / size) if size else direction
+        return direction
+
+    def _line_search(self, direction: Tensor, max_gradients: int) -> Point | None:
+        """Return a point along the direction that is higher by enough, or None."""
+        here, share = self._here, 1.0
+        slope, size = _dot(here.gradient, direction), _norm(direction)
+        while self.gradients < max_gradients:
+            if not (slope > 0 and share * size > _SHORTEST * self._ball.rho):
+                self.stalled = True
+                return None
+            there = self._evaluate(self._ball.project(here.epsilon + share * direction))
+            self._keep(there)
+            rise = there.value - here.value
+            if there.usable and rise >= _ARMIJO * share * slope - self._noise:
+                return there
+            share *= _shrink(share * slope, rise)
+        return None
+
+    def _move(self, there: Point) -> None:
+        here, self._here = self._here, there
+        moved = there.epsilon - here.epsilon
+        if self._ball.p != 2:
+            self._secants.add(moved, here.gradient - there.gradient)
+            return
+        bent = self._tangent(self._rising(here) - self._rising(there), there)
+        if self._slides(here) != self._slides(there):
+            self._secants.forget()
+        self._secants.add(moved, bent)
+
+    def _keep(self, point: Point) -> None:
+        """Remember the point if it is the best so far."""
+        higher = point.value - self.best.value
+        # Among equals to rounding the gap decides, but never so as to fall below the start.
+        equal = higher >= -self._noise and point.value >= self.start.value
+        if higher > self._noise or (equal and self._gap(point) < self.gap):
+            self.best = point
+
+    def _slides(self, point: Point) -> bool:
+        """Whether the gradient presses the point against the boundary."""
+        return not point.is_inside(self._ball) and _dot(point.gradient, point.epsilon) > 0
+
+    def _rising(self, point: Point) -> Tensor:
+        """Gradient, without its part along ε where that part points out of the ball."""
+        return self._tangent(point.gradient, point)
+
+    def _tangent(self, vector: Tensor, point: Point) -> Tensor:
+        if not self._slides(point):
+            return vector
+        share = _dot(vector, point.epsilon) / _dot(point.epsilon, point.epsilon)
+        return vector - share * point.epsilon
+
+
+class Secants:
+    """What past moves tell of the curvature: pairs (Δε, −ΔG) for limited-memory BFGS.
+
+    Attributes:
+        pairs: the latest moves along which the loss was concave.
+        step: length of a gradient step by the last move (Barzilai, Borwein 1988); infinite where
+            the loss was convex along it, or nothing is known.
+    """
+
+    def __init__(self, memory: int) -> None:
+        """Begin without any.
+
+        Args:
+            memory: how many pairs to keep.
+        """
+        self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory)
+        self.step = math.inf
+
+    def forget(self) -> None:
+        """Drop the pairs."""
+        self.pairs.clear()
+
+    def add(self, moved: Tensor, bent: Tensor) -> None:
+        """Learn from a move.
+
+        Args:
+            moved: Δε, shape (n,).
+            bent: −ΔG, shape (n,).
+        """
+        curvature = _dot(moved, bent)
+        if curvature <= 1e-10 * _norm(moved) * _norm(bent):
+            self.step = math.inf
+            self.forget()
+            return
+        self.step = _dot(moved, moved) / curvature
+        self.pairs.append((moved, bent))
+
+    def apply(self, vector: Tensor) -> Tensor:
+        """Multiply with the inverse of the curvature (the two loops of Nocedal, 1980).
+
+        Args:
+            vector: shape (n,).
+
+        Returns:
+            The product; where there is no pair, the vector times the step, if that is finite.
+        """
+        if not self.pairs:
+            return vector * self.step if math.isfinite(self.step) else vector
+        shares: list[float] = []
+        for moved, bent in reversed(self.pairs):
+            shares.append(_dot(moved, vector) / _dot(moved, bent))
+            vector = vector - shares[-1] * bent
+        moved, bent = self.pairs[-1]
+        vector = vector * (_dot(moved, bent) / _dot(bent, bent))
+        for (moved, bent), share in zip(self.pairs, reversed(shares), strict=True):
+            vector = vector + moved * (share - _dot(bent, vector) / _dot(moved, bent))
+        return vector
+
+
+def _shrink(promised: float, gained: float) -> float:
+    """Return the share of a failed step that a parabola through what is known proposes."""
+    if not math.isfinite(gained):
+        return 0.25
+    return min(0.5, max(0.1, 0.5 * promised / (promised - gained)))
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.double(), b.double()))
+
+
+def _norm(a: Tensor) -> float:
+    return float(torch.linalg.vector_norm(a, dtype=torch.float64))

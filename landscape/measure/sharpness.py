@@ -1,0 +1,213 @@
+"""The sharpness term max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), with how good the maximum found is."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.balls import Ball
+from landscape.errors import InvalidArgumentError, LossError, NonFiniteWarning
+from landscape.evaluate import Evaluator, require_finite
+from landscape.linalg import lanczos
+from landscape.measure.ascent import Ascent, Objective
+from landscape.measure.recall import recall_or_measure
+from landscape.operators import Hessian
+from landscape.problem import Problem
+from landscape.progress import counting
+from landscape.results import FloatArray, Provenance, Sharpness
+from landscape.study import Study
+
+_SCOUTING = 8  # gradient passes for each start before the best ones go on
+_FINALISTS = 2
+_EIGEN_TOL, _EIGEN_MATVECS = 1e-2, 16
+
+
+def sharpness(
+    problem: Problem,
+    rho: float = 0.05,
+    *,
+    p: float = 2.0,
+    tol: float = 1e-3,
+    max_gradients: int = 200,
+    eigenvectors: FloatArray | None = None,
+    seed: int = 0,
+    study: Study | None = None,
+    progress: bool | None = None,
+) -> Sharpness:
+    """Measure max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), over the whole data set.
+
+    A climb from several starts: ± the dual of the gradient (the first is SAM's one-step
+    estimate), ± the top eigenvector of the Hessian, and a random point. Each start gets a few
+    passes; the two highest then go on until the relative Frank-Wolfe gap
+    (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``. The value is a lower bound on the
+    maximum, and never below the one-step value nor below 0 (ε = 0 is in the ball).
+
+    Args:
+        problem: what to measure.
+        rho: radius ρ, in the units of the weights.
+        p: order of the norm, at least 1; ``math.inf`` is allowed.
+        tol: relative gap to reach.
+        max_gradients: gradient passes to spend at most, after scouting.
+        eigenvectors: directions to start from, shape (k, n), in place of the top eigenvector
+            that is otherwise found with a few Hessian-vector products.
+        seed: of the random start.
+        study: where the result is kept, and looked up first.
+        progress: show a bar on stderr; None: where stderr is a terminal.
+
+    Returns:
+        The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes, and up
+        to 18 Hessian-vector products for the eigenvector.
+
+    Raises:
+        InvalidArgumentError: if ρ is not above zero, p is below 1, or a setting is out of range.
+
+    References:
+        Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412.
+    """
+    ball = Ball(float(rho), float(p))
+    if not 0 < tol < 1 or max_gradients < 1:
+        msg = f"expected 0 < tol < 1 and max_gradients ≥ 1, got {tol!r} and {max_gradients!r}"
+        raise InvalidArgumentError(msg)
+    settings = {
+        "rho": ball.rho,
+        "p": ball.p,
+        "tol": tol,
+        "max_gradients": max_gradients,
+        "eigenvectors": None if eigenvectors is None else _digest(eigenvectors),
+        "seed": seed,
+    }
+
+    def measure(provenance: Provenance) -> Sharpness:
+        with (
+            Evaluator(problem, seed=seed) as evaluator,
+            counting(f"sharpness of {problem.name}", show=progress, unit="gradient") as count,
+        ):
+            search = _Search(evaluator, ball, count)
+            search.add_starts(eigenvectors, seed)
+            search.run(tol, max_gradients)
+            return search.result(settings, provenance, tol)
+
+    return recall_or_measure(Sharpness, problem, settings, study, measure)
+
+
+class _Search:
+    """A climb from several starts."""
+
+    def __init__(self, evaluator: Evaluator, ball: Ball, count: Any) -> None:
+        self._evaluator, self._ball = evaluator, ball
+        origin, gradient = evaluator.gradient()
+        require_finite(origin.value, evaluator.problem)
+        self._loss, self._gradient = origin.value, gradient
+        # Rises are differences of losses, and losses have the rounding of their dtype.
+        self._noise = torch.finfo(gradient.dtype).eps * abs(origin.value)
+        self._objective: Objective = count(self._rise)
+        self._climbs: dict[str, Ascent] = {}
+        self._overflowed = 0
+
+    def _rise(self, epsilon: Tensor) -> tuple[float, Tensor]:
+        value, gradient = self._evaluator.gradient(self._evaluator.origin + epsilon)
+        rise = value.value - self._loss
+        if not (math.isfinite(rise) and bool(torch.isfinite(gradient).all())):
+            self._overflowed += 1
+        return rise if math.isfinite(rise) else -math.inf, gradient
+
+    def add_starts(self, eigenvectors: FloatArray | None, seed: int) -> None:
+        """Begin a climb from every start; the first is SAM's own step."""
+        if self._ball.dual_norm(self._gradient) > 0:
+            self._start("gradient", self._gradient)
+            self._start("-gradient", -self._gradient)
+        for i, vector in enumerate(self._eigenvectors(eigenvectors, seed)):
+            self._start(f"+eigenvector {i + 1}", vector)
+            self._start(f"-eigenvector {i + 1}", -vector)
+        generator = torch.Generator().manual_seed(seed)
+        numbers = torch.randn(self._gradient.numel(), generator=generator, dtype=torch.float64)
+        self._start("random", numbers.to(self._gradient))
+
+    def run(self, tol: float, max_gradients: int) -> None:
+        """Climb: a few passes for every start, then the highest ones until the gap is met."""
+        for climb in self._climbs.values():
+            climb.climb(tol, _SCOUTING)
+        ranked = sorted(self._climbs.values(), key=lambda climb: -climb.best.value)
+        for climb in ranked[:_FINALISTS]:
+            climb.climb(tol, climb.gradients + max_gradients // _FINALISTS)
+
+    def result(self, settings: dict[str, Any], provenance: Provenance, tol: float) -> Sharpness:
+        """Put the record together."""
+        if self._overflowed:
+            msg = (
+                f"the loss or its gradient overflowed at {self._overflowed} points of the ball of "
+                f"radius {self._ball.rho:g}; they were left out of the search"
+            )
+            warnings.warn(msg, NonFiniteWarning, stacklevel=4)
+        best = max(self._climbs.values(), key=lambda climb: climb.best.value).best
+        if best.value < 0:  # nothing found is above ε = 0 itself
+            gap, value, epsilon = 1.0, 0.0, torch.zeros_like(best.epsilon)
+        else:
+            gap, value, epsilon = best.gap(self._ball), best.value, best.epsilon
+        return Sharpness(
+            value=value,
+            one_step=self._one_step,
+            gap=gap,
+            gradients=self._evaluator.passes["gradients"],
+            rho=self._ball.rho,
+            p=self._ball.p,
+            loss=self._loss,
+            norm=self._ball.norm(epsilon),
+            converged=gap <= tol,
+            epsilon=epsilon.cpu().numpy(),
+            starts=tuple(self._climbs),
+            start_values=np.array([c.best.value for c in self._climbs.values()]),
+            start_gaps=np.array([c.gap for c in self._climbs.values()]),
+            settings=settings,
+            cost=self._evaluator.cost,
+            provenance=provenance,
+        )
+
+    def _start(self, name: str, direction: Tensor) -> None:
+        climb = Ascent(
+            self._objective, self._ball, self._ball.dual(direction), noise=self._noise
+        )
+        if name == "gradient":
+            self._one_step = climb.start.value
+        self._climbs[name] = climb
+
+    _one_step = 0.0  # where the gradient is zero, SAM takes no step
+
+    def _eigenvectors(self, given: FloatArray | None, seed: int) -> Tensor:
+        if given is not None:
+            vectors = torch.as_tensor(np.atleast_2d(given)).to(self._gradient)
+            if vectors.shape[1] != self._gradient.numel():
+                msg = (
+                    f"the eigenvectors have length {vectors.shape[1]:,}, the model has "
+                    f"{self._gradient.numel():,} parameters"
+                )
+                raise InvalidArgumentError(msg)
+            return vectors
+        operator = Hessian(self._evaluator)
+        try:
+            solution = lanczos(
+                operator.matvec,
+                operator.n,
+                k=1,
+                tol=_EIGEN_TOL,
+                max_matvecs=_EIGEN_MATVECS,
+                seed=seed,
+                dtype=operator.dtype,
+                device=operator.device,
+            )
+        except LossError as error:
+            # Sharpness itself needs no second derivative: search on without these two starts.
+            msg = f"searching without the top eigenvector: {error}"
+            warnings.warn(msg, stacklevel=5)
+            return self._gradient.new_zeros((0, operator.n))
+        return solution.vectors
+
+
+def _digest(values: FloatArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]

@@ -1,0 +1,8 @@
+"""Sharpness-aware minimization: the optimizer that produces the wide minima."""
+
+from __future__ import annotations
+
+from landscape.optim.sam import SAM
+from landscape.optim.statistics import frozen_statistics
+
+__all__ = ["SAM", "frozen_statistics"]

@@ -1,0 +1,111 @@
+"""Pictures of results: records in, a matplotlib or plotly figure out; nothing is measured here.
+
+`draw` and `draw_interactive` draw any record; `contrast` and `contrast_interactive` draw several
+checkpoints on one scale; `save_figure` writes a figure. The names are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from landscape.errors import InvalidArgumentError
+from landscape.results import Result
+
+if TYPE_CHECKING:
+    from landscape.plots.contrasts import contrast as contrast
+    from landscape.plots.interactive import contrast_interactive as contrast_interactive
+    from landscape.plots.interactive import surface_interactive as surface_interactive
+    from landscape.plots.interactive_lines import eigs_interactive as eigs_interactive
+    from landscape.plots.interactive_lines import line_interactive as line_interactive
+    from landscape.plots.interactive_lines import sharpness_interactive as sharpness_interactive
+    from landscape.plots.lines import line_figure as line_figure
+    from landscape.plots.saving import save_figure as save_figure
+    from landscape.plots.scales import Scale as Scale
+    from landscape.plots.scales import common_scale as common_scale
+    from landscape.plots.spectra import eigs_figure as eigs_figure
+    from landscape.plots.spectra import sharpness_figure as sharpness_figure
+    from landscape.plots.surfaces import surface_figure as surface_figure
+
+_HOME = {
+    "Scale": "scales",
+    "common_scale": "scales",
+    "contrast": "contrasts",
+    "contrast_interactive": "interactive",
+    "eigs_figure": "spectra",
+    "eigs_interactive": "interactive_lines",
+    "line_figure": "lines",
+    "line_interactive": "interactive_lines",
+    "save_figure": "saving",
+    "sharpness_figure": "spectra",
+    "sharpness_interactive": "interactive_lines",
+    "surface_figure": "surfaces",
+    "surface_interactive": "interactive",
+}
+
+_STILL = {
+    "surface": "surface_figure",
+    "line": "line_figure",
+    "eigs": "eigs_figure",
+    "sharpness": "sharpness_figure",
+}
+_MOVING = {
+    "surface": "surface_interactive",
+    "line": "line_interactive",
+    "eigs": "eigs_interactive",
+    "sharpness": "sharpness_interactive",
+}
+
+__all__ = ["draw", "draw_interactive", *_HOME]
+
+
+def draw(result: Result, **kwargs: Any) -> Any:
+    """Draw a record with matplotlib.
+
+    Args:
+        result: a surface, line, eigenpairs or sharpness; a loss alone has no picture, and
+            raises InvalidArgumentError.
+        **kwargs: passed on to `surface_figure`, `line_figure`, `eigs_figure` or
+            `sharpness_figure`.
+
+    Returns:
+        The matplotlib figure.
+    """
+    return _drawer(result, _STILL)(result, **kwargs)
+
+
+def draw_interactive(result: Result, **kwargs: Any) -> Any:
+    """Draw a record with plotly.
+
+    Args:
+        result: a surface, line, eigenpairs or sharpness; a loss alone has no picture, and
+            raises InvalidArgumentError.
+        **kwargs: passed on to `surface_interactive`, `line_interactive`, `eigs_interactive` or
+            `sharpness_interactive`.
+
+    Returns:
+        The plotly figure.
+    """
+    return _drawer(result, _MOVING)(result, **kwargs)
+
+
+def _drawer(result: Result, drawers: Mapping[str, str]) -> Any:
+    if result.kind not in drawers:
+        msg = (
+            f"a record of kind {result.kind!r} is a few numbers and has no picture: read "
+            f"result.rows(), or draw one of: {', '.join(drawers)}"
+        )
+        raise InvalidArgumentError(msg)
+    return __getattr__(drawers[result.kind])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'landscape.plots' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f"landscape.plots.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

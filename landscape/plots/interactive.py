@@ -1,0 +1,290 @@
+"""The same pictures to turn and to read off, made with plotly.
+
+Names of checkpoints come from outside and plotly reads a small markup language: every text from a
+record goes through `inert` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import plotly.graph_objects as go
+
+from landscape.errors import InvalidArgumentError
+from landscape.measured import Comparison
+from landscape.plots import words
+from landscape.plots.scales import Scale, common_scale
+from landscape.plots.style import COLOUR_MAP, clean, colour, shorten
+from landscape.plots.surfaces import check_grid
+from landscape.results import Surface
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+CAMERA = {"eye": {"x": 1.35, "y": -1.65, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.12}}
+_BAD = "#B00000"
+
+
+def surface_interactive(
+    surface: Surface,
+    *,
+    name: str | None = None,
+    scale: str | Scale = "auto",
+    limits: tuple[float, float] | None = None,
+    cmap: str = COLOUR_MAP,
+    ranges: tuple[list[float], list[float]] | None = None,
+) -> go.Figure:
+    """Draw the loss over a plane as a relief that can be turned; hovering shows x, y and the loss.
+
+    Args:
+        surface: the record.
+        name: what to call it; None: the checkpoint's name.
+        scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
+        limits: smallest and largest value to show; None: those of the data.
+        cmap: a matplotlib colour map.
+        ranges: of x and y, to show several surfaces alike; None: those of the data.
+
+    Returns:
+        The plotly figure.
+    """
+    check_grid(surface)
+    drawn = common_scale([surface], scale, limits=limits)
+    called = surface.name if name is None else name
+    figure = go.Figure(surface_traces(surface, drawn, name=called))
+    figure.update_layout(
+        scene=scene(drawn, ranges),
+        coloraxis=colour_axis(drawn, cmap=cmap),
+        title={"text": inert(shorten(called, 60)), "x": 0.02},
+        **layout(height=480),
+    )
+    return figure
+
+
+def contrast_interactive(
+    comparison: Comparison,
+    *,
+    scale: str | Scale = "auto",
+    limits: tuple[float, float] | None = None,
+    cmap: str = COLOUR_MAP,
+) -> go.Figure:
+    """Draw the surfaces of several checkpoints side by side, on one scale and with one colour bar.
+
+    Args:
+        comparison: what was measured; checkpoints without a surface are left out.
+        scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
+        limits: smallest and largest value to show; None: those of the data.
+        cmap: a matplotlib colour map.
+
+    Returns:
+        The plotly figure.
+
+    Raises:
+        InvalidArgumentError: if no checkpoint has a surface, or a scale is unknown.
+    """
+    models = [(i, m, m.surface) for i, m in enumerate(comparison.models) if m.surface is not None]
+    if not models:
+        msg = "nothing to draw: no checkpoint of this comparison has a surface"
+        raise InvalidArgumentError(msg)
+    for _, _, surface in models:
+        check_grid(surface)
+    drawn = common_scale([surface for _, _, surface in models], scale, limits=limits)
+    ranges = common_ranges([surface for _, _, surface in models])
+    figure = go.Figure()
+    for k, (index, model, surface) in enumerate(models):
+        key = "scene" if k == 0 else f"scene{k + 1}"
+        figure.add_traces(surface_traces(surface, drawn, name=model.name, scene=key))
+        left, right, low, high = _cell(k, len(models))
+        domain = {"x": [left, right], "y": [low, high]}
+        figure.update_layout({key: {**scene(drawn, ranges), "domain": domain}})
+        figure.add_annotation(
+            text=f"<b>{inert(shorten(model.name))}</b>",
+            x=(left + right) / 2,
+            y=high,
+            xref="paper",
+            yref="paper",
+            yanchor="bottom",
+            showarrow=False,
+            font={"color": colour(index), "size": 15},
+        )
+    rows = -(-len(models) // 4)
+    figure.update_layout(coloraxis=colour_axis(drawn, cmap=cmap), **layout(height=460 * rows))
+    return figure
+
+
+def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "scene") -> list[Any]:
+    """Build the traces of one relief.
+
+    Args:
+        surface: the record.
+        scale: what to draw it on; give the same to every relief that is compared.
+        name: what to call it.
+        scene: the scene that it belongs to.
+
+    Returns:
+        The relief, and marks on the floor where the loss is not finite.
+    """
+    # plotly wants rows along y, the record has them along x
+    heights = scale.forward(scale.shown(surface)).T
+    hover = "x %{x:.4g}<br>y %{y:.4g}<br>loss %{customdata:.5g}<extra>%{fullData.name}</extra>"
+    traces: list[Any] = [
+        go.Surface(
+            x=surface.x,
+            y=surface.y,
+            z=heights,
+            customdata=np.asarray(surface.loss, dtype=np.float64).T,
+            coloraxis="coloraxis",
+            scene=scene,
+            name=inert(shorten(name)),
+            hovertemplate=hover,
+            contours={"z": {"show": True, "usecolormap": False, "color": "rgba(0,0,0,0.25)"}},
+            lighting={"ambient": 0.9, "diffuse": 0.25, "specular": 0.0},
+        )
+    ]
+    bad = ~np.isfinite(surface.loss)
+    if bad.any():
+        i, j = np.nonzero(bad)
+        floor = float(scale.forward(scale.low))
+        traces.append(
+            go.Scatter3d(
+                x=surface.x[i],
+                y=surface.y[j],
+                z=np.full(i.size, floor),
+                mode="markers",
+                marker={"symbol": "x", "size": 3, "color": _BAD},
+                text=[str(value) for value in surface.loss[i, j]],
+                scene=scene,
+                name=inert(words.bad_points(surface)),
+                showlegend=False,
+                hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>loss %{text}<extra></extra>",
+            )
+        )
+    return traces
+
+
+def common_ranges(surfaces: Sequence[Surface]) -> tuple[list[float], list[float]]:
+    """Return ranges of x and y that hold every surface.
+
+    Args:
+        surfaces: the records.
+
+    Returns:
+        Lowest and highest x, and lowest and highest y.
+    """
+    x = np.concatenate([surface.x for surface in surfaces])
+    y = np.concatenate([surface.y for surface in surfaces])
+    return [float(x.min()), float(x.max())], [float(y.min()), float(y.max())]
+
+
+def scene(scale: Scale, ranges: tuple[list[float], list[float]] | None = None) -> dict[str, Any]:
+    """Return the axes, view and proportions that every relief shares.
+
+    Args:
+        scale: what is drawn on.
+        ranges: of x and y; None: those of the data.
+
+    Returns:
+        A plotly scene.
+    """
+    ticks = scale.levels(6)
+    bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
+    grid = {"gridcolor": "#dddddd", "backgroundcolor": "#fafafa", "showbackground": True}
+    z = {
+        "title": {"text": "rise" if scale.rise else "loss"},
+        "range": [bottom, top],
+        "tickvals": scale.forward(ticks).tolist(),
+        "ticktext": [words.level_text(v) for v in ticks],
+        **grid,
+    }
+    x: dict[str, Any] = {"title": {"text": "x"}, "nticks": 5, **grid}
+    y: dict[str, Any] = {"title": {"text": "y"}, "nticks": 5, **grid}
+    if ranges is not None:
+        x["range"], y["range"] = ranges
+    return {
+        "xaxis": x,
+        "yaxis": y,
+        "zaxis": z,
+        "aspectmode": "manual",
+        "aspectratio": {"x": 1, "y": 1, "z": 0.8},
+        "camera": CAMERA,
+    }
+
+
+def colour_axis(scale: Scale, *, cmap: str = COLOUR_MAP) -> dict[str, Any]:
+    """Return the colour axis that every relief shares.
+
+    Args:
+        scale: what is drawn on.
+        cmap: a matplotlib colour map.
+
+    Returns:
+        A plotly colour axis.
+    """
+    bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
+    ticks = scale.levels(8)
+    return {
+        "cmin": bottom,
+        "cmax": top,
+        "colorscale": _colour_scale(cmap),
+        "colorbar": {
+            "title": {"text": inert(scale.label), "side": "right"},
+            "tickvals": scale.forward(ticks).tolist(),
+            "ticktext": [words.level_text(v) for v in ticks],
+            "thickness": 14,
+            "len": 0.8,
+        },
+    }
+
+
+def inert(text: str) -> str:
+    """Return text that plotly shows as it stands: no markup, no link, no template.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The text with the signs that plotly reads written as entities.
+
+    >>> inert("<b>%{x}</b>")
+    '&lt;b&gt;%&#123;x}&lt;/b&gt;'
+    """
+    safe = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return safe.replace("%{", "%&#123;")
+
+
+def _colour_scale(cmap: str) -> list[list[Any]]:
+    try:
+        table = mpl.colormaps[cmap](np.linspace(0, 1, 17))
+    except KeyError as error:
+        msg = f"unknown colour map {cmap!r}: name one of matplotlib's, such as viridis or cividis"
+        raise InvalidArgumentError(msg) from error
+    shades = [mpl.colors.to_hex(shade) for shade in table]
+    return [[k / 16, shade] for k, shade in enumerate(shades)]
+
+
+def _cell(k: int, n: int) -> tuple[float, float, float, float]:
+    columns, rows = min(n, 4), -(-n // 4)
+    column, row = k % 4, k // 4
+    width, height = 0.94 / columns, 1.0 / rows
+    low = 1 - (row + 1) * height
+    return column * width, (column + 1) * width, low, low + 0.93 * height
+
+
+def layout(*, height: int) -> dict[str, Any]:
+    """Return what every interactive picture looks like.
+
+    Args:
+        height: in pixels.
+
+    Returns:
+        A plotly layout.
+    """
+    return {
+        "template": "simple_white",
+        "font": {"family": FONT, "size": 13, "color": "#1a1a1a"},
+        "height": height,
+        "margin": {"l": 10, "r": 10, "t": 50, "b": 10},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "hoverlabel": {"namelength": -1},
+    }

@@ -1,0 +1,172 @@
+"""Lines, eigenvalues and sharpness made with plotly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import plotly.graph_objects as go
+
+from landscape.plots import words
+from landscape.plots.interactive import inert, layout
+from landscape.plots.lines import called_by, use_distance
+from landscape.plots.scales import Scale, common_scale
+from landscape.plots.style import colour, shorten
+from landscape.results import Eigenpairs, Line, Sharpness, number
+
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+
+
+def line_interactive(
+    lines: Line | Sequence[Line],
+    *,
+    names: Sequence[str] | None = None,
+    scale: str | Scale = "auto",
+    axis: str = "auto",
+    colours: Sequence[str] | None = None,
+) -> go.Figure:
+    """Draw the loss along a direction, one curve per record, with bands of ±2 standard errors.
+
+    Args:
+        lines: one record, or several to lay over each other.
+        names: a name for each; None: the checkpoints'.
+        scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
+            Where values are not positive, a log scale is drawn linear.
+        axis: ``distance``, ``direction`` or ``auto``; see `line_figure`.
+        colours: a colour for each; None: by name.
+
+    Returns:
+        The plotly figure.
+    """
+    lines = [lines] if isinstance(lines, Line) else list(lines)
+    called = called_by(lines, names)
+    drawn = common_scale(lines, scale)
+    by_distance = use_distance(lines, axis)
+    distinct = list(dict.fromkeys(called))
+    directions = list(dict.fromkeys(line.direction for line in lines))
+    figure = go.Figure()
+    for k, (line, name) in enumerate(zip(lines, called, strict=True)):
+        tint = colours[k] if colours else colour(distinct.index(name))
+        label = name if len(directions) == 1 else f"{shorten(name)}, {line.direction}"
+        x = line.distance if by_distance else np.asarray(line.x)
+        values = np.where(np.isfinite(drawn.values(line)), drawn.values(line), np.nan)
+        if words.has_band(line):
+            figure.add_trace(_band(x, values, line, tint, group=str(k)))
+        figure.add_scatter(
+            x=x,
+            y=values,
+            mode="lines+markers",
+            line={"color": tint, "dash": _DASHES[directions.index(line.direction) % 4]},
+            marker={"size": 4},
+            name=inert(label),
+            legendgroup=str(k),
+            hovertemplate="%{x:.4g}, %{y:.5g}<extra>%{fullData.name}</extra>",
+        )
+    axis_title = "signed distance from the checkpoint" if by_distance else "x, in units of d"
+    spacing = "log" if drawn.spacing == "log" else "linear"
+    figure.update_layout(
+        xaxis={"title": {"text": axis_title}},
+        yaxis={"title": {"text": drawn.label}, "type": spacing, "exponentformat": "power"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        **layout(height=430),
+    )
+    return figure
+
+
+def eigs_interactive(
+    eigenpairs: Eigenpairs | Sequence[Eigenpairs],
+    *,
+    names: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+) -> go.Figure:
+    """Draw eigenvalues with their residuals as error bars.
+
+    Args:
+        eigenpairs: one record or several.
+        names: a name for each; None: the checkpoints'.
+        colours: a colour for each; None: by place.
+
+    Returns:
+        The plotly figure.
+    """
+    pairs = [eigenpairs] if isinstance(eigenpairs, Eigenpairs) else list(eigenpairs)
+    figure = go.Figure()
+    for index, (record, name) in enumerate(zip(pairs, called_by(pairs, names), strict=True)):
+        tint = colours[index] if colours else colour(index)
+        label = name if record.converged else f"{shorten(name)} (not converged)"
+        figure.add_scatter(
+            x=np.arange(1, len(record.values) + 1),
+            y=record.values,
+            error_y={"type": "data", "array": record.residuals},
+            mode="markers",
+            marker={"color": tint, "size": 9, "symbol": _SYMBOLS[index % len(_SYMBOLS)]},
+            name=inert(label),
+            hovertemplate="λ%{x} = %{y:.5g} ± %{error_y.array:.1e}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(
+        xaxis={"title": {"text": "number of the eigenvalue, largest first"}, "dtick": 1},
+        yaxis={"title": {"text": "eigenvalue θ"}},
+        **layout(height=400),
+    )
+    return figure
+
+
+def sharpness_interactive(
+    sharpness: Sharpness | Sequence[Sharpness], *, names: Sequence[str] | None = None
+) -> go.Figure:
+    """Draw the largest rise found in a ball, and the rise that each start led to.
+
+    Args:
+        sharpness: one record or several.
+        names: a name for each; None: the checkpoints'.
+
+    Returns:
+        The plotly figure.
+    """
+    records = [sharpness] if isinstance(sharpness, Sharpness) else list(sharpness)
+    figure = go.Figure()
+    for index, (record, name) in enumerate(zip(records, called_by(records, names), strict=True)):
+        finite = np.isfinite(record.start_values)
+        label = inert(shorten(name))
+        figure.add_scatter(
+            x=[label] * int(finite.sum()),
+            y=record.start_values[finite],
+            mode="markers",
+            marker={"color": colour(index), "size": 10, "symbol": "circle-open"},
+            text=[inert(s) for s, kept in zip(record.starts, finite, strict=True) if kept],
+            name=label,
+            hovertemplate="%{text}: %{y:.5g}<extra>%{fullData.name}</extra>",
+        )
+        figure.add_scatter(
+            x=[label],
+            y=[record.value],
+            mode="markers",
+            marker={"color": colour(index), "size": 26, "symbol": "line-ew-open"},
+            name=f"{label}: largest rise found, ≥ {number(record.value)}",
+            hovertemplate="≥ %{y:.5g}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(
+        yaxis={"title": {"text": "rise of the loss, L(w + ε) − L(w)"}, "rangemode": "tozero"},
+        **layout(height=400),
+    )
+    return figure
+
+
+def _band(x: Any, values: Any, line: Line, tint: str, *, group: str) -> Any:
+    spread = 2 * np.where(np.isfinite(line.loss_se), line.loss_se, 0.0)
+    kept = np.isfinite(values)
+    outline = np.concatenate([(values + spread)[kept], (values - spread)[kept][::-1]])
+    red, green, blue = (round(255 * part) for part in mpl.colors.to_rgb(tint))
+    return go.Scatter(
+        x=np.concatenate([x[kept], x[kept][::-1]]),
+        y=outline,
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.18)",
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=group,
+    )

@@ -1,0 +1,207 @@
+"""The shell of the report: one HTML page that runs its own scripts only and fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from landscape.plots.style import clean
+
+CSS = """
+:root { color-scheme: light dark; --paper: #ffffff; --card: #ffffff; --ink: #1b1f24;
+  --soft: #57606a; --rule: #d0d7de; --tint: #f3f5f7; --warn: #9a5b00; --link: #0b5cad; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ec; --soft: #a2abb5;
+  --rule: #363c44; --tint: #1d2127; --warn: #f0b35a; --link: #7cb7ff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 66rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0.5rem 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 0.6rem; padding-top: 0.4rem;
+  border-top: 1px solid var(--rule); }
+h3 { font-size: 1rem; margin: 1.2rem 0 0.3rem; overflow-wrap: anywhere; }
+p, li, dd { max-width: 46rem; }
+a { color: var(--link); }
+.soft, figcaption { color: var(--soft); font-size: 0.92rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.95rem; font-variant-numeric: tabular-nums; }
+table.numbers { width: 100%; border-block: 2px solid var(--ink); }
+th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.9rem 0.35rem 0; }
+table.numbers th, table.numbers td { min-width: 8.5rem; }
+thead th { border-bottom: 1px solid var(--ink); overflow-wrap: anywhere; }
+tbody th { font-weight: normal; color: var(--soft); }
+table.facts td { overflow-wrap: anywhere; }
+.chip { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 50%;
+  margin-right: 0.45em; outline: 1px solid var(--rule); }
+.finding { margin: 0.4rem 0; }
+.caution { border-left: 4px solid var(--warn); padding: 0.1rem 0 0.1rem 0.8rem; margin: 0.6rem 0; }
+.card { background: #ffffff; color: #1b1f24; border: 1px solid var(--rule); border-radius: 8px;
+  padding: 0.5rem; margin: 0.6rem 0; }
+.card h3 { margin: 0.1rem 0.4rem; }
+.card img { display: block; width: 100%; min-width: 44rem; height: auto; }
+.grid { display: grid; gap: 0.8rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.grid .card { min-width: 0; margin: 0; }
+.relief { height: 25rem; } .chart { height: 26rem; }
+figure { margin: 0; }
+details { border: 1px solid var(--rule); border-radius: 8px; padding: 0.5rem 0.9rem;
+  margin: 0.6rem 0; background: var(--tint); }
+summary { cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }
+dt { font-weight: 600; margin-top: 0.8rem; } dd { margin: 0.1rem 0 0 0; }
+code { font-size: 0.9em; overflow-wrap: anywhere; }
+footer { margin-top: 3rem; color: var(--soft); font-size: 0.88rem; }
+@media (max-width: 40rem) { .relief { height: 20rem; } .chart { height: 22rem; }
+  h1 { font-size: 1.35rem; } .card { padding: 0.2rem; } }
+@media print { .card { break-inside: avoid; } }
+"""
+
+SCRIPT = """
+"use strict";
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const config = {responsive: true, displaylogo: false};
+const drawn = [];
+for (const [id, figure] of Object.entries(figures)) {
+  const place = document.getElementById(id);
+  drawn.push(Plotly.newPlot(place, figure.data, figure.layout, config));
+}
+const reliefs = Array.from(document.querySelectorAll(".relief"));
+let turning = false;
+for (const relief of reliefs) {
+  Promise.all(drawn).then(() => relief.on("plotly_relayout", (change) => {
+    const camera = change["scene.camera"];
+    if (!camera || turning) { return; }
+    turning = true;
+    const others = reliefs.filter((other) => other !== relief);
+    Promise.all(others.map((other) => Plotly.relayout(other, {"scene.camera": camera})))
+      .finally(() => { turning = false; });
+  }));
+}
+Promise.all(drawn).then(() => document.documentElement.setAttribute("data-drawn", drawn.length));
+"""
+
+
+def text(value: object) -> str:
+    """Return a value as inert HTML text, for an element or a quoted attribute.
+
+    Args:
+        value: anything; its text may come from outside.
+
+    Returns:
+        The text, cleaned and escaped.
+
+    >>> text("<b title='x'>")
+    '&lt;b title=&#x27;x&#x27;&gt;'
+    """
+    return html.escape(clean(str(value)), quote=True)
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, of: str, chips: Sequence[str] = ()
+) -> str:
+    """Write a table whose first column labels its rows.
+
+    Args:
+        header: texts of the first row; empty: none.
+        rows: texts of the others.
+        of: class of the table.
+        chips: a colour for each column after the first.
+
+    Returns:
+        HTML.
+    """
+    marks = ["", *(f'<span class="chip" style="background:{shade}"></span>' for shade in chips)]
+    marks += [""] * (len(header) - len(marks))
+    head = "".join(
+        f'<th scope="col">{mark}{text(name)}</th>'
+        for mark, name in zip(marks, header, strict=False)
+    )
+    body = "".join(
+        f'<tr><th scope="row">{text(row[0])}</th>'
+        + "".join(f"<td>{text(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    top = f"<thead><tr>{head}</tr></thead>" if header else ""
+    return f'<div class="scroll"><table class="{of}">{top}<tbody>{body}</tbody></table></div>'
+
+
+def picture(png: bytes, *, alt: str) -> str:
+    """Write a picture into the page itself.
+
+    Args:
+        png: the picture.
+        alt: what it shows, for those who cannot see it.
+
+    Returns:
+        HTML.
+    """
+    data = base64.b64encode(png).decode("ascii")
+    return f'<img src="data:image/png;base64,{data}" alt="{text(alt)}">'
+
+
+def page(*, title: str, body: str, figures: Mapping[str, str], plotly: str, generator: str) -> str:
+    """Put the page together.
+
+    Scripts run only where their hash stands in the page's own security policy, and the policy
+    forbids every connection: a name that slipped through unescaped could still do nothing.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        figures: plotly figures as JSON, by the id of their place in the body.
+        plotly: source of plotly.js.
+        generator: what wrote the page.
+
+    Returns:
+        The whole HTML.
+    """
+    sources = [_one_newline(plotly), SCRIPT] if figures else []
+    hashes = " ".join(f"'sha256-{_digest(source)}'" for source in sources) or "'none'"
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    entries = ",".join(f"{json.dumps(key)}:{value}" for key, value in figures.items())
+    data = _inert_json("{" + entries + "}")
+    scripts = "".join(f"<script>{source}</script>\n" for source in sources)
+    block = f'<script type="application/json" id="figures">{data}</script>\n' if figures else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="generator" content="{text(generator)}">\n'
+        f"<title>{text(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<main>\n{body}\n</main>\n{block}{scripts}</body>\n</html>\n"
+    )
+
+
+def figure_json(figure: Any) -> str:
+    """Return a plotly figure as JSON that takes the size of its place in the page.
+
+    Args:
+        figure: the plotly figure.
+
+    Returns:
+        JSON.
+    """
+    figure.update_layout(height=None, autosize=True)
+    return str(figure.to_json(validate=False))
+
+
+def _inert_json(source: str) -> str:
+    for sign in "<>&\u2028\u2029":
+        source = source.replace(sign, f"\\u{ord(sign):04x}")
+    return source
+
+
+def _one_newline(source: str) -> str:
+    # A browser turns \r\n into \n before it hashes a script.
+    return source.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _digest(source: str) -> str:
+    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode("ascii")

@@ -1,0 +1,295 @@
+"""One self-contained HTML file with the numbers, the pictures and how they came about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import plotly.offline
+
+from landscape._version import __version__
+from landscape.errors import InvalidArgumentError
+from landscape.measured import Comparison, Measured
+from landscape.plots import contrast, eigs_interactive, line_interactive, surface_interactive
+from landscape.plots.interactive import common_ranges
+from landscape.plots.page import figure_json, page, picture, table, text
+from landscape.plots.saving import picture_bytes, write_file
+from landscape.plots.scales import common_scale
+from landscape.plots.style import colour, shorten
+from landscape.plots.verdict import verdict
+from landscape.plots.words import NOT_THE_WORST, source
+from landscape.results import Result, number
+
+_KINDS = {
+    "evaluation": "Loss",
+    "test": "Loss on held-out data",
+    "eigenpairs": "Hessian eigenvalues",
+    "sharpness": "Sharpness",
+    "surface": "Loss surface",
+    "worst_line": "Line along the worst case",
+    "random_line": "Line along a random direction",
+}
+
+_FORET = '<a href="https://arxiv.org/abs/2010.01412">Foret et al. 2021, arXiv:2010.01412</a>'
+_LI = '<a href="https://arxiv.org/abs/1712.09913">Li et al. 2018, arXiv:1712.09913</a>'
+_DINH = '<a href="https://arxiv.org/abs/1703.04933">Dinh et al. 2017, arXiv:1703.04933</a>'
+
+_DEFINITIONS = f"""
+<dl>
+<dt>Sharpness</dt>
+<dd>max over ‖ε‖ₚ ≤ ρ of L(w + ε) − L(w): the largest rise of the loss within the radius ρ
+(SAM, {_FORET}). It is sought from several starts, and what a search finds is a
+<em>lower bound</em>, written ≥. The gap, (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q) with G = ∇L(w + ε), is 0 where
+ε meets the first-order conditions for a maximum; it does not rule out a higher one elsewhere.</dd>
+<dt>One-step SAM value</dt>
+<dd>The rise at the single step ε that SAM itself takes: ρ along the gradient (p = 2).</dd>
+<dt>λmax</dt>
+<dd>The largest eigenvalue found of the Hessian ∇²L(w). ± is the true residual ‖Hv − λv‖: an
+eigenvalue of the Hessian lies within that distance.</dd>
+<dt>Loss surface</dt>
+<dd>L(w + x d₁ + y d₂). Filter normalisation scales each filter of a random direction to the norm of
+the same filter of the weights, so that networks of different weight scale can be compared ({_LI}).
+{NOT_THE_WORST}</dd>
+<dt>± behind a loss</dt>
+<dd>Standard error over the examples of the data.</dd>
+<dt>What sharpness does not say</dt>
+<dd>λmax and sharpness in a plain ball change under rescalings of the weights that leave the
+network's function as it is ({_DINH}); they compare checkpoints of one architecture, trained alike, and do not
+by themselves tell which generalises better.</dd>
+</dl>
+"""
+
+
+def write_report(
+    comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None
+) -> Path:
+    """Write one HTML file that opens anywhere, without a network.
+
+    Args:
+        comparison: one checkpoint or several, any part of what was measured missing.
+        path: where to write; written whole or not at all.
+        title: heading of the page; None: made of the names.
+
+    Returns:
+        The path of the file. The same comparison gives the same bytes. A file that cannot be
+        written raises LandscapeError.
+
+    Raises:
+        InvalidArgumentError: if the comparison holds no checkpoint.
+    """
+    if not comparison.models:
+        msg = "nothing to report: the comparison holds no checkpoint"
+        raise InvalidArgumentError(msg)
+    heading = title or _heading(comparison)
+    figures: dict[str, str] = {}
+    sections = [
+        f"<h1>{text(heading)}</h1>",
+        _numbers(comparison),
+        _contrast(comparison),
+        _reliefs(comparison, figures),
+        _lines(comparison, figures),
+        _spectra(comparison, figures),
+        _details(comparison),
+        f'<section id="definitions"><h2>How to read this</h2>{_DEFINITIONS}</section>',
+        _reproduce(comparison),
+    ]
+    written = page(
+        title=heading,
+        body="\n".join(filter(None, sections)),
+        figures=figures,
+        plotly=plotly.offline.get_plotlyjs() if figures else "",
+        generator=f"landscape-sharpness {__version__}",
+    )
+    return write_file(path, written.encode())
+
+
+def _heading(comparison: Comparison) -> str:
+    names = [shorten(name, 48) for name in comparison.names]
+    if len(names) > 3:
+        return f"How sharp are these {len(names)} minima?"
+    return f"How sharp {'is' if len(names) == 1 else 'are'} {_and(names)}?"
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _numbers(comparison: Comparison) -> str:
+    said = verdict(comparison)
+    parts = [f'<p class="finding">{text(sentence)}</p>' for sentence in said.findings]
+    parts += [f'<p class="caution">{text(sentence)}</p>' for sentence in said.cautions]
+    header, *rows = comparison.table()
+    if rows:
+        parts.insert(0, table(header, rows, of="numbers", chips=_shades(comparison)))
+    else:
+        parts.append('<p class="soft">Nothing was measured that a table could hold.</p>')
+    sources = dict.fromkeys(source(result) for _, result in _results(comparison))
+    if sources:
+        parts.append(f'<p class="soft">Measured on {text("; ".join(sources))}.</p>')
+    return f'<section id="numbers"><h2>Numbers</h2>{"".join(parts)}</section>'
+
+
+def _contrast(comparison: Comparison) -> str:
+    if not any(m.surface or m.worst_line or m.random_line for m in comparison.models):
+        return ""
+    figure = contrast(comparison, table=False)
+    names = _and([shorten(name) for name in comparison.names])
+    image = picture(
+        picture_bytes(figure, "png", dpi=170),
+        alt=f"Loss surfaces and lines of {names}, drawn on one scale; the caption is in the image.",
+    )
+    return (
+        '<section id="contrast"><h2>Side by side</h2>'
+        f'<figure class="card scroll">{image}</figure></section>'
+    )
+
+
+def _reliefs(comparison: Comparison, figures: dict[str, str]) -> str:
+    shown = [(i, m, m.surface) for i, m in enumerate(comparison.models) if m.surface is not None]
+    if not shown:
+        return ""
+    surfaces = [surface for _, _, surface in shown]
+    scale, ranges = common_scale(surfaces), common_ranges(surfaces)
+    cards = []
+    for index, model, surface in shown:
+        figure = surface_interactive(surface, name=model.name, scale=scale, ranges=ranges)
+        figure.update_layout(title=None, margin={"l": 0, "r": 0, "t": 0, "b": 0})
+        figures[f"relief-{index}"] = figure_json(figure)
+        cards.append(
+            f'<div class="card"><h3>{_chip(index)}{text(model.name)}</h3>'
+            f'<div class="relief" id="relief-{index}"></div></div>'
+        )
+    return (
+        '<section id="surfaces"><h2>Surfaces to turn</h2>'
+        f'<p class="soft">All on one scale: {text(scale.note)}. Turning one turns all. '
+        f"{text(NOT_THE_WORST)}</p>"
+        f'<div class="grid">{"".join(cards)}</div></section>'
+    )
+
+
+def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
+    parts = []
+    for field, heading in (
+        ("worst_line", "Each along its own worst-case direction"),
+        ("random_line", "Each along its own random direction"),
+    ):
+        models = [(i, m, getattr(m, field)) for i, m in enumerate(comparison.models)]
+        shown = [(i, m, line) for i, m, line in models if line is not None]
+        if not shown:
+            continue
+        figure = line_interactive(
+            [line for _, _, line in shown],
+            names=[model.name for _, model, _ in shown],
+            colours=[colour(i) for i, _, _ in shown],
+            scale="excess",
+        )
+        figures[field] = figure_json(figure)
+        parts.append(
+            f'<div class="card"><h3>{heading}</h3><div class="chart" id="{field}"></div></div>'
+        )
+    if not parts:
+        return ""
+    return (
+        '<section id="lines"><h2>Rise of the loss along a line</h2>'
+        '<p class="soft">Bands: ±2 standard errors of the loss over the examples.</p>'
+        f"{''.join(parts)}</section>"
+    )
+
+
+def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
+    shown = [(i, m, m.eigenpairs) for i, m in enumerate(comparison.models) if m.eigenpairs]
+    if not any(len(pairs.values) > 1 for _, _, pairs in shown if pairs is not None):
+        return ""
+    figure = eigs_interactive(
+        [pairs for _, _, pairs in shown if pairs is not None],
+        names=[model.name for _, model, _ in shown],
+        colours=[colour(i) for i, _, _ in shown],
+    )
+    figures["eigenvalues"] = figure_json(figure)
+    return (
+        '<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>'
+        '<div class="card"><div class="chart" id="eigenvalues"></div></div></section>'
+    )
+
+
+def _details(comparison: Comparison) -> str:
+    parts = [_model_details(i, model) for i, model in enumerate(comparison.models)]
+    return f'<section id="details"><h2>Each checkpoint</h2>{"".join(parts)}</section>'
+
+
+def _model_details(index: int, model: Measured) -> str:
+    parts = []
+    for field, heading in _KINDS.items():
+        result: Result | None = getattr(model, field)
+        if result is None:
+            continue
+        rows = [
+            *result.rows(),
+            ("settings", _brief(result.settings) or "none"),
+            ("cost", str(result.cost)),
+            ("data", f"{source(result)}; fingerprint {result.provenance.data_fingerprint}"),
+            ("measured", result.provenance.created),
+        ]
+        parts.append(f"<h3>{heading}</h3>{table((), rows, of='facts')}")
+    first = next((result for result in _of(model)), None)
+    if first is None:
+        parts.append('<p class="soft">Nothing was measured on this checkpoint.</p>')
+    else:
+        at = first.provenance
+        rows = [
+            ("file or name", at.checkpoint),
+            ("hash of the weights", at.checkpoint_hash),
+            ("parameters", f"{at.n_parameters:,}"),
+            ("fingerprint of the problem", at.problem_fingerprint),
+            ("computed on", f"{at.device}, {at.dtype}, layers in {at.mode} mode"),
+        ]
+        parts.append(f"<h3>Provenance</h3>{table((), rows, of='facts')}")
+    return f"<details><summary>{_chip(index)}{text(model.name)}</summary>{''.join(parts)}</details>"
+
+
+def _reproduce(comparison: Comparison) -> str:
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in result.provenance.versions.items())
+        for _, result in _results(comparison)
+    )
+    rows = [("versions", versions_text) for versions_text in versions]
+    rows.append(("report written by", f"landscape-sharpness {__version__}"))
+    return (
+        '<section id="reproduce"><h2>Reproduce and cite</h2>'
+        "<p>The settings of every measurement, its seed among them, stand under each checkpoint; "
+        "with the same checkpoint, data and versions they give the same numbers.</p>"
+        f"{table((), rows, of='facts')}"
+        f"<p>Please cite the methods that you rely on: sharpness, {_FORET}; filter-normalised "
+        f"surfaces, {_LI}; and this software by name and version.</p></section>"
+    )
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{key} = {_brief(item) if not isinstance(item, Mapping) else '{' + _brief(item) + '}'}"
+            for key, item in value.items()
+        )
+    if isinstance(value, (list, tuple)):
+        if len(value) > 6 and all(isinstance(item, (int, float)) for item in value):
+            return f"[{len(value)} values from {min(value):g} to {max(value):g}]"
+        return f"[{', '.join(_brief(item) for item in value)}]"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _of(model: Measured) -> Iterable[Result]:
+    return [result for field in _KINDS if (result := getattr(model, field)) is not None]
+
+
+def _results(comparison: Comparison) -> list[tuple[Measured, Result]]:
+    return [(model, result) for model in comparison.models for result in _of(model)]
+
+
+def _shades(comparison: Comparison) -> list[str]:
+    return [colour(index) for index in range(len(comparison.models))]
+
+
+def _chip(index: int) -> str:
+    return f'<span class="chip" style="background:{colour(index)}"></span>'

@@ -1,0 +1,80 @@
+"""Which finished measurements of a study stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
+_LOSSES = ("evaluation", "test")
+_LINES = {"worst-case": "worst_line", "random": "random_line"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What the choice needs to know of one finished measurement.
+
+    Attributes:
+        id: number of the measurement in the file.
+        kind: kind of its result.
+        name: the checkpoint's name.
+        checkpoint_hash: digest of its weights.
+        data_fingerprint: digest of its data.
+        split: part of the data.
+        settings: what was asked for.
+    """
+
+    id: int
+    kind: str
+    name: str
+    checkpoint_hash: str
+    data_fingerprint: str
+    split: str
+    settings: Mapping[str, Any]
+
+    @property
+    def role(self) -> str | None:
+        """Field of `landscape.measured.Measured` that it can fill; None for other lines."""
+        if self.kind == "loss":
+            return "test" if self.split == "test" else "evaluation"
+        if self.kind == "line":
+            return _LINES.get(str(self.settings.get("direction")))
+        return _FIELDS.get(self.kind)
+
+
+def choose(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
+    """Choose the newest measurement of each role, for each checkpoint.
+
+    Two checkpoints that share a name are kept apart: the one that was measured last has the name,
+    the others get the first eight digits of their hash behind it (``sgd.pt@1a2b3c4d``).
+
+    Args:
+        candidates: the finished measurements, oldest first.
+
+    Returns:
+        Numbers of the measurements by role, by label of the checkpoint, in the order in which the
+        checkpoints were first measured.
+    """
+    checkpoints: dict[tuple[str, str], list[Candidate]] = {}
+    newest_hash: dict[str, str] = {}
+    for candidate in candidates:
+        checkpoints.setdefault((candidate.name, candidate.checkpoint_hash), []).append(candidate)
+        newest_hash[candidate.name] = candidate.checkpoint_hash
+    ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
+    chosen: dict[str, dict[str, int]] = {}
+    for (name, digest), measured in ordered:
+        short = f"{name}@{digest[:8]}"
+        older = f"{name}@{digest}" if short in chosen else short
+        chosen[name if newest_hash[name] == digest else older] = _roles(measured)
+    return chosen
+
+
+def _roles(measured: Sequence[Candidate]) -> dict[str, int]:
+    newest = {one.role: one for one in measured if one.role is not None}
+    others = {one.data_fingerprint for role, one in newest.items() if role not in _LOSSES}
+    for one in measured:
+        # The loss beside a sharpness is the loss on the same data, even if another is newer.
+        if one.role == "evaluation" and one.data_fingerprint in others:
+            newest["evaluation"] = one
+    return {role: one.id for role, one in newest.items()}

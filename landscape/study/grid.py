@@ -1,0 +1,65 @@
+"""Lines and surfaces, kept point by point as they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from landscape.errors import InvalidArgumentError
+from landscape.study.codec import dumps, loads
+from landscape.study.file import StudyFile
+
+
+class Grid:
+    """The points of one line or surface in a study file; made by `Study.grid`.
+
+    Several processes may record points of one grid at once. Whoever is first to record a point
+    wins, and the others are silently ignored: they measured the same thing.
+
+    Attributes:
+        id: number of the measurement in the file.
+        shape: number of points along x and y; a line has one along y.
+    """
+
+    def __init__(self, file: StudyFile, id: int, shape: tuple[int, int]) -> None:
+        self._file = file
+        self.id = id
+        self.shape = shape
+
+    @property
+    def done(self) -> dict[tuple[int, int], dict[str, float]]:
+        """What is recorded so far, by any process: the values by column, by point."""
+        with self._file.reading() as connection:
+            rows = connection.execute(
+                "SELECT i, j, measured FROM points WHERE measurement = ? ORDER BY i, j", (self.id,)
+            ).fetchall()
+        return {(row["i"], row["j"]): loads(row["measured"]) for row in rows}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every point is recorded."""
+        with self._file.reading() as connection:
+            (n_done,) = connection.execute(
+                "SELECT count(*) FROM points WHERE measurement = ?", (self.id,)
+            ).fetchone()
+        return bool(n_done == self.shape[0] * self.shape[1])
+
+    def record(self, i: int, j: int, values: Mapping[str, float]) -> None:
+        """Record what was measured at one point; it is on the disk when this returns.
+
+        Args:
+            i: index along x, from 0.
+            j: index along y, from 0.
+            values: floats by column; NaN and infinity are kept as such.
+
+        Raises:
+            InvalidArgumentError: if there is no such point.
+        """
+        if not (0 <= i < self.shape[0] and 0 <= j < self.shape[1]):
+            msg = f"point ({i}, {j}) lies outside the grid of {self.shape[0]} × {self.shape[1]}"
+            raise InvalidArgumentError(msg)
+        measured = dumps({column: float(value) for column, value in values.items()})
+        with self._file.writing() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO points VALUES (?, ?, ?, ?)",
+                (self.id, int(i), int(j), measured),
+            )

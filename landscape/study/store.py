@@ -1,0 +1,359 @@
+"""Results into the study file and out of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from landscape.errors import InvalidArgumentError, StudyError, one_of
+from landscape.measured import Comparison, Measured
+from landscape.results import KINDS, Cost, Provenance, Result, from_record, to_record
+from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
+from landscape.study.contrast import Candidate, choose
+from landscape.study.file import StudyFile
+from landscape.study.grid import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of a study's table of contents.
+
+    Attributes:
+        id: number of the measurement, for `Study.load` and `Study.delete`.
+        kind: kind of its result, a key of `landscape.results.KINDS`.
+        name: the checkpoint's name.
+        checkpoint_hash: digest of its weights and buffers.
+        split: part of the data.
+        status: ``complete``, or ``partial`` for a line or surface that was begun.
+        created: when it was measured, as ISO 8601.
+        cost: what it spent, in words; empty while partial.
+        points_done: points of a line or surface recorded so far; 0 if not kept by point.
+        points_total: points that it has; 0 if not kept by point.
+        settings: what was asked for.
+    """
+
+    id: int
+    kind: str
+    name: str
+    checkpoint_hash: str
+    split: str
+    status: str
+    created: str
+    cost: str
+    points_done: int
+    points_total: int
+    settings: Mapping[str, Any]
+
+
+class Study:
+    """One file with every measurement on a set of checkpoints; a context manager.
+
+    A study that is opened for reading works on a write-protected file and folder, and while
+    another process writes. A writing one belongs to the thread that opened it.
+
+    Args:
+        path: the file.
+        create: whether to create it if it does not exist.
+        readonly: whether to open it for reading only; then nothing is ever created.
+
+    Raises:
+        StudyError: if the file cannot be used; the message says why and what to do.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = True, readonly: bool = False) -> None:
+        self.path = Path(path).expanduser()
+        self._file = StudyFile(self.path, create=create, readonly=readonly)
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r})"
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self._file.close()
+
+    def save(self, result: Result) -> int:
+        """Save a result, in place of an earlier one of the same content and settings.
+
+        Points that were recorded for it are kept. An array of more than 256 MiB is left out, with
+        a warning; it reads as an array of shape (0,).
+
+        Args:
+            result: any record of `landscape.results`.
+
+        Returns:
+            The number of the measurement, for `load`.
+        """
+        scalars, arrays = to_record(result)
+        cost = scalars.pop("cost")
+        del scalars["settings"], scalars["provenance"]  # these have columns of their own
+        row = _identity(result.kind, result.provenance, result.settings) | {
+            "status": "complete",
+            "cost": dumps(cost),
+            "record": dumps(scalars),
+        }
+        packed = list(map(pack, arrays.keys(), arrays.values()))
+        with self._file.writing() as connection:
+            _insert(connection, row, "ON CONFLICT (key) DO UPDATE SET " + _overwrite(row))
+            number = int(_row_of_key(connection, row["key"])["id"])
+            connection.execute("DELETE FROM arrays WHERE measurement = ?", (number,))
+            connection.executemany(
+                "INSERT INTO arrays VALUES (?, ?, ?, ?, ?)",
+                [(number, name, *parts) for name, parts in zip(arrays, packed, strict=True)],
+            )
+        return number
+
+    def find(self, kind: str, provenance: Provenance, settings: Mapping[str, Any]) -> Result | None:
+        """Return the finished result of the same content and settings, if there is one.
+
+        Args:
+            kind: kind of the result, a key of `landscape.results.KINDS`.
+            provenance: what is to be measured; its name, versions and time do not matter.
+            settings: what is asked for.
+
+        Returns:
+            The result, under the name that it was saved under; or None.
+        """
+        key = content_key(kind, provenance, settings)
+        with self._file.reading() as connection:
+            row = _row_of_key(connection, key)
+            if row is None or row["status"] != "complete":
+                return None
+            return self._result(connection, row)
+
+    def load(self, id: int) -> Result:
+        """Return a finished result.
+
+        Args:
+            id: its number, from `save` or `entries`.
+
+        Returns:
+            The result, equal to the one that was saved.
+
+        Raises:
+            StudyError: if the measurement is not finished yet, or cannot be read.
+        """
+        with self._file.reading() as connection:
+            row = self._row(connection, id)
+            if row["status"] != "complete":
+                msg = (
+                    f"the {row['kind']} {id} of {row['checkpoint']} is not finished yet; "
+                    "run the same command again: it goes on where it stopped"
+                )
+                raise StudyError(msg)
+            return self._result(connection, row)
+
+    def delete(self, id: int) -> None:
+        """Delete a measurement, finished or not, with its points.
+
+        Args:
+            id: its number.
+        """
+        with self._file.writing() as connection:
+            self._row(connection, id)
+            connection.execute("DELETE FROM measurements WHERE id = ?", (id,))
+
+    def entries(self, kind: str | None = None, checkpoint: str | None = None) -> list[Entry]:
+        """List what the study holds, in the order in which it was begun.
+
+        Args:
+            kind: only this kind of result.
+            checkpoint: only the checkpoint of this name or this hash.
+
+        Returns:
+            One entry for each measurement.
+        """
+        if kind is not None:
+            one_of(kind, KINDS, what="kind of result")
+        name = None if checkpoint is None else printable(checkpoint)
+        with self._file.reading() as connection:
+            rows = connection.execute(
+                "SELECT *, (SELECT count(*) FROM points WHERE measurement = id) AS n_done"
+                " FROM measurements WHERE (:kind IS NULL OR kind = :kind)"
+                " AND (:name IS NULL OR :name IN (checkpoint, checkpoint_hash)) ORDER BY id",
+                {"kind": kind, "name": name},
+            ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def grid(
+        self,
+        kind: str,
+        provenance: Provenance,
+        settings: Mapping[str, Any],
+        *,
+        shape: tuple[int, int],
+    ) -> Grid:
+        """Return the points of a line or surface, to record them one by one and to resume.
+
+        The measurement is listed as partial until `save` is given the result of the same content
+        and settings.
+
+        Args:
+            kind: kind of the result, ``line`` or ``surface``.
+            provenance: what is being measured.
+            settings: what was asked for; the result must have the same.
+            shape: number of points along x and y; (n, 1) for a line.
+
+        Returns:
+            The points, with those that are recorded already.
+
+        Raises:
+            InvalidArgumentError: if points of another shape are recorded under these settings.
+            StudyError: if the study was opened for reading only and holds no such points.
+        """
+        n_x, n_y = (int(n) for n in shape)
+        row = _identity(kind, provenance, settings) | {"status": "partial", "n_x": n_x, "n_y": n_y}
+        if not self._file.readonly:
+            with self._file.writing() as connection:
+                _insert(
+                    connection,
+                    row,
+                    "ON CONFLICT (key) DO UPDATE SET n_x = excluded.n_x, n_y = excluded.n_y"
+                    " WHERE n_x IS NULL",
+                )
+        with self._file.reading() as connection:
+            found = _row_of_key(connection, row["key"])
+        if found is None:
+            msg = f"{self.path} holds no points of this {kind}, and was opened for reading only"
+            raise StudyError(msg)
+        if (found["n_x"], found["n_y"]) != (n_x, n_y):
+            msg = (
+                f"{self.path} holds {found['n_x']} × {found['n_y']} points under these settings, "
+                f"and {n_x} × {n_y} were asked for; the settings must tell the two apart"
+            )
+            raise InvalidArgumentError(msg)
+        return Grid(self._file, int(found["id"]), (n_x, n_y))
+
+    def comparison(self, names: Iterable[str] | None = None) -> Comparison:
+        """Put the checkpoints side by side, each with the newest finished result of each role.
+
+        The loss is the newest on the data that the other results were measured on, else the
+        newest that is not on the split ``test``. Checkpoints that share a name but not their
+        weights are told apart: the one measured last has the name, an older one reads
+        ``name@hash``, with eight digits of the hash.
+
+        Args:
+            names: the checkpoints to show, in this order; all, in the order in which they were
+                first measured, if None.
+
+        Returns:
+            The checkpoints; none if the study holds no finished result.
+        """
+        with self._file.reading() as connection:
+            rows = connection.execute(
+                "SELECT * FROM measurements WHERE status = 'complete' ORDER BY revision"
+            ).fetchall()
+            chosen = choose(_candidate(row) for row in rows)
+            shown = list(chosen) if names is None else [printable(name) for name in names]
+            by_id = {row["id"]: row for row in rows}
+            models: list[Measured] = []
+            for name in dict.fromkeys(shown):
+                roles = chosen[one_of(name, chosen, what="checkpoint")]
+                results: dict[str, Any] = {
+                    role: self._result(connection, by_id[id]) for role, id in roles.items()
+                }
+                models.append(Measured(name=name, **results))
+        return Comparison(models=tuple(models))
+
+    def _row(self, connection: sqlite3.Connection, id: int) -> sqlite3.Row:
+        row: sqlite3.Row | None = connection.execute(
+            "SELECT * FROM measurements WHERE id = ?", (id,)
+        ).fetchone()
+        if row is None:
+            msg = f"{self.path} holds no measurement {id}; list those that it holds first"
+            raise InvalidArgumentError(msg)
+        return row
+
+    def _result(self, connection: sqlite3.Connection, row: sqlite3.Row) -> Result:
+        parts = connection.execute(
+            "SELECT name, dtype, shape, data FROM arrays WHERE measurement = ? ORDER BY rowid",
+            (row["id"],),
+        )
+        try:
+            arrays = {name: unpack(dtype, shape, data) for name, dtype, shape, data in parts}
+            scalars = {field: loads(row[field]) for field in ("settings", "provenance", "cost")}
+            return from_record(row["kind"], loads(row["record"]) | scalars, arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            msg = (
+                f"the {row['kind']} {row['id']} in {self.path} cannot be read ({error}): it was "
+                "written by another version of landscape-sharpness, or is damaged; upgrade, or "
+                "delete it and measure again"
+            )
+            raise StudyError(msg) from error
+
+
+def _identity(kind: str, provenance: Provenance, settings: Mapping[str, Any]) -> dict[str, Any]:
+    scalars = {
+        "checkpoint": provenance.checkpoint,
+        "checkpoint_hash": provenance.checkpoint_hash,
+        "data_fingerprint": provenance.data_fingerprint,
+        "split": provenance.split,
+        "created": provenance.created,
+    }
+    return {
+        "key": content_key(kind, provenance, settings),
+        "kind": kind,
+        **{column: printable(text) for column, text in scalars.items()},
+        "settings": dumps(settings),
+        "provenance": dumps(vars(provenance)),
+    }
+
+
+def _insert(connection: sqlite3.Connection, row: Mapping[str, Any], on_conflict: str) -> None:
+    columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
+    connection.execute(
+        f"INSERT INTO measurements ({columns}, revision) VALUES ({values},"
+        f" (SELECT coalesce(max(revision), 0) + 1 FROM measurements)) {on_conflict}",
+        row,
+    )
+
+
+def _overwrite(row: Mapping[str, Any]) -> str:
+    columns = [column for column in (*row, "revision") if column != "key"]
+    return ", ".join(f"{column} = excluded.{column}" for column in columns)
+
+
+def _row_of_key(connection: sqlite3.Connection, key: str) -> Any:
+    return connection.execute("SELECT * FROM measurements WHERE key = ?", (key,)).fetchone()
+
+
+def _candidate(row: sqlite3.Row) -> Candidate:
+    return Candidate(
+        id=row["id"],
+        kind=row["kind"],
+        name=row["checkpoint"],
+        checkpoint_hash=row["checkpoint_hash"],
+        data_fingerprint=row["data_fingerprint"],
+        split=row["split"],
+        settings=loads(row["settings"]),
+    )
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    return Entry(
+        id=row["id"],
+        kind=row["kind"],
+        name=row["checkpoint"],
+        checkpoint_hash=row["checkpoint_hash"],
+        split=row["split"],
+        status=row["status"],
+        created=row["created"],
+        cost="" if row["cost"] is None else str(Cost(**loads(row["cost"]))),
+        points_done=row["n_done"],
+        points_total=(row["n_x"] or 0) * (row["n_y"] or 0),
+        settings=loads(row["settings"]),
+    )

@@ -1,0 +1,104 @@
+"""Small networks for the built-in problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3 × 3 convolutions with a shortcut around them: relu(shortcut(x) + f(x)).
+
+    The shortcut is the identity where the shape stays, else a 1 × 1 convolution.
+
+    Args:
+        n_in: channels that come in.
+        n_out: channels that go out.
+        stride: stride of the first convolution and of the shortcut.
+        batch_norm: whether each convolution is followed by BatchNorm.
+
+    Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385 (shortcut of type B).
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, stride: int = 1, batch_norm: bool = True) -> None:
+        super().__init__()
+        self.conv1 = _convolution(n_in, n_out, size=3, stride=stride, batch_norm=batch_norm)
+        self.conv2 = _convolution(n_out, n_out, size=3, stride=1, batch_norm=batch_norm)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or n_in != n_out:
+            self.shortcut = _convolution(n_in, n_out, size=1, stride=stride, batch_norm=batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output.
+
+        Args:
+            x: features, shape (n, n_in, h, w).
+
+        Returns:
+            Features, shape (n, n_out, h / stride, w / stride).
+        """
+        return F.relu(self.shortcut(x) + self.conv2(F.relu(self.conv1(x))))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: convolution, blocks, global average, linear layer.
+
+    Args:
+        widths: channels of each stage; every stage after the first halves height and width.
+        blocks: basic blocks in each stage.
+        batch_norm: whether each convolution is followed by BatchNorm.
+        in_channels: channels of the images.
+        n_classes: logits that come out.
+
+    Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385.
+
+    >>> import torch
+    >>> ResNet()(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64),
+        blocks: int = 1,
+        *,
+        batch_norm: bool = True,
+        in_channels: int = 1,
+        n_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.stem = _convolution(in_channels, widths[0], size=3, stride=1, batch_norm=batch_norm)
+        stages: list[nn.Module] = []
+        n_in = widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                stages.append(BasicBlock(n_in, width, stride=stride, batch_norm=batch_norm))
+                n_in = width
+        self.blocks = nn.Sequential(*stages)
+        self.head = nn.Linear(n_in, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits.
+
+        Args:
+            x: images, shape (n, in_channels, h, w).
+
+        Returns:
+            Logits, shape (n, n_classes).
+        """
+        features = self.blocks(F.relu(self.stem(x)))
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+
+def _convolution(
+    n_in: int, n_out: int, *, size: int, stride: int, batch_norm: bool
+) -> nn.Sequential:
+    # BatchNorm subtracts the mean, so that a bias before it would do nothing.
+    convolution = nn.Conv2d(
+        n_in, n_out, size, stride=stride, padding=size // 2, bias=not batch_norm
+    )
+    return nn.Sequential(convolution, nn.BatchNorm2d(n_out) if batch_norm else nn.Identity())
