@@ -79,25 +79,30 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: the words after the program's name; None: those of this process.
     """
-    warnings.showwarning = _show_warning
-    warnings.simplefilter("default")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = _show_warning
+        sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
     try:
         result = cli.main(args=args, prog_name="landscape", standalone_mode=False)
     except LandscapeError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped; what was measured is kept in the study.", err=True)
-        sys.exit(130)
+        return 130
     except OSError as error:
-        click.echo(
-            f"Error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True
-        )
-        sys.exit(1)
-    sys.exit(result if isinstance(result, int) else 0)
+        # A full disk, a folder that may not be written: the system's own words say it.
+        where = f": {error.filename}" if error.filename else ""
+        click.echo(f"Error: {error.strerror or error}{where}", err=True)
+        return 1
+    return result if isinstance(result, int) else 0
 
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -190,8 +190,7 @@ def save_checkpoint(trained: Trained | nn.Module, path: str | os.PathLike[str]) 
         InvalidArgumentError: if the suffix is another, or the state holds what is no tensor and
             the format has no room for it.
     """  # noqa: DOC502 - raised by what is called here
-    path = Path(path)
-    one_of(path.suffix, SUFFIXES, what=f"suffix of the checkpoint {path.name!r}:")
+    path = check_checkpoint_path(path)
     model, settings = (
         (trained.model, dict(trained.settings)) if isinstance(trained, Trained) else (trained, {})
     )
@@ -210,6 +209,22 @@ def save_checkpoint(trained: Trained | nn.Module, path: str | os.PathLike[str]) 
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
+    """Refuse a name that `save_checkpoint` could not write to, before hours of training.
+
+    Args:
+        path: where to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        InvalidArgumentError: if the suffix is unknown.
+    """  # noqa: DOC502 - raised by what is called here
+    one_of(Path(path).suffix, SUFFIXES, what=f"suffix of the checkpoint {Path(path).name!r}:")
+    return Path(path)
 
 
 def _write_pt(state: dict[str, Any], settings: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,199 @@
+"""The command line: what it prints, what it stores, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape.cli import VERBS, main
+from landscape.study import Study
+
+TASK = """
+import torch
+from torch import nn
+
+def model():
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+def data(split):
+    generator = torch.Generator().manual_seed(0 if split == "train" else 1)
+    x = torch.randn(30, 4, generator=generator)
+    return x, (x @ torch.arange(12.0).reshape(4, 3).sin()).argmax(1)
+
+loss = nn.CrossEntropyLoss()
+
+def accuracy(output, target):
+    return (output.argmax(1) == target).float()
+
+metrics = {"accuracy": accuracy}
+"""
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a problem file and two checkpoints in it, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.py").write_text(TASK)
+    for seed, name in enumerate(("a.pt", "b.pt")):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+        torch.save(model.state_dict(), tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    def call(*args: str) -> Ran:
+        with pytest.raises(SystemExit) as exit_info:
+            main(args)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ran(int(exit_info.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def test_every_verb_has_help_with_an_example(run) -> None:
+    for verb, line in VERBS.items():
+        ran = run(verb, "--help")
+        assert ran.code == 0
+        assert f"landscape {verb}" in ran.out
+        assert line
+
+
+def test_help_and_drawing_verbs_do_not_import_torch() -> None:
+    code = (
+        "import sys; from landscape.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "import landscape.cli.plot, landscape.cli.report, landscape.cli.list, landscape.cli.show\n"
+        "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_sharpness_prints_a_table_and_stores_the_result(here: Path, run) -> None:
+    ran = run("sharpness", "a.pt", "b.pt", "--problem", "task.py", "--rho", "0.1")
+    assert ran.code == 0
+    for words in ("≥", "one-step SAM value", "optimality gap", "gradient passes", "cost:"):
+        assert ran.out.count(words) == 2
+    with Study("landscape.db", readonly=True) as study:
+        assert [(e.name, e.kind) for e in study.entries()] == [("a", "sharpness"), ("b", "sharpness")]
+        result = study.load(study.entries()[0].id)
+    assert f"{result.value:.4g}" in ran.out
+
+
+def test_what_the_study_holds_is_not_measured_again(here: Path, run) -> None:
+    first = run("eigs", "a.pt", "--problem", "task.py", "--json")
+    again = run("eigs", "a.pt", "--problem", "task.py", "--json")
+    assert again.out == first.out  # the time of measuring among it
+
+
+def test_a_copy_under_another_name_is_recognised(here: Path, run) -> None:
+    first = run("eigs", "a.pt", "--problem", "task.py", "--json")
+    Path("a.pt").rename("renamed.pt")
+    again = json.loads(run("eigs", "renamed.pt", "--problem", "task.py", "--json").out)[0]
+    assert again["provenance"]["checkpoint"] == "renamed"
+    assert again["values"] == json.loads(first.out)[0]["values"]
+    assert again["cost"] == json.loads(first.out)[0]["cost"]
+
+
+def test_json_is_one_list_on_stdout(here: Path, run) -> None:
+    ran = run("line", "a.pt", "b.pt", "--problem", "task.py", "--points", "5", "--json")
+    records = json.loads(ran.out)
+    assert [r["kind"] for r in records] == ["line", "line"]
+    assert len(records[0]["loss"]) == 5
+    assert records[0]["loss"][2] == records[0]["origin_loss"]
+
+
+@pytest.mark.parametrize("direction", ["random", "worst-case", "eigenvector"])
+def test_lines(here: Path, run, direction: str) -> None:
+    ran = run(
+        "line", "a.pt", "--problem", "task.py", "--direction", direction, "--points", "5", "--json"
+    )
+    record = json.loads(ran.out)[0]
+    assert record["settings"]["direction"] == direction
+    reach = 1.0 if direction == "random" else 0.1
+    assert record["x"] == pytest.approx([-reach, -reach / 2, 0, reach / 2, reach])
+
+
+def test_surface_has_its_first_index_along_x(here: Path, run) -> None:
+    args = ("--points", "5", "--points-y", "3", "--range-y", "0.5", "--json")
+    record = json.loads(run("surface", "a.pt", "--problem", "task.py", *args).out)[0]
+    assert np.shape(record["loss"]) == (5, 3)
+    assert record["y"] == [-0.5, 0.0, 0.5]
+
+
+def test_dry_run_prices_and_stores_nothing(here: Path, run) -> None:
+    ran = run("surface", "a.pt", "b.pt", "--problem", "task.py", "--points", "7", "--dry-run")
+    assert ran.code == 0
+    assert ran.out.count("at most 50 forward passes") == 2
+    assert not Path("landscape.db").exists()
+
+
+def test_compare_plot_report_list_show(here: Path, run) -> None:
+    figures = ("--figure", "c.svg", "--report", "c.html", "--points", "5", "--rho", "0.1")
+    ran = run("compare", "a.pt", "b.pt", "--problem", "task.py", *figures)
+    assert ran.code == 0, ran.err
+    for words in ("train loss", "test loss", "λmax of the Hessian", "sharpness, ρ = 0.1"):
+        assert words in ran.out
+    assert Path("c.svg").read_text().startswith("<?xml")
+    assert "<html" in Path("c.html").read_text()[:500]
+
+    listed = run("list")
+    assert listed.out.count("surface") == 2
+    assert run("list", "a", "--kind", "eigs").out.count("eigs") == 1
+    entries = json.loads(run("list", "--json").out)
+    shown = run("show", str(entries[0]["id"]))
+    assert "checkpoint_hash" in shown.out
+    assert json.loads(run("show", str(entries[0]["id"]), "--json").out)["kind"]
+
+    for what in ("contrast", "surface", "line", "eigs", "sharpness"):
+        assert run("plot", "--what", what, "-o", f"{what}.png").code == 0
+        assert Path(f"{what}.png").read_bytes().startswith(b"\x89PNG")
+    assert run("plot", "--id", str(entries[-1]["id"]), "-o", "one.html").code == 0
+    assert run("report", "b", "-o", "b.html").code == 0
+    assert "Written" not in run("report", "a", "b", "-o", "ab.html").err
+
+
+def test_train_writes_a_checkpoint_that_can_be_measured(here: Path, run) -> None:
+    for name in ("t.pt", "t.safetensors"):
+        ran = run("train", "--problem", "task.py", "--epochs", "2", "--optimizer", "sam", "-o", name)
+        assert ran.code == 0
+        assert name in ran.out
+    one, two = (
+        json.loads(run("eigs", name, "--problem", "task.py", "--json").out)[0]["values"]
+        for name in ("t.pt", "t.safetensors")
+    )
+    assert one == two
+
+
+def test_float64_and_seed_are_recorded(here: Path, run) -> None:
+    args = ("--problem", "task.py", "--dtype", "float64", "--seed", "3", "--json")
+    record = json.loads(run("sharpness", "a.pt", *args).out)[0]
+    assert record["provenance"]["dtype"] == "float64"
+    assert record["settings"]["seed"] == 3
+
+
+def test_two_files_of_one_stem_are_told_apart(here: Path, run) -> None:
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+    Path("a.pt").rename("one/last.pt")
+    Path("b.pt").rename("two/last.pt")
+    args = ("--problem", "task.py", "--json")
+    records = json.loads(run("eigs", "one/last.pt", "two/last.pt", *args).out)
+    assert [r["provenance"]["checkpoint"] for r in records] == ["one/last.pt", "two/last.pt"]
