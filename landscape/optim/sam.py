@@ -281,9 +281,9 @@ def _global_norm(gradients: list[Tensor]) -> Tensor:
         raise LandscapeError(msg)
     real = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
     dtype = torch.float64 if any(g.dtype == torch.float64 for g in real) else torch.float32
-    norms = torch._foreach_norm(real, 2, dtype)
     there = real[0].device
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(there) for norm in norms]))
+    parts = [part.to(there) for part in torch._foreach_norm(real, 2, dtype)]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts))
     return norm
 
 
