@@ -14,7 +14,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.measured import Comparison, Measured
 from landscape.plots import contrast, eigs_interactive, line_interactive, surface_interactive
 from landscape.plots.interactive import common_ranges
-from landscape.plots.page import figure_json, page, picture, table, text
+from landscape.plots.page import figure_json, named, page, picture, table, text
 from landscape.plots.saving import picture_bytes, write_file
 from landscape.plots.scales import common_scale
 from landscape.plots.style import colour, shorten
@@ -41,10 +41,12 @@ _DEFINITIONS = f"""
 <dt>Sharpness</dt>
 <dd>max over ‖ε‖ₚ ≤ ρ of L(w + ε) − L(w): the largest rise of the loss within the radius ρ
 (SAM, {_FORET}). It is sought from several starts, and what a search finds is a
-<em>lower bound</em>, written ≥. The gap, (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q) with G = ∇L(w + ε), is 0 where
-ε meets the first-order conditions for a maximum; it does not rule out a higher one elsewhere.</dd>
+<em>lower bound</em>, written ≥. The gap, (ρ‖G‖<sub>q</sub> − Gᵀε) / (ρ‖G‖<sub>q</sub>) with G =
+∇L(w + ε), is 0 where ε meets the first-order conditions for a maximum; it does not rule out a
+higher one elsewhere.</dd>
 <dt>One-step SAM value</dt>
-<dd>The rise at the single step ε that SAM itself takes: ρ along the gradient (p = 2).</dd>
+<dd>The rise after the single step that SAM itself takes, to the boundary of the ball where the
+loss rises most to first order.</dd>
 <dt>λmax</dt>
 <dd>The largest eigenvalue found of the Hessian ∇²L(w). ± is the true residual ‖Hv − λv‖: an
 eigenvalue of the Hessian lies within that distance.</dd>
@@ -56,8 +58,8 @@ the same filter of the weights, so that networks of different weight scale can b
 <dd>Standard error over the examples of the data.</dd>
 <dt>What sharpness does not say</dt>
 <dd>λmax and sharpness in a plain ball change under rescalings of the weights that leave the
-network's function as it is ({_DINH}); they compare checkpoints of one architecture, trained alike, and do not
-by themselves tell which generalises better.</dd>
+network's function as it is ({_DINH}); they compare checkpoints of one
+architecture, trained alike, and do not by themselves tell which generalises better.</dd>
 </dl>
 """
 
@@ -122,7 +124,7 @@ def _numbers(comparison: Comparison) -> str:
     parts += [f'<p class="caution">{text(sentence)}</p>' for sentence in said.cautions]
     header, *rows = comparison.table()
     if rows:
-        parts.insert(0, table(header, rows, of="numbers", chips=_shades(comparison)))
+        parts.insert(0, table(header, rows, of="numbers", shades=_shades(comparison)))
     else:
         parts.append('<p class="soft">Nothing was measured that a table could hold.</p>')
     sources = dict.fromkeys(source(result) for _, result in _results(comparison))
@@ -158,7 +160,7 @@ def _reliefs(comparison: Comparison, figures: dict[str, str]) -> str:
         figure.update_layout(title=None, margin={"l": 0, "r": 0, "t": 0, "b": 0})
         figures[f"relief-{index}"] = figure_json(figure)
         cards.append(
-            f'<div class="card"><h3>{_chip(index)}{text(model.name)}</h3>'
+            f'<div class="card"><h3>{named(model.name, colour(index))}</h3>'
             f'<div class="relief" id="relief-{index}"></div></div>'
         )
     return (
@@ -185,9 +187,11 @@ def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
             colours=[colour(i) for i, _, _ in shown],
             scale="excess",
         )
+        figure.update_layout(showlegend=False, margin={"t": 30})
         figures[field] = figure_json(figure)
+        key = _key((i, model.name) for i, model, _ in shown)
         parts.append(
-            f'<div class="card"><h3>{heading}</h3><div class="chart" id="{field}"></div></div>'
+            f'<h3>{heading}</h3>{key}<div class="card"><div class="chart" id="{field}"></div></div>'
         )
     if not parts:
         return ""
@@ -207,9 +211,11 @@ def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
         names=[model.name for _, model, _ in shown],
         colours=[colour(i) for i, _, _ in shown],
     )
+    figure.update_layout(showlegend=False, margin={"t": 30})
     figures["eigenvalues"] = figure_json(figure)
+    key = _key((i, model.name) for i, model, _ in shown)
     return (
-        '<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>'
+        f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{key}'
         '<div class="card"><div class="chart" id="eigenvalues"></div></div></section>'
     )
 
@@ -246,7 +252,8 @@ def _model_details(index: int, model: Measured) -> str:
             ("computed on", f"{at.device}, {at.dtype}, layers in {at.mode} mode"),
         ]
         parts.append(f"<h3>Provenance</h3>{table((), rows, of='facts')}")
-    return f"<details><summary>{_chip(index)}{text(model.name)}</summary>{''.join(parts)}</details>"
+    summary = f"<summary>{named(model.name, colour(index))}</summary>"
+    return f"<details>{summary}{''.join(parts)}</details>"
 
 
 def _reproduce(comparison: Comparison) -> str:
@@ -291,5 +298,5 @@ def _shades(comparison: Comparison) -> list[str]:
     return [colour(index) for index in range(len(comparison.models))]
 
 
-def _chip(index: int) -> str:
-    return f'<span class="chip" style="background:{colour(index)}"></span>'
+def _key(models: Iterable[tuple[int, str]]) -> str:
+    return f'<p class="key">{"".join(named(name, colour(index)) for index, name in models)}</p>'

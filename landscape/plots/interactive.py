@@ -22,7 +22,7 @@ from landscape.plots.surfaces import check_grid
 from landscape.results import Surface
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-CAMERA = {"eye": {"x": 1.35, "y": -1.65, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.12}}
+CAMERA = {"eye": {"x": 1.5, "y": -1.85, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.12}}
 _BAD = "#B00000"
 
 
@@ -126,17 +126,17 @@ def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "s
     """
     # plotly wants rows along y, the record has them along x
     heights = scale.forward(scale.shown(surface)).T
-    hover = "x %{x:.4g}<br>y %{y:.4g}<br>loss %{customdata:.5g}<extra>%{fullData.name}</extra>"
     traces: list[Any] = [
         go.Surface(
             x=surface.x,
             y=surface.y,
             z=heights,
-            customdata=np.asarray(surface.loss, dtype=np.float64).T,
+            # as text: for a surface plotly.js reads customdata with x and y exchanged
+            hovertext=_hover_texts(surface, name),
+            hoverinfo="text",
             coloraxis="coloraxis",
             scene=scene,
             name=inert(shorten(name)),
-            hovertemplate=hover,
             contours={"z": {"show": True, "usecolormap": False, "color": "rgba(0,0,0,0.25)"}},
             lighting={"ambient": 0.9, "diffuse": 0.25, "specular": 0.0},
         )
@@ -151,7 +151,7 @@ def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "s
                 y=surface.y[j],
                 z=np.full(i.size, floor),
                 mode="markers",
-                marker={"symbol": "x", "size": 3, "color": _BAD},
+                marker={"symbol": "diamond", "size": 4, "color": _BAD},
                 text=[str(value) for value in surface.loss[i, j]],
                 scene=scene,
                 name=inert(words.bad_points(surface)),
@@ -160,6 +160,19 @@ def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "s
             )
         )
     return traces
+
+
+def _hover_texts(surface: Surface, name: str) -> Any:
+    # rows along y; an array, since plotly.py makes one text of each inner list
+    called = inert(shorten(name))
+    rows = [
+        [
+            f"{called}<br>x {x:.4g}<br>y {y:.4g}<br>loss {surface.loss[i, j]:.5g}"
+            for i, x in enumerate(surface.x)
+        ]
+        for j, y in enumerate(surface.y)
+    ]
+    return np.array(rows)
 
 
 def common_ranges(surfaces: Sequence[Surface]) -> tuple[list[float], list[float]]:
@@ -190,7 +203,7 @@ def scene(scale: Scale, ranges: tuple[list[float], list[float]] | None = None) -
     bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
     grid = {"gridcolor": "#dddddd", "backgroundcolor": "#fafafa", "showbackground": True}
     z = {
-        "title": {"text": "rise" if scale.rise else "loss"},
+        "title": {"text": ""},
         "range": [bottom, top],
         "tickvals": scale.forward(ticks).tolist(),
         "ticktext": [words.level_text(v) for v in ticks],
@@ -287,4 +300,6 @@ def layout(*, height: int) -> dict[str, Any]:
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "hoverlabel": {"namelength": -1},
+        # plotly offers to upload the data to a server of its own
+        "modebar": {"remove": ["sendChartToCloud", "sendDataToCloud", "lasso2d", "select2d"]},
     }

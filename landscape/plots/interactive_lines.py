@@ -16,6 +16,7 @@ from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import colour, shorten
 from landscape.results import Eigenpairs, Line, Sharpness, number
 
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 
@@ -50,7 +51,7 @@ def line_interactive(
     figure = go.Figure()
     for k, (line, name) in enumerate(zip(lines, called, strict=True)):
         tint = colours[k] if colours else colour(distinct.index(name))
-        label = name if len(directions) == 1 else f"{shorten(name)}, {line.direction}"
+        label = shorten(name) if len(directions) == 1 else f"{shorten(name)}, {line.direction}"
         x = line.distance if by_distance else np.asarray(line.x)
         values = np.where(np.isfinite(drawn.values(line)), drawn.values(line), np.nan)
         if words.has_band(line):
@@ -65,12 +66,14 @@ def line_interactive(
             legendgroup=str(k),
             hovertemplate="%{x:.4g}, %{y:.5g}<extra>%{fullData.name}</extra>",
         )
-    axis_title = "signed distance from the checkpoint" if by_distance else "x, in units of d"
-    spacing = "log" if drawn.spacing == "log" else "linear"
+    axis_title = "distance from the checkpoint" if by_distance else "x, in units of d"
+    height: dict[str, Any] = {"title": {"text": drawn.label}, "exponentformat": "power"}
+    if drawn.spacing == "log":
+        height |= {"type": "log", "dtick": 1 if drawn.high > 1e4 * drawn.low else "D2"}
     figure.update_layout(
         xaxis={"title": {"text": axis_title}},
-        yaxis={"title": {"text": drawn.label}, "type": spacing, "exponentformat": "power"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        yaxis=height,
+        legend=LEGEND,
         **layout(height=430),
     )
     return figure
@@ -96,7 +99,7 @@ def eigs_interactive(
     figure = go.Figure()
     for index, (record, name) in enumerate(zip(pairs, called_by(pairs, names), strict=True)):
         tint = colours[index] if colours else colour(index)
-        label = name if record.converged else f"{shorten(name)} (not converged)"
+        label = shorten(name) if record.converged else f"{shorten(name)} (not converged)"
         figure.add_scatter(
             x=np.arange(1, len(record.values) + 1),
             y=record.values,
@@ -107,8 +110,9 @@ def eigs_interactive(
             hovertemplate="λ%{x} = %{y:.5g} ± %{error_y.array:.1e}<extra>%{fullData.name}</extra>",
         )
     figure.update_layout(
-        xaxis={"title": {"text": "number of the eigenvalue, largest first"}, "dtick": 1},
+        xaxis={"title": {"text": "eigenvalue, largest first"}, "dtick": 1},
         yaxis={"title": {"text": "eigenvalue θ"}},
+        legend=LEGEND,
         **layout(height=400),
     )
     return figure
@@ -150,6 +154,7 @@ def sharpness_interactive(
         )
     figure.update_layout(
         yaxis={"title": {"text": "rise of the loss, L(w + ε) − L(w)"}, "rangemode": "tozero"},
+        legend=LEGEND,
         **layout(height=400),
     )
     return figure

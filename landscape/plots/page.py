@@ -9,6 +9,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from plotly.offline import get_plotlyjs
+
+from landscape._version import __version__
 from landscape.plots.style import clean
 
 CSS = """
@@ -35,9 +38,12 @@ table.numbers th, table.numbers td { min-width: 8.5rem; }
 thead th { border-bottom: 1px solid var(--ink); overflow-wrap: anywhere; }
 tbody th { font-weight: normal; color: var(--soft); }
 table.facts td { overflow-wrap: anywhere; }
-.chip { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 50%;
-  margin-right: 0.45em; outline: 1px solid var(--rule); }
-.finding { margin: 0.4rem 0; }
+.chip { flex: none; width: 0.7em; height: 0.7em; border-radius: 50%; outline: 1px solid #d0d7de; }
+.name { display: inline-flex; gap: 0.45em; align-items: baseline; overflow-wrap: anywhere; }
+.name > span { min-width: 0; }
+.key { display: flex; flex-wrap: wrap; gap: 0.2rem 1.4rem; margin: 0.5rem 0; }
+.finding { margin: 0.5rem 0; }
+.scroll + .finding { margin-top: 1.1rem; }
 .caution { border-left: 4px solid var(--warn); padding: 0.1rem 0 0.1rem 0.8rem; margin: 0.6rem 0; }
 .card { background: #ffffff; color: #1b1f24; border: 1px solid var(--rule); border-radius: 8px;
   padding: 0.5rem; margin: 0.6rem 0; }
@@ -62,25 +68,36 @@ footer { margin-top: 3rem; color: var(--soft); font-size: 0.88rem; }
 SCRIPT = """
 "use strict";
 const figures = JSON.parse(document.getElementById("figures").textContent);
-const config = {responsive: true, displaylogo: false};
+const config = {responsive: true, displaylogo: false, showSendToCloud: false,
+  plotlyServerURL: ""};
 const drawn = [];
 for (const [id, figure] of Object.entries(figures)) {
   const place = document.getElementById(id);
   drawn.push(Plotly.newPlot(place, figure.data, figure.layout, config));
 }
-const reliefs = Array.from(document.querySelectorAll(".relief"));
+const places = Object.keys(figures).map((id) => document.getElementById(id));
 let turning = false;
-for (const relief of reliefs) {
-  Promise.all(drawn).then(() => relief.on("plotly_relayout", (change) => {
-    const camera = change["scene.camera"];
-    if (!camera || turning) { return; }
-    turning = true;
-    const others = reliefs.filter((other) => other !== relief);
-    Promise.all(others.map((other) => Plotly.relayout(other, {"scene.camera": camera})))
-      .finally(() => { turning = false; });
-  }));
+function turn(camera) {
+  return places.map((place) => {
+    const change = {};
+    for (const key of Object.keys(place.layout)) {
+      const path = key + ".camera";
+      if (/^scene[0-9]*$/.test(key)) { change[path] = camera; }
+    }
+    return Object.keys(change).length ? Plotly.relayout(place, change) : null;
+  });
 }
-Promise.all(drawn).then(() => document.documentElement.setAttribute("data-drawn", drawn.length));
+Promise.all(drawn).then(() => {
+  for (const place of places) {
+    place.on("plotly_relayout", (change) => {
+      const source = Object.keys(change).find((key) => /^scene[0-9]*[.]camera$/.test(key));
+      if (!source || turning) { return; }
+      turning = true;
+      Promise.all(turn(change[source])).finally(() => { turning = false; });
+    });
+  }
+  document.documentElement.setAttribute("data-drawn", drawn.length);
+});
 """
 
 
@@ -100,7 +117,7 @@ def text(value: object) -> str:
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, of: str, chips: Sequence[str] = ()
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, of: str, shades: Sequence[str] = ()
 ) -> str:
     """Write a table whose first column labels its rows.
 
@@ -108,17 +125,14 @@ def table(
         header: texts of the first row; empty: none.
         rows: texts of the others.
         of: class of the table.
-        chips: a colour for each column after the first.
+        shades: a colour for each column after the first.
 
     Returns:
         HTML.
     """
-    marks = ["", *(f'<span class="chip" style="background:{shade}"></span>' for shade in chips)]
-    marks += [""] * (len(header) - len(marks))
-    head = "".join(
-        f'<th scope="col">{mark}{text(name)}</th>'
-        for mark, name in zip(marks, header, strict=False)
-    )
+    labels = [text(label) for label in header]
+    labels[1:] = [named(label, shade) for label, shade in zip(header[1:], shades, strict=False)]
+    head = "".join(f'<th scope="col">{label}</th>' for label in labels)
     body = "".join(
         f'<tr><th scope="row">{text(row[0])}</th>'
         + "".join(f"<td>{text(cell)}</td>" for cell in row[1:])
@@ -127,6 +141,20 @@ def table(
     )
     top = f"<thead><tr>{head}</tr></thead>" if header else ""
     return f'<div class="scroll"><table class="{of}">{top}<tbody>{body}</tbody></table></div>'
+
+
+def named(label: str, shade: str) -> str:
+    """Write a name with its colour before it.
+
+    Args:
+        label: the name.
+        shade: the colour.
+
+    Returns:
+        HTML.
+    """
+    chip = f'<span class="chip" style="background:{shade}"></span>'
+    return f'<span class="name">{chip}<span>{text(label)}</span></span>'
 
 
 def picture(png: bytes, *, alt: str) -> str:
@@ -179,6 +207,26 @@ def page(*, title: str, body: str, figures: Mapping[str, str], plotly: str, gene
     )
 
 
+def figure_page(figure: Any) -> str:
+    """Write one plotly figure as a page of its own.
+
+    Args:
+        figure: the plotly figure.
+
+    Returns:
+        The whole HTML.
+    """
+    height = int(figure.layout.height or 480)
+    body = f'<div class="card"><div id="figure" style="height:{height}px"></div></div>'
+    return page(
+        title="landscape",
+        body=body,
+        figures={"figure": figure_json(figure)},
+        plotly=get_plotlyjs(),
+        generator=f"landscape-sharpness {__version__}",
+    )
+
+
 def figure_json(figure: Any) -> str:
     """Return a plotly figure as JSON that takes the size of its place in the page.
 
@@ -188,8 +236,8 @@ def figure_json(figure: Any) -> str:
     Returns:
         JSON.
     """
-    figure.update_layout(height=None, autosize=True)
-    return str(figure.to_json(validate=False))
+    sized = type(figure)(figure).update_layout(height=None, autosize=True)
+    return str(sized.to_json(validate=False))
 
 
 def _inert_json(source: str) -> str:

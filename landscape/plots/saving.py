@@ -25,7 +25,7 @@ _FIXED: Any = {"svg.hashsalt": "landscape", "svg.fonttype": "path", "pdf.fonttyp
 
 
 def save_figure(
-    figure: Figure,
+    figure: Any,
     path: str | os.PathLike[str],
     *,
     formats: Sequence[str] = (),
@@ -34,8 +34,8 @@ def save_figure(
     """Write a figure to one or several files; the same figure gives the same bytes.
 
     Args:
-        figure: a matplotlib figure.
-        path: where to write; its suffix names the format.
+        figure: a matplotlib figure; or a plotly figure, which becomes a page of its own.
+        path: where to write; its suffix names the format (``.html`` for a plotly figure).
         formats: any of ``png``, ``pdf`` and ``svg``, to write each beside the other under the
             name of ``path``; empty: only the format that the suffix names.
         dpi: dots per inch of a PNG, and of the reliefs inside a PDF or SVG.
@@ -48,6 +48,8 @@ def save_figure(
     """
     target = Path(path)
     suffix = target.suffix[1:].lower()
+    if not isinstance(figure, Figure):
+        return [_save_page(figure, target, suffix)]
     for name in formats:
         one_of(name, FORMATS, what="picture format")
     if not formats and suffix not in FORMATS:
@@ -62,6 +64,15 @@ def save_figure(
     for name, place in wanted.items():
         write_file(place, picture_bytes(figure, name, dpi=dpi))
     return list(wanted.values())
+
+
+def _save_page(figure: Any, target: Path, suffix: str) -> Path:
+    from landscape.plots.page import figure_page
+
+    if suffix not in {"html", "htm"}:
+        msg = f"an interactive figure is saved as .html; got {str(target)!r}"
+        raise InvalidArgumentError(msg)
+    return write_file(target, figure_page(figure).encode())
 
 
 def picture_bytes(figure: Figure, name: str, *, dpi: float) -> bytes:
@@ -97,10 +108,10 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> Path:
     """
     target = Path(path)
     real = Path(os.path.realpath(target))
-    if real.is_dir():
+    if os.path.isdir(real):
         msg = f"cannot write {str(target)!r}: a folder of that name is in the way; name a file"
         raise LandscapeError(msg)
-    if not real.parent.is_dir():
+    if not os.path.isdir(real.parent):
         msg = f"cannot write {str(target)!r}: the folder {str(real.parent)!r} does not exist"
         raise LandscapeError(msg)
     draft = real.with_name(f".{real.name[:100]}.{os.getpid()}.part")

@@ -21,8 +21,11 @@ Sampled: TypeAlias = "Line | Surface"
 Floats: TypeAlias = "npt.NDArray[np.float64]"
 
 SCALES = ("auto", "linear", "log", "excess", "log-excess")
-LOG_FROM = 50.0
-"""Ratio of the largest to the median value from which ``auto`` spaces logarithmically."""
+LOG_FROM = 8.0
+"""Ratio of a sample's largest loss to its median from which ``auto`` spaces logarithmically.
+
+A quadratic bowl has about 3 over a square and 4 along a line.
+"""
 
 _STEPS = (
     (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
@@ -178,9 +181,10 @@ def common_scale(
     Args:
         samples: lines or surfaces.
         name: ``linear``, ``log``, ``excess`` (rise above each checkpoint's own loss),
-            ``log-excess``, or ``auto``: ``log`` where every loss is positive and the largest is
-            more than 50 times the median, so that a linear picture would be flat; else
-            ``linear``, which shows rises as they are. A `Scale` is returned as it is.
+            ``log-excess``, or ``auto``: ``log`` where every loss is positive and one sample's
+            largest is more than 8 times its median, so that a linear picture would be flat in
+            its middle; else ``linear``, which shows rises as they are. A `Scale` is returned as
+            it is.
         limits: smallest and largest value to show; None: those of the data. What lies outside is
             drawn at the limit, and the caption counts it.
 
@@ -196,7 +200,9 @@ def common_scale(
     loose = Scale(rise=rise, spacing="linear", low=0.0, high=1.0)
     values = np.concatenate([np.ravel(loose.values(s)) for s in samples] or [np.zeros(0)])
     low, high = _range(values[np.isfinite(values)], limits)
-    logarithmic = name in {"log", "log-excess"} or (name == "auto" and _is_flat(values))
+    logarithmic = name in {"log", "log-excess"} or (
+        name == "auto" and low > 0 and any(_is_flat(loose.values(s)) for s in samples)
+    )
     spacing = "linear" if not logarithmic else "log" if low > 0 else "symlog"
     threshold = _threshold(values, max(abs(low), abs(high))) if spacing == "symlog" else 1.0
     return Scale(rise=rise, spacing=spacing, low=low, high=high, threshold=threshold)
@@ -220,9 +226,7 @@ def _range(finite: Floats, limits: tuple[float, float] | None) -> tuple[float, f
 
 def _is_flat(values: Floats) -> bool:
     finite = values[np.isfinite(values)]
-    return bool(
-        finite.size and finite.min() > 0 and finite.max() > LOG_FROM * float(np.median(finite))
-    )
+    return bool(finite.size and finite.max() > LOG_FROM * float(np.median(finite)))
 
 
 def _threshold(values: Floats, largest: float) -> float:

@@ -237,7 +237,8 @@ def add_colour_bar(
     Returns:
         The colour bar.
     """
-    bar = figure.colorbar(ScalarMappable(scale.norm(), cmap), cax=place(figure, box))
+    axes = place(figure, box, label="colour bar")
+    bar = figure.colorbar(ScalarMappable(scale.norm(), cmap), cax=axes)
     ticks = contour_levels(scale, levels)
     bar.set_ticks(ticks.tolist(), labels=[words.level_text(v) for v in ticks])
     bar.minorticks_off()

@@ -1,0 +1,278 @@
+"""The report is opened in a real browser that can reach nothing."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import samples
+
+from landscape import plots
+from landscape.errors import InvalidArgumentError, LandscapeError
+from landscape.measured import Comparison, Measured
+from landscape.report import write_report
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed here")
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+NAMES = (samples.HOSTILE, 'b" onmouseover="owned()', "%{x}</style><b>c</b>\u2028")
+
+
+def browse(page: Path, folder: Path, *options: str) -> str:
+    """Return the page as the browser has it after running it, every host unreachable."""
+    command = [
+        CHROMIUM,
+        *("--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"),
+        *("--disable-quic", "--no-first-run", "--disable-background-networking"),
+        *("--disable-component-update", "--disable-sync", f"--user-data-dir={folder}"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=15000"),
+        *("--enable-logging=stderr", "--window-size=1200,3000", "--dump-dom", *options),
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in complaints if re.search(r"refused|error|violat", line, re.I)]
+    return without_plotly(done.stdout)
+
+
+def without_plotly(source: str) -> str:
+    """The page without the source of plotly.js."""
+    return re.sub(r"<script>/\*\*.*?</script>", "", source, flags=re.S)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A report on three checkpoints with hostile names, one surface not square and not whole."""
+    one, other, third = (
+        samples.sharp(NAMES[0]),
+        samples.wide(NAMES[1], nx=9, ny=6, reach=0.5),
+        samples.measured(NAMES[2]),
+    )
+    third = dataclasses.replace(third, surface=samples.with_bad_corner(third.surface))
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return write_report(samples.comparison(one, other, third), path, title=NAMES[0])
+
+
+@pytest.fixture(scope="module")
+def opened(hostile, tmp_path_factory):
+    return browse(hostile, tmp_path_factory.mktemp("profile"))
+
+
+def own_part(page: Path) -> str:
+    return without_plotly(page.read_text())
+
+
+class Checker(HTMLParser):
+    """Collects what would be fetched or run, and checks that tags close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched, self.handlers, self.ids, self.tags = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in {"src", "srcset", "data", "poster", "action", "background"}:
+                self.fetched.append(value)
+            if name == "href" and tag != "a":
+                self.fetched.append(value)
+            if name.startswith("on"):
+                self.handlers.append((tag, name))
+            if name == "id":
+                self.ids.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check(source: str) -> Checker:
+    checker = Checker()
+    checker.feed(source)
+    assert checker.open == []
+    return checker
+
+
+@needs_browser
+def test_everything_is_drawn_with_no_network(opened):
+    figures = 3 + 2 + 1  # reliefs, two panels of lines, eigenvalues
+    assert f'data-drawn="{figures}"' in opened
+    assert opened.count("js-plotly-plot") >= figures
+    assert "main-svg" in opened
+    assert "<canvas" in opened
+    assert "WebGL is not supported" not in opened
+
+
+@needs_browser
+def test_hostile_names_do_nothing_and_are_readable(opened):
+    assert "<title>owned" not in opened
+    assert not re.search(r"<img[^>]*src=.?x\b", opened)
+    assert "<b>c</b>" not in opened
+    assert html.escape(NAMES[0], quote=False) in opened
+
+
+@needs_browser
+def test_without_its_policy_the_page_is_as_harmless_and_hovering_tells_the_loss(hostile, tmp_path):
+    """Escaping alone holds; and plotly.js exchanges x and y in some attributes of a surface."""
+    probe = """<script>Promise.all(drawn).then(() => setTimeout(() => {
+      const canvas = document.querySelector(".relief canvas");
+      const box = canvas.getBoundingClientRect();
+      for (let k = 0; k < 4; k++) { canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true,
+        clientX: box.left + 0.42 * box.width + k, clientY: box.top + 0.5 * box.height,
+        view: window})); }
+    }, 500));</script></body>"""
+    source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", hostile.read_text())
+    bare = tmp_path / "bare.html"
+    bare.write_text(source.replace("</body>", probe))
+    seen = browse(bare, tmp_path / "profile")
+    assert "<title>owned" not in seen
+    assert not re.search(r"<img[^>]*src=.?x\b", seen)
+    told = re.search(r">x ([-−.\d]+)</tspan>.*?>y ([-−.\d]+)</tspan>.*?>loss ([.\d]+)<", seen, re.S)
+    assert told, "no hover label was drawn"
+    x, y, loss = (float(number.replace("−", "-")) for number in told.groups())
+    surface = samples.sharp().surface
+    i, j = int(np.abs(surface.x - x).argmin()), int(np.abs(surface.y - y).argmin())
+    assert i != j
+    assert loss == pytest.approx(surface.loss[i, j], rel=1e-4)
+
+
+@needs_browser
+def test_a_single_interactive_figure_is_a_page_of_its_own(tmp_path):
+    figure = plots.contrast_interactive(samples.comparison())
+    (path,) = plots.save_figure(figure, tmp_path / "x.html")
+    seen = browse(path, tmp_path / "profile")
+    assert 'data-drawn="1"' in seen
+    (again,) = plots.save_figure(
+        plots.contrast_interactive(samples.comparison()), tmp_path / "y.html"
+    )
+    assert path.read_bytes() == again.read_bytes()
+    with pytest.raises(InvalidArgumentError, match=r"an interactive figure is saved as .html"):
+        plots.save_figure(figure, tmp_path / "x.png")
+
+
+def test_nothing_is_fetched_and_nothing_inline_runs(hostile):
+    checker = check(own_part(hostile))
+    assert all(value.startswith("data:image/png;base64,") for value in checker.fetched)
+    assert checker.handlers == []
+    assert checker.tags.count("script") == 2  # the figures as data, and the page's own script
+    assert not re.search(r"@import|url\(", own_part(hostile))
+
+
+def test_only_scripts_whose_hash_is_in_the_policy_can_run(hostile):
+    source = hostile.read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', source).group(1)
+    assert "default-src 'none'" in policy
+    assert "connect-src" not in policy
+    assert "unsafe-eval" not in policy
+    allowed = re.search(r"script-src ([^;]*);", policy).group(1).split()
+    scripts = re.findall(r"<script>(.*?)</script>", source, re.S)
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert allowed == [f"'sha256-{h}'" for h in hashes]
+    assert "showSendToCloud: false" in scripts[-1]
+
+
+def test_the_page_is_well_formed(hostile):
+    source = hostile.read_text()
+    assert source.startswith('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">')
+    checker = check(own_part(hostile))
+    assert len(set(checker.ids)) == len(checker.ids)
+    data = re.search(r'<script type="application/json" id="figures">(.*?)</script>', source, re.S)
+    figures = json.loads(data.group(1))
+    assert set(figures) <= set(checker.ids)
+    assert not set("<>&\u2028") & set(data.group(1))
+
+
+def test_the_numbers_and_what_they_say_are_there(tmp_path):
+    two = samples.comparison()
+    written = own_part(write_report(two, tmp_path / "r.html"))
+    for cell in (cell for row in two.table() for cell in row):
+        assert html.escape(cell, quote=True) in written
+    assert "<h1>How sharp are SGD and SAM?</h1>" in written
+    assert "Both measures call SAM the flattest and SGD the sharpest." in written
+    assert "hash-of-SGD" in written
+    assert "x = [25 values from -1 to 1]" in written
+    assert "landscape-sharpness 0.1.0, torch 2.13.0, numpy 2.4.6" in written
+    for paper in ("2010.01412", "1712.09913", "1703.04933"):
+        assert f'href="https://arxiv.org/abs/{paper}"' in written
+
+
+PARTS = {
+    "a name only": Measured(name="a"),
+    "loss": Measured(name="a", evaluation=samples.evaluation()),
+    "surface": Measured(name="a", surface=samples.surface()),
+    "worst line": Measured(name="a", worst_line=samples.line()),
+    "random line": Measured(name="a", random_line=samples.line(direction="random")),
+    "eigenvalues": Measured(name="a", eigenpairs=samples.eigenpairs()),
+    "one eigenvalue": Measured(name="a", eigenpairs=samples.eigenpairs(k=1)),
+    "sharpness": Measured(name="a", sharpness=samples.sharpness()),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_missing_parts_are_left_out(tmp_path, part):
+    page = write_report(samples.comparison(PARTS[part]), tmp_path / "r.html")
+    checker = check(own_part(page))
+    assert {"numbers", "details", "definitions", "reproduce"} <= set(checker.ids)
+    assert ("contrast" in checker.ids) == (part in {"surface", "worst line", "random line"})
+    assert ("surfaces" in checker.ids) == (part == "surface")
+    assert ("spectra" in checker.ids) == (part == "eigenvalues")
+    if part in {"loss", "a name only", "sharpness", "one eigenvalue"}:
+        assert page.stat().st_size < 50_000  # no figure, no plotly.js
+
+
+def test_parts_may_be_missing_of_some_checkpoints_only(tmp_path):
+    parts = (dataclasses.replace(part, name=name) for name, part in PARTS.items())
+    whole = samples.sharp(nx=6, ny=5)
+    page = write_report(samples.comparison(*parts, whole), tmp_path / "r.html")
+    ids = check(own_part(page)).ids
+    assert {"relief-2", "relief-8", "worst_line", "random_line", "eigenvalues"} <= set(ids)
+
+
+def test_many_checkpoints_take_part(tmp_path):
+    many = samples.comparison(*(samples.measured(f"m{k}", nx=4, ny=3) for k in range(5)))
+    checker = check(own_part(write_report(many, tmp_path / "r.html")))
+    assert sum(value.startswith("relief-") for value in checker.ids) == 5
+
+
+def test_the_same_comparison_gives_the_same_bytes(tmp_path):
+    one = write_report(samples.comparison(samples.sharp(nx=6)), tmp_path / "a.html")
+    other = write_report(samples.comparison(samples.sharp(nx=6)), tmp_path / "b.html")
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_comparison_of_nothing_is_refused(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="holds no checkpoint"):
+        write_report(Comparison(models=()), tmp_path / "r.html")
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
+    model = samples.comparison(PARTS["loss"])
+    with pytest.raises(LandscapeError, match="a folder of that name is in the way"):
+        write_report(model, tmp_path)
+    with pytest.raises(LandscapeError, match=r"the folder .* does not exist"):
+        write_report(model, tmp_path / "no" / "r.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LandscapeError, match="cannot write"):
+        write_report(model, tmp_path / "file" / "r.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_checker_fails_when_it_should():
+    with pytest.raises(AssertionError):
+        check("<p><b></p></b>")
+    seen = check('<p><img src="http://x.y/z.png" onerror="f()"></p>')
+    assert seen.fetched == ["http://x.y/z.png"]
+    assert seen.handlers == [("img", "onerror")]
