@@ -67,13 +67,7 @@ def command(
         else:
             comparison = _chosen(opened, names, study)
             figure = _figure(comparison, what, scale, interactive)
-    if interactive:
-        from landscape.plots.saving import write_file
-
-        page = figure.to_html(include_plotlyjs=True, full_html=True)
-        saved = [write_file(output, page.encode())]
-    else:
-        saved = save_figure(figure, output)
+    saved = save_figure(figure, output)
     click.echo(f"Drawn in {', '.join(map(str, saved))}.")
 
 
@@ -105,15 +99,9 @@ def _figure(comparison: Comparison, what: str, scale: str, interactive: bool) ->
         models = (Measured(name=m.name, surface=m.surface) for m in comparison.models if m.surface)
         only = Comparison(models=tuple(models))
         return only.explore() if interactive else only.plot(scale=scale, table=False)
-    if interactive:
-        return found[0][1].explore()
-    draw: Any = {
-        "line": plots.line_figure,
-        "eigs": plots.eigs_figure,
-        "sharpness": plots.sharpness_figure,
-    }[what]
-    drawn = [part for _, part in found]
-    return draw(drawn, names=[name for name, _ in found], **_scaled(what, scale))
+    draw = getattr(plots, f"{what}_interactive" if interactive else f"{what}_figure")
+    names = [name for name, _ in found]
+    return draw([part for _, part in found], names=names, **_scaled(what, scale))
 
 
 def _scaled(kind: str, scale: str) -> dict[str, Any]:

@@ -12,16 +12,8 @@ from os import PathLike
 from typing import Any
 
 from landscape.errors import one_of
-from landscape.results import (
-    Eigenpairs,
-    Evaluation,
-    Line,
-    Result,
-    Sharpness,
-    Surface,
-    number,
-    with_error,
-)
+from landscape.results import Eigenpairs, Evaluation, Line, Result, Sharpness, Surface
+from landscape.wording import number, with_error
 
 ABSENT = "–"
 

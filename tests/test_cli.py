@@ -6,65 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from landscape.cli import VERBS, main
+from landscape.cli import VERBS
 from landscape.study import Study
-
-TASK = """
-import torch
-from torch import nn
-
-def model():
-    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-
-def data(split):
-    generator = torch.Generator().manual_seed(0 if split == "train" else 1)
-    x = torch.randn(30, 4, generator=generator)
-    return x, (x @ torch.arange(12.0).reshape(4, 3).sin()).argmax(1)
-
-loss = nn.CrossEntropyLoss()
-
-def accuracy(output, target):
-    return (output.argmax(1) == target).float()
-
-metrics = {"accuracy": accuracy}
-"""
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a problem file and two checkpoints in it, as the working directory."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "task.py").write_text(TASK)
-    for seed, name in enumerate(("a.pt", "b.pt")):
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-        torch.save(model.state_dict(), tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]):
-    def call(*args: str) -> Ran:
-        with pytest.raises(SystemExit) as exit_info:
-            main(args)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Ran(int(exit_info.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 def test_every_verb_has_help_with_an_example(run) -> None:
@@ -92,7 +39,10 @@ def test_sharpness_prints_a_table_and_stores_the_result(here: Path, run) -> None
     for words in ("≥", "one-step SAM value", "optimality gap", "gradient passes", "cost:"):
         assert ran.out.count(words) == 2
     with Study("landscape.db", readonly=True) as study:
-        assert [(e.name, e.kind) for e in study.entries()] == [("a", "sharpness"), ("b", "sharpness")]
+        assert [(e.name, e.kind) for e in study.entries()] == [
+            ("a", "sharpness"),
+            ("b", "sharpness"),
+        ]
         result = study.load(study.entries()[0].id)
     assert f"{result.value:.4g}" in ran.out
 
@@ -172,7 +122,9 @@ def test_compare_plot_report_list_show(here: Path, run) -> None:
 
 def test_train_writes_a_checkpoint_that_can_be_measured(here: Path, run) -> None:
     for name in ("t.pt", "t.safetensors"):
-        ran = run("train", "--problem", "task.py", "--epochs", "2", "--optimizer", "sam", "-o", name)
+        ran = run(
+            "train", "--problem", "task.py", "--epochs", "2", "--optimizer", "sam", "-o", name
+        )
         assert ran.code == 0
         assert name in ran.out
     one, two = (

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TASK
 from torch import nn
 
 from landscape.study import SCHEMA_VERSION, Study
-from test_cli import TASK, here, run  # noqa: F401 - fixtures
 
 EIGS = ("--problem", "task.py", "-k", "1")
 
@@ -168,7 +168,9 @@ def test_no_such_problem(here, run) -> None:
 
 
 def test_an_error_in_the_problem_file_shows_the_users_own_line(here, run) -> None:
-    _edit("generator = torch.Generator().manual_seed(0", "generator = torch.Genrator().manual_seed(0")
+    _edit(
+        "generator = torch.Generator().manual_seed(0", "generator = torch.Genrator().manual_seed(0"
+    )
     _says(run("eigs", "a.pt", *EIGS), 1, "task.py, line 9", "torch.Genrator()", "AttributeError")
 
 
@@ -266,7 +268,7 @@ def test_a_study_with_nothing_in_it(here, run) -> None:
 
 def test_a_full_disk(here) -> None:
     # A limit on the size of files stands in for a disk that fills up during a surface.
-    limited = "ulimit -f 120; exec \"$@\""
+    limited = 'ulimit -f 120; exec "$@"'
     command = [sys.executable, "-c", "from landscape.cli import main; main()"]
     args = ["surface", "a.pt", "--problem", "task.py", "--points", "40", "--quiet"]
     ran = subprocess.run(

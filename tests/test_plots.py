@@ -27,7 +27,7 @@ from landscape.plots.interactive import inert
 from landscape.plots.saving import write_file
 from landscape.plots.scales import common_scale
 from landscape.plots.style import Picture, fit, plain, text_width, wrap
-from landscape.plots.verdict import verdict
+from landscape.report.verdict import verdict
 
 MAPS = ("contour", "contourf", "heatmap")
 

@@ -14,7 +14,8 @@ from landscape.plots.interactive import inert, layout
 from landscape.plots.lines import called_by, use_distance
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import colour, shorten
-from landscape.results import Eigenpairs, Line, Sharpness, number
+from landscape.results import Eigenpairs, Line, Sharpness
+from landscape.wording import number
 
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 _DASHES = ("solid", "dash", "dot", "dashdot")

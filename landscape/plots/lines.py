@@ -14,7 +14,8 @@ from landscape.plots import words
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.sheet import one_panel, place
 from landscape.plots.style import DASHES, colour, fit, plain, styled
-from landscape.results import Line, number
+from landscape.results import Line
+from landscape.wording import number
 
 LINE_AXES = ("auto", "distance", "direction")
 

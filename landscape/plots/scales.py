@@ -15,7 +15,8 @@ from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.results import Line, Surface, number
+from landscape.results import Line, Surface
+from landscape.wording import number
 
 Sampled: TypeAlias = "Line | Surface"
 Floats: TypeAlias = "npt.NDArray[np.float64]"

@@ -15,7 +15,8 @@ from landscape.plots import words
 from landscape.plots.lines import called_by, draw_legend
 from landscape.plots.sheet import one_panel, place
 from landscape.plots.style import FAINT, colour, fit, marker, plain, styled
-from landscape.results import Eigenpairs, Sharpness, number
+from landscape.results import Eigenpairs, Sharpness
+from landscape.wording import number
 
 AXIS_SCALES = ("auto", "linear", "log")
 RATIO = 50.0

@@ -23,7 +23,8 @@ from landscape.plots import words
 from landscape.plots.scales import Floats, Scale, common_scale
 from landscape.plots.sheet import Box, one_panel, place
 from landscape.plots.style import COLOUR_MAP, SMALL, styled
-from landscape.results import Surface, number
+from landscape.results import Surface
+from landscape.wording import number
 
 SURFACE_KINDS = ("contour", "contourf", "heatmap", "3d")
 VIEW = {"elev": 27.0, "azim": -58.0}

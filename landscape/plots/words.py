@@ -9,7 +9,8 @@ import numpy as np
 
 from landscape.plots.scales import Sampled, Scale
 from landscape.plots.style import shorten
-from landscape.results import Line, Result, Surface, number
+from landscape.results import Line, Result, Surface
+from landscape.wording import number
 
 T = TypeVar("T")
 

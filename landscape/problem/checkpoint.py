@@ -8,7 +8,6 @@ torch.compile leave behind.
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -212,11 +211,13 @@ def _read_torch(file: Path, *, unsafe_pickle: bool) -> Any:
             "trust whoever made the file, allow it with unsafe_pickle=True (--unsafe-pickle)"
         )
         raise CheckpointError(msg) from error
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:
+        # Damaged files raise almost anything (EOFError, RuntimeError, struct.error, KeyError, …),
+        # and on the unsafe path so does foreign code.
+        if unsafe_pickle:
+            msg = f"{file} cannot be unpickled: {type(error).__name__}: {error}"
+            raise CheckpointError(msg) from error
         raise CheckpointError(_damaged(file, error)) from error
-    except Exception as error:  # the unsafe path runs foreign code, which may raise anything
-        msg = f"{file} cannot be unpickled: {type(error).__name__}: {error}"
-        raise CheckpointError(msg) from error
 
 
 def _damaged(file: Path, error: Exception) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from landscape.measured import Comparison, Measured
 from landscape.plots.style import shorten
-from landscape.results import Result, number, with_error
+from landscape.results import Result
+from landscape.wording import number, with_error
 
 SAME = 0.05
 """Relative difference below which two values count as about the same."""

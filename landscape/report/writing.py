@@ -18,9 +18,10 @@ from landscape.plots.page import figure_json, named, page, picture, table, text
 from landscape.plots.saving import picture_bytes, write_file
 from landscape.plots.scales import common_scale
 from landscape.plots.style import colour, shorten
-from landscape.plots.verdict import verdict
 from landscape.plots.words import NOT_THE_WORST, source
-from landscape.results import Result, number
+from landscape.report.verdict import verdict
+from landscape.results import Result
+from landscape.wording import number
 
 _KINDS = {
     "evaluation": "Loss",
