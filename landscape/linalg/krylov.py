@@ -21,9 +21,6 @@ Matvec = Callable[[Tensor], Tensor]
 Callback = Callable[[int, float], None]
 Floats = npt.NDArray[np.float64]
 
-# Chance, at most, that a search for missed eigenvalues ends before it has met one that is there.
-MISS_RISK = 1e-4
-
 # Numbers converted to float64 at a time: 32 MB.
 _CHUNK = 2**22
 
@@ -92,7 +89,12 @@ class Operator:
 
     @property
     def eps(self) -> float:
-        """Relative rounding error of a stored number."""
+        """Relative rounding error of the numbers that the matvec works with."""
+        return float(torch.finfo(self.dtype).eps)
+
+    @property
+    def storage_eps(self) -> float:
+        """Relative rounding error of the stored vectors."""
         return float(torch.finfo(self.storage).eps)
 
     def __call__(self, v: Tensor) -> Tensor:
@@ -223,35 +225,6 @@ def check_start(start: Tensor, n: int) -> None:
         raise InvalidArgumentError(msg)
 
 
-def chance_of_a_miss(gap: float, n: int, *, krylov_steps: int, steps: int) -> float:
-    """Bound the chance that a randomly started search has not yet seen a larger eigenvalue.
-
-    With a start uniform on the sphere, and μ the largest Ritz value so far, the chance that an
-    eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 1.648 √n exp(−√ε (2m − 1)) after m
-    Lanczos steps, and at most 0.824 √n (1 − ε)^(m − ½) after m power steps, whatever the spectrum
-    (Kuczyński and Woźniakowski, 1992, theorems 4.1 and 4.2).
-
-    Args:
-        gap: ε = (λ − μ) / (λ − λₙ), between 0 and 1.
-        n: dimension of the space that is searched.
-        krylov_steps: uninterrupted Lanczos steps from the random start.
-        steps: all steps. A restarted Lanczos run is credited with the power bound for those after
-            its first restart, which no theorem covers.
-
-    Returns:
-        The smaller of the two bounds, at most 1.
-
-    >>> chance_of_a_miss(0.0, 100, krylov_steps=50, steps=50)
-    1.0
-    >>> chance_of_a_miss(0.9, 10**6, krylov_steps=10, steps=10) < 1e-4
-    True
-    """
-    gap = min(max(gap, 0.0), 1.0)
-    lanczos = 1.648 * math.exp(-math.sqrt(gap) * (2 * krylov_steps - 1))
-    power = 0.824 * (1.0 - gap) ** (steps - 0.5) if steps else 1.0
-    return min(1.0, math.sqrt(n) * min(lanczos, power))
-
-
 def wide(device: torch.device) -> torch.dtype:
     """Return the type that sums are accumulated in: float64 wherever the device has it.
 
@@ -351,6 +324,22 @@ def rayleigh(v: Tensor, product: Tensor) -> tuple[float, float]:
         difference = product[part].to(total.dtype) - theta * v[part].to(total.dtype)
         total += difference @ difference
     return theta, math.sqrt(float(total))
+
+
+def descending(measured: Floats, vectors: Tensor) -> tuple[Floats, Floats, Tensor]:
+    """Sort eigenpairs by their values, the largest first.
+
+    Args:
+        measured: rows (θ, residual), shape (k, 2).
+        vectors: one eigenvector per row, shape (k, n).
+
+    Returns:
+        The values, the residuals and the vectors.
+    """
+    order = np.argsort(-measured[:, 0], kind="stable")
+    if (np.diff(order) != 1).any():
+        vectors = vectors[torch.from_numpy(order).to(vectors.device)]
+    return measured[order, 0], measured[order, 1], vectors
 
 
 def _chunks(basis: Tensor) -> Iterator[slice]:

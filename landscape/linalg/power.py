@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from landscape.linalg.krylov import (
-    MISS_RISK,
     Callback,
     EigenSolution,
     Matvec,
     Operator,
-    chance_of_a_miss,
     check_request,
     check_start,
     combine,
+    descending,
     inner,
     norm,
     orthogonalise,
     rayleigh,
 )
+from landscape.linalg.stopping import MISS_RISK, Stagnation, chance_of_a_miss
 
 
 def power_iteration(
@@ -52,10 +52,10 @@ def power_iteration(
 
         ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Rayleigh quotients seen.
 
-    For the choice of that scale see `lanczos`. A pair below a Rayleigh quotient that was seen on
-    the way is refused. In the end the operator is diagonalised within the span of the vectors
-    found, from their products, which makes the residuals those of H itself, not of PHP.
-    A repeated eigenvalue is found as often as it occurs, since each pair starts at random.
+    For the choice of that scale see `lanczos`. In the end the operator is diagonalised within the
+    span of the vectors found, from their products, which makes the residuals those of H itself,
+    not of PHP. A repeated eigenvalue is found as often as it occurs, since each pair starts at
+    random.
 
     Args:
         matvec: v ↦ Hv for a flat vector of ``n`` entries of ``dtype`` on ``device``.
@@ -89,7 +89,7 @@ def power_iteration(
     >>> found = power_iteration(lambda v: diagonal * v, 5, k=3, dtype=torch.float32, device="cpu")
     >>> found.values.round(5).tolist(), found.converged
     ([3.0, 3.0, 1.0], True)
-    """  # noqa: DOC502 - raised by what it calls, and part of its contract
+    """
     limit = max(10_000, 2_000 * k) if max_matvecs is None else max_matvecs
     check_request(n, k=k, tol=tol, dtype=dtype, max_matvecs=limit, least=k)
     operator = Operator(
@@ -117,26 +117,6 @@ class _Iterate:
     theta: float
     residual: float
     accepted: bool
-
-
-class _Stagnation:
-    """Tells when residuals have come down to rounding and fall no further.
-
-    Far above rounding nothing is called stagnation: a residual may rise for long while a
-    neighbouring eigenvector takes over.
-    """
-
-    def __init__(self) -> None:
-        self._best = math.inf
-        self._best_step = 0
-        self._step = 0
-
-    def reached(self, residual: float, *, rounding: float) -> bool:
-        self._step += 1
-        if residual < 0.99 * self._best:
-            self._best, self._best_step = residual, self._step
-        since = self._step - self._best_step
-        return self._best <= 1e3 * rounding and since >= max(50, self._step // 2)
 
 
 class _LowerEnd:
@@ -222,11 +202,12 @@ class _Deflation:
             combine(mix[:, ::-1], rows, out=rows)
         pairs = zip(self._vectors, self._products, strict=True)
         measured = np.array([rayleigh(v, w) for v, w in pairs])
-        met = bool((measured[:, 1] <= self.tol * self.largest).all())
+        values, residuals, vectors = descending(measured, self._vectors)
+        met = bool((residuals <= self.tol * self.largest).all())
         return EigenSolution(
-            values=measured[:, 0],
-            residuals=measured[:, 1],
-            vectors=self._vectors,
+            values=values,
+            residuals=residuals,
+            vectors=vectors,
             matvecs=self.operator.matvecs,
             converged=met and self.sound,
         )
@@ -236,7 +217,7 @@ class _Deflation:
         locked = self._vectors[: self.size]
         v = self.operator.random_unit_vector(locked) if v is None else v
         self.lower_end.forget()
-        highest, step, stagnation = -math.inf, 0, _Stagnation()
+        highest, step, stagnation = -math.inf, 0, Stagnation()
         while True:
             product = self.operator(v)
             step += 1
@@ -248,9 +229,7 @@ class _Deflation:
             # k residuals within tol/√k leave, after the final rotation, each within tol.
             tolerance = self.tol * self.largest / math.sqrt(self.k)
             still = stagnation.reached(residual, rounding=self.operator.eps * self.largest)
-            is_top = theta >= highest - tolerance
-            accepted = is_top and (residual <= tolerance or still)
-            accepted = accepted or self._stays_below(bar, highest, step)
+            accepted = residual <= tolerance or still or self._stays_below(bar, highest, step)
             if accepted or self.operator.left <= reserve:
                 return _Iterate(v, product, theta, residual, accepted)
             v = self._following(v, w, theta, residual)
@@ -266,7 +245,7 @@ class _Deflation:
         # PHP is 0 on what is locked, which may lie above all that is sought: rounding would grow.
         orthogonalise(w, locked)
         length = norm(w)
-        if length <= self.operator.eps * self.operator.norm:
+        if length <= self.operator.storage_eps * self.operator.norm:
             # v is an eigenvector, of an eigenvalue at the shift itself: not the one sought.
             self.lower_end.forget()
             return self.operator.random_unit_vector(locked)

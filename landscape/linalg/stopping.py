@@ -1,0 +1,68 @@
+"""When to stop: residuals at rounding level, and the chance that something was missed."""
+
+from __future__ import annotations
+
+import math
+
+# Chance, at most, that a search for missed eigenvalues ends before it has met one that is there.
+MISS_RISK = 1e-4
+
+
+class Stagnation:
+    """Tells when residuals have come down to rounding and fall no further.
+
+    They have if, near rounding, the smallest of the last quarter of the steps is not half the
+    smallest of the quarter before. If it is ten times as large, that is no stagnation, but a
+    larger eigenvalue coming into view.
+    """
+
+    def __init__(self) -> None:
+        self._history: list[float] = []
+
+    def reached(self, residual: float, *, rounding: float) -> bool:
+        """Take note of a residual, and return whether it is time to give up.
+
+        Args:
+            residual: ‖Hv − θv‖ of this step.
+            rounding: rounding error to expect in a product.
+
+        Returns:
+            Whether more steps are unlikely to help; asked anew at every 25th step.
+        """
+        self._history.append(residual)
+        steps = len(self._history)
+        if steps < 50 or steps % 25:
+            return False
+        quarter = max(25, steps // 4)
+        before = min(self._history[-2 * quarter : -quarter])
+        last = min(self._history[-quarter:])
+        return last <= 1e3 * rounding and 0.5 * before <= last <= 10.0 * before
+
+
+def chance_of_a_miss(gap: float, n: int, *, krylov_steps: int, steps: int) -> float:
+    """Bound the chance that a randomly started search has not yet seen a larger eigenvalue.
+
+    With a start uniform on the sphere, and μ the largest Ritz value so far, the chance that an
+    eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 1.648 √n exp(−√ε (2m − 1)) after m
+    Lanczos steps, and at most 0.824 √n (1 − ε)^(m − ½) after m power steps, whatever the spectrum
+    (Kuczyński and Woźniakowski, 1992, theorems 4.1 and 4.2).
+
+    Args:
+        gap: ε = (λ − μ) / (λ − λₙ), between 0 and 1.
+        n: dimension of the space that is searched.
+        krylov_steps: uninterrupted Lanczos steps from the random start.
+        steps: all steps. A restarted Lanczos run is credited with the power bound for those after
+            its first restart, which no theorem covers.
+
+    Returns:
+        The smaller of the two bounds, at most 1.
+
+    >>> chance_of_a_miss(0.0, 100, krylov_steps=50, steps=50)
+    1.0
+    >>> chance_of_a_miss(0.9, 10**6, krylov_steps=10, steps=10) < 1e-4
+    True
+    """
+    gap = min(max(gap, 0.0), 1.0)
+    lanczos = 1.648 * math.exp(-math.sqrt(gap) * (2 * krylov_steps - 1))
+    power = 0.824 * (1.0 - gap) ** (steps - 0.5) if steps else 1.0
+    return min(1.0, math.sqrt(n) * min(lanczos, power))

@@ -1,0 +1,90 @@
+"""Inner products, orthogonalisation, random vectors, and the order of the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from landscape.linalg import krylov
+from landscape.linalg.krylov import (
+    combine,
+    descending,
+    inner,
+    norm,
+    orthogonalise,
+)
+
+
+def vectors(m, n, *, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(m, n, dtype=torch.float64, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 2**22])
+def test_sums_of_float32_are_float64_whatever_the_chunks(monkeypatch, chunk):
+    monkeypatch.setattr(krylov, "_CHUNK", chunk)
+    basis, w = vectors(3, 1000, dtype=torch.float32), vectors(1, 1000, dtype=torch.float32)[0]
+    exact = basis.double() @ w.double()
+    torch.testing.assert_close(inner(basis, w), exact, rtol=1e-14, atol=1e-12)
+    assert norm(w) == pytest.approx(float(w.double().norm()), rel=1e-14)
+    theta, residual = krylov.rayleigh(w, basis[0])
+    assert theta == pytest.approx(float(exact[0] / (w.double() @ w.double())), rel=1e-12)
+    rest = basis[0].double() - theta * w.double()
+    assert residual == pytest.approx(float(rest.norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [7, 2**22])
+def test_combinations_may_overwrite_their_own_basis(monkeypatch, chunk):
+    monkeypatch.setattr(krylov, "_CHUNK", chunk)
+    basis, mix = vectors(5, 40), vectors(5, 2).numpy()
+    expected = torch.from_numpy(mix.T) @ basis
+    combine(mix, basis, out=basis[:2])
+    torch.testing.assert_close(basis[:2], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_passes_leave_nothing_of_a_vector_almost_in_the_span(dtype):
+    basis = torch.linalg.qr(vectors(50, 5)).Q.T.contiguous().to(dtype)
+    eps = torch.finfo(dtype).eps
+    outside = vectors(1, 50, seed=1)[0]
+    outside -= basis.double().T @ (basis.double() @ outside)
+    w = (basis.double().sum(0) + 1e3 * eps * outside).to(dtype)
+    coefficients = orthogonalise(w, basis)
+    np.testing.assert_allclose(coefficients, 1.0, atol=1e3 * eps)
+    assert inner(basis, w).abs().max() <= 4 * eps * norm(w)
+
+
+def test_empty_basis_changes_nothing():
+    w = vectors(1, 10)[0]
+    before = w.clone()
+    assert orthogonalise(w, torch.empty(0, 10, dtype=torch.float64)).shape == (0,)
+    assert w.equal(before)
+
+
+def operator(n, *, dtype=torch.float32, seed=0):
+    return krylov.Operator(lambda v: v, n, dtype=dtype, device="cpu", seed=seed, max_matvecs=10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_random_vector_is_orthogonal_even_to_all_but_one_dimension(dtype):
+    basis = torch.linalg.qr(vectors(30, 30)).Q.to(dtype)[:29]
+    v = operator(30, dtype=dtype).random_unit_vector(basis)
+    assert norm(v) == pytest.approx(1.0, abs=1e-6)
+    assert inner(basis, v).abs().max() <= 10 * torch.finfo(dtype).eps
+
+
+def test_random_vectors_follow_from_the_seed_and_differ():
+    one, two, other = operator(20), operator(20), operator(20, seed=1)
+    first = one.random_unit_vector()
+    assert first.equal(two.random_unit_vector())
+    assert not first.equal(one.random_unit_vector())
+    assert not first.equal(other.random_unit_vector())
+
+
+def test_pairs_are_put_in_descending_order():
+    measured = np.array([[1.0, 0.1], [3.0, 0.3], [2.0, 0.2], [3.0, 0.4]])
+    values, residuals, rows = descending(measured, torch.arange(4.0)[:, None])
+    assert values.tolist() == [3, 3, 2, 1]
+    assert residuals.tolist() == [0.3, 0.4, 0.2, 0.1]
+    assert rows[:, 0].tolist() == [1, 3, 2, 0]
