@@ -54,7 +54,7 @@ _HOME = {
     "SAM": "landscape.optim",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the names are strings
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -47,7 +47,7 @@ class Ball:
         Returns:
             The norm, computed in float64.
         """
-        return float(torch.linalg.vector_norm(epsilon, self.p, dtype=torch.float64))
+        return _norm(epsilon, self.p)
 
     def dual_norm(self, gradient: Tensor) -> float:
         """Return ‖g‖_q, so that max gᵀε over the ball is ρ‖g‖_q.
@@ -58,7 +58,7 @@ class Ball:
         Returns:
             The norm, computed in float64.
         """
-        return float(torch.linalg.vector_norm(gradient, self.q, dtype=torch.float64))
+        return _norm(gradient, self.q)
 
     def dual(self, gradient: Tensor) -> Tensor:
         """Return a maximiser of gᵀε over the ball: the step of SAM.
@@ -82,8 +82,8 @@ class Ball:
             return step
         if math.isinf(self.p):
             return self.rho * gradient.sign()
-        unit = gradient / size
-        return self.rho * unit.sign() * unit.abs().pow(self.q - 1)
+        unit = gradient.double() / size
+        return (self.rho * unit.sign() * unit.abs().pow(self.q - 1)).to(gradient.dtype)
 
     def project(self, epsilon: Tensor) -> Tensor:
         """Return the nearest point of the ball in Euclidean distance (p = 1, 2, ∞).
@@ -103,6 +103,15 @@ class Ball:
         if self.p == 1:
             return _soft_threshold(epsilon, self.rho)
         return epsilon * (self.rho / size)
+
+
+def _norm(vector: Tensor, order: float) -> float:
+    """Return ‖vector‖ of any order: |v|^100 of a small entry would underflow if it were taken."""
+    largest = float(torch.linalg.vector_norm(vector, math.inf))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    scaled = vector.double() / largest
+    return largest * float(torch.linalg.vector_norm(scaled, order))
 
 
 def _soft_threshold(epsilon: Tensor, rho: float) -> Tensor:

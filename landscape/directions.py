@@ -126,9 +126,7 @@ def random_plane(problem: Problem, seed: int = 0, *, normalisation: str = "filte
         The plane.
     """
     generator = torch.Generator().manual_seed(seed)
-    x, y = (
-        _random(problem, generator, seed=seed, normalisation=normalisation) for _ in range(2)
-    )
+    x, y = (_random(problem, generator, seed=seed, normalisation=normalisation) for _ in range(2))
     return Plane(x, y, f"{x.description} (seed {seed})")
 
 
@@ -154,10 +152,7 @@ def given_direction(
         InvalidArgumentError: if the size does not fit, or the values are all zero or not finite.
     """
     if isinstance(values, Mapping):
-        absent = [name for name in problem.space.names if name not in values]
-        if absent:
-            msg = f"the direction lacks the parameters {', '.join(absent[:8])}"
-            raise InvalidArgumentError(msg)
+        _check_names(problem, values)
         vector = problem.space.flatten(values)
     else:
         vector = torch.as_tensor(values)
@@ -167,11 +162,28 @@ def given_direction(
             "parameters; is it of another architecture?"
         )
         raise InvalidArgumentError(msg)
-    direction = Direction(vector.to(problem.device, problem.dtype), kind, description)
+    # A copy: what the caller does to the values later must not change the direction.
+    own = vector.detach().to(problem.device, problem.dtype, copy=True)
+    direction = Direction(own, kind, description)
     if not (np.isfinite(direction.norm) and direction.norm > 0):
         msg = f"the direction has norm {direction.norm:g}; expected a finite one above zero"
         raise InvalidArgumentError(msg)
     return direction
+
+
+def _check_names(problem: Problem, tensors: Mapping[str, Tensor]) -> None:
+    space = problem.space
+    absent = [name for name in space.names if name not in tensors]
+    if absent:
+        msg = f"the direction lacks the parameters {', '.join(absent[:8])}"
+        raise InvalidArgumentError(msg)
+    for name, shape in zip(space.names, space.shapes, strict=True):
+        if tensors[name].shape != shape:
+            msg = (
+                f"the direction has shape {tuple(tensors[name].shape)} for {name}, the model has "
+                f"{tuple(shape)}; is it of another architecture?"
+            )
+            raise InvalidArgumentError(msg)
 
 
 def normalise_filterwise(tensor: Tensor, reference: Tensor, module: nn.Module) -> Tensor:
@@ -184,16 +196,20 @@ def normalise_filterwise(tensor: Tensor, reference: Tensor, module: nn.Module) -
 
     Returns:
         dⱼ / ‖dⱼ‖ · ‖wⱼ‖ for every filter j, in the parameter's shape; zero for tensors with less
-        than two axes.
+        than two axes, and for gains and shifts of any shape.
     """
-    if reference.ndim < 2:
+    # The norms of batches and groups have one axis; these two have as many as their input.
+    if reference.ndim < 2 or isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return torch.zeros_like(reference)
     ours, theirs = filters(tensor, module), filters(reference, module)
-    norms = torch.linalg.vector_norm(ours, dim=1, keepdim=True).clamp_min(
-        torch.finfo(tensor.dtype).tiny
-    )
-    scale = torch.linalg.vector_norm(theirs, dim=1, keepdim=True) / norms
-    return _from_filters(ours * scale, tensor, module)
+    # In float64: the squares of small weights are below what float32 can hold.
+    scale = _row_norms(theirs) / _row_norms(ours).clamp_min(torch.finfo(torch.float64).tiny)
+    return _from_filters((ours * scale).to(tensor.dtype), tensor, module)
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    return norms
 
 
 def filters(tensor: Tensor, module: nn.Module) -> Tensor:
@@ -231,9 +247,7 @@ def _from_filters(rows: Tensor, like: Tensor, module: nn.Module) -> Tensor:
 
 
 def _is_transposed(module: nn.Module) -> bool:
-    return isinstance(
-        module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    )
+    return isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
 
 
 def _is_gpt2_conv1d(module: nn.Module) -> bool:
@@ -253,9 +267,7 @@ def _random(
         gaussian = numbers.to(weight.device, weight.dtype)
         owner = problem.model.get_submodule(name.rpartition(".")[0])
         drawn[name] = (
-            normalise_filterwise(gaussian, weight, owner)
-            if normalisation == "filter"
-            else gaussian
+            normalise_filterwise(gaussian, weight, owner) if normalisation == "filter" else gaussian
         )
     words = "filter-normalised random" if normalisation == "filter" else "Gaussian"
     direction = Direction(problem.space.flatten(drawn), "random", f"{words} direction", seed)

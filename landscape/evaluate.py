@@ -9,48 +9,35 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.errors import (
-    DataError,
     LandscapeError,
     LossError,
-    LossNotAdditiveWarning,
     NonFiniteError,
     ProblemError,
 )
-from landscape.params import preserved
+from landscape.loss_check import check_loss
+from landscape.params import preserved, seed_all
 from landscape.problem import Problem
-from landscape.problem.data import describe, examples_in, split_batch
+from landscape.problem.data import copied, describe, examples_in, rebuilt
 from landscape.problem.losses import BatchTerms
 from landscape.results import Cost
+from landscape.sums import LossSums, LossValue, VectorSum
+
+__all__ = ["BatchGradient", "Evaluator", "LossValue", "require_finite"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class LossValue:
-    """The loss of the whole data set at one weight vector.
-
-    Attributes:
-        value: Σ sum / Σ weight (the plain sum, for a loss with ``reduction="sum"``).
-        se: standard error over the examples; NaN where the loss gives no per-example terms.
-        metrics: means over the examples.
-    """
-
-    value: float
-    se: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -84,7 +71,11 @@ class Evaluator:
             self._constants = self._frozen_tensors()
             self._batches = batches
             if self.problem.additive is None:
-                self._check_loss()
+                with torch.no_grad():
+                    first = next(iter(batches))
+                    check_loss(
+                        self.problem, first, lambda batch: self._terms(self.origin, batch, 0)
+                    )
             self._stack = stack.pop_all()
         return self
 
@@ -111,19 +102,19 @@ class Evaluator:
             The loss of the data set. Cost: one forward pass.
         """
         weights = self.origin if vector is None else vector
+        sums = LossSums(self.problem.loss.sums)
 
-        def body(model: nn.Module) -> LossValue:
-            sums = _Sums(self.problem.loss.sums)
-            for i, batch in enumerate(self._batches):
-                terms, arguments = self._terms(model, batch, i)
-                sums.add(terms)
-                for name, metric in self.problem.metrics.items():
-                    sums.add_metric(name, self._metric(metric, arguments, i), examples_in(batch))
-            return sums.result()
+        def add(model: nn.Module, batch: Any) -> None:
+            terms, arguments = self.problem.loss(model, batch)
+            sums.add(terms)
+            for name, metric in self.problem.metrics.items():
+                sums.add_metric(name, metric(*rebuilt(arguments)), examples_in(batch))
 
         self.passes["forwards"] += 1
         with torch.no_grad():
-            return self._with_weights(weights, body)
+            for i, batch in enumerate(self._batches):
+                self._with_weights(weights, batch, i, add)
+        return sums.result()
 
     def gradient(self, vector: Tensor | None = None) -> tuple[LossValue, Tensor]:
         """Evaluate the loss and its gradient.
@@ -136,20 +127,15 @@ class Evaluator:
             over the batches in float64. Cost: one gradient pass.
         """
         leaf = (self.origin if vector is None else vector).detach().requires_grad_(True)
-        sums = _Sums(self.problem.loss.sums)
-
-        def body(model: nn.Module) -> Tensor:
-            total = VectorSum(self._batches.n_batches)
-            for i, batch in enumerate(self._batches):
-                terms, _ = self._terms(model, batch, i)
-                total.add(_differentiate(terms.total, leaf))
-                sums.add(terms)
-            return total.value
-
+        sums = LossSums(self.problem.loss.sums)
+        total = VectorSum(self._batches.n_batches)
         self.passes["gradients"] += 1
         with torch.enable_grad():
-            total = self._with_weights(leaf, body)
-        return sums.result(), (total / sums.divisor).to(leaf.dtype)
+            for i, batch in enumerate(self._batches):
+                terms = self._terms(leaf, batch, i)
+                total.add(_differentiate(terms.total, leaf))
+                sums.add(terms)
+        return sums.result(), (total.value / sums.divisor).to(leaf.dtype)
 
     def batch_gradient_graph(self, vector: Tensor, batch: Any, index: int) -> BatchGradient:
         """Build the gradient of the summed loss of one batch, itself differentiable.
@@ -163,24 +149,32 @@ class Evaluator:
             The graph, from which products with the Hessian of the sum are taken.
         """
         leaf = vector.detach().clone().requires_grad_(True)
-
-        def body(model: nn.Module) -> BatchTerms:
-            return self._terms(model, batch, index)[0]
-
         # The fused attention kernels have no second derivative; the plain one has.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            terms = self._with_weights(leaf, body)
+            terms = self._terms(leaf, batch, index)
             gradient = _differentiate(terms.total, leaf, create_graph=True)
         return BatchGradient(leaf, gradient, float(terms.weight))
 
-    def _with_weights(self, vector: Tensor, body: Callable[[nn.Module], T]) -> T:
-        """Run a function of the model while the model's weights are the vector."""
+    def _terms(self, vector: Tensor, batch: Any, index: int) -> BatchTerms:
+        return self._with_weights(
+            vector, batch, index, lambda model, batch: self.problem.loss(model, batch)[0]
+        )
+
+    def _with_weights(
+        self, vector: Tensor, batch: Any, index: int, body: Callable[[nn.Module, Any], T]
+    ) -> T:
+        # Each batch starts from the same buffers and, in train mode, from masks of its own, so that
+        # its loss is one function of the weights, whatever has been evaluated before.
         if self.problem.mode == "train":
-            torch.manual_seed(self._seed)
+            key = np.random.SeedSequence((self._seed % 2**64, index)).generate_state(1)
+            seed_all(int(key[0]))
+        if self.problem.writes_inputs:
+            batch = copied(batch)
         named = {f"model.{k}": v for k, v in self.problem.space.unflatten(vector).items()}
         # Copies of the buffers: layers in train mode write to what they are given.
         fixed = {name: tensor.clone() for name, tensor in self._constants.items()}
-        result: T = functional_call(self._host, named | fixed, (body,), tie_weights=True)
+        with self._users_code(batch, index):
+            result: T = functional_call(self._host, named | fixed, (body, batch), tie_weights=True)
         return result
 
     def _frozen_tensors(self) -> dict[str, Tensor]:
@@ -195,56 +189,21 @@ class Evaluator:
             for name, tensor in frozen.items()
         }
 
-    def _terms(self, model: nn.Module, batch: Any, index: int) -> tuple[BatchTerms, Any]:
-        return self._users_code(lambda: self.problem.loss(model, batch), batch, index)
-
-    def _metric(self, metric: Callable[..., Any], arguments: Any, index: int) -> Any:
-        return self._users_code(lambda: metric(*arguments), arguments, index)
-
-    def _users_code(self, call: Callable[[], T], batch: Any, index: int) -> T:
+    @contextmanager
+    def _users_code(self, batch: Any, index: int) -> Iterator[None]:
         where = f"batch {index} of the {self.problem.split} data"
         try:
-            return call()
+            yield
         except LandscapeError as error:
             msg = f"{where}: {error}"
             raise type(error)(msg) from error
         except Exception as error:
             first = (str(error).splitlines() or [""])[0]
             msg = (
-                f"{where} ({describe(batch)}): the model or the loss failed with "
+                f"{where} ({describe(batch)}): the model, the loss or a metric failed with "
                 f"{type(error).__name__}: {first}"
             )
             raise ProblemError(msg) from error
-
-    def _check_loss(self) -> None:
-        """Evaluate the first batch twice, and in two halves, before anything is measured."""
-        with torch.no_grad():
-            batch = next(iter(self._batches))
-            once, again = (self._one_batch(batch) for _ in range(2))
-            _check_repeatable(once, again, self.problem.mode)
-            self.problem.additive = self.problem.mode == "eval"
-            if once.is_guess and self.problem.mode == "eval" and examples_in(batch) > 1:
-                self._check_additive(batch, float(once.total))
-
-    def _one_batch(self, batch: Any) -> BatchTerms:
-        return self._with_weights(self.origin, lambda model: self._terms(model, batch, 0)[0])
-
-    def _check_additive(self, batch: Any, whole: float) -> None:
-        halves = split_batch(batch, examples_in(batch) // 2)
-        parts = sum(float(self._one_batch(half).total) for half in halves)
-        rounding = 1e-4 if self.problem.dtype == torch.float32 else 1e-9
-        if abs(whole - parts) <= rounding * max(abs(whole), abs(parts)):
-            return
-        self.problem.additive = False
-        size = examples_in(batch)
-        msg = (
-            f"the loss of the first batch, {whole / size:.6g}, is not the mean over its two "
-            f"halves, {parts / size:.6g}. If it should be (it returns a sum, or divides by tokens "
-            "or class weights), return per-example losses, or (sum, weight) from batch_loss. If "
-            "examples interact on purpose (an in-batch contrastive loss), all is well: batches "
-            "are used as they come, never merged or split"
-        )
-        warnings.warn(msg, LossNotAdditiveWarning, stacklevel=5)
 
 
 @dataclass(frozen=True)
@@ -273,31 +232,11 @@ class BatchGradient:
         """
         if not self.gradient.requires_grad:
             return torch.zeros_like(vector)
-        (product,) = torch.autograd.grad(
-            self.gradient, self.leaf, vector, retain_graph=retain, materialize_grads=True
-        )
+        with _needing_derivatives("twice"):
+            (product,) = torch.autograd.grad(
+                self.gradient, self.leaf, vector, retain_graph=retain, materialize_grads=True
+            )
         return product.detach()
-
-
-class VectorSum:
-    """Sum of vectors over batches: in float64, unless there is only one to add."""
-
-    def __init__(self, n_batches: int) -> None:
-        self._single = n_batches == 1
-        self.value = torch.zeros(())
-
-    def add(self, vector: Tensor) -> None:
-        """Add one vector.
-
-        Args:
-            vector: shape (n,).
-        """
-        if self._single:
-            self.value = vector
-        elif self.value.ndim == 0:
-            self.value = vector.double()
-        else:
-            self.value += vector
 
 
 class _Host(nn.Module):
@@ -307,93 +246,40 @@ class _Host(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, body: Callable[[nn.Module], Any]) -> Any:
-        return body(self.model)
-
-
-class _Sums:
-    """Accumulates what batches contribute; waits for the device once, at the end."""
-
-    def __init__(self, sums: bool) -> None:
-        self._plain_sum = sums
-        self._rows: list[Tensor] = []
-        self._metrics: dict[str, list[tuple[Tensor, int]]] = {}
-        self._totals: Tensor | None = None
-
-    def add(self, terms: BatchTerms) -> None:
-        total = terms.total.detach()
-        weight = torch.as_tensor(terms.weight, dtype=torch.float64, device=total.device)
-        if terms.terms is None or terms.weights is None:
-            squares = [torch.full_like(total, math.nan)] * 3 + [torch.zeros_like(total)]
-        else:
-            s, w = terms.terms.double(), terms.weights.double()
-            squares = [s @ s, s @ w, w @ w, torch.full_like(total, len(s))]
-        self._rows.append(torch.stack([total, weight, *squares]))
-
-    def add_metric(self, name: str, value: Any, size: int) -> None:
-        tensor = torch.as_tensor(value)
-        if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != size):
-            msg = (
-                f"metric {name!r} returned {describe(tensor)} for a batch of {size}; expected one "
-                "value per example, or their mean"
-            )
-            raise ProblemError(msg)
-        total = tensor.double().sum() * (size if tensor.ndim == 0 else 1)
-        self._metrics.setdefault(name, []).append((total, size))
-
-    @property
-    def totals(self) -> list[float]:
-        values: list[float] = torch.stack(self._rows).sum(dim=0).tolist()
-        return values
-
-    @property
-    def divisor(self) -> float:
-        """Σ weight, or 1 for a plain sum."""
-        weight = self.totals[1]
-        if weight <= 0:
-            msg = "the total weight of the data is zero: is every target ignored (ignore_index)?"
-            raise DataError(msg)
-        return 1.0 if self._plain_sum else weight
-
-    def result(self) -> LossValue:
-        total, weight, ss, sw, ww, n = self.totals
-        value = total / self.divisor
-        metrics = {
-            name: float(torch.stack([t for t, _ in parts]).sum()) / sum(size for _, size in parts)
-            for name, parts in self._metrics.items()
-        }
-        # Standard error of the ratio Σs/Σw over examples (delta method).
-        ratio = total / weight
-        residual = ss - 2 * ratio * sw + ratio**2 * ww
-        se = math.nan
-        if n > 1 and math.isfinite(residual):
-            se = math.sqrt(max(residual, 0.0) * n / (n - 1)) / self.divisor
-        return LossValue(value, se, metrics)
+    def forward(self, body: Callable[[nn.Module, Any], Any], batch: Any) -> Any:
+        return body(self.model, batch)
 
 
 def _differentiate(total: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tensor:
-    if not total.requires_grad:
+    gradient = None
+    if total.requires_grad:
+        with _needing_derivatives("once"):
+            (gradient,) = torch.autograd.grad(
+                total, leaf, create_graph=create_graph, allow_unused=True
+            )
+    if gradient is None:
         msg = (
             "the loss does not depend on the parameters in a differentiable way; is there a "
-            "detach(), a no_grad() or an argmax between the parameters and the loss?"
+            "detach(), a no_grad() or an argmax between the parameters and the loss, or does the "
+            "loss use another model than the one that it is given?"
         )
         raise LossError(msg)
-    (gradient,) = torch.autograd.grad(
-        total, leaf, create_graph=create_graph, materialize_grads=True
-    )
     return gradient
 
 
-def _check_repeatable(once: BatchTerms, again: BatchTerms, mode: str) -> None:
-    first, second = float(once.total), float(again.total)
-    same = first == second or (math.isnan(first) and math.isnan(second))
-    if not same and abs(first - second) > 1e-4 * max(abs(first), abs(second)):
+@contextmanager
+def _needing_derivatives(how_often: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        first = (str(error).splitlines() or [""])[0]
         msg = (
-            f"the model gives another loss for the same batch and the same weights ({first:.6g}, "
-            f"then {second:.6g}, in {mode} mode): is there randomness in its forward pass, like "
-            "F.dropout without training=self.training?"
+            f"the loss cannot be differentiated {how_often}: {first}; replace the operation by "
+            "one whose derivative torch knows"
         )
-        raise ProblemError(msg)
+        raise LossError(msg) from error
 
 
 def require_finite(value: float, problem: Problem) -> None:

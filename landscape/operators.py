@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from landscape.evaluate import BatchGradient, Evaluator, VectorSum
+from landscape.evaluate import BatchGradient, Evaluator
+from landscape.sums import VectorSum, final_divisor
 
 GRAPH_BYTES = 2 * 2**30
 
@@ -63,7 +64,7 @@ class Hessian:
             total.add(graph.hvp(vector, retain=kept))
             weight += graph.weight
         self._evaluator.passes["hvps"] += 1
-        divisor = 1.0 if self._evaluator.problem.loss.sums else weight
+        divisor = final_divisor(weight, plain_sum=self._evaluator.problem.loss.sums)
         return (total.value / divisor).to(vector.dtype)
 
     def _graphs(self) -> Iterator[tuple[BatchGradient, bool]]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from landscape.errors import ProblemError
 
@@ -45,14 +46,22 @@ class ParameterSpace:
             The description; it keeps no reference to the module.
 
         Raises:
-            ProblemError: if nothing is trainable.
+            ProblemError: if nothing is trainable, or a lazy layer has no shape yet.
 
         >>> ParameterSpace.of(nn.Linear(3, 2)).n
         8
         """
+        parameters = dict(module.named_parameters())
+        lazy = [name for name, tensor in parameters.items() if is_lazy(tensor)]
+        if lazy:
+            msg = (
+                f"the parameter {lazy[0]} has no shape yet (a lazy layer): run the model once on "
+                "a batch before it is measured"
+            )
+            raise ProblemError(msg)
         chosen = [
             (name, tensor.shape)
-            for name, tensor in module.named_parameters()
+            for name, tensor in parameters.items()
             if tensor.requires_grad and tensor.is_floating_point()
         ]
         if not chosen:
@@ -117,9 +126,10 @@ def preserved(module: nn.Module) -> Iterator[None]:
     """Give the module and all random generators back as they were, whatever happens inside.
 
     Restores every attribute of every submodule (which parameter and buffer objects it holds,
-    train or eval mode, tensors that hooks have put there) and the state of the global generators
-    of torch (CPU and CUDA), NumPy and Python. Values inside a parameter or buffer are not copied:
-    measurements never write to them, they substitute others.
+    train or eval mode, tensors that hooks have put there), ``requires_grad`` and ``.grad`` of
+    every parameter, and the state of the global generators of torch (CPU and CUDA), NumPy and
+    Python. Values inside a parameter or buffer are not copied: measurements never write to them,
+    they substitute others.
 
     Args:
         module: the module that is measured.
@@ -128,12 +138,18 @@ def preserved(module: nn.Module) -> Iterator[None]:
         Nothing.
     """
     saved = [(part, _attributes(part)) for part in module.modules()]
+    flags = [(tensor, tensor.requires_grad, tensor.grad) for tensor in module.parameters()]
     try:
         with forked_rng():
             yield
     finally:
         for part, attributes in saved:
             _restore(part, attributes)
+        for tensor, requires_grad, grad in flags:
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if tensor.grad is not grad:
+                tensor.grad = grad
 
 
 @contextmanager
@@ -141,16 +157,16 @@ def forked_rng(seed: int | None = None) -> Iterator[None]:
     """Give the global generators of torch, NumPy and Python back as they were.
 
     Args:
-        seed: what to seed torch's generators with inside; None: leave them as they are.
+        seed: what to seed them with inside; None: leave them as they are.
 
     Yields:
         Nothing.
     """
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
         if seed is not None:
-            torch.manual_seed(seed)
+            seed_all(seed)
         yield
     finally:
         torch.set_rng_state(generators[0])
@@ -160,13 +176,22 @@ def forked_rng(seed: int | None = None) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python; only ever inside `forked_rng`.
+
+    Args:
+        seed: the seed, as for `torch.manual_seed`.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 def _attributes(part: nn.Module) -> dict[str, Any]:
-    return {
-        key: dict(value) if key in _REGISTRIES else value for key, value in vars(part).items()
-    }
+    return {key: dict(value) if key in _REGISTRIES else value for key, value in vars(part).items()}
 
 
 def _restore(part: nn.Module, attributes: dict[str, Any]) -> None:

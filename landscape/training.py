@@ -140,7 +140,7 @@ def train(
     >>> trained = train(line, epochs=300, lr=0.1, weight_decay=0.0, batch_size=4)
     >>> round(trained.model.weight.item(), 3), round(trained.model.bias.item(), 3)
     (2.0, 1.0)
-    """  # noqa: DOC502 - some are raised by what is called here
+    """
     started = time.perf_counter()
     one_of(optimizer, OPTIMIZERS, what="optimizer")
     one_of(schedule, SCHEDULES, what="schedule")
@@ -189,7 +189,7 @@ def save_checkpoint(trained: Trained | nn.Module, path: str | os.PathLike[str]) 
     Raises:
         InvalidArgumentError: if the suffix is another, or the state holds what is no tensor and
             the format has no room for it.
-    """  # noqa: DOC502 - raised by what is called here
+    """
     path = check_checkpoint_path(path)
     model, settings = (
         (trained.model, dict(trained.settings)) if isinstance(trained, Trained) else (trained, {})
@@ -222,7 +222,7 @@ def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InvalidArgumentError: if the suffix is unknown.
-    """  # noqa: DOC502 - raised by what is called here
+    """
     one_of(Path(path).suffix, SUFFIXES, what=f"suffix of the checkpoint {Path(path).name!r}:")
     return Path(path)
 

@@ -28,7 +28,7 @@ class Point:
 
     Attributes:
         epsilon: shape (n,).
-        value: rise of the loss; −∞ where it is not finite.
+        value: rise of the loss, NaN and infinity among it.
         gradient: gradient of the loss there, shape (n,).
     """
 
@@ -52,27 +52,28 @@ class Point:
         """
         return ball.norm(self.epsilon) < ball.rho * (1 - _ON_BOUNDARY)
 
-    def gap(self, ball: Ball, *, steepest: float, noise: float) -> float:
+    def gap(self, ball: Ball, *, slope: float, noise: float) -> float:
         """Return the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q).
 
         At a maximiser inside the ball G vanishes, and the denominator with it: inside, the gap is
-        relative to the largest ρ‖G‖_q that was met.
+        relative to ρ‖∇L(w)‖_q where that is larger.
 
         Args:
             ball: where the search goes on.
-            steepest: the largest ‖G‖_q that was met.
+            slope: ‖∇L(w)‖_q, at the centre of the ball.
             noise: rounding error of the rise.
 
         Returns:
             Not negative; 0 where the first-order conditions hold, or promise no more than
-            rounding; NaN where the gradient is not finite.
+            rounding; NaN where the loss or its gradient is not finite.
         """
+        if not self.usable:
+            return math.nan
         size = ball.dual_norm(self.gradient)
         if ball.rho * size <= noise:
             return 0.0
         missing = ball.rho * size - _dot(self.gradient, self.epsilon)
-        gap = missing / (ball.rho * (max(size, steepest) if self.is_inside(ball) else size))
-        return gap if math.isnan(gap) else max(0.0, gap)
+        return max(0.0, missing / (ball.rho * (max(size, slope) if self.is_inside(ball) else size)))
 
 
 class Ascent:
@@ -80,30 +81,35 @@ class Ascent:
 
     For p = 2: limited-memory BFGS on the sphere, or freely inside it (Huang, Gallivan, Absil
     2015). For other p: Frank-Wolfe steps towards the dual maximiser, which never descend where
-    the loss is convex; where it is concave, and p is 1 or ∞, spectral projected gradients
-    (Birgin, Martínez, Raydan 2000). All with a line search.
+    the loss is convex; where it is concave, spectral projected gradients (Birgin, Martínez,
+    Raydan 2000) for p = 1 and ∞, and for any p as long as they stay inside. All with a line
+    search.
 
     Attributes:
         start: the first point.
         best: the highest point so far; of those that are equal to rounding, the one with the
             smallest gap.
         gradients: gradient passes spent.
-        steepest: the largest ‖G‖_q met.
         stalled: whether no step is left that ascends beyond rounding.
     """
 
-    def __init__(self, objective: Objective, ball: Ball, start: Tensor, *, noise: float) -> None:
+    def __init__(
+        self, objective: Objective, ball: Ball, start: Tensor, *, slope: float, level: float
+    ) -> None:
         """Evaluate the start; where the loss overflows there, move it inwards.
 
         Args:
             objective: ε ↦ (rise, gradient).
             ball: where to stay.
             start: a point of the ball, shape (n,).
-            noise: rounding error of the rise.
+            slope: dual norm of the gradient at the centre of the ball.
+            level: the loss at the centre: rises are differences of losses, and have the rounding
+                of the larger of the two.
         """
-        self._objective, self._ball, self._noise = objective, ball, noise
+        self._objective, self._ball = objective, ball
+        self._slope, self._level = slope, abs(level)
+        self._eps = torch.finfo(start.dtype).eps
         self.gradients = 0
-        self.steepest = 0.0
         self._idle = 0
         self._secants = Secants(_MEMORY if ball.p == 2 else 0)
         self.start = self.best = self._here = self._evaluate(start)
@@ -111,6 +117,11 @@ class Ascent:
             self._here = self._evaluate(0.25 * self._here.epsilon)
         self.stalled = not self._here.usable
         self._keep(self._here)
+
+    @property
+    def height(self) -> float:
+        """Rise at the highest point; −∞ where the loss was finite at none."""
+        return self.best.value if math.isfinite(self.best.value) else -math.inf
 
     @property
     def gap(self) -> float:
@@ -135,14 +146,14 @@ class Ascent:
         self._secants.forget()
 
     def _gap(self, point: Point) -> float:
-        return point.gap(self._ball, steepest=self.steepest, noise=self._noise)
+        return point.gap(self._ball, slope=self._slope, noise=self._rounding(point))
+
+    def _rounding(self, point: Point) -> float:
+        return self._eps * (self._level + abs(point.value))
 
     def _evaluate(self, epsilon: Tensor) -> Point:
         value, gradient = self._objective(epsilon)
         self.gradients += 1
-        size = self._ball.dual_norm(gradient)
-        if math.isfinite(size):
-            self.steepest = max(self.steepest, size)
         return Point(epsilon, value, gradient)
 
     def _direction(self) -> Tensor:
@@ -150,8 +161,10 @@ class Ascent:
         here, ball, step = self._here, self._ball, self._secants.step
         if ball.p == 2:
             return self._quasi_newton(self._rising(here))
-        if ball.p in {1, math.inf} and math.isfinite(step):
-            return ball.project(here.epsilon + step * here.gradient) - here.epsilon
+        if math.isfinite(step):
+            free = here.epsilon + step * here.gradient
+            if ball.p in {1, math.inf} or ball.norm(free) <= ball.rho:
+                return ball.project(free) - here.epsilon
         return ball.dual(here.gradient) - here.epsilon
 
     def _quasi_newton(self, rising: Tensor) -> Tensor:
@@ -177,7 +190,7 @@ class Ascent:
             there = self._evaluate(self._ball.project(here.epsilon + share * direction))
             self._keep(there)
             rise = there.value - here.value
-            if there.usable and rise >= _ARMIJO * share * slope - self._noise:
+            if there.usable and rise >= _ARMIJO * share * slope - self._rounding(here):
                 return there
             share *= _shrink(share * slope, rise)
         return None
@@ -195,10 +208,15 @@ class Ascent:
 
     def _keep(self, point: Point) -> None:
         """Remember the point if it is the best so far."""
-        higher = point.value - self.best.value
+        if not math.isfinite(point.value):
+            return
+        if not math.isfinite(self.best.value):
+            self.best = point
+            return
+        higher, rounding = point.value - self.best.value, self._rounding(self.best)
         # Among equals to rounding the gap decides, but never so as to fall below the start.
-        equal = higher >= -self._noise and point.value >= self.start.value
-        if higher > self._noise or (equal and self._gap(point) < self.gap):
+        equal = higher >= -rounding and not point.value < self.start.value
+        if higher > rounding or (equal and self._gap(point) < self.gap):
             self.best = point
 
     def _slides(self, point: Point) -> bool:

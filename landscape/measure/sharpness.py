@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from landscape.balls import Ball
-from landscape.errors import InvalidArgumentError, LossError, NonFiniteWarning
+from landscape.errors import InvalidArgumentError, LossError, NonFiniteError, NonFiniteWarning
 from landscape.evaluate import Evaluator, require_finite
 from landscape.linalg import lanczos
-from landscape.measure.ascent import Ascent, Objective
+from landscape.measure.ascent import Ascent, Objective, Point
 from landscape.measure.recall import recall_or_measure
 from landscape.operators import Hessian
 from landscape.problem import Problem
@@ -25,6 +25,8 @@ from landscape.study import Study
 
 _SCOUTING = 8  # gradient passes for each start before the best ones go on
 _FINALISTS = 2
+_VERTICES = 4  # of the ball p = 1, tried for each direction to start in
+_SAME = 0.99  # cosine above which two climbs are taken for one
 _EIGEN_TOL, _EIGEN_MATVECS = 1e-2, 16
 
 
@@ -74,6 +76,8 @@ def sharpness(
     if not 0 < tol < 1 or max_gradients < 1:
         msg = f"expected 0 < tol < 1 and max_gradients ≥ 1, got {tol!r} and {max_gradients!r}"
         raise InvalidArgumentError(msg)
+    if eigenvectors is not None:
+        eigenvectors = _checked_eigenvectors(eigenvectors, problem.space.n)
     settings = {
         "rho": ball.rho,
         "p": ball.p,
@@ -103,39 +107,50 @@ class _Search:
         self._evaluator, self._ball = evaluator, ball
         origin, gradient = evaluator.gradient()
         require_finite(origin.value, evaluator.problem)
-        self._loss, self._gradient = origin.value, gradient
-        # Rises are differences of losses, and losses have the rounding of their dtype.
-        self._noise = torch.finfo(gradient.dtype).eps * abs(origin.value)
+        _require_finite_gradient(gradient, evaluator.problem)
+        self._loss, self._slope = origin.value, ball.dual_norm(gradient)
+        self._origin = Point(torch.zeros_like(gradient), 0.0, gradient)
         self._objective: Objective = count(self._rise)
         self._climbs: dict[str, Ascent] = {}
         self._overflowed = 0
 
     def _rise(self, epsilon: Tensor) -> tuple[float, Tensor]:
-        value, gradient = self._evaluator.gradient(self._evaluator.origin + epsilon)
-        rise = value.value - self._loss
-        if not (math.isfinite(rise) and bool(torch.isfinite(gradient).all())):
-            self._overflowed += 1
-        return rise if math.isfinite(rise) else -math.inf, gradient
+        loss, gradient = self._evaluator.gradient(self._evaluator.origin + epsilon)
+        finite = math.isfinite(loss.value) and bool(torch.isfinite(gradient).all())
+        self._overflowed += not finite
+        return loss.value - self._loss, gradient
 
     def add_starts(self, eigenvectors: FloatArray | None, seed: int) -> None:
         """Begin a climb from every start; the first is SAM's own step."""
-        if self._ball.dual_norm(self._gradient) > 0:
-            self._start("gradient", self._gradient)
-            self._start("-gradient", -self._gradient)
+        gradient = self._origin.gradient
+        if self._slope > 0:
+            self._start("gradient", gradient)
+            self._start("-gradient", -gradient)
         for i, vector in enumerate(self._eigenvectors(eigenvectors, seed)):
             self._start(f"+eigenvector {i + 1}", vector)
             self._start(f"-eigenvector {i + 1}", -vector)
         generator = torch.Generator().manual_seed(seed)
-        numbers = torch.randn(self._gradient.numel(), generator=generator, dtype=torch.float64)
-        self._start("random", numbers.to(self._gradient))
+        numbers = torch.randn(gradient.numel(), generator=generator, dtype=torch.float64)
+        self._start("random", numbers.to(gradient))
 
     def run(self, tol: float, max_gradients: int) -> None:
         """Climb: a few passes for every start, then the highest ones until the gap is met."""
         for climb in self._climbs.values():
             climb.climb(tol, _SCOUTING)
-        ranked = sorted(self._climbs.values(), key=lambda climb: -climb.best.value)
-        for climb in ranked[:_FINALISTS]:
-            climb.climb(tol, climb.gradients + max_gradients // _FINALISTS)
+        left = max_gradients
+        for n_others, climb in zip(reversed(range(_FINALISTS)), self._finalists(), strict=False):
+            before = climb.gradients
+            climb.climb(tol, before + left // (n_others + 1))
+            left -= climb.gradients - before
+
+    def _finalists(self) -> list[Ascent]:
+        """Order the climbs by height, those that point the same way as a higher one last."""
+        ranked = sorted(self._climbs.values(), key=lambda climb: -climb.height)
+        own: list[Ascent] = []
+        for climb in ranked:
+            if all(_cosine(climb.best.epsilon, higher.best.epsilon) < _SAME for higher in own):
+                own.append(climb)
+        return own + [climb for climb in ranked if climb not in own]
 
     def result(self, settings: dict[str, Any], provenance: Provenance, tol: float) -> Sharpness:
         """Put the record together."""
@@ -144,35 +159,46 @@ class _Search:
                 f"the loss or its gradient overflowed at {self._overflowed} points of the ball of "
                 f"radius {self._ball.rho:g}; they were left out of the search"
             )
-            warnings.warn(msg, NonFiniteWarning, stacklevel=4)
-        best = max(self._climbs.values(), key=lambda climb: climb.best.value).best
-        if best.value < 0:  # nothing found is above ε = 0 itself
-            gap, value, epsilon = 1.0, 0.0, torch.zeros_like(best.epsilon)
-        else:
-            gap, value, epsilon = best.gap(self._ball), best.value, best.epsilon
+            warnings.warn(msg, NonFiniteWarning, stacklevel=5)
+        climbs = list(self._climbs.values())
+        highest = max(climbs, key=lambda climb: climb.height)
+        best, gap = highest.best, highest.gap
+        if highest.height <= 0:  # nothing found is above ε = 0 itself
+            best = self._origin
+            rounding = torch.finfo(best.gradient.dtype).eps * abs(self._loss)
+            gap = best.gap(self._ball, slope=self._slope, noise=rounding)
         return Sharpness(
-            value=value,
+            value=best.value,
             one_step=self._one_step,
             gap=gap,
             gradients=self._evaluator.passes["gradients"],
             rho=self._ball.rho,
             p=self._ball.p,
             loss=self._loss,
-            norm=self._ball.norm(epsilon),
+            norm=self._ball.norm(best.epsilon),
             converged=gap <= tol,
-            epsilon=epsilon.cpu().numpy(),
+            epsilon=best.epsilon.cpu().numpy(),
             starts=tuple(self._climbs),
-            start_values=np.array([c.best.value for c in self._climbs.values()]),
-            start_gaps=np.array([c.gap for c in self._climbs.values()]),
+            start_values=np.array([climb.height for climb in climbs]),
+            start_gaps=np.array([climb.gap for climb in climbs]),
             settings=settings,
             cost=self._evaluator.cost,
             provenance=provenance,
         )
 
     def _start(self, name: str, direction: Tensor) -> None:
-        climb = Ascent(
-            self._objective, self._ball, self._ball.dual(direction), noise=self._noise
-        )
+        """Begin where the direction points; for p = 1 also at the vertices that come next."""
+        self._climb_from(name, direction)
+        if self._ball.p == 1:
+            for i, index in enumerate(direction.abs().topk(min(_VERTICES, len(direction))).indices):
+                if i:
+                    vertex = torch.zeros_like(direction)
+                    vertex[index] = direction[index]
+                    self._climb_from(f"{name}, entry {i + 1}", vertex)
+
+    def _climb_from(self, name: str, direction: Tensor) -> None:
+        start = self._ball.dual(direction)
+        climb = Ascent(self._objective, self._ball, start, slope=self._slope, level=self._loss)
         if name == "gradient":
             self._one_step = climb.start.value
         self._climbs[name] = climb
@@ -181,14 +207,7 @@ class _Search:
 
     def _eigenvectors(self, given: FloatArray | None, seed: int) -> Tensor:
         if given is not None:
-            vectors = torch.as_tensor(np.atleast_2d(given)).to(self._gradient)
-            if vectors.shape[1] != self._gradient.numel():
-                msg = (
-                    f"the eigenvectors have length {vectors.shape[1]:,}, the model has "
-                    f"{self._gradient.numel():,} parameters"
-                )
-                raise InvalidArgumentError(msg)
-            return vectors
+            return torch.as_tensor(given).to(self._origin.gradient)
         operator = Hessian(self._evaluator)
         try:
             solution = lanczos(
@@ -201,12 +220,38 @@ class _Search:
                 dtype=operator.dtype,
                 device=operator.device,
             )
-        except LossError as error:
+        except (LossError, NonFiniteError) as error:
             # Sharpness itself needs no second derivative: search on without these two starts.
             msg = f"searching without the top eigenvector: {error}"
-            warnings.warn(msg, stacklevel=5)
-            return self._gradient.new_zeros((0, operator.n))
+            warnings.warn(msg, stacklevel=6)
+            return self._origin.gradient.new_zeros((0, operator.n))
         return solution.vectors
+
+
+def _require_finite_gradient(gradient: Tensor, problem: Problem) -> None:
+    bad = int((~torch.isfinite(gradient)).sum())
+    if bad:
+        msg = (
+            f"the gradient of the loss of {problem.name} on the {problem.split} data is not "
+            f"finite in {bad:,} of {gradient.numel():,} entries, so that no search can start; is "
+            "there a square root or a norm at zero in the model?"
+        )
+        raise NonFiniteError(msg)
+
+
+def _checked_eigenvectors(values: Any, n: int) -> FloatArray:
+    vectors: FloatArray = np.atleast_2d(np.asarray(values))
+    if vectors.ndim != 2 or vectors.shape[1] != n or not np.isfinite(vectors).all():
+        msg = (
+            f"expected finite eigenvectors of shape (k, {n}), one in each row and as long as the "
+            f"model has parameters, got shape {vectors.shape}"
+        )
+        raise InvalidArgumentError(msg)
+    return vectors
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
 
 
 def _digest(values: FloatArray) -> str:

@@ -21,6 +21,7 @@ from landscape.results import FloatArray, Line, Provenance, Surface
 from landscape.study import Study
 
 N_LINE, N_SURFACE = 51, 25
+_METRIC = "metrics."  # as the arrays of a saved result are named
 
 
 def line(
@@ -66,9 +67,9 @@ def line(
             columns = grid.measure(evaluator, at, f"line of {problem.name}", progress)
             return Line(
                 x=xs,
-                loss=columns.pop("loss")[:, 0],
-                loss_se=columns.pop("loss_se")[:, 0],
-                metrics={name: values[:, 0] for name, values in columns.items()},
+                loss=columns["loss"][:, 0],
+                loss_se=columns["loss_se"][:, 0],
+                metrics={name: values[:, 0] for name, values in _metrics(columns).items()},
                 direction=direction.description,
                 direction_norm=direction.norm,
                 origin_loss=evaluator.loss().value,
@@ -136,9 +137,9 @@ def surface(
             return Surface(
                 x=xs,
                 y=ys,
-                loss=columns.pop("loss"),
-                loss_se=columns.pop("loss_se"),
-                metrics=columns,
+                loss=columns["loss"],
+                loss_se=columns["loss_se"],
+                metrics=_metrics(columns),
                 plane=plane.description,
                 direction_norms=(plane.x.norm, plane.y.norm),
                 cosine=plane.cosine,
@@ -192,7 +193,17 @@ class _Grid:
 
 
 def _columns(loss: LossValue) -> dict[str, float]:
-    return {"loss": loss.value, "loss_se": loss.se, **loss.metrics}
+    # The prefix keeps a metric that is itself called "loss" apart.
+    metrics = {f"{_METRIC}{name}": value for name, value in loss.metrics.items()}
+    return {"loss": loss.value, "loss_se": loss.se} | metrics
+
+
+def _metrics(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    return {
+        name.removeprefix(_METRIC): values
+        for name, values in columns.items()
+        if name.startswith(_METRIC)
+    }
 
 
 def _coordinates(values: npt.ArrayLike | None, name: str, n: int) -> FloatArray:
@@ -201,7 +212,11 @@ def _coordinates(values: npt.ArrayLike | None, name: str, n: int) -> FloatArray:
             msg = f"a grid needs at least 2 points along each axis, got n = {n}"
             raise InvalidArgumentError(msg)
         return span(1.0, n)
-    array = np.asarray(values, dtype=np.float64)
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"{name} must be a list of at least 2 finite coordinates, got {values!r}"
+        raise InvalidArgumentError(msg) from error
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
         msg = (
             f"{name} must be a list of at least 2 finite coordinates, got "

@@ -219,7 +219,7 @@ class SAM(Optimizer):
 
         Raises:
             InvalidArgumentError: if its ``rho`` is out of range.
-        """  # noqa: DOC502 - raised by what is called here
+        """
         rho = _radius(param_group.get("rho", self.defaults["rho"]))
         super().add_param_group({**param_group, "rho": rho})
 

@@ -1,24 +1,22 @@
-"""Checkpoint files, read as data: nothing in them is executed.
+"""The state dict in a checkpoint, found and fitted to a model.
 
-State dicts in ``.pt``, ``.pth`` (any torch version, saved on any device) and ``.safetensors``
-files, bare or nested among other things, with the prefixes that DataParallel, DDP and
+Bare or nested among other things, with the prefixes that DataParallel, DDP, Lightning and
 torch.compile leave behind.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from landscape.errors import CheckpointError, did_you_mean
+from landscape.problem.checkpoint_file import listing, read_checkpoint
+
+__all__ = ["find_state_dict", "load_weights", "own_name", "read_checkpoint"]
 
 StateDict = dict[str, Tensor]
 
@@ -40,7 +38,6 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 # Written by wrappers or by newer versions of a layer, and without effect on a landscape.
 _IGNORED = ("n_averaged", "_metadata")
 _OPTIONAL = ("num_batches_tracked",)
-_LISTED = 8
 
 
 def load_weights(
@@ -69,44 +66,13 @@ def load_weights(
     else:
         tree, origin = read_checkpoint(source, unsafe_pickle=unsafe_pickle), str(source)
     expected = model.state_dict()
+    on_purpose = {
+        name: tensor.clone() for name, tensor in expected.items() if not _is_finite(tensor)
+    }
     state = find_state_dict(tree, expected, key=key, origin=origin)
+    _check_ties(state, model, origin)
     _load(state, model, expected, origin)
-    _check_finite(model, origin)
-
-
-def read_checkpoint(path: str | PathLike[str], *, unsafe_pickle: bool = False) -> Any:
-    """Read a checkpoint file to the CPU, without executing anything in it.
-
-    Args:
-        path: a ``.safetensors`` file, or what ``torch.save`` wrote.
-        unsafe_pickle: unpickle whatever it holds, which runs any code that it contains.
-
-    Returns:
-        What the file holds: tensors in nested containers.
-
-    Raises:
-        CheckpointError: if there is no such file, or it is truncated, or no checkpoint, or would
-            run code.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(_no_such_file(file))
-    with file.open("rb") as stream:
-        head = stream.read(16)
-    if file.suffix == ".safetensors":
-        return _read_safetensors(file)
-    if not head:
-        msg = f"{file} is empty (0 bytes): was the disk full when it was saved?"
-        raise CheckpointError(msg)
-    if not head.startswith((b"PK\x03\x04", b"\x80")):
-        if head[8:9] == b"{":
-            return _read_safetensors(file)
-        msg = (
-            f"{file} is no checkpoint: neither a file that torch.save wrote nor a safetensors "
-            f"file (it starts with {head[:8]!r})"
-        )
-        raise CheckpointError(msg)
-    return _read_torch(file, unsafe_pickle=unsafe_pickle)
+    _check_finite(model, on_purpose, origin)
 
 
 def find_state_dict(
@@ -130,27 +96,67 @@ def find_state_dict(
         tree = tree.state_dict()
     found = dict(_state_dicts(tree))
     if key is not None:
-        if key not in found:
-            names = [name or "(top level)" for name in found]
-            near = did_you_mean(key, names)
-            msg = f"{origin} has no state dict {key!r}{near}; it has: {_listing(names) or 'none'}"
-            raise CheckpointError(msg)
-        found = {key: found[key]}
+        found = _under(key, found, origin)
     if not found:
         msg = f"{origin} holds no state dict (names to tensors); found {_outline(tree)}"
         raise CheckpointError(msg)
-    candidates = {
-        name: {own_name(k, expected): tensor for k, tensor in state.items()}
-        for name, state in found.items()
-    }
+    candidates = {name: _own_names(state, expected) for name, state in found.items()}
 
     def fit(name: str) -> tuple[int, int]:
         last = name.rsplit(".", 1)[-1]
         rank = _USUAL_KEYS.index(last) if last in _USUAL_KEYS else len(_USUAL_KEYS)
         return len(candidates[name].keys() & expected.keys()), -rank
 
-    best = candidates[max(candidates, key=fit)]
-    return {name: value for name, value in best.items() if name not in _IGNORED}
+    best = max(candidates, key=fit)
+    rivals = [name for name in candidates if fit(name) == fit(best)]
+    if len(rivals) > 1 and fit(best)[0]:
+        msg = (
+            f"{origin} holds several state dicts that fit the model alike: {listing(rivals)}; "
+            f"choose one, for example by key={rivals[0]!r} (--key {rivals[0]})"
+        )
+        raise CheckpointError(msg)
+    return _renamed(found[best], candidates[best], expected, origin)
+
+
+def _under(key: str, found: Mapping[str, StateDict], origin: str) -> dict[str, StateDict]:
+    """Keep the state dicts that a key names: the entry itself, or what is nested in it."""
+    chosen = {
+        name: state for name, state in found.items() if name == key or name.startswith(f"{key}.")
+    }
+    if not chosen:
+        names = [name or "(top level)" for name in found]
+        near = did_you_mean(key, names)
+        msg = f"{origin} has no state dict {key!r}{near}; it has: {listing(names) or 'none'}"
+        raise CheckpointError(msg)
+    return chosen
+
+
+def _own_names(state: StateDict, expected: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Group the names of a state dict by the model's own name, also where that one is wrapped."""
+    own = {_without_wrappers(name): name for name in expected}
+    grouped: dict[str, list[str]] = {}
+    for name in state:
+        plain = own_name(name, own)
+        grouped.setdefault(name if name in expected else own.get(plain, plain), []).append(name)
+    return grouped
+
+
+def _renamed(
+    state: StateDict, grouped: Mapping[str, list[str]], expected: Mapping[str, Tensor], origin: str
+) -> StateDict:
+    """Give the tensors the model's own names; the exact name wins, others must not compete."""
+    for own, names in grouped.items():
+        if own in expected and own not in names and len(names) > 1:
+            msg = (
+                f"{origin} holds {own} under {len(names)} names, {listing(names)}; hand over the "
+                "state dict of the one model that is meant"
+            )
+            raise CheckpointError(msg)
+    return {
+        own: state[own if own in names else names[0]]
+        for own, names in grouped.items()
+        if own not in _IGNORED
+    }
 
 
 def own_name(name: str, expected: Iterable[str]) -> str:
@@ -170,12 +176,19 @@ def own_name(name: str, expected: Iterable[str]) -> str:
     if name in known:
         return name
     plain = name.replace("_orig_mod.", "")
-    while plain.startswith("module.") and plain not in known:
-        plain = plain.removeprefix("module.")
+    if plain not in known:
+        plain = _without_wrappers(plain)
     tried = plain
     while tried not in known and tried.startswith(_WRAPPERS):
         tried = tried.split(".", 1)[1]
     return tried if tried in known else plain
+
+
+def _without_wrappers(name: str) -> str:
+    plain = name.replace("_orig_mod.", "")
+    while plain.startswith("module."):
+        plain = plain.removeprefix("module.")
+    return plain
 
 
 def _state_dicts(tree: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, StateDict]]:
@@ -191,65 +204,6 @@ def _state_dicts(tree: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
             yield from _state_dicts(inner, f"{path}.{name}" if path else name, depth + 1)
 
 
-def _read_safetensors(file: Path) -> StateDict:
-    try:
-        return safetensors.torch.load_file(file, device="cpu")
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        msg = f"{file} is no whole safetensors file ({error}); is it truncated?"
-        raise CheckpointError(msg) from error
-
-
-def _read_torch(file: Path, *, unsafe_pickle: bool) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=not unsafe_pickle)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error) and "Unsupported" not in str(error):
-            raise CheckpointError(_damaged(file, error)) from error
-        msg = (
-            f"{file} is not loaded: it holds more than tensors, and unpickling that would run "
-            f"code ({_first_reason(error)}). Save model.state_dict() instead; or, only if you "
-            "trust whoever made the file, allow it with unsafe_pickle=True (--unsafe-pickle)"
-        )
-        raise CheckpointError(msg) from error
-    except Exception as error:
-        # Damaged files raise almost anything (EOFError, RuntimeError, struct.error, KeyError, …),
-        # and on the unsafe path so does foreign code.
-        if unsafe_pickle:
-            msg = f"{file} cannot be unpickled: {type(error).__name__}: {error}"
-            raise CheckpointError(msg) from error
-        raise CheckpointError(_damaged(file, error)) from error
-
-
-def _damaged(file: Path, error: Exception) -> str:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    if "TorchScript" in str(error):
-        return f"{file} is a TorchScript program, not weights; save model.state_dict() instead"
-    return (
-        f"{file} ({file.stat().st_size:,} bytes) is truncated or no checkpoint: "
-        f"{first.rstrip('.')}; copy or save it again"
-    )
-
-
-def _first_reason(error: Exception) -> str:
-    text = str(error)
-    for mark in ("Unsupported global: GLOBAL ", "GLOBAL "):
-        if mark in text:
-            return f"it asks for {text.split(mark, 1)[1].split()[0]}"
-    return text.split("\n", 1)[0][:160]
-
-
-def _no_such_file(file: Path) -> str:
-    if file.is_dir():
-        inside = sorted(p.name for p in file.iterdir() if p.suffix in _SUFFIXES)
-        return f"{file} is a directory; name a file in it: {_listing(inside) or 'none fits'}"
-    siblings = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
-    near = did_you_mean(file.name, siblings)
-    return f"no such checkpoint file: {file}{near}"
-
-
-_SUFFIXES = {".pt", ".pth", ".safetensors", ".ckpt", ".bin"}
-
-
 def _load(state: StateDict, model: nn.Module, expected: Mapping[str, Tensor], origin: str) -> None:
     """Load, or raise with every misfit listed."""
     misshaped = [
@@ -259,7 +213,11 @@ def _load(state: StateDict, model: nn.Module, expected: Mapping[str, Tensor], or
     ]
     fitting = {n: t for n, t in state.items() if n not in expected or t.shape == expected[n].shape}
     # By torch itself, so that the layers' own rules for files of older versions apply.
-    report = model.load_state_dict(fitting, strict=False)
+    try:
+        report = model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        msg = f"{origin} does not fit the model {type(model).__name__}: {error}"
+        raise CheckpointError(msg) from error
     aliases = _aliases(model)
     missing = [
         name
@@ -274,7 +232,7 @@ def _load(state: StateDict, model: nn.Module, expected: Mapping[str, Tensor], or
     missing = [name + did_you_mean(name, unexpected, most=1) for name in missing]
     unexpected = [name + did_you_mean(name, expected, most=1) for name in unexpected]
     parts = [
-        f"{label} ({len(names)}): {_listing(names)}"
+        f"{label} ({len(names)}): {listing(names)}"
         for label, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -299,29 +257,40 @@ def _aliases(model: nn.Module) -> dict[str, list[str]]:
     return {name: names for names in by_tensor.values() for name in names if len(names) > 1}
 
 
-def _check_finite(model: nn.Module, origin: str) -> None:
+def _check_ties(state: StateDict, model: nn.Module, origin: str) -> None:
+    """Refuse values that differ for one tensor: whichever came last would win."""
+    for name, others in _aliases(model).items():
+        for other in others:
+            if name in state and other in state and not torch.equal(state[name], state[other]):
+                msg = (
+                    f"{name} and {other} are one tensor in the model {type(model).__name__}, but "
+                    f"{origin} holds other values for each; build the model without tying them"
+                )
+                raise CheckpointError(msg)
+
+
+def _is_finite(tensor: Any) -> bool:
+    floating = isinstance(tensor, Tensor) and (tensor.is_floating_point() or tensor.is_complex())
+    return not floating or bool(torch.isfinite(tensor).all())
+
+
+def _check_finite(model: nn.Module, on_purpose: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse NaN and infinity, except in what the fresh model holds so: a mask of -inf."""
     bad = [
         name
         for name, tensor in model.state_dict().items()
-        if isinstance(tensor, Tensor)
-        and tensor.is_floating_point()
-        and not bool(torch.isfinite(tensor).all())
+        if not _is_finite(tensor)
+        and not (name in on_purpose and torch.equal(tensor, on_purpose[name]))
     ]
     if bad:
         msg = (
-            f"{origin} holds NaN or infinity in {len(bad)} tensors ({_listing(bad)}): the "
+            f"{origin} holds NaN or infinity in {len(bad)} tensors ({listing(bad)}): the "
             "training has diverged; choose an earlier checkpoint"
         )
         raise CheckpointError(msg)
 
 
-def _listing(names: Iterable[str]) -> str:
-    shown = list(names)
-    rest = len(shown) - _LISTED
-    return ", ".join(shown[:_LISTED]) + (f", … and {rest} more" if rest > 0 else "")
-
-
 def _outline(tree: Any) -> str:
     if isinstance(tree, Mapping):
-        return f"a {type(tree).__name__} with the keys {_listing(map(str, tree)) or '(none)'}"
+        return f"a {type(tree).__name__} with the keys {listing(map(str, tree)) or '(none)'}"
     return f"a {type(tree).__name__}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from landscape.errors import DataError
+from landscape.errors import DataError, LandscapeError
+from landscape.problem.digest import Content, parts_of
 
 CACHE_BYTES = 4 * 2**30
 BATCH_SIZE = 512
@@ -22,7 +23,8 @@ class Batches:
     """A data set as batches on one device, the same values in the same order on every pass.
 
     The source is read twice before anything is measured: a source that gives other examples, or
-    another order, is refused by name. What fits in ``cache_bytes`` is then kept on the device.
+    another order, is refused by name. What fits in ``cache_bytes`` is then kept on the device, as
+    a copy: a loader may use its memory again.
 
     Attributes:
         fingerprint: digest of all values.
@@ -52,24 +54,25 @@ class Batches:
             cache_bytes: keep the batches if they take no more.
 
         Raises:
-            DataError: if the source is empty, one-shot, or differs between two passes.
+            DataError: if the source is empty, one-shot, cannot be read, or differs between two
+                passes.
         """
         self._source = as_batches(source, batch_size)
         self._to = (device, dtype)
         self._kept: list[Any] | None = []
         room = cache_bytes if not freeze else float("inf")
-        digest = hashlib.sha256()
+        digest = Content()
         self.n_examples = self.n_batches = 0
         for batch in self._read():
-            _add_to_digest(digest, batch)
+            digest.add(batch)
             self.n_batches += 1
             self.n_examples += examples_in(batch)
             room -= _bytes_of(batch)
             if room < 0:
                 self._kept = None
             if self._kept is not None:
-                self._kept.append(move(batch, device, dtype))
-        self.fingerprint = digest.hexdigest()[:16]
+                self._kept.append(copied(move(batch, device, dtype)))
+        self.fingerprint = digest.hexdigest()
         if self.n_examples == 0:
             msg = "the data set is empty: it gave no batch with an example in it"
             raise DataError(msg)
@@ -78,17 +81,27 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         if self._kept is not None:
-            return iter(self._kept)
+            return map(rebuilt, self._kept)
         return (move(batch, *self._to) for batch in self._read())
 
     def _read(self) -> Iterator[Any]:
-        return iter(self._source)
+        n_read = 0
+        try:
+            for batch in self._source:
+                yield map_leaves(batch, _as_tensor)
+                n_read += 1
+        except LandscapeError:
+            raise
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0]
+            msg = f"reading batch {n_read} of the data failed with {type(error).__name__}: {first}"
+            raise DataError(msg) from error
 
     def _check_second_pass(self, source: Any) -> None:
-        digest = hashlib.sha256()
+        digest = Content()
         for batch in self._read():
-            _add_to_digest(digest, batch)
-        if digest.hexdigest()[:16] == self.fingerprint:
+            digest.add(batch)
+        if digest.hexdigest() == self.fingerprint:
             return
         first, second = (_example_digests(self._read()) for _ in range(2))
         msg = _difference(source, first, second)
@@ -109,7 +122,7 @@ def as_batches(source: Any, batch_size: int = BATCH_SIZE) -> Iterable[Any]:
         DataError: for a generator, or for what is no data at all.
     """
     if isinstance(source, tuple) and source and all(_is_array(part) for part in source):
-        return _slices(tuple(torch.as_tensor(part) for part in source), batch_size)
+        return _slices(tuple(_as_tensor(part) for part in source), batch_size)
     if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
         return DataLoader(source, batch_size=batch_size, shuffle=False)
     if isinstance(source, IterableDataset):
@@ -188,6 +201,42 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return map_leaves(batch, place)
 
 
+def rebuilt(batch: Any) -> Any:
+    """Build the containers of a batch anew, around the same tensors.
+
+    Args:
+        batch: tensors in any nesting.
+
+    Returns:
+        An equal batch, from which a user's loss may pop an entry without harm to the first.
+    """
+    return map_leaves(batch, lambda leaf: leaf)
+
+
+def copied(batch: Any) -> Any:
+    """Copy the tensors of a batch.
+
+    Args:
+        batch: tensors in any nesting.
+
+    Returns:
+        The same nesting; what is no tensor is not copied.
+    """
+    return map_leaves(batch, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def written_to(batch: Any) -> bool:
+    """Tell whether a tensor of a batch has been changed in place since `copied` made it.
+
+    Args:
+        batch: what `copied` returned.
+
+    Returns:
+        Whether one has.
+    """
+    return any(leaf._version > 0 for leaf in leaves(batch) if isinstance(leaf, Tensor))
+
+
 def map_leaves(batch: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to every leaf, keeping the nesting.
 
@@ -203,14 +252,29 @@ def map_leaves(batch: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(batch, (tuple, list)):
         return type(batch)(map_leaves(part, function) for part in batch)
     if isinstance(batch, Mapping):
-        mapped = {key: map_leaves(part, function) for key, part in batch.items()}
-        # A mapping of another kind may carry methods that the user's loss relies on.
-        return mapped if type(batch) is dict else type(batch)(mapped)  # type: ignore[call-arg]
+        return _replaced(batch, {key: map_leaves(part, function) for key, part in batch.items()})
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-        mapped = {key: map_leaves(part, function) for key, part in fields.items()}
-        return dataclasses.replace(batch, **mapped)
+        twin = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            part = map_leaves(getattr(batch, field.name), function)
+            object.__setattr__(twin, field.name, part)  # a frozen one, too
+        return twin
     return function(batch)
+
+
+def _replaced(batch: Mapping[Any, Any], values: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Return a mapping of the same kind, which may carry methods that the user's loss relies on."""
+    if type(batch) is dict:
+        return values
+    if isinstance(batch, dict):  # its copy owns its entries: one of another kind may share them
+        twin = copy.copy(batch)
+        for key, value in values.items():
+            twin[key] = value
+        return twin
+    try:
+        return type(batch)(values)  # type: ignore[call-arg]
+    except TypeError:
+        return values
 
 
 def leaves(batch: Any) -> list[Any]:
@@ -222,9 +286,8 @@ def leaves(batch: Any) -> list[Any]:
     Returns:
         The leaves.
     """
-    found: list[Any] = []
-    map_leaves(batch, lambda leaf: (found.append(leaf), leaf)[1])
-    return found
+    parts = parts_of(batch)
+    return [batch] if parts is None else [leaf for _, part in parts for leaf in leaves(part)]
 
 
 def describe(value: Any) -> str:
@@ -248,15 +311,22 @@ def describe(value: Any) -> str:
     return type(value).__name__
 
 
+def _as_tensor(leaf: Any) -> Any:
+    if not isinstance(leaf, np.ndarray) or not _is_array(leaf):
+        return leaf
+    # torch takes neither foreign byte orders nor negative strides, and warns of read-only memory.
+    unfit = not leaf.flags.writeable or min(leaf.strides, default=0) < 0
+    return torch.as_tensor(leaf.astype(leaf.dtype.newbyteorder("="), copy=unfit))
+
+
 def _is_array(part: Any) -> bool:
-    return isinstance(part, (Tensor, np.ndarray))
+    """Tell whether something is a tensor, or an array of numbers."""
+    return isinstance(part, Tensor) or (isinstance(part, np.ndarray) and part.dtype.kind in "biufc")
 
 
 def _is_fixed(source: Any) -> bool:
     """Tell whether two passes cannot differ: tensors in memory."""
-    return isinstance(source, Sequence) and all(
-        isinstance(leaf, (Tensor, np.ndarray)) for leaf in leaves(source)
-    )
+    return type(source) in {list, tuple} and all(_is_array(leaf) for leaf in leaves(source))
 
 
 def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
@@ -267,23 +337,15 @@ def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
             f"{', '.join(str(tuple(part.shape)) for part in parts)}"
         )
         raise DataError(msg)
-    return list(zip(*(part.split(size) for part in parts), strict=True)) if lengths != {0} else []
+    return (
+        list(zip(*(torch.split(part, size) for part in parts), strict=True))
+        if lengths != {0}
+        else []
+    )
 
 
 def _bytes_of(batch: Any) -> int:
     return sum(leaf.nbytes for leaf in leaves(batch) if _is_array(leaf))
-
-
-def _add_to_digest(digest: Any, batch: Any) -> None:
-    for leaf in leaves(batch):
-        if isinstance(leaf, Tensor):
-            tensor = leaf.detach().cpu().contiguous()
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-        elif isinstance(leaf, np.ndarray):
-            digest.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
-        elif isinstance(leaf, (str, int, float, bool, bytes, type(None))):
-            digest.update(repr(leaf).encode())
 
 
 def _example_digests(batches: Iterable[Any]) -> list[str]:
@@ -291,8 +353,8 @@ def _example_digests(batches: Iterable[Any]) -> list[str]:
     found = []
     for batch in batches:
         for i in range(examples_in(batch)):
-            digest = hashlib.sha256()
-            _add_to_digest(digest, split_batch(split_batch(batch, i)[1], 1)[0])
+            digest = Content()
+            digest.add(split_batch(split_batch(batch, i)[1], 1)[0])
             found.append(digest.hexdigest())
     return found
 

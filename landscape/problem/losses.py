@@ -1,4 +1,4 @@
-"""Losses as exact sums: every batch gives (sum, weight), and the data set's loss is Σ sum / Σ weight.
+"""Losses as exact sums: a batch gives (sum, weight), and the data set's loss is Σ sum / Σ weight.
 
 The standard modules of torch are understood (class weights, ``ignore_index``, label smoothing,
 any reduction). A plain callable that returns one number per batch is taken for a mean over the
@@ -8,17 +8,17 @@ examples, and `is_additive` tells whether that is plausible.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape.errors import LossError, ProblemError
-from landscape.problem.data import describe, examples_in
+from landscape.problem.data import describe, examples_in, rebuilt
+from landscape.problem.digest import digest_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_loss(loss: Any, batch_loss: Any) -> Loss:
         raise ProblemError(msg)
     if loss is None:
         return WholeBatchLoss(batch_loss)
-    module = _FUNCTIONAL.get(loss, lambda: loss)() if _hashable(loss) else loss
+    module = _FUNCTIONAL[loss]() if _hashable(loss) and loss in _FUNCTIONAL else loss
     if _is_standard(module):
         return StandardLoss(module)
     return CallableLoss(loss)
@@ -89,18 +89,21 @@ def make_loss(loss: Any, batch_loss: Any) -> Loss:
 class StandardLoss:
     """A loss module of torch, taken apart into its terms."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.sums = module.reduction == "sum"
+    def __init__(self, module: Any) -> None:
+        self.sums: bool = module.reduction == "sum"
         self.fingerprint = digest_of(module)
         self._batchmean = module.reduction == "batchmean"
         self._module = copy.deepcopy(module).requires_grad_(False)
         self._module.reduction = "none"
         self._weighted = isinstance(module, (nn.CrossEntropyLoss, nn.NLLLoss))
+        self._elementwise = isinstance(module, _ELEMENTWISE)
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target)."""
         output, target = forward(model, batch)
         self._check(output, target)
+        if output.dtype in {torch.float16, torch.bfloat16}:
+            output = output.float()  # as torch's autocast does for losses
         self._module.to(output.device, output.dtype)
         element = self._module(output, target)
         if element.ndim == 0:
@@ -120,10 +123,11 @@ class StandardLoss:
     def _weights(self, target: Tensor, element: Tensor) -> Tensor:
         """Return what torch's own mean would divide by, element by element."""
         if self._weighted and not target.is_floating_point():
-            kept = target != self._module.ignore_index
+            kept: Tensor = target != self._module.ignore_index
             if self._module.weight is None:
                 return kept.double()
-            return self._module.weight.double()[target.where(kept, 0)] * kept
+            weights: Tensor = self._module.weight.double()[target.where(kept, 0)] * kept
+            return weights
         if self._batchmean:
             share = torch.zeros(element.shape, dtype=torch.float64, device=element.device)
             share.view(len(share), -1)[:, 0] = 1.0
@@ -136,6 +140,13 @@ class StandardLoss:
                 f"{type(self._module).__name__} needs tensors, got an output of "
                 f"{describe(output)} and a target of {describe(target)}; "
                 "give batch_loss(model, batch) instead"
+            )
+            raise LossError(msg)
+        if self._elementwise and output.shape != target.shape and not _broadcasts(output, target):
+            msg = (
+                f"{type(self._module).__name__} compares the output with the target element by "
+                f"element, but their shapes are {tuple(output.shape)} and {tuple(target.shape)}; "
+                "reshape one of them, for example by output.squeeze(1)"
             )
             raise LossError(msg)
         if self._weighted and not target.is_floating_point():
@@ -173,7 +184,7 @@ class WholeBatchLoss:
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (model, batch) for the metrics."""
-        return read_loss(self._function(model, batch), batch), (model, batch)
+        return read_loss(self._function(model, rebuilt(batch)), batch), (model, batch)
 
 
 def read_loss(value: Any, batch: Any) -> BatchTerms:
@@ -205,8 +216,8 @@ def read_loss(value: Any, batch: Any) -> BatchTerms:
             return BatchTerms(total=total, weight=float(size), terms=value.detach(), weights=ones)
     msg = (
         f"the loss returned {describe(value)} for a batch of {examples_in(batch)}; expected a "
-        "scalar (the mean over the batch), a vector with one loss per example, or, from "
-        "batch_loss, a pair (sum, weight)"
+        "floating-point tensor: a scalar (the mean over the batch), a vector with one loss per "
+        "example, or, from batch_loss, a pair (sum, weight)"
     )
     raise LossError(msg)
 
@@ -241,45 +252,6 @@ def forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
     return _main_output(output), target
 
 
-def digest_of(function: Any) -> str:
-    """Digest what a callable computes, as far as Python lets one see it.
-
-    Args:
-        function: a module (its description and tensors) or a function (its compiled code,
-            constants and name).
-
-    Returns:
-        A short hexadecimal digest, the same in every process.
-    """
-    digest = hashlib.sha256()
-    if isinstance(function, nn.Module):
-        digest.update(repr(function).encode())
-        digest.update(repr(sorted(_settings(function).items())).encode())
-        for name, tensor in sorted(function.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    else:
-        code = getattr(function, "__code__", None)
-        digest.update(getattr(function, "__qualname__", type(function).__qualname__).encode())
-        _add_code(digest, code)
-    return digest.hexdigest()[:16]
-
-
-def _add_code(digest: Any, code: Any) -> None:
-    if code is None:
-        return
-    digest.update(code.co_code + repr(code.co_names).encode())
-    for constant in code.co_consts:
-        if hasattr(constant, "co_code"):
-            _add_code(digest, constant)
-        else:
-            digest.update(repr(constant).encode())
-
-
-def _settings(module: nn.Module) -> dict[str, Any]:
-    plain = (int, float, str, bool, type(None))
-    return {k: v for k, v in vars(module).items() if isinstance(v, plain) and k != "training"}
-
-
 def _main_output(output: Any) -> Any:
     if isinstance(output, Tensor):
         return output
@@ -295,8 +267,13 @@ def _per_example(element: Tensor) -> Tensor:
     return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)
 
 
+def _broadcasts(output: Tensor, target: Tensor) -> bool:
+    """Tell whether shapes that differ still pair each example with its own target."""
+    return output.ndim == target.ndim and output.shape[:1] == target.shape[:1]
+
+
 def _label_message(labels: Tensor, n_classes: int) -> str:
-    bad = labels[(labels < 0) | (labels >= n_classes)].unique().tolist()
+    bad = sorted(set(labels[(labels < 0) | (labels >= n_classes)].tolist()))
     shown = ", ".join(str(value) for value in bad[:5]) + (", …" if len(bad) > 5 else "")
     return (
         f"labels out of range: the model has {n_classes} outputs, so labels are 0 to "
@@ -305,9 +282,7 @@ def _label_message(labels: Tensor, n_classes: int) -> str:
     )
 
 
-_STANDARD: tuple[type[nn.Module], ...] = (
-    nn.CrossEntropyLoss,
-    nn.NLLLoss,
+_ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.MSELoss,
     nn.L1Loss,
     nn.SmoothL1Loss,
@@ -317,6 +292,16 @@ _STANDARD: tuple[type[nn.Module], ...] = (
     nn.KLDivLoss,
     nn.PoissonNLLLoss,
     nn.SoftMarginLoss,
+    nn.HingeEmbeddingLoss,
+)
+
+_STANDARD: tuple[type[nn.Module], ...] = (
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.MultiMarginLoss,
+    nn.MultiLabelMarginLoss,
+    nn.MultiLabelSoftMarginLoss,
+    *_ELEMENTWISE,
 )
 
 _FUNCTIONAL: dict[Any, Callable[[], nn.Module]] = {
@@ -328,6 +313,12 @@ _FUNCTIONAL: dict[Any, Callable[[], nn.Module]] = {
     F.huber_loss: nn.HuberLoss,
     F.binary_cross_entropy: nn.BCELoss,
     F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
+    F.hinge_embedding_loss: nn.HingeEmbeddingLoss,
+    F.multi_margin_loss: nn.MultiMarginLoss,
+    F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
+    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -21,7 +20,8 @@ from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.params import ParameterSpace, preserved
 from landscape.problem.checkpoint import load_weights
 from landscape.problem.data import BATCH_SIZE, Batches
-from landscape.problem.losses import Loss, digest_of, make_loss
+from landscape.problem.digest import Content, digest_of
+from landscape.problem.losses import Loss, make_loss
 from landscape.results import Provenance
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -85,8 +85,9 @@ class Problem:
         Raises:
             ProblemError: if the model is no module, or a part is missing.
         """
-        if not isinstance(model, nn.Module):
-            msg = f"the model must be a torch.nn.Module, not {type(model).__name__}"
+        given: object = model
+        if not isinstance(given, nn.Module):
+            msg = f"the model must be a torch.nn.Module, not {type(given).__name__}"
             raise ProblemError(msg)
         if data is None:
             msg = "the problem has no data: give a DataLoader, a Dataset or a pair of tensors"
@@ -105,8 +106,10 @@ class Problem:
     @property
     def batches(self) -> Batches:
         """The data, read and checked at the first use, and shared with `at`."""
-        with preserved(self.model):
-            return self._data.read()
+        if self._data.batches is None:
+            with preserved(self.model):
+                self._data.batches = self._data.read()
+        return self._data.batches
 
     @property
     def additive(self) -> bool | None:
@@ -116,6 +119,15 @@ class Problem:
     @additive.setter
     def additive(self, value: bool) -> None:
         self._data.additive = value
+
+    @property
+    def writes_inputs(self) -> bool:
+        """Whether the model or the loss changes its inputs in place, so that it needs copies."""
+        return self._data.writes_inputs
+
+    @writes_inputs.setter
+    def writes_inputs(self, value: bool) -> None:
+        self._data.writes_inputs = value
 
     @property
     def weights(self) -> Tensor:
@@ -147,7 +159,7 @@ class Problem:
         """
         other = copy.copy(self)
         try:
-            other.model = copy.deepcopy(self.model)
+            other.model = copy.deepcopy(self.model, _derived_tensors(self.model))
         except Exception as error:
             msg = f"the model {type(self.model).__name__} cannot be copied: {error}"
             raise ProblemError(msg) from error
@@ -173,19 +185,17 @@ class Problem:
     def fingerprint(self) -> str:
         """Digest of the loss and the metrics."""
         metrics = [(name, digest_of(function)) for name, function in sorted(self.metrics.items())]
-        return hashlib.sha256(repr((self.loss.fingerprint, metrics)).encode()).hexdigest()[:16]
+        return digest_of((self.loss.fingerprint, metrics))
 
     @property
     def checkpoint_hash(self) -> str:
         """Digest of the weights and buffers, the same for the same values in any file format."""
-        digest = hashlib.sha256()
+        content = Content()
         trainable = set(self.space.names)
         for name, tensor in sorted(self.model.state_dict().items()):
             if isinstance(tensor, Tensor):
-                value = tensor.detach().cpu().contiguous()
-                digest.update(f"{name}{value.dtype}{tuple(value.shape)}{name in trainable}".encode())
-                digest.update(value.reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+                content.add((name, name in trainable, tensor))
+        return content.hexdigest()
 
     def provenance(self) -> Provenance:
         """Return where a number measured now comes from.
@@ -228,16 +238,24 @@ class _LazyBatches:
         self, source: Any, device: torch.device, dtype: torch.dtype, size: int, freeze: bool
     ) -> None:
         self.additive: bool | None = None
-        self._batches: Batches | None = None
+        self.writes_inputs = False
+        self.batches: Batches | None = None
         self._arguments = (source, device, dtype, size, freeze)
 
     def read(self) -> Batches:
-        if self._batches is None:
-            source, device, dtype, size, freeze = self._arguments
-            self._batches = Batches(
-                source, device=device, dtype=dtype, batch_size=size, freeze=freeze
-            )
-        return self._batches
+        source, device, dtype, size, freeze = self._arguments
+        return Batches(source, device=device, dtype=dtype, batch_size=size, freeze=freeze)
+
+
+def _derived_tensors(model: nn.Module) -> dict[int, Any]:
+    """Copy what hooks have computed from parameters, which deepcopy refuses to do, as a memo."""
+    derived = [
+        value
+        for part in model.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    return {id(tensor): tensor.detach().clone() for tensor in derived}
 
 
 def _device(device: str | torch.device | None, model: nn.Module) -> torch.device:

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -117,7 +118,7 @@ def load_task(path: str | Path) -> Task:
     if text in BUILTIN:
         return _task(importlib.import_module(BUILTIN[text]), text)
     file = Path(path)
-    if file.suffix == ".py" or file.exists():
+    if file.suffix == ".py" or file.is_file():
         return _task(_run(file), file.stem)
     return _task(_import(text), text)
 
@@ -133,24 +134,36 @@ def users_code(file: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        ProblemError: in place of whatever the user's code raised.
+        LandscapeError: what is one already.
+        ProblemError: in place of whatever else the user's code raised.
     """
     try:
         yield
     except LandscapeError:
-        raise
-    except SyntaxError as error:
-        if error.filename is None:
-            raise
-        line = (error.text or "").strip()
-        msg = f"{error.filename}, line {error.lineno}: {line}\n  SyntaxError: {error.msg}"
+        raise  # worded already
+    except (Exception, SystemExit) as error:
+        msg = f"{_place(error, Path(file))}\n  {type(error).__name__}: {_reason(error)}"
         raise ProblemError(msg) from error
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if Path(f.filename) == Path(file)] or frames[-1:]
-        where = f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}"
-        msg = f"{where}\n  {type(error).__name__}: {error}"
-        raise ProblemError(msg) from error
+
+
+def _place(error: BaseException, file: Path) -> str:
+    """Say where in the user's own code an exception comes from, or else where at all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return f"{error.filename}, line {error.lineno}: {(error.text or '').strip()}"
+    beside = [
+        f
+        for f in frames
+        if Path(f.filename).is_relative_to(file.parent) and "site-packages" not in f.filename
+    ]
+    own = [f for f in frames if Path(f.filename) == file] or beside or frames
+    return f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"exit code {error.code}; a problem file is imported, so it must not call sys.exit()"
+    return str(error.msg if isinstance(error, SyntaxError) else error)
 
 
 def _run(file: Path) -> ModuleType:
@@ -170,28 +183,40 @@ def _run(file: Path) -> ModuleType:
     sys.modules[name] = module  # so that workers of a DataLoader can find its classes
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))  # as for a script: it may import its neighbours
-    with users_code(str(file)):
-        spec.loader.exec_module(module)
+    try:
+        with users_code(str(file)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half a module
+        raise
     return module
 
 
 def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)  # as `python -m` does
+    with users_code(name):
+        spec = _found(name)
+    if spec is None:
         near = did_you_mean(name, BUILTIN)
         msg = (
-            f"unknown problem {name!r}{near}: not a file, not an importable module ({error}); "
+            f"unknown problem {name!r}{near}: neither a file, nor a module that can be imported; "
             f"built-in problems: {', '.join(BUILTIN)}"
         )
-        raise ProblemError(msg) from error
-    except (ValueError, TypeError) as error:
-        msg = f"unknown problem {name!r}; built-in problems: {', '.join(BUILTIN)}"
-        raise ProblemError(msg) from error
-    except Exception as error:
-        with users_code(name):
-            raise error from None
-        raise
+        raise ProblemError(msg)
+    with users_code(spec.origin or name):
+        return importlib.import_module(name)
+
+
+def _found(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            return None
+        raise  # the package is there, and imports something else that is not
+    except (ValueError, AttributeError, TypeError):  # no name of a module at all
+        return None
 
 
 def _task(module: ModuleType, name: str) -> Task:
@@ -208,6 +233,12 @@ def _task(module: ModuleType, name: str) -> Task:
         )
         raise ProblemError(msg)
     parts = {n: getattr(module, n, None) for n in _NAMES}
+    if not isinstance(parts["metrics"] or {}, Mapping):
+        msg = (
+            f"{file}: metrics must be a dictionary from names to functions, not a "
+            f"{type(parts['metrics']).__name__}"
+        )
+        raise ProblemError(msg)
     return Task(
         name=name,
         model=module.model,

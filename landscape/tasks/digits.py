@@ -49,7 +49,7 @@ def data(split: str) -> tuple[Tensor, Tensor]:
 
     >>> [tuple(part.shape) for part in data("test")]
     [(360, 1, 8, 8), (360,)]
-    """  # noqa: DOC502 - raised by what is called here
+    """
     one_of(split, SPLITS, what="split")
     images, classes = _images()
     # RandomState, because its stream is frozen for good (NEP 19); that of default_rng is not.

@@ -1,0 +1,348 @@
+"""Tiny problems that between them hold every feature that could break a measurement.
+
+`CASES` is what the operators and measures are tested on. Each case builds the problem for the
+library in any batches, and gives the exact loss, gradient and Hessian by torch.func on the whole
+data with torch's own mean loss: no code of the library is used to find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from landscape.problem import Problem
+
+N_EXAMPLES = 13  # prime: the last batch is short whatever the batch size
+N_CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a problem is made of, and the mean of its loss as torch alone computes it."""
+
+    model: nn.Module
+    data: tuple[Tensor, ...]
+    reference: Callable[..., Tensor]
+    loss: Callable[..., Any] | None = None
+    batch_loss: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem by name; `make` draws its weights and data from the global generator.
+
+    `depends_on_batches` marks the losses that are another function for every batching.
+    """
+
+    name: str
+    make: Callable[[], Parts]
+    seed: int = 0
+    mode: str = "eval"
+    depends_on_batches: bool = False
+
+    def parts(self) -> Parts:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            parts = self.make()
+        parts.model.train(self.mode == "train").double()
+        return parts
+
+    def build(
+        self,
+        batch_size: int | None = None,
+        dtype: str = "float64",
+        *,
+        partition: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Problem:
+        """Make the problem: by default one batch, else batches of one size, or of any sizes."""
+        parts = self.parts()
+        if partition is None:
+            partition = equal_batches(batch_size or N_EXAMPLES)
+        return Problem(
+            parts.model,
+            parts.loss,
+            cut(parts.data, partition),
+            batch_loss=parts.batch_loss,
+            mode=self.mode,
+            dtype=dtype,
+            name=self.name,
+            **options,
+        )
+
+    def dense_loss(self, at: Tensor | None = None) -> float:
+        function, own = self._loss_of_vector()
+        return float(function(own if at is None else at))
+
+    def dense_gradient(self, at: Tensor | None = None) -> Tensor:
+        function, own = self._loss_of_vector()
+        return torch.func.grad(function)(own if at is None else at)
+
+    def dense_hessian(self, at: Tensor | None = None) -> Tensor:
+        function, own = self._loss_of_vector()
+        return torch.func.hessian(function)(own if at is None else at)
+
+    def _loss_of_vector(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        parts = self.parts()
+        model = parts.model
+        if self.mode == "train":
+            _use_batch_statistics(model)
+        trainable = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+        sizes = [p.numel() for p in trainable.values()]
+
+        def function(vector: Tensor) -> Tensor:
+            pieces = vector.split(sizes)
+            named = {
+                k: piece.reshape(p.shape)
+                for (k, p), piece in zip(trainable.items(), pieces, strict=True)
+            }
+            return parts.reference(lambda *x: functional_call(model, named, x), *parts.data)
+
+        return function, torch.cat([p.reshape(-1) for p in trainable.values()])
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def equal_batches(size: int, n: int = N_EXAMPLES) -> list[int]:
+    """Sizes of batches that hold n examples: all equal but the last."""
+    return [size] * (n // size) + ([n % size] if n % size else [])
+
+
+def cut(data: tuple[Tensor, ...], partition: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    """Cut tensors along their first axis into batches of the given sizes."""
+    ends = list(accumulate(partition))
+    if ends[-1] != len(data[0]):
+        msg = f"the batches {list(partition)} do not hold {len(data[0])} examples"
+        raise ValueError(msg)
+    starts = [0, *ends[:-1]]
+    return [tuple(t[a:b] for t in data) for a, b in zip(starts, ends, strict=True)]
+
+
+def _use_batch_statistics(model: nn.Module) -> None:
+    # By hand: torch.func cannot write running statistics, and its second derivative of
+    # F.batch_norm with batch statistics is wrong (torch 2.13: not even symmetric).
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            part.forward = MethodType(_normalised_by_batch, part)
+
+
+def _normalised_by_batch(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    centred = x - x.mean(dim=0)
+    scale = (centred.square().mean(dim=0) + norm.eps).rsqrt()
+    return centred * scale * norm.weight + norm.bias
+
+
+def _inputs(*shape: int) -> Tensor:
+    return torch.randn(N_EXAMPLES, *shape, dtype=torch.float64)
+
+
+def _labels(*shape: int) -> Tensor:
+    return torch.randint(N_CLASSES, (N_EXAMPLES, *shape))
+
+
+def _mlp(n_outputs: int = N_CLASSES) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, n_outputs))
+
+
+CLASS_WEIGHTS = torch.tensor([0.2, 1.0, 3.5], dtype=torch.float64)
+
+
+def _supervised(model: nn.Module, x: Tensor, y: Tensor, module: nn.Module) -> Parts:
+    reference = module.double()
+    return Parts(model, (x, y), lambda net, a, b: reference(net(a), b), loss=module)
+
+
+def _mlp_cross_entropy() -> Parts:
+    return _supervised(_mlp(), _inputs(3), _labels(), nn.CrossEntropyLoss())
+
+
+def _conv_batch_norm() -> Parts:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(8, N_CLASSES)
+    )
+    norm = model[1]
+    norm.running_mean.copy_(torch.tensor([0.3, -0.2]))
+    norm.running_var.copy_(torch.tensor([0.5, 2.0]))
+    norm.num_batches_tracked.fill_(7)
+    nn.init.normal_(norm.weight, mean=1.0, std=0.3)
+    nn.init.normal_(norm.bias)
+    return _supervised(model, _inputs(1, 4, 4), _labels(), nn.CrossEntropyLoss())
+
+
+def _regression() -> Parts:
+    return _supervised(_mlp(2), _inputs(3), _inputs(2), nn.MSELoss())
+
+
+def _class_weights() -> Parts:
+    loss = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS.clone())
+    return _supervised(_mlp(), _inputs(3), _labels(), loss)
+
+
+class TokenModel(nn.Module):
+    """An embedding and a linear layer for every position; the classes are the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, N_CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embedding(tokens))).movedim(-1, 1)
+
+
+def _ignore_index() -> Parts:
+    tokens = torch.randint(5, (N_EXAMPLES, 4))
+    labels = _labels(4)
+    # Every example keeps another number of tokens, and one of them none.
+    kept = torch.arange(4) < torch.randint(5, (N_EXAMPLES, 1))
+    kept[2] = False
+    kept[0, 0] = True
+    labels[~kept] = -1
+    return _supervised(TokenModel(), tokens, labels, nn.CrossEntropyLoss(ignore_index=-1))
+
+
+def _label_smoothing() -> Parts:
+    loss = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS.clone(), label_smoothing=0.2)
+    return _supervised(_mlp(), _inputs(3), _labels(), loss)
+
+
+def _soft_labels() -> Parts:
+    targets = torch.softmax(_inputs(N_CLASSES), dim=1)
+    return _supervised(_mlp(), _inputs(3), targets, nn.CrossEntropyLoss())
+
+
+class TiedModel(nn.Module):
+    """One matrix under two names, as in a language model, and a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+def _tied() -> Parts:
+    return _supervised(TiedModel(), _inputs(3), _labels(), nn.CrossEntropyLoss())
+
+
+def _frozen() -> Parts:
+    model = _mlp()
+    model[0].weight.requires_grad_(False)
+    model[2].bias.requires_grad_(False)
+    return _supervised(model, _inputs(3), _labels(), nn.CrossEntropyLoss())
+
+
+class UnusedModel(nn.Module):
+    """A parameter in the middle that the loss does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.idle = nn.Linear(2, 2)
+        self.last = nn.Linear(4, N_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)))
+
+
+def _unused() -> Parts:
+    return _supervised(UnusedModel(), _inputs(3), _labels(), nn.CrossEntropyLoss())
+
+
+def _batch_norm_train() -> Parts:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, N_CLASSES))
+    return _supervised(model, _inputs(3), _labels(), nn.CrossEntropyLoss())
+
+
+def _bce_with_logits() -> Parts:
+    loss = nn.BCEWithLogitsLoss(
+        weight=torch.tensor([1.0, 0.5], dtype=torch.float64),
+        pos_weight=torch.tensor([2.0, 0.3], dtype=torch.float64),
+    )
+    targets = torch.randint(2, (N_EXAMPLES, 2)).double()
+    return _supervised(_mlp(2), _inputs(3), targets, loss)
+
+
+class TupleModel(nn.Module):
+    """Returns its hidden layer beside the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.last = nn.Linear(4, N_CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.first(x))
+        return self.last(hidden), hidden
+
+
+def _tuple_outputs() -> Parts:
+    def reference(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(net(x)[0], y)
+
+    return Parts(TupleModel(), (_inputs(3), _labels()), reference, loss=F.cross_entropy)
+
+
+def log_cosh(output: Tensor, target: Tensor) -> Tensor:
+    """One loss per example, which is no module of torch."""
+    return torch.log(torch.cosh(output - target)).sum(dim=1)
+
+
+def _per_example() -> Parts:
+    def reference(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        return log_cosh(net(x), y).mean()
+
+    return Parts(_mlp(2), (_inputs(3), _inputs(2)), reference, loss=log_cosh)
+
+
+def _sum_and_weight() -> Parts:
+    def batch_loss(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        x, y, importance = batch
+        return (importance * log_cosh(model(x), y)).sum(), importance.sum()
+
+    def reference(net: Any, x: Tensor, y: Tensor, importance: Tensor) -> Tensor:
+        return (importance * log_cosh(net(x), y)).sum() / importance.sum()
+
+    data = _inputs(3), _inputs(2), 3 * torch.rand(N_EXAMPLES, dtype=torch.float64)
+    return Parts(_mlp(2), data, reference, batch_loss=batch_loss)
+
+
+def _plain_sum() -> Parts:
+    return _supervised(_mlp(2), _inputs(3), _inputs(2), nn.MSELoss(reduction="sum"))
+
+
+CASES = (
+    Case("mlp", _mlp_cross_entropy),
+    Case("conv_batch_norm_eval", _conv_batch_norm),
+    Case("regression", _regression),
+    Case("class_weights", _class_weights),
+    Case("ignore_index", _ignore_index),
+    Case("label_smoothing_class_weights", _label_smoothing),
+    Case("soft_labels", _soft_labels),
+    Case("tied", _tied),
+    Case("frozen", _frozen),
+    Case("unused", _unused),
+    Case("batch_norm_train", _batch_norm_train, mode="train", depends_on_batches=True),
+    Case("bce_with_logits", _bce_with_logits),
+    Case("tuple_outputs", _tuple_outputs),
+    Case("per_example", _per_example),
+    Case("sum_and_weight", _sum_and_weight),
+    Case("plain_sum", _plain_sum),
+)
+
+
+def case_named(name: str) -> Case:
+    """Return the case of that name."""
+    return {case.name: case for case in CASES}[name]
