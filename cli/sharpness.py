@@ -13,7 +13,7 @@ from .options import Measuring, measuring
 @click.command("sharpness")
 @click.option("--rho", default=0.05, show_default=True, help="Radius of the ball.")
 @click.option("--p", "p", default=2.0, show_default=True, help="Norm of the ball, 1 to inf.")
-@click.option("--tol", default=1e-3, show_default=True, help="Relative optimality gap to reach.")
+@click.option("--tol", default=1e-4, show_default=True, help="Relative optimality gap to reach.")
 @click.option(
     "--max-gradients",
     default=200,

@@ -106,7 +106,10 @@ class Ball:
 
 
 def _norm(vector: Tensor, order: float) -> float:
-    """Return ‖vector‖ of any order: |v|^100 of a small entry would underflow if it were taken."""
+    """Return ‖vector‖ of any order, in float64."""
+    if order in {1, 2, math.inf}:
+        return float(torch.linalg.vector_norm(vector, order, dtype=torch.float64))
+    # Scaled first: |v|^100 of a small entry would underflow.
     largest = float(torch.linalg.vector_norm(vector, math.inf))
     if largest == 0.0 or not math.isfinite(largest):
         return largest

@@ -54,7 +54,15 @@ class Evaluator:
         Args:
             problem: what to evaluate.
             seed: of the dropout masks in ``train`` mode, which are the same on every pass.
+
+        Raises:
+            ProblemError: inside `torch.inference_mode`, where nothing has a derivative.
         """
+        if torch.is_inference_mode_enabled():
+            msg = (
+                "torch.inference_mode() is on, and a measurement needs derivatives: leave it first"
+            )
+            raise ProblemError(msg)
         self.problem = problem
         self.origin = problem.weights
         self.passes = {"forwards": 0, "gradients": 0, "hvps": 0}

@@ -72,7 +72,8 @@ class Measured:
             unsure = "" if self.eigenpairs.converged else " (not converged)"
             facts["λmax of the Hessian"] = f"{number(float(top))} ± {float(residual):.1e}{unsure}"
         if self.sharpness is not None:
-            at = f"ρ = {self.sharpness.rho:g}"
+            norm = "" if self.sharpness.p == 2 else f", p = {self.sharpness.p:g}"
+            at = f"ρ = {self.sharpness.rho:g}{norm}"
             unsure = "" if self.sharpness.converged else ", not converged"
             facts[f"sharpness, {at}"] = (
                 f"≥ {number(self.sharpness.value)} (gap {self.sharpness.gap:.0e}{unsure})"

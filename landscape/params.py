@@ -7,7 +7,9 @@ for bit as it went in.
 
 from __future__ import annotations
 
+import copy
 import random
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,19 +48,25 @@ class ParameterSpace:
             The description; it keeps no reference to the module.
 
         Raises:
-            ProblemError: if nothing is trainable, or a lazy layer has no shape yet.
+            ProblemError: if nothing is trainable, or a parameter is complex or has no values yet.
 
         >>> ParameterSpace.of(nn.Linear(3, 2)).n
         8
         """
         parameters = dict(module.named_parameters())
-        lazy = [name for name, tensor in parameters.items() if is_lazy(tensor)]
-        if lazy:
-            msg = (
-                f"the parameter {lazy[0]} has no shape yet (a lazy layer): run the model once on "
-                "a batch before it is measured"
-            )
-            raise ProblemError(msg)
+        for name, tensor in parameters.items():
+            if is_lazy(tensor) or tensor.is_meta:
+                msg = (
+                    f"the parameter {name} has no values yet (a lazy layer, or the device meta): "
+                    "run the model once on a batch before it is measured, or build it on the CPU"
+                )
+                raise ProblemError(msg)
+            if tensor.is_complex() and tensor.requires_grad:
+                msg = (
+                    f"the parameter {name} is complex, and a landscape is explored over real "
+                    "numbers: hold its real and imaginary parts apart, or freeze it"
+                )
+                raise ProblemError(msg)
         chosen = [
             (name, tensor.shape)
             for name, tensor in parameters.items()
@@ -126,10 +134,10 @@ def preserved(module: nn.Module) -> Iterator[None]:
     """Give the module and all random generators back as they were, whatever happens inside.
 
     Restores every attribute of every submodule (which parameter and buffer objects it holds,
-    train or eval mode, tensors that hooks have put there), ``requires_grad`` and ``.grad`` of
-    every parameter, and the state of the global generators of torch (CPU and CUDA), NumPy and
-    Python. Values inside a parameter or buffer are not copied: measurements never write to them,
-    they substitute others.
+    train or eval mode, tensors that hooks have put there, what a list or dict holds),
+    ``requires_grad`` and ``.grad`` of every parameter, and the state of the global generators of
+    torch (CPU and CUDA), NumPy and Python. Values inside a parameter or buffer are not copied:
+    measurements never write to them, they substitute others.
 
     Args:
         module: the module that is measured.
@@ -187,19 +195,22 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = (dict, OrderedDict, list, set)
 
 
-def _attributes(part: nn.Module) -> dict[str, Any]:
-    return {key: dict(value) if key in _REGISTRIES else value for key, value in vars(part).items()}
+def _attributes(part: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Note every attribute, and of a plain container also what is in it."""
+    return {
+        key: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
+        for key, value in vars(part).items()
+    }
 
 
-def _restore(part: nn.Module, attributes: dict[str, Any]) -> None:
-    # The registries are refilled in place: other objects may hold a reference to them.
-    registries = {key: vars(part)[key] for key in _REGISTRIES}
+def _restore(part: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
     vars(part).clear()
-    vars(part).update(attributes)
-    for key, registry in registries.items():
-        registry.clear()
-        registry.update(attributes[key])
-        vars(part)[key] = registry
+    for key, (value, content) in attributes.items():
+        # Refilled in place: other objects may hold a reference to the container.
+        if content is not None:
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(content)
+        vars(part)[key] = value

@@ -167,9 +167,12 @@ class Sharpness(Result):
 
     Attributes:
         value: the largest rise found; a lower bound on the maximum.
-        one_step: the rise at ε = ρ · (dual of the gradient), SAM's one-step estimate.
+        one_step: the rise at ε = ρ · (dual of the gradient), SAM's one-step estimate; infinite or
+            NaN where the loss overflows there.
         gap: relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q) at the end, G = ∇L(w+ε);
-            0 where ε meets the first-order conditions.
+            0 where ε meets the first-order conditions. Inside the ball, where G itself vanishes
+            at a maximum, it is relative to ρ‖∇L(w)‖_q if that is larger. NaN where the gradient
+            is not finite.
         gradients: gradient passes spent.
         rho: radius of the ball.
         p: its norm.

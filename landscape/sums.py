@@ -55,12 +55,21 @@ class LossSums:
     """Accumulates what batches contribute; waits for the device once, at the end."""
 
     def __init__(self, sums: bool) -> None:
+        """Start from nothing.
+
+        Args:
+            sums: whether the loss of the data set is the plain sum.
+        """
         self._plain_sum = sums
         self._rows: list[Tensor] = []
         self._metrics: dict[str, list[tuple[Tensor, int]]] = {}
-        self._totals: Tensor | None = None
 
     def add(self, terms: BatchTerms) -> None:
+        """Add one batch.
+
+        Args:
+            terms: what it contributes to the loss.
+        """
         total = terms.total.detach()
         weight = torch.as_tensor(terms.weight, dtype=torch.float64, device=total.device)
         if terms.terms is None or terms.weights is None:
@@ -73,6 +82,16 @@ class LossSums:
         self._rows.append(torch.stack([total, weight, *squares]))
 
     def add_metric(self, name: str, value: Any, size: int) -> None:
+        """Add a metric of one batch.
+
+        Args:
+            name: which one.
+            value: one value per example, or their mean.
+            size: number of examples in the batch.
+
+        Raises:
+            ProblemError: if it is neither.
+        """
         tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(value)
         if tensor is None or tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != size):
             msg = (
@@ -85,6 +104,7 @@ class LossSums:
 
     @property
     def totals(self) -> list[float]:
+        """Σ of the loss s, of the weight w, of s·s, s·w and w·w over examples; their number."""
         values: list[float] = torch.stack(self._rows).sum(dim=0).tolist()
         return values
 
@@ -94,6 +114,11 @@ class LossSums:
         return final_divisor(self.totals[1], plain_sum=self._plain_sum)
 
     def result(self) -> LossValue:
+        """Divide.
+
+        Returns:
+            The loss of all that has been added.
+        """
         total, _, ss, sw, ww, n = self.totals
         value = total / self.divisor
         metrics = {

@@ -7,14 +7,17 @@ data with torch's own mean loss: no code of the library is used to find them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import MethodType
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -88,7 +91,9 @@ class Case:
 
     def dense_hessian(self, at: Tensor | None = None) -> Tensor:
         function, own = self._loss_of_vector()
-        return torch.func.hessian(function)(own if at is None else at)
+        with warnings.catch_warnings():  # torch's forward mode starts its own torch.jit.script
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.func.hessian(function)(own if at is None else at)
 
     def _loss_of_vector(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         parts = self.parts()
@@ -125,6 +130,12 @@ def cut(data: tuple[Tensor, ...], partition: Sequence[int]) -> list[tuple[Tensor
         raise ValueError(msg)
     starts = [0, *ends[:-1]]
     return [tuple(t[a:b] for t in data) for a, b in zip(starts, ends, strict=True)]
+
+
+def partitions(n: int = N_EXAMPLES) -> st.SearchStrategy[list[int]]:
+    """All ways to cut n examples into batches, in order."""
+    cuts = st.sets(st.integers(1, n - 1)).map(lambda found: [0, *sorted(found), n])
+    return cuts.map(lambda ends: [b - a for a, b in pairwise(ends)])
 
 
 def _use_batch_statistics(model: nn.Module) -> None:
@@ -346,3 +357,19 @@ CASES = (
 def case_named(name: str) -> Case:
     """Return the case of that name."""
     return {case.name: case for case in CASES}[name]
+
+
+def in_batches(*sizes: int | None) -> list[Any]:
+    """Pair every case with every size of batches, as parameters of a test; None is one batch."""
+    reason = "with batch statistics each batching has a loss of its own"
+    skip = pytest.mark.skip(reason=reason)
+    return [
+        pytest.param(
+            case,
+            size,
+            marks=[skip] if size and case.depends_on_batches else [],
+            id=f"{case}-{size or 'all'}",
+        )
+        for case in CASES
+        for size in sizes
+    ]

@@ -7,9 +7,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from landscape.cli import main
+
+# No deadline: the first example of a test pays for imports, and the machine is shared.
+settings.register_profile("landscape", deadline=None, max_examples=20)
+settings.load_profile("landscape")
 
 TASK = """
 import torch

@@ -113,13 +113,21 @@ def test_the_dual_is_what_each_norm_says():
 def test_the_dual_does_not_depend_on_the_length_of_the_gradient(p, dtype):
     gradient = torch.tensor([3.0, -4.0, 1.0, 0.0], dtype=dtype)
     whole = Ball(0.5, p).dual(gradient)
-    rounding = 300 * torch.finfo(dtype).eps
+    rounding = 4 * torch.finfo(dtype).eps
     assert norm(whole.numpy(), p) == pytest.approx(0.5, rel=rounding)
     for size in (1e-30, 1e30):
         assert Ball(0.5, p).dual(size * gradient).tolist() == pytest.approx(
-            whole.tolist(), rel=rounding, abs=1e-12
+            whole.tolist(), rel=100 * rounding, abs=1e-12
         )
         assert whole.dtype == dtype
+
+
+@every_order
+def test_in_float32_the_dual_is_that_of_float64_rounded_once(p):
+    """Powers like |g|^100 would multiply the rounding of float32 by 100."""
+    gradient = torch.linspace(0.9, -1.1, 101)
+    single, double = Ball(0.5, p).dual(gradient), Ball(0.5, p).dual(gradient.double())
+    assert torch.allclose(single.double(), double, rtol=2e-7, atol=1e-40)
 
 
 @every_order

@@ -15,6 +15,7 @@ from conftest import TASK
 from torch import nn
 
 from landscape.study import SCHEMA_VERSION, Study
+from landscape.tasks import digits
 
 EIGS = ("--problem", "task.py", "-k", "1")
 
@@ -187,6 +188,7 @@ def test_a_problem_file_without_the_needed_names(here, run) -> None:
 
 
 def test_a_missing_optional_dependency(here, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits._images.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     ran = run("eigs", "a.pt", "--problem", "digits")

@@ -163,6 +163,7 @@ def test_the_same_call_gives_the_same_bits_and_the_seed_only_the_way():
     first, again = (top_eigenpairs(problem, K, seed=3) for _ in range(2))
     assert first.values.tobytes() == again.values.tobytes()
     assert first.vectors.tobytes() == again.vectors.tobytes()
+    assert first.vectors.tobytes() != top_eigenpairs(problem, K, seed=4).vectors.tobytes()
     other = top_eigenpairs(problem, K, seed=4, tol=1e-10)
     assert other.values == pytest.approx(dense("mlp")[1][:K], rel=1e-9)
     assert first.settings == {

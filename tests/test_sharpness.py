@@ -28,6 +28,7 @@ from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning, ProblemError
 from landscape.evaluate import Evaluator
 from landscape.measure import sharpness as sharpness_module
+from landscape.measure.ascent import Ascent
 from landscape.measure.sharpness import sharpness
 from landscape.operators import Hessian
 from landscape.problem import Problem
@@ -305,13 +306,37 @@ def test_float32_finds_it_to_its_own_rounding(kind, gradient):
         assert norm(found.epsilon, 2) <= rho * (1 + 1e-6)
 
 
-def test_rounding_ends_a_search_that_cannot_meet_its_tolerance():
-    """With a loss of 1000 in float32 rises of 1e-4 are below rounding; no pass is wasted."""
-    q = quadratic("positive", 0.1)
+def test_rises_below_rounding_are_not_searched_for():
+    """With a loss of 1000 in float32 nothing is known of rises of 1e-5; no pass is wasted."""
+    q = quadratic("positive", 0.01)
     loud = Quadratic(q.hessian, q.gradient, constant=1000.0)
-    found = sharpness(quadratic_problem(loud, dtype="float32"), 1e-3, tol=1e-12, max_gradients=2000)
+    found = sharpness(quadratic_problem(loud, dtype="float32"), 1e-3, tol=1e-12)
+    assert found.gap == 0.0
+    assert found.converged
+    assert found.gradients <= 10
+    assert 0 <= found.value <= 1e-3
+
+
+@pytest.mark.parametrize(("p", "seed"), [(2.0, 1), (math.inf, 2)])
+def test_rounding_ends_a_search_that_cannot_meet_its_tolerance(p, seed):
+    problem = net_problem(seed, dtype="float32")
+    found = sharpness(problem, 0.5, p=p, tol=1e-16, max_gradients=2000)
+    assert not found.converged
+    assert found.gap < 1e-6
     assert found.gradients < 300
-    assert found.value >= 0
+
+
+def test_rounding_never_takes_the_value_below_that_of_the_start():
+    """Among points that are equal to rounding the gap decides, but the one-step value stands."""
+    falls = itertools.count()
+    slope = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    start = torch.tensor([0.6, 0.8, 0.0], dtype=torch.float64)
+    climb = Ascent(
+        lambda epsilon: (-1e-17 * next(falls), slope), Ball(1.0), start, slope=1.0, level=1.0
+    )
+    climb.climb(1e-12, 50)
+    assert climb.best.value == climb.start_value == 0.0
+    assert climb.gradients < 50
 
 
 # -- maxima inside the ball ----------------------------------------------------------------------

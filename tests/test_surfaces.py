@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def axes(problem: Problem) -> Plane:
         (np.linspace(-1, 1, 7), np.linspace(-2, 0.5, 4)),
         (np.linspace(-1, 1, 4), np.linspace(-1, 1, 7)),
         (np.linspace(0, 3, 5), np.linspace(-1, 0, 2)),
-        (np.array([-0.3, 0.1, 5.0]), np.array([1e-9, 1e3])),
+        (np.array([-0.3, 0.1, 5.0]), np.array([1e-9, 1e6])),
     ],
 )
 @pytest.mark.parametrize("constant", [0.0, 2.0, -50.0])
@@ -312,6 +314,23 @@ def test_a_surface_that_was_begun_goes_on_where_it_stopped(tmp_path, monkeypatch
         assert found.loss.tobytes() == whole.loss.tobytes()
         assert found.loss_se.tobytes() == whole.loss_se.tobytes()
         assert found.cost.forwards == 16 - 7 + 1
+
+
+def test_points_that_other_processes_left_out_are_filled_in_at_their_place(tmp_path):
+    """What is recorded need not be the first points of the grid."""
+    problem = case_named("mlp").build(5)
+    whole = surface(problem, n=3)
+    path = tmp_path / "landscape.db"
+    with Study(path) as study:
+        surface(problem, n=3, study=study)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM points WHERE i = j")
+        connection.execute("UPDATE measurements SET status = 'partial'")
+    with Study(path) as study:
+        found = surface(problem, n=3, study=study)
+        assert found.cost.forwards == 3 + 1
+        assert found.loss.tobytes() == whole.loss.tobytes()
+        assert found.loss_se.tobytes() == whole.loss_se.tobytes()
 
 
 def test_model_and_generators_stay_as_they_were():

@@ -86,7 +86,7 @@ class Ascent:
     search.
 
     Attributes:
-        start: the first point.
+        start_value: rise at the start, NaN and infinity among it.
         best: the highest point so far; of those that are equal to rounding, the one with the
             smallest gap.
         gradients: gradient passes spent.
@@ -112,7 +112,8 @@ class Ascent:
         self.gradients = 0
         self._idle = 0
         self._secants = Secants(_MEMORY if ball.p == 2 else 0)
-        self.start = self.best = self._here = self._evaluate(start)
+        self.best = self._here = self._evaluate(start)
+        self.start_value = self._here.value
         while not self._here.usable and self.gradients <= _RETREATS:
             self._here = self._evaluate(0.25 * self._here.epsilon)
         self.stalled = not self._here.usable
@@ -142,7 +143,7 @@ class Ascent:
                 self._move(there)
             self._idle = 0 if self.best is not best else self._idle + 1
             self.stalled = self.stalled or self._idle >= _IDLE
-        # Other climbs go on before this one does, and its memory is 20 vectors.
+        # Other climbs go on before this one does, and these are up to 20 vectors.
         self._secants.forget()
 
     def _gap(self, point: Point) -> float:
@@ -202,8 +203,6 @@ class Ascent:
             self._secants.add(moved, here.gradient - there.gradient)
             return
         bent = self._tangent(self._rising(here) - self._rising(there), there)
-        if self._slides(here) != self._slides(there):
-            self._secants.forget()
         self._secants.add(moved, bent)
 
     def _keep(self, point: Point) -> None:
@@ -215,7 +214,7 @@ class Ascent:
             return
         higher, rounding = point.value - self.best.value, self._rounding(self.best)
         # Among equals to rounding the gap decides, but never so as to fall below the start.
-        equal = higher >= -rounding and not point.value < self.start.value
+        equal = higher >= -rounding and not point.value < self.start_value
         if higher > rounding or (equal and self._gap(point) < self.gap):
             self.best = point
 

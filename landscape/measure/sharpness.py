@@ -35,7 +35,7 @@ def sharpness(
     rho: float = 0.05,
     *,
     p: float = 2.0,
-    tol: float = 1e-3,
+    tol: float = 1e-4,
     max_gradients: int = 200,
     eigenvectors: FloatArray | None = None,
     seed: int = 0,
@@ -44,11 +44,16 @@ def sharpness(
 ) -> Sharpness:
     """Measure max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), over the whole data set.
 
-    A climb from several starts: ± the dual of the gradient (the first is SAM's one-step
-    estimate), ± the top eigenvector of the Hessian, and a random point. Each start gets a few
-    passes; the two highest then go on until the relative Frank-Wolfe gap
-    (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``. The value is a lower bound on the
-    maximum, and never below the one-step value nor below 0 (ε = 0 is in the ball).
+    A climb from several starts: ± the dual of the gradient (the first is SAM's one-step estimate),
+    ± the top eigenvector of the Hessian, and a random point; for p = 1 from the vertices of the
+    four largest entries of each. Each start gets a few passes; the two highest then go on until
+    the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``. The
+    value is a lower bound on the maximum, and never below the one-step value nor below 0 (ε = 0 is
+    in the ball). Points where the loss overflows are left out of it, with a warning.
+
+    The gap alone does not prove that the maximum is global: a loss that curves upwards has local
+    ones. On quadratic losses with p = 2 the tests hold the value to the exact maximum, to 1e-6
+    where ``tol`` is 1e-10 and to 2 % where it is 1e-3; for p = 1 and ∞ a higher vertex may exist.
 
     Args:
         problem: what to measure.
@@ -64,7 +69,7 @@ def sharpness(
 
     Returns:
         The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes, and up
-        to 18 Hessian-vector products for the eigenvector.
+        to 18 Hessian-vector products for the eigenvector. Memory: about 45 vectors of length n.
 
     Raises:
         InvalidArgumentError: if ρ is not above zero, p is below 1, or a setting is out of range.
@@ -200,7 +205,7 @@ class _Search:
         start = self._ball.dual(direction)
         climb = Ascent(self._objective, self._ball, start, slope=self._slope, level=self._loss)
         if name == "gradient":
-            self._one_step = climb.start.value
+            self._one_step = climb.start_value
         self._climbs[name] = climb
 
     _one_step = 0.0  # where the gradient is zero, SAM takes no step

@@ -223,6 +223,7 @@ def _load(state: StateDict, model: nn.Module, expected: Mapping[str, Tensor], or
         name
         for name in report.missing_keys
         if name not in state
+        and name not in _IGNORED
         and not name.endswith((*_OPTIONAL, "_extra_state"))
         and not any(other in state for other in aliases.get(name, ()))
     ]

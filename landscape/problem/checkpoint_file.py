@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import warnings
 from collections import deque
 from collections.abc import Iterable
 from os import PathLike
@@ -76,7 +77,12 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _read_torch(file: Path, *, unsafe_pickle: bool) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=not unsafe_pickle)
+        # From a stream: of a path torch would look at the suffix.
+        with file.open("rb") as stream, warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol"
+            )  # said below, if it matters
+            return torch.load(stream, map_location="cpu", weights_only=not unsafe_pickle)
     except pickle.UnpicklingError as error:
         # torch words every failure as if more trust would help.
         if unsafe_pickle or _breaks_off(file):
@@ -124,10 +130,14 @@ def _damaged(file: Path, error: Exception) -> str:
 
 
 def _first_reason(error: Exception) -> str:
-    text = str(error)
+    text = str(error).rsplit("WeightsUnpickler error:", 1)[-1].strip()
     for mark in ("Unsupported global: GLOBAL ", "GLOBAL "):
         if mark in text:
             return f"it asks for {text.split(mark, 1)[1].split()[0]}"
+    if text.startswith("Unsupported operand"):
+        return (
+            f"{text.splitlines()[0]} of pickle: was it saved with a pickle_protocol other than 2?"
+        )
     return text.split("\n", 1)[0][:160]
 
 

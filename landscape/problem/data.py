@@ -98,11 +98,18 @@ class Batches:
             raise DataError(msg) from error
 
     def _check_second_pass(self, source: Any) -> None:
-        digest = Content()
+        digest, n_examples = Content(), 0
         for batch in self._read():
             digest.add(batch)
+            n_examples += examples_in(batch)
         if digest.hexdigest() == self.fingerprint:
             return
+        if n_examples == 0:
+            msg = (
+                f"the {type(source).__name__} gives nothing on a second pass: it is used up, and a "
+                "measurement needs many passes; give a list of batches, a DataLoader, or tensors"
+            )
+            raise DataError(msg)
         first, second = (_example_digests(self._read()) for _ in range(2))
         msg = _difference(source, first, second)
         raise DataError(msg)
@@ -330,6 +337,9 @@ def _is_fixed(source: Any) -> bool:
 
 
 def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
+    if any(part.layout != torch.strided for part in parts):
+        msg = "sparse tensors cannot be cut into batches here; give a list of batches instead"
+        raise DataError(msg)
     lengths = {len(part) if part.ndim else 0 for part in parts}
     if len(lengths) != 1:
         msg = (
@@ -345,7 +355,8 @@ def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
 
 
 def _bytes_of(batch: Any) -> int:
-    return sum(leaf.nbytes for leaf in leaves(batch) if _is_array(leaf))
+    tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _example_digests(batches: Iterable[Any]) -> list[str]:

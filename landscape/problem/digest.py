@@ -73,7 +73,9 @@ class Content:
             self._mark("again")
         else:
             self._seen.add(id(value))
-            self._mark(type(value).__qualname__)
+            # A loader may make lists of what others hand over as tuples.
+            kind = type(value)
+            self._mark("tuple" if kind is list else kind.__qualname__)
             self._add_parts(value)
             if isinstance(value, _BRANCHING):  # equal ones may or may not be one object
                 self._seen.discard(id(value))
@@ -82,7 +84,11 @@ class Content:
         self._digest.update(f"[{text}]".encode())
 
     def _add_tensor(self, tensor: Tensor) -> None:
-        value = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+        value = tensor.detach().cpu()
+        if value.layout != torch.strided:
+            self._mark(str(value.layout))
+            value = value.to_dense()
+        value = value.contiguous().resolve_conj().resolve_neg()
         self._mark(f"{value.dtype}{tuple(value.shape)}")
         self._digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
 

@@ -199,10 +199,16 @@ def read_loss(value: Any, batch: Any) -> BatchTerms:
         The terms.
 
     Raises:
-        LossError: if it is none of the three.
+        LossError: if it is none of the three, or its weight depends on the parameters.
     """
     if isinstance(value, tuple) and len(value) == 2:
         total, weight = value
+        if isinstance(weight, Tensor) and weight.requires_grad:
+            msg = (
+                "the weight of the pair (sum, weight) depends on the parameters; it is divided by "
+                "once, after the sum over the batches, so it must be a number: use detach()"
+            )
+            raise LossError(msg)
         weight = float(weight)
         if isinstance(total, Tensor) and total.ndim == 0 and weight >= 0:
             return BatchTerms(total=total.double(), weight=weight)

@@ -209,6 +209,8 @@ def _import(name: str) -> ModuleType:
 
 
 def _found(name: str) -> ModuleSpec | None:
+    if name.startswith("."):
+        return None
     try:
         return importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
@@ -226,7 +228,10 @@ def _task(module: ModuleType, name: str) -> Task:
         lacking.append("loss")
     if lacking:
         public = [n for n in vars(module) if not n.startswith("_")]
-        hints = [n + did_you_mean(n, public, most=1) for n in lacking]
+        hints = [
+            f"{n} (it is no function)" if n in public else n + did_you_mean(n, public, most=1)
+            for n in lacking
+        ]
         msg = (
             f"{file} lacks: {', '.join(hints)}. A problem file defines model(), data(split) and "
             "loss (or batch_loss(model, batch)), and may define metrics"

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import CASES, Case, case_named, cut, equal_batches, in_batches, partitions
+from hypothesis import given, settings
+from torch import Tensor, nn
+
+import landscape.evaluate
+from landscape.errors import LossError
+from landscape.evaluate import Evaluator
+from landscape.operators import Hessian, graph_bytes
+from landscape.problem import Problem
+
+
+def dense(operator: Hessian) -> Tensor:
+    """The matrix of an operator, column by column."""
+    eye = torch.eye(operator.n, dtype=operator.dtype)
+    return torch.stack([operator.matvec(column) for column in eye], dim=1)
+
+
+@pytest.mark.parametrize("room", [0, 2**30], ids=["built anew", "kept"])
+@pytest.mark.parametrize(("case", "size"), in_batches(None, 4))
+def test_the_hessian_is_that_of_the_whole_data(case: Case, size: int | None, room: int) -> None:
+    expected = case.dense_hessian()
+    with Evaluator(case.build(size)) as evaluator:
+        operator = Hessian(evaluator, graph_bytes=room)
+        found = dense(operator)
+    assert (operator.n, operator.dtype) == (len(expected), torch.float64)
+    scale = max(1.0, float(expected.abs().max()))
+    assert (found - expected).abs().max() <= 1e-12 * scale
+    assert (found - found.T).abs().max() <= 1e-12 * scale
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.depends_on_batches], ids=str)
+@settings(max_examples=3)
+@given(sizes=partitions())
+def test_any_batching_gives_the_same_hessian(case: Case, sizes: list[int]) -> None:
+    found = []
+    for problem in (case.build(), case.build(partition=sizes)):
+        with Evaluator(problem) as evaluator:
+            vector = torch.linspace(-1, 1, problem.space.n, dtype=torch.float64)
+            found.append(Hessian(evaluator).matvec(vector))
+    assert torch.allclose(found[0], found[1], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_hessian_elsewhere(case: Case) -> None:
+    with Evaluator(case.build()) as evaluator:
+        at = evaluator.origin + 0.2 * torch.linspace(-1, 1, len(evaluator.origin))
+        vector = torch.linspace(1, -2, len(at), dtype=torch.float64)
+        found = Hessian(evaluator, at=at).matvec(vector)
+    assert torch.allclose(found, case.dense_hessian(at) @ vector, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_products_in_float32(case: Case) -> None:
+    with Evaluator(case.build(None if case.depends_on_batches else 4, "float32")) as evaluator:
+        vector = torch.linspace(-1, 1, len(evaluator.origin))
+        found = Hessian(evaluator).matvec(vector)
+    expected = case.dense_hessian() @ vector.double()
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_batch_statistics_by_finite_differences() -> None:
+    # torch.func's own second derivative of F.batch_norm in train mode is wrong; ours is not.
+    case = case_named("batch_norm_train")
+    with Evaluator(case.build()) as evaluator:
+        found = dense(Hessian(evaluator))
+        columns = []
+        for unit in torch.eye(len(found), dtype=torch.float64):
+            up, down = (evaluator.gradient(evaluator.origin + s * 1e-5 * unit)[1] for s in (1, -1))
+            columns.append((up - down) / 2e-5)
+    assert torch.allclose(found, torch.stack(columns, dim=1), atol=1e-8)
+
+
+# Graphs
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 4])
+def test_graphs_are_kept_as_long_as_there_is_room(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = Evaluator.batch_gradient_graph
+
+    def counting(self: Evaluator, vector: Tensor, batch: Any, index: int) -> Any:
+        calls.append(index)
+        return original(self, vector, batch, index)
+
+    monkeypatch.setattr(Evaluator, "batch_gradient_graph", counting)
+    with Evaluator(case_named("mlp").build(4)) as evaluator:
+        batches = list(evaluator.problem.batches)
+        sizes = [
+            graph_bytes(original(evaluator, evaluator.origin, batch, i).gradient)
+            for i, batch in enumerate(batches)
+        ]
+        operator = Hessian(evaluator, graph_bytes=sum(sizes[:kept]) + (1 if kept else 0))
+        vector = torch.ones_like(evaluator.origin)
+        first = operator.matvec(vector)
+        assert calls == [0, 1, 2, 3]
+        for _ in range(2):
+            calls.clear()
+            assert torch.equal(operator.matvec(vector), first)
+            assert calls == list(range(kept, 4))
+
+
+def test_the_memory_of_a_graph_is_at_least_what_it_must_hold() -> None:
+    x = torch.ones(100, 50, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1)).double()
+    with Evaluator(Problem(model, nn.MSELoss(), (x, x[:, :1]))) as evaluator:
+        (batch,) = evaluator.problem.batches
+        size = graph_bytes(evaluator.batch_gradient_graph(evaluator.origin, batch, 0).gradient)
+    one = 100 * 50 * 8  # the input, and the activation after the first layer
+    weights = evaluator.origin.numel() * 8
+    assert 2 * one + weights <= size <= 12 * one + weights
+
+
+def test_a_leaf_has_no_graph() -> None:
+    assert graph_bytes(torch.ones(3, requires_grad=True)) == 0
+    assert graph_bytes(torch.ones(3)) == 0
+
+
+def test_products_after_the_first_do_not_run_the_model() -> None:
+    calls: list[int] = []
+
+    class Counting(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(len(x))
+            return super().forward(x).square()
+
+    x = torch.ones(5, 2)
+    with Evaluator(Problem(Counting(2, 2), nn.MSELoss(), (x, x), batch_size=3)) as evaluator:
+        operator = Hessian(evaluator)
+        calls.clear()
+        for _ in range(3):
+            operator.matvec(evaluator.origin)
+    assert calls == [3, 2]
+
+
+# Models with something special about their derivatives
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.project(x).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.head(mixed.transpose(1, 2).flatten(2)).mean(dim=1)
+
+
+class PlainAttention(Attention):
+    """The same by matrix products and a softmax."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.project(x).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        scores = (q @ k.mT / 2**0.5).masked_fill(later, -torch.inf)
+        mixed = scores.softmax(-1) @ v
+        return self.head(mixed.transpose(1, 2).flatten(2)).mean(dim=1)
+
+
+def sequences() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(13, 5, 4, generator=generator, dtype=torch.float64)
+    return cut((x, torch.arange(13) % 3), equal_batches(6))
+
+
+def test_attention_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    model = Attention().double()
+    plain = PlainAttention().double()
+    plain.load_state_dict(model.state_dict())
+    found = []
+    for each in (model, plain):
+        with Evaluator(Problem(each, nn.CrossEntropyLoss(), sequences())) as evaluator:
+            found.append((evaluator.gradient()[1], dense(Hessian(evaluator))))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-12)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-12)
+    assert found[0][1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LSTM(4, 3, batch_first=True),
+        lambda: nn.GRU(4, 3, batch_first=True),
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+    ],
+    ids=["lstm", "gru", "transformer"],
+)
+def test_layers_of_torch_by_finite_differences(make: Any) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = make()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.body(x)
+            return (out[0] if isinstance(out, tuple) else out)[:, -1]
+
+    with Evaluator(Problem(Model().double(), nn.CrossEntropyLoss(), sequences())) as evaluator:
+        vector = torch.linspace(-1, 1, len(evaluator.origin), dtype=torch.float64)
+        found = Hessian(evaluator).matvec(vector)
+        up, down = (evaluator.gradient(evaluator.origin + s * 1e-5 * vector)[1] for s in (1, -1))
+    assert torch.allclose(found, (up - down) / 2e-5, atol=1e-7)
+
+
+def test_a_linear_loss_has_no_curvature() -> None:
+    x = torch.ones(5, 2)
+    problem = Problem(nn.Linear(2, 1), lambda o, t: o.sum(dim=1), (x, x), batch_size=2)
+    with Evaluator(problem) as evaluator:
+        operator = Hessian(evaluator)
+        for _ in range(2):
+            assert not operator.matvec(torch.ones(3)).any()
+
+
+def test_a_parameter_in_which_the_loss_is_linear_has_zero_rows() -> None:
+    problem = case_named("regression").build()
+    model = nn.ModuleDict({"a": nn.Linear(3, 1), "b": nn.Linear(3, 1)}).double()
+
+    def batch_loss(net: nn.Module, batch: Any) -> Tensor:
+        return (net["a"](batch[0]).square() + net["b"](batch[0])).mean()
+
+    data = list(problem.batches)
+    with Evaluator(Problem(model, data=data, batch_loss=batch_loss)) as evaluator:
+        found = dense(Hessian(evaluator))
+    assert found[:4, :4].abs().max() > 0.1
+    assert not found[4:].any()
+    assert not found[:, 4:].any()
+
+
+def test_a_loss_that_cannot_be_differentiated_twice() -> None:
+    class Model(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).log_softmax(-1)
+
+    def ctc(output: Tensor, target: Tensor) -> Tensor:
+        lengths = [torch.full((len(output),), n) for n in (5, 2)]
+        return F.ctc_loss(output.transpose(0, 1), target, *lengths, reduction="none")
+
+    data = torch.randn(4, 5, 4), torch.randint(1, 3, (4, 2))
+    with Evaluator(Problem(Model(4, 3), ctc, data)) as evaluator:
+        evaluator.gradient()
+        match = "cannot be differentiated twice: derivative for .*ctc.* is not implemented"
+        with pytest.raises(LossError, match=match):
+            Hessian(evaluator).matvec(torch.ones(15))
+
+
+def test_running_out_of_memory_is_not_called_a_fault_of_the_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with Evaluator(case_named("mlp").build()) as evaluator:
+        monkeypatch.setattr(landscape.evaluate.torch.autograd, "grad", full)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            evaluator.gradient()

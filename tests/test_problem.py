@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import CASES, Case, case_named
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from landscape.errors import ProblemError
+from landscape.evaluate import Evaluator
+from landscape.problem import Problem
+
+X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+
+
+def of(model: nn.Module, loss: Any = None, **options: Any) -> Problem:
+    return Problem(model, loss or nn.MSELoss(), (X, X), **options)
+
+
+def value_of(problem: Problem) -> float:
+    with Evaluator(problem) as evaluator:
+        return evaluator.loss().value
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_problem_at_its_own_weights_is_the_same(case: Case) -> None:
+    problem = case.build()
+    other = problem.at(problem.model.state_dict())
+    assert other.model is not problem.model
+    assert other.checkpoint_hash == problem.checkpoint_hash
+    assert other.fingerprint == problem.fingerprint
+    assert value_of(other) == value_of(problem)
+
+
+def old_hooks() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(
+            nn.utils.weight_norm(nn.Linear(3, 4)), nn.utils.spectral_norm(nn.Linear(4, 3))
+        )
+
+
+def new_hooks() -> nn.Module:
+    first = parametrizations.weight_norm(nn.Linear(3, 4))
+    return nn.Sequential(first, parametrizations.spectral_norm(nn.Linear(4, 3)))
+
+
+@pytest.mark.parametrize("make", [old_hooks, new_hooks])
+def test_models_whose_weights_are_computed_by_hooks(make: Callable[[], nn.Module]) -> None:
+    source, model = make().eval(), make().eval()
+    output = source(X)  # after which the hooks hold tensors with a history
+    model(X)
+    problem = of(model).at(source)
+    assert value_of(problem) == pytest.approx(
+        float((output - X).square().mean().detach()), rel=1e-6
+    )
+    assert value_of(of(model)) != value_of(problem)
+
+
+def test_a_model_that_cannot_be_copied() -> None:
+    class Stuck(nn.Linear):
+        def __deepcopy__(self, memo: Any) -> Any:
+            msg = "there is only one"
+            raise TypeError(msg)
+
+    with pytest.raises(ProblemError, match="the model Stuck cannot be copied: there is only one"):
+        of(Stuck(3, 3)).at({})
+
+
+def test_a_model_that_is_none() -> None:
+    with pytest.raises(ProblemError, match=r"must be a torch\.nn\.Module, not function"):
+        Problem(lambda x: x, nn.MSELoss(), (X, X))
+
+
+def test_names() -> None:
+    problem = of(nn.Linear(3, 3))
+    assert problem.name == "Linear"
+    named = problem.named("mine")
+    assert (named.name, problem.name) == ("mine", "Linear")
+    assert named.model is problem.model
+    assert repr(named) == (
+        "Problem('mine': Linear with 12 parameters, train data, eval mode, float32 on cpu)"
+    )
+
+
+# What identifies a measurement
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.L1Loss(),
+        nn.MSELoss(reduction="sum"),
+        nn.HuberLoss(),
+        nn.HuberLoss(delta=0.5),
+        lambda o, t: (o - t).square().mean(),
+    ],
+)
+def test_the_fingerprint_depends_on_the_loss(loss: Any) -> None:
+    assert of(nn.Linear(3, 3), loss).fingerprint != of(nn.Linear(3, 3)).fingerprint
+    assert of(nn.Linear(3, 3), loss).fingerprint == of(nn.Linear(3, 3), loss).fingerprint
+
+
+def test_the_fingerprint_depends_on_the_metrics_and_not_on_their_order() -> None:
+    def one(o: Tensor, t: Tensor) -> Tensor:
+        return (o - t).abs().mean()
+
+    def two(o: Tensor, t: Tensor) -> Tensor:
+        return (o - t).abs().amax(1)
+
+    found = [{}, {"a": one}, {"b": one}, {"a": two}, {"a": one, "b": two}]
+    prints = [of(nn.Linear(3, 3), metrics=metrics).fingerprint for metrics in found]
+    assert len(set(prints)) == len(found)
+    swapped = of(nn.Linear(3, 3), metrics={"b": two, "a": one}).fingerprint
+    assert swapped == prints[-1]
+
+
+def test_the_functional_form_of_a_loss_is_the_same_loss() -> None:
+    problem = of(nn.Linear(3, 3), nn.functional.mse_loss)
+    assert problem.fingerprint == of(nn.Linear(3, 3)).fingerprint
+
+
+def test_the_hash_depends_on_weights_buffers_and_what_is_frozen() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    first = of(model).checkpoint_hash
+    assert of(model.double()).checkpoint_hash != first
+    model.float()
+    model[1].running_mean.add_(1)
+    second = of(model).checkpoint_hash
+    assert second != first
+    model[0].bias.requires_grad_(False)  # another landscape, of fewer dimensions
+    assert of(model).checkpoint_hash not in {first, second}
+
+
+def test_provenance() -> None:
+    problem = case_named("frozen").build(4, "float32", split="test")
+    found = problem.provenance()
+    assert (found.checkpoint, found.split, found.mode) == ("frozen", "test", "eval")
+    assert (found.device, found.dtype) == ("cpu", "float32")
+    assert (found.n_parameters, found.n_examples) == (16, 13)
+    assert found.checkpoint_hash == problem.checkpoint_hash
+    assert found.data_fingerprint == problem.batches.fingerprint
+    assert found.problem_fingerprint == problem.fingerprint
+    assert found.versions["torch"] == torch.__version__
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "computed"),
+    [
+        (torch.float32, None, torch.float32),
+        (torch.float64, None, torch.float64),
+        (torch.bfloat16, None, torch.float32),
+        (torch.float16, None, torch.float32),
+        (torch.float32, "float64", torch.float64),
+        (torch.float64, torch.float32, torch.float32),
+        (torch.float32, "torch.float64", torch.float64),
+    ],
+)
+def test_what_is_computed_in(own: torch.dtype, asked: Any, computed: torch.dtype) -> None:
+    problem = of(nn.Linear(3, 3).to(own), dtype=asked)
+    assert problem.dtype == computed
+    with Evaluator(problem) as evaluator:
+        assert evaluator.gradient()[1].dtype == computed
+    assert problem.model.weight.dtype == own
