@@ -65,7 +65,7 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="landscape")
 def cli() -> None:
-    r"""How sharp is this minimum? Sharpness, Hessian spectra and loss surfaces of checkpoints.
+    """How sharp is this minimum? Sharpness, Hessian spectra and loss surfaces of checkpoints.
 
     \b
     First time:      landscape demo

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from landscape.errors import one_of
 from landscape.results import Cost
 
 from .measuring import print_price
@@ -32,7 +33,7 @@ def command(
     figure: str | None,
     report: str | None,
 ) -> None:
-    r"""Measure several checkpoints alike: loss, spectrum, sharpness, lines and surfaces.
+    """Measure several checkpoints alike: loss, spectrum, sharpness, lines and surfaces.
 
     \b
     Example:
@@ -42,10 +43,15 @@ def command(
     from landscape.comparison import N_COMPARED_LINE, compare
     from landscape.measure.surfaces import span
     from landscape.plots import save_figure
+    from landscape.plots.saving import check_place
     from landscape.study import Study
 
     Ball(rho)
     span(half_width, points)
+    if figure is not None:
+        one_of(Path(figure).suffix, (".png", ".pdf", ".svg"), what="ending of --figure:")
+    for path in filter(None, (figure, report)):
+        check_place(path)
     task = told.task()
     problems = told.problems(told.base_problem(task))
     if told.dry_run:

@@ -25,7 +25,7 @@ RHO = 0.2
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def command(output: str, epochs: int, points: int, seed: int, quiet: bool) -> None:
-    r"""Train a small ResNet on real 8×8 digits with SGD and with SAM, measure, draw, report.
+    """Train a small ResNet on real 8×8 digits with SGD and with SAM, measure, draw, report.
 
     Both start from the same weights and see the data in the same order. What is done already is
     not done again. Takes a few minutes on two cores; needs the extra landscape-sharpness[demo].

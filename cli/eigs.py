@@ -28,7 +28,7 @@ from .options import Measuring, measuring
 @click.option("--max-matvecs", default=1000, show_default=True, help="HVPs to spend at most.")
 @measuring
 def command(told: Measuring, k: int, method: str, tol: float, max_matvecs: int) -> None:
-    r"""Find the k largest (algebraic) eigenvalues of the Hessian of the loss.
+    """Find the k largest (algebraic) eigenvalues of the Hessian of the loss.
 
     Each comes with its true residual ‖Hv − θv‖: some eigenvalue lies within it of θ.
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--rho", default=0.05, show_default=True, help="Radius for worst-case.")
 @measuring
 def command(told: Measuring, kind: str, points: int, half_width: float | None, rho: float) -> None:
-    r"""Measure the loss along one direction through each checkpoint.
+    """Measure the loss along one direction through each checkpoint.
 
     \b
     Example:

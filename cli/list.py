@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--kind", default=None, help="Only loss, sharpness, eigs, line or surface.")
 @json_option
 def command(name: str | None, study: str, kind: str | None, as_json: bool) -> None:
-    r"""List what a study holds, of one checkpoint NAME or of all. Needs no torch.
+    """List what a study holds, of one checkpoint NAME or of all. Needs no torch.
 
     \b
     Example:

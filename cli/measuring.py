@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import click
@@ -40,9 +41,10 @@ def measure_each(
     if told.dry_run:
         print_price(problems, price)
         return
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with Study(told.study) as study:
         results = [measure(problem, study) for problem in problems.values()]
-    print_results(results, as_json=told.as_json, study=told.study)
+    print_results(results, as_json=told.as_json, study=told.study, since=started)
 
 
 def print_price(problems: dict[str, Problem], price: Callable[[Problem], Cost]) -> None:

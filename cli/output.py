@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 LARGEST_LISTED_ARRAY = 10_000
 
 
-def print_results(results: Sequence[Result], *, as_json: bool, study: str | None) -> None:
+def print_results(results: Sequence[Result], *, as_json: bool, study: str, since: str) -> None:
     """Print what was measured, one small table per checkpoint, or one JSON list.
 
     Args:
         results: in the order to print.
         as_json: whether to print JSON.
         study: where they are stored, to be said at the end.
+        since: when measuring began; what is older came from the study.
     """
     if as_json:
         click.echo(to_json([as_dict(result) for result in results]))
@@ -36,9 +37,9 @@ def print_results(results: Sequence[Result], *, as_json: bool, study: str | None
             f"{where.dtype} on {where.device}{seed})"
         )
         print_rows(result.rows(), indent="  ")
-        click.echo(f"  cost: {result.cost}")
-    if study is not None:
-        click.echo(f"Stored in {study}.")
+        kept = f"  (kept from {where.created}, not measured again)" if where.created < since else ""
+        click.echo(f"  cost: {result.cost}{kept}")
+    click.echo(f"Stored in {study}.")
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], *, indent: str = "") -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from landscape.results import Result
     from landscape.study import Study
 
-WHAT = ("contrast", "surface", "line", "eigs", "sharpness")
+WHAT = ("contrast", "surface", "worst-line", "random-line", "eigs", "sharpness")
 
 
 @click.command("plot")
@@ -48,12 +48,12 @@ WHAT = ("contrast", "surface", "line", "eigs", "sharpness")
 def command(
     names: tuple[str, ...], study: str, what: str, number: int | None, output: str, scale: str
 ) -> None:
-    r"""Draw what a study holds; NAMEs are checkpoints, all of them by default. Needs no torch.
+    """Draw what a study holds; NAMEs are checkpoints, all of them by default. Needs no torch.
 
     \b
     Examples:
       landscape plot -o contrast.pdf
-      landscape plot sgd sam --what line -o lines.svg
+      landscape plot sgd sam --what worst-line -o lines.svg
       landscape plot --id 7 -o surface.html
     """
     from landscape.plots import save_figure
@@ -87,7 +87,8 @@ def _figure(comparison: Comparison, what: str, scale: str, interactive: bool) ->
         return comparison.explore() if interactive else comparison.plot(scale=scale)
     parts: dict[str, list[tuple[str, Result | None]]] = {
         "surface": [(m.name, m.surface) for m in comparison.models],
-        "line": [(m.name, m.worst_line or m.random_line) for m in comparison.models],
+        "worst-line": [(m.name, m.worst_line) for m in comparison.models],
+        "random-line": [(m.name, m.random_line) for m in comparison.models],
         "eigs": [(m.name, m.eigenpairs) for m in comparison.models],
         "sharpness": [(m.name, m.sharpness) for m in comparison.models],
     }
@@ -99,9 +100,10 @@ def _figure(comparison: Comparison, what: str, scale: str, interactive: bool) ->
         models = (Measured(name=m.name, surface=m.surface) for m in comparison.models if m.surface)
         only = Comparison(models=tuple(models))
         return only.explore() if interactive else only.plot(scale=scale, table=False)
-    draw = getattr(plots, f"{what}_interactive" if interactive else f"{what}_figure")
+    drawer = what.rpartition("-")[2]
+    draw = getattr(plots, f"{drawer}_interactive" if interactive else f"{drawer}_figure")
     names = [name for name, _ in found]
-    return draw([part for _, part in found], names=names, **_scaled(what, scale))
+    return draw([part for _, part in found], names=names, **_scaled(drawer, scale))
 
 
 def _scaled(kind: str, scale: str) -> dict[str, Any]:

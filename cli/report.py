@@ -17,7 +17,7 @@ from .options import study_option
 )
 @click.option("--title", default=None, help="Title of the page.")
 def command(names: tuple[str, ...], study: str, output: str, title: str | None) -> None:
-    r"""Write one HTML page with the figure, interactive views and all numbers with their evidence.
+    """Write one HTML page with the figure, interactive views and all numbers with their evidence.
 
     It opens without a network. NAMEs are checkpoints, all of them by default. Needs no torch.
 

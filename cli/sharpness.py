@@ -22,7 +22,7 @@ from .options import Measuring, measuring
 )
 @measuring
 def command(told: Measuring, rho: float, p: float, tol: float, max_gradients: int) -> None:
-    r"""Measure max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), with how good the maximum found is.
+    """Measure max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), with how good the maximum found is.
 
     The value is a lower bound, with its optimality gap; the one-step value that SAM uses stands
     beside it.

@@ -15,7 +15,7 @@ from .output import as_dict, print_rows, to_json
 @study_option
 @json_option
 def command(number: int, study: str, as_json: bool) -> None:
-    r"""Show one measurement: values, evidence, settings, cost and where it came from.
+    """Show one measurement: values, evidence, settings, cost and where it came from.
 
     \b
     Example:

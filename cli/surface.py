@@ -23,7 +23,7 @@ def command(
     half_width: float,
     range_y: float | None,
 ) -> None:
-    r"""Measure the loss over a plane of two filter-normalised random directions.
+    """Measure the loss over a plane of two filter-normalised random directions.
 
     Every point is stored as it is measured: stopped at any instant, the same command goes on.
 

@@ -44,7 +44,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Train a problem with SGD or SAM. One seed gives both the same start and the same order.
+    """Train a problem with SGD or SAM. One seed gives both the same start and the same order.
 
     \b
     Example:

@@ -60,6 +60,10 @@ def compare(
 
     Cost: per checkpoint about n² + 80 forward passes, 50 gradients and 30 HVPs.
     """
+    if not isinstance(problems, Mapping):
+        # Typed as a mapping, and a list is what people try first.
+        msg = f"give the problems by name, {{'SGD': …, 'SAM': …}}, not a {type(problems).__name__}"  # type: ignore[unreachable]
+        raise InvalidArgumentError(msg)
     if not problems:
         msg = "nothing to compare: give at least one checkpoint"
         raise InvalidArgumentError(msg)

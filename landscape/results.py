@@ -301,7 +301,7 @@ class Line(Result):
         return [
             ("direction", f"{self.direction}, ‖d‖ = {number(self.direction_norm)}"),
             ("points", f"{self.x.size} on [{self.x.min():g}, {self.x.max():g}]"),
-            *_loss_rows(self.loss, self.origin_loss),
+            *_loss_rows(self.loss, self.loss_se, self.origin_loss),
         ]
 
 
@@ -342,20 +342,26 @@ class Surface(Result):
                 f"{self.x.size} × {self.y.size} on [{self.x.min():g}, {self.x.max():g}] × "
                 f"[{self.y.min():g}, {self.y.max():g}]",
             ),
-            *_loss_rows(self.loss, self.origin_loss),
+            *_loss_rows(self.loss, self.loss_se, self.origin_loss),
         ]
 
 
 KINDS = {cls.kind: cls for cls in (Evaluation, Sharpness, Eigenpairs, Line, Surface)}
 
 
-def _loss_rows(loss: FloatArray, origin: float) -> list[tuple[str, str]]:
+def _loss_rows(loss: FloatArray, se: FloatArray, origin: float) -> list[tuple[str, str]]:
     finite = loss[np.isfinite(loss)]
     span = f"{number(finite.min())} to {number(finite.max())}" if finite.size else "none finite"
     bad = loss.size - finite.size
     if bad:
         span += f"; {bad} of {loss.size} points not finite, kept as they are"
-    return [("loss at the checkpoint", number(origin)), ("losses", span)]
+    known = se[np.isfinite(se)]
+    errors = f"{number(known.min())} to {number(known.max())}" if known.size else "not known"
+    return [
+        ("loss at the checkpoint", number(origin)),
+        ("losses", span),
+        ("standard errors", errors),
+    ]
 
 
 def to_record(result: Result) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TASK
 
 from landscape.cli import VERBS
 from landscape.study import Study
@@ -18,7 +20,8 @@ def test_every_verb_has_help_with_an_example(run) -> None:
     for verb, line in VERBS.items():
         ran = run(verb, "--help")
         assert ran.code == 0
-        assert f"landscape {verb}" in ran.out
+        assert f"\n  landscape {verb}" in ran.out.replace("    landscape", "  landscape")
+        assert "\\b" not in ran.out
         assert line
 
 
@@ -51,6 +54,27 @@ def test_what_the_study_holds_is_not_measured_again(here: Path, run) -> None:
     first = run("eigs", "a.pt", "--problem", "task.py", "--json")
     again = run("eigs", "a.pt", "--problem", "task.py", "--json")
     assert again.out == first.out  # the time of measuring among it
+
+
+def test_a_changed_model_is_measured_again(here: Path, run) -> None:
+    first = json.loads(run("eigs", "a.pt", "--problem", "task.py", "--json").out)[0]
+    Path("task.py").write_text(TASK.replace("nn.Tanh()", "nn.Sigmoid()"))
+    again = json.loads(run("eigs", "a.pt", "--problem", "task.py", "--json").out)[0]
+    assert again["provenance"]["checkpoint_hash"] == first["provenance"]["checkpoint_hash"]
+    assert again["values"] != first["values"]
+
+
+def test_what_is_kept_from_before_is_said(here: Path, run) -> None:
+    assert "kept from" not in run("eigs", "a.pt", "--problem", "task.py").out
+    time.sleep(1.1)  # the record of when has seconds
+    assert "kept from" in run("eigs", "a.pt", "--problem", "task.py").out
+
+
+def test_output_paths_are_checked_before_measuring(here: Path, run) -> None:
+    args = ("compare", "a.pt", "--problem", "task.py")
+    assert "does not exist" in run(*args, "--report", "nodir/x.html").err
+    assert ".gif" in run(*args, "--figure", "x.gif").err
+    assert not Path("landscape.db").exists()
 
 
 def test_a_copy_under_another_name_is_recognised(here: Path, run) -> None:
@@ -112,7 +136,7 @@ def test_compare_plot_report_list_show(here: Path, run) -> None:
     assert "checkpoint_hash" in shown.out
     assert json.loads(run("show", str(entries[0]["id"]), "--json").out)["kind"]
 
-    for what in ("contrast", "surface", "line", "eigs", "sharpness"):
+    for what in ("contrast", "surface", "worst-line", "random-line", "eigs", "sharpness"):
         assert run("plot", "--what", what, "-o", f"{what}.png").code == 0
         assert Path(f"{what}.png").read_bytes().startswith(b"\x89PNG")
     assert run("plot", "--id", str(entries[-1]["id"]), "-o", "one.html").code == 0

@@ -411,6 +411,18 @@ def test_a_mean_is_not_warned_of_however_small(dtype: str) -> None:
         measured(x, labels(), lambda o, t: F.cross_entropy(o, t), sizes=[13], dtype=dtype)
 
 
+def test_rounding_at_the_end_of_float32_is_no_finding() -> None:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return 0 * output.sum() + (2e-7 if len(output) == N else 0.0)
+
+    x, y = DATA["numbers"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measured(x, y, loss, sizes=[N], dtype="float32")
+    with pytest.warns(LossNotAdditiveWarning):
+        measured(x, y, loss, sizes=[N], dtype="float64")
+
+
 def test_a_loss_of_nan_is_kept_and_not_warned_of() -> None:
     x, y = DATA["numbers"]
     assert np.isnan(measured(x * torch.nan, y, lambda o, t: (o - t).mean()).value)

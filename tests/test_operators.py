@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import landscape.evaluate
 from landscape.errors import LossError
-from landscape.evaluate import Evaluator
+from landscape.evaluate import BatchGradient, Evaluator
 from landscape.operators import Hessian, graph_bytes
 from landscape.problem import Problem
 
@@ -92,7 +92,15 @@ def test_graphs_are_kept_as_long_as_there_is_room(
         calls.append(index)
         return original(self, vector, batch, index)
 
+    retained: list[bool] = []
+    product = BatchGradient.hvp
+
+    def watched(self: BatchGradient, vector: Tensor, *, retain: bool) -> Tensor:
+        retained.append(retain)
+        return product(self, vector, retain=retain)
+
     monkeypatch.setattr(Evaluator, "batch_gradient_graph", counting)
+    monkeypatch.setattr(BatchGradient, "hvp", watched)
     with Evaluator(case_named("mlp").build(4)) as evaluator:
         batches = list(evaluator.problem.batches)
         sizes = [
@@ -107,6 +115,7 @@ def test_graphs_are_kept_as_long_as_there_is_room(
             calls.clear()
             assert torch.equal(operator.matvec(vector), first)
             assert calls == list(range(kept, 4))
+    assert retained == 3 * [i < kept for i in range(4)]
 
 
 def test_the_memory_of_a_graph_is_at_least_what_it_must_hold() -> None:
@@ -221,6 +230,14 @@ def test_a_linear_loss_has_no_curvature() -> None:
         operator = Hessian(evaluator)
         for _ in range(2):
             assert not operator.matvec(torch.ones(3)).any()
+
+
+def test_a_gradient_that_depends_on_something_else_is_no_curvature() -> None:
+    scale = torch.tensor(2.0, requires_grad=True)  # a parameter of the loss itself
+    x = torch.ones(5, 2)
+    problem = Problem(nn.Linear(2, 1), lambda o, t: scale * o.sum(dim=1), (x, x))
+    with Evaluator(problem) as evaluator:
+        assert not Hessian(evaluator).matvec(torch.ones(3)).any()
 
 
 def test_a_parameter_in_which_the_loss_is_linear_has_zero_rows() -> None:

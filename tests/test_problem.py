@@ -169,3 +169,25 @@ def test_what_is_computed_in(own: torch.dtype, asked: Any, computed: torch.dtype
     with Evaluator(problem) as evaluator:
         assert evaluator.gradient()[1].dtype == computed
     assert problem.model.weight.dtype == own
+
+
+class Scaled(nn.Linear):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class Shifted(nn.Linear):
+    def forward(self, input):
+        return 1 + super().forward(input)
+
+
+def test_the_fingerprint_tells_models_of_the_same_parameters_apart():
+    data = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
+
+    def fingerprint(model):
+        return Problem(model, nn.CrossEntropyLoss(), data).fingerprint
+
+    models = [nn.Linear(3, 2), Scaled(3, 2), Shifted(3, 2)]
+    models += [nn.Sequential(nn.Linear(3, 2), nn.Dropout(p)) for p in (0.1, 0.5)]
+    assert len({fingerprint(model) for model in models}) == len(models)
+    assert fingerprint(Scaled(3, 2)) == fingerprint(Scaled(3, 2).eval())

@@ -64,7 +64,7 @@ def eigs_figure(
     for index, (record, name) in enumerate(zip(pairs, called, strict=True)):
         offset = 0.5 * ((index + 0.5) / len(pairs) - 0.5)
         _draw_spectrum(axes, record, name, index=index, offset=offset)
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
     axes.set_xlim(0.4, max(len(p.values) for p in pairs) + 0.6)
     axes.set_xlabel("number of the eigenvalue, largest first")
     axes.set_ylabel("eigenvalue θ")

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -183,9 +184,9 @@ class Problem:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the loss and the metrics."""
+        """Digest of what is computed: the model's own code and settings, the loss, the metrics."""
         metrics = [(name, digest_of(function)) for name, function in sorted(self.metrics.items())]
-        return digest_of((self.loss.fingerprint, metrics))
+        return digest_of((self.loss.fingerprint, metrics, _architecture(self.model)))
 
     @property
     def checkpoint_hash(self) -> str:
@@ -229,6 +230,33 @@ class Problem:
             f"parameters, {self.split} data, {self.mode} mode, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
+
+
+def _architecture(model: nn.Module) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Describe a model without its weights: each layer's settings, and the code of its methods."""
+    return [
+        (
+            f"{name}: {type(part).__qualname__}({part.extra_repr()})",
+            repr(_settings(part)),
+            [
+                (key, digest_of(method))
+                for cls in type(part).__mro__
+                if not cls.__module__.startswith("torch.")
+                for key, method in sorted(vars(cls).items())
+                if isinstance(method, FunctionType)
+            ],
+        )
+        for name, part in model.named_modules()
+    ]
+
+
+def _settings(part: nn.Module) -> list[tuple[str, Any]]:
+    plain = ((key, value) for key, value in vars(part).items() if isinstance(value, _SETTING))
+    return sorted((key, value) for key, value in plain if key != "training")
+
+
+# What a layer keeps in plain attributes; `training` is set by the mode, which has its own place.
+_SETTING = (int, float, str)
 
 
 class _LazyBatches:
