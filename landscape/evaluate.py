@@ -176,8 +176,8 @@ class Evaluator:
         if self.problem.mode == "train":
             key = np.random.SeedSequence((self._seed % 2**64, index)).generate_state(1)
             seed_all(int(key[0]))
-        if self.problem.writes_inputs:
-            batch = copied(batch)
+        # The user's code may take a batch apart, and some of it writes to the tensors.
+        batch = copied(batch) if self.problem.writes_inputs else rebuilt(batch)
         named = {f"model.{k}": v for k, v in self.problem.space.unflatten(vector).items()}
         # Copies of the buffers: layers in train mode write to what they are given.
         fixed = {name: tensor.clone() for name, tensor in self._constants.items()}

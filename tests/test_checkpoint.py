@@ -476,12 +476,13 @@ def png() -> bytes:
     [
         (b"", r"is empty \(0 bytes\): was the disk full"),
         (b"epoch,loss\n1,0.5\n", r"is no checkpoint: neither .* \(it starts with b'epoch,lo'\)"),
+        (b"settings{lr: 0.1}", r"is no checkpoint: neither .* \(it starts with b'settings'\)"),
         (png(), r"is no checkpoint: neither .*PNG"),
         (b"\x80", "truncated or no checkpoint"),
         (b"PK\x03\x04 and so on", "truncated or no checkpoint"),
         (pickle.dumps([1, 2, 3], protocol=2), "truncated or no checkpoint: Invalid magic number"),
     ],
-    ids=["empty", "text", "png", "byte", "zip", "pickle"],
+    ids=["empty", "text", "brace", "png", "byte", "zip", "pickle"],
 )
 def test_a_file_that_is_no_checkpoint(content: bytes, match: str, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(content)

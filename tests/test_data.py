@@ -80,6 +80,10 @@ def batches_of_four() -> list[tuple[Tensor, Tensor]]:
     return cut((X, Y), equal_batches(4))
 
 
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 # What is read
 
 
@@ -305,7 +309,7 @@ def test_sparse_tensors() -> None:
 
 
 def test_a_shuffled_loader_is_refused_by_name() -> None:
-    loader = DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True)
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True, generator=seeded())
     match = r"the DataLoader is shuffled: .*the same 13 examples in another.*shuffle=False.*freeze"
     with pytest.raises(DataError, match=match):
         read(loader)
@@ -314,9 +318,13 @@ def test_a_shuffled_loader_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     "loader",
     [
-        DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True, drop_last=True),
         DataLoader(
-            Plain(), batch_size=4, sampler=RandomSampler(Plain(), replacement=True, num_samples=9)
+            TensorDataset(X, Y), batch_size=4, shuffle=True, drop_last=True, generator=seeded()
+        ),
+        DataLoader(
+            Plain(),
+            batch_size=4,
+            sampler=RandomSampler(Plain(), replacement=True, num_samples=9, generator=seeded()),
         ),
     ],
     ids=["drop_last", "with replacement"],
@@ -449,6 +457,31 @@ def test_a_loss_may_take_a_batch_apart() -> None:
     assert first == second
     assert first.value == pytest.approx(cross_entropy(model, X), rel=1e-6)
     assert first.metrics["also right"] == float((model(X).argmax(1) == Y).double().mean())
+
+
+def test_a_loss_may_take_a_target_apart() -> None:
+    def loss(output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(output, target.pop("y"))
+
+    def right(output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        return output.argmax(1) == target.pop("y")
+
+    data = [(x, {"y": y}) for x, y in batches_of_four()]
+    problem = Problem(nn.Linear(3, 3), loss, data, metrics={"right": right, "also": right})
+    with Evaluator(problem) as evaluator:
+        first = evaluator.loss()
+        assert evaluator.loss() == first
+    assert first.metrics["right"] == first.metrics["also"]
+
+
+def test_a_model_may_take_its_inputs_apart() -> None:
+    class Model(nn.Linear):
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return super().forward(inputs.pop("x"))
+
+    data = [(({"x": x},), y) for x, y in batches_of_four()]
+    with Evaluator(Problem(Model(3, 3), nn.CrossEntropyLoss(), data)) as evaluator:
+        assert evaluator.loss() == evaluator.loss()
 
 
 def test_a_model_may_write_to_its_inputs() -> None:

@@ -81,7 +81,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         if self._kept is not None:
-            return map(rebuilt, self._kept)
+            return iter(self._kept)
         return (move(batch, *self._to) for batch in self._read())
 
     def _read(self) -> Iterator[Any]:

@@ -170,7 +170,7 @@ class CallableLoss:
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target)."""
         output, target = forward(model, batch)
-        return read_loss(self._function(output, target), batch), (output, target)
+        return read_loss(self._function(output, rebuilt(target)), batch), (output, target)
 
 
 class WholeBatchLoss:
