@@ -1,10 +1,26 @@
-"""Top eigenpairs of a symmetric operator that is known only by its products with vectors.
+"""Spectra of a symmetric operator that is known only by its products with vectors.
 
-Nothing here knows of networks or data: a function v ↦ Hv, its size, a dtype and a device.
+Top eigenpairs, trace, diagonal and spectral density, each with its evidence. Nothing here knows
+of networks or data: a function v ↦ Hv, its size, a dtype and a device.
 """
 
+from landscape.linalg.density import SpectralDensity, spectral_density
+from landscape.linalg.diagonal import DiagonalSolution, estimate_diagonal
 from landscape.linalg.krylov import EigenSolution
 from landscape.linalg.lanczos import lanczos
 from landscape.linalg.power import power_iteration
+from landscape.linalg.trace import TraceSolution, hutchinson_trace, hutchpp_trace, xtrace
 
-__all__ = ["EigenSolution", "lanczos", "power_iteration"]
+__all__ = [
+    "DiagonalSolution",
+    "EigenSolution",
+    "SpectralDensity",
+    "TraceSolution",
+    "estimate_diagonal",
+    "hutchinson_trace",
+    "hutchpp_trace",
+    "lanczos",
+    "power_iteration",
+    "spectral_density",
+    "xtrace",
+]

@@ -1,0 +1,318 @@
+"""How Hutchinson, Hutch++ and XTrace turn products into samples of a trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InvalidArgumentError
+from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
+from landscape.linalg.sampling import Interval, ProbeSource, confidence_interval, student
+
+# Of a product, what is left beside the products before it, relative to it, that is rounding only.
+_ROUNDING = 10.0
+# Probes whose pairs are left out for XTrace's error; all pairs would take p⁴ operations.
+_PAIRED = 64
+
+
+def _no_blocks() -> Interval:
+    return confidence_interval(np.empty((2, 0)), 0.95)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What p probes tell: the trace, the traces of the blocks, and the samples behind them."""
+
+    total: Interval
+    samples: Floats
+    groups: Interval = field(default_factory=_no_blocks)
+
+    @property
+    def width(self) -> float:
+        """Distance from the estimate to the farther end of its interval."""
+        value = self.total.value
+        return float(max(self.total.high - value, value - self.total.low))
+
+
+class Method:
+    """An estimator that draws probes up to a number asked for, and tells what they say.
+
+    Attributes:
+        first: probes at the first look.
+        cost: products per probe, at most.
+        groups: diagonal blocks that are estimated too.
+    """
+
+    first = 8
+    cost = 1
+    groups: Sequence[slice] = ()
+
+    def __init__(self, operator: Operator, source: ProbeSource) -> None:
+        self.operator = operator
+        self.source = source
+
+    def estimate(self, n_probes: int, confidence: float) -> Estimate:
+        """Draw probes up to a number, and return what all of them say.
+
+        Args:
+            n_probes: probes in all, no fewer than at the call before.
+            confidence: probability that the interval is to cover the trace.
+
+        Returns:
+            The estimate.
+        """
+        raise NotImplementedError
+
+
+class Hutchinson(Method):
+    """Samples vᵀAv, and v_g·(Av)_g for each group."""
+
+    first = 16
+
+    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
+        super().__init__(operator, source)
+        for group in groups:
+            _check_group(group, operator.n)
+        self.groups = groups
+        self._samples: list[float] = []
+        self._blocks: list[list[float]] = []
+
+    def estimate(self, n_probes: int, confidence: float) -> Estimate:
+        """Draw probes up to a number, and return the mean of vᵀAv over all."""
+        while len(self._samples) < n_probes:
+            v = self.source.draw()
+            w = self.operator(v)
+            self._samples.append(float(inner(v[None], w)))
+            self._blocks.append([float(inner(v[None, g], w[g])) for g in self.groups])
+        samples = np.array(self._samples)
+        blocks = np.array(self._blocks).reshape(n_probes, len(self.groups))
+        return Estimate(
+            confidence_interval(samples, confidence),
+            samples,
+            confidence_interval(blocks, confidence),
+        )
+
+
+def _check_group(group: slice, n: int) -> None:
+    start, stop = group.start, group.stop
+    whole = isinstance(start, int) and isinstance(stop, int) and group.step in (None, 1)
+    if not (whole and 0 <= start < stop <= n):
+        msg = (
+            f"group {group}; expected slice(start, stop) with 0 <= start < stop <= n = {n} and "
+            "no step; give each layer's range of the flat vector"
+        )
+        raise InvalidArgumentError(msg)
+
+
+class _Rows:
+    """Vectors as the rows of a matrix that grows."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._size = 0
+        self._all = torch.empty((8, operator.n), dtype=operator.storage, device=operator.device)
+
+    @property
+    def rows(self) -> Tensor:
+        return self._all[: self._size]
+
+    def append(self, v: Tensor) -> None:
+        if self._size == len(self._all):
+            self._all = torch.cat([self._all, torch.empty_like(self._all)])
+        self._all[self._size] = v
+        self._size += 1
+
+    def products(self, vectors: Tensor) -> Floats:
+        """Return the inner products with other vectors, one column for each."""
+        columns = [inner(self.rows, v).cpu().numpy() for v in vectors]
+        products = np.array(columns, dtype=np.float64).reshape(len(vectors), self._size)
+        return np.asarray(products.T)
+
+
+class _Range:
+    """An orthonormal basis Q of the range of A times random probes, and QᵀAQ.
+
+    Attributes:
+        basis: Q, one vector per row.
+        coordinates: QᵀAω for each probe, as long as Q was after it.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        self.basis = _Rows(operator)
+        self.coordinates: list[Floats] = []
+        self._operator = operator
+        self._columns: list[Floats] = []
+
+    def add(self, probe: Tensor) -> None:
+        """Extend the basis by A times a probe, for two products; one if it is in it already."""
+        y = self._operator(probe)
+        column = orthogonalise(y, self.basis.rows)
+        left = norm(y)
+        if left > _ROUNDING * self._operator.storage_eps * math.hypot(left, *column):
+            column = np.append(column, left)
+            self.basis.append(y.div_(left))
+            product = self._operator(y)
+            self._columns.append(inner(self.basis.rows, product).cpu().numpy().astype(np.float64))
+        self.coordinates.append(column)
+
+    def projection(self) -> Floats:
+        """Return QᵀAQ from its upper triangle, shape (r, r)."""
+        upper = _padded(self._columns, len(self._columns))
+        symmetric: Floats = upper + np.triu(upper, 1).T
+        return symmetric
+
+
+def _padded(columns: list[Floats], height: int) -> Floats:
+    """Return columns as a matrix, with zeros below."""
+    matrix = np.zeros((height, len(columns)))
+    for j, column in enumerate(columns):
+        matrix[: len(column), j] = column
+    return matrix
+
+
+class HutchPlusPlus(Method):
+    """Samples tr(QᵀAQ) + gᵀPAPg, P = I − QQᵀ, expanded so that only Ag is needed."""
+
+    cost = 3
+
+    def __init__(self, operator: Operator, source: ProbeSource) -> None:
+        super().__init__(operator, source)
+        self._range = _Range(operator)
+        self._probes = _Rows(operator)
+        self._products = _Rows(operator)
+        self._forms: list[float] = []
+
+    def estimate(self, n_probes: int, confidence: float) -> Estimate:
+        """Draw probes up to a number, with one more for Q each, and return what all of them say."""
+        while len(self._probes.rows) < n_probes:
+            self._range.add(self.source.draw())
+            g = self.source.draw()
+            product = self.operator(g)
+            self._probes.append(g)
+            self._products.append(product)
+            self._forms.append(float(inner(g[None], product)))
+        samples = self._samples()
+        return Estimate(confidence_interval(samples, confidence), samples)
+
+    def _samples(self) -> Floats:
+        h = self._range.projection()
+        probes = self._range.basis.products(self._probes.rows)
+        products = self._range.basis.products(self._products.rows)
+        captured = 2.0 * _dots(probes, products) - _dots(probes, h @ probes)
+        return np.asarray(np.trace(h) + np.array(self._forms) - captured)
+
+
+def _dots(a: Floats, b: Floats) -> Floats:
+    """Return the inner product of each column of one matrix with that of another."""
+    return np.asarray(np.sum(a * b, axis=0))
+
+
+class XTrace(Method):
+    """Samples tᵢ, with the error of their mean from leaving two probes out."""
+
+    cost = 2
+
+    def __init__(self, operator: Operator, source: ProbeSource, normalise: bool) -> None:
+        super().__init__(operator, source)
+        self._normalise = normalise
+        self._range = _Range(operator)
+        self._probes = _Rows(operator)
+        self._squares: list[float] = []
+
+    def estimate(self, n_probes: int, confidence: float) -> Estimate:
+        """Draw probes up to a number, and return what all of them say."""
+        while len(self._probes.rows) < n_probes:
+            omega = self.source.draw()
+            self._probes.append(omega)
+            self._squares.append(norm(omega) ** 2)
+            self._range.add(omega)
+        samples, error = self._reduced().estimate()
+        value = samples.mean()
+        half = student(confidence, n_probes - 1) * error
+        total = Interval(
+            value=value, standard_error=np.asarray(error), low=value - half, high=value + half
+        )
+        return Estimate(total, samples)
+
+    def _reduced(self) -> _Reduced:
+        h = self._range.projection()
+        return _Reduced(
+            n=self.operator.n,
+            h=h,
+            r=_padded(self._range.coordinates, len(h)),
+            w=self._range.basis.products(self._probes.rows),
+            squares=np.array(self._squares),
+            normalise=self._normalise,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reduced:
+    """XTrace in the coordinates of Q, where Qᵢ is Q without one direction sᵢ.
+
+    Attributes:
+        n: size of A.
+        h: QᵀAQ, shape (r, r).
+        r: QᵀAω, one column per probe, shape (r, p).
+        w: Qᵀω, shape (r, p).
+        squares: ‖ω‖², shape (p,).
+        normalise: whether to rescale the projected probes.
+    """
+
+    n: int
+    h: Floats
+    r: Floats
+    w: Floats
+    squares: Floats
+    normalise: bool
+
+    def estimate(self) -> tuple[Floats, float]:
+        """Return the samples, and the standard error of their mean."""
+        p = len(self.squares)
+        s = self._directions()
+        samples = self._terms(
+            self.w - s * _dots(s, self.w), slice(None), np.trace(self.h) - _dots(s, self.h @ s), 1
+        )
+        variance = samples.var(ddof=1) / p
+        # With fewer directions than probes the range of A is exhausted: no probe is missed.
+        if len(self.h) == p:
+            m = min(p, _PAIRED)
+            changes = np.array([samples[i] - self._without_pair(s[:, :m], i) for i in range(m)])
+            np.fill_diagonal(changes, 0.0)
+            # Below zero by chance only, and then the chance error is at least as large.
+            variance += abs(float((changes * changes.T).sum())) / (m * (m - 1))
+        return samples, math.sqrt(variance)
+
+    def _directions(self) -> Floats:
+        """Return the unit vectors sᵢ orthogonal to all columns of R but the i-th; else zeros."""
+        rank, p = self.r.shape
+        if rank < p:
+            return np.zeros((rank, p))
+        u, sigma, v = np.linalg.svd(self.r)
+        s = (u / np.maximum(sigma, np.finfo(float).eps * sigma[0])) @ v
+        return np.asarray(s / np.linalg.norm(s, axis=0))
+
+    def _without_pair(self, s: Floats, i: int) -> Floats:
+        """Return tᵢ as it would be if probe j too were left out of its basis, for each j."""
+        first = s[:, i : i + 1]
+        second = s - first * (first.T @ s)
+        second[:, i] = 0.0
+        second -= first * (first.T @ second)
+        second /= np.maximum(np.linalg.norm(second, axis=0), np.finfo(float).tiny)
+        w = self.w[:, i : i + 1]
+        x = w - first * (first.T @ w) - second * (second.T @ w).T
+        captured = np.trace(self.h) - first.T @ self.h @ first - _dots(second, self.h @ second)
+        return self._terms(x, slice(i, i + 1), captured[0], 2)
+
+    def _terms(self, x: Floats, probes: slice, captured: Floats, removed: int) -> Floats:
+        """Return tr(QᵢᵀAQᵢ) + ωᵀPAPω, with Qx the part of ω in the range of Qᵢ."""
+        w, r = self.w[:, probes], self.r[:, probes]
+        rest = _dots(w, r) - 2.0 * _dots(x, r) + _dots(x, self.h @ x)
+        if self.normalise:
+            rank = len(self.h) - removed if len(self.h) == len(self.squares) else len(self.h)
+            rest *= (self.n - rank) / (self.squares[probes] - _dots(x, x))
+        return captured + rest

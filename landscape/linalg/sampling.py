@@ -1,0 +1,241 @@
+"""What random estimates share: probes, confidence intervals, and when enough have been drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.linalg.krylov import Floats, Operator
+
+PROBES = ("rademacher", "gaussian", "sphere")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Estimates with their uncertainty; each field a float64 array of the same shape.
+
+    Attributes:
+        value: the estimates.
+        standard_error: of each.
+        low: lower ends of the confidence intervals.
+        high: upper ends.
+    """
+
+    value: Floats
+    standard_error: Floats
+    low: Floats
+    high: Floats
+
+
+class ProbeSource:
+    """A stream of random probes v with E[vvᵀ] = I.
+
+    They are drawn on the CPU in float64 and then rounded to the operator's dtype, so that every
+    device starts alike, and an estimate multiplies with the very vector that the operator saw.
+    """
+
+    def __init__(self, operator: Operator, kind: str, seed: int) -> None:
+        self._operator = operator
+        self._kind = one_of(kind, PROBES, what="kind of probe")
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self) -> Tensor:
+        """Return the next probe, shape (n,), in the storage dtype.
+
+        Its entries are ±1 (``rademacher``), standard normal (``gaussian``), or it is uniform on
+        the sphere of radius √n (``sphere``).
+        """
+        n, operator = self._operator.n, self._operator
+        if self._kind == "rademacher":
+            bits = torch.randint(0, 2, (n,), generator=self._generator)
+            v = 2.0 * bits.to(torch.float64) - 1.0
+        else:
+            v = torch.randn(n, dtype=torch.float64, generator=self._generator)
+        if self._kind == "sphere":
+            v *= math.sqrt(n) / v.norm()
+        return v.to(operator.dtype).to(operator.device, operator.storage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingRule:
+    """Draw until a confidence interval is narrow enough, looking at it only at doublings.
+
+    An interval that is looked at often, and kept once it is narrow, covers too little: it is
+    narrow when the sample happens to look calm, which for a skewed one means too low. So there
+    are few looks, and two in a row must agree: the half-width must be within the tolerance, and
+    so must that of the look before, scaled by √(probes then / probes now). Of 95 % intervals of
+    exponential or normal samples, 93 to 96 % cover then at any tolerance, from 8 probes up.
+
+    Attributes:
+        first: probes at the first look.
+        rtol: tolerance on the half-width, relative to |value|.
+        atol: tolerance on the half-width; the larger of the two counts.
+    """
+
+    first: int
+    rtol: float
+    atol: float
+
+    def looks(self, most: int) -> Iterator[int]:
+        """Give the numbers of probes at which to look: doublings of the first, then ``most``.
+
+        Args:
+            most: probes that can be afforded.
+
+        Yields:
+            The number of probes at each look.
+        """
+        probes = min(self.first, most)
+        yield probes
+        while probes < most:
+            probes = min(2 * probes, most)
+            yield probes
+
+    def met(self, value: float, *, width: float, width_before: float) -> bool:
+        """Return whether this look and the one before agree that the interval is narrow enough.
+
+        Args:
+            value: the estimate.
+            width: half-width of its interval.
+            width_before: half-width to expect from the look before; infinite at the first.
+
+        Returns:
+            Whether to stop.
+        """
+        return max(width, width_before) <= max(self.atol, self.rtol * abs(value))
+
+
+def confidence_interval(samples: Floats, confidence: float) -> Interval:
+    """Estimate the mean of independent samples, allowing for skewness.
+
+    The interval is the union of two: Student's, and the one from Hall's (1992) monotone cubic
+    transformation of Student's T, which corrects it for the sample's skewness. vᵀAv is skewed
+    when a few eigenvalues dominate; Student's 95 % interval then covers as little as 88 % with
+    16 probes (one eigenvalue, a χ²₁ sample), the union 94 %, and 96 % of a normal sample.
+
+    Args:
+        samples: one row per probe, shape (p, ...), p ≥ 2.
+        confidence: probability that the interval is to cover the mean.
+
+    Returns:
+        The mean over probes, its standard error s/√p, and the interval, each of shape (...).
+
+    References:
+        Hall (1992), On the removal of skewness by transformation, J. R. Stat. Soc. B 54.
+
+    >>> found = confidence_interval(np.array([1.0, 2.0, 3.0]), 0.95)
+    >>> float(found.value), float(found.standard_error.round(4)), float(found.low.round(3))
+    (2.0, 0.5774, -0.484)
+    """
+    p = len(samples)
+    mean = samples.mean(axis=0)
+    spread = samples.std(axis=0, ddof=1)
+    quantile = student(confidence, p - 1) / math.sqrt(p)
+    scale = np.where(spread > 0.0, spread, 1.0)
+    skewness = (((samples - mean) / scale) ** 3).mean(axis=0)
+    upward = np.maximum(quantile, -_hall(-quantile, skewness, p))
+    downward = np.maximum(quantile, _hall(quantile, skewness, p))
+    return Interval(
+        value=mean,
+        standard_error=spread / math.sqrt(p),
+        low=mean - downward * spread,
+        high=mean + upward * spread,
+    )
+
+
+def student(confidence: float, degrees: int) -> float:
+    """Return the two-sided quantile of Student's t distribution.
+
+    Args:
+        confidence: probability between minus the quantile and the quantile.
+        degrees: degrees of freedom.
+
+    Returns:
+        The quantile.
+
+    >>> round(student(0.95, 9), 3)
+    2.262
+    """
+    return float(stdtrit(degrees, (1.0 + confidence) / 2.0))
+
+
+def _hall(y: float, skewness: Floats, p: int) -> Floats:
+    """Solve T + γT²/3 + γ²T³/27 + γ/(6p) = y for T, with the skewness γ."""
+    straight = np.abs(skewness) < 1e-6
+    gamma = np.where(straight, 1.0, skewness)
+    bent = 3.0 / gamma * (np.cbrt(1.0 + gamma * (y - gamma / (6 * p))) - 1.0)
+    return np.where(straight, y, bent)
+
+
+def exact_diagonal(operator: Operator) -> Floats:
+    """Return the diagonal of an operator from its products with the unit vectors.
+
+    Args:
+        operator: with n products left.
+
+    Returns:
+        The diagonal, float64, shape (n,). Cost: n products.
+    """
+    diagonal = np.empty(operator.n)
+    unit = torch.zeros(operator.n, dtype=operator.storage, device=operator.device)
+    for i in range(operator.n):
+        unit[i] = 1.0
+        diagonal[i] = float(operator(unit)[i])
+        unit[i] = 0.0
+    return diagonal
+
+
+def check_sampling(
+    n: int, *, confidence: float, dtype: torch.dtype, rtol: float, atol: float
+) -> None:
+    """Refuse what no random estimate can serve.
+
+    Args:
+        n: size of the operator.
+        confidence: probability that an interval is to cover the truth.
+        dtype: floating-point type of the operator.
+        rtol: relative tolerance on the half-width.
+        atol: absolute tolerance on the half-width.
+
+    Raises:
+        InvalidArgumentError: if one of them is out of its range.
+    """
+    if n < 1:
+        msg = f"n = {n}; expected an operator of size 1 or more"
+        raise InvalidArgumentError(msg)
+    if not 0.0 < confidence < 1.0:
+        msg = f"confidence = {confidence}; expected a probability between 0 and 1, such as 0.95"
+        raise InvalidArgumentError(msg)
+    if not dtype.is_floating_point:
+        msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
+        raise InvalidArgumentError(msg)
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if not (math.isfinite(tolerance) and tolerance >= 0.0):
+            msg = (
+                f"{name} = {tolerance}; expected a finite number from 0 up, such as 0.05; "
+                "0 for both draws as many probes as max_matvecs allows"
+            )
+            raise InvalidArgumentError(msg)
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Refuse a count that is too small.
+
+    Args:
+        name: what is counted.
+        value: what was given.
+        least: smallest count that works.
+
+    Raises:
+        InvalidArgumentError: if the value is smaller.
+    """
+    if value < least:
+        msg = f"{name} = {value}; expected at least {least}; raise {name}"
+        raise InvalidArgumentError(msg)
