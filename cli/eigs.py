@@ -1,23 +1,36 @@
-"""``landscape eigs``: top eigenvalues of the Hessian."""
+"""``landscape eigs``: extreme eigenvalues of a curvature operator."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from landscape.results import Cost
 
-from .measuring import measure_each
+from .measuring import measure_each, measure_layers
 from .options import Measuring, measuring
+from .output import print_rows
+from .spectral import spectral
+
+if TYPE_CHECKING:
+    from landscape.problem import Problem
+    from landscape.results import Eigenpairs
+    from landscape.study import Study
 
 
 @click.command("eigs")
 @click.option("-k", "k", default=1, show_default=True, help="How many, from the top.")
+@click.option("--both-ends", is_flag=True, help="The k smallest too, in the same run.")
+@click.option("--layers", is_flag=True, help="Of each layer's diagonal block instead.")
+@spectral
 @click.option(
     "--method",
     type=click.Choice(["lanczos", "power"]),
     default="lanczos",
     show_default=True,
-    help="Lanczos with full reorthogonalisation, or deflated power iteration.",
+    help="Thick-restart Lanczos, or deflated power iteration.",
 )
 @click.option(
     "--tol",
@@ -25,30 +38,62 @@ from .options import Measuring, measuring
     show_default=True,
     help="Residual ‖Hv − θv‖ to reach, relative to the largest |θ|.",
 )
-@click.option("--max-matvecs", default=1000, show_default=True, help="HVPs to spend at most.")
+@click.option("--max-matvecs", default=1000, show_default=True, help="Products to spend at most.")
+@click.option(
+    "--block", default=1, show_default=True, help="Random vectors to start from; for clusters."
+)
+@click.option(
+    "--warm-start/--cold-start",
+    default=True,
+    show_default=True,
+    help="Start each checkpoint from the eigenvectors of the one before and a random vector.",
+)
+@click.option("--split", is_flag=True, help="Say how much of each is Gauss-Newton, how much rest.")
+@click.option(
+    "--data-groups",
+    default=16,
+    show_default=True,
+    help="Groups of examples for the error over another sample; 0: leave it out.",
+)
 @measuring
-def command(told: Measuring, k: int, method: str, tol: float, max_matvecs: int) -> None:
-    """Find the k largest (algebraic) eigenvalues of the Hessian of the loss.
+def command(told: Measuring, k: int, layers: bool, warm_start: bool, **options: Any) -> None:
+    """Find the k largest (algebraic) eigenvalues of the Hessian of the loss, with evidence.
 
-    Each comes with its true residual ‖Hv − θv‖: some eigenvalue lies within it of θ.
+    Each comes with its true residual ‖Hv − θv‖ (some eigenvalue lies within it of θ), and with
+    how far it would move with another sample of the data. Several checkpoints are followed one
+    after the other, as over training: give them in order.
 
     \b
-    Example:
+    Examples:
       landscape eigs sgd.pt sam.pt --problem digits -k 5
+      landscape eigs run/*.pt --problem task.py -k 3 --study run.db
+      landscape eigs sgd.pt --problem digits --params head --both-ends --operator ggn
     """
-    from landscape.measure.eigenpairs import top_eigenpairs
+    from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
 
-    measure_each(
-        told,
-        lambda problem, study: top_eigenpairs(
-            problem,
-            k,
-            method=method,
-            tol=tol,
-            max_matvecs=max_matvecs,
-            seed=told.seed,
-            study=study,
-            progress=told.progress,
-        ),
-        price=lambda problem: Cost(forwards=1, hvps=max_matvecs),
-    )
+    options |= {"seed": told.seed, "progress": told.progress}
+    price = Cost(forwards=1, hvps=options["max_matvecs"] + k + 3)
+    if layers:
+        measure_layers(
+            told,
+            lambda problem, study: eigenpairs_by_layer(problem, k, study=study, **options),
+            price=lambda problem: price,
+        )
+        return
+    found: list[Eigenpairs] = []
+
+    def measure(problem: Problem, study: Study) -> Eigenpairs:
+        start = found[-1] if warm_start and found and options["method"] == "lanczos" else None
+        found.append(top_eigenpairs(problem, k, start=start, study=study, **options))
+        return found[-1]
+
+    measure_each(told, measure, price=lambda problem: price)
+    if not told.as_json and k > 1:
+        _print_overlaps(found)
+
+
+def _print_overlaps(found: list[Eigenpairs]) -> None:
+    from landscape.measure.overlaps import overlap
+
+    for first, second in pairwise(found):
+        print_rows(overlap(first, second).rows())

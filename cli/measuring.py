@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from landscape.results import Cost
+from landscape.wording import number
 
 from .options import Measuring
-from .output import print_results, print_rows
+from .output import as_dict, print_results, print_rows, to_json
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
-    from landscape.results import Result
+    from landscape.results import Eigenpairs, Result
     from landscape.study import Study
 
 HVP_IN_GRADIENTS = 2.5  # between a kept graph and a recomputed one
@@ -47,12 +48,63 @@ def measure_each(
     print_results(results, as_json=told.as_json, study=told.study, since=started)
 
 
-def print_price(problems: dict[str, Problem], price: Callable[[Problem], Cost]) -> None:
+def measure_layers(
+    told: Measuring,
+    measure: Callable[[Problem, Study], dict[str, Eigenpairs]],
+    *,
+    price: Callable[[Problem], Cost],
+) -> None:
+    """Measure every layer of every checkpoint, store each result, and print a table of layers.
+
+    Args:
+        told: the shared options.
+        measure: makes the results by layer; the library call.
+        price: passes that one layer takes at most.
+    """
+    from landscape.study import Study
+
+    problems = told.problems(told.base_problem(told.task()))
+    if told.dry_run:
+        print_price(problems, price, times=lambda problem: len(problem.space.layers()))
+        return
+    with Study(told.study) as study:
+        found = {name: measure(problem, study) for name, problem in problems.items()}
+    if told.as_json:
+        listed = {
+            name: {layer: as_dict(result) for layer, result in layers.items()}
+            for name, layers in found.items()
+        }
+        click.echo(to_json(listed))
+        return
+    for name, layers in found.items():
+        click.echo(name)
+        print_rows([_layer_row(layer, result) for layer, result in layers.items()], indent="  ")
+    click.echo(f"Stored in {told.study}.")
+
+
+def _layer_row(layer: str, result: Eigenpairs) -> tuple[str, ...]:
+    size = f"{result.provenance.n_parameters:,} parameters"
+    values = "  ".join(
+        f"{label} {number(float(value))} ± {float(residual):.1e}"
+        for label, value, residual in zip(
+            result.labels(), result.values, result.residuals, strict=True
+        )
+    )
+    return layer, size, values if result.converged else f"{values}  NOT converged"
+
+
+def print_price(
+    problems: dict[str, Problem],
+    price: Callable[[Problem], Cost],
+    *,
+    times: Callable[[Problem], int] = lambda problem: 1,
+) -> None:
     """Say what measuring would cost at most, from one timed forward and one gradient pass.
 
     Args:
         problems: what would be measured.
-        price: passes that one of them takes at most.
+        price: passes that one measurement takes at most.
+        times: measurements of each problem.
     """
     from landscape.evaluate import Evaluator
 
@@ -62,10 +114,12 @@ def print_price(problems: dict[str, Problem], price: Callable[[Problem], Cost]) 
             forward, gradient = _timed(evaluator.loss), _timed(evaluator.gradient)
         cost = price(problem)
         in_gradients = cost.gradients + HVP_IN_GRADIENTS * cost.hvps
-        seconds = cost.forwards * forward + in_gradients * gradient
+        n = times(problem)
+        seconds = n * (cost.forwards * forward + in_gradients * gradient)
         total += seconds
         passes = str(cost).rsplit(" in ", 1)[0]
-        rows.append((name, f"at most {passes}", f"about {seconds:,.0f} s"))
+        each = "" if n == 1 else f"{n} × "
+        rows.append((name, f"at most {each}{passes}", f"about {seconds:,.0f} s"))
     print_rows(rows)
     click.echo(f"Dry run: nothing measured; at most about {total:,.0f} s on this machine.")
 

@@ -31,6 +31,7 @@ class Measuring:
         device: where to compute, or None for the default.
         dtype: floating-point type, or None for the model's own.
         seed: of every random choice.
+        params: patterns of the parameters to explore; empty: all that are trainable.
         split: part of the data.
         mode: ``eval`` or ``train``.
         key: entry of a nested checkpoint.
@@ -48,6 +49,7 @@ class Measuring:
     device: str | None
     dtype: str | None
     seed: int
+    params: tuple[str, ...]
     split: str
     mode: str
     key: str | None
@@ -91,6 +93,8 @@ class Measuring:
 
     def problems(self, base: Problem) -> dict[str, Problem]:
         """Put the problem at every checkpoint; all are read before anything is measured."""
+        if self.params:
+            base = base.only(*self.params)
         return {
             name: base.at(file, name=name, key=self.key, unsafe_pickle=self.unsafe_pickle)
             for name, file in zip(self.names(), self.checkpoints, strict=True)
@@ -124,6 +128,12 @@ def measuring(function: F) -> F:
             help="Precision of everything that is computed.  [default: the model's own]",
         ),
         click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+        click.option(
+            "--params",
+            multiple=True,
+            metavar="PATTERN",
+            help="Only parameters or modules of such names (* and ? allowed); may be repeated.",
+        ),
         click.option(
             "--mode",
             type=click.Choice(["eval", "train"]),

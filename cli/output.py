@@ -32,9 +32,10 @@ def print_results(results: Sequence[Result], *, as_json: bool, study: str, since
         where = result.provenance
         examples = f"{where.n_examples:,} {where.split} examples"
         seed = f", seed {result.settings['seed']}" if "seed" in result.settings else ""
+        which = f" matching {where.parameters}" if where.parameters else ""
         click.echo(
-            f"{result.name}  ({where.n_parameters:,} parameters, {examples}, {where.mode} mode, "
-            f"{where.dtype} on {where.device}{seed})"
+            f"{result.name}  ({where.n_parameters:,} parameters{which}, {examples}, "
+            f"{where.mode} mode, {where.dtype} on {where.device}{seed})"
         )
         print_rows(result.rows(), indent="  ")
         kept = f"  (kept from {where.created}, not measured again)" if where.created < since else ""

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from landscape.errors import InvalidArgumentError, StudyError
+from landscape.errors import InvalidArgumentError, StudyError, one_of
 
+from .chosen import newest, numbered
 from .options import study_option
 
 if TYPE_CHECKING:
     from landscape.measured import Comparison
-    from landscape.results import Result
+    from landscape.results import Result, Surface
     from landscape.study import Study
 
-WHAT = ("contrast", "surface", "worst-line", "random-line", "eigs", "sharpness")
+    from .chosen import Named
+
+WHAT = (
+    *("contrast", "surface", "worst-line", "random-line", "sharpness"),
+    *("eigs", "sweep", "trace", "density"),
+)
+KINDS_DRAWN = {"sweep": "eigs", "trace": "trace", "density": "density"}
 
 
 @click.command("plot")
@@ -27,9 +34,16 @@ WHAT = ("contrast", "surface", "worst-line", "random-line", "eigs", "sharpness")
     type=click.Choice(WHAT),
     default="contrast",
     show_default=True,
-    help="The newest of each checkpoint; contrast: everything on one sheet.",
+    help="The newest of each checkpoint; contrast: everything on one sheet; sweep: eigenvalues "
+    "over training.",
 )
-@click.option("--id", "number", type=int, help="One measurement, by its number in the list.")
+@click.option(
+    "--id",
+    "numbers",
+    type=int,
+    multiple=True,
+    help="A measurement, by its number in the list; several of one kind: on one sheet.",
+)
 @click.option(
     "--output",
     "-o",
@@ -45,8 +59,21 @@ WHAT = ("contrast", "surface", "worst-line", "random-line", "eigs", "sharpness")
     show_default=True,
     help="Scale of the loss.",
 )
+@click.option(
+    "--x-axis",
+    type=click.Choice(["symlog", "linear"]),
+    default="symlog",
+    show_default=True,
+    help="Spacing of the eigenvalues of a density.",
+)
 def command(
-    names: tuple[str, ...], study: str, what: str, number: int | None, output: str, scale: str
+    names: tuple[str, ...],
+    study: str,
+    what: str,
+    numbers: tuple[int, ...],
+    output: str,
+    scale: str,
+    x_axis: str,
 ) -> None:
     """Draw what a study holds; NAMEs are checkpoints, all of them by default. Needs no torch.
 
@@ -54,6 +81,7 @@ def command(
     Examples:
       landscape plot -o contrast.pdf
       landscape plot sgd sam --what worst-line -o lines.svg
+      landscape plot --what density -o spectrum.png
       landscape plot --id 7 -o surface.html
     """
     from landscape.plots import save_figure
@@ -61,9 +89,13 @@ def command(
 
     interactive = Path(output).suffix.lower() in {".html", ".htm"}
     with Study(study, readonly=True) as opened:
-        if number is not None:
-            result = opened.load(number)
-            figure = result.explore() if interactive else result.plot(**_scaled(result.kind, scale))
+        if numbers:
+            found = numbered(opened, numbers)
+            drawer = "sweep" if what == "sweep" else found[0][1].kind
+            figure = _drawn(drawer, found, scale, x_axis, interactive)
+        elif what in KINDS_DRAWN:
+            found = newest(opened, KINDS_DRAWN[what], names)
+            figure = _drawn(what, found, scale, x_axis, interactive)
         else:
             comparison = _chosen(opened, names, study)
             figure = _figure(comparison, what, scale, interactive)
@@ -80,9 +112,6 @@ def _chosen(study: Study, names: tuple[str, ...], path: str) -> Comparison:
 
 
 def _figure(comparison: Comparison, what: str, scale: str, interactive: bool) -> Any:
-    from landscape import plots
-    from landscape.measured import Comparison, Measured
-
     if what == "contrast":
         return comparison.explore() if interactive else comparison.plot(scale=scale)
     parts: dict[str, list[tuple[str, Result | None]]] = {
@@ -97,14 +126,35 @@ def _figure(comparison: Comparison, what: str, scale: str, interactive: bool) ->
         msg = f"the study holds no {what} of {', '.join(comparison.names)}; measure it first"
         raise InvalidArgumentError(msg)
     if what == "surface":
-        models = (Measured(name=m.name, surface=m.surface) for m in comparison.models if m.surface)
-        only = Comparison(models=tuple(models))
-        return only.explore() if interactive else only.plot(scale=scale, table=False)
-    drawer = what.rpartition("-")[2]
+        return _surfaces(found, scale, interactive)
+    return _drawn(what.rpartition("-")[2], found, scale, "symlog", interactive)
+
+
+def _drawn(drawer: str, found: Named, scale: str, x_axis: str, interactive: bool) -> Any:
+    from landscape import plots
+
+    (_, first), *others = found
+    options = _options(drawer, scale, x_axis, interactive)
+    if drawer == "surface" and others:
+        return _surfaces(found, scale, interactive)
+    if drawer in {"surface", "loss"}:
+        return first.explore() if interactive else first.plot(**options)
+    if drawer == "sweep":
+        one_of(first.kind, ("eigs",), what="kind of record over training")
     draw = getattr(plots, f"{drawer}_interactive" if interactive else f"{drawer}_figure")
-    names = [name for name, _ in found]
-    return draw([part for _, part in found], names=names, **_scaled(drawer, scale))
+    return draw([part for _, part in found], names=[name for name, _ in found], **options)
 
 
-def _scaled(kind: str, scale: str) -> dict[str, Any]:
-    return {"scale": scale} if kind in {"surface", "line"} else {}
+def _surfaces(found: Named, scale: str, interactive: bool) -> Any:
+    from landscape.measured import Comparison, Measured
+
+    models = (Measured(name=name, surface=cast("Surface", part)) for name, part in found)
+    only = Comparison(models=tuple(models))
+    return only.explore() if interactive else only.plot(scale=scale, table=False)
+
+
+def _options(drawer: str, scale: str, x_axis: str, interactive: bool) -> dict[str, Any]:
+    if drawer == "density":
+        return {"x_axis": x_axis}
+    scaled = drawer == "line" or (drawer == "surface" and not interactive)
+    return {"scale": scale} if scaled else {}

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from landscape.directions import random_direction as random_direction
     from landscape.directions import random_plane as random_plane
     from landscape.errors import LandscapeError as LandscapeError
+    from landscape.measure.densities import spectral_density as spectral_density
+    from landscape.measure.eigenpairs import eigenpairs_by_layer as eigenpairs_by_layer
     from landscape.measure.eigenpairs import top_eigenpairs as top_eigenpairs
     from landscape.measure.evaluation import evaluation as evaluation
+    from landscape.measure.overlaps import overlap as overlap
     from landscape.measure.sharpness import sharpness as sharpness
     from landscape.measure.surfaces import line as line
     from landscape.measure.surfaces import surface as surface
+    from landscape.measure.traces import trace as trace
     from landscape.measured import Comparison as Comparison
     from landscape.optim import SAM as SAM
     from landscape.problem import Problem as Problem
@@ -37,11 +41,15 @@ _HOME = {
     "load_problem": "landscape.problem",
     # measurements
     "compare": "landscape.comparison",
+    "eigenpairs_by_layer": "landscape.measure.eigenpairs",
     "evaluation": "landscape.measure.evaluation",
     "line": "landscape.measure.surfaces",
+    "overlap": "landscape.measure.overlaps",
     "sharpness": "landscape.measure.sharpness",
+    "spectral_density": "landscape.measure.densities",
     "surface": "landscape.measure.surfaces",
     "top_eigenpairs": "landscape.measure.eigenpairs",
+    "trace": "landscape.measure.traces",
     # directions
     "Plane": "landscape.directions",
     "random_direction": "landscape.directions",

@@ -198,13 +198,35 @@ def normalise_filterwise(tensor: Tensor, reference: Tensor, module: nn.Module) -
         dⱼ / ‖dⱼ‖ · ‖wⱼ‖ for every filter j, in the parameter's shape; zero for tensors with less
         than two axes, and for gains and shifts of any shape.
     """
-    # The norms of batches and groups have one axis; these two have as many as their input.
-    if reference.ndim < 2 or isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+    if not _has_filters(reference, module):
         return torch.zeros_like(reference)
     ours, theirs = filters(tensor, module), filters(reference, module)
     # In float64: the squares of small weights are below what float32 can hold.
     scale = _row_norms(theirs) / _row_norms(ours).clamp_min(torch.finfo(torch.float64).tiny)
     return _from_filters((ours * scale).to(tensor.dtype), tensor, module)
+
+
+def filter_norms(weight: Tensor, module: nn.Module) -> Tensor:
+    """Give every entry of a weight the norm of its filter.
+
+    Args:
+        weight: a parameter's values.
+        module: the layer that holds it.
+
+    Returns:
+        ‖wⱼ‖ for every entry of filter j, in the parameter's shape; the absolute values for tensors
+        with less than two axes, and for gains and shifts of any shape.
+    """
+    if not _has_filters(weight, module):
+        return weight.abs()
+    rows = filters(weight, module)
+    norms = _row_norms(rows).to(weight.dtype).expand_as(rows)
+    return _from_filters(norms, weight, module)
+
+
+def _has_filters(weight: Tensor, module: nn.Module) -> bool:
+    # The norms of batches and groups have one axis; these two have as many as their input.
+    return weight.ndim >= 2 and not isinstance(module, (nn.LayerNorm, nn.RMSNorm))
 
 
 def _row_norms(rows: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.errors import (
     LandscapeError,
@@ -35,7 +33,7 @@ from landscape.problem.losses import BatchTerms
 from landscape.results import Cost
 from landscape.sums import LossSums, LossValue, VectorSum
 
-__all__ = ["BatchGradient", "Evaluator", "LossValue", "require_finite"]
+__all__ = ["Evaluator", "LossValue", "differentiate", "needing_derivatives", "require_finite"]
 
 T = TypeVar("T")
 
@@ -81,9 +79,7 @@ class Evaluator:
             if self.problem.additive is None:
                 with torch.no_grad():
                     first = next(iter(batches))
-                    check_loss(
-                        self.problem, first, lambda batch: self._terms(self.origin, batch, 0)
-                    )
+                    check_loss(self.problem, first, lambda batch: self.terms(self.origin, batch, 0))
             self._stack = stack.pop_all()
         return self
 
@@ -121,7 +117,7 @@ class Evaluator:
         self.passes["forwards"] += 1
         with torch.no_grad():
             for i, batch in enumerate(self._batches):
-                self._with_weights(weights, batch, i, add)
+                self.on_batch(weights, batch, i, add)
         return sums.result()
 
     def gradient(self, vector: Tensor | None = None) -> tuple[LossValue, Tensor]:
@@ -140,37 +136,40 @@ class Evaluator:
         self.passes["gradients"] += 1
         with torch.enable_grad():
             for i, batch in enumerate(self._batches):
-                terms = self._terms(leaf, batch, i)
-                total.add(_differentiate(terms.total, leaf))
+                terms = self.terms(leaf, batch, i)
+                total.add(differentiate(terms.total, leaf))
                 sums.add(terms)
         return sums.result(), (total.value / sums.divisor).to(leaf.dtype)
 
-    def batch_gradient_graph(self, vector: Tensor, batch: Any, index: int) -> BatchGradient:
-        """Build the gradient of the summed loss of one batch, itself differentiable.
+    def terms(self, vector: Tensor, batch: Any, index: int) -> BatchTerms:
+        """Evaluate one batch, differentiably.
 
         Args:
             vector: weights of shape (n,).
-            batch: one of the problem's batches.
-            index: its number, for messages.
+            batch: one of the problem's batches, or a part of one.
+            index: its number, for messages and for the dropout masks.
 
         Returns:
-            The graph, from which products with the Hessian of the sum are taken.
+            What it contributes to the loss.
         """
-        leaf = vector.detach().clone().requires_grad_(True)
-        # The fused attention kernels have no second derivative; the plain one has.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            terms = self._terms(leaf, batch, index)
-            gradient = _differentiate(terms.total, leaf, create_graph=True)
-        return BatchGradient(leaf, gradient, float(terms.weight))
-
-    def _terms(self, vector: Tensor, batch: Any, index: int) -> BatchTerms:
-        return self._with_weights(
+        return self.on_batch(
             vector, batch, index, lambda model, batch: self.problem.loss(model, batch)[0]
         )
 
-    def _with_weights(
+    def on_batch(
         self, vector: Tensor, batch: Any, index: int, body: Callable[[nn.Module, Any], T]
     ) -> T:
+        """Run a function of the model and a batch with substituted weights.
+
+        Args:
+            vector: weights of shape (n,).
+            batch: one of the problem's batches, or a part of one.
+            index: its number, for messages and for the dropout masks.
+            body: what to run.
+
+        Returns:
+            What it returns.
+        """
         # Each batch starts from the same buffers and, in train mode, from masks of its own, so that
         # its loss is one function of the weights, whatever has been evaluated before.
         if self.problem.mode == "train":
@@ -214,39 +213,6 @@ class Evaluator:
             raise ProblemError(msg) from error
 
 
-@dataclass(frozen=True)
-class BatchGradient:
-    """The gradient of the summed loss of one batch, with its graph.
-
-    Attributes:
-        leaf: the weights that it was taken at, shape (n,).
-        gradient: shape (n,), differentiable once more.
-        weight: what the sum is to be divided by in the end.
-    """
-
-    leaf: Tensor
-    gradient: Tensor
-    weight: float
-
-    def hvp(self, vector: Tensor, *, retain: bool) -> Tensor:
-        """Multiply the Hessian of the summed loss with a vector.
-
-        Args:
-            vector: shape (n,).
-            retain: keep the graph for another product.
-
-        Returns:
-            The product, shape (n,); zero where the gradient is constant.
-        """
-        if not self.gradient.requires_grad:
-            return torch.zeros_like(vector)
-        with _needing_derivatives("twice"):
-            (product,) = torch.autograd.grad(
-                self.gradient, self.leaf, vector, retain_graph=retain, materialize_grads=True
-            )
-        return product.detach()
-
-
 class _Host(nn.Module):
     """Carries the model, so that any function of it runs with substituted weights."""
 
@@ -258,12 +224,28 @@ class _Host(nn.Module):
         return body(self.model, batch)
 
 
-def _differentiate(total: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tensor:
+def differentiate(
+    total: Tensor, leaf: Tensor, *, create_graph: bool = False, along: Tensor | None = None
+) -> Tensor:
+    """Return the gradient of the loss of a batch.
+
+    Args:
+        total: the loss.
+        leaf: what to differentiate by, such as the weights, shape (n,).
+        create_graph: whether to differentiate once more.
+        along: for a total that is no scalar: the vector u of Jᵀu, of the same shape.
+
+    Returns:
+        The gradient, or Jᵀu, in the shape of the leaf.
+
+    Raises:
+        LossError: if there is no gradient, or no way to compute it.
+    """
     gradient = None
     if total.requires_grad:
-        with _needing_derivatives("once"):
+        with needing_derivatives("once"):
             (gradient,) = torch.autograd.grad(
-                total, leaf, create_graph=create_graph, allow_unused=True
+                total, leaf, along, create_graph=create_graph, allow_unused=True
             )
     if gradient is None:
         msg = (
@@ -276,7 +258,19 @@ def _differentiate(total: Tensor, leaf: Tensor, *, create_graph: bool = False) -
 
 
 @contextmanager
-def _needing_derivatives(how_often: str) -> Iterator[None]:
+def needing_derivatives(how_often: str) -> Iterator[None]:
+    """Turn what torch says of a missing derivative into an error of ours.
+
+    Args:
+        how_often: ``once`` or ``twice``.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        LossError: in place of a RuntimeError.
+        OutOfMemoryError: what is no fault of the loss.
+    """
     try:
         yield
     except torch.cuda.OutOfMemoryError:

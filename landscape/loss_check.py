@@ -33,7 +33,7 @@ def check_loss(problem: Problem, batch: Any, terms: Terms) -> None:
     problem.writes_inputs = written_to(spare)
     again = terms(batch)
     first, second = float(once.total), float(again.total)
-    if not _same(first, second, problem.dtype):
+    if not same_loss(first, second, problem.dtype):
         msg = (
             f"the model gives another loss for the same batch and the same weights ({first:.6g}, "
             f"then {second:.6g}, in {problem.mode} mode): is there randomness in its forward "
@@ -56,7 +56,7 @@ def _check_additive(problem: Problem, batch: Any, whole: float, terms: Terms) ->
         problem.additive = False
         _warn(f"the loss cannot be evaluated on half of the first batch ({error})")
         return
-    if not _same(whole, parts, problem.dtype):
+    if not same_loss(whole, parts, problem.dtype):
         problem.additive = False
         _warn(
             f"the loss of the first batch, {whole / size:.6g}, is not the mean over its two "
@@ -74,8 +74,17 @@ def _warn(finding: str) -> None:
     warnings.warn(msg, LossNotAdditiveWarning, stacklevel=6)
 
 
-def _same(first: float, second: float, dtype: torch.dtype) -> bool:
-    """Tell whether two sums are equal to rounding; NaN is NaN."""
+def same_loss(first: float, second: float, dtype: torch.dtype) -> bool:
+    """Tell whether two sums over a batch are equal to rounding; NaN is NaN.
+
+    Args:
+        first: one sum.
+        second: the other.
+        dtype: floating-point type that they were computed in.
+
+    Returns:
+        Whether they are.
+    """
     relative, absolute = (1e-4, 1e-5) if dtype == torch.float32 else (1e-9, 1e-14)
     if first == second or (math.isnan(first) and math.isnan(second)):
         return True

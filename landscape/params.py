@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from landscape.errors import ProblemError
+from landscape.errors import InvalidArgumentError, ProblemError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,57 @@ class ParameterSpace:
             raise ProblemError(msg)
         names, shapes = zip(*chosen, strict=True)
         return cls(names, shapes, sum(shape.numel() for shape in shapes))
+
+    def only(self, patterns: Sequence[str]) -> ParameterSpace:
+        """Return the space of some of the parameters.
+
+        Args:
+            patterns: names of parameters or of modules, ``*`` and ``?`` standing for anything.
+
+        Returns:
+            The parameters that match one of the patterns, in the order of this space.
+
+        Raises:
+            InvalidArgumentError: if a pattern matches nothing; the message lists the names.
+
+        >>> ParameterSpace.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))).only(["1"]).names
+        ('1.weight', '1.bias')
+        """
+        chosen = set()
+        for pattern in patterns:
+            found = {
+                name
+                for name in self.names
+                if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+            }
+            if not found:
+                near = did_you_mean(pattern, [*self.names, *self.layers()])
+                shown = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
+                msg = f"no parameter matches {pattern!r}{near}; the parameters are: {shown}"
+                raise InvalidArgumentError(msg)
+            chosen |= found
+        kept = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] in chosen]
+        names, shapes = zip(*kept, strict=True)
+        return ParameterSpace(names, shapes, sum(shape.numel() for shape in shapes))
+
+    def layers(self) -> dict[str, slice]:
+        """Return which part of the flat vector each layer holds.
+
+        A layer is a module that has parameters of its own.
+
+        Returns:
+            Slices by the module's name, in order; parameters of the root are named by themselves.
+
+        >>> ParameterSpace.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))).layers()
+        {'0': slice(0, 8, None), '1': slice(8, 14, None)}
+        """
+        layers: dict[str, slice] = {}
+        stop = 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            owner = name.rpartition(".")[0] or name
+            start, stop = stop, stop + size
+            layers[owner] = slice(layers[owner].start if owner in layers else start, stop)
+        return layers
 
     @property
     def sizes(self) -> tuple[int, ...]:

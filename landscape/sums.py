@@ -75,7 +75,7 @@ class LossSums:
         if terms.terms is None or terms.weights is None:
             squares = [torch.full_like(total, math.nan)] * 3 + [torch.zeros_like(total)]
         else:
-            s, w = terms.terms.double(), terms.weights.double()
+            s, w = terms.terms.detach().double(), terms.weights.double()
             if self._plain_sum:
                 w = torch.ones_like(s)
             squares = [s @ s, s @ w, w @ w, torch.full_like(total, len(s))]

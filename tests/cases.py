@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from types import MethodType
 from typing import Any
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.problem import Problem
 
@@ -36,13 +37,19 @@ class Parts:
     reference: Callable[..., Tensor]
     loss: Callable[..., Any] | None = None
     batch_loss: Callable[..., Any] | None = None
+    weights: Tensor | None = None  # of the examples in the mean, where they are not all 1
+
+    def example(self, i: int) -> tuple[Tensor, ...]:
+        return tuple(part[i : i + 1] for part in self.data)
 
 
 @dataclass(frozen=True)
 class Case:
     """A problem by name; `make` draws its weights and data from the global generator.
 
-    `depends_on_batches` marks the losses that are another function for every batching.
+    `depends_on_batches` marks the losses that are another function for every batching,
+    `by_double_backward` the models that torch.func cannot take: vmap has no rule for an LSTM, and
+    that for the second derivative of a layer norm is wrong (torch 2.13: not symmetric).
     """
 
     name: str
@@ -50,6 +57,7 @@ class Case:
     seed: int = 0
     mode: str = "eval"
     depends_on_batches: bool = False
+    by_double_backward: bool = False
 
     def parts(self) -> Parts:
         with torch.random.fork_rng(devices=[]):
@@ -91,27 +99,74 @@ class Case:
 
     def dense_hessian(self, at: Tensor | None = None) -> Tensor:
         function, own = self._loss_of_vector()
-        with warnings.catch_warnings():  # torch's forward mode starts its own torch.jit.script
+        at = own if at is None else at
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+            # torch's forward mode starts its own torch.jit.script.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.func.hessian(function)(own if at is None else at)
+            if self.by_double_backward:
+                return torch.autograd.functional.hessian(function, at)
+            return torch.func.hessian(function)(at)
+
+    def dense_ggn(self) -> Tensor:
+        """Return JᵀBJ, J the Jacobian of the outputs and B the Hessian of the mean loss in them."""
+        parts = self.parts()
+        net, own = self._net_of_vector(parts)
+
+        def outputs(vector: Tensor) -> Tensor:
+            out: Any = None
+
+            def keep(*x: Tensor) -> Any:
+                nonlocal out
+                out = net(vector)(*x)
+                return out
+
+            parts.reference(keep, *parts.data)
+            return out[0] if isinstance(out, tuple) else out
+
+        def loss(z: Tensor) -> Tensor:
+            tupled = isinstance(parts.model, TupleModel)
+            return parts.reference(lambda *x: (z, None) if tupled else z, *parts.data)
+
+        z = outputs(own).detach()
+        jacobian = torch.autograd.functional.jacobian(outputs, own).reshape(z.numel(), len(own))
+        inner = torch.autograd.functional.hessian(loss, z).reshape(z.numel(), z.numel())
+        return jacobian.T @ inner @ jacobian
+
+    def dense_fisher(self) -> Tensor:
+        """Return Σ ωᵢ gᵢgᵢᵀ / Σ ωᵢ, gᵢ the gradient of torch's own mean loss of one example."""
+        parts = self.parts()
+        net, own = self._net_of_vector(parts)
+        weights = torch.ones(N_EXAMPLES) if parts.weights is None else parts.weights
+        total = torch.zeros(len(own), len(own), dtype=torch.float64)
+        for i in weights.nonzero().flatten().tolist():
+            leaf = own.clone().requires_grad_(True)
+            loss = parts.reference(net(leaf), *parts.example(i))
+            (g,) = torch.autograd.grad(loss, leaf)
+            total += weights[i] * torch.outer(g, g)
+        is_sum = getattr(parts.loss, "reduction", "mean") == "sum"
+        return total if is_sum else total / weights.sum()
 
     def _loss_of_vector(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         parts = self.parts()
+        net, own = self._net_of_vector(parts)
+        return lambda vector: parts.reference(net(vector), *parts.data), own
+
+    def _net_of_vector(self, parts: Parts) -> tuple[Callable[[Tensor], Any], Tensor]:
         model = parts.model
         if self.mode == "train":
             _use_batch_statistics(model)
         trainable = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
         sizes = [p.numel() for p in trainable.values()]
 
-        def function(vector: Tensor) -> Tensor:
+        def net(vector: Tensor) -> Any:
             pieces = vector.split(sizes)
             named = {
                 k: piece.reshape(p.shape)
                 for (k, p), piece in zip(trainable.items(), pieces, strict=True)
             }
-            return parts.reference(lambda *x: functional_call(model, named, x), *parts.data)
+            return lambda *x: functional_call(model, named, x)
 
-        return function, torch.cat([p.reshape(-1) for p in trainable.values()])
+        return net, torch.cat([p.reshape(-1) for p in trainable.values()])
 
     def __str__(self) -> str:
         return self.name
@@ -194,8 +249,9 @@ def _regression() -> Parts:
 
 
 def _class_weights() -> Parts:
-    loss = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS.clone())
-    return _supervised(_mlp(), _inputs(3), _labels(), loss)
+    loss, labels = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS.clone()), _labels()
+    parts = _supervised(_mlp(), _inputs(3), labels, loss)
+    return replace(parts, weights=CLASS_WEIGHTS[labels])
 
 
 class TokenModel(nn.Module):
@@ -218,12 +274,14 @@ def _ignore_index() -> Parts:
     kept[2] = False
     kept[0, 0] = True
     labels[~kept] = -1
-    return _supervised(TokenModel(), tokens, labels, nn.CrossEntropyLoss(ignore_index=-1))
+    parts = _supervised(TokenModel(), tokens, labels, nn.CrossEntropyLoss(ignore_index=-1))
+    return replace(parts, weights=kept.sum(dim=1).double())
 
 
 def _label_smoothing() -> Parts:
     loss = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS.clone(), label_smoothing=0.2)
-    return _supervised(_mlp(), _inputs(3), _labels(), loss)
+    labels = _labels()
+    return replace(_supervised(_mlp(), _inputs(3), labels, loss), weights=CLASS_WEIGHTS[labels])
 
 
 def _soft_labels() -> Parts:
@@ -334,6 +392,51 @@ def _plain_sum() -> Parts:
     return _supervised(_mlp(2), _inputs(3), _inputs(2), nn.MSELoss(reduction="sum"))
 
 
+class Attention(nn.Module):
+    """A transformer block on sequences of four, with torch's fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.mix = nn.Linear(2, 6), nn.Linear(2, 2)
+        self.norm, self.head = nn.LayerNorm(2), nn.Linear(2, N_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.project(x).unflatten(-1, (3, 2, 1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = self.norm(x + self.mix(mixed.transpose(1, 2).flatten(2)))
+        return self.head(F.gelu(x)).mean(dim=1)
+
+
+def _attention() -> Parts:
+    return _supervised(Attention(), _inputs(4, 2), _labels(), nn.CrossEntropyLoss())
+
+
+class Recurrent(nn.Module):
+    """An LSTM over sequences of three, and a linear layer on its last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTM(2, 2, batch_first=True), nn.Linear(2, N_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0][:, -1])
+
+
+def _recurrent() -> Parts:
+    return _supervised(Recurrent(), _inputs(3, 2), _labels(), nn.CrossEntropyLoss())
+
+
+def _kinks() -> Parts:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.PReLU(2),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8, N_CLASSES),
+    )
+    return _supervised(model, _inputs(1, 4, 4), _labels(), nn.CrossEntropyLoss())
+
+
 CASES = (
     Case("mlp", _mlp_cross_entropy),
     Case("conv_batch_norm_eval", _conv_batch_norm),
@@ -351,6 +454,9 @@ CASES = (
     Case("per_example", _per_example),
     Case("sum_and_weight", _sum_and_weight),
     Case("plain_sum", _plain_sum),
+    Case("attention", _attention, by_double_backward=True),
+    Case("lstm", _recurrent, by_double_backward=True),
+    Case("prelu_and_max_pool", _kinks),
 )
 
 

@@ -9,12 +9,14 @@ import numpy as np
 from landscape.measured import Comparison, Measured
 from landscape.results import (
     Cost,
+    Density,
     Eigenpairs,
     Evaluation,
     Line,
     Provenance,
     Sharpness,
     Surface,
+    TraceEstimate,
 )
 
 N_PARAMETERS = 40
@@ -194,3 +196,113 @@ def with_bad_corner(record):
     loss[:3, :2] = np.nan
     loss[-1, -1] = np.inf
     return dataclasses.replace(record, loss=loss)
+
+
+def _bell(grid, centre, width):
+    return np.exp(-0.5 * ((grid - centre) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+
+
+OUTLIERS = (0.48, 0.3, 0.12, 0.09, 0.07)
+
+
+def density(name="model.pt", *, outliers=OUTLIERS, n=77_754, bulk=1e-3, bandwidth=4e-4, **kwargs):
+    """A bulk at zero of a given width, 1 % of the mass below it, and a few eigenvalues far out."""
+    atoms = np.asarray(outliers, dtype=np.float64)
+    high = max(float(atoms.max(initial=0.0)), 0.05)
+    grid = np.arange(-0.03 * high - 10 * bandwidth, 1.01 * high + 6 * bandwidth, bandwidth / 4)
+    mass = {0.0: 0.90, bulk: 0.08, -2 * bulk: 0.01, 10 * bulk: 0.01 - len(atoms) / n}
+    curve = sum(
+        share * _bell(grid, centre, np.hypot(bulk if centre else 0.0, bandwidth))
+        for centre, share in mass.items()
+    )
+    curve = curve + sum(_bell(grid, atom, bandwidth) / n for atom in atoms)
+    return Density(
+        settings={"seed": 0, "operator": "hessian"},
+        grid=grid,
+        density=curve,
+        low=0.8 * curve,
+        high=1.2 * curve,
+        bandwidth=bandwidth,
+        confidence=0.95,
+        negative=0.0103,
+        negative_low=0.0089,
+        negative_high=0.0117,
+        atoms=atoms,
+        atom_residuals=1e-6 * atoms,
+        mean=3.1e-4,
+        mean_se=2e-6,
+        mean_square=5.2e-6,
+        mean_square_se=1e-8,
+        nodes=np.zeros((16, 80)),
+        weights=np.full((16, 80), 1 / 80),
+        n_probes=16,
+        steps=80,
+        matvecs=1380,
+        **_sized(name, n, **kwargs),
+    )
+
+
+def trace(
+    name="model.pt", *, value=40.0, layers=(), converged=True, exact=False, error=0.05, n=77_754
+):
+    """A trace, and those of layers that fall off by the square of their number."""
+    rank = np.arange(1, len(layers) + 1)
+    parts = value * (1 / rank**2) / max(1e-12, float(np.sum(1 / rank**2)))
+    spread = error * np.abs(parts) + 0.0005 * value
+    return TraceEstimate(
+        settings={"seed": 0, "operator": "hessian"},
+        value=value,
+        standard_error=error * value,
+        low=value * (1 - 2 * error),
+        high=value * (1 + 2 * error),
+        confidence=0.95,
+        n_probes=0 if exact else 64,
+        converged=converged,
+        exact=exact,
+        method="hutchinson",
+        layers=tuple(layers),
+        layer_sizes=100.0 * rank,
+        layer_values=parts,
+        layer_standard_errors=spread,
+        layer_low=parts - 2 * spread,
+        layer_high=parts + 2 * spread,
+        matvecs=64,
+        **_sized(name, n),
+    )
+
+
+def both_ends(name="model.pt", *, top=20.0, k=5, n_lowest=2, **kwargs):
+    """Eigenpairs with everything that can be known of them."""
+    record = eigenpairs(name, top=top, k=k, **kwargs)
+    lowest = -top / 40 * (1 + np.arange(n_lowest))
+    values = np.concatenate([record.values, lowest])
+    return dataclasses.replace(
+        record,
+        values=values,
+        residuals=np.abs(values) * (1e-4 if record.converged else 0.1),
+        vectors=np.eye(k + n_lowest, N_PARAMETERS),
+        n_lowest=n_lowest,
+        upper_bound=1.08 * top,
+        failure_probability=0.01,
+        data_errors=0.08 * np.abs(values) + 0.01 * top,
+        n_groups=16,
+        gauss_newton=np.maximum(0.97 * values, 0.01 * top),
+    )
+
+
+def sweep(n=8, *, k=5, pattern="step-{}", step=100, unconverged=()):
+    """Eigenpairs over training: they rise, and then fall off."""
+    rise = 20 * np.sin(np.linspace(0.3, 2.6, n)) + 2
+    return [
+        dataclasses.replace(
+            eigenpairs(pattern.format(step * i), top=t, k=k, converged=i not in unconverged),
+            data_errors=0.06 * t / 1.6 ** np.arange(k),
+            n_groups=16,
+        )
+        for i, t in enumerate(rise)
+    ]
+
+
+def _sized(name, n, **kwargs):
+    shared = common(name, **kwargs)
+    return {**shared, "provenance": dataclasses.replace(shared["provenance"], n_parameters=n)}

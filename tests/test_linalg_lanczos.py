@@ -39,11 +39,12 @@ def test_lanczos_relation(steps):
     rest = matrix.numpy() @ rows.T - rows.T @ projection
     np.testing.assert_allclose(rest[:, :-1], 0.0, atol=1e-12)
     if steps < len(matrix):
-        following = basis.coupling * basis.following.numpy()
-        np.testing.assert_allclose(rest[:, -1], following, atol=1e-12)
+        (following,) = basis.pending
+        expected = basis.couplings[0, -1] * following.numpy()
+        np.testing.assert_allclose(rest[:, -1], expected, atol=1e-12)
     else:
         assert basis.complete
-        assert basis.coupling == 0.0
+        assert not basis.pending
 
 
 def test_basis_stays_orthonormal_in_float32_long_after_convergence():
@@ -87,8 +88,8 @@ def test_residual_estimates_are_the_true_ones_of_the_ritz_pairs():
 def test_invariant_space_is_left_by_a_fresh_vector():
     values = [4.0] * 10 + [1.0] * 10
     basis = basis_of(symmetric(values), steps=2)
-    assert basis.coupling == 0.0
-    assert basis.following is None
+    assert not basis.pending
+    assert basis.chain.exhausted
     for _ in range(18):
         basis.step()
     np.testing.assert_allclose(basis.ritz().values, values, atol=1e-13)
@@ -182,3 +183,203 @@ def test_noise_in_the_products_ends_the_search_with_its_true_size():
     np.testing.assert_allclose(found.values, [10, 5], atol=0.02)
     assert (found.residuals > 5e-3).all()
     assert (found.residuals < 5e-2).all()
+
+
+# Several start vectors
+
+
+@pytest.mark.parametrize("capacity", [None, 12])
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize(
+    "values", [[5, 3, *BULK], [5, 5, 5, 2, 2, 1] * 5], ids=["simple", "copies"]
+)
+def test_band_relation_holds_through_deflation_and_restarts(values, width, capacity):
+    matrix = symmetric(values)
+    basis = basis_of(matrix, k=2, capacity=capacity)
+    basis.begin(basis.operator.random_unit_vector() for _ in range(width))
+    for _ in range(min(40, len(matrix))):
+        basis.step()
+        rows, size = basis.rows.numpy(), basis.size
+        held = torch.stack([*basis.pending, *torch.zeros(1, len(matrix)).double()]).numpy()[:-1]
+        projection = basis._projection[:size, :size]
+        np.testing.assert_allclose(rows @ rows.T, np.eye(size), atol=1e-13)
+        np.testing.assert_allclose(held @ rows.T, 0.0, atol=1e-12)
+        rest = matrix.numpy() @ rows.T - rows.T @ projection - held.T @ basis.couplings
+        np.testing.assert_allclose(rest, 0.0, atol=1e-11)
+        assert len(held) <= width
+        ritz = basis.ritz()
+        vectors = ritz.coefficients.T @ rows
+        off = np.linalg.norm(vectors @ matrix.numpy() - ritz.values[:, None] * vectors, axis=1)
+        np.testing.assert_allclose(off, ritz.estimates, atol=1e-11)
+        np.testing.assert_allclose(held @ held.T, np.eye(len(held)), atol=1e-13)
+        if basis.complete:
+            break
+    assert basis.asymmetry < 1e-13
+
+
+def test_start_vectors_that_depend_on_others_are_left_out():
+    basis = basis_of(symmetric(BULK))
+    one = torch.eye(97).double()
+    basis.begin([one[0].clone(), one[1].clone(), (one[0] + one[1]) / 2**0.5, one[2].clone()])
+    assert basis.width == 3
+    torch.testing.assert_close(torch.stack(basis.pending), one[:3])
+    full = basis_of(symmetric([3.0, 1.0]))
+    full.begin(full.operator.random_unit_vector() for _ in range(5))
+    assert full.width == 2
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5])
+@pytest.mark.parametrize("max_basis", [None, 16])
+def test_threefold_eigenvalue_is_found_three_times_for_any_block(block, max_basis):
+    values = [10, 10, 10, 4, *BULK]
+    for seed in range(3):
+        _, found = solve(lanczos, values, k=4, block=block, max_basis=max_basis, seed=seed)
+        assert found.converged
+        np.testing.assert_allclose(found.values, [10, 10, 10, 4], atol=1e-9)
+
+
+def test_block_finds_copies_without_another_round():
+    values = [10, 10, 10, *np.linspace(-1, 1, 997)]
+    _, single = solve(lanczos, values, k=3)
+    _, block = solve(lanczos, values, k=3, block=3)
+    assert block.matvecs < single.matvecs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_start_from_exact_eigenvectors_does_not_hide_a_larger_one(dtype):
+    operator = Counted(symmetric([9, 6, 5, 4, *BULK], dtype=dtype))
+    vectors = torch.linalg.eigh(operator.matrix).eigenvectors.T
+    for k in (1, 2, 3):
+        start = vectors[[-2, -3, -4]] * 7
+        found = lanczos(operator, 101, k=k, tol=1e-5, start=start, **operator.options())
+        assert found.converged
+        np.testing.assert_allclose(found.values, [9, 6, 5][:k], atol=1e-4)
+
+
+def test_start_of_several_good_vectors_saves_products():
+    values = np.linspace(0, 1, 300) ** 2
+    operator = Counted(symmetric(values))
+    vectors = torch.linalg.eigh(operator.matrix).eigenvectors.T[-4:]
+    cold = lanczos(operator, 300, k=4, tol=1e-4, **operator.options())
+    warm = lanczos(operator, 300, k=4, tol=1e-4, start=vectors, **operator.options())
+    assert warm.matvecs < cold.matvecs
+
+
+def test_scale_of_the_operator_does_not_drop_a_start():
+    matrix = symmetric([3, 2, *BULK]) * 1e25
+    operator = Counted(matrix)
+    start = torch.randn(2, 99, generator=torch.Generator().manual_seed(0))
+    found = lanczos(operator, 99, k=2, start=start, **operator.options())
+    np.testing.assert_allclose(found.values / 1e25, [3, 2], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"block": 0}, "block = 0 start vectors; expected at least 1"),
+        ({"start": torch.ones(2, 98)}, r"expected \(99,\), one flat vector, or \(b, 99\)"),
+        ({"start": torch.ones(0, 99)}, r"start has shape \(0, 99\)"),
+        ({"start": torch.eye(99)[:2] * torch.tensor([[1.0], [0.0]])}, "start has norm 0.0"),
+    ],
+)
+def test_starts_that_will_not_do_are_refused(change, words):
+    with pytest.raises(InvalidArgumentError, match=words):
+        solve(lanczos, [5, 3, *BULK], **change)
+
+
+# Both ends
+
+
+@pytest.mark.parametrize("max_basis", [None, 14])
+@pytest.mark.parametrize("block", [1, 3])
+def test_both_ends_from_one_basis(max_basis, block):
+    values = [9, 7, 7, *BULK, -3, -3, -20]
+    operator, found = solve(
+        lanczos, values, k=3, both_ends=True, max_basis=max_basis, block=block, tol=1e-8
+    )
+    assert found.converged
+    assert found.n_lowest == 3
+    np.testing.assert_allclose(found.values, [9, 7, 7, -3, -3, -20], atol=1e-8)
+    rest = found.vectors @ operator.matrix
+    rest -= torch.from_numpy(found.values)[:, None] * found.vectors
+    np.testing.assert_allclose(found.residuals, rest.norm(dim=1), atol=1e-12)
+    gram = found.vectors @ found.vectors.T
+    torch.testing.assert_close(gram, torch.eye(6).double(), atol=1e-12, rtol=0)
+    _, top = solve(lanczos, values, k=3, tol=1e-8)
+    assert top.n_lowest == 0
+
+
+@pytest.mark.parametrize("k", range(1, 8))
+def test_no_pair_is_returned_twice(k):
+    values = [3, 3, 1, 0, -2, -2, -7]
+    _, found = solve(lanczos, values, k=k, both_ends=True)
+    lower = min(k, 7 - k)
+    assert found.converged
+    assert found.n_lowest == lower
+    np.testing.assert_allclose(found.values, values[:k] + values[7 - lower :], atol=1e-9)
+    gram = found.vectors @ found.vectors.T
+    torch.testing.assert_close(gram, torch.eye(k + lower).double(), atol=1e-12, rtol=0)
+
+
+def test_both_ends_take_fewer_products_than_one_after_the_other():
+    values = np.linspace(-1, 1, 400) ** 3
+    _, top = solve(lanczos, values, k=2)
+    _, both = solve(lanczos, values, k=2, both_ends=True)
+    assert both.converged
+    assert both.matvecs < 1.5 * top.matvecs
+
+
+def test_both_ends_in_too_small_a_basis_are_refused():
+    with pytest.raises(InvalidArgumentError, match=r"at least 9 for k = 3 at both ends"):
+        solve(lanczos, BULK, k=3, both_ends=True, max_basis=8)
+    _, found = solve(lanczos, [4, 3, *BULK, -5], k=2, both_ends=True, max_basis=8)
+    assert found.converged
+    np.testing.assert_allclose(found.values, [4, 3, -1, -5], atol=1e-6)
+
+
+# Symmetry
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kwargs", [{}, {"block": 3}, {"max_basis": 8}, {"k": 3}])
+def test_random_matrix_is_refused_and_its_symmetric_part_is_not(dtype, kwargs):
+    matrix = torch.randn(300, 300, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with pytest.raises(InvalidArgumentError, match=r"differ by [0-9.]+ of ‖H‖"):
+        lanczos(Counted(matrix), 300, dtype=dtype, device="cpu", **kwargs)
+    whole = Counted((matrix + matrix.T) / 2)
+    found = lanczos(whole, 300, tol=1e-3, dtype=dtype, device="cpu", **kwargs)
+    assert found.converged
+    assert found.asymmetry < 30 * torch.finfo(dtype).eps
+
+
+def test_asymmetry_is_that_of_the_projection():
+    """With v₁, v₂ the basis, only the last coefficient of H v₁ and the first of H v₂ differ."""
+    matrix = symmetric([5, 3, *BULK])
+    skew = torch.zeros_like(matrix)
+    skew[0, 1], skew[1, 0] = 1e-4, -1e-4
+    basis = basis_of(matrix + skew, steps=2)
+    v, w = basis.rows
+    expected = abs(float(w @ (matrix + skew) @ v - v @ (matrix + skew) @ w))
+    assert basis.asymmetry == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "noise"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+def test_noise_of_a_network_is_not_taken_for_asymmetry(dtype, noise):
+    matrix = symmetric([10, 5, *BULK], dtype=torch.float32)
+    generator = torch.Generator().manual_seed(1)
+
+    def noisy(v):
+        e = torch.randn(99, generator=generator)
+        return (matrix @ v.float() + 10 * noise * e / e.norm()).to(dtype)
+
+    found = lanczos(noisy, 99, k=2, tol=1e-6, dtype=dtype, device="cpu", max_matvecs=200)
+    assert 0 < found.asymmetry < 2 * noise
+    np.testing.assert_allclose(found.values, [10, 5], atol=20 * noise)
+
+
+def test_run_that_settles_the_top_by_itself_spends_less_than_a_second_search():
+    values = [3, 2, *np.linspace(-1, 1, 998)]
+    _, found = solve(lanczos, values)
+    _, twice = solve(lanczos, values, k=2)
+    assert found.converged
+    assert found.matvecs < twice.matvecs

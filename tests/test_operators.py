@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 
 import landscape.evaluate
 from landscape.errors import LossError
-from landscape.evaluate import BatchGradient, Evaluator
-from landscape.operators import Hessian, graph_bytes
+from landscape.evaluate import Evaluator
+from landscape.operators import CURVATURES, Hessian
+from landscape.operators.graphs import graph_bytes
+from landscape.operators.pieces import pieces
+from landscape.operators.products import DoubleBackward, ForwardOverReverse
 from landscape.problem import Problem
 
 
@@ -33,6 +37,74 @@ def test_the_hessian_is_that_of_the_whole_data(case: Case, size: int | None, roo
     scale = max(1.0, float(expected.abs().max()))
     assert (found - expected).abs().max() <= 1e-12 * scale
     assert (found - found.T).abs().max() <= 1e-12 * scale
+
+
+BY_OUTPUT = [
+    pytest.param(case, size, room, id=f"{case}-{size or 'all'}-{'kept' if room else 'anew'}")
+    for case in CASES
+    if not case.depends_on_batches and case.name != "sum_and_weight"
+    for size, room in ((None, 2**30), (4, 0))
+]
+
+
+@pytest.mark.parametrize(("case", "size", "room"), BY_OUTPUT)
+@pytest.mark.parametrize("kind", ["ggn", "fisher"])
+def test_jacobian_operators_are_those_of_the_whole_data(
+    case: Case, size: int | None, room: int, kind: str
+) -> None:
+    expected = case.dense_ggn() if kind == "ggn" else case.dense_fisher()
+    with Evaluator(case.build(size)) as evaluator:
+        found = CURVATURES[kind](evaluator, graph_bytes=room).dense()
+    scale = max(1.0, float(expected.abs().max()))
+    assert (found - expected).abs().max() <= 1e-12 * scale
+    assert float(torch.linalg.eigvalsh(expected)[0]) >= -1e-12 * scale
+
+
+@pytest.mark.parametrize("kind", ["ggn", "fisher"])
+def test_operators_that_need_more_than_the_loss_says_so(kind: str) -> None:
+    said = {"ggn": "splits the loss at the model's output", "fisher": "the loss of each example"}
+    with Evaluator(case_named("sum_and_weight").build()) as evaluator:
+        operator = CURVATURES[kind](evaluator)
+        with pytest.raises(LossError, match=said[kind]):
+            operator.matvec(torch.ones(operator.n, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("way", ["forward-over-reverse", "differences"])
+def test_every_way_gives_the_same_products(case: Case, way: str) -> None:
+    expected = case.dense_hessian()
+    with Evaluator(case.build(None if case.depends_on_batches else 4)) as evaluator:
+        operator = Hessian(evaluator, products=way)
+        vectors = torch.randn(3, operator.n, generator=torch.manual_seed(1), dtype=torch.float64)
+        found = operator.matmat(vectors)
+        exact = Hessian(evaluator).matmat(vectors)
+    scale = float(expected.abs().max()) * float(vectors.norm(dim=1).max())
+    tolerance = 1e-12 if way == "forward-over-reverse" else 1e-6
+    assert (exact - vectors @ expected).abs().max() <= 1e-12 * max(1.0, scale)
+    assert (found - exact).abs().max() <= tolerance * max(1.0, scale)
+    assert way.replace("-", " ").replace("differences", "finite differences") in operator.describe()
+
+
+@pytest.mark.parametrize(("factor", "taken"), [(1.0, True), (1.001, False)])
+def test_forward_mode_is_taken_where_it_is_faster_and_right(
+    factor: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = case_named("mlp").dense_hessian()
+    slow, right = DoubleBackward.times, ForwardOverReverse.times
+
+    def sleeping(self: DoubleBackward, vector: Tensor, *, retain: bool) -> Tensor:
+        time.sleep(0.05)
+        return slow(self, vector, retain=retain)
+
+    def changed(self: ForwardOverReverse, vector: Tensor, *, retain: bool) -> Tensor:
+        return factor * right(self, vector, retain=retain)
+
+    monkeypatch.setattr(DoubleBackward, "times", sleeping)
+    monkeypatch.setattr(ForwardOverReverse, "times", changed)
+    with Evaluator(case_named("mlp").build()) as evaluator:
+        operator = Hessian(evaluator, graph_bytes=0)
+        assert torch.allclose(operator.matvec(torch.ones(31).double()), expected.sum(dim=1))
+        assert operator.describe().startswith("forward over" if taken else "double backward")
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.depends_on_batches], ids=str)
@@ -85,36 +157,39 @@ def test_batch_statistics_by_finite_differences() -> None:
 def test_graphs_are_kept_as_long_as_there_is_room(
     kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[int] = []
-    original = Evaluator.batch_gradient_graph
+    built: list[int] = []
+    original = DoubleBackward.__init__
 
-    def counting(self: Evaluator, vector: Tensor, batch: Any, index: int) -> Any:
-        calls.append(index)
-        return original(self, vector, batch, index)
+    def counting(self: DoubleBackward, evaluator: Any, at: Tensor, piece: Any) -> None:
+        built.append(piece.number)
+        original(self, evaluator, at, piece)
 
     retained: list[bool] = []
-    product = BatchGradient.hvp
+    product = DoubleBackward.times
 
-    def watched(self: BatchGradient, vector: Tensor, *, retain: bool) -> Tensor:
+    def watched(self: DoubleBackward, vector: Tensor, *, retain: bool) -> Tensor:
         retained.append(retain)
         return product(self, vector, retain=retain)
 
-    monkeypatch.setattr(Evaluator, "batch_gradient_graph", counting)
-    monkeypatch.setattr(BatchGradient, "hvp", watched)
     with Evaluator(case_named("mlp").build(4)) as evaluator:
-        batches = list(evaluator.problem.batches)
         sizes = [
-            graph_bytes(original(evaluator, evaluator.origin, batch, i).gradient)
-            for i, batch in enumerate(batches)
+            DoubleBackward(evaluator, evaluator.origin, piece).n_bytes
+            for piece in pieces(evaluator.problem, None)
         ]
-        operator = Hessian(evaluator, graph_bytes=sum(sizes[:kept]) + (1 if kept else 0))
+        monkeypatch.setattr(DoubleBackward, "__init__", counting)
+        monkeypatch.setattr(DoubleBackward, "times", watched)
+        operator = Hessian(
+            evaluator,
+            graph_bytes=sum(sizes[:kept]) + (1 if kept else 0),
+            products="double-backward",
+        )
         vector = torch.ones_like(evaluator.origin)
         first = operator.matvec(vector)
-        assert calls == [0, 1, 2, 3]
+        assert built == [0, 1, 2, 3]
         for _ in range(2):
-            calls.clear()
+            built.clear()
             assert torch.equal(operator.matvec(vector), first)
-            assert calls == list(range(kept, 4))
+            assert built == list(range(kept, 4))
     assert retained == 3 * [i < kept for i in range(4)]
 
 
@@ -122,8 +197,8 @@ def test_the_memory_of_a_graph_is_at_least_what_it_must_hold() -> None:
     x = torch.ones(100, 50, dtype=torch.float64)
     model = nn.Sequential(nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1)).double()
     with Evaluator(Problem(model, nn.MSELoss(), (x, x[:, :1]))) as evaluator:
-        (batch,) = evaluator.problem.batches
-        size = graph_bytes(evaluator.batch_gradient_graph(evaluator.origin, batch, 0).gradient)
+        (piece,) = pieces(evaluator.problem, None)
+        size = DoubleBackward(evaluator, evaluator.origin, piece).n_bytes
     one = 100 * 50 * 8  # the input, and the activation after the first layer
     weights = evaluator.origin.numel() * 8
     assert 2 * one + weights <= size <= 12 * one + weights
@@ -265,11 +340,18 @@ def test_a_loss_that_cannot_be_differentiated_twice() -> None:
         return F.ctc_loss(output.transpose(0, 1), target, *lengths, reduction="none")
 
     data = torch.randn(4, 5, 4), torch.randint(1, 3, (4, 2))
-    with Evaluator(Problem(Model(4, 3), ctc, data)) as evaluator:
-        evaluator.gradient()
-        match = "cannot be differentiated twice: derivative for .*ctc.* is not implemented"
+    with Evaluator(Problem(Model(4, 3).double(), ctc, data)) as evaluator:
+        vector = torch.linspace(-1, 1, 15, dtype=torch.float64)
+        match = "outside of the layers: .*twice: derivative for .*ctc.* is not implemented"
         with pytest.raises(LossError, match=match):
-            Hessian(evaluator).matvec(torch.ones(15))
+            Hessian(evaluator, products="double-backward").matvec(vector)
+        operator = Hessian(evaluator)
+        found = operator.matvec(vector)
+        up, down = (evaluator.gradient(evaluator.origin + s * 1e-4 * vector)[1] for s in (1, -1))
+        assert torch.allclose(found, (up - down) / 2e-4, rtol=1e-6, atol=1e-8)
+        assert operator.error < 1e-6
+        assert "finite differences, relative error" in operator.describe()
+        assert "ctc" in operator.describe()
 
 
 def test_running_out_of_memory_is_not_called_a_fault_of_the_loss(

@@ -273,7 +273,7 @@ def product_of(evaluator: Evaluator) -> None:
 
 
 def light_product_of(evaluator: Evaluator) -> None:
-    operator = Hessian(evaluator, graph_bytes=0)
+    operator = Hessian(evaluator, graph_bytes=0, products="double-backward")
     for _ in range(2):
         operator.matvec(torch.ones_like(evaluator.origin))
 

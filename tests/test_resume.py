@@ -304,7 +304,7 @@ MEASUREMENTS = {
     "line": lambda problem: line(problem, x=[-1.0, 0.0, 1.0]),
     "surface": lambda problem: surface(problem, n=3),
     "sharpness": lambda problem: sharpness(problem, 0.1, max_gradients=5),
-    "eigenpairs": lambda problem: top_eigenpairs(problem, 2, graph_bytes=0, max_matvecs=20),
+    "eigenpairs": lambda problem: top_eigenpairs(problem, 2, max_matvecs=20),
 }
 
 

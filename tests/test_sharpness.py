@@ -321,7 +321,7 @@ def test_rises_below_rounding_are_not_searched_for():
 def test_rounding_ends_a_search_that_cannot_meet_its_tolerance(p, seed):
     problem = net_problem(seed, dtype="float32")
     found = sharpness(problem, 0.5, p=p, tol=1e-16, max_gradients=2000)
-    assert not found.converged
+    assert found.converged == (found.gap <= 1e-16)  # a gap of exactly zero is luck
     assert found.gap < 1e-6
     assert found.gradients < 300
 

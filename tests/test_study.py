@@ -21,6 +21,7 @@ from typing import Any
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,7 +145,15 @@ def a_surface(asked: Mapping[str, Any] | None = None, **origin: Any) -> Surface:
     )
 
 
-MAKERS = (an_evaluation, a_sharpness, eigenpairs, a_line, a_surface)
+MAKERS = (
+    an_evaluation,
+    a_sharpness,
+    eigenpairs,
+    samples.trace,
+    samples.density,
+    a_line,
+    a_surface,
+)
 
 
 def same(got: Any, expected: Any) -> bool:

@@ -9,12 +9,14 @@ from landscape.linalg.diagonal import DiagonalSolution, estimate_diagonal
 from landscape.linalg.krylov import EigenSolution
 from landscape.linalg.lanczos import lanczos
 from landscape.linalg.power import power_iteration
+from landscape.linalg.symmetric import SymmetricOperator
 from landscape.linalg.trace import TraceSolution, hutchinson_trace, hutchpp_trace, xtrace
 
 __all__ = [
     "DiagonalSolution",
     "EigenSolution",
     "SpectralDensity",
+    "SymmetricOperator",
     "TraceSolution",
     "estimate_diagonal",
     "hutchinson_trace",

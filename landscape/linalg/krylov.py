@@ -21,18 +21,32 @@ Matvec = Callable[[Tensor], Tensor]
 Callback = Callable[[int, float], None]
 Floats = npt.NDArray[np.float64]
 
-# Numbers converted to float64 at a time: 32 MB.
-_CHUNK = 2**22
+# Numbers converted to float64 at a time: 17 MB. About four such pieces are alive at once, and as
+# much again is kept by an allocator that does not hand back freed blocks of this size.
+_CHUNK = 2**21
+SCRATCH_BYTES = 8 * 8 * _CHUNK
 
 
 @dataclass(frozen=True, kw_only=True)
 class EigenSolution:
-    """Top (algebraic) eigenpairs of a symmetric operator H, with their evidence.
+    """Extreme (algebraic) eigenpairs of a symmetric operator H, with their evidence.
 
     Attributes:
-        values: Rayleigh quotients θᵢ = vᵢᵀHvᵢ, descending, float64, shape (k,).
+        values: Rayleigh quotients θᵢ = vᵢᵀHvᵢ, descending, float64, shape (k,): the largest
+            ones, then ``n_lowest`` from the lower end.
+        n_lowest: how many of them are from the lower end.
         residuals: ‖Hvᵢ − θᵢvᵢ‖ from products with H itself, float64, shape (k,); some eigenvalue
             of H lies within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
+        errors: bounds on the distance of θᵢ to an eigenvalue, shape (k,): ‖Hvᵢ − θᵢvᵢ‖² / gap
+            where θᵢ stands alone, else the residual (`kato_temple`). They assume that no
+            eigenvalue was missed between those that were seen.
+        upper_bound: no eigenvalue of H is larger, but for ``failure_probability`` and rounding;
+            infinite where nothing can be said.
+        lower_bound: no eigenvalue is smaller, but for ``failure_probability`` and rounding;
+            minus infinity where nothing can be said.
+        failure_probability: the chance, over random starts, that a bound fails; of each bound.
+        asymmetry: largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen over orthonormal vectors, relative to the
+            largest ‖Hv‖ seen; NaN where no two products could be compared.
         vectors: orthonormal eigenvectors, one per row, shape (k, n), on the operator's device.
         matvecs: products with H that were spent, those for the residuals and checks included.
         converged: whether every residual met the tolerance, and the search for eigenvalues that
@@ -40,7 +54,13 @@ class EigenSolution:
     """
 
     values: Floats
+    n_lowest: int
     residuals: Floats
+    errors: Floats
+    upper_bound: float
+    lower_bound: float
+    failure_probability: float
+    asymmetry: float
     vectors: Tensor
     matvecs: int
     converged: bool
@@ -149,8 +169,8 @@ class Operator:
         Returns:
             A unit vector, shape (n,), in the storage dtype.
         """
-        drawn = torch.randn(self.n, dtype=torch.float64, generator=self._generator)
-        return self.unit_vector(drawn / drawn.norm(), against=against)
+        v = torch.empty(self.n, dtype=self.storage, device=self.device)
+        return self._normalised(fill_with_normal(v, self._generator), against)
 
     def unit_vector(self, vector: Tensor, against: Tensor | None = None) -> Tensor:
         """Return a normalised copy of a vector, orthogonal to a basis.
@@ -162,7 +182,11 @@ class Operator:
         Returns:
             A unit vector, shape (n,), in the storage dtype.
         """
-        v = vector.detach().to(self.device, self.storage, copy=True)
+        # Scaled first: the storage dtype may be narrower than the vector's own.
+        scaled = vector.detach() / norm(vector)
+        return self._normalised(scaled.to(self.device, self.storage), against)
+
+    def _normalised(self, v: Tensor, against: Tensor | None) -> Tensor:
         v.div_(norm(v))
         if against is not None and len(against):
             # Twice, with the length restored between: little may be left when m is close to n.
@@ -172,57 +196,19 @@ class Operator:
         return v
 
 
-def check_request(
-    n: int, *, k: int, tol: float, dtype: torch.dtype, max_matvecs: int, least: int
-) -> None:
-    """Refuse a request that no eigensolver can serve.
+def fill_with_normal(v: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill a vector with normal random numbers, drawn on the CPU in float64 and then rounded.
 
     Args:
-        n: size of the operator.
-        k: number of eigenpairs.
-        tol: relative tolerance on the residuals.
-        dtype: floating-point type of the operator.
-        max_matvecs: products that may be spent.
-        least: products needed before there is any answer.
+        v: shape (n,), overwritten.
+        generator: of the CPU.
 
-    Raises:
-        InvalidArgumentError: if one of them is out of its range.
+    Returns:
+        ``v``.
     """
-    if not 1 <= k <= n:
-        remedy = "raise k to 1" if k < 1 else "lower k"
-        msg = f"k = {k} eigenpairs of an operator of size n = {n}; expected 1 <= k <= n; {remedy}"
-        raise InvalidArgumentError(msg)
-    if not (math.isfinite(tol) and tol > 0.0):
-        msg = f"tol = {tol}; expected a finite number above 0, such as 1e-6"
-        raise InvalidArgumentError(msg)
-    if not dtype.is_floating_point:
-        msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
-        raise InvalidArgumentError(msg)
-    if max_matvecs < least:
-        msg = (
-            f"max_matvecs = {max_matvecs}; expected at least {least} for k = {k}; "
-            "raise max_matvecs or lower k"
-        )
-        raise InvalidArgumentError(msg)
-
-
-def check_start(start: Tensor, n: int) -> None:
-    """Refuse a start vector that has no direction in the operator's space.
-
-    Args:
-        start: what was given.
-        n: size of the operator.
-
-    Raises:
-        InvalidArgumentError: if it has another shape, is zero, or is not finite.
-    """
-    if start.shape != (n,):
-        msg = f"start has shape {tuple(start.shape)}; expected ({n},), one flat vector"
-        raise InvalidArgumentError(msg)
-    length = norm(start)
-    if not math.isfinite(length) or length == 0.0:
-        msg = f"start has norm {length}; expected a finite vector that is not zero, or start=None"
-        raise InvalidArgumentError(msg)
+    for part in _chunks(v[None]):
+        v[part] = torch.randn(len(v[part]), dtype=torch.float64, generator=generator).to(v)
+    return v
 
 
 def wide(device: torch.device) -> torch.dtype:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.linalg.bounds import FAILURE_PROBABILITY, Rest, kato_temple
+from landscape.linalg.checks import check_request, check_start, check_symmetric
 from landscape.linalg.krylov import (
     Callback,
     EigenSolution,
     Matvec,
     Operator,
-    check_request,
-    check_start,
     combine,
     descending,
     inner,
@@ -73,10 +73,13 @@ def power_iteration(
             relative to the largest |θ|, infinite until there is one.
 
     Returns:
-        The eigenpairs in descending order, with true residuals. Vectors are float32 at least.
+        The eigenpairs in descending order, with true residuals. Vectors are float32 at least. The
+        bounds are infinite and the errors the residuals (unless k = n), as nothing is known of
+        the next eigenvalue; the asymmetry is that among the vectors found.
 
     Raises:
-        InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
+        InvalidArgumentError: if an argument is out of its range, a product is of another shape,
+            or H is not symmetric.
         NonFiniteError: if a product holds NaN or infinity.
 
     Cost: about ln(1/tol) (λᵢ − λₙ) / (λᵢ − λᵢ₊₁) products for pair i. Memory: 2k + 3 vectors.
@@ -197,6 +200,8 @@ class _Deflation:
         """Return the eigenpairs of H within the span of the vectors found."""
         projection = torch.stack([inner(self._vectors, w) for w in self._products])
         symmetric = projection.cpu().numpy().astype(np.float64)
+        asymmetry = float(np.abs(symmetric - symmetric.T).max())
+        check_symmetric(asymmetry, self.operator)
         _, mix = np.linalg.eigh((symmetric + symmetric.T) / 2.0)
         for rows in (self._vectors, self._products):
             combine(mix[:, ::-1], rows, out=rows)
@@ -206,11 +211,23 @@ class _Deflation:
         met = bool((residuals <= self.tol * self.largest).all())
         return EigenSolution(
             values=values,
+            n_lowest=0,
             residuals=residuals,
+            errors=kato_temple(values, residuals, self._rest()),
+            upper_bound=math.inf,
+            lower_bound=-math.inf,
+            failure_probability=FAILURE_PROBABILITY,
+            asymmetry=asymmetry / (self.operator.norm or 1.0) if self.k > 1 else math.nan,
             vectors=vectors,
             matvecs=self.operator.matvecs,
             converged=met and self.sound,
         )
+
+    def _rest(self) -> Rest:
+        """Where the other eigenvalues lie: nowhere, or anywhere, as no next one was sought."""
+        if self.k == self.operator.n:
+            return Rest(math.inf, -math.inf)
+        return Rest(-math.inf, math.inf)
 
     def _climb(self, v: Tensor | None, *, reserve: int, bar: float = -math.inf) -> _Iterate:
         """Return an iterate that converged, stagnated, ran out of products or stays below a bar."""

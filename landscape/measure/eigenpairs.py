@@ -1,89 +1,281 @@
-"""Top eigenpairs of the Hessian of the data set's loss."""
+"""Extreme eigenpairs of a curvature operator of the data set's loss."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.evaluate import Evaluator, require_finite
 from landscape.linalg import EigenSolution, lanczos, power_iteration
+from landscape.linalg.budget import basis_for, least_basis
+from landscape.measure.curvature import Prepared, Request, prepared
 from landscape.measure.recall import recall_or_measure
-from landscape.operators import GRAPH_BYTES, Hessian
+from landscape.operators import GRAPH_BYTES, GaussNewton, parameter_scale
 from landscape.problem import Problem
-from landscape.progress import counting
-from landscape.results import Eigenpairs, Provenance
+from landscape.results import Eigenpairs, FloatArray, Provenance
 from landscape.study import Study
 
-METHODS = {"lanczos": lanczos, "power": power_iteration}
+METHODS = ("lanczos", "power")
+BASIS_BYTES = 2 * 2**30
+N_GROUPS = 16
+"""Groups of examples for the jackknife, unless told otherwise."""
 
 
 def top_eigenpairs(
     problem: Problem,
     k: int = 1,
     *,
+    operator: str = "hessian",
+    both_ends: bool = False,
     method: str = "lanczos",
     tol: float = 1e-4,
     max_matvecs: int = 1000,
+    block: int = 1,
+    start: Eigenpairs | None = None,
+    data_groups: int = N_GROUPS,
+    split: bool = False,
+    scale: str = "none",
+    products: str = "auto",
+    memory: float | None = None,
     seed: int = 0,
-    graph_bytes: int = GRAPH_BYTES,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Eigenpairs:
-    """Find the k largest (algebraic) eigenvalues of H = ∇²L(w), with eigenvectors.
+    """Find the k largest (algebraic) eigenvalues of a curvature operator, with eigenvectors.
 
     Every residual ‖Hv − θv‖ is computed with a product of its own. As H is symmetric, some
-    eigenvalue lies within the residual of θ; that none lies above is not proven by it.
+    eigenvalue lies within the residual of θ. That none lies above is not proven by it: the search
+    goes on until the chance of a missed one is below 1e-4, and ``upper_bound`` says what holds
+    with which probability.
 
     Args:
         problem: what to measure.
         k: how many.
-        method: ``lanczos`` (full reorthogonalisation) or ``power`` (deflated power iteration).
+        operator: ``hessian``, ``ggn`` (generalised Gauss-Newton) or ``fisher`` (empirical).
+        both_ends: find the k smallest too, in the same run.
+        method: ``lanczos`` (thick restart, full reorthogonalisation) or ``power`` (deflated power
+            iteration).
         tol: a pair has converged when its residual is at most ``tol`` times the largest |θ|.
         max_matvecs: stop after so many products; then ``converged`` is False.
-        seed: of the start vector.
-        graph_bytes: memory for autograd graphs that are kept between products.
-        study: where the result is kept, and looked up first.
+        block: random vectors to start from at once; more than 1 helps where eigenvalues cluster.
+        start: eigenpairs of a checkpoint nearby to start from, beside one random vector.
+        data_groups: groups of examples for the jackknife that says how far each θ would move with
+            another sample; 0: none. Batches are cut where there are fewer of them.
+        split: also measure vᵀGv with the Gauss-Newton matrix G; of the Hessian only.
+        scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
+        products: how the Hessian's products are made, see `Hessian`.
+        memory: bytes to use beyond model, data and the graph of one batch: half for the basis and
+            half for graphs that are kept. None: 2 GiB each, and more where the smallest basis
+            needs it.
+        seed: of every random vector.
+        study: where the result is kept, and looked up first; ``start`` is no part of the key.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
-        The pairs, values descending. Cost: ``matvecs`` Hessian-vector products, each of about 2
-        gradient passes with a kept graph and 3 without.
+        The pairs, values descending. Cost: ``matvecs`` products, each of about 2 gradient passes
+        with a kept graph and 3 without; 2 more for the test of symmetry, and k each for the
+        jackknife and the split.
 
     Raises:
-        InvalidArgumentError: if k is below 1 or above the number of parameters.
+        InvalidArgumentError: if an argument is out of its range, the tolerance is below the noise
+            of the products, or the memory too small for the smallest basis.
 
     References:
-        Lanczos (1950); Golub, Van Loan, Matrix Computations, ch. 10.
+        Lanczos (1950); Wu, Simon (2000), thick-restart Lanczos, SIAM J. Matrix Anal. Appl. 22;
+        Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
     """
-    solve = METHODS[one_of(method, METHODS, what="method")]
+    request = Request(operator=operator, scale=scale, products=products, seed=seed)
+    _check(problem, k, method, both_ends=both_ends, block=block, split=split, operator=operator)
+    settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
+    settings |= {"data_groups": data_groups, **request.settings(memory)}
+    usual = {"both_ends": False, "block": 1, "split": False}
+    given = {"both_ends": both_ends, "block": block, "split": split}
+    settings |= {name: value for name, value in given.items() if value != usual[name]}
+    max_basis, graph_bytes = _budget(problem, k, both_ends, block, memory)
+
+    def measure(provenance: Provenance) -> Eigenpairs:
+        with prepared(
+            problem, request, graph_bytes=graph_bytes, what="eigenpairs", progress=progress
+        ) as ready:
+            ready.require(tol)
+            asked: dict[str, Any] = {"k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
+            if method == "power":
+                found = power_iteration(**asked, **ready.where)
+            else:
+                found = lanczos(
+                    both_ends=both_ends,
+                    block=block,
+                    max_basis=max_basis,
+                    start=_vectors(start, ready),
+                    **asked,
+                    **ready.where,
+                )
+            evidence = _data_errors(found, ready, request, data_groups)
+            evidence["start"] = "random" if start is None else f"{start.name} and a random vector"
+            if split:
+                evidence["gauss_newton"] = _gauss_newton(found, ready, request)
+            return _record(found, evidence, ready, method, settings, provenance)
+
+    return recall_or_measure(Eigenpairs, problem, settings, study, measure)
+
+
+def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[str, Eigenpairs]:
+    """Find the top eigenpairs of each layer's diagonal block of the operator.
+
+    Args:
+        problem: what to measure.
+        k: how many of each layer; all of them where a layer has fewer parameters.
+        **options: those of `top_eigenpairs`.
+
+    Returns:
+        The pairs by the layer's name, in the model's order. Cost: that of `top_eigenpairs` for
+        each layer, where a product needs only the part of the graph above the layer.
+    """
+    names = problem.space.names
+    owners = {name: name.rpartition(".")[0] or name for name in names}
+    found = {}
+    for layer in problem.space.layers():
+        part = problem.only(*(name for name in names if owners[name] == layer))
+        found[layer] = top_eigenpairs(part, min(k, part.space.n), **options)
+    return found
+
+
+def _check(
+    problem: Problem,
+    k: int,
+    method: str,
+    *,
+    both_ends: bool,
+    block: int,
+    split: bool,
+    operator: str,
+) -> None:
+    one_of(method, METHODS, what="method")
     if not 1 <= k <= problem.space.n:
         msg = f"k must be from 1 to the number of parameters, {problem.space.n:,}; got {k}"
         raise InvalidArgumentError(msg)
-    settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
+    if method == "power" and (both_ends or block > 1):
+        msg = "power iteration finds the top end from one vector; use method='lanczos'"
+        raise InvalidArgumentError(msg)
+    if split and operator != "hessian":
+        msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
+        raise InvalidArgumentError(msg)
 
-    def measure(provenance: Provenance) -> Eigenpairs:
-        with Evaluator(problem, seed=seed) as evaluator:
-            require_finite(evaluator.loss().value, problem)
-            operator = Hessian(evaluator, graph_bytes=graph_bytes)
-            with counting(f"{method} on {problem.name}", show=progress, unit="HVP") as count:
-                solution: EigenSolution = solve(
-                    count(operator.matvec),
-                    operator.n,
-                    k=k,
-                    tol=tol,
-                    max_matvecs=max_matvecs,
-                    seed=seed,
-                    dtype=operator.dtype,
-                    device=operator.device,
-                )
-            return Eigenpairs(
-                values=solution.values,
-                residuals=solution.residuals,
-                vectors=solution.vectors.cpu().numpy(),
-                matvecs=solution.matvecs,
-                converged=solution.converged,
-                method=method,
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-            )
 
-    return recall_or_measure(Eigenpairs, problem, settings, study, measure)
+def _budget(
+    problem: Problem,
+    k: int,
+    both_ends: bool,
+    block: int,
+    memory: float | None,
+) -> tuple[int, int]:
+    """Return the largest basis, and the bytes for kept graphs."""
+    n, wanted = problem.space.n, 2 * k if both_ends else k
+
+    def fitting(n_bytes: float) -> int:
+        return basis_for(n_bytes, n, k=k, both_ends=both_ends, block=block, dtype=problem.dtype)
+
+    if memory is None:
+        try:
+            return fitting(BASIS_BYTES), GRAPH_BYTES
+        except InvalidArgumentError:
+            return least_basis(n, min(wanted, n)), GRAPH_BYTES
+    try:
+        return fitting(memory / 2), int(memory / 2)
+    except InvalidArgumentError:
+        return fitting(memory), 0
+
+
+def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:
+    if start is None or not start.vectors.size:
+        return None
+    if start.vectors.shape[1] != ready.operator.n:
+        msg = (
+            f"the eigenpairs to start from are of {start.vectors.shape[1]:,} parameters, the "
+            f"problem has {ready.operator.n:,}: give those of the same architecture"
+        )
+        raise InvalidArgumentError(msg)
+    return torch.as_tensor(start.vectors).to(ready.operator.device, ready.operator.dtype)
+
+
+def _unscaled(found: EigenSolution, ready: Prepared, request: Request) -> Tensor:
+    """Return the vectors that the bare curvature sees where THT sees an eigenvector."""
+    vectors = found.vectors.to(ready.operator.dtype)
+    if request.scale == "none":
+        return vectors
+    return vectors * parameter_scale(ready.evaluator.problem, request.scale)
+
+
+def _data_errors(
+    found: EigenSolution, ready: Prepared, request: Request, n_groups: int
+) -> dict[str, Any]:
+    """Return the standard error of each value over the examples, by a jackknife over groups."""
+    if n_groups < 2:
+        return {}
+    vectors = _unscaled(found, ready, request)
+    forms, weights = ready.curvature.forms(vectors, n_groups=n_groups)
+    if len(forms) < 2:
+        return {}
+    errors = jackknife(forms, weights)
+    if ready.evaluator.problem.loss.sums:
+        errors = errors * len(forms)  # of the sum over the groups, not of their mean
+    return {"data_errors": errors, "n_groups": len(forms)}
+
+
+def jackknife(sums: FloatArray, weights: FloatArray) -> FloatArray:
+    """Estimate the standard error of Σ sums / Σ weights by leaving each group out in turn.
+
+    Args:
+        sums: one row per group, shape (g, k), g ≥ 2.
+        weights: of each group, shape (g,).
+
+    Returns:
+        √((g − 1)/g Σ (θ₍₋ᵢ₎ − mean)²) for each column, shape (k,).
+
+    References:
+        Efron, Stein (1981), The jackknife estimate of variance, Annals of Statistics 9.
+
+    >>> jackknife(np.array([[1.0], [2.0], [3.0]]), np.ones(3)).round(4).tolist()
+    [0.5774]
+    """
+    g = len(sums)
+    left_out = (sums.sum(axis=0) - sums) / (weights.sum() - weights)[:, None]
+    return np.asarray(np.sqrt((g - 1) / g * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)))
+
+
+def _gauss_newton(found: EigenSolution, ready: Prepared, request: Request) -> FloatArray:
+    vectors = _unscaled(found, ready, request)
+    products = GaussNewton(ready.evaluator, graph_bytes=0).matmat(vectors)
+    return (vectors.double() * products.double()).sum(dim=1).cpu().numpy()
+
+
+def _record(
+    found: EigenSolution,
+    evidence: dict[str, Any],
+    ready: Prepared,
+    method: str,
+    settings: dict[str, Any],
+    provenance: Provenance,
+) -> Eigenpairs:
+    return Eigenpairs(
+        values=found.values,
+        residuals=found.residuals,
+        errors=found.errors,
+        vectors=found.vectors.cpu().numpy(),
+        n_lowest=found.n_lowest,
+        upper_bound=found.upper_bound,
+        lower_bound=found.lower_bound,
+        failure_probability=found.failure_probability,
+        asymmetry=found.asymmetry,
+        matvecs=found.matvecs,
+        converged=found.converged,
+        method=method,
+        settings=settings,
+        cost=ready.evaluator.cost,
+        provenance=provenance,
+        **evidence,
+        **ready.describe(),
+    )

@@ -15,11 +15,15 @@ from landscape.results import Result
 
 if TYPE_CHECKING:
     from landscape.plots.contrasts import contrast as contrast
+    from landscape.plots.densities import density_figure as density_figure
     from landscape.plots.interactive import contrast_interactive as contrast_interactive
     from landscape.plots.interactive import surface_interactive as surface_interactive
-    from landscape.plots.interactive_lines import eigs_interactive as eigs_interactive
     from landscape.plots.interactive_lines import line_interactive as line_interactive
     from landscape.plots.interactive_lines import sharpness_interactive as sharpness_interactive
+    from landscape.plots.interactive_spectra import density_interactive as density_interactive
+    from landscape.plots.interactive_spectra import eigs_interactive as eigs_interactive
+    from landscape.plots.interactive_spectra import sweep_interactive as sweep_interactive
+    from landscape.plots.interactive_spectra import trace_interactive as trace_interactive
     from landscape.plots.lines import line_figure as line_figure
     from landscape.plots.saving import save_figure as save_figure
     from landscape.plots.scales import Scale as Scale
@@ -27,14 +31,18 @@ if TYPE_CHECKING:
     from landscape.plots.spectra import eigs_figure as eigs_figure
     from landscape.plots.spectra import sharpness_figure as sharpness_figure
     from landscape.plots.surfaces import surface_figure as surface_figure
+    from landscape.plots.sweeps import sweep_figure as sweep_figure
+    from landscape.plots.traces import trace_figure as trace_figure
 
 _HOME = {
     "Scale": "scales",
     "common_scale": "scales",
     "contrast": "contrasts",
     "contrast_interactive": "interactive",
+    "density_figure": "densities",
+    "density_interactive": "interactive_spectra",
     "eigs_figure": "spectra",
-    "eigs_interactive": "interactive_lines",
+    "eigs_interactive": "interactive_spectra",
     "line_figure": "lines",
     "line_interactive": "interactive_lines",
     "save_figure": "saving",
@@ -42,18 +50,26 @@ _HOME = {
     "sharpness_interactive": "interactive_lines",
     "surface_figure": "surfaces",
     "surface_interactive": "interactive",
+    "sweep_figure": "sweeps",
+    "sweep_interactive": "interactive_spectra",
+    "trace_figure": "traces",
+    "trace_interactive": "interactive_spectra",
 }
 
 _STILL = {
     "surface": "surface_figure",
     "line": "line_figure",
     "eigs": "eigs_figure",
+    "trace": "trace_figure",
+    "density": "density_figure",
     "sharpness": "sharpness_figure",
 }
 _MOVING = {
     "surface": "surface_interactive",
     "line": "line_interactive",
     "eigs": "eigs_interactive",
+    "trace": "trace_interactive",
+    "density": "density_interactive",
     "sharpness": "sharpness_interactive",
 }
 
@@ -64,10 +80,10 @@ def draw(result: Result, **kwargs: Any) -> Any:
     """Draw a record with matplotlib.
 
     Args:
-        result: a surface, line, eigenpairs or sharpness; a loss alone has no picture, and
-            raises InvalidArgumentError.
-        **kwargs: passed on to `surface_figure`, `line_figure`, `eigs_figure` or
-            `sharpness_figure`.
+        result: a surface, line, eigenpairs, trace, density or sharpness; a loss alone has no
+            picture, and raises InvalidArgumentError.
+        **kwargs: passed on to `surface_figure`, `line_figure`, `eigs_figure`, `trace_figure`,
+            `density_figure` or `sharpness_figure`.
 
     Returns:
         The matplotlib figure.
@@ -79,10 +95,10 @@ def draw_interactive(result: Result, **kwargs: Any) -> Any:
     """Draw a record with plotly.
 
     Args:
-        result: a surface, line, eigenpairs or sharpness; a loss alone has no picture, and
-            raises InvalidArgumentError.
-        **kwargs: passed on to `surface_interactive`, `line_interactive`, `eigs_interactive` or
-            `sharpness_interactive`.
+        result: a surface, line, eigenpairs, trace, density or sharpness; a loss alone has no
+            picture, and raises InvalidArgumentError.
+        **kwargs: passed on to `surface_interactive`, `line_interactive`, `eigs_interactive`,
+            `trace_interactive`, `density_interactive` or `sharpness_interactive`.
 
     Returns:
         The plotly figure.

@@ -1,4 +1,4 @@
-"""Lines, eigenvalues and sharpness made with plotly."""
+"""Lines and sharpness made with plotly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from landscape.plots.interactive import inert, layout
 from landscape.plots.lines import called_by, use_distance
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import colour, shorten
-from landscape.results import Eigenpairs, Line, Sharpness
+from landscape.results import Line, Sharpness
 from landscape.wording import number
 
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
-_DASHES = ("solid", "dash", "dot", "dashdot")
-_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+LINE_DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 
 
 def line_interactive(
@@ -61,7 +61,7 @@ def line_interactive(
             x=x,
             y=values,
             mode="lines+markers",
-            line={"color": tint, "dash": _DASHES[directions.index(line.direction) % 4]},
+            line={"color": tint, "dash": LINE_DASHES[directions.index(line.direction) % 4]},
             marker={"size": 4},
             name=inert(label),
             legendgroup=str(k),
@@ -76,45 +76,6 @@ def line_interactive(
         yaxis=height,
         legend=LEGEND,
         **layout(height=430),
-    )
-    return figure
-
-
-def eigs_interactive(
-    eigenpairs: Eigenpairs | Sequence[Eigenpairs],
-    *,
-    names: Sequence[str] | None = None,
-    colours: Sequence[str] | None = None,
-) -> go.Figure:
-    """Draw eigenvalues with their residuals as error bars.
-
-    Args:
-        eigenpairs: one record or several.
-        names: a name for each; None: the checkpoints'.
-        colours: a colour for each; None: by place.
-
-    Returns:
-        The plotly figure.
-    """
-    pairs = [eigenpairs] if isinstance(eigenpairs, Eigenpairs) else list(eigenpairs)
-    figure = go.Figure()
-    for index, (record, name) in enumerate(zip(pairs, called_by(pairs, names), strict=True)):
-        tint = colours[index] if colours else colour(index)
-        label = shorten(name) if record.converged else f"{shorten(name)} (not converged)"
-        figure.add_scatter(
-            x=np.arange(1, len(record.values) + 1),
-            y=record.values,
-            error_y={"type": "data", "array": record.residuals},
-            mode="markers",
-            marker={"color": tint, "size": 9, "symbol": _SYMBOLS[index % len(_SYMBOLS)]},
-            name=inert(label),
-            hovertemplate="λ%{x} = %{y:.5g} ± %{error_y.array:.1e}<extra>%{fullData.name}</extra>",
-        )
-    figure.update_layout(
-        xaxis={"title": {"text": "eigenvalue, largest first"}, "dtick": 1},
-        yaxis={"title": {"text": "eigenvalue θ"}},
-        legend=LEGEND,
-        **layout(height=400),
     )
     return figure
 
@@ -164,15 +125,32 @@ def sharpness_interactive(
 def _band(x: Any, values: Any, line: Line, tint: str, *, group: str) -> Any:
     spread = 2 * np.where(np.isfinite(line.loss_se), line.loss_se, 0.0)
     kept = np.isfinite(values)
-    outline = np.concatenate([(values + spread)[kept], (values - spread)[kept][::-1]])
+    return band(x[kept], (values - spread)[kept], (values + spread)[kept], tint, group=group)
+
+
+def band(x: Any, low: Any, high: Any, tint: str, *, group: str, **kwargs: Any) -> Any:
+    """Build a shaded band.
+
+    Args:
+        x: places along the axis.
+        low: its lower edge there.
+        high: its upper edge.
+        tint: a colour.
+        group: its group in the legend.
+        **kwargs: passed on to `plotly.graph_objects.Scatter`.
+
+    Returns:
+        The trace.
+    """
     red, green, blue = (round(255 * part) for part in mpl.colors.to_rgb(tint))
     return go.Scatter(
-        x=np.concatenate([x[kept], x[kept][::-1]]),
-        y=outline,
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.18)",
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
         legendgroup=group,
+        **kwargs,
     )

@@ -5,6 +5,7 @@ A scale changes the picture, never the data, and says so itself (`Scale.note`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -207,6 +208,32 @@ def common_scale(
     spacing = "linear" if not logarithmic else "log" if low > 0 else "symlog"
     threshold = _threshold(values, max(abs(low), abs(high))) if spacing == "symlog" else 1.0
     return Scale(rise=rise, spacing=spacing, low=low, high=high, threshold=threshold)
+
+
+def symlog_ticks(low: float, high: float, threshold: float) -> list[float]:
+    """Return the values to label on an axis that is linear near zero: powers of ten, and zero.
+
+    Args:
+        low: smallest value shown.
+        high: largest value shown.
+        threshold: where the axis turns from linear to logarithmic.
+
+    Returns:
+        Ascending values inside the range, few enough to stand beside each other.
+
+    >>> symlog_ticks(-0.02, 0.5, 0.001)
+    [-0.01, 0.0, 0.01, 0.1]
+    """
+    first = math.floor(math.log10(threshold) + 1e-9) + 1
+    ticks = [0.0]
+    for sign, end in ((1, high), (-1, -low)):
+        last = math.floor(math.log10(end)) if end > 0 else first - 1
+        stride = max(1, -(-(last - first + 1) // 6))
+        # counted from the outer end, which matters more
+        ticks += [sign * float(f"1e{k}") for k in range(last, first - 1, -stride)]
+    if len(ticks) < 3:  # all but linear
+        ticks = [float(tick) for tick in MaxNLocator(6).tick_values(low, high)]
+    return sorted(tick for tick in ticks if low <= tick <= high)
 
 
 def _range(finite: Floats, limits: tuple[float, float] | None) -> tuple[float, float]:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from landscape.plots import words
 from landscape.plots.style import SMALL, TEXT_SIZE, Picture, colour, fit, text_width, wrap
 
 LEADING = 0.135
@@ -16,6 +18,9 @@ LEADING = 0.135
 
 LINE = 0.155
 """The same for the text of tables."""
+
+KEY = 0.175
+"""Height of one row of the key that stands above a panel, in inches."""
 
 _PAD = 0.075
 _HEADER = 0.3
@@ -93,6 +98,57 @@ def one_panel(
         write(figure, heading, left=0.2, bottom=height - 0.29, size=10, weight="bold")
     write_lines(figure, told, left=0.2, top=below - 0.04)
     return figure, (0.8, below + 0.5, *room)
+
+
+def frame(
+    parts: Sequence[str],
+    *,
+    title: str | None,
+    caption: bool,
+    key: int = 0,
+    room: tuple[float, float] = (5.4, 2.9),
+) -> tuple[Picture, Box]:
+    """Make a figure for one panel, with rows for a key between the heading and the panel.
+
+    Args:
+        parts: the phrases of the caption; empty ones are left out.
+        title: the heading, or None.
+        caption: whether to write the caption.
+        key: rows of the key.
+        room: width and height of the panel in inches.
+
+    Returns:
+        The figure, and the box of the panel in inches.
+    """
+    text = words.sentences(part[:1].upper() + part[1:] for part in parts)
+    above = KEY * key + 0.06 * bool(key)
+    figure, box = one_panel(text, title=title, caption=caption, room=(room[0], room[1] + above))
+    return figure, (*box[:3], room[1])
+
+
+def draw_key(axes: Axes, *, room: float, n_columns: int = 1) -> None:
+    """Name what is drawn in rows above the panel, where no data can be; see `frame`.
+
+    Args:
+        axes: the panel.
+        room: its width in inches.
+        n_columns: how many names stand beside each other.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: not isinstance(handles[i], ErrorbarContainer))
+    order = [i for column in range(n_columns) for i in order[column::n_columns]]  # row by row
+    short = [fit(labels[i].replace(r"\$", "$"), room / n_columns - 0.5) for i in order]
+    axes.legend(
+        [handles[i] for i in order],
+        short,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=n_columns,
+        borderpad=0.1,
+        borderaxespad=0.3,
+        labelspacing=0.45,
+        frameon=False,
+    )
 
 
 def table_height(rows: Sequence[Sequence[str]], *, width: float, n_columns: int) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from landscape.plots.scales import Sampled, Scale
 from landscape.plots.style import shorten
 from landscape.results import Line, Result, Surface
+from landscape.results.spectra import Spectral
 from landscape.wording import number
 
 T = TypeVar("T")
@@ -104,6 +105,19 @@ def source(result: Result) -> str:
     """
     at = result.provenance
     return f"{at.split} data ({at.n_examples:,} examples), {at.mode} mode, {at.dtype}"
+
+
+def of_operator(records: Sequence[Spectral], names: Sequence[str]) -> str:
+    """Say whose spectrum was measured.
+
+    Args:
+        records: results on operators.
+        names: a name for each.
+
+    Returns:
+        A phrase such as ``of the Hessian``.
+    """
+    return each(records, names, lambda record: f"of the {record.operator}")
 
 
 def surfaces_caption(surfaces: Sequence[Surface], names: Sequence[str], scale: Scale) -> str:

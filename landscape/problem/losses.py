@@ -29,7 +29,7 @@ class BatchTerms:
         total: sum of the loss over the batch, a float64 scalar, differentiable.
         weight: what the sum is to be divided by, in the end, once; a number, or a scalar on the
             device, which is not waited for.
-        terms: the part of the total of each example, shape (B,), detached; None if unknown.
+        terms: the part of the total of each example, shape (B,), differentiable; None if unknown.
         weights: the part of the weight of each example, shape (B,); None if unknown.
         is_guess: whether the weight is a guess: the loss returned one number, taken for the mean
             over the examples.
@@ -47,14 +47,19 @@ class Loss(Protocol):
 
     Attributes:
         sums: whether the data set's loss is the plain sum (``reduction="sum"``), not the mean.
+        splits: whether it is a function of the model's output, with `of_output`.
         fingerprint: digest of what the loss computes.
     """
 
     sums: bool
+    splits: bool
     fingerprint: str
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target) where the loss has them."""
+
+    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+        """Return the terms of a batch from the model's output."""
 
 
 def make_loss(loss: Any, batch_loss: Any) -> Loss:
@@ -89,6 +94,8 @@ def make_loss(loss: Any, batch_loss: Any) -> Loss:
 class StandardLoss:
     """A loss module of torch, taken apart into its terms."""
 
+    splits = True
+
     def __init__(self, module: Any) -> None:
         self.sums: bool = module.reduction == "sum"
         self.fingerprint = digest_of(module)
@@ -101,6 +108,10 @@ class StandardLoss:
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target)."""
         output, target = forward(model, batch)
+        return self.of_output(output, target, batch), (output, target)
+
+    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+        """Return the terms of a batch from the model's output."""
         self._check(output, target)
         if output.dtype in {torch.float16, torch.bfloat16}:
             output = output.float()  # as torch's autocast does for losses
@@ -110,14 +121,11 @@ class StandardLoss:
             element = element.reshape(1)
         weights = self._weights(target, element)
         total = element.sum(dtype=torch.float64)
-        return (
-            BatchTerms(
-                total=total,
-                weight=weights.sum(),
-                terms=_per_example(element.detach()),
-                weights=_per_example(weights),
-            ),
-            (output, target),
+        return BatchTerms(
+            total=total,
+            weight=weights.sum(),
+            terms=_per_example(element),
+            weights=_per_example(weights),
         )
 
     def _weights(self, target: Tensor, element: Tensor) -> Tensor:
@@ -162,6 +170,7 @@ class CallableLoss:
     """A function (output, target): per-example losses, or one mean per batch."""
 
     sums = False
+    splits = True
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         self.fingerprint = digest_of(function)
@@ -170,13 +179,18 @@ class CallableLoss:
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target)."""
         output, target = forward(model, batch)
-        return read_loss(self._function(output, rebuilt(target)), batch), (output, target)
+        return self.of_output(output, target, batch), (output, target)
+
+    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+        """Return the terms of a batch from the model's output."""
+        return read_loss(self._function(output, rebuilt(target)), batch)
 
 
 class WholeBatchLoss:
     """A function (model, batch): per-example losses, a (sum, weight) pair, or one mean."""
 
     sums = False
+    splits = False
 
     def __init__(self, function: Callable[[nn.Module, Any], Any]) -> None:
         self.fingerprint = digest_of(function)
@@ -185,6 +199,14 @@ class WholeBatchLoss:
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (model, batch) for the metrics."""
         return read_loss(self._function(model, rebuilt(batch)), batch), (model, batch)
+
+    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+        """Refuse: what the loss does with the model is the user's own."""
+        msg = (
+            "batch_loss(model, batch) does not say where the model's output ends and the loss "
+            "begins: give loss(output, target)"
+        )
+        raise LossError(msg)
 
 
 def read_loss(value: Any, batch: Any) -> BatchTerms:
@@ -219,7 +241,7 @@ def read_loss(value: Any, batch: Any) -> BatchTerms:
         if value.shape == (size,):
             ones = torch.ones_like(value, dtype=torch.float64)
             total = value.sum(dtype=torch.float64)
-            return BatchTerms(total=total, weight=float(size), terms=value.detach(), weights=ones)
+            return BatchTerms(total=total, weight=float(size), terms=value, weights=ones)
     msg = (
         f"the loss returned {describe(value)} for a batch of {examples_in(batch)}; expected a "
         "floating-point tensor: a scalar (the mean over the batch), a vector with one loss per "

@@ -39,6 +39,7 @@ class Problem:
         model: the module.
         name: what people call these weights.
         space: the parameters that are explored.
+        parameters: the pattern that they were chosen by; empty: all that are trainable.
         loss: the loss, as sums and weights.
         metrics: further means over the examples, by name.
         split: the part of the data.
@@ -95,6 +96,7 @@ class Problem:
             raise ProblemError(msg)
         self.model = model
         self.space = ParameterSpace.of(model)
+        self.parameters = ""
         self.loss: Loss = make_loss(loss, batch_loss)
         self.metrics = dict(metrics or {})
         self.name = name or type(model).__name__
@@ -182,6 +184,24 @@ class Problem:
         other.name = name
         return other
 
+    def only(self, *patterns: str) -> Problem:
+        """Return the same problem with some of the parameters; the others stay where they are.
+
+        Args:
+            *patterns: names of parameters or of modules, ``*`` and ``?`` standing for anything,
+                such as ``head`` or ``*.weight``.
+
+        Returns:
+            A problem that shares everything else with this one.
+
+        Raises:
+            InvalidArgumentError: if a pattern matches no parameter; the message lists them.
+        """
+        other = copy.copy(self)
+        other.space = self.space.only(patterns)
+        other.parameters = ", ".join(filter(None, [self.parameters, *patterns]))
+        return other
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of what is computed: the model's own code and settings, the loss, the metrics."""
@@ -222,6 +242,7 @@ class Problem:
                 "python": platform.python_version(),
             },
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            parameters=self.parameters,
         )
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ class Candidate:
         data_fingerprint: digest of its data.
         split: part of the data.
         settings: what was asked for.
+        parameters: pattern of the parameters that were explored; empty: all of them.
     """
 
     id: int
@@ -32,10 +33,17 @@ class Candidate:
     data_fingerprint: str
     split: str
     settings: Mapping[str, Any]
+    parameters: str = ""
 
     @property
     def role(self) -> str | None:
-        """Field of `landscape.measured.Measured` that it can fill; None for other lines."""
+        """Field of `landscape.measured.Measured` that it can fill; None for what is another thing.
+
+        Other lines, other operators than the Hessian, and parts of the parameters are.
+        """
+        plain = {"operator": "hessian", "scale": "none"}
+        if self.parameters or any(self.settings.get(key, v) != v for key, v in plain.items()):
+            return None
         if self.kind == "loss":
             return "test" if self.split == "test" else "evaluation"
         if self.kind == "line":
@@ -72,9 +80,17 @@ def choose(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
 
 def _roles(measured: Sequence[Candidate]) -> dict[str, int]:
     newest = {one.role: one for one in measured if one.role is not None}
+    for one in measured:
+        # Five eigenvalues are not hidden by one that was asked for later.
+        if one.role == "eigenpairs" and _n_pairs(one) > _n_pairs(newest[one.role]):
+            newest[one.role] = one
     others = {one.data_fingerprint for role, one in newest.items() if role not in _LOSSES}
     for one in measured:
         # The loss beside a sharpness is the loss on the same data, even if another is newer.
         if one.role == "evaluation" and one.data_fingerprint in others:
             newest["evaluation"] = one
     return {role: one.id for role, one in newest.items()}
+
+
+def _n_pairs(one: Candidate) -> int:
+    return int(one.settings.get("k", 0))

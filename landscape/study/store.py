@@ -340,6 +340,7 @@ def _candidate(row: sqlite3.Row) -> Candidate:
         data_fingerprint=row["data_fingerprint"],
         split=row["split"],
         settings=loads(row["settings"]),
+        parameters=loads(row["provenance"]).get("parameters", ""),
     )
 
 

@@ -1,0 +1,77 @@
+"""How large a Lanczos basis fits a number of bytes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from landscape.errors import InvalidArgumentError
+from landscape.linalg.krylov import SCRATCH_BYTES
+
+# A product, its copy in the storage dtype, and the argument in the operator's own.
+_WORK = 3
+# The projection and what its dense eigensolver needs, in float64 matrices of the basis' size.
+_SMALL = 5
+
+
+def n_wanted(n: int, *, k: int, both_ends: bool) -> int:
+    """Return how many pairs are sought: k, or k from each end, none of them twice."""
+    return min(2 * k, n) if both_ends else k
+
+
+def least_basis(n: int, wanted: int) -> int:
+    """Return the smallest basis that restarted Lanczos can find so many pairs with."""
+    return min(max(8, wanted + 3), n)
+
+
+def basis_for(
+    budget_bytes: float,
+    n: int,
+    *,
+    k: int = 1,
+    both_ends: bool = False,
+    block: int = 1,
+    dtype: torch.dtype,
+) -> int:
+    """Return the largest ``max_basis`` with which `lanczos` stays within a memory budget.
+
+    Alive at most, in vectors of n entries of the storage dtype (float32, or float64 if ``dtype``
+    is): the basis, ``block`` pending vectors, 2K results (K = k, or 2k from both ends) and 3 for
+    work. To this comes a fixed amount of scratch for sums in float64, 134 MB, and five small
+    matrices of the size of the basis. What the operator itself uses is not included, nor are
+    vectors that the caller holds, such as its start.
+
+    Args:
+        budget_bytes: bytes that `lanczos` may use.
+        n: size of the operator.
+        k: number of eigenpairs, of each end.
+        both_ends: whether the smallest ones are sought, too.
+        block: random start vectors; 1 where a start is given.
+        dtype: floating-point type of the operator.
+
+    Returns:
+        Number of basis vectors, at most n.
+
+    Raises:
+        InvalidArgumentError: if not even the smallest basis fits.
+
+    >>> basis_for(500e6, 5_000_000, dtype=torch.float32)
+    12
+    """
+    wanted = n_wanted(n, k=k, both_ends=both_ends)
+    vector = n * torch.promote_types(dtype, torch.float32).itemsize
+    fixed = (block + 2 * wanted + _WORK) * vector + SCRATCH_BYTES
+    left = max(budget_bytes - fixed, 0.0)
+    # The positive root m of 8·_SMALL·m² + vector·m = left, free of cancellation.
+    fits = int(2.0 * left / (vector + math.sqrt(vector**2 + 32.0 * _SMALL * left)))
+    least = least_basis(n, wanted)
+    if min(fits, n) < least:
+        needed = math.ceil((fixed + least * vector + 8 * _SMALL * least**2) / 1e6)
+        msg = (
+            f"a budget of {budget_bytes / 1e6:.0f} MB for k = {k} eigenpairs of an operator of "
+            f"size n = {n}; expected at least {needed} MB, for a basis of {least} vectors; raise "
+            "the budget, lower k, or use power_iteration"
+        )
+        raise InvalidArgumentError(msg)
+    return min(fits, n)

@@ -1,0 +1,179 @@
+"""What eigenpairs, trace and density share: an operator that has been tested, ready for use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.evaluate import Evaluator, require_finite
+from landscape.linalg import SymmetricOperator
+from landscape.operators import (
+    CURVATURES,
+    GRAPH_BYTES,
+    SCALES,
+    Curvature,
+    Hessian,
+    Noise,
+    noise_floor,
+    parameter_scale,
+)
+from landscape.problem import Problem
+from landscape.progress import counting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which operator, and how its products are made.
+
+    Attributes:
+        operator: a key of `landscape.operators.CURVATURES`.
+        scale: one of `landscape.operators.SCALES`.
+        products: how the Hessian's products are made, one of `landscape.operators.PRODUCTS`.
+        seed: of the dropout masks and of every random vector.
+    """
+
+    operator: str
+    scale: str
+    products: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        one_of(self.operator, CURVATURES, what="operator")
+        one_of(self.scale, SCALES, what="scale")
+        if self.operator != "hessian" and self.products != "auto":
+            msg = f"products={self.products!r} is for the Hessian; {self.operator} has one way only"
+            raise InvalidArgumentError(msg)
+
+    def settings(self, memory: float | None) -> dict[str, Any]:
+        """Return what identifies the request; what is as usual is left out.
+
+        Args:
+            memory: bytes that were allowed, on which the order of summation depends.
+
+        Returns:
+            JSON values.
+        """
+        usual = {"operator": "hessian", "scale": "none", "products": "auto", "memory": None}
+        given = {**vars(self), "memory": memory}
+        changed = {name: given[name] for name in usual if given[name] != usual[name]}
+        return {**changed, "seed": self.seed}
+
+
+def graph_budget(memory: float | None) -> int:
+    """Return the memory for graphs that are kept between products.
+
+    Args:
+        memory: bytes for all that is used beyond model and data; None: unlimited.
+
+    Returns:
+        Half of it; 2 GiB where it is not limited.
+    """
+    return GRAPH_BYTES if memory is None else int(memory / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An operator that has passed its test.
+
+    Attributes:
+        operator: the operator that was asked for, scaled as asked; its matvec counts on the bar.
+        curvature: the bare operator, for products by batch.
+        evaluator: what it is built on.
+        noise: how far products can be trusted.
+    """
+
+    operator: SymmetricOperator
+    curvature: Curvature
+    evaluator: Evaluator
+    noise: Noise
+
+    @property
+    def where(self) -> Mapping[str, Any]:
+        """The operator in parts, as algorithms take it."""
+        return {name: getattr(self.operator, name) for name in ("matvec", "n", "dtype", "device")}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what every spectral record says of its products.
+
+        Returns:
+            Values for the fields ``products`` and ``noise``.
+        """
+        return {"products": self.curvature.describe(), "noise": self.noise.floor}
+
+    def require(self, tol: float) -> None:
+        """Refuse a tolerance that the noise of the products makes meaningless.
+
+        Args:
+            tol: relative residual that was asked for.
+
+        Raises:
+            InvalidArgumentError: if it is below the noise floor.
+        """
+        floor = max(self.noise.floor, torch.finfo(self.operator.dtype).eps / 2)
+        if 0.0 < tol < floor:
+            name = str(self.operator.dtype).removeprefix("torch.")
+            advice = "" if self.operator.dtype == torch.float64 else ", or compute in float64"
+            msg = (
+                f"tol = {tol:g} is below the noise floor of the products in {name}, {floor:.1e} "
+                f"relative to the largest eigenvalue: ask for more than that{advice}"
+            )
+            raise InvalidArgumentError(msg)
+
+
+@contextmanager
+def prepared(
+    problem: Problem, request: Request, *, graph_bytes: int, what: str, progress: bool | None
+) -> Iterator[Prepared]:
+    """Build an operator and test it, inside an evaluator that leaves the model as it was.
+
+    Args:
+        problem: what to measure.
+        request: which operator.
+        graph_bytes: memory for graphs that are kept between products.
+        what: a few words for the bar.
+        progress: show it on stderr; None: where stderr is a terminal.
+
+    Yields:
+        The operator. Cost so far: one forward pass and 3 products, one of which is given back.
+    """
+    with (
+        Evaluator(problem, seed=request.seed) as evaluator,
+        counting(f"{what} of {problem.name}", show=progress, unit="product") as count,
+    ):
+        require_finite(evaluator.loss().value, problem)
+        curvature = make_curvature(evaluator, request, graph_bytes=graph_bytes)
+        scaled: SymmetricOperator = curvature
+        if request.scale != "none":
+            scaled = curvature.reparametrised(parameter_scale(problem, request.scale))
+        noise, matvec = noise_floor(_counted(scaled, count), seed=request.seed)
+        operator = SymmetricOperator(matvec, scaled.n, dtype=scaled.dtype, device=scaled.device)
+        yield Prepared(operator=operator, curvature=curvature, evaluator=evaluator, noise=noise)
+
+
+def make_curvature(evaluator: Evaluator, request: Request, *, graph_bytes: int) -> Curvature:
+    """Build the bare operator.
+
+    Args:
+        evaluator: an entered evaluator.
+        request: which operator.
+        graph_bytes: memory for graphs that are kept between products.
+
+    Returns:
+        The operator, before its first product.
+    """
+    if request.operator == "hessian":
+        return Hessian(evaluator, graph_bytes=graph_bytes, products=request.products)
+    return CURVATURES[request.operator](evaluator, graph_bytes=graph_bytes)
+
+
+def _counted(
+    operator: SymmetricOperator, count: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> SymmetricOperator:
+    return SymmetricOperator(
+        count(operator.matvec), operator.n, dtype=operator.dtype, device=operator.device
+    )

@@ -1,0 +1,205 @@
+"""What the curvature operators have in common: sums over the batches, with graphs that are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from landscape.errors import NonFiniteError
+from landscape.evaluate import Evaluator
+from landscape.linalg.krylov import inner
+from landscape.linalg.symmetric import SymmetricOperator
+from landscape.operators.pieces import Piece, divisible, pieces, size_that_fits
+from landscape.sums import VectorSum, final_divisor
+
+GRAPH_BYTES = 2 * 2**30
+_MIB = 2**20
+
+
+class BatchProduct(Protocol):
+    """The curvature of the summed loss of one batch.
+
+    Attributes:
+        weight: what the sum is to be divided by in the end.
+        n_bytes: memory of what is kept between products.
+    """
+
+    weight: float
+    n_bytes: int
+
+    def times(self, vector: Tensor, *, retain: bool) -> Tensor:
+        """Return the product with a vector of shape (n,), keeping the graph for another or not."""
+
+
+class Curvature(SymmetricOperator):
+    """A curvature operator of the data set's loss at one weight vector.
+
+    Sums over the batches are divided once, so that the operator does not depend on the batching.
+    The graph of each batch is kept between products as long as the graphs fit into
+    ``graph_bytes``; a batch whose own graph does not fit is cut into parts that do, where the loss
+    allows it (``eval`` mode, and a loss that is a sum over examples).
+
+    Attributes:
+        n: number of rows and columns.
+        dtype: of the vectors.
+        device: of the vectors.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        *,
+        at: Tensor | None = None,
+        graph_bytes: int = GRAPH_BYTES,
+    ) -> None:
+        """Set up the operator; graphs are built at the first product.
+
+        Args:
+            evaluator: an entered evaluator.
+            at: weights of shape (n,); None: the origin.
+            graph_bytes: memory for graphs that are kept between products; 0: keep none.
+        """
+        self._evaluator = evaluator
+        self._at = evaluator.origin if at is None else at
+        self._limit = graph_bytes
+        self._room = graph_bytes
+        self._kept: dict[int, BatchProduct] = {}
+        self._measured = False
+        self._size: int | None = None
+        self._n_pieces = 0
+        super().__init__(
+            self._single, evaluator.problem.space.n, dtype=self._at.dtype, device=self._at.device
+        )
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """Multiply with several vectors; the graph of each batch serves all of them.
+
+        Args:
+            vectors: one per row, shape (b, n).
+
+        Returns:
+            The products, one per row, shape (b, n). Cost: b products, graphs built once.
+
+        Raises:
+            NonFiniteError: if a product is not finite; the message names the batch.
+        """
+        n_batches = self._evaluator.problem.batches.n_batches
+        sums = [VectorSum(n_batches if self._piece_size() is None else 2) for _ in vectors]
+        weight = 0.0
+        for number, product, kept in self._batches():
+            for i, vector in enumerate(vectors):
+                part = product.times(vector, retain=kept or i + 1 < len(vectors))
+                self._check_finite(part, number)
+                sums[i].add(part)
+            weight += product.weight
+        self._evaluator.passes["hvps"] += len(vectors)
+        divisor = self._divisor(weight)
+        return torch.stack([(each.value / divisor).to(self.dtype) for each in sums])
+
+    def forms(
+        self, vectors: Tensor, *, n_groups: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return vᵀA_g v of each vector for groups g of examples, whose weighted mean is vᵀAv.
+
+        Args:
+            vectors: one per row, shape (b, n).
+            n_groups: cut batches until there are about so many groups, where the loss allows it.
+
+        Returns:
+            The sums over each group, shape (g, b), and the weight of each, shape (g,): the form
+            of a group is one over the other. Cost: b products, graphs built once.
+        """
+        problem = self._evaluator.problem
+        forms, weights = [], []
+        for piece in pieces(problem, self._group_size(n_groups)):
+            product = self._build(piece)
+            results = (
+                (vector, product.times(vector, retain=i + 1 < len(vectors)))
+                for i, vector in enumerate(vectors)
+            )
+            forms.append([float(inner(vector[None], result)) for vector, result in results])
+            weights.append(1.0 if problem.loss.sums else product.weight)
+        self._evaluator.passes["hvps"] += len(vectors)
+        return np.array(forms), np.array(weights)
+
+    def describe(self) -> str:
+        """Return how products are made, in words.
+
+        Returns:
+            For example ``double backward, 3 of 3 graphs kept (512 MiB)``.
+        """
+        n_pieces, n_batches = self._n_pieces, self._evaluator.problem.batches.n_batches
+        used = self._limit - self._room
+        parts = [self._way(), f"{len(self._kept)} of {n_pieces} graphs kept"]
+        if self._kept:
+            parts[-1] += f" ({max(1, round(used / _MIB)):,} MiB)"
+        if n_pieces > n_batches:
+            parts.append(f"{n_batches} batches cut into {n_pieces} parts to fit")
+        return ", ".join(parts)
+
+    def _single(self, vector: Tensor) -> Tensor:
+        return self.matmat(vector[None])[0]
+
+    def _build(self, piece: Piece) -> BatchProduct:
+        """Build the product of one piece of the data, with whatever it keeps."""
+        raise NotImplementedError
+
+    def _way(self) -> str:
+        raise NotImplementedError
+
+    def _anew(self, piece: Piece) -> BatchProduct:
+        """Build the product of a piece that is not to be kept."""
+        return self._build(piece)
+
+    def _divisor(self, weight: float) -> float:
+        return final_divisor(weight, plain_sum=self._evaluator.problem.loss.sums)
+
+    def _piece_size(self) -> int | None:
+        """Return how many examples a piece may have, measured at the first call."""
+        if not self._measured:
+            self._size = size_that_fits(
+                self._evaluator, self._limit, lambda piece: self._build(piece).n_bytes
+            )
+            self._measured = True
+        return self._size
+
+    def _group_size(self, n_groups: int) -> int | None:
+        batches, size = self._evaluator.problem.batches, self._piece_size()
+        wanted = -(-batches.n_examples // n_groups)
+        if batches.n_batches >= n_groups or not divisible(self._evaluator):
+            return size
+        return wanted if size is None else min(size, wanted)
+
+    def _batches(self) -> Iterator[tuple[int, BatchProduct, bool]]:
+        """Give the number of each batch, its product, and whether it is kept."""
+        for i, piece in enumerate(pieces(self._evaluator.problem, self._piece_size())):
+            self._n_pieces = max(self._n_pieces, i + 1)
+            if i in self._kept:
+                yield piece.number, self._kept[i], True
+            elif self._room <= 0:
+                yield piece.number, self._anew(piece), False
+            else:
+                product = self._build(piece)
+                self._room -= product.n_bytes
+                if self._room > 0:
+                    self._kept[i] = product
+                yield piece.number, product, i in self._kept
+
+    def _check_finite(self, part: Tensor, number: int) -> None:
+        # One number that the device sums: NaN and infinity both survive in it.
+        if math.isfinite(float(part.sum(dtype=torch.float32))) or torch.isfinite(part).all():
+            return
+        problem = self._evaluator.problem
+        bad = int((~torch.isfinite(part)).sum())
+        msg = (
+            f"the product with batch {number} of the {problem.split} data is not finite in {bad:,} "
+            f"of {self.n:,} entries, though the loss is: look for a square root, a norm or a "
+            "logarithm at zero in that batch, or compute in float64"
+        )
+        raise NonFiniteError(msg)

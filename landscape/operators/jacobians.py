@@ -1,0 +1,145 @@
+"""Operators of the form JᵀMJ: the generalised Gauss-Newton matrix and the empirical Fisher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import LossError
+from landscape.evaluate import differentiate, needing_derivatives
+from landscape.operators.curvature import Curvature
+from landscape.operators.graphs import graph_bytes, twice_differentiable
+from landscape.operators.pieces import Piece
+from landscape.problem.data import describe
+from landscape.problem.losses import BatchTerms, forward
+
+# Multiplies with M; the flag keeps a graph for another product.
+Middle = Callable[[Tensor, bool], Tensor]
+
+
+class JacobianProduct:
+    """v ↦ JᵀMJv for the Jacobian J of a tensor z in the weights.
+
+    Jv is the derivative of u ↦ Jᵀu, which is linear in u: two backward passes, no forward mode, so
+    that whatever has a gradient of a gradient has a product.
+
+    Attributes:
+        weight: what the sum over the batch is to be divided by in the end.
+        n_bytes: memory of the graphs.
+    """
+
+    def __init__(self, leaf: Tensor, z: Tensor, middle: Middle, weight: float) -> None:
+        self.weight = weight
+        self._leaf, self._z, self._middle = leaf, z, middle
+        self._u = torch.zeros_like(z, requires_grad=True)
+        self._transposed = differentiate(z, leaf, create_graph=True, along=self._u)
+        self.n_bytes = graph_bytes(z, self._transposed)
+
+    def times(self, vector: Tensor, *, retain: bool) -> Tensor:
+        """Return the product with a vector of shape (n,), keeping the graph for another or not."""
+        with needing_derivatives("twice"):
+            (along,) = torch.autograd.grad(
+                self._transposed, self._u, vector, retain_graph=True, materialize_grads=True
+            )
+            (product,) = torch.autograd.grad(
+                *(self._z, self._leaf, self._middle(along, retain)),
+                retain_graph=retain,
+                materialize_grads=True,
+            )
+        return product.detach()
+
+
+class GaussNewton(Curvature):
+    """The generalised Gauss-Newton matrix of the data set's loss at one weight vector.
+
+    G = Σ JᵀBJ / Σ weight, with J the Jacobian of the model's output in the weights and B the
+    Hessian of the loss in the output, taken from the loss itself: exact for every loss that is
+    twice differentiable. It is the part of the Hessian that is left when the network is replaced
+    by its linearisation; for softmax with cross entropy it is the Fisher matrix.
+
+    References:
+        Schraudolph (2002), Neural Computation 14; Martens (2020), JMLR 21, arXiv:1412.1193.
+    """
+
+    def _build(self, piece: Piece) -> JacobianProduct:
+        model, loss = self._evaluator.problem.model, self._evaluator.problem.loss
+        if not loss.splits:
+            msg = (
+                "the Gauss-Newton matrix splits the loss at the model's output, and "
+                "batch_loss(model, batch) does not say where that is: give loss(output, target), "
+                "or use the operator hessian or fisher"
+            )
+            raise LossError(msg)
+
+        def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
+            output, target = forward(model, batch)
+            if not isinstance(output, Tensor):
+                msg = (
+                    f"the Gauss-Newton matrix needs a model whose output is one tensor; got "
+                    f"{describe(output)}: use the operator hessian or fisher"
+                )
+                raise LossError(msg)
+            z = output.detach().requires_grad_(True)
+            terms = loss.of_output(z, target, batch)
+            return output, z, terms
+
+        with twice_differentiable(model):
+            leaf = self._at.detach().clone().requires_grad_(True)
+            output, z, terms = self._evaluator.on_batch(leaf, piece.batch, piece.number, body)
+            slope = differentiate(terms.total, z, create_graph=True)
+            return JacobianProduct(leaf, output, _hessian_of(slope, z), float(terms.weight))
+
+    def _way(self) -> str:
+        return "two backward passes and the loss's own Hessian"
+
+
+class EmpiricalFisher(Curvature):
+    """The empirical Fisher matrix: the second moment of the gradients of the examples.
+
+    F = Σᵢ ωᵢ gᵢgᵢᵀ / Σᵢ ωᵢ, with gᵢ the gradient of the loss of example i and ωᵢ its weight: the
+    gradient of the data set's loss is the mean Σ ωᵢgᵢ / Σ ωᵢ of the same gradients. For a loss
+    that is a plain sum, F = Σᵢ gᵢgᵢᵀ. It is no approximation of the Hessian in general.
+
+    References:
+        Kunstner, Balles, Hennig (2019), Limitations of the empirical Fisher approximation,
+        arXiv:1905.12558.
+    """
+
+    def _build(self, piece: Piece) -> JacobianProduct:
+        problem = self._evaluator.problem
+        with twice_differentiable(problem.model):
+            leaf = self._at.detach().clone().requires_grad_(True)
+            terms = self._evaluator.terms(leaf, piece.batch, piece.number)
+            if terms.terms is None or terms.weights is None:
+                msg = (
+                    "the empirical Fisher matrix needs the loss of each example, and the loss "
+                    "returned one number for the batch: return per-example losses, or use the "
+                    "operator hessian"
+                )
+                raise LossError(msg)
+            weights = terms.weights.detach()
+            if problem.loss.sums:
+                weights = torch.ones_like(weights)
+            # Examples without weight have a loss of zero, and no gradient.
+            inverse = torch.where(weights > 0, 1.0 / weights, 0.0)
+            return JacobianProduct(
+                leaf, terms.terms, lambda along, retain: along * inverse, float(terms.weight)
+            )
+
+    def _way(self) -> str:
+        return "two backward passes through the examples' losses"
+
+
+def _hessian_of(slope: Tensor, z: Tensor) -> Middle:
+    def middle(along: Tensor, retain: bool) -> Tensor:
+        if not slope.requires_grad:
+            return torch.zeros_like(along)  # the loss is linear in the output
+        (product,) = torch.autograd.grad(
+            slope, z, along, retain_graph=retain, materialize_grads=True
+        )
+        return product
+
+    return middle

@@ -1,0 +1,31 @@
+"""What a measurement returns: frozen records of plain NumPy values with their evidence.
+
+Every record holds the values, the evidence for them (residual, gap or standard error), the
+settings that were asked for, what it cost, and where it came from. Records know nothing of
+networks, files or pictures: they travel from the measurement to the study file, and from there to
+plots and reports. `Result.plot` and `Result.explore` are the one door out, opened at the call.
+"""
+
+from landscape.results.base import Cost, FloatArray, Provenance, Result
+from landscape.results.losses import Evaluation, Sharpness
+from landscape.results.records import KINDS, from_record, to_record
+from landscape.results.spectra import Density, Eigenpairs, Overlap, TraceEstimate
+from landscape.results.surfaces import Line, Surface
+
+__all__ = [
+    "KINDS",
+    "Cost",
+    "Density",
+    "Eigenpairs",
+    "Evaluation",
+    "FloatArray",
+    "Line",
+    "Overlap",
+    "Provenance",
+    "Result",
+    "Sharpness",
+    "Surface",
+    "TraceEstimate",
+    "from_record",
+    "to_record",
+]

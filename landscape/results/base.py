@@ -1,0 +1,125 @@
+"""What every measurement has in common: its settings, what it cost, and where it came from."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a measurement spent, in passes over the whole data set, and in seconds.
+
+    Attributes:
+        forwards: loss evaluations without derivative.
+        gradients: loss and gradient together.
+        hvps: Hessian-vector products.
+        seconds: wall-clock time.
+    """
+
+    forwards: int = 0
+    gradients: int = 0
+    hvps: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [
+            f"{count:,} {name}{'' if count == 1 else 's'}"
+            for count, name in (
+                (self.forwards, "forward pass"),
+                (self.gradients, "gradient"),
+                (self.hvps, "HVP"),
+            )
+            if count
+        ]
+        passes = ", ".join(parts).replace("passs", "passes") or "no passes"
+        return f"{passes} in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a number came from; with the settings, enough to measure it again.
+
+    Attributes:
+        checkpoint: the name that people read (a file name, or the name given to the problem).
+        checkpoint_hash: digest of the weights and buffers that were measured.
+        data_fingerprint: digest of the batches that were measured.
+        problem_fingerprint: digest of the loss, its metrics and the mode of the layers.
+        split: which part of the data (``train``, ``test``).
+        mode: ``eval`` (frozen statistics, no dropout) or ``train`` (statistics of the batch).
+        device: type of the device that computed (``cpu``, ``cuda``).
+        dtype: floating-point type that computed (``float32``, ``float64``).
+        n_parameters: length of the flat parameter vector.
+        n_examples: number of examples in the data.
+        versions: versions of this package, torch, numpy and Python.
+        created: when, in UTC, as ISO 8601.
+        parameters: pattern of the parameters that were explored; empty: all of them.
+    """
+
+    checkpoint: str
+    checkpoint_hash: str
+    data_fingerprint: str
+    problem_fingerprint: str
+    split: str
+    mode: str
+    device: str
+    dtype: str
+    n_parameters: int
+    n_examples: int
+    versions: Mapping[str, str]
+    created: str
+    parameters: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every measurement has in common.
+
+    Attributes:
+        settings: what was asked for, the seed among it; plain JSON values.
+        cost: what it spent.
+        provenance: where it came from.
+    """
+
+    kind: ClassVar[str] = ""
+    settings: Mapping[str, Any]
+    cost: Cost
+    provenance: Provenance
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, as a person reads it."""
+        return self.provenance.checkpoint
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what a person wants to read, as (label, text) rows of a small table."""
+        return []
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Draw with matplotlib; the arguments are those of the function in `landscape.plots`.
+
+        Args:
+            **kwargs: passed on.
+
+        Returns:
+            The matplotlib figure.
+        """
+        return importlib.import_module("landscape.plots").draw(self, **kwargs)
+
+    def explore(self, **kwargs: Any) -> Any:
+        """Draw an interactive figure, for a notebook.
+
+        Args:
+            **kwargs: passed on to the function in `landscape.plots`.
+
+        Returns:
+            The plotly figure.
+        """
+        return importlib.import_module("landscape.plots").draw_interactive(self, **kwargs)

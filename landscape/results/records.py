@@ -1,0 +1,82 @@
+"""Results taken apart into JSON values and arrays, and put together again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from landscape.results.base import Cost, Provenance, Result
+from landscape.results.losses import Evaluation, Sharpness
+from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
+from landscape.results.surfaces import Line, Surface
+
+KINDS: Mapping[str, type[Result]] = {
+    cls.kind: cls
+    for cls in (Evaluation, Sharpness, Eigenpairs, TraceEstimate, Density, Line, Surface)
+}
+
+
+def to_record(result: Result) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Split a result into JSON values and arrays.
+
+    Args:
+        result: any record of this module.
+
+    Returns:
+        The scalar fields (nested ones as dictionaries) and the array fields by dotted name.
+    """
+    scalars: dict[str, Any] = {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for item in dataclasses.fields(result):
+        value = getattr(result, item.name)
+        if isinstance(value, np.ndarray):
+            arrays[item.name] = value
+        elif isinstance(value, (Cost, Provenance)):
+            scalars[item.name] = dataclasses.asdict(value)
+        elif isinstance(value, Mapping) and any(isinstance(v, np.ndarray) for v in value.values()):
+            arrays |= {f"{item.name}.{key}": array for key, array in value.items()}
+        else:
+            scalars[item.name] = value
+    return scalars, arrays
+
+
+def from_record(
+    kind: str, scalars: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
+) -> Result:
+    """Build a result again from what `to_record` split it into.
+
+    Args:
+        kind: one of the keys of `KINDS`.
+        scalars: JSON values by field name.
+        arrays: arrays by dotted name.
+
+    Returns:
+        The record, equal to the one that was split.
+    """
+    cls = KINDS[kind]
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(cls):
+        nested = {
+            key.split(".", 1)[1]: array
+            for key, array in arrays.items()
+            if key.startswith(f"{item.name}.")
+        }
+        if nested:
+            values[item.name] = nested
+        elif item.name in arrays:
+            values[item.name] = arrays[item.name]
+        elif item.name in scalars:
+            values[item.name] = _typed(item.name, scalars[item.name])
+    return cls(**values)
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name == "cost":
+        return Cost(**value)
+    if name == "provenance":
+        return Provenance(**value)
+    return tuple(value) if isinstance(value, list) else value

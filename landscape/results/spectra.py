@@ -1,0 +1,299 @@
+"""What was measured of a symmetric operator: eigenpairs, trace, spectral density."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from landscape.results.base import FloatArray, Result
+from landscape.wording import number, with_error
+
+OPERATORS: Mapping[str, str] = {
+    "hessian": "Hessian",
+    "ggn": "generalised Gauss-Newton matrix",
+    "fisher": "empirical Fisher matrix",
+}
+"""The curvature operators, and how a person calls them."""
+
+
+def _none() -> FloatArray:
+    return np.empty(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectral(Result):
+    """What results on an operator have in common.
+
+    Attributes:
+        matvecs: products with the operator that were spent.
+        products: how they were made.
+        noise: relative size of what changes when a product is repeated, or its factors are
+            swapped; NaN where it was not measured.
+    """
+
+    matvecs: int
+    products: str = ""
+    noise: float = math.nan
+
+    @property
+    def operator(self) -> str:
+        """What the operator is, in words."""
+        known = str(self.settings.get("operator", "hessian"))
+        words = OPERATORS.get(known, known)
+        scale = self.settings.get("scale", "none")
+        return words if scale == "none" else f"{words}, rescaled {scale}"
+
+    def _made(self) -> list[tuple[str, str]]:
+        return [("products", self.products)] if self.products else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eigenpairs(Spectral):
+    """Extreme (algebraic) eigenvalues of a symmetric operator, with their true residuals.
+
+    Attributes:
+        values: eigenvalues θ, descending: the largest ones, then ``n_lowest`` from the lower end.
+        residuals: ‖Hv − θv‖ of each, computed with a product of its own; for a symmetric operator
+            an eigenvalue lies within that distance of θ.
+        vectors: orthonormal eigenvectors, one per row, shape (len(values), n).
+        converged: whether every residual met the tolerance.
+        method: ``lanczos`` or ``power``.
+        errors: min(residual, residual² / gap), the Kato-Temple bound on |θ − λ|, provided that no
+            eigenvalue was missed between those found.
+        n_lowest: how many of the values are from the lower end.
+        upper_bound: no eigenvalue lies above it, but for the failure probability.
+        lower_bound: no eigenvalue lies below it, but for the failure probability.
+        failure_probability: of each of the two bounds, over the random start.
+        asymmetry: largest |uᵀHv − vᵀHu| met on the way, relative to the largest |θ|.
+        data_errors: standard error of each θ over the examples, by a jackknife over
+            ``n_groups`` groups of them with the eigenvector held fixed: how far θ would move with
+            another sample of the data. Empty where it was not measured.
+        n_groups: number of groups of examples.
+        gauss_newton: vᵀGv of each eigenvector, G the generalised Gauss-Newton matrix; the rest
+            θ − vᵀGv comes from the curvature of the network. Empty where it was not measured.
+        start: what the search started from.
+    """
+
+    kind: ClassVar[str] = "eigs"
+    values: FloatArray
+    residuals: FloatArray
+    vectors: FloatArray
+    converged: bool
+    method: str
+    errors: FloatArray = field(default_factory=_none)
+    n_lowest: int = 0
+    upper_bound: float = math.inf
+    lower_bound: float = -math.inf
+    failure_probability: float = math.nan
+    asymmetry: float = math.nan
+    data_errors: FloatArray = field(default_factory=_none)
+    n_groups: int = 0
+    gauss_newton: FloatArray = field(default_factory=_none)
+    start: str = "random"
+
+    @property
+    def n_top(self) -> int:
+        """How many of the values are from the upper end."""
+        return len(self.values) - self.n_lowest
+
+    def labels(self) -> list[str]:
+        """Return a name for each value: λ1, λ2, … from the top, λn, λn−1, … from the bottom."""
+        top = [f"λ{i + 1}" for i in range(self.n_top)]
+        lowest = [f"λn−{i}" if i else "λn" for i in reversed(range(self.n_lowest))]
+        return top + lowest
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return each eigenvalue with its residual, then the evidence and the cost, as rows."""
+        rows = [(label, self._value(i)) for i, label in enumerate(self.labels())]
+        if self.n_top >= 5 and self.values[4] > 0:
+            rows.append(("λ1/λ5", number(float(self.values[0] / self.values[4]))))
+        if math.isfinite(self.upper_bound):
+            chance = f"{self.failure_probability:.0%} chance of failure"
+            rows.append(("no eigenvalue above", f"{number(self.upper_bound)}  ({chance})"))
+        verdict = "converged" if self.converged else "NOT converged"
+        rows.append((self.method, f"{verdict} after {self.matvecs:,} products"))
+        if math.isfinite(self.noise):
+            rows.append(("noise of a product", f"{self.noise:.0e}"))
+        return rows + self._made()
+
+    def _value(self, i: int) -> str:
+        text = f"{number(float(self.values[i]))} ± {float(self.residuals[i]):.1e}"
+        if len(self.data_errors):
+            text += f"   another sample: ± {number(float(self.data_errors[i]))}"
+        if len(self.gauss_newton):
+            part = float(self.gauss_newton[i])
+            rest = float(self.values[i]) - part
+            text += f"   GGN {number(part)}, rest {number(rest)}"
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceEstimate(Spectral):
+    """The trace of a symmetric operator, and those of its diagonal blocks, from random probes.
+
+    Attributes:
+        value: estimate of tr(H) = Σ λᵢ.
+        standard_error: of the estimate, from probe to probe.
+        low: lower end of the confidence interval.
+        high: upper end.
+        confidence: probability that such an interval covers the trace.
+        n_probes: probes drawn; 0 where the trace is exact.
+        converged: whether the interval is as narrow as was asked.
+        exact: whether it comes from products with all unit vectors, without sampling error.
+        method: ``hutchinson``, ``hutch++`` or ``xtrace``.
+        layers: names of the layers, in the model's order; empty where they were not asked for.
+        layer_sizes: parameters of each layer.
+        layer_values: trace of each layer's diagonal block, from the same probes.
+        layer_standard_errors: of each.
+        layer_low: lower end of each confidence interval.
+        layer_high: upper end.
+    """
+
+    kind: ClassVar[str] = "trace"
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    confidence: float
+    n_probes: int
+    converged: bool
+    exact: bool
+    method: str
+    layers: tuple[str, ...] = ()
+    layer_sizes: FloatArray = field(default_factory=_none)
+    layer_values: FloatArray = field(default_factory=_none)
+    layer_standard_errors: FloatArray = field(default_factory=_none)
+    layer_low: FloatArray = field(default_factory=_none)
+    layer_high: FloatArray = field(default_factory=_none)
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """The trace over the number of parameters."""
+        return self.value / self.provenance.n_parameters
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the trace with its interval, those of the layers, and the cost, as rows."""
+        rows = [
+            ("trace", with_error(self.value, self.standard_error)),
+            (
+                f"{self.confidence:.0%} interval",
+                "exact" if self.exact else f"{number(self.low)} to {number(self.high)}",
+            ),
+            ("mean eigenvalue", number(self.mean_eigenvalue)),
+        ]
+        layers = zip(self.layers, self.layer_values, self.layer_standard_errors, strict=True)
+        rows += [(f"  {name}", with_error(float(v), float(se))) for name, v, se in layers]
+        verdict = "as narrow as asked" if self.converged else "WIDER than asked"
+        probes = "all unit vectors" if self.exact else f"{self.n_probes:,} probes"
+        rows.append((self.method, f"{verdict} after {probes}, {self.matvecs:,} products"))
+        return rows + self._made()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Density(Spectral):
+    """The spectral density of a symmetric operator by stochastic Lanczos quadrature.
+
+    Attributes:
+        grid: values t of λ, ascending, shape (g,).
+        density: φ(t) = (1/n) Σ g(t − λᵢ), g a normal density of the bandwidth's width, shape (g,).
+        low: lower end of the confidence band at each t alone, shape (g,).
+        high: upper end.
+        bandwidth: standard deviation of the Gaussian that every eigenvalue is smoothed by.
+        confidence: probability that an interval covers its truth.
+        negative: part of the eigenvalues that lies below zero (beyond rounding), from 0 to 1.
+        negative_low: lower end of its confidence interval.
+        negative_high: upper end.
+        atoms: eigenvalues that were found by themselves and deflated exactly, descending.
+        atom_residuals: their residuals.
+        mean: mean of the eigenvalues, tr(H)/n.
+        mean_se: its standard error.
+        mean_square: mean of their squares, tr(H²)/n.
+        mean_square_se: its standard error.
+        nodes: Ritz values of each probe, shape (p, m); NaN beyond the end of a row.
+        weights: their masses; with the atoms, each 1/n, they sum to 1 in every row.
+        n_probes: random vectors.
+        steps: Lanczos steps of each.
+    """
+
+    kind: ClassVar[str] = "density"
+    grid: FloatArray
+    density: FloatArray
+    low: FloatArray
+    high: FloatArray
+    bandwidth: float
+    confidence: float
+    negative: float
+    negative_low: float
+    negative_high: float
+    atoms: FloatArray
+    atom_residuals: FloatArray
+    mean: float
+    mean_se: float
+    mean_square: float
+    mean_square_se: float
+    nodes: FloatArray
+    weights: FloatArray
+    n_probes: int
+    steps: int
+
+    @property
+    def ratio(self) -> float:
+        """λmax/λ5; NaN where five positive eigenvalues were not found by themselves."""
+        known = len(self.atoms) >= 5 and self.atoms[4] > 0
+        return float(self.atoms[0] / self.atoms[4]) if known else math.nan
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return masses, moments, outliers and the cost as rows."""
+        span = f"{number(self.negative_low)} to {number(self.negative_high)}"
+        rows = [
+            ("share below zero", f"{number(self.negative)}  ({self.confidence:.0%}: {span})"),
+            ("mean eigenvalue", with_error(self.mean, self.mean_se)),
+            ("mean square", with_error(self.mean_square, self.mean_square_se)),
+            ("bandwidth", number(self.bandwidth)),
+        ]
+        if len(self.atoms):
+            outliers = ", ".join(number(float(value)) for value in self.atoms)
+            rows.insert(0, ("found by themselves", outliers))
+        if math.isfinite(self.ratio):
+            rows.insert(1, ("λmax/λ5", number(self.ratio)))
+        probes = f"{self.n_probes} probes of {self.steps} steps"
+        rows.append(("quadrature", f"{probes}, {self.matvecs:,} products"))
+        return rows + self._made()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """How far the top eigenspaces of two checkpoints agree.
+
+    Attributes:
+        names: of the two checkpoints.
+        cosines: of the principal angles between the spaces, descending, shape (k,); all 1 for the
+            same space, all near 0 (about √(k/n)) for unrelated ones.
+        cross: vᵢ·uⱼ of the eigenvectors themselves, shape (k₁, k₂).
+    """
+
+    names: tuple[str, str]
+    cosines: FloatArray
+    cross: FloatArray
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of cos², the part of one space that lies in the other, from 0 to 1."""
+        return float(np.mean(self.cosines**2))
+
+    @property
+    def angles(self) -> FloatArray:
+        """The principal angles in degrees, ascending."""
+        return np.degrees(np.arccos(np.clip(self.cosines, 0.0, 1.0)))
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the mean overlap and the cosines as rows."""
+        cosines = ", ".join(f"{value:.3f}" for value in self.cosines)
+        return [
+            (f"overlap of {self.names[0]} and {self.names[1]}", f"{self.mean_square:.3f}"),
+            ("cosines", cosines),
+        ]

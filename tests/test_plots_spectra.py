@@ -1,0 +1,583 @@
+"""Pictures of eigenvalues, traces and spectral densities, tested on what is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import samples
+from matplotlib.collections import LineCollection, PolyCollection
+
+from landscape import plots
+from landscape.errors import InvalidArgumentError
+from landscape.plots.densities import density_view
+from landscape.plots.scales import symlog_ticks
+from landscape.plots.sweeps import numbers_in
+from landscape.results import KINDS
+from landscape.study import Study
+
+LAYERS = tuple(f"features.block{i}.convolution.weight" for i in range(20))
+
+
+def said(figure):
+    """All text of a figure outside its axes, as one string."""
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def keyed(axes):
+    """What the key above a panel names."""
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def rods(axes):
+    """Wide bars: for each collection its lower ends, upper ends and places."""
+    found = [c for c in axes.collections if isinstance(c, LineCollection) and c.get_alpha()]
+    return [np.array([s for s in c.get_segments()]) for c in found]
+
+
+def sgd(**kwargs):
+    return samples.density("SGD", **kwargs)
+
+
+def sam(**kwargs):
+    return samples.density("SAM", outliers=(0.12, 0.08, 0.05, 0.04, 0.03), bulk=6e-4, **kwargs)
+
+
+# --- densities -------------------------------------------------------------------------------
+
+
+def test_a_density_is_drawn_with_its_band_and_outliers():
+    record = sgd()
+    axes = plots.draw(record).axes[0]
+    curve = max(axes.lines, key=lambda line: len(line.get_xdata()))
+    np.testing.assert_allclose(curve.get_xdata(), record.grid)
+    seen = record.density > 1e-6
+    np.testing.assert_allclose(curve.get_ydata()[seen], record.density[seen])
+    band = next(c for c in axes.collections if isinstance(c, PolyCollection))
+    corners = band.get_paths()[0].vertices
+    at = record.grid[np.argmax(record.density)]
+    heights = corners[np.isclose(corners[:, 0], at)][:, 1]
+    expected = record.density.max() * np.array([0.8, 1.2])
+    np.testing.assert_allclose([heights.min(), heights.max()], expected)
+    marks = next(line for line in axes.lines if line.get_marker() == "o")
+    np.testing.assert_array_equal(marks.get_xdata(), record.atoms)
+    assert any(list(line.get_xdata()) == [0.0, 0.0] for line in axes.lines)
+
+
+def test_the_floor_of_a_density_shows_the_mass_of_a_single_eigenvalue():
+    record = sgd()
+    axes = plots.draw(record).axes[0]
+    single = 1 / (77_754 * record.bandwidth * np.sqrt(2 * np.pi))
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "log"
+    assert low < single / 2
+    assert high > record.density.max()
+    at_outlier = np.interp(0.48, record.grid, record.density)
+    assert at_outlier == pytest.approx(single, rel=0.01)
+
+
+def test_every_eigenvalue_that_was_found_is_inside_the_axes():
+    for x_axis in ("symlog", "linear"):
+        left, right = plots.density_figure([sgd(), sam()], x_axis=x_axis).axes[0].get_xlim()
+        assert left < -0.002
+        assert 0.48 < right < 1
+
+
+def test_the_axis_of_a_density_is_smooth_and_linear_within_the_bandwidth():
+    view = density_view([sgd(bandwidth=4e-4), sam(bandwidth=1e-4)], "symlog")
+    assert view.threshold == 4e-4
+    places = np.linspace(*view.forward([view.low, view.high]), 2001)
+    slopes = np.diff(view.back(places))
+    assert (slopes > 0).all()
+    assert (np.abs(np.diff(np.log(slopes))) < 0.02).all()  # no kink, which would bend a curve
+    np.testing.assert_allclose(view.forward(view.back(places)), places, atol=1e-12)
+    np.testing.assert_allclose(view.forward(1e-5) / view.forward(5e-6), 2.0, rtol=1e-3)
+    text = said(plots.density_figure([sgd(bandwidth=4e-4), sam(bandwidth=1e-4)]))
+    assert "The axis of λ is linear within ±0.0004" in text
+    assert "SGD: σ = 0.0004; SAM: σ = 0.0001" in text
+
+
+def test_a_density_says_what_is_below_zero_and_what_it_cost():
+    figure = plots.density_figure([sgd(), sam()])
+    assert keyed(figure.axes[0]) == [
+        "SGD: 1.03 % below zero (0.89 to 1.17 %), λmax/λ5 = 6.86",
+        "SAM: 1.03 % below zero (0.89 to 1.17 %), λmax/λ5 = 4",
+    ]
+    text = " ".join(said(figure).split())
+    for phrase in ("of the Hessian (77,754 parameters)", "16 probes of 80 steps", "1,380 products"):
+        assert phrase in text
+    few = sgd(outliers=(0.3, 0.2))
+    assert "λmax/λ5" not in keyed(plots.draw(few).axes[0])[0]
+    assert "found by themselves" not in said(plots.draw(sgd(outliers=())))
+
+
+def test_a_linear_density_starts_at_zero():
+    axes = plots.draw(sgd(), x_axis="linear", y_axis="linear").axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "linear")
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > sgd().density.max()
+
+
+def test_many_densities_stand_under_each_other_on_shared_axes():
+    assert len(plots.density_figure([sgd()] * 3).axes) == 1
+    records = [samples.density(f"step-{k}", bulk=1e-3 * (1 + k)) for k in range(5)]
+    figure = plots.density_figure(records)
+    assert len(figure.axes) == 5
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert all(f"step-{k}: 1.03 % below zero" in said(figure) for k in range(5))
+
+
+def test_a_density_that_is_not_finite_somewhere_is_broken_there():
+    record = sgd()
+    density = record.density.copy()
+    density[5:8] = np.nan
+    bad = dataclasses.replace(record, density=density)
+    curve = max(plots.draw(bad).axes[0].lines, key=lambda line: len(line.get_xdata()))
+    assert np.isnan(curve.get_ydata()[5:8]).all()
+    nothing = dataclasses.replace(record, density=np.full_like(density, np.nan))
+    for draw in (plots.density_figure, plots.density_interactive):
+        with pytest.raises(InvalidArgumentError, match="hold no finite density"):
+            draw(nothing)
+        with pytest.raises(InvalidArgumentError, match="unknown axis of a spectral density 'log'"):
+            draw(record, x_axis="log")
+        with pytest.raises(InvalidArgumentError, match="unknown scale of a spectral density 'up'"):
+            draw(record, y_axis="up")
+
+
+def test_the_interactive_density_switches_both_axes():
+    record = sgd()
+    figure = plots.draw_interactive(record)
+    curves = [trace for trace in figure.data if trace.mode == "lines"]
+    assert len(figure.data) == 6
+    assert [trace.visible for trace in figure.data] == [True] * 3 + [False] * 3
+    view = density_view([record], "symlog")
+    np.testing.assert_allclose(curves[0].x, view.forward(curves[0].customdata[:, 0]))
+    np.testing.assert_array_equal(curves[1].x, curves[1].customdata[:, 0])
+    ticks = figure.layout.xaxis
+    texts = [float(text.replace("\N{MINUS SIGN}", "-")) for text in ticks.ticktext]
+    np.testing.assert_allclose(view.back(ticks.tickvals), texts, atol=1e-12)
+    across, up = figure.layout.updatemenus
+    visible, layout = across.buttons[1].args
+    assert visible["visible"] == [False] * 3 + [True] * 3
+    assert layout["xaxis"]["range"][1] > 0.48
+    assert layout["xaxis"]["tickmode"] == "auto"
+    assert [b.args[0]["yaxis"]["type"] for b in up.buttons] == ["log", "linear"]
+    assert 10 ** figure.layout.yaxis.range[0] == pytest.approx(view.floor)
+    linear = plots.density_interactive(record, x_axis="linear", y_axis="linear")
+    assert [trace.visible for trace in linear.data] == [False] * 3 + [True] * 3
+    assert [menu.active for menu in linear.layout.updatemenus] == [1, 1]
+    assert linear.layout.yaxis.type == "linear"
+
+
+def test_hovering_over_a_density_tells_the_interval():
+    record = sgd()
+    band, curve, marks = plots.density_interactive(record, x_axis="linear").data[3:]
+    k = int(np.argmax(curve.customdata[:, 1]))
+    np.testing.assert_allclose(curve.customdata[k, 2:], np.array([0.8, 1.2]) * curve.y[k])
+    assert "95%: %{customdata[2]" in curve.hovertemplate
+    assert max(band.y) == pytest.approx(1.2 * record.density.max())
+    np.testing.assert_allclose(marks.customdata, np.stack([record.atoms, record.atom_residuals], 1))
+
+
+# --- traces ----------------------------------------------------------------------------------
+
+
+def ends(container):
+    """Middles and ends of the bars of an error bar container that run across."""
+    points, _, (bars,) = container.lines
+    # a bar whose value is NaN has no segment to speak of
+    return points, np.array([segment[:, 0] for segment in bars.get_segments() if len(segment)])
+
+
+def test_a_trace_without_layers_is_one_point_with_its_interval():
+    records = [samples.trace("SGD"), samples.trace("SAM", value=12, converged=False)]
+    figure = plots.trace_figure(records)
+    axes = figure.axes[0]
+    for record, container in zip(records, axes.containers, strict=True):
+        points, _, (bars,) = container.lines
+        assert list(points.get_ydata()) == [record.value]
+        np.testing.assert_allclose(bars.get_segments()[0][:, 1], [record.low, record.high])
+    assert axes.containers[1].lines[0].get_markerfacecolor() == "white"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["SGD", "SAM"]
+    assert "SAM: trace 12 (10.8 to 13.2, wider than asked)" in " ".join(said(figure).split())
+    assert axes.get_ylabel() == "trace, Hessian"
+
+
+def test_an_exact_trace_has_no_bar():
+    record = samples.trace(exact=True)
+    figure = plots.draw(record)
+    assert not figure.axes[0].containers[0].lines[2]
+    assert "Trace 40 (exact)" in said(figure)
+    (points,) = plots.draw_interactive(record).data
+    assert list(points.error_y.array) == [0.0]
+
+
+def test_traces_of_layers_stand_in_rows_in_the_models_order():
+    records = [
+        samples.trace("SGD", layers=LAYERS),
+        samples.trace("SAM", layers=LAYERS[:-1], value=9.0),
+    ]
+    axes = plots.trace_figure(records).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(LAYERS)
+    bottom, top = axes.get_ylim()
+    assert bottom > 19 > 0 > top  # the first layer is at the top
+    for k, record in enumerate(records):
+        points, bars = ends(axes.containers[k])
+        n = len(record.layers)
+        np.testing.assert_allclose(points.get_xdata()[:n], record.layer_values)
+        np.testing.assert_allclose(points.get_ydata(), np.arange(20), atol=0.35)
+        np.testing.assert_allclose(bars[:n, 0], record.layer_low)
+        np.testing.assert_allclose(bars[:n, 1], record.layer_high)
+    assert np.isnan(axes.containers[1].lines[0].get_xdata()[-1])
+    assert keyed(axes) == ["SGD: trace 40 (36 to 44)", "SAM: trace 9 (8.1 to 9.9)"]
+
+
+def test_a_trace_per_parameter_is_divided_by_the_size_of_the_layer():
+    record = samples.trace(layers=LAYERS)
+    axes = plots.draw(record, per_parameter=True).axes[0]
+    points, bars = ends(axes.containers[0])
+    np.testing.assert_allclose(points.get_xdata(), record.layer_values / record.layer_sizes)
+    np.testing.assert_allclose(bars[:, 0], record.layer_low / record.layer_sizes)
+    assert "per parameter" in axes.get_xlabel()
+    whole = samples.trace()
+    (points,) = plots.trace_interactive(whole, per_parameter=True).data
+    np.testing.assert_allclose(points.y, [whole.mean_eigenvalue])
+
+
+def test_the_scale_of_traces_follows_the_values():
+    record = samples.trace(layers=LAYERS)
+    assert plots.draw(record).axes[0].get_xscale() == "log"
+    assert plots.draw(samples.trace(layers=LAYERS[:3])).axes[0].get_xscale() == "linear"
+    values = record.layer_values.copy()
+    values[-1] *= -1
+    mixed = dataclasses.replace(record, layer_values=values, layer_low=values, layer_high=values)
+    figure = plots.draw(mixed)
+    assert figure.axes[0].get_xscale() == "symlog"
+    assert "Linear within ±" in said(figure)
+    with pytest.raises(InvalidArgumentError, match=r"needs positive values; .*scale='symlog'"):
+        plots.draw(mixed, scale="log")
+    with pytest.raises(InvalidArgumentError, match="unknown scale 'logg'"):
+        plots.draw(mixed, scale="logg")
+
+
+def test_an_interval_that_reaches_below_zero_is_drawn_on_a_log_scale_too():
+    record = samples.trace(layers=LAYERS)
+    wide = dataclasses.replace(record, layer_low=-np.ones(20))
+    figure = plots.draw(wide, scale="log")
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    assert 0 < low < record.layer_values.min()
+    assert high > record.layer_high.max()
+    plots.trace_interactive(wide, scale="log").to_json()
+
+
+def test_traces_that_do_not_go_together_are_refused():
+    with pytest.raises(InvalidArgumentError, match=r"each layer and SAM does not: measure it"):
+        plots.trace_figure([samples.trace("SGD", layers=LAYERS), samples.trace("SAM")])
+    with pytest.raises(InvalidArgumentError, match="hold no finite trace"):
+        plots.draw(samples.trace(value=np.nan))
+
+
+def test_sixty_layers_make_a_higher_picture():
+    names = [f"model.layers.{k}.{'attention.' * 6}weight" for k in range(60)]
+    many = plots.draw(samples.trace(layers=names))
+    assert many.get_size_inches()[1] > 9
+    labels = [t.get_text() for t in many.axes[0].get_yticklabels()]
+    assert len(set(labels)) == 60
+    assert all("…" in label for label in labels)
+
+
+def test_interactive_traces_tell_value_and_interval():
+    record = samples.trace("SGD", layers=LAYERS)
+    (points,) = plots.draw_interactive(record).data
+    np.testing.assert_allclose(points.x, record.layer_values)
+    np.testing.assert_allclose(points.x + points.error_x.array, record.layer_high)
+    np.testing.assert_allclose(points.x - points.error_x.arrayminus, record.layer_low)
+    assert points.text[0].startswith(f"{LAYERS[0]}<br>{record.layer_values[0]:.4g} (")
+    hostile = samples.trace(samples.HOSTILE, layers=(samples.HOSTILE,))
+    assert "<script" not in plots.draw_interactive(hostile).to_json()
+
+
+def test_interactive_traces_on_a_symlog_scale_are_labelled_with_their_values():
+    record = samples.trace(layers=LAYERS)
+    negative = dataclasses.replace(record, layer_values=-record.layer_values)
+    figure = plots.draw_interactive(negative, scale="symlog")
+    axis = figure.layout.xaxis
+    values = np.array([float(text.replace("\N{MINUS SIGN}", "-")) for text in axis.ticktext])
+    assert values[0] < 0
+    assert (np.diff(axis.tickvals) > 0).all()
+    order = np.argsort(np.concatenate([values, negative.layer_values]))
+    drawn = np.concatenate([axis.tickvals, figure.data[0].x])
+    assert (np.diff(drawn[order]) >= 0).all()
+
+
+# --- eigenvalues from both ends --------------------------------------------------------------
+
+
+def test_the_lowest_eigenvalues_stand_at_the_right_end():
+    wide, narrow = samples.both_ends("a", k=5, n_lowest=3), samples.both_ends("b", k=3, n_lowest=1)
+    axes = plots.eigs_figure([wide, narrow]).axes[0]
+    first, second = (np.asarray(c.lines[0].get_xdata()) for c in axes.containers)
+    np.testing.assert_allclose(np.round(first), [1, 2, 3, 4, 5, 7, 8, 9])
+    np.testing.assert_allclose(np.round(second), [1, 2, 3, 9])
+    np.testing.assert_array_equal(axes.containers[0].lines[0].get_ydata(), wide.values)
+    labels = dict(zip(axes.get_xticks(), axes.get_xticklabels(), strict=True))
+    assert {int(at): t.get_text() for at, t in labels.items()} == {
+        **{k: f"λ{k}" for k in range(1, 6)},
+        **{7: "λn−2", 8: "λn−1", 9: "λn"},
+    }
+    assert "Largest and smallest eigenvalues of the Hessian" in said(axes.figure)
+
+
+def test_eigenvalues_carry_errors_bounds_and_their_gauss_newton_part():
+    record = samples.both_ends("SGD", n_lowest=0)
+    figure = plots.draw(record)
+    axes = figure.axes[0]
+    (bars,) = rods(axes)
+    np.testing.assert_allclose(bars[:, 0, 1], record.values - record.data_errors)
+    np.testing.assert_allclose(bars[:, 1, 1], record.values + record.data_errors)
+    drawn = {line.get_marker(): line for line in axes.lines if np.size(line.get_xdata())}
+    np.testing.assert_allclose(drawn["x"].get_ydata(), record.gauss_newton)
+    assert list(drawn[7].get_ydata()) == [record.upper_bound]
+    assert keyed(axes) == [
+        "SGD",
+        "another sample of the data: ±1 standard error",
+        "vᵀGv, the Gauss-Newton part",
+        "no eigenvalue lies above, but for a small probability",
+    ]
+    assert "No eigenvalue above 21.6 (1% chance of failure)" in said(figure)
+    markers = {line.get_marker() for line in plots.draw(record, gauss_newton=False).axes[0].lines}
+    assert "x" not in markers
+
+
+@pytest.mark.parametrize("bound", [20.01, 500.0, np.inf])
+def test_a_bound_that_cannot_be_seen_or_would_squash_the_picture_is_only_told(bound):
+    record = dataclasses.replace(samples.both_ends(), upper_bound=bound)
+    figure = plots.draw(record)
+    assert 7 not in {line.get_marker() for line in figure.axes[0].lines}
+    assert ("No eigenvalue above" in said(figure)) == bool(np.isfinite(bound))
+
+
+def test_the_operator_is_called_by_its_name():
+    record = dataclasses.replace(samples.eigenpairs(), settings={"operator": "ggn"})
+    assert "eigenvalues of the generalised Gauss-Newton matrix" in said(plots.draw(record))
+
+
+def test_interactive_eigenvalues_tell_all_that_is_known():
+    bars, points = plots.draw_interactive(samples.both_ends("SGD")).data
+    np.testing.assert_allclose(np.round(points.x), [1, 2, 3, 4, 5, 7, 8])
+    np.testing.assert_allclose(bars.error_y.array, samples.both_ends().data_errors)
+    for phrase in ("λ1 = 20 ± 2.0e-03", "another sample: ± ", "vᵀGv = ", "no eigenvalue above"):
+        assert phrase in points.text[0]
+    assert points.text[-1].startswith("λn = -1 ± ")
+
+
+# --- over training ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["step-100", "step-20"], [100, 20]),
+        (["epoch_3", "epoch_12"], [3, 12]),
+        (["ckpt-12.pt", "ckpt-7.pt"], [12, 7]),
+        (["resnet18-e1-sgd", "resnet18-e25-sgd"], [1, 25]),
+        (["net-0.5", "net-1.5"], [0.5, 1.5]),
+        (["e1-loss0.5", "e2-loss0.3"], None),
+        (["sgd", "sam"], None),
+        (["start", "step-5"], None),
+        (["step-5", "step-5"], None),
+        (["step-5"], [5]),
+    ],
+)
+def test_the_number_in_a_name_is_found(names, expected):
+    found = numbers_in(names)
+    assert found is None if expected is None else list(found) == expected
+
+
+def test_eigenvalues_over_training_run_along_the_number_in_the_name():
+    records = samples.sweep(6, k=3, unconverged=(2,))
+    figure = plots.sweep_figure(records[::-1])
+    axes = figure.axes[0]
+    for k, container in enumerate(axes.containers):
+        points, _, (bars,) = container.lines
+        np.testing.assert_allclose(points.get_xdata(), np.arange(6) * 100)
+        np.testing.assert_allclose(points.get_ydata(), [r.values[k] for r in records])
+        spans = np.array([s[:, 1] for s in bars.get_segments()])
+        reach = [r.residuals[k] for r in records]
+        np.testing.assert_allclose(np.diff(spans, axis=1)[:, 0] / 2, reach)
+    for k, wide in enumerate(rods(axes)):
+        np.testing.assert_allclose(
+            np.diff(wide[:, :, 1], axis=1)[:, 0] / 2, [r.data_errors[k] for r in records]
+        )
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in hollow] == [[200.0]] * 3
+    assert axes.get_xlabel() == "step"
+    assert keyed(axes) == ["λ1", "λ2", "λ3"]
+    assert "Hollow, NOT converged: step-200" in said(figure)
+
+
+def test_without_numbers_the_names_stand_under_the_axis():
+    names = ["a", "b", "c"]
+    axes = plots.sweep_figure(samples.sweep(3), names=names).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == names
+    np.testing.assert_array_equal(axes.get_xticks(), [0, 1, 2])
+    given = plots.sweep_figure(samples.sweep(3), names=names, x=[1, 10, 5], x_label="epoch").axes[0]
+    points = given.containers[0].lines[0]
+    assert list(points.get_xdata()) == [1, 5, 10]
+    assert points.get_ydata()[1] == samples.sweep(3)[2].values[0]
+    assert given.get_xlabel() == "epoch"
+
+
+def test_checkpoints_with_fewer_eigenvalues_leave_gaps():
+    records = [samples.both_ends("step-1", k=4, n_lowest=2), samples.eigenpairs("step-2", k=2)]
+    for values in (
+        [c.lines[0].get_ydata() for c in plots.sweep_figure(records).axes[0].containers],
+        [t.y for t in plots.sweep_interactive(records).data if t.mode == "lines+markers"],
+    ):
+        assert [list(np.isfinite(v)) for v in values] == [[True, True]] * 2 + [[True, False]] * 4
+
+
+@pytest.mark.parametrize("x", [[1], [1, 1, 2], [1, 2, np.nan]])
+def test_the_numbers_over_training_are_checked(x):
+    for draw in (plots.sweep_figure, plots.sweep_interactive):
+        with pytest.raises(InvalidArgumentError, match="one finite number per record, all differ"):
+            draw(samples.sweep(3), x=x)
+
+
+def test_interactive_eigenvalues_over_training():
+    records = samples.sweep(4, k=2, unconverged=(1,))
+    figure = plots.sweep_interactive(records)
+    lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [line.name for line in lines] == ["λ1", "λ2"]
+    np.testing.assert_allclose(lines[1].y, [r.values[1] for r in records])
+    np.testing.assert_allclose(lines[1].error_y.array, [r.residuals[1] for r in records])
+    assert [symbol.endswith("-open") for symbol in lines[0].marker.symbol] == [0, 1, 0, 0]
+    assert lines[0].text[1].startswith("step-100<br>λ1 = ")
+    assert lines[0].text[1].endswith("not converged")
+    assert figure.layout.xaxis.title.text == "step"
+
+
+# --- all of them -----------------------------------------------------------------------------
+
+LONG = "runs/2026/" + "a_long_name_" * 8 + "{}"
+FIGURES = {
+    "density": lambda: plots.density_figure([sgd(), samples.density(LONG)], title="A title"),
+    "densities": lambda: plots.density_figure([samples.density(LONG.format(k)) for k in range(6)]),
+    "trace": lambda: plots.trace_figure([samples.trace(LONG.format(k)) for k in range(4)]),
+    "layers": lambda: plots.trace_figure(
+        [samples.trace(LONG.format(k), layers=[LONG.format(i) for i in range(9)]) for k in (0, 1)]
+    ),
+    "eigs": lambda: plots.eigs_figure([samples.both_ends("a"), samples.both_ends(LONG)]),
+    "sweep": lambda: plots.sweep_figure(samples.sweep(8, k=9)),
+    "named": lambda: plots.sweep_figure(
+        samples.sweep(8), names=[f"{k}-{LONG}"[: 30 + k] + "xyzuvwab"[k] for k in range(8)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_leaves_the_sheet_or_runs_into_another(name):
+    figure = FIGURES[name]()
+    figure.draw_without_rendering()
+    panels = [axes.get_tightbbox() for axes in figure.axes]
+    boxes = [t.get_window_extent() for t in figure.texts if t.get_text()]
+    for box in [*panels, *boxes]:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.padded(-0.5).overlaps(other)
+    for box, axes in itertools.product(boxes, figure.axes):
+        assert not box.padded(-0.5).overlaps(axes.get_window_extent())
+    for axes in figure.axes:
+        if axes.get_legend() is not None:
+            assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1 - 0.5
+
+
+@pytest.mark.parametrize("interactive", [False, True])
+def test_every_kind_with_a_picture_is_drawn(interactive):
+    draw = plots.draw_interactive if interactive else plots.draw
+    for record in (samples.density(), samples.trace(), samples.both_ends()):
+        assert draw(record) is not None
+    assert {"density", "trace"} <= set(KINDS)
+
+
+def test_ticks_of_a_symlog_axis_are_few_and_inside():
+    for low, high, threshold in [(-1e-9, 1e9, 1e-9), (-0.02, 0.5, 1e-3), (-5.0, -0.1, 1e-2)]:
+        ticks = symlog_ticks(low, high, threshold)
+        assert 1 <= len(ticks) <= 13
+        assert (np.diff(ticks) > 0).all()
+        assert all(low <= tick <= high for tick in ticks)
+    assert len(symlog_ticks(-0.9, 0.9, 0.3)) >= 4  # no power of ten but in the linear part
+
+
+# --- the command line ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study with a few records of each kind, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    with Study("landscape.db") as opened:
+        records = [*samples.sweep(3), samples.density("SGD"), samples.density("SAM")]
+        records += [samples.trace("SGD", layers=LAYERS), samples.surface("SGD")]
+        return {n: opened.save(r) for n, r in enumerate(records)}
+
+
+@pytest.mark.parametrize("what", ["density", "trace", "sweep", "eigs"])
+@pytest.mark.parametrize("suffix", ["png", "html"])
+def test_the_command_line_draws_every_kind(study, run, tmp_path, what, suffix):
+    ran = run("plot", "--what", what, "-o", f"{what}.{suffix}")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / f"{what}.{suffix}").stat().st_size > 1000
+
+
+def test_the_newest_record_of_each_checkpoint_is_drawn(study, run, monkeypatch):
+    shown = {}
+
+    def keep(records, *, names, x_axis):
+        shown.update(zip(names, records, strict=True))
+        return draw(records, names=names, x_axis=x_axis)
+
+    draw = plots.density_figure
+    newer = samples.density("SGD", bandwidth=1e-3)
+    newer = dataclasses.replace(newer, settings={"seed": 1})
+    late = dataclasses.replace(newer.provenance, created="2026-02-02T03:04:05+00:00")
+    with Study("landscape.db") as opened:
+        opened.save(dataclasses.replace(newer, provenance=late))
+    monkeypatch.setattr(plots, "density_figure", keep, raising=False)
+    assert run("plot", "SAM", "SGD", "--what", "density", "-o", "d.png").code == 0
+    assert list(shown) == ["SAM", "SGD"]
+    assert shown["SGD"].bandwidth == 1e-3
+
+
+def test_several_measurements_are_drawn_on_one_sheet(study, run, tmp_path):
+    ids = [part for k in (3, 4) for part in ("--id", str(study[k]))]
+    assert run("plot", *ids, "-o", "two.png").code == 0
+    ids = [part for k in (0, 1, 2) for part in ("--id", str(study[k]))]
+    assert run("plot", *ids, "--what", "sweep", "-o", "s.html").code == 0
+    twice = ("--id", str(study[6])) * 2
+    assert run("plot", *twice, "-o", "surfaces.png").code == 0
+    ran = run("plot", "--id", str(study[0]), "--id", str(study[3]))
+    assert ran.code == 2
+    assert "one kind of record" in ran.err
+    assert "of the kinds eigs, density" in ran.err
+    ran = run("plot", "--id", str(study[3]), "--what", "sweep")
+    assert ran.code == 2
+    assert "unknown kind of record over training 'density'" in ran.err
+
+
+def test_what_a_study_does_not_hold_cannot_be_drawn(study, run):
+    ran = run("plot", "nobody", "--what", "density")
+    assert ran.code == 1
+    assert "holds no finished density of nobody; it holds those of SAM, SGD" in ran.err
+    with Study("empty.db") as opened:
+        opened.save(samples.surface("SGD"))
+    ran = run("plot", "--what", "trace", "--study", "empty.db")
+    assert ran.code == 1
+    assert "empty.db holds no finished trace; measure it first" in ran.err
