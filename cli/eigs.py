@@ -48,7 +48,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Start each checkpoint from the eigenvectors of the one before and a random vector.",
 )
-@click.option("--split", is_flag=True, help="Say how much of each is Gauss-Newton, how much rest.")
+@click.option(
+    "--ggn-split",
+    is_flag=True,
+    help="Say how much of each is Gauss-Newton, how much rest.",
+)
 @click.option(
     "--data-groups",
     default=16,
@@ -56,7 +60,9 @@ if TYPE_CHECKING:
     help="Groups of examples for the error over another sample; 0: leave it out.",
 )
 @measuring
-def command(told: Measuring, k: int, layers: bool, warm_start: bool, **options: Any) -> None:
+def command(
+    told: Measuring, k: int, layers: bool, warm_start: bool, ggn_split: bool, **options: Any
+) -> None:
     """Find the k largest (algebraic) eigenvalues of the Hessian of the loss, with evidence.
 
     Each comes with its true residual ‖Hv − θv‖ (some eigenvalue lies within it of θ), and with
@@ -71,7 +77,7 @@ def command(told: Measuring, k: int, layers: bool, warm_start: bool, **options: 
     """
     from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
 
-    options |= {"seed": told.seed, "progress": told.progress}
+    options |= {"seed": told.seed, "progress": told.progress, "split": ggn_split}
     price = Cost(forwards=1, hvps=options["max_matvecs"] + k + 3)
     if layers:
         measure_layers(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("list")
 @click.argument("name", required=False)
 @study_option
-@click.option("--kind", default=None, help="Only loss, sharpness, eigs, line or surface.")
+@click.option("--kind", default=None, help="Only loss, sharpness, eigs, trace, …")
 @json_option
 def command(name: str | None, study: str, kind: str | None, as_json: bool) -> None:
     """List what a study holds, of one checkpoint NAME or of all. Needs no torch.
@@ -39,7 +39,7 @@ def command(name: str | None, study: str, kind: str | None, as_json: bool) -> No
     elif not entries:
         click.echo(f"Nothing of that in {study}.")
     else:
-        head = ("id", "checkpoint", "kind", "data", "status", "measured", "cost")
+        head = ("id", "checkpoint", "kind", "asked for", "data", "status", "measured", "cost")
         print_rows([head, *map(_row, entries)])
 
 
@@ -48,4 +48,9 @@ def _row(entry: Entry) -> tuple[str, ...]:
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"
     when = entry.created.replace("T", " ").removesuffix("+00:00")
-    return str(entry.id), entry.name, entry.kind, entry.split, status, when, entry.cost
+    asked = ", ".join(f"{key} {entry.settings[key]}" for key in _TELLING if entry.settings.get(key))
+    return str(entry.id), entry.name, entry.kind, asked, entry.split, status, when, entry.cost
+
+
+# What tells measurements of one kind apart; `show` has the rest.
+_TELLING = ("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction")

@@ -173,3 +173,86 @@ def test_two_files_of_one_stem_are_told_apart(here: Path, run) -> None:
     args = ("--problem", "task.py", "--json")
     records = json.loads(run("eigs", "one/last.pt", "two/last.pt", *args).out)
     assert [r["provenance"]["checkpoint"] for r in records] == ["one/last.pt", "two/last.pt"]
+
+
+def test_eigs_print_their_evidence_and_the_overlap(here: Path, run) -> None:
+    ran = run("eigs", "a.pt", "b.pt", "--problem", "task.py", "-k", "2", "--ggn-split")
+    assert ran.code == 0
+    assert ran.err == ""
+    for words in ("another sample: ±", "GGN", "no eigenvalue above", "products", "noise"):
+        assert ran.out.count(words) >= 2
+    assert "overlap of a and b" in ran.out
+    records = json.loads(
+        run("eigs", "a.pt", "b.pt", "--problem", "task.py", "-k", "2", "--ggn-split", "--json").out
+    )
+    assert [r["start"] for r in records] == ["random", "a and a random vector"]
+    assert "asked for" in run("list").out
+    assert "k 2" in run("list").out
+
+
+def test_a_sweep_that_was_stopped_goes_on(here: Path, run) -> None:
+    run("eigs", "a.pt", "--problem", "task.py", "-k", "2")
+    before = json.loads(run("list", "--json").out)
+    ran = run("eigs", "a.pt", "b.pt", "--problem", "task.py", "-k", "2")
+    after = json.loads(run("list", "--json").out)
+    assert after[0] == before[0]  # not measured again
+    assert len(after) == 2
+    assert ran.out.count("converged after") == 2
+    assert run("plot", "--what", "sweep", "-o", "sweep.png").code == 0
+    assert run("plot", "--what", "sweep", "-o", "sweep.html").code == 0
+
+
+def test_eigs_of_each_layer(here: Path, run) -> None:
+    args = ("eigs", "a.pt", "--problem", "task.py", "--layers", "--operator", "ggn")
+    ran = run(*args)
+    assert ran.code == 0
+    layers = json.loads(run(*args, "--json").out)["a"]
+    assert len(layers) == 2
+    for name, record in layers.items():
+        assert f"λ1 {record['values'][0]:.4g}" in ran.out
+        assert f"  {name} " in ran.out
+    priced = run(*args, "--dry-run", "--study", "other.db")
+    assert "2 × 1 forward pass" in priced.out
+    assert not Path("other.db").exists()
+
+
+@pytest.mark.parametrize("verb", ["eigs", "sharpness", "trace", "line"])
+def test_some_of_the_parameters(here: Path, run, verb: str) -> None:
+    ran = run(verb, "a.pt", "--problem", "task.py", "--params", "*.weight")
+    assert ran.code == 0
+    assert "parameters matching *.weight" in ran.out
+    wrong = run(verb, "a.pt", "--problem", "task.py", "--params", "nothing")
+    assert wrong.code == 2
+    assert "no parameter matches 'nothing'" in wrong.err
+    assert ".bias" in wrong.err
+
+
+def test_trace_and_density(here: Path, run) -> None:
+    args = ("--problem", "task.py", "--operator", "ggn", "--memory", "500MB")
+    ran = run("trace", "a.pt", "b.pt", *args, "--layers")
+    assert ran.code == 0
+    assert ran.out.count("95% interval") == 2
+    ran = run("density", "a.pt", *args, "--probes", "2", "--steps", "8")
+    assert ran.code == 0
+    assert "share below zero" in ran.out
+    for what in ("trace", "density"):
+        for suffix in ("png", "html"):
+            assert run("plot", "--what", what, "-o", f"{what}.{suffix}").code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("--memory", "lots"), 2, "'lots' is no size; expected bytes, as in 500MB or 4GiB"),
+        (("--memory", "1MB"), 2, "a budget of 1 MB"),
+        (("--tol", "1e-12"), 2, "below the noise floor of the products in float32"),
+        (("-k", "0"), 2, "k must be from 1"),
+        (("--both-ends", "--method", "power"), 2, "use method='lanczos'"),
+        (("--operator", "kfac"), 2, "'kfac' is not one of"),
+    ],
+)
+def test_eigs_refuses(here: Path, run, args: tuple[str, ...], code: int, words: str) -> None:
+    ran = run("eigs", "a.pt", "--problem", "task.py", *args)
+    assert ran.code == code
+    assert words in ran.err
+    assert "Traceback" not in ran.err

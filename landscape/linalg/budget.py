@@ -71,7 +71,7 @@ def basis_for(
         msg = (
             f"a budget of {budget_bytes / 1e6:.0f} MB for k = {k} eigenpairs of an operator of "
             f"size n = {n}; expected at least {needed} MB, for a basis of {least} vectors; raise "
-            "the budget, lower k, or use power_iteration"
+            "the budget, lower k, or use power iteration"
         )
         raise InvalidArgumentError(msg)
     return min(fits, n)

@@ -160,7 +160,7 @@ def _check_basis(max_basis: int | None, n: int, *, k: int, wanted: int) -> None:
         ends = " at both ends" if wanted > k else ""
         msg = (
             f"max_basis = {max_basis} vectors; expected at least {least} for k = {k}{ends} "
-            f"and n = {n}; raise max_basis, lower k, or use power_iteration, which stores none"
+            f"and n = {n}; raise max_basis, lower k, or use power iteration, which stores none"
         )
         raise InvalidArgumentError(msg)
 
