@@ -247,6 +247,29 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+def known_device(device: str | torch.device) -> torch.device:
+    """Return a device that can be computed on.
+
+    Args:
+        device: its name, as ``cpu`` or ``cuda:1``.
+
+    Returns:
+        The device.
+
+    Raises:
+        InvalidArgumentError: if there is none of that name, or none here.
+    """
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        msg = f"unknown device {device!r}; known: cpu, cuda, cuda:0, mps, …"
+        raise InvalidArgumentError(msg) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        msg = f"device {device} was asked for, but this torch sees no CUDA device; use cpu"
+        raise InvalidArgumentError(msg)
+    return chosen
+
+
 _CONTAINERS = (dict, OrderedDict, list, set)
 
 

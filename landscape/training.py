@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError, one_of
 from landscape.optim import SAM
+from landscape.params import known_device
 from landscape.problem.data import as_batches, describe, move
 from landscape.problem.losses import Loss, make_loss
 from landscape.progress import progress_bar
@@ -156,7 +157,7 @@ def train(
         "seed": _whole("seed", seed, least=0),
         "device": str(device),
     }
-    where = _device(device)
+    where = known_device(device)
     initial, order, noise = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
     loss = make_loss(getattr(task, "loss", None), getattr(task, "batch_loss", None))
     with _seeded(where, initial):
@@ -385,18 +386,6 @@ def _made(model: Any) -> nn.Module:
         msg = "the task's model has no parameter that requires a gradient: nothing to train"
         raise ProblemError(msg)
     return model
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        msg = f"unknown device {device!r}; try cpu or cuda"
-        raise InvalidArgumentError(msg) from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        msg = f"device {device!r} was asked for, but torch sees no CUDA device here; use cpu"
-        raise InvalidArgumentError(msg)
-    return found
 
 
 def _whole(name: str, value: Any, *, least: int) -> int:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape._version import __version__
-from landscape.errors import InvalidArgumentError, ProblemError, one_of
-from landscape.params import ParameterSpace, preserved
+from landscape.errors import ProblemError, one_of
+from landscape.params import ParameterSpace, known_device, preserved
 from landscape.problem.checkpoint import load_weights
 from landscape.problem.data import BATCH_SIZE, Batches
 from landscape.problem.digest import Content, digest_of
@@ -102,7 +102,7 @@ class Problem:
         self.name = name or type(model).__name__
         self.split = split
         self.mode = one_of(mode, MODES, what="mode")
-        self.device = _device(device, model)
+        self.device = next(model.parameters()).device if device is None else known_device(device)
         self.dtype = _dtype(dtype, model)
         self._data = _LazyBatches(data, self.device, self.dtype, batch_size, freeze_data)
 
@@ -305,20 +305,6 @@ def _derived_tensors(model: nn.Module) -> dict[int, Any]:
         if isinstance(value, Tensor) and not value.is_leaf
     ]
     return {id(tensor): tensor.detach().clone() for tensor in derived}
-
-
-def _device(device: str | torch.device | None, model: nn.Module) -> torch.device:
-    if device is None:
-        return next(model.parameters()).device
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        msg = f"unknown device {device!r}; known: cpu, cuda, cuda:0, mps, …"
-        raise InvalidArgumentError(msg) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        msg = f"device {device} was asked for, but this torch sees no CUDA device; use cpu"
-        raise InvalidArgumentError(msg)
-    return chosen
 
 
 def _dtype(dtype: str | torch.dtype | None, model: nn.Module) -> torch.dtype:
