@@ -280,3 +280,15 @@ def test_a_problem_that_changes_under_way_is_refused():
 
     with pytest.raises(ProblemError, match="differ by"):
         top_eigenpairs(wide(noisy), 1, products="forward-over-reverse")
+
+
+def test_a_bfloat16_model_is_measured_in_float32():
+    model = wide().model.to(torch.bfloat16)
+    batches = [tuple(part for part in batch) for batch in wide().batches]
+    rounded = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    found = top_eigenpairs(Problem(model, nn.CrossEntropyLoss(), batches), 2)
+    expected = top_eigenpairs(wide().at(rounded), 2, tol=1e-10)
+    assert (found.provenance.dtype, found.vectors.dtype) == ("float32", np.float32)
+    assert found.converged
+    assert found.values == pytest.approx(expected.values, rel=1e-5)
+    assert next(model.parameters()).dtype == torch.bfloat16
