@@ -57,7 +57,7 @@ def test_a_batch_whose_graph_does_not_fit_is_cut(kind: str, share: float) -> Non
         assert max(sizes) - min(sizes) <= 1
         # Measured, not estimated: the graph of a part is within the limit.
         assert all(operator(evaluator)._build(part).n_bytes <= limit for part in parts[:2])
-        assert f"1 batches cut into {len(parts)} parts" in cut.describe()
+        assert f"1 batch cut into {len(parts)} parts" in cut.describe()
 
 
 def test_a_loss_over_the_whole_batch_is_never_cut() -> None:

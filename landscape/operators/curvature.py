@@ -42,8 +42,8 @@ class Curvature(SymmetricOperator):
 
     Sums over the batches are divided once, so that the operator does not depend on the batching.
     The graph of each batch is kept between products as long as the graphs fit into
-    ``graph_bytes``; a batch whose own graph does not fit is cut into parts that do, where the loss
-    allows it (``eval`` mode, and a loss that is a sum over examples).
+    ``graph_bytes``. A batch whose own graph does not fit, or is too large for a CPU to handle
+    quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over examples).
 
     Attributes:
         n: number of rows and columns.
@@ -140,7 +140,7 @@ class Curvature(SymmetricOperator):
         if self._kept:
             parts[-1] += f" ({max(1, round(used / _MIB)):,} MiB)"
         if n_pieces > n_batches:
-            parts.append(f"{n_batches} batches cut into {n_pieces} parts to fit")
+            parts.append(f"{n_batches} batch{'es' * (n_batches > 1)} cut into {n_pieces} parts")
         return ", ".join(parts)
 
     def _single(self, vector: Tensor) -> Tensor:
