@@ -6,6 +6,7 @@ Commands are imported when they are called, so that ``landscape --help`` needs n
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ VERBS = {
     "report": "Write one self-contained HTML page from a study.",
     "list": "List what a study holds.",
     "show": "Show one measurement of a study in full.",
+    "export": "Write measurements to CSV, NumPy, HDF5 or VTK files.",
+    "import": "Put a classic HDF5 line or surface into a study.",
 }
 
 
@@ -45,7 +48,9 @@ class Verbs(click.Group):
         """Import one verb."""
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __package__)
+        # A verb such as import, which no module can be named, has an underscore behind it.
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f".{name}", __package__)
         command: click.Command = module.command
         return command
 

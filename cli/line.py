@@ -67,8 +67,7 @@ def command(told: Measuring, kind: str, points: int, half_width: float | None, r
 
 
 def _direction(problem: Problem, study: Study, told: Measuring, kind: str, rho: float) -> Direction:
-    from landscape.comparison import worst_case_direction
-    from landscape.directions import given_direction, random_direction
+    from landscape.directions import given_direction, random_direction, worst_case_direction
     from landscape.measure.eigenpairs import top_eigenpairs
     from landscape.measure.sharpness import sharpness
 

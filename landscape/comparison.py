@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from torch import Tensor
-
-from landscape.directions import Direction, given_direction, random_direction, random_plane
+from landscape.directions import random_direction, random_plane, worst_case_direction
 from landscape.errors import InvalidArgumentError
 from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.evaluation import evaluation
@@ -15,7 +12,6 @@ from landscape.measure.sharpness import sharpness
 from landscape.measure.surfaces import N_SURFACE, line, span, surface
 from landscape.measured import Comparison, Measured
 from landscape.problem import Problem
-from landscape.results import FloatArray, Sharpness
 from landscape.study import Study
 
 N_COMPARED_LINE = 41
@@ -104,31 +100,3 @@ def compare(
         )
 
     return Comparison(models=tuple(measured(name, p) for name, p in problems.items()))
-
-
-def worst_case_direction(problem: Problem, found: Sharpness) -> Direction:
-    """Return the direction of the maximiser that a sharpness measurement found.
-
-    Args:
-        problem: what was measured.
-        found: its sharpness, with ε.
-
-    Returns:
-        ε / ‖ε‖₂, so that coordinates along it are distances in parameter space.
-
-    Raises:
-        InvalidArgumentError: if ε was not kept, or no point of the ball lay above its centre.
-    """
-    size = float(np.linalg.norm(found.epsilon.astype(np.float64)))
-    if found.epsilon.size == 0 or size == 0.0:
-        msg = f"there is no worst-case direction of {problem.name}: " + (
-            "ε was not kept" if found.epsilon.size == 0 else "nothing in the ball rises"
-        )
-        raise InvalidArgumentError(msg)
-    unit: Tensor | FloatArray = (found.epsilon / size).astype(found.epsilon.dtype)
-    return given_direction(
-        problem,
-        unit,
-        kind="worst-case",
-        description=f"worst-case direction (ρ = {found.rho:g}, p = {found.p:g})",
-    )

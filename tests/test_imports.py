@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # is in it; a longer name wins over a shorter one.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("landscape", "errors", "wording", "results", "progress", "_version", "theory"),
-    ("params", "linalg", "optim", "measured", "study", "plots", "balls"),
+    ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls"),
     ("problem", "tasks", "directions", "training"),
     ("sums", "loss_check", "evaluate", "operators"),
     ("measure",),
@@ -121,7 +121,9 @@ def test_algorithms_know_no_network() -> None:
             assert not {o for o in edges[name] if (layer(o) or 0) == layer("problem")}, name
 
 
-@pytest.mark.parametrize("part", ["plots", "study", "results", "errors", "measured", "report"])
+@pytest.mark.parametrize(
+    "part", ["plots", "study", "export", "results", "errors", "measured", "report"]
+)
 def test_what_only_reads_results_needs_no_torch(part: str) -> None:
     known = modules()
     for name, file in known.items():
@@ -206,6 +208,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "landscape.results",
         "landscape.measured",
         "landscape.plots",
+        "landscape.export",
         "landscape.cli",
     ],
 )

@@ -111,12 +111,14 @@ def surface(
         passes.
 
     Raises:
-        InvalidArgumentError: if x or y have no two different finite numbers.
+        InvalidArgumentError: if x or y have no two different finite numbers, or the axes of the
+            plane are parallel.
 
     References:
         Li, Xu, Taylor, Studer, Goldstein (2018), arXiv:1712.09913.
     """
     plane = random_plane(problem, seed) if plane is None else plane
+    plane.check()
     xs, ys = _coordinates(x, "x", n), _coordinates(y, "y", n)
     settings = {
         "plane": plane.x.kind,

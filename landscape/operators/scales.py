@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from landscape.directions import filter_norms
+from landscape.directions import filter_norms_of
 from landscape.errors import one_of
 from landscape.problem import Problem
 
@@ -31,10 +31,4 @@ def parameter_scale(problem: Problem, kind: str) -> Tensor:
     weights = problem.weights
     if kind == "elementwise":
         return torch.abs(weights)
-    tensors = problem.space.unflatten(weights)
-    return problem.space.flatten(
-        {
-            name: filter_norms(tensor, problem.model.get_submodule(name.rpartition(".")[0]))
-            for name, tensor in tensors.items()
-        }
-    )
+    return filter_norms_of(problem)

@@ -1,0 +1,150 @@
+r"""Records as tables of comma-separated values, one row of names first.
+
+Numbers are written by repr, which is exact; NaN and infinity read ``nan``, ``inf`` and ``-inf``;
+what was not measured is an empty cell. Lines end in ``\n``, text is UTF-8.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from landscape.results import (
+    Density,
+    Eigenpairs,
+    Evaluation,
+    FloatArray,
+    Line,
+    Result,
+    Sharpness,
+    Surface,
+    TraceEstimate,
+)
+
+Columns = dict[str, list[Any]]
+
+
+def table_bytes(result: Result) -> bytes:
+    """Return a record as a table of comma-separated values.
+
+    The columns, by kind of record; those of the further means over the examples bear their names:
+
+    - ``line``: x, distance, loss, loss_se, means; a row for each point, as they were measured.
+    - ``surface``: x, y, loss, loss_se, means; a row for each point, y running fastest.
+    - ``eigs``: label, value, residual, error, data_error, gauss_newton.
+    - ``trace``: layer, size, value, standard_error, low, high; the first row is of the whole, and
+      its layer is empty.
+    - ``density``: grid, density, low, high.
+    - ``sharpness``: start, value, gap; where each start of the search ended.
+    - ``loss``: loss, loss_se, gradient_norm, means; one row.
+
+    Args:
+        result: any record.
+
+    Returns:
+        The bytes of the file.
+    """
+    columns = _COLUMNS[result.kind](result)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return stream.getvalue().encode()
+
+
+def named_metrics(metrics: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """Name each metric so that it is not mistaken for another column.
+
+    Args:
+        metrics: by name.
+        taken: names of other columns.
+
+    Returns:
+        The metrics by name, ``metrics.`` before one that is taken.
+    """
+    return {f"metrics.{name}" if name in taken else name: v for name, v in metrics.items()}
+
+
+def _line(line: Line) -> Columns:
+    columns = {
+        "x": _floats(line.x),
+        "distance": _floats(line.distance),
+        "loss": _floats(line.loss),
+        "loss_se": _floats(line.loss_se),
+    }
+    return columns | _metrics(line.metrics, columns)
+
+
+def _surface(surface: Surface) -> Columns:
+    columns = {
+        "x": _floats(np.repeat(surface.x, surface.y.size)),
+        "y": _floats(np.tile(surface.y, surface.x.size)),
+        "loss": _floats(surface.loss),
+        "loss_se": _floats(surface.loss_se),
+    }
+    return columns | _metrics(surface.metrics, columns)
+
+
+def _eigenpairs(pairs: Eigenpairs) -> Columns:
+    n = len(pairs.values)
+    return {
+        "label": pairs.labels(),
+        "value": _floats(pairs.values),
+        "residual": _floats(pairs.residuals),
+        "error": _floats(pairs.errors) or [""] * n,
+        "data_error": _floats(pairs.data_errors) or [""] * n,
+        "gauss_newton": _floats(pairs.gauss_newton) or [""] * n,
+    }
+
+
+def _trace(trace: TraceEstimate) -> Columns:
+    return {
+        "layer": ["", *trace.layers],
+        "size": [trace.provenance.n_parameters, *(int(size) for size in trace.layer_sizes)],
+        "value": _floats([trace.value, *trace.layer_values]),
+        "standard_error": _floats([trace.standard_error, *trace.layer_standard_errors]),
+        "low": _floats([trace.low, *trace.layer_low]),
+        "high": _floats([trace.high, *trace.layer_high]),
+    }
+
+
+def _density(density: Density) -> Columns:
+    names = ("grid", "density", "low", "high")
+    return {name: _floats(getattr(density, name)) for name in names}
+
+
+def _sharpness(sharpness: Sharpness) -> Columns:
+    return {
+        "start": list(sharpness.starts),
+        "value": _floats(sharpness.start_values),
+        "gap": _floats(sharpness.start_gaps),
+    }
+
+
+def _evaluation(evaluation: Evaluation) -> Columns:
+    names = ("loss", "loss_se", "gradient_norm")
+    columns = {name: _floats([getattr(evaluation, name)]) for name in names}
+    return columns | _metrics(evaluation.metrics, columns)
+
+
+def _metrics(metrics: Mapping[str, Any], taken: Collection[str]) -> Columns:
+    return {name: _floats(values) for name, values in named_metrics(metrics, taken).items()}
+
+
+def _floats(values: FloatArray | Iterable[float] | float) -> list[str]:
+    return [repr(float(value)) for value in np.ravel(values)]  # type: ignore[arg-type]
+
+
+_COLUMNS: Mapping[str, Any] = {
+    "line": _line,
+    "surface": _surface,
+    "eigs": _eigenpairs,
+    "trace": _trace,
+    "density": _density,
+    "sharpness": _sharpness,
+    "loss": _evaluation,
+}

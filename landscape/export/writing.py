@@ -1,0 +1,85 @@
+"""One record into one file, in the format that the file's suffix names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from landscape.errors import InvalidArgumentError
+from landscape.export.archives import archive_bytes
+from landscape.export.hdf5 import hdf5_bytes
+from landscape.export.tables import table_bytes
+from landscape.export.vtk import vtk_bytes
+from landscape.results import KINDS, Result
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    Attributes:
+        kinds: kinds of record that it can hold.
+        encode: makes the file's bytes from a record.
+    """
+
+    kinds: tuple[str, ...]
+    encode: Callable[[Any], bytes]
+
+
+_CLASSIC = Format(("line", "surface"), hdf5_bytes)
+FORMATS: Mapping[str, Format] = {
+    ".csv": Format(tuple(KINDS), table_bytes),
+    ".npz": Format(tuple(KINDS), archive_bytes),
+    ".h5": _CLASSIC,
+    ".hdf5": _CLASSIC,
+    ".vtk": Format(("surface",), vtk_bytes),
+}
+"""The formats, by the suffix that names them."""
+
+
+def export_result(result: Result, path: str | os.PathLike[str]) -> Path:
+    """Write a record to a file of its own; whole or not at all.
+
+    Args:
+        result: any record of `landscape.results`.
+        path: where to write; ends in ``.csv``, ``.npz``, ``.h5``, ``.hdf5`` or ``.vtk``. What
+            stands there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        InvalidArgumentError: if the suffix is unknown, or such a file cannot hold the record.
+        LandscapeError: if the file cannot be written.
+        MissingDependencyError: if it is an HDF5 file and h5py is not installed.
+    """
+    from landscape.plots.saving import write_file
+
+    check_format(result.kind, path)
+    return write_file(path, FORMATS[Path(path).suffix.lower()].encode(result))
+
+
+def check_format(kind: str, path: str | os.PathLike[str]) -> None:
+    """Refuse a file that could not hold a record, before anything is written.
+
+    Args:
+        kind: kind of the record, a key of `landscape.results.KINDS`.
+        path: where it is to be written.
+
+    Raises:
+        InvalidArgumentError: if the suffix is unknown, or such a file cannot hold the record.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        msg = f"cannot tell the format of {str(path)!r}: end it in {', '.join(FORMATS)}"
+        raise InvalidArgumentError(msg)
+    if kind not in FORMATS[suffix].kinds:
+        fit = [name for name, one in FORMATS.items() if kind in one.kinds]
+        msg = (
+            f"a {suffix} file holds records of kind {' or '.join(FORMATS[suffix].kinds)}, and "
+            f"this one is of kind {kind!r}: write it to {' or '.join(fit)}"
+        )
+        raise InvalidArgumentError(msg)
