@@ -10,13 +10,15 @@ from landscape.errors import InvalidArgumentError, StudyError
 
 if TYPE_CHECKING:
     from landscape.results import Result
-    from landscape.study import Study
+    from landscape.study import Entry, Study
 
 Named = list[tuple[str, "Result"]]
 
 
 def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
-    """Return the newest finished record of a kind for each checkpoint.
+    """Return the newest finished record of a kind for each checkpoint, all of one operator.
+
+    That is the operator of the newest record; those of a part of the parameters are left out.
 
     Args:
         study: where to look.
@@ -26,7 +28,9 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
     Returns:
         The checkpoints' names with their records.
     """
-    found = [entry for entry in study.entries(kind) if entry.status == "complete"]
+    whole = [e for e in study.entries(kind) if e.status == "complete" and not e.parameters]
+    last = max(whole, key=lambda entry: (entry.created, entry.id), default=None)
+    found = [entry for entry in whole if last is not None and _alike(entry, last)]
     ids: dict[str, int] = {}
     for entry in sorted(found, key=lambda entry: (entry.created, entry.id)):
         ids[entry.name] = entry.id
@@ -38,6 +42,11 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
         msg = f"{study.path} holds no finished {kind}{whose}{known}; measure it first"
         raise StudyError(msg)
     return [(name, study.load(ids[name])) for name in order]
+
+
+def _alike(one: Entry, other: Entry) -> bool:
+    """Tell whether two measurements are of the same operator, or of none."""
+    return all(one.settings.get(key) == other.settings.get(key) for key in ("operator", "scale"))
 
 
 def numbered(study: Study, ids: Sequence[int]) -> Named:

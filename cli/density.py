@@ -42,7 +42,7 @@ def command(told: Measuring, memory: float | None, **options: Any) -> None:
     """
     from landscape.measure.densities import spectral_density
 
-    spent = options["n_probes"] * options["steps"] + 203
+    spent = options["n_probes"] * options["steps"] + max(200, 20 * options["outliers"]) + 2
     measure_each(
         told,
         lambda problem, study: spectral_density(

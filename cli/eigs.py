@@ -78,7 +78,9 @@ def command(
     from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
 
     options |= {"seed": told.seed, "progress": told.progress, "split": ggn_split}
-    price = Cost(forwards=1, hvps=options["max_matvecs"] + k + 3)
+    pairs = 2 * k if options["both_ends"] else k
+    extra = pairs * ((options["data_groups"] > 0) + ggn_split)
+    price = Cost(forwards=1, hvps=options["max_matvecs"] + extra + 2)
     if layers:
         measure_layers(
             told,
@@ -94,7 +96,7 @@ def command(
         return found[-1]
 
     measure_each(told, measure, price=lambda problem: price)
-    if not told.as_json and k > 1:
+    if not told.as_json and k > 1 and all(pairs.vectors.size for pairs in found):
         _print_overlaps(found)
 
 

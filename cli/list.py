@@ -49,6 +49,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
         status += f" ({entry.points_done} of {entry.points_total} points)"
     when = entry.created.replace("T", " ").removesuffix("+00:00")
     asked = ", ".join(f"{key} {entry.settings[key]}" for key in _TELLING if entry.settings.get(key))
+    if entry.parameters:
+        asked += f", of {entry.parameters}"
     return str(entry.id), entry.name, entry.kind, asked, entry.split, status, when, entry.cost
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,7 +10,17 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_UNITS = {"": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {
+    "": 1.0,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tb": 1e12,
+    "tib": 2**40,
+}
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]
@@ -28,14 +39,14 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, (int, float)):
             return float(value)
         text = value.strip().lower()
-        digits = text.rstrip("bgikm ")
+        digits = text.rstrip("bgikmt ")
         unit = text[len(digits) :].strip()
         try:
             size = float(digits) * _UNITS[unit]
         except (KeyError, ValueError):
             self.fail(f"{value!r} is no size; expected bytes, as in 500MB or 4GiB", param, ctx)
-        if size <= 0:
-            self.fail(f"{value!r} is no size; expected more than zero", param, ctx)
+        if not 0 < size < math.inf:
+            self.fail(f"{value!r} is no size; expected a finite number above zero", param, ctx)
         return size
 
 

@@ -244,7 +244,8 @@ def test_trace_and_density(here: Path, run) -> None:
     ("args", "code", "words"),
     [
         (("--memory", "lots"), 2, "'lots' is no size; expected bytes, as in 500MB or 4GiB"),
-        (("--memory", "1MB"), 2, "a budget of 1 MB"),
+        (("--memory", "5KB"), 2, "a budget of 0 MB"),
+        (("--memory", "nan"), 2, "'nan' is no size"),
         (("--tol", "1e-12"), 2, "below the noise floor of the products in float32"),
         (("-k", "0"), 2, "k must be from 1"),
         (("--both-ends", "--method", "power"), 2, "use method='lanczos'"),
@@ -256,3 +257,25 @@ def test_eigs_refuses(here: Path, run, args: tuple[str, ...], code: int, words: 
     assert ran.code == code
     assert words in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_a_part_of_a_checkpoint_does_not_stand_for_it(here: Path, run) -> None:
+    args = ("--problem", "task.py")
+    run("eigs", "a.pt", "b.pt", *args)
+    run("eigs", "a.pt", *args, "--layers")
+    run("eigs", "a.pt", *args, "--operator", "ggn")
+    run("trace", "a.pt", *args)
+    run("trace", "a.pt", *args, "--params", "*.bias")
+    with Study("landscape.db", readonly=True) as study:
+        comparison = study.comparison()
+        whole = comparison["a"].eigenpairs
+    assert comparison.names == ("a", "b")
+    assert whole is not None
+    assert whole.provenance.parameters == ""
+    assert whole.operator == "Hessian"
+    assert "of *.bias" in run("list").out
+    for what in ("eigs", "trace"):
+        assert run("plot", "a", "--what", what, "-o", "x.svg").code == 0
+    assert "matching" not in Path("x.svg").read_text()
+    ran = run("plot", "a", "b", "--what", "sweep", "-o", "x.png")
+    assert "holds no finished eigs of b; it holds those of a" in ran.err  # the newest is ggn

@@ -78,6 +78,19 @@ def test_a_loss_over_the_whole_batch_is_never_cut() -> None:
         assert len(forms) == 1
 
 
+def test_a_weight_that_is_no_sum_is_never_cut() -> None:
+    def constant(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+        return losses, torch.tensor(1.0)
+
+    problem = Problem(wide().model, batch_loss=constant, data=list(wide().batches))
+    with Evaluator(problem) as evaluator:
+        assert not divisible(evaluator)
+        expected = Hessian(evaluator).matmat(vectors(problem))
+        found = Hessian(evaluator, graph_bytes=10_000).matmat(vectors(problem))
+    assert torch.allclose(found, expected, rtol=1e-12)
+
+
 def test_batches_are_not_cut_in_train_mode() -> None:
     with Evaluator(wide(mode="train")) as evaluator:
         assert not divisible(evaluator)
@@ -205,6 +218,40 @@ def test_the_layer_without_second_derivative_is_named() -> None:
         up, down = (evaluator.gradient(evaluator.origin + s * 1e-5 * v)[1] for s in (1, -1))
         assert torch.allclose(operator.matvec(v), (up - down) / 2e-5, rtol=1e-5, atol=1e-8)
         assert "because of 1 (Square)" in operator.describe()
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return SquaredOnce.apply(x)
+
+
+class SquaredOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * slope
+
+
+def test_looking_for_the_layer_leaves_the_model_alone() -> None:
+    tanh = nn.Tanh()  # used twice, on inputs of two widths
+    model = nn.Sequential(
+        nn.Linear(6, 8), tanh, nn.BatchNorm1d(8), Square(), nn.Linear(8, 7), tanh, nn.Linear(7, 3)
+    )
+    (batch,) = wide().batches
+    problem = Problem(
+        model, nn.CrossEntropyLoss(), (batch[0].float(), batch[1]), mode="train", dtype="float64"
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with Evaluator(problem) as evaluator:
+        operator = Hessian(evaluator)
+        operator.matvec(vectors(problem)[0])
+        assert "because of 3 (Square)" in operator.describe()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
 def test_differences_that_disagree_are_refused() -> None:

@@ -11,6 +11,8 @@ from landscape.linalg.krylov import SCRATCH_BYTES
 
 # A product, its copy in the storage dtype, and the argument in the operator's own.
 _WORK = 3
+# Four pieces in float64, of a basis of 64 vectors.
+_SCRATCH_PER_ENTRY = 4 * 8 * 64
 # The projection and what its dense eigensolver needs, in float64 matrices of the basis' size.
 _SMALL = 5
 
@@ -61,7 +63,9 @@ def basis_for(
     """
     wanted = n_wanted(n, k=k, both_ends=both_ends)
     vector = n * torch.promote_types(dtype, torch.float32).itemsize
-    fixed = (block + 2 * wanted + _WORK) * vector + SCRATCH_BYTES
+    # Sums are done in pieces of the basis, and those of a small one are small.
+    scratch = min(SCRATCH_BYTES, _SCRATCH_PER_ENTRY * n)
+    fixed = (block + 2 * wanted + _WORK) * vector + scratch
     left = max(budget_bytes - fixed, 0.0)
     # The positive root m of 8·_SMALL·m² + vector·m = left, free of cancellation.
     fits = int(2.0 * left / (vector + math.sqrt(vector**2 + 32.0 * _SMALL * left)))

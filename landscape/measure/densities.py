@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.errors import InvalidArgumentError
 from landscape.linalg import EigenSolution, SpectralDensity, lanczos
 from landscape.linalg import spectral_density as quadrature
 from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
@@ -43,7 +44,7 @@ def spectral_density(
     Args:
         problem: what to measure.
         operator: ``hessian``, ``ggn`` (generalised Gauss-Newton) or ``fisher`` (empirical).
-        outliers: eigenvalues to deflate, from the top; those that converged are. 0: none.
+        outliers: eigenvalues to deflate, from the top, if all of them converge. 0: none.
         steps: Lanczos steps of each probe.
         n_probes: random vectors, at least 2.
         bandwidth: standard deviation of the Gaussian; None: about the finest that the steps
@@ -51,8 +52,8 @@ def spectral_density(
         confidence: probability that an interval is to cover its truth.
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
-        memory: bytes to use beyond model and data; half of them for graphs that are kept between
-            products. None: 2 GiB for those.
+        memory: half of it is for graphs that are kept between products; None: 2 GiB. The vectors
+            come on top, see "Cost" in `landscape.linalg`.
         seed: of the probes.
         study: where the result is kept, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
@@ -68,6 +69,9 @@ def spectral_density(
         Ghorbani, Krishnan, Xiao (2019), arXiv:1901.10159; Ubaru, Chen, Saad (2017), SIAM J.
         Matrix Anal. Appl. 38.
     """
+    if outliers < 0:
+        msg = f"outliers = {outliers}; expected the number of eigenvalues to deflate, or 0"
+        raise InvalidArgumentError(msg)
     request = Request(operator=operator, scale=scale, products=products, seed=seed)
     asked: dict[str, Any] = {
         "steps": steps,

@@ -13,7 +13,7 @@ from landscape.linalg import EigenSolution, lanczos, power_iteration
 from landscape.linalg.budget import basis_for, least_basis
 from landscape.measure.curvature import Prepared, Request, prepared
 from landscape.measure.recall import recall_or_measure
-from landscape.operators import GRAPH_BYTES, GaussNewton, parameter_scale
+from landscape.operators import GRAPH_BYTES, GaussNewton, Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, FloatArray, Provenance
 from landscape.study import Study
@@ -88,7 +88,11 @@ def top_eigenpairs(
         Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
     """
     request = Request(operator=operator, scale=scale, products=products, seed=seed)
-    _check(problem, k, method, both_ends=both_ends, block=block, split=split, operator=operator)
+    _check(problem, k, method, data_groups=data_groups)
+    _check_ends(method, both_ends=both_ends, block=block)
+    if split and operator != "hessian":
+        msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
+        raise InvalidArgumentError(msg)
     settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
     settings |= {"data_groups": data_groups, **request.settings(memory)}
     usual = {"both_ends": False, "block": 1, "split": False}
@@ -102,19 +106,22 @@ def top_eigenpairs(
         ) as ready:
             ready.require(tol)
             asked: dict[str, Any] = {"k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
+            first = _vectors(start, ready)
             if method == "power":
-                found = power_iteration(**asked, **ready.where)
+                top = None if first is None else first[0]
+                found = power_iteration(start=top, **asked, **ready.where)
             else:
                 found = lanczos(
                     both_ends=both_ends,
                     block=block,
                     max_basis=max_basis,
-                    start=_vectors(start, ready),
+                    start=first,
                     **asked,
                     **ready.where,
                 )
             evidence = _data_errors(found, ready, request, data_groups)
-            evidence["start"] = "random" if start is None else f"{start.name} and a random vector"
+            if start is not None and first is not None:
+                evidence["start"] = f"{start.name} and a random vector"
             if split:
                 evidence["gauss_newton"] = _gauss_newton(found, ready, request)
             return _record(found, evidence, ready, method, settings, provenance)
@@ -143,25 +150,19 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
     return found
 
 
-def _check(
-    problem: Problem,
-    k: int,
-    method: str,
-    *,
-    both_ends: bool,
-    block: int,
-    split: bool,
-    operator: str,
-) -> None:
+def _check(problem: Problem, k: int, method: str, *, data_groups: int) -> None:
     one_of(method, METHODS, what="method")
+    if data_groups < 0:
+        msg = f"data_groups = {data_groups}; expected the number of groups, or 0 for none"
+        raise InvalidArgumentError(msg)
     if not 1 <= k <= problem.space.n:
         msg = f"k must be from 1 to the number of parameters, {problem.space.n:,}; got {k}"
         raise InvalidArgumentError(msg)
+
+
+def _check_ends(method: str, *, both_ends: bool, block: int) -> None:
     if method == "power" and (both_ends or block > 1):
         msg = "power iteration finds the top end from one vector; use method='lanczos'"
-        raise InvalidArgumentError(msg)
-    if split and operator != "hessian":
-        msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
         raise InvalidArgumentError(msg)
 
 
@@ -213,7 +214,7 @@ def _data_errors(
     found: EigenSolution, ready: Prepared, request: Request, n_groups: int
 ) -> dict[str, Any]:
     """Return the standard error of each value over the examples, by a jackknife over groups."""
-    if n_groups < 2:
+    if n_groups < 1:
         return {}
     vectors = _unscaled(found, ready, request)
     forms, weights = ready.curvature.forms(vectors, n_groups=n_groups)
@@ -221,7 +222,7 @@ def _data_errors(
         return {}
     errors = jackknife(forms, weights)
     if ready.evaluator.problem.loss.sums:
-        errors = errors * len(forms)  # of the sum over the groups, not of their mean
+        errors = errors * weights.sum()  # of the sum over the examples, not of their mean
     return {"data_errors": errors, "n_groups": len(forms)}
 
 
@@ -246,6 +247,12 @@ def jackknife(sums: FloatArray, weights: FloatArray) -> FloatArray:
     return np.asarray(np.sqrt((g - 1) / g * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)))
 
 
+def _inexactness(ready: Prepared) -> float:
+    """Return the relative error of the products themselves, which no residual sees."""
+    differences = ready.curvature.error if isinstance(ready.curvature, Hessian) else 0.0
+    return ready.noise.floor + differences
+
+
 def _gauss_newton(found: EigenSolution, ready: Prepared, request: Request) -> FloatArray:
     vectors = _unscaled(found, ready, request)
     products = GaussNewton(ready.evaluator, graph_bytes=0).matmat(vectors)
@@ -263,7 +270,7 @@ def _record(
     return Eigenpairs(
         values=found.values,
         residuals=found.residuals,
-        errors=found.errors,
+        errors=found.errors + _inexactness(ready) * float(np.abs(found.values).max()),
         vectors=found.vectors.cpu().numpy(),
         n_lowest=found.n_lowest,
         upper_bound=found.upper_bound,

@@ -47,8 +47,8 @@ def trace(
         max_matvecs: products to spend at most.
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
-        memory: bytes to use beyond model and data; half of them for graphs that are kept between
-            products. None: 2 GiB for those.
+        memory: half of it is for graphs that are kept between products; None: 2 GiB. The vectors
+            come on top, see "Cost" in `landscape.linalg`.
         seed: of the probes.
         study: where the result is kept, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.

@@ -16,6 +16,7 @@ from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import inner
 from landscape.linalg.symmetric import SymmetricOperator
 from landscape.operators.pieces import Piece, divisible, pieces, size_that_fits
+from landscape.problem.data import examples_in
 from landscape.sums import VectorSum, final_divisor
 
 GRAPH_BYTES = 2 * 2**30
@@ -69,6 +70,7 @@ class Curvature(SymmetricOperator):
         self._at = evaluator.origin if at is None else at
         self._limit = graph_bytes
         self._room = graph_bytes
+        self._full = graph_bytes <= 0
         self._kept: dict[int, BatchProduct] = {}
         self._measured = False
         self._size: int | None = None
@@ -112,8 +114,9 @@ class Curvature(SymmetricOperator):
             n_groups: cut batches until there are about so many groups, where the loss allows it.
 
         Returns:
-            The sums over each group, shape (g, b), and the weight of each, shape (g,): the form
-            of a group is one over the other. Cost: b products, graphs built once.
+            The sums over each group, shape (g, b), and the weight of each, shape (g,); for a loss
+            that is a plain sum, the number of examples. Groups without weight are left out.
+            Cost: b products, graphs built once.
         """
         problem = self._evaluator.problem
         forms, weights = [], []
@@ -124,9 +127,10 @@ class Curvature(SymmetricOperator):
                 for i, vector in enumerate(vectors)
             )
             forms.append([float(inner(vector[None], result)) for vector, result in results])
-            weights.append(1.0 if problem.loss.sums else product.weight)
+            weights.append(examples_in(piece.batch) if problem.loss.sums else product.weight)
         self._evaluator.passes["hvps"] += len(vectors)
-        return np.array(forms), np.array(weights)
+        kept = np.array(weights, dtype=np.float64) > 0
+        return np.array(forms)[kept], np.array(weights, dtype=np.float64)[kept]
 
     def describe(self) -> str:
         """Return how products are made, in words.
@@ -182,13 +186,15 @@ class Curvature(SymmetricOperator):
             self._n_pieces = max(self._n_pieces, i + 1)
             if i in self._kept:
                 yield piece.number, self._kept[i], True
-            elif self._room <= 0:
+            elif self._full:
                 yield piece.number, self._anew(piece), False
             else:
                 product = self._build(piece)
-                self._room -= product.n_bytes
-                if self._room > 0:
+                if product.n_bytes < self._room:
+                    self._room -= product.n_bytes
                     self._kept[i] = product
+                else:
+                    self._full = True
                 yield piece.number, product, i in self._kept
 
     def _check_finite(self, part: Tensor, number: int) -> None:

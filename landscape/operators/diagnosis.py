@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -14,7 +15,22 @@ from landscape.problem.data import leaves, map_leaves
 
 
 def name_the_culprit(evaluator: Evaluator) -> str:
-    """Say which layer has no second derivative, by trying each on the inputs that it gets.
+    """Say which layer has no second derivative, as far as it can be found out.
+
+    Args:
+        evaluator: an entered evaluator.
+
+    Returns:
+        The module's name and class, or words for what is not known.
+    """
+    try:
+        return _search(evaluator)
+    except Exception:  # whatever a user's layer does by itself, it must not end the measurement
+        return "an operation of the model"
+
+
+def _search(evaluator: Evaluator) -> str:
+    """Return the layer that has no second derivative, by trying each on the inputs that it gets.
 
     Args:
         evaluator: an entered evaluator.
@@ -28,7 +44,10 @@ def name_the_culprit(evaluator: Evaluator) -> str:
 
     def run(model: nn.Module, batch: Any) -> None:
         def note(name: str) -> Any:
-            return lambda part, args, kwargs: inputs.setdefault(name, (args, kwargs))
+            def hook(part: nn.Module, args: Any, kwargs: Any) -> None:
+                inputs.setdefault(name, (args, kwargs))
+
+            return hook
 
         hooks = [
             part.register_forward_pre_hook(note(name), with_kwargs=True)
@@ -47,7 +66,9 @@ def name_the_culprit(evaluator: Evaluator) -> str:
     innermost_first = sorted(inputs, key=lambda name: -name.count("."))
     for wrong in (_fails, _is_custom):
         for name in innermost_first:
-            part = problem.model.get_submodule(name)
+            # A copy: a layer in train mode writes to its buffers.
+            part = copy.deepcopy(problem.model.get_submodule(name))
+            part.to(problem.device, problem.dtype)
             if wrong(part, *inputs[name]):
                 return f"{name} ({type(part).__name__})"
     return "the loss, or an operation outside of the layers"
@@ -55,20 +76,20 @@ def name_the_culprit(evaluator: Evaluator) -> str:
 
 def _fails(part: nn.Module, args: Any, kwargs: Any) -> bool:
     """Return whether a module cannot be differentiated twice."""
-    try:
-        with twice_differentiable(part):
-            total, wanted = _square(part, args, kwargs)
-            if total is None or not wanted:
-                return False
-            slopes = torch.autograd.grad(total, wanted, create_graph=True, allow_unused=True)
-            kept = [slope for slope in slopes if slope is not None and slope.requires_grad]
-            if any(node.name() == ONCE for node in nodes(*kept)):
-                return True
+    with twice_differentiable(part):
+        total, wanted = _square(part, args, kwargs)
+        if total is None or not wanted:
+            return False
+        slopes = torch.autograd.grad(total, wanted, create_graph=True, allow_unused=True)
+        kept = [slope for slope in slopes if slope is not None and slope.requires_grad]
+        if any(node.name() == ONCE for node in nodes(*kept)):
+            return True
+        try:
             if kept:
                 squares = torch.stack([slope.square().sum() for slope in kept]).sum()
                 torch.autograd.grad(squares, wanted, allow_unused=True)
-    except RuntimeError:
-        return True
+        except RuntimeError:
+            return True
     return False
 
 

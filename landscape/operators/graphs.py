@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -68,14 +68,15 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
-    cudnn = torch.backends.cudnn.enabled and not recurrent
-    with (
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        torch.backends.cudnn.flags(
-            enabled=cudnn,
-            benchmark=torch.backends.cudnn.benchmark,
-            deterministic=torch.backends.cudnn.deterministic,
-        ),
-    ):
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
+        if recurrent:
+            now = torch.backends.cudnn
+            stack.enter_context(
+                now.flags(
+                    enabled=False,
+                    benchmark=now.benchmark,
+                    deterministic=now.deterministic,
+                    allow_tf32=now.allow_tf32,
+                )
+            )
         yield

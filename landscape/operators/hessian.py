@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from landscape.errors import LossError, one_of
+from landscape.errors import LossError, ProblemError, one_of
 from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import norm
 from landscape.operators.curvature import GRAPH_BYTES, BatchProduct, Curvature
@@ -122,6 +122,7 @@ class Hessian(Curvature):
     def _use_differences(self, reason: str) -> None:
         self._kept.clear()
         self._limit = self._room = 0
+        self._full = True
         self._size = None
         self._chosen, self._reason = self._differences, reason
 
@@ -156,9 +157,11 @@ class Hessian(Curvature):
     def _check_difference(self, error: float) -> None:
         self.error = max(self.error, error)
         if error > _LARGEST_DIFFERENCE:
+            why = f"{self._reason}; " if self._wanted == "auto" else ""
+            remedy = "replace the operation" if why else "use another way of making products"
             msg = (
-                f"{self._reason}; finite differences of the gradient cannot take its place, with "
-                f"two steps they differ by {error:.0%}: replace the operation, or use float64"
+                f"{why}finite differences of the gradient cannot be trusted here, with two steps "
+                f"they differ by {error:.0%}: {remedy}, or use float64"
             )
             raise LossError(msg)
 
@@ -174,7 +177,7 @@ class Hessian(Curvature):
         double, expected = _timed(self._double_backward, piece, vector)
         try:
             forward, found = _timed(self._forward_over_reverse, piece, vector)
-        except LossError:
+        except ProblemError:  # an operation that forward mode does not know
             return self._double_backward
         tolerance = torch.finfo(self.dtype).eps ** 0.5 * float(expected.norm())
         agree = float((found - expected).norm()) <= tolerance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,12 +31,14 @@ class JacobianProduct:
         n_bytes: memory of the graphs.
     """
 
-    def __init__(self, leaf: Tensor, z: Tensor, middle: Middle, weight: float) -> None:
+    def __init__(
+        self, leaf: Tensor, z: Tensor, middle: Middle, weight: float, also: Sequence[Tensor] = ()
+    ) -> None:
         self.weight = weight
         self._leaf, self._z, self._middle = leaf, z, middle
         self._u = torch.zeros_like(z, requires_grad=True)
         self._transposed = differentiate(z, leaf, create_graph=True, along=self._u)
-        self.n_bytes = graph_bytes(z, self._transposed)
+        self.n_bytes = graph_bytes(z, self._transposed, *also)
 
     def times(self, vector: Tensor, *, retain: bool) -> Tensor:
         """Return the product with a vector of shape (n,), keeping the graph for another or not."""
@@ -90,7 +92,9 @@ class GaussNewton(Curvature):
             leaf = self._at.detach().clone().requires_grad_(True)
             output, z, terms = self._evaluator.on_batch(leaf, piece.batch, piece.number, body)
             slope = differentiate(terms.total, z, create_graph=True)
-            return JacobianProduct(leaf, output, _hessian_of(slope, z), float(terms.weight))
+            return JacobianProduct(
+                leaf, output, _hessian_of(slope, z), float(terms.weight), [slope]
+            )
 
     def _way(self) -> str:
         return "two backward passes and the loss's own Hessian"

@@ -83,7 +83,7 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
 
 
 def divisible(evaluator: Evaluator) -> bool:
-    """Tell whether batches can be cut: the loss of the first is the sum over its two halves.
+    """Tell whether batches can be cut: loss and weight of the first are sums over its two halves.
 
     Args:
         evaluator: an entered evaluator.
@@ -102,11 +102,16 @@ def divisible(evaluator: Evaluator) -> bool:
     try:
         with torch.no_grad():
             whole, *parts = (
-                float(evaluator.terms(evaluator.origin, part, 0).total) for part in (batch, *halves)
+                evaluator.terms(evaluator.origin, part, 0) for part in (batch, *halves)
             )
     except LandscapeError:
         return False
-    return same_loss(whole, sum(parts), problem.dtype)
+    totals, weights = (
+        (float(getattr(whole, name)), sum(float(getattr(part, name)) for part in parts))
+        for name in ("total", "weight")
+    )
+    # A weight that is no sum either, such as a constant 1, would change what is measured.
+    return same_loss(*totals, problem.dtype) and same_loss(*weights, problem.dtype)
 
 
 def _parts(piece: Piece, size: int) -> Iterator[Piece]:

@@ -10,11 +10,12 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from landscape.errors import LossError
+from landscape.errors import LossError, ProblemError
 from landscape.evaluate import Evaluator, differentiate, needing_derivatives
 from landscape.linalg.krylov import norm
 from landscape.operators.graphs import ONCE, graph_bytes, nodes, twice_differentiable
 from landscape.operators.pieces import Piece
+from landscape.problem.losses import BatchTerms
 
 
 class NotTwiceDifferentiableError(LossError):
@@ -115,11 +116,20 @@ class ForwardOverReverse:
             # torch's own rules for forward mode are still compiled by what it has deprecated.
             warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
             dual = forward_mode.make_dual(leaf, vector)  # type: ignore[no-untyped-call]
-            terms = self._evaluator.terms(dual, self._piece.batch, self._piece.number)
+            terms = self._terms(dual)
             gradient = differentiate(terms.total, dual)
             tangent = forward_mode.unpack_dual(gradient).tangent  # type: ignore[no-untyped-call]
             self.weight = float(terms.weight)
             return torch.zeros_like(vector) if tangent is None else tangent.detach().clone()
+
+    def _terms(self, dual: Tensor) -> BatchTerms:
+        try:
+            return self._evaluator.terms(dual, self._piece.batch, self._piece.number)
+        except ProblemError as error:
+            if not isinstance(error.__cause__, (NotImplementedError, RuntimeError)):
+                raise
+            msg = f"an operation of the model has no forward mode, use double backward: {error}"
+            raise LossError(msg) from error
 
 
 class Differences:

@@ -6,6 +6,7 @@ the array is `_rows`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -259,7 +260,8 @@ def axis_label(letter: str, vector: str, norm: float) -> str:
     Returns:
         The label.
     """
-    return f"{letter}, in units of {vector} (‖{vector}‖ = {number(norm)})"
+    size = f" (‖{vector}‖ = {number(norm)})" if math.isfinite(norm) else ""
+    return f"{letter}, in units of {vector}{size}"
 
 
 def covers_origin(surface: Surface) -> bool:

@@ -104,7 +104,10 @@ def source(result: Result) -> str:
         A phrase such as ``train data (1,000 examples), eval mode, float32``.
     """
     at = result.provenance
-    return f"{at.split} data ({at.n_examples:,} examples), {at.mode} mode, {at.dtype}"
+    part = f"parameters matching {at.parameters}" if at.parameters else ""
+    mode = f"{at.mode} mode" if at.mode else ""
+    examples = f" ({at.n_examples:,} examples)" if at.n_examples else ""
+    return ", ".join(filter(None, [f"{at.split} data{examples}", mode, at.dtype, part]))
 
 
 def of_operator(records: Sequence[Spectral], names: Sequence[str]) -> str:

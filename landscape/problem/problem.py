@@ -212,7 +212,7 @@ class Problem:
     def checkpoint_hash(self) -> str:
         """Digest of the weights and buffers, the same for the same values in any file format."""
         content = Content()
-        trainable = set(self.space.names)
+        trainable = set(ParameterSpace.of(self.model).names)
         for name, tensor in sorted(self.model.state_dict().items()):
             if isinstance(tensor, Tensor):
                 content.add((name, name in trainable, tensor))

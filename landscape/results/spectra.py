@@ -48,7 +48,8 @@ class Spectral(Result):
         return words if scale == "none" else f"{words}, rescaled {scale}"
 
     def _made(self) -> list[tuple[str, str]]:
-        return [("products", self.products)] if self.products else []
+        rows = [("products", self.products)] if self.products else []
+        return rows if self.operator == OPERATORS["hessian"] else [("of the", self.operator), *rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class Eigenpairs(Spectral):
         converged: whether every residual met the tolerance.
         method: ``lanczos`` or ``power``.
         errors: min(residual, residual² / gap), the Kato-Temple bound on |θ − λ|, provided that no
-            eigenvalue was missed between those found.
+            eigenvalue was missed between those found; and what the noise of the products adds.
         n_lowest: how many of the values are from the lower end.
         upper_bound: no eigenvalue lies above it, but for the failure probability.
         lower_bound: no eigenvalue lies below it, but for the failure probability.
@@ -204,7 +205,8 @@ class Density(Spectral):
         high: upper end.
         bandwidth: standard deviation of the Gaussian that every eigenvalue is smoothed by.
         confidence: probability that an interval covers its truth.
-        negative: part of the eigenvalues that lies below zero (beyond rounding), from 0 to 1.
+        negative: part of the eigenvalues that lies below zero, from 0 to 1. A few steps cannot tell
+            what is zero to rounding from it; the interval allows for that, not this number.
         negative_low: lower end of its confidence interval.
         negative_high: upper end.
         atoms: eigenvalues that were found by themselves and deflated exactly, descending.

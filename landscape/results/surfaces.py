@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -79,8 +80,10 @@ class Surface(Result):
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured and the range of the losses as rows."""
         norms = " and ".join(number(v) for v in self.direction_norms)
+        known = math.isfinite(self.cosine)
+        axes = f", norms {norms}, cosine {self.cosine:+.3f}" if known else ""
         return [
-            ("plane", f"{self.plane}, norms {norms}, cosine {self.cosine:+.3f}"),
+            ("plane", f"{self.plane}{axes}"),
             (
                 "points",
                 f"{self.x.size} × {self.y.size} on [{self.x.min():g}, {self.x.max():g}] × "

@@ -55,6 +55,8 @@ def content_key(kind: str, provenance: Provenance, settings: Mapping[str, Any]) 
     """
     one_of(kind, KINDS, what="kind of result")
     identity = {field: getattr(provenance, field) for field in _IDENTITY}
+    if provenance.parameters:
+        identity["parameters"] = provenance.parameters
     text = dumps({"kind": kind, **identity, "settings": settings}, canonical=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

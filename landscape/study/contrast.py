@@ -39,10 +39,10 @@ class Candidate:
     def role(self) -> str | None:
         """Field of `landscape.measured.Measured` that it can fill; None for what is another thing.
 
-        Other lines, other operators than the Hessian, and parts of the parameters are.
+        Other lines and other operators than the Hessian are.
         """
         plain = {"operator": "hessian", "scale": "none"}
-        if self.parameters or any(self.settings.get(key, v) != v for key, v in plain.items()):
+        if any(self.settings.get(key, v) != v for key, v in plain.items()):
             return None
         if self.kind == "loss":
             return "test" if self.split == "test" else "evaluation"
@@ -67,6 +67,8 @@ def choose(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
     checkpoints: dict[tuple[str, str], list[Candidate]] = {}
     newest_hash: dict[str, str] = {}
     for candidate in candidates:
+        if candidate.parameters:
+            continue  # of a part of the checkpoint
         checkpoints.setdefault((candidate.name, candidate.checkpoint_hash), []).append(candidate)
         newest_hash[candidate.name] = candidate.checkpoint_hash
     ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))

@@ -34,6 +34,7 @@ class Entry:
         points_done: points of a line or surface recorded so far; 0 if not kept by point.
         points_total: points that it has; 0 if not kept by point.
         settings: what was asked for.
+        parameters: pattern of the parameters that were explored; empty: all of them.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Entry:
     points_done: int
     points_total: int
     settings: Mapping[str, Any]
+    parameters: str = ""
 
 
 class Study:
@@ -357,4 +359,5 @@ def _entry(row: sqlite3.Row) -> Entry:
         points_done=row["n_done"],
         points_total=(row["n_x"] or 0) * (row["n_y"] or 0),
         settings=loads(row["settings"]),
+        parameters=loads(row["provenance"]).get("parameters", ""),
     )
