@@ -20,6 +20,7 @@ figures: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py
+	$(BIN)/python tests/benchmarks/curvature.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TASK
 
 from landscape.cli import VERBS
@@ -279,3 +280,47 @@ def test_a_part_of_a_checkpoint_does_not_stand_for_it(here: Path, run) -> None:
     assert "matching" not in Path("x.svg").read_text()
     ran = run("plot", "a", "b", "--what", "sweep", "-o", "x.png")
     assert "holds no finished eigs of b; it holds those of a" in ran.err  # the newest is ggn
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "x"),
+    [
+        (("--plane", "eigenvectors"), "two top eigenvectors of the Hessian", (-0.1, 0.1)),
+        (("--plane", "worst-case", "--rho", "0.2"), "worst case (ρ = 0.2", (-0.4, 0.4)),
+        (("--plane", "through", "--via", "b.pt", "--via", "c.pt"), "through a", (-0.5, 1.5)),
+        (("--plane", "trajectory", "--via", "b.pt", "--via", "c.pt"), "a run of 3", None),
+        (("--normalisation", "layer", "--orthogonal", "filter"), "orthogonal (filter)", (-1, 1)),
+        (("--biases", "--range", "0.5"), "biases and gains too", (-0.5, 0.5)),
+    ],
+)
+def test_planes(here: Path, run, args: tuple[str, ...], words: str, x: tuple[float, float]) -> None:
+    state = torch.load("b.pt", weights_only=True)
+    torch.save({name: 1.1 * value.sin() for name, value in state.items()}, "c.pt")
+    ran = run("surface", "a.pt", "--problem", "task.py", "--points", "3", "--json", *args)
+    assert ran.code == 0, ran.err
+    record = json.loads(ran.out)[0]
+    assert words in record["plane"]
+    if x is None:
+        assert record["x"][0] < 0 < record["x"][-1]
+        assert "The plane holds" in ran.err
+    else:
+        assert (record["x"][0], record["x"][-1]) == pytest.approx(x)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--plane", "through", "--via", "b.pt"), "via two checkpoints; got 1: b.pt"),
+        (("--plane", "trajectory"), "via at least two checkpoints; got 0"),
+        (("--via", "b.pt"), "--plane random goes via none; got 1"),
+        (
+            ("--plane", "through", "--via", "b.pt", "--via", "b.pt"),
+            "axes of the plane are parallel",
+        ),
+        (("--plane", "sideways"), "'sideways' is not one of"),
+    ],
+)
+def test_planes_that_are_none(here: Path, run, args: tuple[str, ...], words: str) -> None:
+    ran = run("surface", "a.pt", "--problem", "task.py", "--points", "3", *args)
+    assert ran.code == 2
+    assert words in ran.err

@@ -4,9 +4,9 @@
 
 The other tools are optional and stay out of the environment; torch is not touched:
 
-    python -m pip install --no-deps --target /tmp/peers pyhessian hessian-eigenthings \\
+    python -m pip install --no-deps --target peers pyhessian hessian-eigenthings \\
         curvlinops-for-pytorch einops einconv backpack-for-pytorch linear_operator
-    PYTHONPATH=/tmp/peers python tests/benchmarks/curvature.py
+    PYTHONPATH=peers python tests/benchmarks/curvature.py
 
 Eigenpairs: the digits ResNet, trained for a few epochs with a fixed seed, in float32 on its 1,437
 training images in one batch. Each tool seeks the five largest eigenpairs by its public interface.
@@ -156,7 +156,7 @@ def peer(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        command = f"python -m pip install --no-deps --target /tmp/peers {PEERS[name]}"
+        command = f"python -m pip install --no-deps --target peers {PEERS[name]}"
         print(f"{name} is skipped ({error}): {command}")
         return None
 
