@@ -41,9 +41,9 @@ def command(
     """
     from landscape.balls import Ball
     from landscape.comparison import N_COMPARED_LINE, compare
+    from landscape.files import check_place
     from landscape.measure.surfaces import span
     from landscape.plots import save_figure
-    from landscape.plots.saving import check_place
     from landscape.study import Study
 
     Ball(rho)

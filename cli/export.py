@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from landscape.errors import InvalidArgumentError
@@ -20,7 +22,8 @@ from .options import study_option
     metavar="FILE",
     help="Ends in .csv, .npz, .h5, .hdf5 or .vtk; {id} stands for the number of the measurement.",
 )
-def command(numbers: tuple[int, ...], study: str, output: str) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
+def command(numbers: tuple[int, ...], study: str, output: str, overwrite: bool) -> None:
     """Write measurements, by their numbers in the list, to files for other programs.
 
     One file for each: with several IDs, FILE contains {id}. A .csv holds the numbers, an .npz
@@ -47,6 +50,9 @@ def command(numbers: tuple[int, ...], study: str, output: str) -> None:
         results = {number: opened.load(number) for number in numbers}
     for number, path in paths.items():
         check_format(results[number].kind, path)
+        if Path(path).exists() and not overwrite:
+            msg = f"{path} is there already: choose another name, or say --overwrite"
+            raise InvalidArgumentError(msg)
     for number, path in paths.items():
         written = export_result(results[number], path)
         click.echo(

@@ -623,3 +623,15 @@ call('import', 'c.h5')
 assert not {'torch', 'safetensors'} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=study)
+
+
+def test_an_export_that_would_overwrite_is_refused(here: Path, run) -> None:
+    run("eigs", "a.pt", "--problem", "task.py")
+    assert run("export", "1", "-o", "a.csv").code == 0
+    Path("a.csv").write_text("mine")
+    ran = run("export", "1", "-o", "a.csv")
+    assert ran.code == 2
+    assert "a.csv is there already" in ran.err
+    assert Path("a.csv").read_text() == "mine"
+    assert run("export", "1", "-o", "a.csv", "--overwrite").code == 0
+    assert Path("a.csv").read_text() != "mine"

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from its own layer or from those before it. A folder stands for all that
 # is in it; a longer name wins over a shorter one.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("landscape", "errors", "wording", "results", "progress", "_version", "theory"),
+    ("landscape", "errors", "wording", "files", "results", "progress", "_version", "theory"),
     ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls"),
     ("problem", "tasks", "directions", "training"),
     ("sums", "loss_check", "evaluate", "operators"),

@@ -13,6 +13,7 @@ from landscape.export.archives import archive_bytes
 from landscape.export.hdf5 import hdf5_bytes
 from landscape.export.tables import table_bytes
 from landscape.export.vtk import vtk_bytes
+from landscape.files import write_file
 from landscape.results import KINDS, Result
 
 
@@ -56,8 +57,6 @@ def export_result(result: Result, path: str | os.PathLike[str]) -> Path:
         LandscapeError: if the file cannot be written.
         MissingDependencyError: if it is an HDF5 file and h5py is not installed.
     """
-    from landscape.plots.saving import write_file
-
     check_format(result.kind, path)
     return write_file(path, FORMATS[Path(path).suffix.lower()].encode(result))
 

@@ -1,8 +1,7 @@
-"""Writing pictures and files: whole or not at all, and the same bytes for the same input."""
+"""Writing pictures: the same bytes for the same input."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from landscape.errors import InvalidArgumentError, LandscapeError, one_of
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.files import write_file
 from landscape.plots.style import styled
 
 FORMATS = ("png", "pdf", "svg")
@@ -90,61 +90,3 @@ def picture_bytes(figure: Figure, name: str, *, dpi: float) -> bytes:
     with styled(), mpl.rc_context(_FIXED):
         figure.savefig(stream, format=name, dpi=dpi, metadata=_UNDATED[name])
     return stream.getvalue()
-
-
-def check_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that could not be written to, before the work that is to end in it.
-
-    Args:
-        path: where a file is to be written.
-
-    Raises:
-        LandscapeError: if the folder does not exist, or a folder stands at the path.
-    """
-    target = Path(path)
-    real = Path(os.path.realpath(target))
-    if os.path.isdir(real):
-        msg = f"cannot write {str(target)!r}: a folder of that name is in the way; name a file"
-        raise LandscapeError(msg)
-    if not os.path.isdir(real.parent):
-        msg = f"cannot write {str(target)!r}: the folder {str(real.parent)!r} does not exist"
-        raise LandscapeError(msg)
-
-
-def write_file(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file so that it is there whole or not at all.
-
-    Args:
-        path: where to write; what stands there is replaced, a link is followed.
-        content: the bytes.
-
-    Returns:
-        The path.
-
-    Raises:
-        LandscapeError: if the folder does not exist, a folder stands at the path, or the file
-            cannot be written.
-    """
-    check_place(path)
-    target = Path(path)
-    real = Path(os.path.realpath(target))
-    draft = real.with_name(f".{real.name[:100]}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(real)
-    except OSError as error:
-        _forget(draft)
-        msg = f"cannot write {str(target)!r}: {error.strerror or error}"
-        raise LandscapeError(msg) from error
-    except BaseException:
-        _forget(draft)
-        raise
-    return target
-
-
-def _forget(draft: Path) -> None:
-    with contextlib.suppress(OSError):
-        draft.unlink()

@@ -11,11 +11,12 @@ import plotly.offline
 
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError
+from landscape.files import write_file
 from landscape.measured import Comparison, Measured
 from landscape.plots import contrast, eigs_interactive, line_interactive, surface_interactive
 from landscape.plots.interactive import common_ranges
 from landscape.plots.page import figure_json, named, page, picture, table, text
-from landscape.plots.saving import picture_bytes, write_file
+from landscape.plots.saving import picture_bytes
 from landscape.plots.scales import common_scale
 from landscape.plots.style import colour, shorten
 from landscape.plots.words import NOT_THE_WORST, source
