@@ -46,7 +46,8 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
 
 def _alike(one: Entry, other: Entry) -> bool:
     """Tell whether two measurements are of the same operator, or of none."""
-    return all(one.settings.get(key) == other.settings.get(key) for key in ("operator", "scale"))
+    usual = {"operator": "hessian", "scale": "none"}
+    return all(one.settings.get(k, v) == other.settings.get(k, v) for k, v in usual.items())
 
 
 def numbered(study: Study, ids: Sequence[int]) -> Named:

@@ -224,36 +224,39 @@ def test_errors_of_power_iteration_are_its_residuals():
 # Memory
 
 PEAK = """
-import resource, sys
+import sys
 import torch
 from landscape.linalg import lanczos
 from landscape.linalg.budget import basis_for
-n, budget, options = 5_000_000, float(sys.argv[1]), eval(sys.argv[2])
+n, budget, options = 2_000_000, float(sys.argv[1]), eval(sys.argv[2])
 torch.set_num_threads(1)
 small = torch.linspace(0, 1, 500)
 lanczos(lambda v: small * v, 500, dtype=torch.float32, device="cpu")
 diagonal = torch.linspace(0, 1, n)
 diagonal[:3] = torch.tensor([3.0, 2.5, -2.0])
 m = basis_for(budget, n, dtype=torch.float32, **options)
-with open("/proc/self/statm") as file:
-    before = int(file.read().split()[1]) * resource.getpagesize()
+def memory(name):
+    # Not getrusage: its peak is handed down by the process that started this one.
+    with open("/proc/self/status") as file:
+        return 1024 * int(next(line.split()[1] for line in file if line.startswith(name)))
+before = memory("VmRSS")
 lanczos(lambda v: diagonal * v, n, tol=1e-2, max_basis=m, max_matvecs=40,
         dtype=torch.float32, device="cpu", **options)
-print(m, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(m, memory("VmHWM") - before)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
-@pytest.mark.parametrize(("options", "vectors"), [({}, 21), ({"both_ends": True, "block": 2}, 25)])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@pytest.mark.parametrize(("options", "vectors"), [({}, 33), ({"both_ends": True, "block": 2}, 37)])
 def test_peak_memory_stays_within_the_budget(options, vectors):
-    budget = vectors * 4 * 5_000_000
+    budget = vectors * 4 * 2_000_000
     command = [sys.executable, "-c", PEAK, str(budget), repr(options)]
     # What malloc keeps of blocks that were freed is not used: let it give back all above 1 MB.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     basis, peak = map(int, done.stdout.split())
-    assert basis * 4 * 5_000_000 <= peak <= budget
+    assert basis * 4 * 2_000_000 <= peak <= budget
 
 
 def test_budget_is_filled_but_not_exceeded():
