@@ -353,3 +353,13 @@ def test_graphs_of_a_piece_report_their_bytes() -> None:
     with Evaluator(wide()) as evaluator:
         (piece,) = pieces(evaluator.problem, None)
         assert DoubleBackward(evaluator, evaluator.origin, piece).n_bytes > SIZE * 20 * 8
+
+
+@pytest.mark.parametrize("way", ["forward-over-reverse", "differences"])
+def test_forms_by_group_in_every_way(way: str) -> None:
+    problem = wide()
+    with Evaluator(problem) as evaluator:
+        found, weights = Hessian(evaluator, products=way).forms(vectors(problem), n_groups=5)
+        expected, _ = Hessian(evaluator).forms(vectors(problem), n_groups=5)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert weights.sum() == SIZE

@@ -157,9 +157,7 @@ def test_the_mass_below_zero_is_covered():
     values = spectrum_of_wide()
     below = (values < 0).mean()
     problem = wide()
-    found = [
-        spectral_density(problem, steps=40, n_probes=6, outliers=4, seed=s) for s in range(100)
-    ]
+    found = [spectral_density(problem, steps=40, n_probes=6, outliers=4, seed=s) for s in range(60)]
     covered = np.mean([f.negative_low <= below <= f.negative_high for f in found])
     assert covered >= 0.90
     mean = np.mean([abs(f.mean - values.mean()) <= 2.571 * f.mean_se for f in found])
@@ -170,7 +168,7 @@ def test_the_band_covers_the_smoothed_spectrum():
     values = spectrum_of_wide()
     problem = wide()
     covered = []
-    for seed in range(60):
+    for seed in range(30):
         found = spectral_density(problem, steps=40, n_probes=8, outliers=4, seed=seed)
         gaussians = np.exp(-0.5 * ((found.grid[:, None] - values) / found.bandwidth) ** 2)
         true = gaussians.mean(axis=1) / (found.bandwidth * np.sqrt(2 * np.pi))

@@ -104,6 +104,8 @@ class Hessian(Curvature):
     def _build(self, piece: Piece) -> BatchProduct:
         if self._chosen == self._differences:
             return self._differences(piece)
+        if self._wanted == "forward-over-reverse":
+            return self._forward_over_reverse(piece)
         return self._double_backward(piece)
 
     def _anew(self, piece: Piece) -> BatchProduct:
