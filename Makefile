@@ -17,6 +17,7 @@ test: $(READY)
 
 figures: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh
+	PATH="$(abspath $(BIN)):$$PATH" sh figures/curvature.sh
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py
