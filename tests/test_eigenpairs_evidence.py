@@ -243,6 +243,10 @@ def test_memory_is_shared_between_basis_and_graphs(memory, kept):
     assert kept in found.products
 
 
+def test_power_iteration_needs_no_memory_for_a_basis():
+    assert top_eigenpairs(wide(), 1, method="power", memory=1e5, tol=1e-3).converged
+
+
 def test_overlap_of_known_subspaces():
     eye = np.eye(6)
     turned = np.array([np.cos(0.3) * eye[0] + np.sin(0.3) * eye[4], eye[1]])

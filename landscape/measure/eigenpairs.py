@@ -11,7 +11,7 @@ from torch import Tensor
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import EigenSolution, lanczos, power_iteration
 from landscape.linalg.budget import basis_for, least_basis
-from landscape.measure.curvature import Prepared, Request, prepared
+from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
 from landscape.measure.recall import recall_or_measure
 from landscape.operators import GRAPH_BYTES, GaussNewton, Hessian, parameter_scale
 from landscape.problem import Problem
@@ -98,7 +98,9 @@ def top_eigenpairs(
     usual = {"both_ends": False, "block": 1, "split": False}
     given = {"both_ends": both_ends, "block": block, "split": split}
     settings |= {name: value for name, value in given.items() if value != usual[name]}
-    max_basis, graph_bytes = _budget(problem, k, both_ends, block, memory)
+    max_basis, graph_bytes = None, graph_budget(memory)
+    if method == "lanczos":  # power iteration stores no basis
+        max_basis, graph_bytes = _budget(problem, k, both_ends, block, memory)
 
     def measure(provenance: Provenance) -> Eigenpairs:
         with prepared(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -93,13 +92,14 @@ class Curvature(SymmetricOperator):
         """
         n_batches = self._evaluator.problem.batches.n_batches
         sums = [VectorSum(n_batches if self._piece_size() is None else 2) for _ in vectors]
-        weight = 0.0
+        weight, checks = 0.0, []
         for number, product, kept in self._batches():
             for i, vector in enumerate(vectors):
                 part = product.times(vector, retain=kept or i + 1 < len(vectors))
-                self._check_finite(part, number)
+                checks.append((number, torch.isfinite(part).all()))
                 sums[i].add(part)
             weight += product.weight
+        self._check_finite(checks)
         self._evaluator.passes["hvps"] += len(vectors)
         divisor = self._divisor(weight)
         return torch.stack([(each.value / divisor).to(self.dtype) for each in sums])
@@ -197,15 +197,15 @@ class Curvature(SymmetricOperator):
                     self._full = True
                 yield piece.number, product, i in self._kept
 
-    def _check_finite(self, part: Tensor, number: int) -> None:
-        # One number that the device sums: NaN and infinity both survive in it.
-        if math.isfinite(float(part.sum(dtype=torch.float32))) or torch.isfinite(part).all():
+    def _check_finite(self, checks: list[tuple[int, Tensor]]) -> None:
+        # Asked for once, at the end: each answer is waited for on the device.
+        finite = torch.stack([check for _, check in checks]).tolist()
+        if all(finite):
             return
-        problem = self._evaluator.problem
-        bad = int((~torch.isfinite(part)).sum())
+        bad = next(number for (number, _), good in zip(checks, finite, strict=True) if not good)
         msg = (
-            f"the product with batch {number} of the {problem.split} data is not finite in {bad:,} "
-            f"of {self.n:,} entries, though the loss is: look for a square root, a norm or a "
-            "logarithm at zero in that batch, or compute in float64"
+            f"the product with batch {bad} of the {self._evaluator.problem.split} data is not "
+            "finite, though the loss is: look for a square root, a norm or a logarithm at zero in "
+            "that batch, or compute in float64"
         )
         raise NonFiniteError(msg)
