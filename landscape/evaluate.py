@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -96,11 +96,14 @@ class Evaluator:
         """What has been spent since the evaluator was made."""
         return Cost(**self.passes, seconds=time.perf_counter() - self._started)
 
-    def loss(self, vector: Tensor | None = None) -> LossValue:
+    def loss(
+        self, vector: Tensor | None = None, *, buffers: Mapping[str, Tensor] | None = None
+    ) -> LossValue:
         """Evaluate the loss and the metrics.
 
         Args:
             vector: weights of shape (n,); None: the origin.
+            buffers: values for some of the model's buffers, by name; None: its own.
 
         Returns:
             The loss of the data set. Cost: one forward pass.
@@ -117,7 +120,7 @@ class Evaluator:
         self.passes["forwards"] += 1
         with torch.no_grad():
             for i, batch in enumerate(self._batches):
-                self.on_batch(weights, batch, i, add)
+                self.on_batch(weights, batch, i, add, buffers=buffers)
         return sums.result()
 
     def gradient(self, vector: Tensor | None = None) -> tuple[LossValue, Tensor]:
@@ -157,7 +160,13 @@ class Evaluator:
         )
 
     def on_batch(
-        self, vector: Tensor, batch: Any, index: int, body: Callable[[nn.Module, Any], T]
+        self,
+        vector: Tensor,
+        batch: Any,
+        index: int,
+        body: Callable[[nn.Module, Any], T],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> T:
         """Run a function of the model and a batch with substituted weights.
 
@@ -166,6 +175,7 @@ class Evaluator:
             batch: one of the problem's batches, or a part of one.
             index: its number, for messages and for the dropout masks.
             body: what to run.
+            buffers: values for some of the model's buffers, by name; None: its own.
 
         Returns:
             What it returns.
@@ -178,8 +188,9 @@ class Evaluator:
         # The user's code may take a batch apart, and some of it writes to the tensors.
         batch = copied(batch) if self.problem.writes_inputs else rebuilt(batch)
         named = {f"model.{k}": v for k, v in self.problem.space.unflatten(vector).items()}
+        constants = self._constants | {f"model.{k}": v for k, v in (buffers or {}).items()}
         # Copies of the buffers: layers in train mode write to what they are given.
-        fixed = {name: tensor.clone() for name, tensor in self._constants.items()}
+        fixed = {name: tensor.clone() for name, tensor in constants.items()}
         with self._users_code(batch, index):
             result: T = functional_call(self._host, named | fixed, (body, batch), tie_weights=True)
         return result

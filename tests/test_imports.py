@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("landscape", "errors", "wording", "files", "results", "progress", "_version", "theory"),
     ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls"),
     ("problem", "tasks", "directions", "training"),
-    ("sums", "loss_check", "evaluate", "operators"),
+    ("sums", "loss_check", "evaluate", "statistics", "operators"),
     ("measure",),
     ("comparison", "report"),
     ("cli",),

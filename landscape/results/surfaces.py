@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from landscape.results.base import FloatArray, Result
 from landscape.wording import number
@@ -64,6 +65,13 @@ class Surface(Result):
         direction_norms: ‖d₁‖ and ‖d₂‖.
         cosine: cosine of the angle between the directions.
         origin_loss: the plain loss L(w), measured apart from the grid.
+        measured: where the loss was measured, and not interpolated, shape (nx, ny); empty: at
+            every point. Where it was not, standard errors and metrics are NaN.
+        interpolation_error: largest error of the interpolated surface at points that were
+            measured and held out of it, in units of ``criterion``; 0 where every point is measured.
+        tolerance: what it was to stay below; 0 where every point was to be measured.
+        criterion: ``range``: errors are relative to the range of the finite losses; ``log``: they
+            are those of ln(loss).
     """
 
     kind: ClassVar[str] = "surface"
@@ -76,6 +84,15 @@ class Surface(Result):
     direction_norms: tuple[float, float]
     cosine: float
     origin_loss: float
+    measured: npt.NDArray[np.bool_] = field(default_factory=lambda: np.ones((0, 0), dtype=bool))
+    interpolation_error: float = 0.0
+    tolerance: float = 0.0
+    criterion: str = "range"
+
+    @property
+    def is_measured(self) -> npt.NDArray[np.bool_]:
+        """Where the loss was measured, shape (nx, ny)."""
+        return self.measured if self.measured.size else np.ones(self.loss.shape, dtype=bool)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured and the range of the losses as rows."""

@@ -1,0 +1,176 @@
+"""Running statistics of BatchNorm at weights other than those that they were gathered at.
+
+A checkpoint's running mean and variance belong to its own weights. At other weights they can be
+left as they are (``frozen``), gathered anew from the data (``recalibrated``), or, between
+checkpoints that each have their own, interpolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from landscape.errors import InvalidArgumentError, NonFiniteError
+from landscape.evaluate import Evaluator
+
+__all__ = ["STATISTICS", "check_variances", "interpolated", "normalisers", "recalibrated"]
+
+STATISTICS = ("frozen", "recalibrated", "interpolated")
+
+
+def normalisers(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Find the layers with running statistics.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The BatchNorm layers that track statistics, by name.
+    """
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
+def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
+    """Gather the running statistics at other weights, from the data that are measured.
+
+    Mean and variance of each layer's inputs over all examples (pooled over the batches, in
+    float64; the variance with n − 1), while every BatchNorm layer normalises with the statistics
+    of its batch; dropout stays off. With one batch they are exact; with several they depend a
+    little on where the batches are cut.
+
+    Args:
+        evaluator: an entered evaluator, in ``eval`` mode.
+        vector: weights of shape (n,).
+
+    Returns:
+        The buffers by name, for `Evaluator.loss`; empty for a model without such layers.
+
+    Raises:
+        InvalidArgumentError: in ``train`` mode, which does not use them.
+
+    Cost: one forward pass.
+
+    References:
+        Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, section A.2;
+        Chan, Golub, LeVeque (1983), American Statistician 37, for the pooling.
+    """
+    problem = evaluator.problem
+    if problem.mode == "train":
+        msg = "in train mode BatchNorm uses the statistics of each batch: there is none to gather"
+        raise InvalidArgumentError(msg)
+    layers = normalisers(problem.model)
+    if not layers:
+        return {}
+    moments = {name: _Moments() for name in layers}
+    with torch.no_grad(), _gathering(layers, moments):
+        for i, batch in enumerate(problem.batches):
+            evaluator.on_batch(vector, batch, i, problem.loss)
+    evaluator.passes["forwards"] += 1
+    found: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        mean, variance = moments[name].result()
+        like = layer.running_mean
+        assert like is not None
+        prefix = f"{name}." if name else ""
+        found[f"{prefix}running_mean"] = mean.to(problem.device, problem.dtype)
+        found[f"{prefix}running_var"] = variance.to(problem.device, problem.dtype)
+    return found
+
+
+def interpolated(
+    own: Mapping[str, Tensor], others: Mapping[str, tuple[float, Mapping[str, Tensor]]]
+) -> dict[str, Tensor]:
+    """Combine the floating-point buffers of checkpoints: b + Σ t (b′ − b).
+
+    Args:
+        own: buffers at the origin.
+        others: coordinate t and buffers of each other checkpoint, by its name.
+
+    Returns:
+        The combined buffers, for `Evaluator.loss`.
+    """
+    return {
+        name: buffer
+        + sum(
+            t * (theirs[name].to(buffer) - buffer) for t, theirs in others.values()
+        )
+        for name, buffer in own.items()
+        if buffer.is_floating_point()
+    }
+
+
+def check_variances(buffers: Mapping[str, Tensor], where: str) -> None:
+    """Refuse statistics that are none.
+
+    Args:
+        buffers: by name.
+        where: the point that they belong to, for the message.
+
+    Raises:
+        NonFiniteError: if a running variance is negative or not finite.
+    """
+    for name, buffer in buffers.items():
+        if name.endswith("running_var") and not bool((buffer >= 0).all()):
+            msg = (
+                f"{name} is {float(buffer.min()):.3g} at {where}: interpolated beyond the "
+                "checkpoints, a variance can fall below zero; stay between them, or use "
+                "statistics='recalibrated'"
+            )
+            raise NonFiniteError(msg)
+
+
+class _Moments:
+    """Mean and sum of squared deviations of each channel, pooled batch by batch."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._mean = torch.zeros(())
+        self._squares = torch.zeros(())
+
+    def add(self, inputs: Tensor) -> None:
+        axes = [axis for axis in range(inputs.ndim) if axis != 1]
+        n = inputs.numel() // inputs.shape[1]
+        if n == 0:
+            return
+        variance, mean = (
+            part.double() for part in torch.var_mean(inputs.detach(), dim=axes, correction=0)
+        )
+        shift = mean - self._mean.to(mean)
+        total = self._n + n
+        self._squares = (
+            self._squares.to(mean) + n * variance + shift.square() * (self._n * n / total)
+        )
+        self._mean = self._mean.to(mean) + shift * (n / total)
+        self._n = total
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return self._mean, self._squares / max(self._n - 1, 1)
+
+
+@contextmanager
+def _gathering(
+    layers: Mapping[str, _BatchNorm], moments: Mapping[str, _Moments]
+) -> Iterator[None]:
+    def hook(name: str) -> Any:
+        return lambda layer, inputs: moments[name].add(inputs[0])
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    modes = {name: layer.training for name, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            layer.train()
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, layer in layers.items():
+            layer.train(modes[name])
