@@ -27,6 +27,8 @@ VERBS = {
     "density": "Spectral density of the Hessian, with its band.",
     "line": "Loss along one direction.",
     "surface": "Loss over a plane of two directions.",
+    "path": "Loss along a path between two checkpoints, and the barrier on it.",
+    "trajectory": "Training runs on a plane: their places, and their own losses beside it.",
     "compare": "All of it on several checkpoints, side by side.",
     "plot": "Draw what a study holds.",
     "report": "Write one self-contained HTML page from a study.",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from landscape.errors import InvalidArgumentError, StudyError
 
 if TYPE_CHECKING:
-    from landscape.results import Result
+    from landscape.results import Line, Result, Trajectory
     from landscape.study import Entry, Study
 
 Named = list[tuple[str, "Result"]]
@@ -73,3 +73,70 @@ def numbered(study: Study, ids: Sequence[int]) -> Named:
         (result.name if shared[result.name] == 1 else f"{result.name} (number {id})", result)
         for id, result in zip(ids, results, strict=True)
     ]
+
+
+def random_lines(study: Study, names: Sequence[str] = ()) -> dict[str, list[Line]]:
+    """Return the lines along random directions of each checkpoint, one for each direction.
+
+    Those that share the coordinates, the data, the BatchNorm statistics and the normalisation of
+    the newest one; of two checkpoints of one name the one that was measured last.
+
+    Args:
+        study: where to look.
+        names: the checkpoints, in the order to show them; empty: all, as they were begun.
+
+    Returns:
+        The records by the checkpoints' names.
+    """
+    found = [
+        entry
+        for entry in sorted(study.entries("line"), key=lambda entry: (entry.created, entry.id))
+        if entry.status == "complete"
+        and not entry.parameters
+        and entry.settings.get("direction") == "random"
+        and (not names or entry.name in names)
+    ]
+    if not found:
+        whose = f" of {', '.join(names)}" if names else ""
+        msg = (
+            f"{study.path} holds no finished line along a random direction{whose}; measure some "
+            "first, e.g. landscape line --seeds 10"
+        )
+        raise StudyError(msg)
+    shared = ("x", "statistics", "weight_decay")
+    like = [found[-1].split, *(found[-1].settings.get(key) for key in shared)]
+    hashes = {entry.name: entry.checkpoint_hash for entry in found}
+    ids: dict[str, dict[str, int]] = {name: {} for name in names}
+    for entry in found:
+        same = [entry.split, *(entry.settings.get(key) for key in shared)] == like
+        if same and entry.checkpoint_hash == hashes[entry.name]:
+            digest = str(entry.settings["d"].get("digest"))
+            ids.setdefault(entry.name, {})[digest] = entry.id
+    newest_line = cast("Line", study.load(found[-1].id))
+    lines = {
+        name: [cast("Line", study.load(id)) for id in by_digest.values()]
+        for name, by_digest in ids.items()
+    }
+    return {
+        name: [line for line in every if line.direction == newest_line.direction]
+        for name, every in lines.items()
+    }
+
+
+def every_run(study: Study, names: Sequence[str] = ()) -> list[Trajectory]:
+    """Return the finished training runs beside planes through checkpoints.
+
+    Args:
+        study: where to look.
+        names: the checkpoints, origins of the planes; empty: all.
+
+    Returns:
+        The records, as they were begun.
+    """
+    entries = [entry for entry in study.entries("trajectory") if entry.status == "complete"]
+    found = [entry.id for entry in entries if not names or entry.name in names]
+    if not found:
+        whose = f" beside a plane through {', '.join(names)}" if names else ""
+        msg = f"{study.path} holds no training run{whose}; measure it first: landscape trajectory"
+        raise StudyError(msg)
+    return [cast("Trajectory", study.load(id)) for id in found]

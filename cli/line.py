@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.results import Cost
+from landscape.errors import InvalidArgumentError
+from landscape.results import Cost, spread_rows
 
 from .measuring import measure_each
 from .options import Measuring, measuring
+from .pointwise import Pointwise, pointwise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from landscape.directions import Direction
     from landscape.problem import Problem
+    from landscape.results import Line
     from landscape.study import Study
 
 
@@ -27,56 +32,83 @@ if TYPE_CHECKING:
     help="Filter-normalised random; the maximiser of the sharpness; top of the Hessian.",
 )
 @click.option("--points", default=51, show_default=True, help="Number of points.")
-@click.option(
-    "--range",
-    "half_width",
-    default=None,
-    type=float,
-    help="From −RANGE to RANGE.  [default: 1 for random; a distance of 2 ρ for the others]",
-)
 @click.option("--rho", default=0.05, show_default=True, help="Radius for worst-case.")
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Along so many random directions, from --seed on; draw them with plot --what band.",
+)
 @measuring
-def command(told: Measuring, kind: str, points: int, half_width: float | None, rho: float) -> None:
+@pointwise(usual="1 for random; a distance of 2 ρ for the others")
+def command(
+    told: Measuring, each: Pointwise, kind: str, points: int, rho: float, seeds: int
+) -> None:
     """Measure the loss along one direction through each checkpoint.
 
     \b
-    Example:
+    Examples:
       landscape line sgd.pt sam.pt --problem digits --direction worst-case --rho 0.2
+      landscape line sgd.pt sam.pt --problem digits --seeds 10 --held-out test
     """
     from landscape.measure.surfaces import line, span
 
-    if half_width is None:
-        half_width = 1.0 if kind == "random" else 2.0 * rho
-    x = span(half_width, points)
+    if seeds > 1 and kind != "random":
+        msg = f"--seeds is for random directions, and the {kind} one is one: leave --seeds out"
+        raise InvalidArgumentError(msg)
+    usual = 1.0 if kind == "random" else 2.0 * rho
+
+    def prepare(problems: Mapping[str, Problem], study: Study) -> None:
+        each.prepare(
+            problems,
+            study,
+            lambda problem: (_direction(problem, study, told, kind, rho, told.seed),),
+        )
+
+    def measure(problem: Problem, study: Study) -> list[Line]:
+        x = span(each.ends((-usual, usual))[1], points)
+
+        def along(seed: int) -> Line:
+            def direction(at: Problem) -> Direction:
+                return _direction(at, study, told, kind, rho, seed)
+
+            return line(
+                problem,
+                direction(problem),
+                x=x,
+                **each.arguments(problem, direction),
+                study=study,
+                progress=told.progress,
+            )
+
+        return [along(seed) for seed in range(told.seed, told.seed + seeds)]
+
+    searching = Cost(
+        gradients=240 if kind == "worst-case" else 0, hvps=0 if kind == "random" else 30
+    )
     measure_each(
         told,
-        lambda problem, study: line(
-            problem,
-            _direction(problem, study, told, kind, rho),
-            x=x,
-            seed=told.seed,
-            study=study,
-            progress=told.progress,
-        ),
-        price=lambda problem: Cost(
-            forwards=points + 1,
-            gradients=240 if kind == "worst-case" else 0,
-            hvps=0 if kind == "random" else 30,
-        ),
+        measure,
+        price=lambda problem: each.price(points * seeds, searching),
+        prepare=prepare,
+        summarise=spread_rows,  # type: ignore[arg-type]
     )
 
 
-def _direction(problem: Problem, study: Study, told: Measuring, kind: str, rho: float) -> Direction:
+def _direction(
+    problem: Problem, study: Study, told: Measuring, kind: str, rho: float, seed: int
+) -> Direction:
     from landscape.directions import given_direction, random_direction, worst_case_direction
     from landscape.measure.eigenpairs import top_eigenpairs
     from landscape.measure.sharpness import sharpness
 
-    shared = {"seed": told.seed, "study": study, "progress": told.progress}
+    shared: dict[str, Any] = {"seed": told.seed, "study": study, "progress": told.progress}
     if kind == "worst-case":
-        return worst_case_direction(problem, sharpness(problem, rho, **shared))  # type: ignore[arg-type]
+        return worst_case_direction(problem, sharpness(problem, rho, **shared))
     if kind == "eigenvector":
-        pairs = top_eigenpairs(problem, **shared)  # type: ignore[arg-type]
+        pairs = top_eigenpairs(problem, **shared)
         return given_direction(
             problem, pairs.vectors[0], kind="eigenvector", description="top Hessian eigenvector"
         )
-    return random_direction(problem, told.seed)
+    return random_direction(problem, seed)

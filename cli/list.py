@@ -55,4 +55,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 # What tells measurements of one kind apart; `show` has the rest.
-_TELLING = ("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction")
+_TELLING = (
+    *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
+    *("curve", "bends", "epochs", "tolerance", "statistics", "precision"),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -25,16 +25,20 @@ HVP_IN_GRADIENTS = 2.5  # between a kept graph and a recomputed one
 
 def measure_each(
     told: Measuring,
-    measure: Callable[[Problem, Study], Result],
+    measure: Callable[[Problem, Study], Result | Sequence[Result]],
     *,
     price: Callable[[Problem], Cost],
+    prepare: Callable[[Mapping[str, Problem], Study], None] | None = None,
+    summarise: Callable[[Sequence[Result]], list[tuple[str, str]]] | None = None,
 ) -> None:
     """Measure every checkpoint, store each result, and print one summary.
 
     Args:
         told: the shared options.
-        measure: makes one result; the library call.
-        price: passes that one result takes at most.
+        measure: makes the result of one checkpoint, or several; the library call.
+        price: passes that one checkpoint takes at most.
+        prepare: is called once with all problems, before the first is measured.
+        summarise: makes rows of the several results of one checkpoint.
     """
     from landscape.study import Study
 
@@ -44,8 +48,16 @@ def measure_each(
         return
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with Study(told.study) as study:
-        results = [measure(problem, study) for problem in problems.values()]
+        if prepare is not None:
+            prepare(problems, study)
+        measured = [measure(problem, study) for problem in problems.values()]
+    each = [found if isinstance(found, Sequence) else [found] for found in measured]
+    results = [result for found in each for result in found]
     print_results(results, as_json=told.as_json, study=told.study, since=started)
+    for found in each:
+        if summarise is not None and len(found) > 1 and not told.as_json:
+            click.echo(f"{found[0].name}, over {len(found)} directions")
+            print_rows(summarise(found), indent="  ")
 
 
 def measure_layers(

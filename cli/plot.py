@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from landscape.errors import InvalidArgumentError, StudyError, one_of
+from landscape.measured import Comparison, Measured
 
-from .chosen import newest, numbered
+from .chosen import every_run, newest, numbered, random_lines
 from .options import study_option
 
 if TYPE_CHECKING:
-    from landscape.measured import Comparison
-    from landscape.results import Result, Surface
+    from landscape.results import Result, Surface, Trajectory
     from landscape.study import Study
 
     from .chosen import Named
 
 WHAT = (
     *("contrast", "surface", "worst-line", "random-line", "sharpness"),
-    *("eigs", "sweep", "trace", "density"),
+    *("eigs", "sweep", "trace", "density", "path"),
+    *("difference", "area", "band", "trajectory"),
 )
-KINDS_DRAWN = {"sweep": "eigs", "trace": "trace", "density": "density"}
+KINDS_DRAWN = {
+    **{"sweep": "eigs", "trace": "trace", "density": "density", "path": "path"},
+    **{"difference": "surface", "area": "surface"},
+}
+SPECIAL = {"sweep": "eigs", "difference": "surface", "area": "surface", "band": "line"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How to draw.
+
+    Attributes:
+        kind: of a picture of surfaces; None: the usual one.
+        scale: of the loss.
+        x_axis: spacing of the eigenvalues of a density.
+        interactive: whether to make a page to turn and read off.
+    """
+
+    kind: str | None
+    scale: str
+    x_axis: str
+    interactive: bool
+
+    @property
+    def log_or_linear(self) -> str:
+        """The scale for pictures that know no others."""
+        return "log" if "log" in self.scale else "linear"
+
+    def options(self, drawer: str) -> dict[str, Any]:
+        """Return what a picture of one kind of record is to be told."""
+        if drawer == "density":
+            return {"x_axis": self.x_axis}
+        if drawer == "path":
+            return {"scale": self.log_or_linear}
+        return {"scale": self.scale} if drawer == "line" else {}
 
 
 @click.command("plot")
@@ -35,14 +71,16 @@ KINDS_DRAWN = {"sweep": "eigs", "trace": "trace", "density": "density"}
     default="contrast",
     show_default=True,
     help="The newest of each checkpoint; contrast: everything on one sheet; sweep: eigenvalues "
-    "over training.",
+    "over training; difference: of two surfaces; area: of the level sets of surfaces; band: mean "
+    "and spread of random lines; trajectory: losses of training runs.",
 )
 @click.option(
     "--id",
     "numbers",
     type=int,
     multiple=True,
-    help="A measurement, by its number in the list; several of one kind: on one sheet.",
+    help="A measurement, by its number in the list; several of one kind: on one sheet; a surface "
+    "and runs: the runs on it.",
 )
 @click.option(
     "--output",
@@ -53,11 +91,17 @@ KINDS_DRAWN = {"sweep": "eigs", "trace": "trace", "density": "density"}
     help="Ends in .png, .pdf or .svg; .html is interactive.",
 )
 @click.option(
+    "--kind",
+    type=click.Choice(["contour", "contourf", "heatmap", "3d"]),
+    default=None,
+    help="How to draw surfaces.  [default: filled contours; several: and reliefs]",
+)
+@click.option(
     "--scale",
     type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
     default="auto",
     show_default=True,
-    help="Scale of the loss.",
+    help="Scale of the loss; excess: the rise above each checkpoint's own.",
 )
 @click.option(
     "--x-axis",
@@ -72,6 +116,7 @@ def command(
     what: str,
     numbers: tuple[int, ...],
     output: str,
+    kind: str | None,
     scale: str,
     x_axis: str,
 ) -> None:
@@ -81,39 +126,94 @@ def command(
     Examples:
       landscape plot -o contrast.pdf
       landscape plot sgd sam --what worst-line -o lines.svg
+      landscape plot sgd sam --what difference -o difference.png
       landscape plot --what density -o spectrum.png
-      landscape plot --id 7 -o surface.html
+      landscape plot --id 7 --kind 3d -o surface.png
+      landscape plot --id 7 --id 9 -o runs_on_surface.html
     """
     from landscape.plots import save_figure
     from landscape.study import Study
 
     interactive = Path(output).suffix.lower() in {".html", ".htm"}
+    if interactive and kind not in {None, "3d"}:
+        msg = f"an interactive picture of a surface is a relief; --kind {kind} takes .png or .pdf"
+        raise InvalidArgumentError(msg)
+    look = Look(kind, scale, x_axis, interactive)
     with Study(study, readonly=True) as opened:
         if numbers:
-            found = numbered(opened, numbers)
-            drawer = "sweep" if what == "sweep" else found[0][1].kind
-            figure = _drawn(drawer, found, scale, x_axis, interactive)
-        elif what in KINDS_DRAWN:
-            found = newest(opened, KINDS_DRAWN[what], names)
-            figure = _drawn(what, found, scale, x_axis, interactive)
+            figure = _by_number(opened, numbers, what, look)
         else:
-            comparison = _chosen(opened, names, study)
-            figure = _figure(comparison, what, scale, interactive)
+            figure = _newest(opened, names, what, look)
     saved = save_figure(figure, output)
     click.echo(f"Drawn in {', '.join(map(str, saved))}.")
 
 
-def _chosen(study: Study, names: tuple[str, ...], path: str) -> Comparison:
+def _by_number(study: Study, numbers: tuple[int, ...], what: str, look: Look) -> Any:
+    """Draw measurements by their numbers; runs beside surfaces are drawn on these."""
+    kinds = {entry.id: entry.kind for entry in study.entries()}
+    of_runs = [n for n in numbers if kinds.get(n) == "trajectory"]
+    others = [n for n in numbers if n not in of_runs]
+    found = numbered(study, others or of_runs)
+    drawer = what if what in SPECIAL else found[0][1].kind
+    if others and of_runs and drawer != "surface":
+        msg = f"training runs are drawn on surfaces; {', '.join(map(str, others))} are none"
+        raise InvalidArgumentError(msg)
+    if drawer == "surface":
+        runs = [cast("Trajectory", study.load(n)) for n in of_runs]
+        return _surfaces(_fitting(found, runs, asked=True), look)
+    return _drawn(drawer, found, look)
+
+
+def _newest(study: Study, names: tuple[str, ...], what: str, look: Look) -> Any:
+    """Draw the newest measurements of each checkpoint."""
+    if what == "band":
+        return _draw("band", random_lines(study, names), look, scale=look.scale)
+    if what == "trajectory":
+        return _draw("trajectory", every_run(study, names), look)
+    if what in KINDS_DRAWN:
+        return _drawn(what, newest(study, KINDS_DRAWN[what], names), look)
     comparison = study.comparison(names or None)
     if not comparison.models:
-        msg = f"{path} holds no finished measurement yet; measure first, e.g. landscape compare"
+        msg = (
+            f"{study.path} holds no finished measurement yet; measure first, e.g. landscape compare"
+        )
         raise StudyError(msg)
-    return comparison
+    models: Named = [(m.name, m.surface) for m in comparison.models if m.surface is not None]
+    if what not in {"contrast", "surface"} or not models:
+        return _figure(comparison, what, look)
+    on = {m.name: m.trajectories for m in _fitting(models, _runs_of(study, models))}
+    with_runs = [replace(m, trajectories=on.get(m.name, ())) for m in comparison.models]
+    return _figure(Comparison(models=tuple(with_runs)), what, look)
 
 
-def _figure(comparison: Comparison, what: str, scale: str, interactive: bool) -> Any:
+def _runs_of(study: Study, surfaces: Named) -> list[Trajectory]:
+    """Load the runs that were projected on the planes of surfaces."""
+    hashes = {surface.provenance.checkpoint_hash for _, surface in surfaces}
+    entries = study.entries("trajectory")
+    found = [e.id for e in entries if e.status == "complete" and e.checkpoint_hash in hashes]
+    return [cast("Trajectory", study.load(id)) for id in found]
+
+
+def _fitting(surfaces: Named, runs: list[Trajectory], *, asked: bool = False) -> list[Measured]:
+    """Put each run on the surfaces of its plane; one that was asked for has to fit one."""
+    models = []
+    for name, part in surfaces:
+        surface = cast("Surface", part)
+        here = tuple(run for run in runs if run.lies_in(surface))
+        models.append(Measured(name=name, surface=surface, trajectories=here))
+    lost = [run for run in runs if not any(run.lies_in(cast("Surface", s)) for _, s in surfaces)]
+    if asked and lost:
+        from landscape.plots.runs import check_runs
+
+        check_runs(cast("Surface", surfaces[0][1]), lost)
+    return models
+
+
+def _figure(comparison: Comparison, what: str, look: Look) -> Any:
     if what == "contrast":
-        return comparison.explore() if interactive else comparison.plot(scale=scale)
+        if look.interactive:
+            return comparison.explore(scale=look.scale)
+        return comparison.plot(scale=look.scale, kind=look.kind or "both")
     parts: dict[str, list[tuple[str, Result | None]]] = {
         "surface": [(m.name, m.surface) for m in comparison.models],
         "worst-line": [(m.name, m.worst_line) for m in comparison.models],
@@ -126,35 +226,48 @@ def _figure(comparison: Comparison, what: str, scale: str, interactive: bool) ->
         msg = f"the study holds no {what} of {', '.join(comparison.names)}; measure it first"
         raise InvalidArgumentError(msg)
     if what == "surface":
-        return _surfaces(found, scale, interactive)
-    return _drawn(what.rpartition("-")[2], found, scale, "symlog", interactive)
+        return _surfaces([model for model in comparison.models if model.surface], look)
+    return _drawn(what.rpartition("-")[2], found, look)
 
 
-def _drawn(drawer: str, found: Named, scale: str, x_axis: str, interactive: bool) -> Any:
+def _drawn(drawer: str, found: Named, look: Look) -> Any:
+    """Draw records of one kind, each under its name."""
+    names, records = [name for name, _ in found], [part for _, part in found]
+    if drawer in SPECIAL:
+        one_of(records[0].kind, (SPECIAL[drawer],), what=f"kind of record for --what {drawer}")
+    if drawer not in {*WHAT, "line"}:  # a few numbers, which say themselves that they are
+        return records[0].explore() if look.interactive else records[0].plot()
+    if drawer == "band":
+        by_name: dict[str, list[Result]] = {}
+        for record in records:
+            by_name.setdefault(record.name, []).append(record)
+        return _draw("band", by_name, look, scale=look.scale)
+    if drawer == "difference":
+        if len(records) != 2:
+            msg = f"a difference takes two surfaces; got {len(records)}: {', '.join(names)}"
+            raise InvalidArgumentError(msg)
+        options = {"rise": "excess" in look.scale, "scale": look.log_or_linear}
+        return _draw("difference", *records, look, names=names, **options)
+    if drawer == "trajectory":
+        return _draw("trajectory", records, look)  # which have names of their own
+    return _draw(drawer, records, look, names=names, **look.options(drawer))
+
+
+def _draw(drawer: str, *given: Any, **options: Any) -> Any:
     from landscape import plots
 
-    (_, first), *others = found
-    options = _options(drawer, scale, x_axis, interactive)
-    if drawer == "surface" and others:
-        return _surfaces(found, scale, interactive)
-    if drawer in {"surface", "loss"}:
-        return first.explore() if interactive else first.plot(**options)
-    if drawer == "sweep":
-        one_of(first.kind, ("eigs",), what="kind of record over training")
-    draw = getattr(plots, f"{drawer}_interactive" if interactive else f"{drawer}_figure")
-    return draw([part for _, part in found], names=[name for name, _ in found], **options)
+    *records, look = given
+    name = f"{drawer}_interactive" if look.interactive else f"{drawer}_figure"
+    return getattr(plots, name)(*records, **options)
 
 
-def _surfaces(found: Named, scale: str, interactive: bool) -> Any:
-    from landscape.measured import Comparison, Measured
-
-    models = (Measured(name=name, surface=cast("Surface", part)) for name, part in found)
+def _surfaces(models: list[Measured], look: Look) -> Any:
     only = Comparison(models=tuple(models))
-    return only.explore() if interactive else only.plot(scale=scale, table=False)
-
-
-def _options(drawer: str, scale: str, x_axis: str, interactive: bool) -> dict[str, Any]:
-    if drawer == "density":
-        return {"x_axis": x_axis}
-    scaled = drawer == "line" or (drawer == "surface" and not interactive)
-    return {"scale": scale} if scaled else {}
+    if len(models) == 1 and (look.kind or models[0].trajectories) and not look.interactive:
+        (model,) = models
+        return model.surface.plot(  # type: ignore[union-attr]
+            kind=look.kind or "contourf", scale=look.scale, trajectories=model.trajectories
+        )
+    if look.interactive:
+        return only.explore(scale=look.scale)
+    return only.plot(scale=look.scale, kind=look.kind or "both", table=False)

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from landscape.measure.eigenpairs import top_eigenpairs as top_eigenpairs
     from landscape.measure.evaluation import evaluation as evaluation
     from landscape.measure.overlaps import overlap as overlap
+    from landscape.measure.paths import path as path
     from landscape.measure.sharpness import sharpness as sharpness
     from landscape.measure.surfaces import line as line
     from landscape.measure.surfaces import surface as surface
     from landscape.measure.traces import trace as trace
+    from landscape.measure.trajectories import trajectory as trajectory
     from landscape.measured import Comparison as Comparison
     from landscape.optim import SAM as SAM
     from landscape.problem import Problem as Problem
@@ -45,11 +47,13 @@ _HOME = {
     "evaluation": "landscape.measure.evaluation",
     "line": "landscape.measure.surfaces",
     "overlap": "landscape.measure.overlaps",
+    "path": "landscape.measure.paths",
     "sharpness": "landscape.measure.sharpness",
     "spectral_density": "landscape.measure.densities",
     "surface": "landscape.measure.surfaces",
     "top_eigenpairs": "landscape.measure.eigenpairs",
     "trace": "landscape.measure.traces",
+    "trajectory": "landscape.measure.trajectories",
     # directions
     "Plane": "landscape.directions",
     "random_direction": "landscape.directions",

@@ -58,6 +58,10 @@ class NonFiniteWarning(UserWarning):
     """A measurement contains NaN or infinity; the numbers are kept as they are."""
 
 
+class ToleranceWarning(UserWarning):
+    """A tolerance was not reached; the error that was reached is in the result."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return `` (nearest: …)`` with the known names closest to ``name``, or an empty string.
 

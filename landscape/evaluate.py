@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,19 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landscape.errors import (
-    LandscapeError,
-    LossError,
-    NonFiniteError,
-    ProblemError,
-)
+from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError
 from landscape.loss_check import check_loss
 from landscape.params import preserved, seed_all
 from landscape.problem import Problem
 from landscape.problem.data import copied, describe, examples_in, rebuilt
 from landscape.problem.losses import BatchTerms
 from landscape.results import Cost
-from landscape.sums import LossSums, LossValue, VectorSum
+from landscape.sums import LossSums, LossValue, VectorSum, metric_total
 
 __all__ = ["Evaluator", "LossValue", "differentiate", "needing_derivatives", "require_finite"]
 
@@ -75,6 +69,8 @@ class Evaluator:
             stack.enter_context(preserved(self.problem.model))
             self.problem.model.train(self.problem.mode == "train")
             self._constants = self._frozen_tensors()
+            self._copies = {name: tensor.clone() for name, tensor in self._constants.items()}
+            self._writes_buffers = False
             self._batches = batches
             if self.problem.additive is None:
                 with torch.no_grad():
@@ -83,12 +79,7 @@ class Evaluator:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     @property
@@ -108,20 +99,32 @@ class Evaluator:
         Returns:
             The loss of the data set. Cost: one forward pass.
         """
-        weights = self.origin if vector is None else vector
         sums = LossSums(self.problem.loss.sums)
-
-        def add(model: nn.Module, batch: Any) -> None:
-            terms, arguments = self.problem.loss(model, batch)
-            sums.add(terms)
-            for name, metric in self.problem.metrics.items():
-                sums.add_metric(name, metric(*rebuilt(arguments)), examples_in(batch))
-
+        tensors = self.substitutes(self.origin if vector is None else vector, buffers)
         self.passes["forwards"] += 1
         with torch.no_grad():
-            for i, batch in enumerate(self._batches):
-                self.on_batch(weights, batch, i, add, buffers=buffers)
+            for terms, metrics in self.over(tensors, lambda: enumerate(self._batches), self.result):
+                sums.add(terms)
+                sums.add_metrics(metrics)
         return sums.result()
+
+    def result(
+        self, model: nn.Module, batch: Any
+    ) -> tuple[BatchTerms, dict[str, tuple[Tensor, int]]]:
+        """Evaluate the loss and the metrics of one batch, inside of `over` or `on_batch`.
+
+        Args:
+            model: with the weights in place.
+            batch: one of the problem's batches, or a part of one.
+
+        Returns:
+            What it contributes to the loss, and sum and number of examples of each metric.
+        """
+        terms, arguments = self.problem.loss(model, batch)
+        return terms, {
+            name: metric_total(name, metric(*rebuilt(arguments)), examples_in(batch))
+            for name, metric in self.problem.metrics.items()
+        }
 
     def gradient(self, vector: Tensor | None = None) -> tuple[LossValue, Tensor]:
         """Evaluate the loss and its gradient.
@@ -180,20 +183,103 @@ class Evaluator:
         Returns:
             What it returns.
         """
+        return self._alone(self.substitutes(vector, buffers), batch, index, body)
+
+    def substitutes(
+        self, vector: Tensor, buffers: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return what stands in for the model's tensors at a weight vector.
+
+        Args:
+            vector: weights of shape (n,).
+            buffers: values for some of the model's buffers, by name; None: its own.
+
+        Returns:
+            Views of the vector, frozen parameters and buffers, by name with ``model.`` before it.
+        """
+        named = {f"model.{k}": v for k, v in self.problem.space.unflatten(vector).items()}
+        return self._constants | {f"model.{k}": v for k, v in (buffers or {}).items()} | named
+
+    def over(
+        self,
+        tensors: Mapping[str, Tensor],
+        batches: Callable[[], Iterable[tuple[int, Any]]],
+        body: Callable[[nn.Module, Any], T],
+    ) -> list[T]:
+        """Run a function of the model and a batch on many batches with the same tensors.
+
+        They are put in place once for all batches, but not in ``train`` mode, and where the model
+        writes to its buffers: a batch would then see what another has left behind.
+
+        Args:
+            tensors: what stands in for the model's, as from `substitutes`.
+            batches: gives the batches with their numbers, from the first one at each call.
+            body: what to run.
+
+        Returns:
+            What it returns for each batch.
+        """
+        if self.problem.mode == "eval" and not self._writes_buffers:
+            shielded = self._shielded(tensors)
+            try:
+                found: tuple[list[T], bool] = functional_call(
+                    self._host, shielded, (self._walk(shielded, body), batches()), tie_weights=True
+                )
+            finally:
+                self._writes_buffers = any(copy._version for copy in self._copies.values())
+            if found[1] and not self._writes_buffers:
+                return found[0]
+            self._writes_buffers = True
+        return [self._alone(tensors, batch, i, body) for i, batch in batches()]
+
+    def _shielded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # A layer may write to what it is given; what nobody has replaced is copied only once.
+        return dict(tensors) | {
+            name: self._copies[name] if tensors[name] is own else tensors[name].clone()
+            for name, own in self._constants.items()
+        }
+
+    def _walk(
+        self, tensors: Mapping[str, Tensor], body: Callable[[nn.Module, Any], T]
+    ) -> Callable[[nn.Module, Iterable[tuple[int, Any]]], tuple[list[T], bool]]:
+        """Return a function that runs the body on every batch, and tells if buffers are intact."""
+
+        def walk(model: nn.Module, batches: Iterable[tuple[int, Any]]) -> tuple[list[T], bool]:
+            found = []
+            for i, batch in batches:
+                with self._users_code(batch, i):
+                    found.append(body(model, self._handed_over(batch)))
+            return found, all(
+                buffer is tensors.get(f"model.{name}") and buffer._version == 0
+                for name, buffer in model.named_buffers()
+            )
+
+        return walk
+
+    def _alone(
+        self,
+        tensors: Mapping[str, Tensor],
+        batch: Any,
+        index: int,
+        body: Callable[[nn.Module, Any], T],
+    ) -> T:
         # Each batch starts from the same buffers and, in train mode, from masks of its own, so that
         # its loss is one function of the weights, whatever has been evaluated before.
         if self.problem.mode == "train":
             key = np.random.SeedSequence((self._seed % 2**64, index)).generate_state(1)
             seed_all(int(key[0]))
-        # The user's code may take a batch apart, and some of it writes to the tensors.
-        batch = copied(batch) if self.problem.writes_inputs else rebuilt(batch)
-        named = {f"model.{k}": v for k, v in self.problem.space.unflatten(vector).items()}
-        constants = self._constants | {f"model.{k}": v for k, v in (buffers or {}).items()}
+        batch = self._handed_over(batch)
         # Copies of the buffers: layers in train mode write to what they are given.
-        fixed = {name: tensor.clone() for name, tensor in constants.items()}
+        fixed = {name: tensors[name].clone() for name in self._constants}
         with self._users_code(batch, index):
-            result: T = functional_call(self._host, named | fixed, (body, batch), tie_weights=True)
+            result: T = functional_call(
+                self._host, dict(tensors) | fixed, (body, batch), tie_weights=True
+            )
         return result
+
+    def _handed_over(self, batch: Any) -> Any:
+        # The user's code may take a batch apart, and some of it writes to the tensors.
+        return copied(batch) if self.problem.writes_inputs else rebuilt(batch)
 
     def _frozen_tensors(self) -> dict[str, Tensor]:
         model, chosen = self.problem.model, set(self.problem.space.names)

@@ -12,7 +12,15 @@ from os import PathLike
 from typing import Any
 
 from landscape.errors import one_of
-from landscape.results import Eigenpairs, Evaluation, Line, Result, Sharpness, Surface
+from landscape.results import (
+    Eigenpairs,
+    Evaluation,
+    Line,
+    Result,
+    Sharpness,
+    Surface,
+    Trajectory,
+)
 from landscape.wording import number, with_error
 
 ABSENT = "–"
@@ -31,6 +39,7 @@ class Measured:
         surface: loss over a plane.
         worst_line: loss along the checkpoint's own worst-case direction.
         random_line: loss along a filter-normalised random direction.
+        trajectories: training runs in the plane of the surface, to be drawn on it.
     """
 
     name: str
@@ -41,6 +50,7 @@ class Measured:
     surface: Surface | None = None
     worst_line: Line | None = None
     random_line: Line | None = None
+    trajectories: tuple[Trajectory, ...] = ()
 
     def roles(self) -> dict[str, Result]:
         """Return everything that was measured, by the part that it plays here.

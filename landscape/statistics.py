@@ -99,10 +99,7 @@ def interpolated(
         The combined buffers, for `Evaluator.loss`.
     """
     return {
-        name: buffer
-        + sum(
-            t * (theirs[name].to(buffer) - buffer) for t, theirs in others.values()
-        )
+        name: buffer + sum(t * (theirs[name].to(buffer) - buffer) for t, theirs in others.values())
         for name, buffer in own.items()
         if buffer.is_floating_point()
     }
@@ -157,9 +154,7 @@ class _Moments:
 
 
 @contextmanager
-def _gathering(
-    layers: Mapping[str, _BatchNorm], moments: Mapping[str, _Moments]
-) -> Iterator[None]:
+def _gathering(layers: Mapping[str, _BatchNorm], moments: Mapping[str, _Moments]) -> Iterator[None]:
     def hook(name: str) -> Any:
         return lambda layer, inputs: moments[name].add(inputs[0])
 

@@ -23,11 +23,16 @@ class LossValue:
         value: Σ sum / Σ weight (the plain sum, for a loss with ``reduction="sum"``).
         se: standard error over the examples; NaN where the loss gives no per-example terms.
         metrics: means over the examples.
+        examples: where they were asked for, the loss and the weight of each example, two float64
+            tensors of shape (N,) on the CPU, in the order of the data: the loss is Σ loss / Σ
+            weight, and differences between two weight vectors can be taken example by example;
+            None where the loss gives no terms.
     """
 
     value: float
     se: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    examples: tuple[Tensor, Tensor] | None = None
 
 
 class VectorSum:
@@ -61,8 +66,11 @@ class LossSums:
             sums: whether the loss of the data set is the plain sum.
         """
         self._plain_sum = sums
-        self._rows: list[Tensor] = []
+        self._totals: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self._examples: list[tuple[Tensor, Tensor]] | None = []
         self._metrics: dict[str, list[tuple[Tensor, int]]] = {}
+        self._known: list[float] | None = None
 
     def add(self, terms: BatchTerms) -> None:
         """Add one batch.
@@ -71,67 +79,106 @@ class LossSums:
             terms: what it contributes to the loss.
         """
         total = terms.total.detach()
-        weight = torch.as_tensor(terms.weight, dtype=torch.float64, device=total.device)
+        self._known = None
+        self._totals.append(total)
+        self._weights.append(
+            torch.as_tensor(terms.weight, dtype=torch.float64, device=total.device)
+        )
+        # Kept as they are, and summed once at the end: a sum for every batch would cost more than
+        # the forward pass of a small model.
         if terms.terms is None or terms.weights is None:
-            squares = [torch.full_like(total, math.nan)] * 3 + [torch.zeros_like(total)]
-        else:
-            s, w = terms.terms.detach().double(), terms.weights.double()
-            if self._plain_sum:
-                w = torch.ones_like(s)
-            squares = [s @ s, s @ w, w @ w, torch.full_like(total, len(s))]
-        self._rows.append(torch.stack([total, weight, *squares]))
+            self._examples = None
+        elif self._examples is not None:
+            self._examples.append((terms.terms.detach(), terms.weights.detach()))
 
-    def add_metric(self, name: str, value: Any, size: int) -> None:
-        """Add a metric of one batch.
+    def add_metrics(self, totals: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Add the metrics of one batch.
 
         Args:
-            name: which one.
-            value: one value per example, or their mean.
-            size: number of examples in the batch.
-
-        Raises:
-            ProblemError: if it is neither.
+            totals: the sum over its examples and their number, as from `metric_total`, by name.
         """
-        tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(value)
-        if tensor is None or tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != size):
-            msg = (
-                f"metric {name!r} returned {describe(value)} for a batch of {size}; expected one "
-                "value per example, or their mean"
-            )
-            raise ProblemError(msg)
-        total = tensor.double().sum() * (size if tensor.ndim == 0 else 1)
-        self._metrics.setdefault(name, []).append((total, size))
+        for name, pair in totals.items():
+            self._metrics.setdefault(name, []).append(pair)
+
+    @property
+    def examples(self) -> tuple[Tensor, Tensor] | None:
+        """Loss and weight of each example, shape (N,), float64; None where there are none."""
+        if self._examples is None:
+            return None
+        terms, weights = (torch.cat(parts).double() for parts in zip(*self._examples, strict=True))
+        return terms, torch.ones_like(terms) if self._plain_sum else weights
 
     @property
     def totals(self) -> list[float]:
         """Σ of the loss s, of the weight w, of s·s, s·w and w·w over examples; their number."""
-        values: list[float] = torch.stack(self._rows).sum(dim=0).tolist()
-        return values
+        if self._known is None:
+            total, weight = torch.stack(self._totals).sum(), torch.stack(self._weights).sum()
+            if self.examples is None:
+                squares = [torch.full_like(total, math.nan)] * 3 + [torch.zeros_like(total)]
+            else:
+                s, w = self.examples
+                squares = [s @ s, s @ w, w @ w, torch.full_like(total, len(s))]
+            self._known = torch.stack([total, weight, *squares]).tolist()
+        return self._known
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means of the metrics over the examples."""
+        return {
+            name: float(torch.stack([t for t, _ in parts]).sum()) / sum(size for _, size in parts)
+            for name, parts in self._metrics.items()
+        }
 
     @property
     def divisor(self) -> float:
         """Σ weight, or 1 for a plain sum."""
         return final_divisor(self.totals[1], plain_sum=self._plain_sum)
 
-    def result(self) -> LossValue:
+    def result(self, *, keep: bool = False) -> LossValue:
         """Divide.
+
+        Args:
+            keep: also give the loss and the weight of each example.
 
         Returns:
             The loss of all that has been added.
         """
         total, _, ss, sw, ww, n = self.totals
         value = total / self.divisor
-        metrics = {
-            name: float(torch.stack([t for t, _ in parts]).sum()) / sum(size for _, size in parts)
-            for name, parts in self._metrics.items()
-        }
         # Standard error of the ratio Σs/Σw over examples (delta method); of n·mean for a sum.
         ratio = total / n if self._plain_sum and n else value
-        residual = ss - 2 * ratio * sw + ratio**2 * ww
+        residual = ss - 2 * ratio * sw + ratio * ratio * ww
         se = math.nan
         if n > 1 and math.isfinite(residual):
             se = math.sqrt(max(residual, 0.0) * n / (n - 1)) / self.divisor
-        return LossValue(value, se, metrics)
+        examples = None
+        if keep and self.examples is not None:
+            examples = self.examples[0].cpu(), self.examples[1].cpu()
+        return LossValue(value, se, self.metrics, examples)
+
+
+def metric_total(name: str, value: Any, size: int) -> tuple[Tensor, int]:
+    """Sum a metric of one batch over its examples.
+
+    Args:
+        name: which one, for the message.
+        value: one value per example, or their mean.
+        size: number of examples in the batch.
+
+    Returns:
+        The sum, a float64 scalar, and the number of examples.
+
+    Raises:
+        ProblemError: if it is neither.
+    """
+    tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(value)
+    if tensor is None or tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != size):
+        msg = (
+            f"metric {name!r} returned {describe(value)} for a batch of {size}; expected one "
+            "value per example, or their mean"
+        )
+        raise ProblemError(msg)
+    return tensor.double().sum() * (size if tensor.ndim == 0 else 1), size
 
 
 def final_divisor(weight: float, *, plain_sum: bool) -> float:

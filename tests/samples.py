@@ -13,10 +13,13 @@ from landscape.results import (
     Eigenpairs,
     Evaluation,
     Line,
+    Path,
     Provenance,
     Sharpness,
     Surface,
     TraceEstimate,
+    TrainedCurve,
+    Trajectory,
 )
 
 N_PARAMETERS = 40
@@ -306,3 +309,60 @@ def sweep(n=8, *, k=5, pattern="step-{}", step=100, unconverged=()):
 def _sized(name, n, **kwargs):
     shared = common(name, **kwargs)
     return {**shared, "provenance": dataclasses.replace(shared["provenance"], n_parameters=n)}
+
+
+def path(name="model.pt", *, n=7, curve="bezier"):
+    t = np.linspace(0.0, 1.0, n)
+    loss = 0.05 + 0.02 * t + t * (1 - t)
+    return Path(
+        settings={"end": "hash-of-end.pt", "curve": curve, "seed": 0, "t": t.tolist()},
+        t=t,
+        loss=loss,
+        loss_se=0.03 * loss,
+        metrics={"accuracy": 1 - loss, "test loss": 2 * loss, "test loss_se": 0.1 * loss},
+        end="end.pt",
+        curve=curve,
+        bends=np.full((0 if curve == "linear" else 1, N_PARAMETERS), 0.25),
+        distance=3.0,
+        length=3.0 if curve == "linear" else 3.5,
+        end_losses=(0.05, 0.07),
+        statistics="recalibrated",
+        held_out="test",
+        training_losses=np.array([] if curve == "linear" else [0.4, 0.2, 0.1]),
+        **common(name),
+    )
+
+
+def trained_curve(name="model.pt"):
+    return TrainedCurve(
+        settings={"end": "hash-of-end.pt", "curve": "bezier", "seed": 0, "epochs": 3},
+        end="end.pt",
+        curve="bezier",
+        bends=np.full((1, N_PARAMETERS), 0.25),
+        velocity=np.full((1, N_PARAMETERS), -0.5),
+        losses=np.array([0.4, 0.2]),
+        epochs=3,
+        **common(name),
+    )
+
+
+def trajectory(name="model.pt", *, m=5, run="A"):
+    t = np.linspace(1.0, 0.1, m)
+    return Trajectory(
+        settings={"plane": "principal", "d1": {"digest": "a"}, "d2": {"digest": "b"}},
+        run=run,
+        names=tuple(f"epoch-{k}.pt" for k in range(m)),
+        x=t,
+        y=t**2 - 0.3,
+        distances=2 * t,
+        off_plane=0.5 * t,
+        loss=0.05 + t**2,
+        loss_se=0.01 * t,
+        projected_loss=0.04 + t**2,
+        projected_loss_se=0.01 * t,
+        plane="principal plane of a run of 6 checkpoints",
+        direction_norms=(1.0, 1.0),
+        cosine=0.0,
+        origin_loss=0.05,
+        **common(name),
+    )

@@ -55,6 +55,9 @@ RECORDS = {
     "density": samples.density(),
     "sharpness": samples.sharpness(),
     "loss": samples.evaluation(),
+    "path": samples.path(),
+    "curve": samples.trained_curve(),
+    "trajectory": samples.trajectory(),
 }
 
 
@@ -109,7 +112,7 @@ def unsigned_nan(values: np.ndarray) -> np.ndarray:
 def test_csv_of_a_surface_has_every_point_to_the_bit(tmp_path: Path) -> None:
     surface = tilted()
     names, rows = table(surface, tmp_path / "s.csv")
-    assert names == ["x", "y", "loss", "loss_se", "accuracy", "top/5 %"]
+    assert names == ["x", "y", "loss", "loss_se", "measured", "accuracy", "top/5 %"]
     assert len(rows) == NX * NY
     for k, row in enumerate(rows):
         i, j = divmod(k, NY)
@@ -635,3 +638,27 @@ def test_an_export_that_would_overwrite_is_refused(here: Path, run) -> None:
     assert Path("a.csv").read_text() == "mine"
     assert run("export", "1", "-o", "a.csv", "--overwrite").code == 0
     assert Path("a.csv").read_text() != "mine"
+
+
+def test_held_out_losses_stand_beside_in_the_classic_layout(tmp_path):
+    plain = tilted()
+    columns = {
+        "test loss": plain.loss + 1,
+        "test loss_se": plain.loss,
+        "test accuracy": plain.loss / 90,
+    }
+    measured = np.arange(plain.loss.size).reshape(plain.loss.shape) % 2 == 0
+    record = dataclasses.replace(
+        plain, metrics=dict(plain.metrics) | columns, measured=measured, tolerance=0.1
+    )
+    path = tmp_path / "s.h5"
+    export_result(record, path)
+    with h5py.File(path) as file:
+        assert bits(file["test_loss"][()]) == bits((plain.loss + 1).T)
+        assert bits(file["test_acc"][()]) == bits((100.0 * (plain.loss / 90)).T)
+        assert bits(file["train_loss"][()]) == bits(plain.loss.T)
+    back = import_hdf5(path)
+    assert back.provenance.split == "train"
+    assert back.measured.dtype == np.bool_
+    assert back.measured.tolist() == measured.tolist()
+    assert back.metrics.keys() == record.metrics.keys()

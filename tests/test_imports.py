@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 # is in it; a longer name wins over a shorter one.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("landscape", "errors", "wording", "files", "results", "progress", "_version", "theory"),
-    ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls"),
-    ("problem", "tasks", "directions", "training"),
-    ("sums", "loss_check", "evaluate", "statistics", "operators"),
+    ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls", "interpolation"),
+    ("problem", "tasks", "directions", "curves", "training"),
+    ("sums", "loss_check", "evaluate", "statistics", "engine", "operators"),
     ("measure",),
     ("comparison", "report"),
     ("cli",),

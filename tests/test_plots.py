@@ -25,6 +25,7 @@ from landscape.measured import Comparison, Measured
 from landscape.plots import words
 from landscape.plots.contrast_blocks import ball_outline
 from landscape.plots.interactive import inert
+from landscape.plots.reliefs import HEIGHT, LIGHT, light
 from landscape.plots.scales import common_scale
 from landscape.plots.style import Picture, fit, plain, text_width, wrap
 from landscape.report.verdict import verdict
@@ -194,6 +195,93 @@ def test_losses_of_another_shape_are_refused():
         plots.draw(record)
 
 
+def test_names_of_checkpoints_keep_their_case():
+    near = samples.wide("sam", reach=0.5)
+    bad = dataclasses.replace(near, surface=samples.with_bad_corner(near.surface))
+    text = said(plots.contrast(samples.comparison(samples.sharp("sgd"), bad)))
+    assert "sam: 7 of 525 points not finite" in text
+    assert "Sam" not in text
+    assert "Sgd" not in text
+    pair = [samples.eigenpairs("sgd"), samples.eigenpairs("sam", converged=False)]
+    drawn = said(plots.sweep_figure(pair, names=["sgd", "sam"]))
+    assert "Sgd" not in drawn
+    assert "Hollow, NOT converged: sam" in drawn
+
+
+def interpolated(criterion="range"):
+    """A surface of which every other point was measured, and the loss elsewhere is 0."""
+    record = samples.surface(nx=8, ny=5)
+    measured = np.add.outer(np.arange(8), np.arange(5)) % 2 == 0
+    return dataclasses.replace(
+        record,
+        loss=np.where(measured, record.loss, 0.4),
+        measured=measured,
+        interpolation_error=0.0008,
+        tolerance=0.001,
+        criterion=criterion,
+    )
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_measured_points_are_dotted_where_others_are_interpolated(kind):
+    record = interpolated()
+    figure = plots.draw(record, kind=kind)
+    (dots,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    i, j = np.nonzero(record.measured)
+    np.testing.assert_array_equal(dots.get_xdata(), record.x[i])
+    np.testing.assert_array_equal(dots.get_ydata(), record.y[j])
+    text = " ".join(said(figure).split())
+    assert "20 of 40 points measured (dots), the others interpolated: largest error seen" in text
+    assert "0.08 % of the range (tolerance 0.1 %)" in text
+    assert "0.08 % of the loss" in " ".join(said(plots.draw(interpolated("log"))).split())
+    assert "(dots)" not in said(plots.draw(record, kind="3d"))
+    whole = plots.draw(samples.surface(nx=8, ny=5), kind=kind)
+    assert "interpolated" not in said(whole)
+    assert not [line for line in whole.axes[0].lines if line.get_marker() == "o"]
+
+
+def test_interactive_surfaces_tell_what_was_interpolated():
+    record = interpolated()
+    relief, dots = plots.draw_interactive(record).data
+    i, j = np.nonzero(record.measured)
+    np.testing.assert_array_equal(dots.x, record.x[i])
+    np.testing.assert_array_equal(dots.y, record.y[j])
+    for (i, j), known in np.ndenumerate(record.measured):
+        assert relief.hovertext[j][i].endswith("(interpolated)") != known
+
+
+# --- light -----------------------------------------------------------------------------------
+
+
+def test_the_light_is_that_of_the_slope():
+    """On a plane every square is as bright as the cosine between its normal and the light."""
+    record = samples.surface(nx=6, ny=4, y_reach=0.25)
+    x, y = record.x[:, None], record.y[None, :]
+    z = 0.3 * x - 1.2 * y
+    shade = light(record, z, bottom=-1.0, top=3.0)
+    # in the box x and y have length 1, and 4 in z has HEIGHT
+    normal = np.array([-0.3 * 2 * HEIGHT / 4, 1.2 * 0.5 * HEIGHT / 4, 1.0])
+    cosine = normal @ np.array(LIGHT) / np.linalg.norm(normal) / np.linalg.norm(LIGHT)
+    np.testing.assert_allclose(shade, 1 - 0.4 * (1 - cosine))
+    assert shade.shape == (5, 3)
+    broken = z.copy()
+    broken[2, 1] = np.nan
+    dark = light(record, broken, bottom=-1.0, top=3.0)
+    assert (dark[1:3, :2] == 1.0).all()
+    assert np.count_nonzero(dark == 1.0) == 4
+
+
+def test_a_relief_has_the_colours_of_its_heights_but_for_the_light():
+    record = slanted()
+    relief = relief_of(reliefs(plots.draw(record, kind="3d", scale="linear"))[0])
+    z = record.loss
+    middles = (z[1:, 1:] + z[:-1, 1:] + z[1:, :-1] + z[:-1, :-1]) / 4
+    expected = mpl.colormaps["viridis"](Normalize(z.min(), z.max())(middles)).reshape(-1, 4)
+    drawn = np.asarray(relief._facecolor3d).reshape(-1, 4)
+    shade = light(record, z, bottom=z.min(), top=z.max()).reshape(-1, 1)
+    np.testing.assert_allclose(drawn[:, :3], expected[:, :3] * shade, atol=1e-12)
+
+
 # --- scales ----------------------------------------------------------------------------------
 
 
@@ -207,6 +295,52 @@ def test_auto_is_linear_unless_most_of_the_picture_would_be_flat():
     assert common_scale([negative]).spacing == "linear"
     # a contrast however strong does not make its parts flat
     assert common_scale([record, samples.surface(curvature=0.6)]).spacing == "linear"
+
+
+@pytest.mark.parametrize(
+    ("power", "spacing"), [(1, "linear"), (2, "linear"), (4, "log"), (6, "log")]
+)
+def test_auto_follows_the_share_of_points_in_the_lowest_tenth(power, spacing):
+    """Of r^p over a square that is π (0.1 · 2^(p/2))^(2/p) / 4: 0.02, 0.16, 0.50, 0.73."""
+    record = samples.surface(nx=81, ny=81)
+    radius = np.hypot(record.x[:, None], record.y[None, :])
+    loss = 0.01 + radius**power
+    share = np.mean(loss <= loss.min() + 0.1 * np.ptp(loss))
+    assert share == pytest.approx(np.pi / 4 * (0.1 * 2 ** (power / 2)) ** (2 / power), abs=0.03)
+    record = dataclasses.replace(record, loss=loss)
+    assert common_scale([record]).spacing == spacing
+    # where the losses differ by a few percent only, a logarithm shows no more
+    assert common_scale([dataclasses.replace(record, loss=loss + 50)]).spacing == "linear"
+
+
+def test_auto_takes_a_quadratic_line_as_linear_and_a_spiked_one_as_log():
+    x = np.linspace(-1, 1, 201)
+    bowl = dataclasses.replace(samples.line(n=201), loss=0.001 + x**2)
+    assert common_scale([bowl]).spacing == "linear"
+    spiked = dataclasses.replace(bowl, loss=0.001 + x**2 + 30 * (np.abs(x) > 0.97))
+    assert common_scale([spiked]).spacing == "log"
+    with_nan = dataclasses.replace(spiked, loss=np.where(np.abs(x) > 0.99, np.nan, spiked.loss))
+    assert common_scale([with_nan]).spacing == "log"
+
+
+def test_a_log_scale_ends_where_an_interpolation_is_no_finer():
+    x = np.linspace(-1, 1, 21)
+    loss = 0.01 + 40 * (x[:, None] ** 6 + x[None, :] ** 6)
+    measured = np.add.outer(np.arange(21), np.arange(21)) % 2 == 0
+    record = dataclasses.replace(samples.surface(nx=21, ny=21), loss=loss)
+    assert common_scale([record]).spacing == "log"
+    some = dataclasses.replace(
+        record, loss=np.where(measured, loss, loss - 0.02), measured=measured
+    )
+    assert some.loss.min() < 0 < some.loss[measured].min()
+    rough = dataclasses.replace(some, interpolation_error=0.001)
+    scale = common_scale([rough])
+    assert (scale.spacing, scale.threshold) == ("symlog", pytest.approx(0.08))  # 0.001 of 80
+    assert "linear within ±0.08 where the interpolation is no finer" in scale.note
+    fine = dataclasses.replace(some, loss=loss, interpolation_error=0.0001)
+    assert common_scale([fine]).spacing == "log"
+    by_log = dataclasses.replace(rough, loss=loss, criterion="log")
+    assert common_scale([by_log]).spacing == "log"
 
 
 def test_log_turns_linear_near_zero_where_losses_are_not_positive_and_says_so():

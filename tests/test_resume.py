@@ -33,9 +33,12 @@ from landscape.measure.surfaces import line, span, surface
 from landscape.problem import Problem
 from landscape.study import Grid, Study
 
-X, Y = span(1.0, 9), span(0.5, 7)
-N_POINTS = len(X) * len(Y)
-N_KILLS = 40
+# What is measured, by name: the coordinates, and the tolerance of an interpolation.
+GRIDS = {
+    "whole": (span(1.0, 9), span(0.5, 7), 0.0),
+    "interpolated": (span(1.0, 15), span(0.5, 13), 0.02),
+}
+N_KILLS = {"whole": 40, "interpolated": 25}
 
 
 # -- the process that forks ----------------------------------------------------------------------
@@ -59,13 +62,14 @@ def slow_problem() -> Problem:
     )
 
 
-def measure(folder: Path) -> None:
+def measure(folder: Path, grid: str) -> None:
     """Measure the surface into a study, and note every point that is begun and recorded."""
+    xs, ys, tolerance = GRIDS[grid]
     log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     at, record = Plane.at, Grid.record
 
     def noted_at(self: Plane, origin: torch.Tensor, x: float, y: float) -> torch.Tensor:
-        os.write(log, f"begun {list(X).index(x)} {list(Y).index(y)}\n".encode())
+        os.write(log, f"begun {list(xs).index(x)} {list(ys).index(y)}\n".encode())
         return at(self, origin, x, y)
 
     def noted_record(self: Grid, i: int, j: int, values: Any) -> None:
@@ -75,12 +79,19 @@ def measure(folder: Path) -> None:
     Plane.at, Grid.record = noted_at, noted_record
     problem = slow_problem()
     with Study(folder / "landscape.db") as study:
-        found = surface(problem, random_plane(problem, 3), x=X, y=Y, study=study)
+        plane = random_plane(problem, 3)
+        found = surface(problem, plane, x=xs, y=ys, tolerance=tolerance, study=study)
     save(folder / "result.npz", found)
 
 
 def save(path: Path, found: Any) -> None:
-    np.savez(path, loss=found.loss, se=found.loss_se, accuracy=found.metrics["accuracy"])
+    np.savez(
+        path,
+        loss=found.loss,
+        se=found.loss_se,
+        accuracy=found.metrics["accuracy"],
+        measured=found.is_measured,
+    )
 
 
 def serve() -> None:
@@ -91,7 +102,7 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             try:
-                measure(folder)
+                measure(folder, request["grid"])
             except BaseException:
                 (folder / "error").write_text(traceback.format_exc())
                 os._exit(1)
@@ -113,10 +124,10 @@ class Server:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         )
 
-    def run(self, folder: Path, *, delay: float | None = None) -> bool:
+    def run(self, folder: Path, grid: str = "whole", *, delay: float | None = None) -> bool:
         """Measure in a process of its own; return whether it was killed."""
         folder.mkdir(exist_ok=True)
-        request = {"folder": str(folder), "delay": delay}
+        request = {"folder": str(folder), "grid": grid, "delay": delay}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         code = json.loads(self._process.stdout.readline())
@@ -169,7 +180,7 @@ def assert_nothing_lost(folder: Path, before: int) -> int:
     return done
 
 
-def assert_nothing_repeated(folder: Path, kills: int) -> None:
+def assert_nothing_repeated(folder: Path, n_points: int, kills: int) -> None:
     seen: set[tuple[int, int]] = set()
     begun: Counter[tuple[int, int]] = Counter()
     for word, point in noted(folder):
@@ -178,39 +189,42 @@ def assert_nothing_repeated(folder: Path, kills: int) -> None:
         else:
             assert point not in seen  # what is recorded is not measured again
             begun[point] += 1
-    assert len(begun) == N_POINTS
-    assert begun.total() <= N_POINTS + kills  # a kill costs the point in flight, and no other
+    assert len(begun) == n_points
+    assert begun.total() <= n_points + kills  # a kill costs the point in flight, and no other
 
 
 @pytest.mark.slow
-def test_a_surface_survives_being_killed_at_any_instant(server, tmp_path):
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_surface_survives_being_killed_at_any_instant(server, tmp_path, grid):
     undisturbed = tmp_path / "undisturbed"
-    assert not server.run(tmp_path / "warm")
+    assert not server.run(tmp_path / "warm", grid)
     started = time.perf_counter()
-    assert not server.run(undisturbed)
+    assert not server.run(undisturbed, grid)
     whole = time.perf_counter() - started
     expected = np.load(undisturbed / "result.npz")
+    n_points = int(expected["measured"].sum())
+    assert (n_points < expected["measured"].size) == (grid == "interpolated")
     rng = random.Random(0)
     kills = studies = with_points = 0
-    while kills < N_KILLS:
+    while kills < N_KILLS[grid]:
         folder, kills_here, done = tmp_path / f"study-{studies}", 0, 0
         studies += 1
         assert studies < 20
         # Some before the file is there, most in the middle, and at most ten for one surface.
-        while server.run(folder, delay=whole * rng.choice([0.05, 0.2, 0.4]) * rng.random()):
+        while server.run(folder, grid, delay=whole * rng.choice([0.05, 0.2, 0.4]) * rng.random()):
             kills_here += 1
             done = assert_nothing_lost(folder, done)
-            with_points += 0 < done < N_POINTS
+            with_points += 0 < done < n_points
             if kills_here >= 10:
-                assert not server.run(folder)
+                assert not server.run(folder, grid)
                 break
         kills += kills_here
-        assert assert_nothing_lost(folder, done) == N_POINTS
-        assert_nothing_repeated(folder, kills_here)
+        assert assert_nothing_lost(folder, done) == n_points
+        assert_nothing_repeated(folder, n_points, kills_here)
         found = np.load(folder / "result.npz")
-        for name in ("loss", "se", "accuracy"):
+        for name in ("loss", "se", "accuracy", "measured"):
             assert found[name].tobytes() == expected[name].tobytes()
-    assert with_points >= N_KILLS // 3  # else the kills came too early to be a test
+    assert with_points >= N_KILLS[grid] // 3  # else the kills came too early to be a test
 
 
 @pytest.mark.slow
@@ -223,7 +237,7 @@ def test_the_checks_of_this_file_fail_where_they_should(server, tmp_path):
         assert_nothing_lost(folder, 0)
     (folder / "log").write_text((folder / "log").read_text() + "begun 0 0\n")
     with pytest.raises(AssertionError):
-        assert_nothing_repeated(folder, 5)
+        assert_nothing_repeated(folder, 63, 5)
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------

@@ -153,6 +153,9 @@ MAKERS = (
     samples.density,
     a_line,
     a_surface,
+    samples.path,
+    samples.trained_curve,
+    samples.trajectory,
 )
 
 

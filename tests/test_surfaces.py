@@ -17,6 +17,7 @@ from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
 from landscape.directions import Direction, Plane, given_direction, random_direction, random_plane
+from landscape.engine import PLAIN, Engine
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
 from landscape.evaluate import Evaluator
 from landscape.measure.evaluation import evaluation
@@ -146,13 +147,19 @@ def test_losses_in_float32_are_those_of_float64_to_rounding():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_point_zero_zero_is_the_plain_loss_bit_for_bit(case, dtype):
+def test_the_point_zero_zero_is_the_plain_loss(case, dtype):
     problem = case.build(None if case.depends_on_batches else 5, dtype=dtype)
     plain = evaluation(problem)
     found = surface(problem, n=3, seed=1)
-    assert found.loss[1, 1] == plain.loss == found.origin_loss
-    assert found.loss_se[1, 1] == plain.loss_se or math.isnan(plain.loss_se)
-    assert line(problem, random_direction(problem, 1), x=[-1.0, 0.0, 1.0]).loss[1] == plain.loss
+    along = line(problem, random_direction(problem, 1), x=[-1.0, 0.0, 1.0])
+    assert found.origin_loss == along.origin_loss == plain.loss
+    centre = [found.loss[1, 1], found.loss_se[1, 1], along.loss[1]]
+    expected = [plain.loss, plain.loss_se, plain.loss]
+    if found.engine != str(PLAIN):  # BatchNorm folded: other roundings
+        rel = 1e-12 if dtype == "float64" else 1e-6
+        assert centre == pytest.approx(expected, rel=rel, nan_ok=True)
+    else:
+        assert np.array_equal(centre, expected, equal_nan=True)
 
 
 @settings(max_examples=10, deadline=None)
@@ -295,21 +302,21 @@ def test_a_surface_that_was_begun_goes_on_where_it_stopped(tmp_path, monkeypatch
     problem = case_named("mlp").build(5)
     whole = surface(problem, n=4)
     measured = []
-    loss = Evaluator.loss
+    losses = Engine.losses
 
-    def stops(self, vector=None):
+    def stops(self, vectors, *args, **kwargs):
         if len(measured) == 7:
             raise KeyboardInterrupt
-        measured.append(vector)
-        return loss(self, vector)
+        measured.extend(vectors)
+        return losses(self, vectors, *args, **kwargs)
 
     with Study(tmp_path / "landscape.db") as study:
-        monkeypatch.setattr(Evaluator, "loss", stops)
+        monkeypatch.setattr(Engine, "losses", stops)
         with pytest.raises(KeyboardInterrupt):
             surface(problem, n=4, study=study)
         (entry,) = study.entries()
         assert (entry.status, entry.points_done, entry.points_total) == ("partial", 7, 16)
-        monkeypatch.setattr(Evaluator, "loss", loss)
+        monkeypatch.setattr(Engine, "losses", losses)
         found = surface(problem, n=4, study=study)
         assert found.loss.tobytes() == whole.loss.tobytes()
         assert found.loss_se.tobytes() == whole.loss_se.tobytes()

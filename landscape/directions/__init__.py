@@ -8,7 +8,7 @@ from landscape.directions.drawn import NORMALISATIONS, random_direction, random_
 from landscape.directions.filters import filter_norms, filters, normalise_filterwise
 from landscape.directions.planes import (
     PrincipalPlane,
-    Trajectory,
+    Projection,
     eigenvector_plane,
     plane_through,
     principal_plane,
@@ -29,7 +29,7 @@ __all__ = [
     "Direction",
     "Plane",
     "PrincipalPlane",
-    "Trajectory",
+    "Projection",
     "eigenvector_plane",
     "filter_norms",
     "filter_norms_of",

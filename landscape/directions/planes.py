@@ -25,18 +25,22 @@ _BLOCK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trajectory:
+class Projection:
     """Checkpoints as seen in a plane.
 
     Attributes:
         coordinates: least-squares coordinates of each checkpoint, shape (m, 2).
         off_plane: Euclidean distance of each from the plane, shape (m,).
+        distances: Euclidean distance of each from the origin of the plane, shape (m,).
         names: of the checkpoints.
+        hashes: digest of the weights and buffers of each.
     """
 
     coordinates: Floats
     off_plane: Floats
+    distances: Floats
     names: tuple[str, ...]
+    hashes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class PrincipalPlane:
     """
 
     plane: Plane
-    trajectory: Trajectory
+    trajectory: Projection
     explained: Floats
 
 
@@ -136,7 +140,7 @@ def plane_through(problem: Problem, second: Checkpoint, third: Checkpoint) -> Pl
         third: the checkpoint at (0, 1).
 
     Returns:
-        The plane, its axes the differences themselves.
+        The plane, its axes the differences themselves; they know the checkpoints' buffers.
 
     Raises:
         InvalidArgumentError: if two of them are the same, or all three lie on a line.
@@ -149,6 +153,7 @@ def plane_through(problem: Problem, second: Checkpoint, third: Checkpoint) -> Pl
             other.weights - origin,
             kind="checkpoint",
             description=f"from {problem.name} to {other.name}",
+            buffers=dict(other.model.named_buffers()),
         )
         for other in others
     )
@@ -208,16 +213,26 @@ def principal_plane(problem: Problem, checkpoints: Sequence[Checkpoint]) -> Prin
     )
 
 
-def project(problem: Problem, plane: Plane, checkpoints: Sequence[Checkpoint]) -> Trajectory:
+def project(
+    problem: Problem,
+    plane: Plane,
+    checkpoints: Sequence[Checkpoint],
+    *,
+    key: str | None = None,
+    unsafe_pickle: bool = False,
+) -> Projection:
     """Find where checkpoints lie in a plane through the problem's weights.
 
     Args:
         problem: at the origin of the plane.
         plane: any two directions that are not parallel, of any norm.
-        checkpoints: one or more of the same architecture.
+        checkpoints: one or more of the same architecture; one is in memory at a time.
+        key: which entry of nested checkpoints to read, see `Problem.at`.
+        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
 
     Returns:
-        Least-squares coordinates, in units of the axes, and the distance from the plane.
+        Least-squares coordinates, in units of the axes, and the distances from the plane and from
+        its origin.
 
     Raises:
         InvalidArgumentError: if the axes are parallel.
@@ -225,17 +240,24 @@ def project(problem: Problem, plane: Plane, checkpoints: Sequence[Checkpoint]) -
     plane.check()
     axes = torch.stack([plane.x.vector, plane.y.vector]).double()
     metric = (axes @ axes.T).cpu().numpy()
-    coordinates, off, names = [], [], []
+    origin = problem.weights
+    coordinates, off, distances, names, hashes = [], [], [], [], []
     for checkpoint in checkpoints:
-        other = problem.at(checkpoint)
-        difference = (other.weights - problem.weights).double()
+        other = problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle)
+        difference = (other.weights - origin).double()
         found = np.linalg.solve(metric, (axes @ difference).cpu().numpy())
         rest = difference - torch.as_tensor(found).to(axes) @ axes
         coordinates.append(found)
         off.append(float(torch.linalg.vector_norm(rest)))
+        distances.append(float(torch.linalg.vector_norm(difference)))
         names.append(other.name)
-    return Trajectory(
-        coordinates=np.array(coordinates), off_plane=np.array(off), names=tuple(names)
+        hashes.append(other.checkpoint_hash)
+    return Projection(
+        coordinates=np.array(coordinates).reshape(-1, 2),
+        off_plane=np.array(off),
+        distances=np.array(distances),
+        names=tuple(names),
+        hashes=tuple(hashes),
     )
 
 

@@ -31,6 +31,7 @@ class Direction:
         description: the same in words, for a caption.
         seed: of a random one.
         treatment: what each tensor of a random one received, in words, by its name.
+        buffers: buffers of the checkpoint at coordinate 1, where there is one, by their names.
     """
 
     vector: Tensor
@@ -38,6 +39,7 @@ class Direction:
     description: str
     seed: int | None = None
     treatment: Mapping[str, str] = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def norm(self) -> float:
@@ -52,6 +54,39 @@ class Direction:
         """
         digest = hashlib.sha256(self.vector.detach().cpu().contiguous().numpy().tobytes())
         return {"kind": self.kind, "seed": self.seed, "digest": digest.hexdigest()[:16]}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the line along it.
+
+        Returns:
+            A part of the settings of what is measured there.
+        """
+        return {"direction": self.kind, "d": self.settings()}
+
+    def at(self, origin: Tensor, x: float, y: float = 0.0) -> Tensor:
+        """Return a point of the line, computed from the origin and not from its neighbour.
+
+        Args:
+            origin: shape (n,).
+            x: coordinate.
+            y: not used: a line is a plane of one axis.
+
+        Returns:
+            origin + x d, shape (n,).
+        """
+        return origin.add(self.vector, alpha=x)
+
+    def spanning(self, x: float, y: float = 0.0) -> list[tuple[float, Mapping[str, Tensor]]]:
+        """Return the buffers of the checkpoint that the direction leads to.
+
+        Args:
+            x: coordinate.
+            y: not used.
+
+        Returns:
+            The coordinate with the buffers; nothing where it leads to no checkpoint.
+        """
+        return [(x, self.buffers)] if self.buffers else []
 
 
 @dataclass(frozen=True)
@@ -73,6 +108,26 @@ class Plane:
         """Cosine of the angle between the directions."""
         dot = float(self.x.vector.double() @ self.y.vector.double())
         return dot / (self.x.norm * self.y.norm)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the plane.
+
+        Returns:
+            A part of the settings of what is measured there.
+        """
+        return {"plane": self.x.kind, "d1": self.x.settings(), "d2": self.y.settings()}
+
+    def spanning(self, x: float, y: float) -> list[tuple[float, Mapping[str, Tensor]]]:
+        """Return the buffers of the checkpoints that the axes lead to.
+
+        Args:
+            x: first coordinate.
+            y: second coordinate.
+
+        Returns:
+            Each coordinate with the buffers; nothing for an axis that leads to no checkpoint.
+        """
+        return [*self.x.spanning(x), *self.y.spanning(y)]
 
     def check(self) -> None:
         """Refuse a plane that is none.
@@ -152,6 +207,7 @@ def given_direction(
     *,
     kind: str = "given",
     description: str = "given direction",
+    buffers: Mapping[str, Tensor] | None = None,
 ) -> Direction:
     """Make a direction of a flat vector or of named tensors.
 
@@ -160,6 +216,7 @@ def given_direction(
         values: a vector of shape (n,), or a tensor for every parameter.
         kind: see `Direction`.
         description: see `Direction`.
+        buffers: see `Direction`.
 
     Returns:
         The direction, with the values as they are.
@@ -180,7 +237,7 @@ def given_direction(
         raise InvalidArgumentError(msg)
     # A copy: what the caller does to the values later must not change the direction.
     own = vector.detach().to(problem.device, problem.dtype, copy=True)
-    direction = Direction(own, kind, description)
+    direction = Direction(own, kind, description, buffers=dict(buffers or {}))
     if not (np.isfinite(direction.norm) and direction.norm > 0):
         msg = f"the direction has norm {direction.norm:g}; expected a finite one above zero"
         raise InvalidArgumentError(msg)

@@ -76,8 +76,25 @@ def hdf5_bytes(result: Line | Surface) -> bytes:
         ours = file.create_group(_OURS)
         ours["record"] = dumps({"kind": result.kind, **scalars})
         for name, values in arrays.items():
-            ours[_escaped(name)] = values.T
+            if values.size:  # bytes in place of booleans, which HDF5 has not
+                ours[_escaped(name)] = (
+                    values.astype(np.uint8) if values.dtype == bool else values
+                ).T
+        for other, columns in _beside(arrays, result.provenance.split).items():
+            file[_escaped(other) + _LOSS] = columns["loss"].T
+            file[_escaped(other) + _ACCURACY] = 100.0 * columns["accuracy"].T
     return stream.getvalue()
+
+
+def _beside(arrays: Mapping[str, FloatArray], split: str) -> dict[str, dict[str, FloatArray]]:
+    """Find losses on other data that were measured at the same points, by their split."""
+    found = {}
+    for name, loss in arrays.items():
+        other = name.removeprefix("metrics.").removesuffix(" loss")
+        if name == f"metrics.{other} loss" and other != split:
+            accuracy = arrays.get(f"metrics.{other} accuracy", np.full(loss.shape, np.nan))
+            found[other] = {"loss": loss, "accuracy": accuracy}
+    return found
 
 
 def import_hdf5(
@@ -143,12 +160,22 @@ class _Reader:
         found = [_plain(key.removesuffix(_LOSS)) for key in self.file if key.endswith(_LOSS)]
         if not found:
             self._refuse(f"has no losses (it holds {', '.join(self.file) or 'nothing'})")
+        if split is None and _OURS in self.file:
+            split = self._own_split()
         if split is not None:
             return one_of(split, found, what=f"part of the data in {str(self.path)!r}:")
         if len(found) > 1:
             msg = f"{str(self.path)!r} holds losses on {' and '.join(found)}: name one as the split"
             raise InvalidArgumentError(msg)
         return found[0]
+
+    def _own_split(self) -> str | None:
+        """Return the split that the record in the file was measured on."""
+        try:
+            record = loads(self.file[_OURS]["record"].asstr()[()])
+            return str(record["provenance"]["split"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
 
     def _coordinates(self) -> dict[str, FloatArray]:
         names = ("x", "y") if _COORDINATES["y"] in self.file else ("x",)
@@ -195,6 +222,8 @@ class _Reader:
         try:
             keys = [key for key in self.file[_OURS] if key != "record"]
             arrays |= {_plain(key): read(f"{_OURS}/{key}") for key in keys}
+            if "measured" in arrays:
+                arrays["measured"] = arrays["measured"].astype(bool)
             record = loads(self.file[_OURS]["record"].asstr()[()])
             result = from_record(record["kind"], record, arrays)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -19,10 +19,13 @@ from landscape.results import (
     Evaluation,
     FloatArray,
     Line,
+    Path,
     Result,
     Sharpness,
     Surface,
     TraceEstimate,
+    TrainedCurve,
+    Trajectory,
 )
 
 Columns = dict[str, list[Any]]
@@ -34,7 +37,12 @@ def table_bytes(result: Result) -> bytes:
     The columns, by kind of record; those of the further means over the examples bear their names:
 
     - ``line``: x, distance, loss, loss_se, means; a row for each point, as they were measured.
-    - ``surface``: x, y, loss, loss_se, means; a row for each point, y running fastest.
+    - ``surface``: x, y, loss, loss_se, measured (1, or 0 where it was interpolated), means; a row
+      for each point, y running fastest.
+    - ``path``: t, loss, loss_se, means; a row for each point.
+    - ``curve``: epoch, loss; the mean loss along a curve in each epoch of its training.
+    - ``trajectory``: name, x, y, distance, off_plane, loss, loss_se, projected_loss,
+      projected_loss_se; a row for each checkpoint.
     - ``eigs``: label, value, residual, error, data_error, gauss_newton.
     - ``trace``: layer, size, value, standard_error, low, high; the first row is of the whole, and
       its layer is empty.
@@ -80,11 +88,12 @@ def _line(line: Line) -> Columns:
 
 
 def _surface(surface: Surface) -> Columns:
-    columns = {
+    columns: Columns = {
         "x": _floats(np.repeat(surface.x, surface.y.size)),
         "y": _floats(np.tile(surface.y, surface.x.size)),
         "loss": _floats(surface.loss),
         "loss_se": _floats(surface.loss_se),
+        "measured": [int(value) for value in surface.is_measured.ravel()],
     }
     return columns | _metrics(surface.metrics, columns)
 
@@ -131,6 +140,24 @@ def _evaluation(evaluation: Evaluation) -> Columns:
     return columns | _metrics(evaluation.metrics, columns)
 
 
+def _path(path: Path) -> Columns:
+    columns = {name: _floats(getattr(path, name)) for name in ("t", "loss", "loss_se")}
+    return columns | _metrics(path.metrics, columns)
+
+
+def _curve(curve: TrainedCurve) -> Columns:
+    return {"epoch": list(range(1, curve.losses.size + 1)), "loss": _floats(curve.losses)}
+
+
+def _trajectory(trajectory: Trajectory) -> Columns:
+    names = ("x", "y", "distances", "off_plane", "loss", "loss_se")
+    columns = {name: _floats(getattr(trajectory, name)) for name in names}
+    columns["distance"] = columns.pop("distances")
+    projected = ("projected_loss", "projected_loss_se")
+    columns |= {name: _floats(getattr(trajectory, name)) for name in projected}
+    return {"name": list(trajectory.names), **columns}
+
+
 def _metrics(metrics: Mapping[str, Any], taken: Collection[str]) -> Columns:
     return {name: _floats(values) for name, values in named_metrics(metrics, taken).items()}
 
@@ -147,4 +174,7 @@ _COLUMNS: Mapping[str, Any] = {
     "density": _density,
     "sharpness": _sharpness,
     "loss": _evaluation,
+    "path": _path,
+    "curve": _curve,
+    "trajectory": _trajectory,
 }

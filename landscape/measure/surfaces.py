@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,16 @@ import numpy.typing as npt
 from torch import Tensor
 
 from landscape.directions import Direction, Plane, given_direction, random_direction, random_plane
-from landscape.errors import InvalidArgumentError, NonFiniteWarning
-from landscape.evaluate import Evaluator, LossValue
+from landscape.errors import InvalidArgumentError, NonFiniteWarning, ToleranceWarning, one_of
+from landscape.interpolation import CRITERIA, Interpolated, interpolated_surface
+from landscape.measure.beside import PointOptions
+from landscape.measure.points import Points, grid_of, metrics_of
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
-from landscape.progress import progress_bar
 from landscape.results import FloatArray, Line, Provenance, Surface
 from landscape.study import Study
 
 N_LINE, N_SURFACE = 51, 25
-_METRIC = "metrics."  # as the arrays of a saved result are named
 
 
 def line(
@@ -30,6 +30,13 @@ def line(
     *,
     x: npt.ArrayLike | None = None,
     seed: int = 0,
+    statistics: str = "frozen",
+    held_out: Problem | None = None,
+    weight_decay: float = 0.0,
+    against: tuple[Problem, Direction] | None = None,
+    precision: str = "exact",
+    compile: bool = False,
+    tune: bool = True,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Line:
@@ -40,11 +47,19 @@ def line(
         direction: d; None: a filter-normalised random one.
         x: coordinates in units of d, shape (nx,); None: 51 of them on [−1, 1].
         seed: of a random direction.
+        statistics: of BatchNorm at each point, see `surface`.
+        held_out: the same model on other data, see `surface`.
+        weight_decay: λ of a regulariser, see `surface`.
+        against: another checkpoint and a direction of its own, see `surface`.
+        precision: see `surface`.
+        compile: see `surface`.
+        tune: see `surface`.
         study: where points are kept as they are measured, and taken up again after a kill.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
-        The raw losses with their standard errors. Cost: nx + 1 forward passes.
+        The raw losses with their standard errors. Cost: nx + 1 forward passes, and those that
+        the options of `surface` add.
 
     Raises:
         InvalidArgumentError: if x has no two different finite numbers, or d does not fit.
@@ -53,28 +68,35 @@ def line(
         direction = random_direction(problem, seed)
     elif not isinstance(direction, Direction):
         direction = given_direction(problem, direction)
-    xs = _coordinates(x, "x", N_LINE)
-    settings = {"direction": direction.kind, "d": direction.settings(), "x": xs.tolist()}
+    along, xs = direction, _coordinates(x, "x", N_LINE)
+    options = PointOptions(
+        statistics=statistics,
+        held_out=held_out,
+        weight_decay=weight_decay,
+        against=against,
+        precision=precision,
+        compile=compile,
+        tune=tune,
+    )
+    options.check(problem, along)
+    settings = {**along.identity(), "x": xs.tolist(), **options.settings()}
 
     def measure(provenance: Provenance) -> Line:
-        with Evaluator(problem) as evaluator:
-            vector = direction.vector
-
-            def at(i: int, _: int) -> Tensor:
-                return evaluator.origin.add(vector, alpha=float(xs[i]))
-
-            grid = _Grid("line", provenance, settings, (len(xs), 1), study)
-            columns = grid.measure(evaluator, at, f"line of {problem.name}", progress)
+        grid = grid_of(study, "line", provenance, settings, (len(xs), 1))
+        what = f"line of {problem.name}"
+        coordinates = (xs, np.zeros(1))
+        with Points(
+            problem, along, coordinates, options, kept=grid, what=what, progress=progress
+        ) as points:
+            points.measure(list(np.ndindex(len(xs), 1)))
+            columns = {name: values[:, 0] for name, values in points.arrays().items()}
             return Line(
                 x=xs,
-                loss=columns["loss"][:, 0],
-                loss_se=columns["loss_se"][:, 0],
-                metrics={name: values[:, 0] for name, values in _metrics(columns).items()},
-                direction=direction.description,
-                direction_norm=direction.norm,
-                origin_loss=evaluator.loss().value,
+                direction=along.description,
+                direction_norm=along.norm,
+                **_sampled(points, columns, options),
                 settings=settings,
-                cost=evaluator.cost,
+                cost=points.cost,
                 provenance=provenance,
             )
 
@@ -91,6 +113,16 @@ def surface(
     y: npt.ArrayLike | None = None,
     n: int = N_SURFACE,
     seed: int = 0,
+    tolerance: float = 0.0,
+    criterion: str = "range",
+    max_points: int | None = None,
+    statistics: str = "frozen",
+    held_out: Problem | None = None,
+    weight_decay: float = 0.0,
+    against: tuple[Problem, Plane] | None = None,
+    precision: str = "exact",
+    compile: bool = False,
+    tune: bool = True,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Surface:
@@ -103,12 +135,32 @@ def surface(
         y: coordinates along d₂, shape (ny,); None: n of them on [−1, 1].
         n: how many, where x or y are not given.
         seed: of a random plane.
+        tolerance: above 0: measure as few points as it takes to interpolate the others with an
+            error within it, see `landscape.interpolation`; 0: measure all.
+        criterion: what the tolerance is relative to: ``range`` of the losses, or ``log``: an
+            error of ln(loss), which is finer near the minimum.
+        max_points: measure no more than these; the error that was reached is in the result.
+        statistics: of BatchNorm at each point: ``frozen`` as in the checkpoint, ``recalibrated``
+            from the data (one forward pass more for each point), or ``interpolated`` between the
+            checkpoints that span the plane.
+        held_out: the same model on other data, measured at the same points; its loss and metrics
+            are in ``metrics``, behind the name of its split.
+        weight_decay: λ of a regulariser ½ λ ‖w‖² over the parameters, which is kept apart as
+            ``metrics["penalty"]``; the loss stays that of the data.
+        against: another checkpoint on the same data, and a plane of its own; the difference of
+            the losses at equal coordinates, with the standard error over the same examples, is
+            in ``metrics["difference"]``. One more forward pass for each point.
+        precision: ``exact``; or ``bfloat16``, ``float16``, ``tf32``, compared with the exact loss
+            at five points, the largest difference being kept in the result.
+        compile: use torch.compile, if it works here and gives the same numbers.
+        tune: choose how to evaluate by a short timing, where all points take more than 10
+            seconds; the choice is noted in the study, and can change roundings between runs.
         study: where points are kept as they are measured, and taken up again after a kill.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
         The raw losses, shape (nx, ny), with their standard errors. Cost: nx · ny + 1 forward
-        passes.
+        passes, or as many as the tolerance takes.
 
     Raises:
         InvalidArgumentError: if x or y have no two different finite numbers, or the axes of the
@@ -120,92 +172,105 @@ def surface(
     plane = random_plane(problem, seed) if plane is None else plane
     plane.check()
     xs, ys = _coordinates(x, "x", n), _coordinates(y, "y", n)
+    options = PointOptions(
+        statistics=statistics,
+        held_out=held_out,
+        weight_decay=weight_decay,
+        against=against,
+        precision=precision,
+        compile=compile,
+        tune=tune,
+    )
+    options.check(problem, plane)
+    adaptive = _adaptive(tolerance, criterion, max_points)
     settings = {
-        "plane": plane.x.kind,
-        "d1": plane.x.settings(),
-        "d2": plane.y.settings(),
+        **plane.identity(),
         "x": xs.tolist(),
         "y": ys.tolist(),
+        **adaptive,
+        **options.settings(),
     }
 
     def measure(provenance: Provenance) -> Surface:
-        with Evaluator(problem) as evaluator:
-
-            def at(i: int, j: int) -> Tensor:
-                return plane.at(evaluator.origin, float(xs[i]), float(ys[j]))
-
-            grid = _Grid("surface", provenance, settings, (len(xs), len(ys)), study)
-            columns = grid.measure(evaluator, at, f"surface of {problem.name}", progress)
+        grid = grid_of(study, "surface", provenance, settings, (len(xs), len(ys)))
+        what = f"surface of {problem.name}"
+        with Points(
+            problem, plane, (xs, ys), options, kept=grid, what=what, progress=progress
+        ) as points:
+            if adaptive:
+                found = interpolated_surface(xs, ys, points.measure, **adaptive)
+            else:
+                points.measure(list(np.ndindex(len(xs), len(ys))))
+                found = None
             return Surface(
                 x=xs,
                 y=ys,
-                loss=columns["loss"],
-                loss_se=columns["loss_se"],
-                metrics=_metrics(columns),
                 plane=plane.description,
                 direction_norms=(plane.x.norm, plane.y.norm),
                 cosine=plane.cosine,
-                origin_loss=evaluator.loss().value,
+                **(_sampled(points, points.arrays(), options) | _interpolation(found, adaptive)),
                 settings=settings,
-                cost=evaluator.cost,
+                cost=points.cost,
                 provenance=provenance,
             )
 
     result = recall_or_measure(Surface, problem, settings, study, measure)
-    _warn_not_finite(result.loss)
+    _warn_not_finite(result.loss[result.is_measured])
+    _warn_not_reached(result)
     return result
 
 
-class _Grid:
-    """Points of a grid, each kept in the study as soon as it is measured."""
-
-    def __init__(
-        self,
-        kind: str,
-        provenance: Provenance,
-        settings: Mapping[str, Any],
-        shape: tuple[int, int],
-        study: Study | None,
-    ) -> None:
-        self._shape = shape
-        self._kept = None if study is None else study.grid(kind, provenance, settings, shape=shape)
-
-    def measure(
-        self,
-        evaluator: Evaluator,
-        at: Callable[[int, int], Tensor],
-        what: str,
-        progress: bool | None,
-    ) -> dict[str, FloatArray]:
-        """Measure what is missing; return each column as an array of the grid's shape."""
-        points = dict(self._kept.done) if self._kept is not None else {}
-        todo = [index for index in np.ndindex(*self._shape) if index not in points]
-        for i, j in progress_bar(todo, what=what, total=len(todo), show=progress):
-            values = _columns(evaluator.loss(at(i, j)))
-            if self._kept is not None:
-                self._kept.record(i, j, values)
-            points[i, j] = values
-        names = next(iter(points.values()))
-        return {
-            name: np.array([points[index][name] for index in np.ndindex(*self._shape)]).reshape(
-                self._shape
-            )
-            for name in names
-        }
+def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[str, Any]:
+    """Check what is asked of an interpolation, and return what is not the usual."""
+    one_of(criterion, CRITERIA, what="criterion")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        msg = f"the tolerance must be a finite number, at least 0; got {tolerance!r}"
+        raise InvalidArgumentError(msg)
+    if not tolerance:
+        if max_points is not None:
+            msg = "max_points limits an interpolated surface: give a tolerance too"
+            raise InvalidArgumentError(msg)
+        return {}
+    limit = {} if max_points is None else {"max_points": max_points}
+    return {"tolerance": tolerance, "criterion": criterion, **limit}
 
 
-def _columns(loss: LossValue) -> dict[str, float]:
-    # The prefix keeps a metric that is itself called "loss" apart.
-    metrics = {f"{_METRIC}{name}": value for name, value in loss.metrics.items()}
-    return {"loss": loss.value, "loss_se": loss.se} | metrics
-
-
-def _metrics(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+def _sampled(
+    points: Points, columns: Mapping[str, FloatArray], options: PointOptions
+) -> dict[str, Any]:
+    """Return the fields that a line and a surface share."""
     return {
-        name.removeprefix(_METRIC): values
-        for name, values in columns.items()
-        if name.startswith(_METRIC)
+        "loss": columns["loss"],
+        "loss_se": columns["loss_se"],
+        "metrics": metrics_of(columns),
+        "origin_loss": points.origin_loss,
+        "statistics": options.statistics,
+        "engine": points.engine,
+        "precision": options.precision,
+        "precision_error": points.precision_error(),
     }
+
+
+def _interpolation(found: Interpolated | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {
+        "loss": found.loss,
+        "measured": found.measured,
+        "interpolation_error": found.error,
+        "tolerance": asked["tolerance"],
+        "criterion": asked["criterion"],
+    }
+
+
+def _warn_not_reached(surface: Surface) -> None:
+    if surface.interpolation_error > surface.tolerance:
+        msg = (
+            f"the tolerance of {surface.tolerance:g} was not reached with "
+            f"{int(surface.is_measured.sum()):,} points: the interpolation error is "
+            f"{surface.interpolation_error:.2g}; allow more points (max_points), or a larger one"
+        )
+        warnings.warn(msg, ToleranceWarning, stacklevel=3)
 
 
 def _coordinates(values: npt.ArrayLike | None, name: str, n: int) -> FloatArray:

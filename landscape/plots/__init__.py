@@ -14,17 +14,27 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Result
 
 if TYPE_CHECKING:
+    from landscape.plots.areas import area_figure as area_figure
+    from landscape.plots.bands import band_figure as band_figure
     from landscape.plots.contrasts import contrast as contrast
     from landscape.plots.densities import density_figure as density_figure
+    from landscape.plots.differences import difference_figure as difference_figure
     from landscape.plots.interactive import contrast_interactive as contrast_interactive
     from landscape.plots.interactive import surface_interactive as surface_interactive
+    from landscape.plots.interactive_areas import area_interactive as area_interactive
+    from landscape.plots.interactive_areas import band_interactive as band_interactive
+    from landscape.plots.interactive_areas import difference_interactive as difference_interactive
     from landscape.plots.interactive_lines import line_interactive as line_interactive
     from landscape.plots.interactive_lines import sharpness_interactive as sharpness_interactive
+    from landscape.plots.interactive_paths import path_interactive as path_interactive
+    from landscape.plots.interactive_runs import trajectory_interactive as trajectory_interactive
     from landscape.plots.interactive_spectra import density_interactive as density_interactive
     from landscape.plots.interactive_spectra import eigs_interactive as eigs_interactive
     from landscape.plots.interactive_spectra import sweep_interactive as sweep_interactive
     from landscape.plots.interactive_spectra import trace_interactive as trace_interactive
     from landscape.plots.lines import line_figure as line_figure
+    from landscape.plots.paths import path_figure as path_figure
+    from landscape.plots.runs import trajectory_figure as trajectory_figure
     from landscape.plots.saving import save_figure as save_figure
     from landscape.plots.scales import Scale as Scale
     from landscape.plots.scales import common_scale as common_scale
@@ -36,15 +46,23 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Scale": "scales",
+    "area_figure": "areas",
+    "area_interactive": "interactive_areas",
+    "band_figure": "bands",
+    "band_interactive": "interactive_areas",
     "common_scale": "scales",
     "contrast": "contrasts",
     "contrast_interactive": "interactive",
     "density_figure": "densities",
     "density_interactive": "interactive_spectra",
+    "difference_figure": "differences",
+    "difference_interactive": "interactive_areas",
     "eigs_figure": "spectra",
     "eigs_interactive": "interactive_spectra",
     "line_figure": "lines",
     "line_interactive": "interactive_lines",
+    "path_figure": "paths",
+    "path_interactive": "interactive_paths",
     "save_figure": "saving",
     "sharpness_figure": "spectra",
     "sharpness_interactive": "interactive_lines",
@@ -53,23 +71,29 @@ _HOME = {
     "sweep_figure": "sweeps",
     "sweep_interactive": "interactive_spectra",
     "trace_figure": "traces",
+    "trajectory_figure": "runs",
+    "trajectory_interactive": "interactive_runs",
     "trace_interactive": "interactive_spectra",
 }
 
 _STILL = {
     "surface": "surface_figure",
     "line": "line_figure",
+    "path": "path_figure",
     "eigs": "eigs_figure",
     "trace": "trace_figure",
     "density": "density_figure",
+    "trajectory": "trajectory_figure",
     "sharpness": "sharpness_figure",
 }
 _MOVING = {
     "surface": "surface_interactive",
     "line": "line_interactive",
+    "path": "path_interactive",
     "eigs": "eigs_interactive",
     "trace": "trace_interactive",
     "density": "density_interactive",
+    "trajectory": "trajectory_interactive",
     "sharpness": "sharpness_interactive",
 }
 
@@ -80,10 +104,10 @@ def draw(result: Result, **kwargs: Any) -> Any:
     """Draw a record with matplotlib.
 
     Args:
-        result: a surface, line, eigenpairs, trace, density or sharpness; a loss alone has no
-            picture, and raises InvalidArgumentError.
-        **kwargs: passed on to `surface_figure`, `line_figure`, `eigs_figure`, `trace_figure`,
-            `density_figure` or `sharpness_figure`.
+        result: a surface, line, path, trajectory, eigenpairs, trace, density or sharpness; a loss
+            alone has no picture, and raises InvalidArgumentError.
+        **kwargs: passed on to `surface_figure`, `line_figure`, `path_figure`, `eigs_figure`,
+            `trace_figure`, `density_figure`, `sharpness_figure` or `trajectory_figure`.
 
     Returns:
         The matplotlib figure.
@@ -95,10 +119,11 @@ def draw_interactive(result: Result, **kwargs: Any) -> Any:
     """Draw a record with plotly.
 
     Args:
-        result: a surface, line, eigenpairs, trace, density or sharpness; a loss alone has no
-            picture, and raises InvalidArgumentError.
-        **kwargs: passed on to `surface_interactive`, `line_interactive`, `eigs_interactive`,
-            `trace_interactive`, `density_interactive` or `sharpness_interactive`.
+        result: a surface, line, path, trajectory, eigenpairs, trace, density or sharpness; a loss
+            alone has no picture, and raises InvalidArgumentError.
+        **kwargs: passed on to `surface_interactive`, `line_interactive`, `path_interactive`,
+            `eigs_interactive`, `trace_interactive`, `density_interactive`,
+            `sharpness_interactive` or `trajectory_interactive`.
 
     Returns:
         The plotly figure.

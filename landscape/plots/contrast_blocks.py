@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from landscape.measured import Comparison, Measured
 from landscape.plots import words
 from landscape.plots.lines import draw_lines, mark, use_distance
+from landscape.plots.reliefs import draw_relief
+from landscape.plots.runs import draw_runs, draw_runs_on_relief, runs_caption
 from landscape.plots.scales import Floats, Scale, common_scale
 from landscape.plots.sheet import Box, place, rule, write
-from landscape.plots.style import colour, fit
-from landscape.plots.surfaces import add_colour_bar, draw_map, draw_relief
+from landscape.plots.style import colour, fit, shorten
+from landscape.plots.surfaces import add_colour_bar, draw_map
 from landscape.results import Line, Sharpness, Surface
 
 PER_ROW = 4
@@ -53,6 +55,7 @@ class SurfaceBlocks:
         width: of the sheet, in inches.
         levels: about how many contour levels, or the levels themselves.
         cmap: a matplotlib colour map.
+        kind: ``both`` (reliefs and filled contours), ``3d`` (reliefs), or the kind of the maps.
     """
 
     comparison: Comparison
@@ -60,6 +63,7 @@ class SurfaceBlocks:
     width: float
     levels: int | Sequence[float]
     cmap: str
+    kind: str = "both"
 
     @property
     def panels(self) -> list[tuple[int, Measured, Surface]]:
@@ -77,28 +81,40 @@ class SurfaceBlocks:
         """Return the blocks: reliefs, then maps; a single checkpoint has them side by side."""
         surfaces = [surface for _, _, surface in self.panels]
         names = [model.name for _, model, _ in self.panels]
-        said = words.surfaces_caption(surfaces, names, self.scale)
-        if len(surfaces) == 1:
+        said = words.surfaces_caption(surfaces, names, self.scale, dotted=self.kind != "3d")
+        said += "".join(
+            f" {self._say_runs(*panel)}" for panel in self.panels if panel[1].trajectories
+        )
+        if len(surfaces) == 1 and self.kind == "both":
             return [Block(self.cell + 0.25, self._draw_pair, f"{said} {self._say_maps()}")]
         n_rows = -(-len(surfaces) // PER_ROW)
+        reliefs, maps = (0.95 * self.cell + 0.1) * n_rows, (self.cell + 0.1) * n_rows + 0.1
+        if self.kind == "3d":
+            return [Block(reliefs + 0.1, self._draw_reliefs_and_bar, said)]
+        if self.kind != "both":
+            return [Block(maps, self._draw_maps, f"{said} {self._say_maps(alone=True)}".rstrip())]
         return [
-            Block((0.95 * self.cell + 0.1) * n_rows, self._draw_reliefs, said),
-            Block((self.cell + 0.1) * n_rows + 0.1, self._draw_maps, self._say_maps()),
+            Block(reliefs, self._draw_reliefs, said),
+            Block(maps, self._draw_maps, self._say_maps()),
         ]
+
+    def _say_runs(self, index: int, model: Measured, surface: Surface) -> str:
+        said = runs_caption(model.trajectories, surface)
+        return said if len(self.panels) == 1 else f"On {shorten(model.name)}: {said}"
 
     def _draw_pair(self, figure: Figure, top: float) -> None:
         index, model, surface = self.panels[0]
         left = (self.width - 2 * self.cell - BAR) / 2 + 0.1
         side = self.cell - 0.2
-        self._relief(figure, (left - 0.15, top - self.cell + 0.1, side, side), surface)
+        self._relief(figure, (left - 0.15, top - self.cell + 0.1, side, side), model)
         self._map(figure, left + self.cell, top, (index, model, surface))
         self._bar(figure, left + 2 * self.cell, top)
 
     def _draw_reliefs(self, figure: Figure, top: float) -> None:
         high = 0.95 * self.cell
-        for k, (index, model, surface) in enumerate(self.panels):
+        for k, (index, model, _) in enumerate(self.panels):
             x, y = self._left + self.cell * (k % PER_ROW), top - (high + 0.1) * (k // PER_ROW)
-            self._relief(figure, (x, y - high - 0.1, self.cell, high), surface)
+            self._relief(figure, (x, y - high - 0.1, self.cell, high), model)
             heading = fit(model.name, self.cell - 0.4, size=10, bold=True)
             at = {"left": x + self.cell / 2, "bottom": y - 0.2}
             look: dict[str, Any] = {
@@ -121,9 +137,16 @@ class SurfaceBlocks:
         columns = min(len(self.panels), PER_ROW)
         return MARGIN + (self.width - 2 * MARGIN - BAR - self.cell * columns) / 2
 
-    def _relief(self, figure: Figure, box: Box, surface: Surface) -> None:
+    def _draw_reliefs_and_bar(self, figure: Figure, top: float) -> None:
+        self._draw_reliefs(figure, top)
+        columns = min(len(self.panels), PER_ROW)
+        self._bar(figure, self._left + self.cell * columns, top)
+
+    def _relief(self, figure: Figure, box: Box, model: Measured) -> None:
         axes = place(figure, box, projection="3d")
+        surface = cast("Surface", model.surface)
         draw_relief(axes, surface, self.scale, cmap=self.cmap)
+        draw_runs_on_relief(axes, model.trajectories, surface, self.scale)
         (left, right), (front, back) = self._ranges()
         x_pad, y_pad = 0.04 * (right - left), 0.04 * (back - front)
         axes.set(xlim=(left - x_pad, right + x_pad), ylim=(front - y_pad, back + y_pad))
@@ -135,12 +158,14 @@ class SurfaceBlocks:
         side = self.cell - 0.72
         box = (x + 0.62, top - self.cell + 0.38, side, side)
         axes = place(figure, box)
-        draw_map(axes, surface, self.scale, levels=self.levels, cmap=self.cmap)
+        kind = "contourf" if self.kind == "both" else self.kind
+        draw_map(axes, surface, self.scale, kind=kind, levels=self.levels, cmap=self.cmap)
         x_range, y_range = self._ranges()
         axes.set(xlim=x_range, ylim=y_range)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         draw_ball(axes, model)
+        draw_runs(axes, model.trajectories)
         heading = fit(model.name, side, size=9, bold=True)
         at = {"left": box[0], "bottom": top - 0.27}
         write(figure, heading, **at, size=9, weight="bold", color=colour(index))
@@ -155,13 +180,13 @@ class SurfaceBlocks:
         y = np.concatenate([surface.y for _, _, surface in self.panels])
         return (float(x.min()), float(x.max())), (float(y.min()), float(y.max()))
 
-    def _say_maps(self) -> str:
+    def _say_maps(self, *, alone: bool = False) -> str:
         said = "Right, the same seen from above" if len(self.panels) == 1 else "The same from above"
         ranges = {(s.x.min(), s.x.max(), s.y.min(), s.y.max()) for _, _, s in self.panels}
-        if len(ranges) > 1:
-            said += "; blank, not measured"
-        sizes = {ball_size(model) for _, model, _ in self.panels} - {""}
-        return f"{'; '.join([said, *sorted(sizes)])}."
+        parts = [] if alone else [said]
+        parts += ["blank, not measured"] if len(ranges) > 1 else []
+        parts += sorted({ball_size(model) for _, model, _ in self.panels} - {""})
+        return words.sentences([words.capital("; ".join(parts))])
 
 
 def ball_outline(model: Measured) -> tuple[Floats, Floats] | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from landscape.errors import InvalidArgumentError
+from landscape.errors import InvalidArgumentError, one_of
 from landscape.measured import Comparison
 from landscape.plots.contrast_blocks import (
     BAR,
@@ -20,10 +20,11 @@ from landscape.plots.contrast_blocks import (
     LineBlock,
     SurfaceBlocks,
 )
+from landscape.plots.runs import check_runs
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.sheet import LEADING, draw_table, table_height, write, write_lines
 from landscape.plots.style import COLOUR_MAP, SMALL, Picture, fit, styled, wrap
-from landscape.plots.surfaces import check_grid
+from landscape.plots.surfaces import SURFACE_KINDS, check_grid
 
 INSET = 0.37
 """Where the table begins, right of the letter of its block, in inches."""
@@ -33,6 +34,7 @@ INSET = 0.37
 def contrast(
     comparison: Comparison,
     *,
+    kind: str = "both",
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
     levels: int | Sequence[float] = 10,
@@ -48,7 +50,9 @@ def contrast(
     stands below, since random slices do not show the worst case.
 
     Args:
-        comparison: what was measured, any part of it missing.
+        comparison: what was measured, any part of it missing; runs are drawn on the surfaces.
+        kind: ``both`` (reliefs and filled contours); or only ``3d``, ``contour``, ``contourf`` or
+            ``heatmap``.
         scale: scale of the surfaces: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``;
             see `common_scale`. The lines always show the rise, on a linear scale.
         limits: smallest and largest value of the surfaces to show; None: those of the data.
@@ -64,15 +68,23 @@ def contrast(
     Raises:
         InvalidArgumentError: if an argument is unknown, or nothing was measured.
     """
+    one_of(kind, ("both", *SURFACE_KINDS), what="kind of surface picture")
     width = sheet_width(len(comparison.models))
     blocks: list[Block] = []
     surfaces = [model.surface for model in comparison.models if model.surface is not None]
     if surfaces:
-        for surface in surfaces:
-            check_grid(surface)
+        for model in comparison.models:
+            if model.surface is not None:
+                check_grid(model.surface)
+                check_runs(model.surface, model.trajectories)
         drawn = common_scale(surfaces, scale, limits=limits)
         parts = SurfaceBlocks(
-            comparison=comparison, scale=drawn, width=width, levels=levels, cmap=cmap
+            comparison=comparison,
+            scale=drawn,
+            width=width,
+            levels=levels,
+            cmap=cmap,
+            kind=kind,
         )
         blocks += parts.build()
     blocks += LineBlock(comparison=comparison, width=width).build()

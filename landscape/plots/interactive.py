@@ -16,10 +16,11 @@ import plotly.graph_objects as go
 from landscape.errors import InvalidArgumentError
 from landscape.measured import Comparison
 from landscape.plots import words
+from landscape.plots.runs import check_runs
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import COLOUR_MAP, clean, colour, shorten
 from landscape.plots.surfaces import check_grid
-from landscape.results import Surface
+from landscape.results import Surface, Trajectory
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 CAMERA = {"eye": {"x": 1.5, "y": -1.85, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.12}}
@@ -29,6 +30,7 @@ _BAD = "#B00000"
 def surface_interactive(
     surface: Surface,
     *,
+    trajectories: Sequence[Trajectory] = (),
     name: str | None = None,
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
@@ -39,6 +41,7 @@ def surface_interactive(
 
     Args:
         surface: the record.
+        trajectories: runs that were projected on the same plane, to draw as paths.
         name: what to call it; None: the checkpoint's name.
         scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
         limits: smallest and largest value to show; None: those of the data.
@@ -52,6 +55,7 @@ def surface_interactive(
     drawn = common_scale([surface], scale, limits=limits)
     called = surface.name if name is None else name
     figure = go.Figure(surface_traces(surface, drawn, name=called))
+    add_runs(figure, trajectories, surface, drawn)
     figure.update_layout(
         scene=scene(drawn, ranges),
         coloraxis=colour_axis(drawn, cmap=cmap),
@@ -94,6 +98,7 @@ def contrast_interactive(
     for k, (index, model, surface) in enumerate(models):
         key = "scene" if k == 0 else f"scene{k + 1}"
         figure.add_traces(surface_traces(surface, drawn, name=model.name, scene=key))
+        add_runs(figure, model.trajectories, surface, drawn, scene=key)
         left, right, low, high = _cell(k, len(models))
         domain = {"x": [left, right], "y": [low, high]}
         figure.update_layout({key: {**scene(drawn, ranges), "domain": domain}})
@@ -110,6 +115,33 @@ def contrast_interactive(
     rows = -(-len(models) // 4)
     figure.update_layout(coloraxis=colour_axis(drawn, cmap=cmap), **layout(height=460 * rows))
     return figure
+
+
+def add_runs(
+    figure: go.Figure,
+    runs: Sequence[Trajectory],
+    surface: Surface,
+    scale: Scale,
+    *,
+    scene: str = "scene",
+) -> None:
+    """Draw runs on a relief, and name them.
+
+    Args:
+        figure: where to draw.
+        runs: the records; none leaves the figure as it is.
+        surface: what the relief shows.
+        scale: what it is drawn on.
+        scene: the scene that it belongs to.
+    """
+    from landscape.plots.interactive_runs import run_traces
+
+    check_runs(surface, runs)
+    if runs:
+        # a relief hides what runs behind its walls
+        figure.update_traces(opacity=0.8, selector={"type": "surface", "scene": scene})
+        figure.add_traces(run_traces(runs, surface, scale, scene=scene))
+        figure.update_layout(legend={"orientation": "h", "y": 0.0, "yanchor": "bottom"})
 
 
 def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "scene") -> list[Any]:
@@ -143,31 +175,51 @@ def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "s
     ]
     bad = ~np.isfinite(surface.loss)
     if bad.any():
-        i, j = np.nonzero(bad)
-        floor = float(scale.forward(scale.low))
-        traces.append(
-            go.Scatter3d(
-                x=surface.x[i],
-                y=surface.y[j],
-                z=np.full(i.size, floor),
-                mode="markers",
-                marker={"symbol": "diamond", "size": 4, "color": _BAD},
-                text=[str(value) for value in surface.loss[i, j]],
-                scene=scene,
-                name=inert(words.bad_points(surface)),
-                showlegend=False,
-                hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>loss %{text}<extra></extra>",
-            )
-        )
+        traces.append(_bad_points(surface, bad, scale, scene))
+    if not surface.is_measured.all():
+        traces.append(_measured_points(surface, heights.T, scene))
     return traces
+
+
+def _bad_points(surface: Surface, bad: Any, scale: Scale, scene: str) -> Any:
+    i, j = np.nonzero(bad)
+    return go.Scatter3d(
+        x=surface.x[i],
+        y=surface.y[j],
+        z=np.full(i.size, float(scale.forward(scale.low))),
+        mode="markers",
+        marker={"symbol": "diamond", "size": 4, "color": _BAD},
+        text=[str(value) for value in surface.loss[i, j]],
+        scene=scene,
+        name=inert(words.bad_points(surface)),
+        showlegend=False,
+        hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>loss %{text}<extra></extra>",
+    )
+
+
+def _measured_points(surface: Surface, heights: Any, scene: str) -> Any:
+    i, j = np.nonzero(surface.is_measured & np.isfinite(surface.loss))
+    return go.Scatter3d(
+        x=surface.x[i],
+        y=surface.y[j],
+        z=heights[i, j],
+        mode="markers",
+        marker={"size": 2, "color": "#000000"},
+        scene=scene,
+        name=inert(words.interpolated_points(surface, dotted=True)),
+        showlegend=False,
+        hoverinfo="skip",
+    )
 
 
 def _hover_texts(surface: Surface, name: str) -> Any:
     # rows along y; an array, since plotly.py makes one text of each inner list
-    called = inert(shorten(name))
+    called, measured = inert(shorten(name)), surface.is_measured
+    how = {True: "", False: " (interpolated)"}
     rows = [
         [
             f"{called}<br>x {x:.4g}<br>y {y:.4g}<br>loss {surface.loss[i, j]:.5g}"
+            f"{how[bool(measured[i, j])]}"
             for i, x in enumerate(surface.x)
         ]
         for j, y in enumerate(surface.y)
@@ -238,7 +290,7 @@ def colour_axis(scale: Scale, *, cmap: str = COLOUR_MAP) -> dict[str, Any]:
     return {
         "cmin": bottom,
         "cmax": top,
-        "colorscale": _colour_scale(cmap),
+        "colorscale": colour_scale(cmap),
         "colorbar": {
             "title": {"text": inert(scale.label), "side": "right"},
             "tickvals": scale.forward(ticks).tolist(),
@@ -265,7 +317,18 @@ def inert(text: str) -> str:
     return safe.replace("%{", "%&#123;")
 
 
-def _colour_scale(cmap: str) -> list[list[Any]]:
+def colour_scale(cmap: str) -> list[list[Any]]:
+    """Return a matplotlib colour map as plotly reads it.
+
+    Args:
+        cmap: its name.
+
+    Returns:
+        Places from 0 to 1 with their colours.
+
+    Raises:
+        InvalidArgumentError: if there is none of that name.
+    """
     try:
         table = mpl.colormaps[cmap](np.linspace(0, 1, 17))
     except KeyError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,15 @@ Sampled: TypeAlias = "Line | Surface"
 Floats: TypeAlias = "npt.NDArray[np.float64]"
 
 SCALES = ("auto", "linear", "log", "excess", "log-excess")
-LOG_FROM = 8.0
-"""Ratio of a sample's largest loss to its median from which ``auto`` spaces logarithmically.
+FLAT_FROM = 0.4
+"""Share of a sample's points in the lowest tenth of its range from which ``auto`` spaces by log.
 
-A quadratic bowl has about 3 over a square and 4 along a line.
+A round quadratic bowl has 0.16 over a square and 0.32 along a line, an infinitely long one 0.32.
 """
+LOG_FROM = 8.0
+"""Ratio of a sample's largest loss to its smallest below which a logarithm would show no more."""
+
+_INTERPOLATED = "where the interpolation is no finer"
 
 _STEPS = (
     (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
@@ -48,6 +52,7 @@ class Scale:
         low: smallest value shown.
         high: largest value shown.
         threshold: where ``symlog`` turns from linear to logarithmic.
+        why: why it is linear there, for the caption.
     """
 
     rise: bool
@@ -55,6 +60,7 @@ class Scale:
     low: float
     high: float
     threshold: float = 1.0
+    why: str = "since it is not positive everywhere"
 
     @property
     def label(self) -> str:
@@ -72,7 +78,7 @@ class Scale:
         }[self.spacing]
         text = f"{what} on a {spaced} from {number(self.low)} to {number(self.high)}"
         if self.spacing == "symlog":
-            text += f", linear within ±{self.threshold:g} since it is not positive everywhere"
+            text += f", linear within ±{self.threshold:g} {self.why}"
         return text
 
     def values(self, sampled: Sampled) -> Floats:
@@ -183,16 +189,16 @@ def common_scale(
     Args:
         samples: lines or surfaces.
         name: ``linear``, ``log``, ``excess`` (rise above each checkpoint's own loss),
-            ``log-excess``, or ``auto``: ``log`` where every loss is positive and one sample's
-            largest is more than 8 times its median, so that a linear picture would be flat in
-            its middle; else ``linear``, which shows rises as they are. A `Scale` is returned as
-            it is.
+            ``log-excess``, or ``auto``: ``log`` where every loss is positive and 40 % of one
+            sample's points lie in the lowest tenth of its range, so that a linear picture would
+            hide the minimum in a flat middle; else ``linear``, which shows rises as they are. A
+            `Scale` is returned as it is.
         limits: smallest and largest value to show; None: those of the data. What lies outside is
             drawn at the limit, and the caption counts it.
 
     Returns:
-        The scale. Where a logarithm is asked for and values are not positive, it is linear near
-        zero.
+        The scale. Where a logarithm is asked for and values are not positive, or are smaller than
+        the error of an interpolation, it is linear near zero.
     """
     if isinstance(name, Scale):
         return name
@@ -202,12 +208,20 @@ def common_scale(
     loose = Scale(rise=rise, spacing="linear", low=0.0, high=1.0)
     values = np.concatenate([np.ravel(loose.values(s)) for s in samples] or [np.zeros(0)])
     low, high = _range(values[np.isfinite(values)], limits)
+    error = max((_interpolation_error(s) for s in samples), default=0.0)
+    positive = low > 0 if limits else all(_is_positive(s, loose) for s in samples)
     logarithmic = name in {"log", "log-excess"} or (
-        name == "auto" and low > 0 and any(_is_flat(loose.values(s)) for s in samples)
+        name == "auto" and positive and any(_is_flat(loose.values(s)) for s in samples)
     )
-    spacing = "linear" if not logarithmic else "log" if low > 0 else "symlog"
-    threshold = _threshold(values, max(abs(low), abs(high))) if spacing == "symlog" else 1.0
-    return Scale(rise=rise, spacing=spacing, low=low, high=high, threshold=threshold)
+    plain: dict[str, Any] = {"rise": rise, "low": low, "high": high}
+    if not logarithmic or (low > 0 and error <= low):
+        return Scale(spacing="log" if logarithmic else "linear", **plain)
+    largest = max(abs(low), abs(high))
+    threshold = _threshold(values, largest)
+    if error <= threshold:
+        return Scale(spacing="symlog", threshold=threshold, **plain)
+    threshold = min(float(f"{error:.0e}"), 0.1 * largest)
+    return Scale(spacing="symlog", threshold=threshold, why=_INTERPOLATED, **plain)
 
 
 def symlog_ticks(low: float, high: float, threshold: float) -> list[float]:
@@ -252,15 +266,38 @@ def _range(finite: Floats, limits: tuple[float, float] | None) -> tuple[float, f
     return low, high
 
 
+def _is_positive(sampled: Sampled, scale: Scale) -> bool:
+    """Return whether every value that was measured is positive; an interpolation may undershoot."""
+    values = scale.values(sampled)
+    if isinstance(sampled, Surface):
+        values = values[sampled.is_measured]
+    finite = values[np.isfinite(values)]
+    return bool(finite.size and (finite > 0).all())
+
+
+def _interpolation_error(sampled: Sampled) -> float:
+    """Return below which loss an interpolated surface tells nothing; 0 where all is measured."""
+    if not isinstance(sampled, Surface) or sampled.is_measured.all():
+        return 0.0
+    if sampled.criterion == "log":
+        return 0.0
+    known = sampled.loss[sampled.is_measured & np.isfinite(sampled.loss)]
+    return float(sampled.interpolation_error * np.ptp(known)) if known.size else 0.0
+
+
 def _is_flat(values: Floats) -> bool:
     finite = values[np.isfinite(values)]
-    return bool(finite.size and finite.max() > LOG_FROM * float(np.median(finite)))
+    if not finite.size:
+        return False
+    low, high = float(finite.min()), float(finite.max())
+    share = np.mean(finite <= low + 0.1 * (high - low))
+    return bool(share >= FLAT_FROM and high > LOG_FROM * low)
 
 
 def _threshold(values: Floats, largest: float) -> float:
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     small = float(sizes.min()) if sizes.size else largest
-    return float(f"{min(max(small, 1e-3 * largest), 0.1 * largest):.0e}")
+    return float(f"{min(max(small, 1e-4 * largest), 0.1 * largest):.0e}")
 
 
 def _log_levels(low: float, high: float, most: int) -> list[float]:

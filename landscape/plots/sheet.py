@@ -120,7 +120,7 @@ def frame(
     Returns:
         The figure, and the box of the panel in inches.
     """
-    text = words.sentences(part[:1].upper() + part[1:] for part in parts)
+    text = words.sentences(map(words.capital, parts))
     above = KEY * key + 0.06 * bool(key)
     figure, box = one_panel(text, title=title, caption=caption, room=(room[0], room[1] + above))
     return figure, (*box[:3], room[1])

@@ -15,20 +15,27 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from mpl_toolkits.mplot3d import Axes3D
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.plots import words
+from landscape.plots.reliefs import draw_relief
+from landscape.plots.runs import (
+    PANELS,
+    PANELS_SAID,
+    check_runs,
+    draw_run_panels,
+    draw_runs,
+    draw_runs_on_relief,
+    runs_caption,
+)
 from landscape.plots.scales import Floats, Scale, common_scale
-from landscape.plots.sheet import Box, one_panel, place
+from landscape.plots.sheet import Box, draw_key, one_panel, place
 from landscape.plots.style import COLOUR_MAP, SMALL, styled
-from landscape.results import Surface
+from landscape.results import Surface, Trajectory
 from landscape.wording import number
 
 SURFACE_KINDS = ("contour", "contourf", "heatmap", "3d")
-VIEW = {"elev": 27.0, "azim": -58.0}
 _BAD = "#B00000"
 
 
@@ -36,6 +43,7 @@ _BAD = "#B00000"
 def surface_figure(
     surface: Surface,
     *,
+    trajectories: Sequence[Trajectory] = (),
     kind: str = "contourf",
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
@@ -48,8 +56,9 @@ def surface_figure(
 
     Args:
         surface: the record.
-        kind: ``contour``, ``contourf`` (filled), ``heatmap`` (each measured point one cell) or
-            ``3d``.
+        trajectories: runs that were projected on the same plane, to draw as paths; two panels
+            under the picture then show their losses and how far they lie off the plane.
+        kind: ``contour``, ``contourf`` (filled), ``heatmap`` (each point one cell) or ``3d``.
         scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
         limits: smallest and largest value to show; None: those of the data.
         levels: about how many contour levels, or the levels themselves.
@@ -62,23 +71,31 @@ def surface_figure(
     """
     one_of(kind, SURFACE_KINDS, what="kind of surface picture")
     check_grid(surface)
+    runs = list(trajectories)
+    check_runs(surface, runs)
     drawn = common_scale([surface], scale, limits=limits)
-    text = words.surfaces_caption([surface], [surface.name], drawn)
+    text = words.surfaces_caption([surface], [surface.name], drawn, dotted=kind != "3d")
+    if runs:
+        text = " ".join([text, runs_caption(runs, surface), PANELS_SAID])
     heading = surface.name if title is None else title
-    figure, box = one_panel(text, title=heading, caption=caption, room=(4.4, 3.6))
-    left, bottom, _, side = box
+    lift = PANELS + 0.175 * -(-len(runs) // 2) if runs else 0.0
+    figure, box = one_panel(text, title=heading, caption=caption, room=(4.4, 3.6 + lift))
+    left, low, _, _ = box
+    bottom, side = low + lift, 3.6
     if kind == "3d":
-        axes = place(figure, (0.1, bottom - 0.4, 4.3, 4.1), projection="3d")
+        axes: Any = place(figure, (0.1, bottom - 0.4, 4.3, 4.1), projection="3d")
         draw_relief(axes, surface, drawn, cmap=cmap)
+        draw_runs_on_relief(axes, runs, surface, drawn)
     else:
-        draw_map(
-            *(place(figure, (left, bottom, side, side)), surface, drawn),
-            kind=kind,
-            levels=levels,
-            cmap=cmap,
-        )
+        axes = place(figure, (left, bottom, side, side))
+        draw_map(axes, surface, drawn, kind=kind, levels=levels, cmap=cmap)
+        draw_runs(axes, runs)
     bar = (left + side + 0.15, bottom, 0.14, side)
     add_colour_bar(figure, drawn, levels, cmap=cmap, box=bar)
+    if runs:
+        boxes = ((left - 0.1, low, 1.75, 1.1), (left + 2.35, low, 1.75, 1.1))
+        draw_run_panels(figure, boxes, runs)
+        draw_key(figure.axes[-2], room=4.4, n_columns=2)
     return figure
 
 
@@ -140,6 +157,7 @@ def draw_map(
         look = {"norm": norm, "cmap": cmap, "linewidths": 1.3}
         _draw_contours(axes, surface, z, chosen, labelled=True, **look)
     _mark_bad_points(axes, surface, cells=kind == "heatmap")
+    _mark_measured_points(axes, surface)
     if covers_origin(surface):
         axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2.4, zorder=5)
         axes.plot(0, 0, "+", color="black", markersize=8, markeredgewidth=1.1, zorder=6)
@@ -167,56 +185,6 @@ def contour_levels(scale: Scale, levels: int | Sequence[float]) -> Floats:
         return scale.levels(int(levels))
     asked = np.unique(np.asarray(levels, dtype=np.float64))
     return np.asarray(asked[(asked > scale.low) & (asked < scale.high)])
-
-
-def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = COLOUR_MAP) -> None:
-    """Draw a surface as a relief into three-dimensional axes.
-
-    Args:
-        axes: axes with ``projection="3d"``.
-        surface: the record.
-        scale: what to draw it on; give the same to every panel that is compared.
-        cmap: a matplotlib colour map.
-    """
-    x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
-    bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
-    z = scale.forward(scale.shown(surface))
-    axes.plot_surface(
-        x,
-        y,
-        z,
-        rstride=1,
-        cstride=1,
-        cmap=cmap,
-        norm=Normalize(bottom, top),
-        linewidth=0.25,
-        edgecolor=(0.0, 0.0, 0.0, 0.35),
-        antialiased=True,
-        shade=False,
-        rasterized=True,
-    )
-    bad = ~np.isfinite(z)
-    if bad.any():
-        axes.plot(x[bad], y[bad], np.full(bad.sum(), bottom), "x", color=_BAD, markersize=4)
-    axes.set_zlim(bottom, top)
-    _dress_relief(axes, scale)
-
-
-def _dress_relief(axes: Axes3D, scale: Scale) -> None:
-    ticks = scale.levels(5)
-    axes.set_zticks(scale.forward(ticks), [words.level_text(v) for v in ticks])
-    axes.set_xlabel("x", labelpad=-8)
-    axes.set_ylabel("y", labelpad=-8)
-    axes.view_init(**VIEW)
-    axes.set_box_aspect((1, 1, 0.8), zoom=1.05)
-    axes.tick_params(labelsize=SMALL - 0.5, pad=-3)
-    axes.tick_params(axis="z", pad=0)
-    axes.locator_params(axis="x", nbins=4)
-    axes.locator_params(axis="y", nbins=4)
-    axes.patch.set_alpha(0.0)
-    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
-        axis.pane.set_facecolor((0.97, 0.97, 0.97, 1.0))
-        axis.pane.set_edgecolor("0.8")
 
 
 def add_colour_bar(
@@ -313,6 +281,21 @@ def _mark_bad_points(axes: Axes, surface: Surface, *, cells: bool) -> None:
     )
     i, j = np.nonzero(bad)
     axes.plot(surface.x[i], surface.y[j], "x", color=_BAD, markersize=4, zorder=4, clip_on=False)
+
+
+def _mark_measured_points(axes: Axes, surface: Surface) -> None:
+    """Dot the points that were measured where others are interpolated."""
+    measured = surface.is_measured & np.isfinite(surface.loss)
+    if surface.is_measured.all():
+        return
+    i, j = np.nonzero(measured)
+    look: dict[str, Any] = {
+        "markersize": 1.8,
+        "markeredgewidth": 0.3,
+        "markeredgecolor": "white",
+        "zorder": 3,
+    }
+    axes.plot(surface.x[i], surface.y[j], "o", color="black", label="measured", **look)
 
 
 def _edges(centres: Any) -> Any:

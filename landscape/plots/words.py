@@ -15,6 +15,13 @@ from landscape.wording import number
 
 T = TypeVar("T")
 
+
+class Named(str):
+    """A phrase that begins with a checkpoint's name, whose first letter stays as it is."""
+
+    __slots__ = ()
+
+
 NOT_THE_WORST = "A random slice is not the worst case: it can look flat where the minimum is sharp."
 
 
@@ -51,6 +58,29 @@ def clipped_points(sampled: Sampled, scale: Scale) -> str:
     return f"{n} of {sampled.loss.size} points outside the range, drawn at its limit"
 
 
+def interpolated_points(surface: Surface, *, dotted: bool = False) -> str:
+    """Say how many points were measured where the others are interpolated, and how well.
+
+    Args:
+        surface: the record.
+        dotted: whether the picture marks them with dots.
+
+    Returns:
+        A phrase such as ``142 of 625 points measured (dots), the others interpolated: largest
+        error seen 0.08 % of the range (tolerance 0.1 %)``; empty where all were.
+    """
+    measured = surface.is_measured
+    if measured.all():
+        return ""
+    error, tolerance = surface.interpolation_error, surface.tolerance
+    of = "of the range" if surface.criterion == "range" else "of the loss"
+    return (
+        f"{np.count_nonzero(measured)} of {measured.size} points measured"
+        f"{' (dots)' if dotted else ''}, the others interpolated: largest error seen "
+        f"{100 * error:.2g} % {of} (tolerance {100 * tolerance:.2g} %)"
+    )
+
+
 def each(samples: Sequence[T], names: Sequence[str], say: Callable[[T], str]) -> str:
     """Say something of several checkpoints: once where it is the same for all.
 
@@ -66,7 +96,23 @@ def each(samples: Sequence[T], names: Sequence[str], say: Callable[[T], str]) ->
     if len(set(phrases)) == 1:
         return phrases[0]
     told = [f"{shorten(name)}: {text}" for name, text in zip(names, phrases, strict=True) if text]
-    return "; ".join(told)
+    return Named("; ".join(told))
+
+
+def capital(text: str) -> str:
+    """Begin a sentence with a phrase.
+
+    Args:
+        text: the phrase.
+
+    Returns:
+        The phrase with its first letter a capital; one from `each` that begins with a name as it
+        is.
+
+    >>> capital("loss on a log scale"), capital(Named("sgd: 3 points"))
+    ('Loss on a log scale', 'sgd: 3 points')
+    """
+    return text if isinstance(text, Named) else text[:1].upper() + text[1:]
 
 
 def grid(surface: Surface) -> str:
@@ -123,13 +169,16 @@ def of_operator(records: Sequence[Spectral], names: Sequence[str]) -> str:
     return each(records, names, lambda record: f"of the {record.operator}")
 
 
-def surfaces_caption(surfaces: Sequence[Surface], names: Sequence[str], scale: Scale) -> str:
+def surfaces_caption(
+    surfaces: Sequence[Surface], names: Sequence[str], scale: Scale, *, dotted: bool = True
+) -> str:
     """Write the caption of one or several surfaces.
 
     Args:
         surfaces: the records.
         names: a name for each.
         scale: what they are drawn on.
+        dotted: whether the picture marks measured points with dots, where others are interpolated.
 
     Returns:
         Full sentences.
@@ -137,10 +186,11 @@ def surfaces_caption(surfaces: Sequence[Surface], names: Sequence[str], scale: S
     parts = [
         "Loss over a plane through the checkpoint (+); its directions: "
         + each(surfaces, names, grid),
-        _capital(each(surfaces, names, source)),
-        _capital(scale.note),
-        _capital(_hatched(each(surfaces, names, bad_points))),
-        _capital(each(surfaces, names, lambda s: clipped_points(s, scale))),
+        capital(each(surfaces, names, source)),
+        capital(scale.note),
+        capital(_with(each(surfaces, names, bad_points), ", hatched and marked ×")),
+        capital(each(surfaces, names, lambda s: clipped_points(s, scale))),
+        capital(each(surfaces, names, lambda s: interpolated_points(s, dotted=dotted))),
     ]
     text = sentences(parts)
     if any("random" in surface.plane.lower() for surface in surfaces):
@@ -163,9 +213,9 @@ def lines_caption(lines: Sequence[Line], names: Sequence[str], scale: Scale) -> 
     parts = [
         "Loss along a direction through the checkpoint: " + each(lines, names, direction),
         "Bands: ±2 standard errors of the loss over the examples" if banded else "",
-        _capital(each(lines, names, source)),
-        _capital(scale.note),
-        _crossed(each(lines, names, bad_points)),
+        capital(each(lines, names, source)),
+        capital(scale.note),
+        capital(_with(each(lines, names, bad_points), ", marked × at the top")),
     ]
     text = sentences(parts)
     if any("random" in line.direction.lower() for line in lines):
@@ -215,13 +265,6 @@ def _with_seed(words: str, result: Result) -> str:
     return words if seed is None or "seed" in words else f"{words} (seed {seed})"
 
 
-def _hatched(text: str) -> str:
-    return f"{text}, hatched and marked ×" if text else ""
-
-
-def _crossed(text: str) -> str:
-    return f"{_capital(text)}, marked × at the top" if text else ""
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _with(text: str, ending: str) -> str:
+    """Add an ending to a phrase that is not empty, which stays of its kind."""
+    return type(text)(f"{text}{ending}") if text else text

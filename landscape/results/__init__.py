@@ -6,11 +6,14 @@ networks, files or pictures: they travel from the measurement to the study file,
 plots and reports. `Result.plot` and `Result.explore` are the one door out, opened at the call.
 """
 
+from landscape.results.areas import LevelSetArea, level_set_area
 from landscape.results.base import Cost, FloatArray, Provenance, Result
 from landscape.results.losses import Evaluation, Sharpness
+from landscape.results.paths import Path, TrainedCurve
 from landscape.results.records import KINDS, from_record, to_record
 from landscape.results.spectra import Density, Eigenpairs, Overlap, TraceEstimate
-from landscape.results.surfaces import Line, Surface
+from landscape.results.surfaces import Line, Surface, spread_rows
+from landscape.results.trajectories import Trajectory
 
 __all__ = [
     "KINDS",
@@ -19,13 +22,19 @@ __all__ = [
     "Eigenpairs",
     "Evaluation",
     "FloatArray",
+    "LevelSetArea",
     "Line",
     "Overlap",
+    "Path",
     "Provenance",
     "Result",
     "Sharpness",
     "Surface",
     "TraceEstimate",
+    "TrainedCurve",
+    "Trajectory",
     "from_record",
+    "level_set_area",
+    "spread_rows",
     "to_record",
 ]

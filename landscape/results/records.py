@@ -11,12 +11,18 @@ import numpy.typing as npt
 
 from landscape.results.base import Cost, Provenance, Result
 from landscape.results.losses import Evaluation, Sharpness
+from landscape.results.paths import Path, TrainedCurve
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
 from landscape.results.surfaces import Line, Surface
+from landscape.results.trajectories import Trajectory
 
 KINDS: Mapping[str, type[Result]] = {
     cls.kind: cls
-    for cls in (Evaluation, Sharpness, Eigenpairs, TraceEstimate, Density, Line, Surface)
+    for cls in (
+        *(Evaluation, Sharpness, Eigenpairs, TraceEstimate, Density),
+        *(Line, Surface, Trajectory),
+        *(Path, TrainedCurve),
+    )
 }
 
 

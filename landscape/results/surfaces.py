@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,27 +15,65 @@ from landscape.wording import number
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line(Result):
+class Sampled(Result):
+    """What lines and surfaces have in common.
+
+    Attributes:
+        loss: raw losses; NaN and infinity stay.
+        loss_se: standard error of each over the examples.
+        metrics: further numbers at each point, in the shape of the losses: means over the
+            examples, and what else was asked for: loss and metrics of other data (``test loss``),
+            the regulariser (``penalty``), the difference to another checkpoint (``difference``,
+            ``difference_se``).
+        origin_loss: the plain loss L(w), measured apart from the points.
+        statistics: of BatchNorm at each point: ``frozen``, ``recalibrated`` or ``interpolated``.
+        engine: how the points were evaluated, in words.
+        precision: ``exact``, or the lower precision that was asked for.
+        precision_error: largest difference to the exact loss at the points where both were
+            measured; 0 where exact.
+    """
+
+    loss: FloatArray
+    loss_se: FloatArray
+    metrics: Mapping[str, FloatArray] = field(default_factory=dict)
+    origin_loss: float
+    statistics: str = "frozen"
+    engine: str = ""
+    precision: str = "exact"
+    precision_error: float = 0.0
+
+    def loss_rows(self) -> list[tuple[str, str]]:
+        """Return the losses and how they were measured as rows."""
+        rows = [("loss at the checkpoint", number(self.origin_loss)), *_spans(self)]
+        rows += [
+            (name, _span(values))
+            for name, values in self.metrics.items()
+            if not name.endswith("_se") and np.isfinite(values).any()
+        ]
+        if self.statistics != "frozen":
+            rows.append(("BatchNorm statistics", f"{self.statistics} at each point"))
+        if self.precision != "exact":
+            error = f"{self.precision_error:.1e}"
+            rows.append(("precision", f"{self.precision}, at most {error} from the exact loss"))
+        if self.engine:
+            rows.append(("evaluated", self.engine))
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(Sampled):
     """Loss along one direction: L(w + x d).
 
     Attributes:
-        x: coordinates, in units of the direction, shape (nx,).
-        loss: raw losses, shape (nx,); NaN and infinity stay.
-        loss_se: standard error of each over the examples.
-        metrics: further means over the examples, each of shape (nx,).
+        x: coordinates, in units of the direction, shape (nx,); so are the losses.
         direction: what the direction is, in words (``filter-normalised random``, ``worst case``).
         direction_norm: ‖d‖, so that x · ‖d‖ is the distance in parameter space.
-        origin_loss: the plain loss L(w), measured apart from the line.
     """
 
     kind: ClassVar[str] = "line"
     x: FloatArray
-    loss: FloatArray
-    loss_se: FloatArray
-    metrics: Mapping[str, FloatArray] = field(default_factory=dict)
     direction: str
     direction_norm: float
-    origin_loss: float
 
     @property
     def distance(self) -> FloatArray:
@@ -47,28 +85,24 @@ class Line(Result):
         return [
             ("direction", f"{self.direction}, ‖d‖ = {number(self.direction_norm)}"),
             ("points", f"{self.x.size} on [{self.x.min():g}, {self.x.max():g}]"),
-            *_loss_rows(self.loss, self.loss_se, self.origin_loss),
+            *self.loss_rows(),
         ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surface(Result):
+class Surface(Sampled):
     """Loss over a plane: loss[i, j] = L(w + x[i] d₁ + y[j] d₂).
 
     Attributes:
         x: coordinates along the first direction, shape (nx,).
-        y: coordinates along the second direction, shape (ny,).
-        loss: raw losses, shape (nx, ny); NaN and infinity stay.
-        loss_se: standard error of each over the examples, shape (nx, ny).
-        metrics: further means over the examples, each of shape (nx, ny).
+        y: coordinates along the second direction, shape (ny,); losses have shape (nx, ny).
         plane: what the plane is, in words.
         direction_norms: ‖d₁‖ and ‖d₂‖.
         cosine: cosine of the angle between the directions.
-        origin_loss: the plain loss L(w), measured apart from the grid.
         measured: where the loss was measured, and not interpolated, shape (nx, ny); empty: at
             every point. Where it was not, standard errors and metrics are NaN.
-        interpolation_error: largest error of the interpolated surface at points that were
-            measured and held out of it, in units of ``criterion``; 0 where every point is measured.
+        interpolation_error: largest error of the interpolated surface that was seen, see
+            `landscape.interpolation`, in units of ``criterion``; 0 where every point is measured.
         tolerance: what it was to stay below; 0 where every point was to be measured.
         criterion: ``range``: errors are relative to the range of the finite losses; ``log``: they
             are those of ln(loss).
@@ -77,13 +111,9 @@ class Surface(Result):
     kind: ClassVar[str] = "surface"
     x: FloatArray
     y: FloatArray
-    loss: FloatArray
-    loss_se: FloatArray
-    metrics: Mapping[str, FloatArray] = field(default_factory=dict)
     plane: str
     direction_norms: tuple[float, float]
     cosine: float
-    origin_loss: float
     measured: npt.NDArray[np.bool_] = field(default_factory=lambda: np.ones((0, 0), dtype=bool))
     interpolation_error: float = 0.0
     tolerance: float = 0.0
@@ -106,20 +136,56 @@ class Surface(Result):
                 f"{self.x.size} × {self.y.size} on [{self.x.min():g}, {self.x.max():g}] × "
                 f"[{self.y.min():g}, {self.y.max():g}]",
             ),
-            *_loss_rows(self.loss, self.loss_se, self.origin_loss),
+            *self._interpolation_rows(),
+            *self.loss_rows(),
+        ]
+
+    def _interpolation_rows(self) -> list[tuple[str, str]]:
+        if not self.tolerance:
+            return []
+        n = int(self.is_measured.sum())
+        if n == self.loss.size:
+            return [("measured", f"all {n:,} points")]
+        missed = "" if self.interpolation_error <= self.tolerance else "NOT reached: "
+        return [
+            ("measured", f"{n:,} of {self.loss.size:,} points, the others interpolated"),
+            (
+                "interpolation error",
+                f"{self.interpolation_error:.1e} {_UNITS[self.criterion]} "
+                f"({missed}tolerance {self.tolerance:g})",
+            ),
         ]
 
 
-def _loss_rows(loss: FloatArray, se: FloatArray, origin: float) -> list[tuple[str, str]]:
-    finite = loss[np.isfinite(loss)]
-    span = f"{number(finite.min())} to {number(finite.max())}" if finite.size else "none finite"
-    bad = loss.size - finite.size
-    if bad:
-        span += f"; {bad} of {loss.size} points not finite, kept as they are"
-    known = se[np.isfinite(se)]
-    errors = f"{number(known.min())} to {number(known.max())}" if known.size else "not known"
+_UNITS = {"range": "of the range", "log": "in ln(loss)"}
+
+
+def spread_rows(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return mean and spread of the losses along several directions of one checkpoint as rows.
+
+    Args:
+        lines: with the same coordinates.
+
+    Returns:
+        Mean ± standard deviation over the directions, at both ends and in the middle between
+        each end and the checkpoint.
+    """
+    x, losses = lines[0].x, np.stack([line.loss for line in lines])
+    chosen = sorted({0, len(x) // 4, len(x) - 1 - len(x) // 4, len(x) - 1})
+    mean, deviation = losses.mean(axis=0), losses.std(axis=0, ddof=1)
     return [
-        ("loss at the checkpoint", number(origin)),
-        ("losses", span),
-        ("standard errors", errors),
+        (f"loss at x = {x[k]:+.3g}", f"{number(mean[k])} ± {number(deviation[k])}") for k in chosen
     ]
+
+
+def _spans(sampled: Sampled) -> list[tuple[str, str]]:
+    bad = int((~np.isfinite(sampled.loss)).sum())
+    span = _span(sampled.loss)
+    if bad:
+        span += f"; {bad} of {sampled.loss.size} points not finite, kept as they are"
+    return [("losses", span), ("standard errors", _span(sampled.loss_se, nothing="not known"))]
+
+
+def _span(values: FloatArray, *, nothing: str = "none finite") -> str:
+    finite = values[np.isfinite(values)]
+    return f"{number(finite.min())} to {number(finite.max())}" if finite.size else nothing

@@ -44,7 +44,7 @@ SCHEMA = (
     settings TEXT NOT NULL, -- JSON: what was asked for
     provenance TEXT NOT NULL, -- JSON: where it came from
     cost TEXT, -- JSON: what it spent; NULL while partial
-    record TEXT, -- JSON: the numbers that were measured, arrays apart; NULL while partial
+    record TEXT, -- JSON: the numbers measured, arrays apart; while partial: how it is measured
     n_x INTEGER, -- points of a line or surface along x; NULL if not kept by point
     n_y INTEGER -- and along y; 1 for a line
 )""",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from landscape.errors import InvalidArgumentError
 from landscape.study.codec import dumps, loads
@@ -42,6 +43,36 @@ class Grid:
                 "SELECT count(*) FROM points WHERE measurement = ?", (self.id,)
             ).fetchone()
         return bool(n_done == self.shape[0] * self.shape[1])
+
+    def settle(self, how: Mapping[str, Any]) -> dict[str, Any]:
+        """Note how the points are measured, unless that is noted already.
+
+        Whoever is first decides, so that a measurement that is taken up again, or shared by
+        several processes, is made in one way.
+
+        Args:
+            how: JSON values.
+
+        Returns:
+            What is noted: the given, or what was noted before.
+        """
+        with self._file.writing() as connection:
+            connection.execute(
+                "UPDATE measurements SET record = ? WHERE id = ? AND record IS NULL",
+                (dumps({"how": dict(how)}), self.id),
+            )
+        noted = self.settled
+        return dict(how) if noted is None else noted
+
+    @property
+    def settled(self) -> dict[str, Any] | None:
+        """How the points are measured, if it is noted."""
+        with self._file.reading() as connection:
+            row = connection.execute(
+                "SELECT record FROM measurements WHERE id = ? AND status = 'partial'", (self.id,)
+            ).fetchone()
+        noted = None if row is None or row["record"] is None else loads(row["record"]).get("how")
+        return None if noted is None else dict(noted)
 
     def record(self, i: int, j: int, values: Mapping[str, float]) -> None:
         """Record what was measured at one point; it is on the disk when this returns.

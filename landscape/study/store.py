@@ -11,7 +11,16 @@ from typing import Any
 
 from landscape.errors import InvalidArgumentError, StudyError, one_of
 from landscape.measured import Comparison, Measured
-from landscape.results import KINDS, Cost, Provenance, Result, from_record, to_record
+from landscape.results import (
+    KINDS,
+    Cost,
+    Provenance,
+    Result,
+    Surface,
+    Trajectory,
+    from_record,
+    to_record,
+)
 from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import Candidate, choose
 from landscape.study.file import StudyFile
@@ -268,8 +277,22 @@ class Study:
                 results: dict[str, Any] = {
                     role: self._result(connection, by_id[id]) for role, id in roles.items()
                 }
-                models.append(Measured(name=name, **results))
+                surface = results.get("surface")
+                runs = () if surface is None else self._runs(connection, rows, surface)
+                models.append(Measured(name=name, trajectories=runs, **results))
         return Comparison(models=tuple(models))
+
+    def _runs(
+        self, connection: sqlite3.Connection, rows: Iterable[sqlite3.Row], surface: Surface
+    ) -> tuple[Trajectory, ...]:
+        """Return the training runs that were projected on the plane of a surface."""
+        origin = surface.provenance.checkpoint_hash
+        found = (
+            self._result(connection, row)
+            for row in rows
+            if row["kind"] == "trajectory" and row["checkpoint_hash"] == origin
+        )
+        return tuple(r for r in found if isinstance(r, Trajectory) and r.lies_in(surface))
 
     def _row(self, connection: sqlite3.Connection, id: int) -> sqlite3.Row:
         row: sqlite3.Row | None = connection.execute(

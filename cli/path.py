@@ -1,0 +1,90 @@
+"""``landscape path``: loss along a path between two checkpoints."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from landscape.errors import InvalidArgumentError
+from landscape.results import Cost
+
+from .measuring import print_price
+from .options import Measuring, measuring
+from .output import print_results
+
+
+@click.command("path")
+@click.option(
+    "--curve",
+    type=click.Choice(["linear", "bezier", "polygon"]),
+    default="linear",
+    show_default=True,
+    help="A straight line; or a Bezier curve or polygonal chain, trained to have a low loss.",
+)
+@click.option("--bends", default=1, show_default=True, help="Bends of a curve.")
+@click.option("--points", default=51, show_default=True, help="Number of points, the ends too.")
+@click.option("--epochs", default=50, show_default=True, help="Passes to train a curve.")
+@click.option("--lr", default=0.05, show_default=True, help="Learning rate to train a curve.")
+@click.option("--weight-decay", default=0.0, show_default=True, help="To train a curve.")
+@click.option(
+    "--statistics",
+    type=click.Choice(["recalibrated", "frozen", "interpolated"]),
+    default=None,
+    help="Of BatchNorm at each point: gathered anew, those of the first checkpoint, or (only on a "
+    "line) interpolated.  [default: recalibrated]",
+)
+@click.option("--held-out", default=None, metavar="SPLIT", help="Measure these data too.")
+@measuring
+def command(told: Measuring, points: int, held_out: str | None, **asked: Any) -> None:
+    """Measure the loss from one CHECKPOINT to another, and the barrier between the two.
+
+    Every point is stored as it is measured, and a curve after every epoch of its training:
+    stopped at any instant, the same command goes on.
+
+    \b
+    Examples:
+      landscape path sgd.pt sam.pt --problem digits --held-out test
+      landscape path one.pt two.pt --problem task.py --curve bezier --epochs 100
+    """
+    from landscape.measure.paths import path
+    from landscape.study import Study
+
+    if len(told.checkpoints) != 2:
+        msg = (
+            "a path leads from one checkpoint to another: give two, got "
+            f"{len(told.checkpoints)}: {' '.join(told.checkpoints)}"
+        )
+        raise InvalidArgumentError(msg)
+    task = told.task()
+    problem, end = told.problems(told.base_problem(task)).values()
+    other = None if held_out is None else told.base_problem(task, split=held_out)
+    if other is not None and told.params:
+        other = other.only(*told.params)
+    if told.dry_run:
+        route = f"{problem.name} to {end.name}"
+        print_price({route: problem}, lambda problem: _price(problem, points, asked, other))
+        return
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with Study(told.study) as study:
+        result = path(
+            problem,
+            end,
+            n=points,
+            held_out=other,
+            seed=told.seed,
+            study=study,
+            progress=told.progress,
+            **asked,
+        )
+    print_results([result], as_json=told.as_json, study=told.study, since=started)
+
+
+def _price(problem: Any, points: int, asked: dict[str, Any], held_out: Any) -> Cost:
+    from landscape.statistics import normalisers
+
+    gathered = bool(normalisers(problem.model)) and asked["statistics"] in (None, "recalibrated")
+    each = 1 + gathered + (held_out is not None)
+    trained = 0 if asked["curve"] == "linear" else asked["epochs"]
+    return Cost(forwards=each * points + 2, gradients=trained)

@@ -1,0 +1,228 @@
+"""The options of lines and surfaces: how far they go, and what is measured at each point."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from landscape.errors import InvalidArgumentError
+from landscape.results import Cost
+
+from .options import Measuring
+
+if TYPE_CHECKING:
+    from landscape.directions import Direction, Plane
+    from landscape.problem import Problem
+    from landscape.study import Study
+
+F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W", bound="Direction | Plane")
+
+AUTO = "auto"
+_SEARCH = 40  # forward passes of one automatic range
+
+
+def _range(ctx: click.Context, param: click.Parameter, value: str | None) -> float | str | None:
+    if value is None or value == AUTO:
+        return value
+    try:
+        return float(value)
+    except ValueError as error:
+        msg = f"{value!r} is neither a number nor {AUTO}"
+        raise click.BadParameter(msg) from error
+
+
+@dataclass
+class Pointwise:
+    """What the options of lines and surfaces say.
+
+    Attributes:
+        told: the options of every measuring verb.
+        half_width: half of the range, ``auto``, or None for the usual.
+        rise: multiple of the loss that an automatic range reaches.
+        statistics: of BatchNorm.
+        held_out: split that is measured at the same points.
+        weight_decay: λ of a regulariser that is kept apart.
+        paired: whether the difference to the first checkpoint is measured.
+        precision: ``exact`` or a lower one.
+        compile: whether to use torch.compile.
+        tune: whether long runs choose how to evaluate by timing.
+    """
+
+    told: Measuring
+    half_width: float | str | None
+    rise: float
+    statistics: str
+    held_out: str | None
+    weight_decay: float
+    paired: bool
+    precision: str
+    compile: bool
+    tune: bool
+    _first: Problem | None = None
+    _other: Problem | None = None
+    _reach: dict[int, float] = field(default_factory=dict)
+
+    def prepare(
+        self,
+        problems: Mapping[str, Problem],
+        study: Study,
+        directions: Callable[[Problem], tuple[Direction, ...]],
+    ) -> None:
+        """Note the first checkpoint, and find one automatic range that holds for all.
+
+        Args:
+            problems: all that will be measured, in order.
+            study: where searches are kept.
+            directions: the axes of a checkpoint.
+        """
+        from landscape.measure.ranges import automatic_range
+
+        self._first = next(iter(problems.values()))
+        if self.half_width != AUTO:
+            return
+        for problem in problems.values():
+            for axis, direction in enumerate(directions(problem)):
+                found = automatic_range(problem, direction, multiple=self.rise, study=study)
+                self._reach[axis] = max(found, self._reach.get(axis, 0.0))
+
+    def ends(self, usual: tuple[float, float], axis: int = 0) -> tuple[float, float]:
+        """Return the ends of an axis: those found, those told, or the usual.
+
+        Args:
+            usual: where nothing was told.
+            axis: 0 or 1.
+        """
+        if self.half_width == AUTO:
+            return -self._reach[axis], self._reach[axis]
+        if self.half_width is None:
+            return usual
+        reach = float(self.half_width)
+        if not 0 < reach < float("inf"):
+            msg = f"--range is half of a width: a finite number above 0, or auto; got {reach:g}"
+            raise InvalidArgumentError(msg)
+        return -reach, reach
+
+    def arguments(self, problem: Problem, where: Callable[[Problem], W]) -> dict[str, Any]:
+        """Return the keywords of `landscape.line` and `landscape.surface`.
+
+        Args:
+            problem: what is measured.
+            where: makes the direction or plane of a checkpoint.
+        """
+        rival = self._first if self.paired and self._first is not problem else None
+        return {
+            "statistics": self.statistics,
+            "held_out": self._on_held_out(problem),
+            "weight_decay": self.weight_decay,
+            "against": None if rival is None else (rival, where(rival)),
+            "precision": self.precision,
+            "compile": self.compile,
+            "tune": self.tune,
+        }
+
+    def price(self, points: int, searching: Cost, *, axes: int = 1) -> Cost:
+        """Return the passes that one checkpoint takes at most.
+
+        Args:
+            points: of the grid.
+            searching: what finding the directions takes.
+            axes: of the range that is looked for.
+        """
+        each = 1 + (self.statistics == "recalibrated") + (self.held_out is not None) + self.paired
+        search = _SEARCH * axes if self.half_width == AUTO else 0
+        return Cost(
+            forwards=points * each + 1 + search, gradients=searching.gradients, hvps=searching.hvps
+        )
+
+    def _on_held_out(self, problem: Problem) -> Problem | None:
+        if self.held_out is None:
+            return None
+        if self.held_out == self.told.split:
+            msg = f"--held-out {self.held_out} is what is measured anyway (--split): name another"
+            raise InvalidArgumentError(msg)
+        if self._other is None:
+            base = self.told.base_problem(self.told.task(), split=self.held_out)
+            self._other = base.only(*self.told.params) if self.told.params else base
+        return self._other.at(problem.model, name=problem.name)
+
+
+def pointwise(*, usual: str) -> Callable[[F], F]:
+    """Add the options of lines and surfaces; they arrive as one argument ``each``.
+
+    Args:
+        usual: the range where none is told, in words.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def wrapped(told: Measuring, **options: Any) -> Any:
+            names = [name for name in Pointwise.__dataclass_fields__ if name in options]
+            each = Pointwise(told=told, **{name: options.pop(name) for name in names})
+            return function(told, each=each, **options)
+
+        for decorator in reversed(_options(usual)):
+            wrapped = decorator(wrapped)
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
+
+
+def _options(usual: str) -> list[Callable[[Any], Any]]:
+    return [
+        click.option(
+            "--range",
+            "half_width",
+            default=None,
+            callback=_range,
+            metavar="R|auto",
+            help="From −R to R; auto: until the loss of every checkpoint has risen to --rise times "
+            f"its own, on both sides.  [default: {usual}]",
+        ),
+        click.option(
+            "--rise", default=10.0, show_default=True, help="Multiple of the loss for --range auto."
+        ),
+        click.option(
+            "--statistics",
+            type=click.Choice(["frozen", "recalibrated", "interpolated"]),
+            default="frozen",
+            show_default=True,
+            help="Of BatchNorm: the checkpoint's; gathered anew at each point; interpolated "
+            "between checkpoints.",
+        ),
+        click.option(
+            "--held-out",
+            default=None,
+            metavar="SPLIT",
+            help="Measure this split beside, e.g. test.",
+        ),
+        click.option(
+            "--weight-decay",
+            default=0.0,
+            show_default=True,
+            help="λ of a regulariser ½ λ ‖w‖², kept apart from the loss.",
+        ),
+        click.option(
+            "--paired",
+            is_flag=True,
+            help="Measure the difference to the first checkpoint, example by example.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["exact", "bfloat16", "float16", "tf32"]),
+            default="exact",
+            show_default=True,
+            help="A lower one is compared with the exact loss at five points.",
+        ),
+        click.option("--compile", is_flag=True, help="Use torch.compile where it works."),
+        click.option(
+            "--tune/--no-tune",
+            default=True,
+            show_default=True,
+            help="Time ways to evaluate before a long run; the choice can change roundings.",
+        ),
+    ]

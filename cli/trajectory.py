@@ -1,0 +1,101 @@
+"""``landscape trajectory``: training runs beside a plane through a checkpoint."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from landscape.errors import InvalidArgumentError
+from landscape.results import Cost
+
+from .measuring import print_price
+from .options import Measuring, measuring
+from .output import print_results
+from .planes import Asked, make_plane, plane_options
+
+Run = tuple[str, tuple[str, ...]]
+
+
+@click.command("trajectory")
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="[NAME=]FILE,FILE,…",
+    help="Checkpoints of a run, in order; may be repeated.  [default: those of --via, and the "
+    "origin]",
+)
+@measuring
+@plane_options
+def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
+    """Project training runs on a plane through the CHECKPOINT, and measure their losses.
+
+    Each checkpoint has its own loss, and so has its projection on the plane. With the options of
+    a surface, landscape plot draws the runs on that surface.
+
+    \b
+    Examples:
+      landscape trajectory last.pt --problem task.py --plane trajectory --via e1.pt --via e2.pt
+      landscape trajectory sgd.pt --problem task.py --run A=a1.pt,a2.pt --run B=b1.pt,b2.pt
+    """
+    from landscape.measure.trajectories import trajectory
+    from landscape.study import Study
+
+    if len(told.checkpoints) != 1:
+        msg = (
+            "a plane has one checkpoint as its origin: give one, and the others by --run; got "
+            f"{len(told.checkpoints)}: {' '.join(told.checkpoints)}"
+        )
+        raise InvalidArgumentError(msg)
+    wanted = _runs(told, plane, runs)
+    problems = told.problems(told.base_problem(told.task()))
+    if told.dry_run:
+        forwards = sum(2 * len(files) + 1 for _, files in wanted)
+        price = Cost(forwards=forwards, gradients=plane.price.gradients, hvps=plane.price.hvps)
+        print_price(problems, lambda problem: price)
+        return
+    (problem,) = problems.values()
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with Study(told.study) as study:
+        found, _ = make_plane(problem, study, told, plane)
+        results = [
+            trajectory(
+                problem,
+                found,
+                files,
+                run=name,
+                names=_names(files),
+                key=told.key,
+                unsafe_pickle=told.unsafe_pickle,
+                study=study,
+                progress=told.progress,
+            )
+            for name, files in wanted
+        ]
+    print_results(results, as_json=told.as_json, study=told.study, since=started)
+
+
+def _runs(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> list[Run]:
+    """Return the name and the files of each run."""
+    if not runs and not plane.via:
+        msg = "name the checkpoints of a run, in order: --run e1.pt,e2.pt,last.pt"
+        raise InvalidArgumentError(msg)
+    if not runs:
+        return [("", (*plane.via, *told.checkpoints))]
+    found = []
+    for text in runs:
+        name, equals, rest = text.partition("=")
+        files = tuple(part.strip() for part in (rest if equals else text).split(","))
+        if not all(files):
+            msg = f"--run takes file names with a comma between two, got {text!r}"
+            raise InvalidArgumentError(msg)
+        found.append((name.strip() if equals else "", files))
+    return found
+
+
+def _names(files: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the stem of each file, or its path where stems collide."""
+    stems = tuple(Path(file).stem for file in files)
+    return stems if len(set(stems)) == len(stems) else files

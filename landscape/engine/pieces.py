@@ -1,0 +1,140 @@
+"""The data as a plan wants them: batches joined and cut anew, images with the channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.engine.plans import Plan
+from landscape.problem import Problem
+from landscape.problem.data import examples_in, leaves, map_leaves, split_batch
+
+Numbered = Iterable[tuple[int, Any]]
+# Pieces that take no more are made once and kept, beside the batches that they are made of.
+_KEPT_BYTES = 2**30
+
+
+def pieces_of(problem: Problem, plan: Plan) -> Callable[[], Numbered]:
+    """Give the whole data as a plan wants them.
+
+    Args:
+        problem: gives the batches.
+        plan: says how.
+
+    Returns:
+        A function that gives the pieces from the first one at each call, each with the number of
+        the first batch that is in it.
+    """
+    if plan.piece is None and not plan.channels_last:
+        return lambda: enumerate(problem.batches)
+    kept: list[tuple[int, Any]] | None = None
+    first = next(iter(problem.batches))
+    size = sum(leaf.nbytes for leaf in leaves(first) if isinstance(leaf, Tensor))
+    if size * problem.batches.n_batches <= _KEPT_BYTES:
+        kept = list(arranged(enumerate(problem.batches), plan))
+    return lambda: arranged(enumerate(problem.batches), plan) if kept is None else kept
+
+
+def sample_of(problem: Problem, n: int, *, at_most: int | None) -> list[tuple[int, Any]]:
+    """Return the first batches of the data.
+
+    Args:
+        problem: gives the batches.
+        n: examples that they are to hold, if there are so many.
+        at_most: examples of a batch, which is cut to hold no more; None: whole batches.
+
+    Returns:
+        The batches with their numbers.
+    """
+    found, missing = [], n
+    for i, batch in islice(enumerate(problem.batches), n):
+        if at_most is not None and examples_in(batch) > min(at_most, missing):
+            batch = split_batch(batch, min(at_most, missing))[0]
+        found.append((i, batch))
+        missing -= examples_in(batch)
+        if missing <= 0:
+            break
+    return found
+
+
+def arranged(batches: Numbered, plan: Plan) -> Iterator[tuple[int, Any]]:
+    """Arrange batches as a plan wants them.
+
+    Args:
+        batches: with their numbers.
+        plan: says how.
+
+    Yields:
+        The pieces, in the order of the data.
+    """
+    for i, piece in batches if plan.piece is None else _cut_anew(batches, plan.piece):
+        yield i, map_leaves(piece, channels_last) if plan.channels_last else piece
+
+
+def channels_last(leaf: Any) -> Any:
+    """Lay the channels of images, or of the weights of a convolution, out last.
+
+    Args:
+        leaf: anything.
+
+    Returns:
+        The same values; what is no floating-point tensor with four axes stays as it is.
+    """
+    if isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point():
+        # Not by contiguous(), which leaves one channel, or a kernel of one pixel, as it is, and
+        # the layer then lays its output out the other way.
+        return leaf.to(memory_format=torch.channels_last)
+    return leaf
+
+
+def _cut_anew(batches: Numbered, size: int) -> Iterator[tuple[int, Any]]:
+    """Join batches that can be joined, and cut what comes out into pieces of one size."""
+    waiting: list[Any] = []
+    first = 0
+    for i, batch in batches:
+        if waiting and not _joinable(waiting[0], batch):
+            yield from ((first, piece) for piece in _cut(_joined(waiting), size))
+            waiting = []
+        if not waiting:
+            first = i
+        waiting.append(batch)
+        if sum(map(examples_in, waiting)) >= size:
+            *whole, rest = _cut(_joined(waiting), size)
+            yield from ((first, piece) for piece in whole)
+            waiting, first = [rest], i
+            if examples_in(rest) == size:
+                yield first, rest
+                waiting = []
+    if waiting:
+        yield from ((first, piece) for piece in _cut(_joined(waiting), size))
+
+
+def _cut(batch: Any, size: int) -> Iterator[Any]:
+    while examples_in(batch) > size:
+        head, batch = split_batch(batch, size)
+        yield head
+    yield batch
+
+
+def _joinable(one: Any, other: Any) -> bool:
+    pairs = list(zip(leaves(one), leaves(other), strict=False))
+    return len(leaves(one)) == len(leaves(other)) and all(
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and (a.ndim, b.ndim, a.shape[1:], a.dtype) == (b.ndim, a.ndim, b.shape[1:], b.dtype)
+        and a.layout == b.layout == torch.strided
+        and a.ndim > 0
+        and (len(a), len(b)) == (examples_in(one), examples_in(other))
+        for a, b in pairs
+    )
+
+
+def _joined(batches: list[Any]) -> Any:
+    if len(batches) == 1:
+        return batches[0]
+    parts = iter([torch.cat(tensors) for tensors in zip(*map(leaves, batches), strict=True)])
+    return map_leaves(batches[0], lambda _: next(parts))

@@ -1,0 +1,162 @@
+"""Runs a plan: sums of the loss over pieces of the data at one or several weight vectors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.engine.folding import Fold, Folding
+from landscape.engine.pieces import Numbered, channels_last
+from landscape.engine.plans import Plan, computing_in
+from landscape.errors import LandscapeError
+from landscape.evaluate import Evaluator
+from landscape.problem.losses import BatchTerms
+from landscape.sums import LossSums
+
+# What a piece contributes, as tensors by name: torch.vmap can return nothing else.
+_Row = dict[str, Tensor]
+
+
+class Runner:
+    """Goes the way of a plan, as it is told, without asking whether it gives the same numbers.
+
+    Attributes:
+        plan: the way.
+        folds: the BatchNorm layers that are folded.
+        at_once: whether several vectors are evaluated at once; False as soon as that has failed.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        plan: Plan,
+        folds: Sequence[Fold] = (),
+        *,
+        precision: str = "exact",
+    ) -> None:
+        """Prepare what does not depend on the weights.
+
+        Args:
+            evaluator: an entered evaluator.
+            plan: the way.
+            folds: what is folded, if the plan folds.
+            precision: one of `PRECISIONS`.
+        """
+        self.plan = plan
+        self.folds = tuple(folds) if plan.fold else ()
+        self._evaluator = evaluator
+        self._precision = precision
+        self._folding = Folding(evaluator, self.folds) if self.folds else None
+        model = evaluator.problem.model
+        self._compiled = torch.compile(model) if plan.compiled else None
+        self.at_once = plan.points > 1 and evaluator.problem.mode == "eval"
+
+    def sums(
+        self,
+        vectors: Sequence[Tensor],
+        pieces: Callable[[], Numbered],
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> list[LossSums]:
+        """Evaluate.
+
+        Args:
+            vectors: weights, each of shape (n,).
+            pieces: gives the data, as the plan wants them.
+            buffers: values for some of the model's buffers, by name.
+
+        Returns:
+            The sums at each vector, evaluated at once if the plan says so and that works. Cost: one
+            forward pass each.
+        """
+        with torch.no_grad(), self._way():
+            if self.at_once and len(vectors) > 1:
+                try:
+                    return self._together(torch.stack(list(vectors)), pieces, buffers)
+                except (LandscapeError, RuntimeError):
+                    # What is wrong with the model or the loss themselves is said below.
+                    self.at_once = False
+            return [self._alone(vector, pieces, buffers) for vector in vectors]
+
+    def _alone(
+        self,
+        vector: Tensor,
+        pieces: Callable[[], Numbered],
+        buffers: Mapping[str, Tensor] | None,
+    ) -> LossSums:
+        sums = LossSums(self._evaluator.problem.loss.sums)
+        for terms, metrics in self._evaluator.over(
+            self._tensors(vector, buffers), pieces, self._result
+        ):
+            sums.add(terms)
+            sums.add_metrics(metrics)
+        return sums
+
+    def _together(
+        self,
+        vectors: Tensor,
+        pieces: Callable[[], Numbered],
+        buffers: Mapping[str, Tensor] | None,
+    ) -> list[LossSums]:
+        sizes: list[Mapping[str, int]] = []
+
+        def rows(vector: Tensor) -> list[_Row]:
+            found = self._evaluator.over(self._tensors(vector, buffers), pieces, self._result)
+            sizes[:] = [{name: size for name, (_, size) in metrics.items()} for _, metrics in found]
+            return [_row(terms, metrics) for terms, metrics in found]
+
+        with warnings.catch_warnings():
+            # torch says where vmap has no rule and loops: that is slower, and not wrong.
+            warnings.filterwarnings("ignore", ".*performance drop", UserWarning)
+            batched: list[_Row] = torch.vmap(rows)(vectors)
+        found = [LossSums(self._evaluator.problem.loss.sums) for _ in vectors]
+        for row, size in zip(batched, sizes, strict=True):
+            for i, sums in enumerate(found):
+                terms, metrics = _of_row({name: part[i] for name, part in row.items()}, size)
+                sums.add(terms)
+                sums.add_metrics(metrics)
+        return found
+
+    def _tensors(
+        self, vector: Tensor, buffers: Mapping[str, Tensor] | None
+    ) -> Mapping[str, Tensor]:
+        tensors = self._evaluator.substitutes(vector, buffers)
+        if self._folding is not None:
+            tensors = self._folding(tensors)
+        if self.plan.channels_last:
+            return {name: channels_last(tensor) for name, tensor in tensors.items()}
+        return tensors
+
+    def _result(
+        self, model: nn.Module, batch: Any
+    ) -> tuple[BatchTerms, dict[str, tuple[Tensor, int]]]:
+        used: Any = model if self._compiled is None else self._compiled
+        return self._evaluator.result(used, batch)
+
+    @contextmanager
+    def _way(self) -> Iterator[None]:
+        with computing_in(self._precision, self._evaluator.problem.device):
+            if self._folding is None:
+                yield
+            else:
+                with self._folding.applied():
+                    yield
+
+
+def _row(terms: BatchTerms, metrics: Mapping[str, tuple[Tensor, int]]) -> _Row:
+    weight = torch.as_tensor(terms.weight, dtype=torch.float64, device=terms.total.device)
+    row = {"total": terms.total, "weight": weight}
+    if terms.terms is not None and terms.weights is not None:
+        row |= {"terms": terms.terms, "weights": terms.weights}
+    return row | {f"metrics.{name}": total for name, (total, _) in metrics.items()}
+
+
+def _of_row(
+    row: _Row, sizes: Mapping[str, int]
+) -> tuple[BatchTerms, dict[str, tuple[Tensor, int]]]:
+    terms = BatchTerms(row["total"], row["weight"], row.get("terms"), row.get("weights"))
+    return terms, {name: (row[f"metrics.{name}"], size) for name, size in sizes.items()}

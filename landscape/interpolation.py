@@ -1,0 +1,315 @@
+"""A surface from few points: measure where the interpolation is in doubt, until it holds.
+
+Radial basis functions take scattered points, so that every measured point is one of the grid that
+was asked for and is drawn as such. What is stated as the error is measured: at points held out
+of the fit, and at each new point before it joins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from landscape.errors import InvalidArgumentError, one_of
+
+CRITERIA = ("range", "log")
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
+Index = tuple[int, int]
+
+# Chosen on 38 surfaces of 51 × 51 (digits networks, valleys, kinked sums): the true error was
+# within the tolerance on 95 % of them, and at most 1.3 times as large, from 187 points on average.
+_NODES = 7
+_BATCH = 12
+_HELD_OUT = 24
+_ROUNDS = 3
+_SPACING = 0.12  # of new points of one batch, in units of half a side
+_REACH = 0.3  # distance beyond which a gap counts no more
+_NEIGHBOURS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolated:
+    """A surface of which some points were measured.
+
+    Attributes:
+        loss: measured where ``measured`` is true, else interpolated, shape (nx, ny); NaN in the
+            midst of points that are not finite.
+        measured: where it was measured, shape (nx, ny).
+        error: largest error at the held-out points, at the points of the last rounds before they
+            joined, and between two interpolations anywhere, in units of the criterion; 0 if
+            everything was measured. It is an estimate: on 38 surfaces the true error was at most
+            1.7 times as large.
+        rounds: how often points were added.
+    """
+
+    loss: Floats
+    measured: Bools
+    error: float
+    rounds: int
+
+
+def interpolated_surface(
+    x: npt.NDArray[np.floating[Any]],
+    y: npt.NDArray[np.floating[Any]],
+    measure: Callable[[Sequence[Index]], Sequence[float]],
+    *,
+    tolerance: float,
+    criterion: str = "range",
+    max_points: int | None = None,
+) -> Interpolated:
+    """Measure as few points of a grid as an interpolation within the tolerance takes.
+
+    Starts from 7 × 7 points that are denser towards the edges, and 24 random ones that are held
+    out; those that the fit misses join it, and others take their place. Each round adds those
+    points where two interpolations (quintic and cubic radial basis functions) differ most,
+    weighted with the distance to what is measured; with ``log`` also the one where the minimum is
+    expected. It ends when the errors at the held-out points,
+    those that the interpolation made at the new points of the last three rounds, and the
+    difference of the two are all within the tolerance. Then the held-out points join, too.
+
+    Where the loss is not finite nothing is interpolated: points with finite and other neighbours
+    are measured, and those in the midst of others are NaN.
+
+    Args:
+        x: ascending coordinates, shape (nx,).
+        y: ascending coordinates, shape (ny,).
+        measure: returns the losses at grid indices; asked for every point at most once.
+        tolerance: largest error, in units of the criterion; above zero.
+        criterion: ``range``: relative to the range of the finite losses; ``log``: of ln(loss).
+        max_points: stop there; None: as many as it takes.
+
+    Returns:
+        The surface with its error. Same losses, same points.
+
+    Raises:
+        InvalidArgumentError: if the tolerance is not above zero, the criterion is unknown, or a
+            loss is not above zero with ``log``.
+
+    References:
+        Wendland (2004), Scattered Data Approximation; De Marchi, Schaback, Wendland (2005),
+        Adv. Comput. Math. 23, for greedy choices of points.
+
+    >>> x = np.linspace(-1, 1, 41)
+    >>> found = interpolated_surface(
+    ...     x, x, lambda points: [x[i] ** 2 + 3 * x[j] ** 2 for i, j in points], tolerance=1e-3
+    ... )
+    >>> true = x[:, None] ** 2 + 3 * x**2
+    >>> bool(abs(found.loss - true).max() < 4e-3), bool(found.measured.sum() < 200)
+    (True, True)
+    """
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        msg = f"the tolerance must be a finite number above 0, got {tolerance!r}"
+        raise InvalidArgumentError(msg)
+    one_of(criterion, CRITERIA, what="criterion")
+    work = _Refinement(x.astype(np.float64), y.astype(np.float64), measure, criterion)
+    limit = work.size if max_points is None else min(max_points, work.size)
+    work.begin(limit)
+    while not work.within(tolerance) and work.n_measured < limit:
+        work.extend(tolerance, limit)
+    return work.result()
+
+
+class _Refinement:
+    """The points measured so far, and what is known of the error between them."""
+
+    def __init__(
+        self,
+        x: Floats,
+        y: Floats,
+        measure: Callable[[Sequence[Index]], Sequence[float]],
+        criterion: str,
+    ) -> None:
+        self._shape = (len(x), len(y))
+        self.size = len(x) * len(y)
+        grid = np.meshgrid(_scaled(x), _scaled(y), indexing="ij")
+        self._points = np.stack(grid, axis=-1).reshape(-1, 2)
+        self._measure = measure
+        self._log = criterion == "log"
+        self._loss = np.full(self.size, np.nan)
+        self._measured = np.zeros(self.size, dtype=bool)
+        self._held_out = np.zeros(self.size, dtype=bool)
+        self._errors: list[float] = []
+        self._nodes = (_nodes(x), _nodes(y))
+        # RandomState, because its stream is frozen for good (NEP 19).
+        self._order = np.random.RandomState(0).permutation(self.size)
+        self._fits: dict[str, Floats] = {}
+
+    @property
+    def n_measured(self) -> int:
+        return int(self._measured.sum())
+
+    def begin(self, limit: int) -> None:
+        self._take((self._nodes[0][:, None] * self._shape[1] + self._nodes[1]).ravel()[:limit])
+        self._hold_out(_HELD_OUT, limit)
+
+    def _hold_out(self, n: int, limit: int) -> None:
+        """Measure random points, and keep them out of the fit."""
+        fresh = self._order[~self._measured[self._order]][: max(0, min(n, limit - self.n_measured))]
+        self._take(fresh)
+        self._held_out[fresh] = True
+
+    def within(self, tolerance: float) -> bool:
+        if self.n_measured == self.size:
+            return True
+        if len(self._errors) < _ROUNDS or self._doubtful().any():
+            return False
+        return self._error() <= tolerance
+
+    def extend(self, tolerance: float, limit: int) -> None:
+        """Add the points of one round, and note what was predicted there."""
+        # Held-out points that the fit misses say more within it; others take their place.
+        missed = self._held_out & (self._in_units(self._residuals()) > tolerance)
+        self._held_out[missed] = False
+        self._fits.clear()
+        self._hold_out(int(missed.sum()), limit)
+        room = min(limit - self.n_measured, max(_BATCH, self.n_measured // 20))
+        new = self._next(room)
+        predicted = self._fitted()[new]
+        self._take(new)
+        errors = np.abs(self._values(new) - predicted)
+        finite = errors[np.isfinite(errors)]
+        self._errors.append(float(finite.max()) if finite.size else 0.0)
+
+    def result(self) -> Interpolated:
+        if self.n_measured == self.size:
+            error, loss = 0.0, self._loss
+        else:
+            error = self._error()
+            self._held_out[:] = False
+            self._fits.clear()
+            values = self._fitted()
+            loss = np.where(self._measured, self._loss, np.exp(values) if self._log else values)
+        return Interpolated(
+            loss=loss.reshape(self._shape),
+            measured=self._measured.reshape(self._shape),
+            error=error,
+            rounds=len(self._errors),
+        )
+
+    def _error(self) -> float:
+        held_out = self._residuals()[self._held_out]
+        errors = np.concatenate([self._errors[-_ROUNDS:], held_out, self._disagreement()])
+        return float(self._in_units(errors[np.isfinite(errors)]).max(initial=0.0))
+
+    def _residuals(self) -> Floats:
+        residuals: Floats = np.abs(self._fitted() - self._values(slice(None)))
+        return residuals
+
+    def _in_units(self, errors: Floats) -> Floats:
+        """Express errors in units of the criterion."""
+        if self._log:
+            return errors
+        finite = self._loss[np.isfinite(self._loss)]
+        width = float(np.ptp(finite)) if finite.size else 0.0
+        return errors / width if width > 0 else np.zeros_like(errors)
+
+    def _take(self, indices: Indices) -> None:
+        n_y = self._shape[1]
+        asked = [(int(k) // n_y, int(k) % n_y) for k in indices]
+        self._loss[indices] = self._measure(asked) if asked else []
+        self._measured[indices] = True
+        self._fits.clear()
+        low = self._loss[indices][np.isfinite(self._loss[indices])].min(initial=math.inf)
+        if self._log and low <= 0:
+            msg = f"the criterion 'log' takes losses above zero, got {low:g}: use 'range'"
+            raise InvalidArgumentError(msg)
+
+    def _values(self, indices: Any) -> Floats:
+        values: Floats = self._loss[indices]
+        return np.asarray(np.log(values), dtype=np.float64) if self._log else values
+
+    def _fitted(self, kernel: str = "quintic", degree: int = 2) -> Floats:
+        """Interpolate everywhere; NaN where no interpolation is to be trusted."""
+        if kernel not in self._fits:
+            used = self._measured & ~self._held_out & np.isfinite(self._loss)
+            fit = _radial(self._points, used, self._values(used), kernel, degree)
+            fit[self._share_not_finite() > 0] = np.nan
+            self._fits[kernel] = fit
+        return self._fits[kernel]
+
+    def _disagreement(self) -> Floats:
+        """How far two interpolations are apart where nothing was measured."""
+        apart: Floats = np.abs(self._fitted() - self._fitted("cubic", 1))
+        apart[self._measured] = 0.0
+        return apart
+
+    def _next(self, n: int) -> Indices:
+        """Choose points one after the other, at a distance from each other."""
+        doubt = self._disagreement()
+        doubt = np.where(np.isfinite(doubt), doubt, 0.0)
+        doubt[self._doubtful()] = math.inf
+        doubt[self._measured] = -1.0
+        distance = _distances(self._points, self._measured)
+        chosen: list[int] = []
+        while len(chosen) < n:
+            score = np.where(doubt < 0, doubt, doubt * np.minimum(distance, _REACH))
+            best = int(np.argmax(score))
+            if self._log and not chosen:
+                best = self._lowest()
+            chosen.append(best)
+            apart = np.hypot(*(self._points - self._points[best]).T)
+            distance = np.minimum(distance, apart)
+            near = np.isfinite(doubt) & (doubt > 0) & (apart < _SPACING)
+            doubt[near] *= (apart[near] / _SPACING) ** 2
+            doubt[best] = -1.0
+        return np.array(chosen, dtype=np.intp)
+
+    def _lowest(self) -> int:
+        """Where the minimum is expected: a relative error is largest there."""
+        fit = self._fitted()
+        return int(np.argmin(np.where(self._measured | np.isnan(fit), np.inf, fit)))
+
+    def _doubtful(self) -> Bools:
+        """Points not measured that have finite neighbours and others."""
+        share = self._share_not_finite()
+        return np.asarray(~self._measured & (share > 0) & (share < 1))
+
+    def _share_not_finite(self) -> Floats:
+        """Share of the nearest measured points of each that are not finite."""
+        bad = ~np.isfinite(self._loss[self._measured])
+        if not bad.any():
+            return np.zeros(self.size)
+        from scipy.spatial import cKDTree
+
+        n = min(_NEIGHBOURS, len(bad))
+        tree = cKDTree(self._points[self._measured])
+        _, nearest = tree.query(self._points, k=list(range(1, n + 1)))
+        return np.asarray(bad[nearest].mean(axis=1), dtype=np.float64)
+
+
+def _radial(points: Floats, used: Bools, values: Floats, kernel: str, degree: int) -> Floats:
+    from scipy.interpolate import RBFInterpolator
+
+    terms = (degree + 1) * (degree + 2) // 2
+    if used.sum() < max(terms, _NODES):  # next to nothing is finite
+        return np.full(len(points), np.nan)
+    centre, width = values.min(), float(np.ptp(values)) or 1.0
+    scaled = (values - centre) / width
+    fit = RBFInterpolator(points[used], scaled, kernel=kernel, degree=degree)(points)
+    return np.asarray(fit * width + centre, dtype=np.float64)
+
+
+def _scaled(x: Floats) -> Floats:
+    return np.asarray((2.0 * x - x[0] - x[-1]) / (x[-1] - x[0]), dtype=np.float64)
+
+
+def _nodes(x: Floats) -> Indices:
+    """Indices of the coordinates next to Chebyshev's nodes, the ends among them."""
+    n = min(_NODES, len(x))
+    nodes = -np.cos(np.pi * np.arange(n) / (n - 1))
+    return np.unique(np.abs(_scaled(x)[:, None] - nodes).argmin(axis=0))
+
+
+def _distances(points: Floats, measured: Bools) -> Floats:
+    from scipy.spatial import cKDTree
+
+    distances, _ = cKDTree(points[measured]).query(points)
+    return np.asarray(distances, dtype=np.float64)

@@ -1,0 +1,266 @@
+"""What is measured at each point of a line or surface besides the loss, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from landscape.engine import Engine
+from landscape.errors import DataError, InvalidArgumentError, one_of
+from landscape.evaluate import Evaluator
+from landscape.problem import Problem
+from landscape.statistics import STATISTICS, check_variances, interpolated, recalibrated
+from landscape.sums import LossValue
+
+METRIC = "metrics."  # as the arrays of a saved result are named
+
+
+class Where(Protocol):
+    """Turns coordinates into weights: a plane, or a line."""
+
+    def at(self, origin: Tensor, x: float, y: float) -> Tensor:
+        """Return the weights at (x, y)."""
+
+    def spanning(self, x: float, y: float) -> list[tuple[float, Mapping[str, Tensor]]]:
+        """Return the coordinate and the buffers of each checkpoint that spans it."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies it, as JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointOptions:
+    """What is measured at each point besides the loss, and how.
+
+    Attributes:
+        statistics: of BatchNorm: ``frozen``, ``recalibrated`` or ``interpolated``.
+        held_out: the same model on other data, measured at the same points.
+        weight_decay: λ of the regulariser ½ λ ‖w‖², kept apart as ``penalty``; 0: none.
+        against: another checkpoint and where its points lie; the difference to it is measured on
+            the same examples.
+        precision: ``exact``, ``bfloat16``, ``float16`` or ``tf32``.
+        compile: whether torch.compile may be tried.
+        tune: whether a long run may choose how to evaluate by timing.
+    """
+
+    statistics: str = "frozen"
+    held_out: Problem | None = None
+    weight_decay: float = 0.0
+    against: tuple[Problem, Where] | None = None
+    precision: str = "exact"
+    compile: bool = False
+    tune: bool = True
+
+    def check(self, problem: Problem, where: Where) -> None:
+        """Refuse what does not fit.
+
+        Args:
+            problem: what is measured.
+            where: where its points lie.
+
+        Raises:
+            InvalidArgumentError: if a choice is unknown, or cannot be had here.
+            DataError: if the checkpoints to compare are not on the same data.
+        """
+        one_of(self.statistics, STATISTICS, what="statistics of BatchNorm")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            msg = f"weight_decay must be a finite number, at least 0; got {self.weight_decay!r}"
+            raise InvalidArgumentError(msg)
+        if self.statistics != "frozen" and problem.mode == "train":
+            msg = f"in train mode BatchNorm uses its batch: no {self.statistics} statistics"
+            raise InvalidArgumentError(msg)
+        if self.statistics == "interpolated" and not where.spanning(0.0, 0.0):
+            msg = (
+                "interpolated statistics lie between checkpoints, and nothing but this one spans "
+                "the points: use a plane through checkpoints, or statistics='recalibrated'"
+            )
+            raise InvalidArgumentError(msg)
+        if self.held_out is not None and self.held_out.space.names != problem.space.names:
+            msg = "the held-out problem has other parameters; make it of the same model"
+            raise InvalidArgumentError(msg)
+        if self.against is not None:
+            ours, theirs = (p.batches.fingerprint for p in (problem, self.against[0]))
+            if ours != theirs:
+                msg = (
+                    f"{problem.name} and {self.against[0].name} are on different data: a paired "
+                    "difference takes the same examples"
+                )
+                raise DataError(msg)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what differs from the usual, as JSON values.
+
+        Returns:
+            A part of the settings of the result.
+        """
+        found: dict[str, Any] = {}
+        if self.statistics != "frozen":
+            found["statistics"] = self.statistics
+        if self.held_out is not None:
+            data = self.held_out.batches.fingerprint
+            found["held_out"] = {"split": self.held_out.split, "data": data}
+        if self.weight_decay:
+            found["weight_decay"] = self.weight_decay
+        if self.against is not None:
+            other, where = self.against
+            found["against"] = {"checkpoint": other.checkpoint_hash, **where.identity()}
+        if self.precision != "exact":
+            found["precision"] = self.precision
+        return found
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point that has been measured.
+
+    Attributes:
+        at: its coordinates.
+        vector: its weights, shape (n,).
+        buffers: the buffers that it was measured with; None: the model's own.
+        loss: its loss.
+    """
+
+    at: tuple[float, float]
+    vector: Tensor
+    buffers: Mapping[str, Tensor] | None
+    loss: LossValue
+
+
+Beside = Callable[[Point], dict[str, float]]
+
+
+def penalty(weight_decay: float) -> Beside:
+    """Measure the regulariser ½ λ ‖w‖² at each point.
+
+    Args:
+        weight_decay: λ.
+
+    Returns:
+        What to call at each point. Cost: no pass.
+    """
+
+    def measure(point: Point) -> dict[str, float]:
+        norm = float(torch.linalg.vector_norm(point.vector, dtype=torch.float64))
+        return {f"{METRIC}penalty": 0.5 * weight_decay * norm**2}
+
+    return measure
+
+
+def on_held_out(problem: Problem, engine: Engine) -> Beside:
+    """Measure other data at each point, with the buffers of the point.
+
+    Args:
+        problem: on the other data.
+        engine: evaluates it.
+
+    Returns:
+        What to call at each point. Cost: a forward pass over the other data.
+    """
+
+    def measure(point: Point) -> dict[str, float]:
+        return held_out_columns(engine.loss(point.vector, buffers=point.buffers), problem.split)
+
+    return measure
+
+
+def difference(evaluator: Evaluator, engine: Engine, where: Where, statistics: str) -> Beside:
+    """Measure the difference to another checkpoint at each point, on the same examples.
+
+    Args:
+        evaluator: of the other checkpoint.
+        engine: evaluates it.
+        where: where its points lie.
+        statistics: of BatchNorm.
+
+    Returns:
+        What to call at each point. Cost: a forward pass, and one more to recalibrate.
+    """
+
+    def measure(point: Point) -> dict[str, float]:
+        buffers = buffers_at(evaluator, where, point.at, statistics)
+        vector = where.at(evaluator.origin, *point.at)
+        theirs = engine.loss(vector, buffers=buffers, keep=True)
+        found = _paired(point.loss, theirs, plain_sum=evaluator.problem.loss.sums)
+        return dict(zip((f"{METRIC}difference", f"{METRIC}difference_se"), found, strict=True))
+
+    return measure
+
+
+def columns_of(loss: LossValue) -> dict[str, float]:
+    """Lay out a loss as columns.
+
+    Args:
+        loss: with its standard error and metrics.
+
+    Returns:
+        Numbers by column.
+    """
+    # The prefix keeps a metric that is itself called "loss" apart.
+    metrics = {f"{METRIC}{name}": value for name, value in loss.metrics.items()}
+    return {"loss": loss.value, "loss_se": loss.se} | metrics
+
+
+def held_out_columns(loss: LossValue, split: str) -> dict[str, float]:
+    """Lay out a loss on other data as columns behind the name of its split.
+
+    Args:
+        loss: with its standard error and metrics.
+        split: name of the other data.
+
+    Returns:
+        Numbers by column: ``test loss``, ``test loss_se``, ``test accuracy``; a metric that is
+        itself called ``loss`` is ``test metric loss``.
+    """
+    own = {"loss": loss.value, "loss_se": loss.se}
+    metrics = {f"metric {k}" if k in own else k: v for k, v in loss.metrics.items()}
+    return {f"{METRIC}{split} {name}": value for name, value in (own | metrics).items()}
+
+
+def buffers_at(
+    evaluator: Evaluator, where: Where, at: tuple[float, float], statistics: str
+) -> dict[str, Tensor] | None:
+    """Return the buffers to measure a point with.
+
+    Args:
+        evaluator: of the checkpoint at the origin.
+        where: where the points lie.
+        at: coordinates of the point.
+        statistics: ``frozen``, ``recalibrated`` or ``interpolated``.
+
+    Returns:
+        The buffers by name; None: the model's own. Cost: one forward pass to recalibrate.
+
+    Raises:
+        NonFiniteError: if an interpolated variance is below zero.
+    """
+    if statistics == "frozen":
+        return None
+    if statistics == "recalibrated":
+        return recalibrated(evaluator, where.at(evaluator.origin, *at))
+    own = dict(evaluator.problem.model.named_buffers())
+    others = {str(k): part for k, part in enumerate(where.spanning(*at))}
+    found = interpolated(own, others)
+    check_variances(found, f"({at[0]:g}, {at[1]:g})")
+    return found
+
+
+def _paired(ours: LossValue, theirs: LossValue, *, plain_sum: bool) -> tuple[float, float]:
+    """Return the difference of two losses on the same examples, and its standard error.
+
+    That of the ratio Σ (s - s') / Σ w over the examples, by the delta method.
+    """
+    difference = ours.value - theirs.value
+    if ours.examples is None or theirs.examples is None:
+        return difference, math.nan
+    (s, w), (s_other, _) = ours.examples, theirs.examples
+    w, n = (torch.ones_like(s) if plain_sum else w), len(s)
+    if n < 2:
+        return difference, math.nan
+    rest = (s - s_other) - (s - s_other).sum() / w.sum() * w
+    error = math.sqrt(float(rest @ rest) * n / (n - 1))
+    return difference, error if plain_sum else error / float(w.sum())

@@ -1,0 +1,253 @@
+"""Many points of one plane or line, each kept in the study as soon as it is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from landscape.engine import PLAIN, Engine, Plan, choose_plan
+from landscape.evaluate import Evaluator
+from landscape.measure.beside import (
+    METRIC,
+    Beside,
+    Point,
+    PointOptions,
+    Where,
+    buffers_at,
+    columns_of,
+    difference,
+    on_held_out,
+    penalty,
+)
+from landscape.problem import Problem
+from landscape.progress import progress_bar
+from landscape.results import Cost, FloatArray, Provenance
+from landscape.statistics import normalisers
+from landscape.study import Grid, Study
+
+Index = tuple[int, int]
+
+_CHECKED = 5  # points where a lower precision is compared with the exact loss
+
+
+class Points:
+    """Measures points of a grid; a context.
+
+    Attributes:
+        origin_loss: the plain loss L(w).
+        engine: how the points are evaluated, in words.
+        columns: what was measured at each point so far.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        where: Where,
+        coordinates: tuple[FloatArray, FloatArray],
+        options: PointOptions,
+        *,
+        kept: Grid | None = None,
+        what: str = "points",
+        progress: bool | None = None,
+    ) -> None:
+        """Prepare; entering starts the evaluators.
+
+        Args:
+            problem: what to measure.
+            where: where the points lie.
+            coordinates: x and y.
+            options: what is measured at each.
+            kept: the grid in the study.
+            what: words for the progress bar.
+            progress: see `landscape.surface`.
+        """
+        self._problem, self._where, self._xy = problem, where, coordinates
+        self._options, self._kept = options, kept
+        self._what, self._progress = what, progress
+        self.columns: dict[Index, dict[str, float]] = {} if kept is None else dict(kept.done)
+        self.engine = ""
+        self.origin_loss = math.nan
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Points:
+        with ExitStack() as stack:
+            self._evaluator = stack.enter_context(Evaluator(self._problem))
+            self.origin_loss = self._evaluator.loss().value
+            self._main = self._engine()
+            self._others: list[Evaluator] = []
+            self._besides = self._beside(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def cost(self) -> Cost:
+        """What all evaluators have spent together."""
+        own = self._evaluator.cost
+        forwards = own.forwards + sum(other.passes["forwards"] for other in self._others)
+        return Cost(forwards=forwards, seconds=own.seconds)
+
+    def measure(self, indices: Sequence[Index]) -> list[float]:
+        """Measure what is missing of some points.
+
+        Args:
+            indices: of the points.
+
+        Returns:
+            Their losses. Cost: one forward pass for each that is not kept, more with options.
+        """
+        todo = [index for index in indices if index not in self.columns]
+        for chunk in self._chunks(todo):
+            for index, values in zip(chunk, self._measured(chunk), strict=True):
+                if self._kept is not None:
+                    self._kept.record(*index, values)
+                self.columns[index] = values
+        return [self.columns[index]["loss"] for index in indices]
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """Return each column in the shape of the grid, NaN where nothing was measured.
+
+        Returns:
+            The columns by name.
+        """
+        shape = (len(self._xy[0]), len(self._xy[1]))
+        names = next(iter(self.columns.values()))
+        found = {name: np.full(shape, np.nan) for name in names}
+        for index, values in self.columns.items():
+            for name, value in values.items():
+                found[name][index] = value
+        return found
+
+    def precision_error(self) -> float:
+        """Compare some of the points with the exact loss.
+
+        Returns:
+            The largest difference at five points spread over those measured; 0 where they are
+            exact. Cost: a forward pass for each.
+        """
+        if self._options.precision == "exact":
+            return 0.0
+        known = sorted(self.columns)
+        chosen = {known[k] for k in np.linspace(0, len(known) - 1, _CHECKED).astype(int)}
+        differences = []
+        for index in sorted(chosen):
+            exact = self._evaluator.loss(self._vector(index), buffers=self._buffers(index))
+            differences.append(abs(exact.value - self.columns[index]["loss"]))
+        return float(np.nanmax(differences))
+
+    def _engine(self) -> Engine:
+        """Choose how to evaluate, or go on as it was begun."""
+        noted = None if self._kept is None else self._kept.settled
+        if noted is None:
+            n_points = len(self._xy[0]) * len(self._xy[1]) if self._options.tune else 1
+            plan = choose_plan(self._evaluator, n_points=n_points, compile=self._options.compile)
+            noted = plan.settings()
+            if self._kept is not None:
+                noted = self._kept.settle(noted)
+        plan = Plan.of(noted)
+        self.engine = str(plan)
+        return Engine(self._evaluator, plan, precision=self._options.precision)
+
+    def _beside(self, stack: ExitStack) -> list[Beside]:
+        """Prepare what else is measured at each point."""
+        options, found = self._options, list[Beside]()
+        if options.weight_decay:
+            found.append(penalty(options.weight_decay))
+        if options.held_out is not None:
+            _, engine = self._other(stack, options.held_out)
+            found.append(on_held_out(options.held_out, engine))
+        if options.against is not None:
+            rival, where = options.against
+            evaluator, engine = self._other(stack, rival)
+            found.append(difference(evaluator, engine, where, options.statistics))
+        return found
+
+    def _other(self, stack: ExitStack, problem: Problem) -> tuple[Evaluator, Engine]:
+        evaluator = stack.enter_context(Evaluator(problem))
+        self._others.append(evaluator)
+        return evaluator, Engine(evaluator, PLAIN, precision=self._options.precision)
+
+    def _chunks(self, todo: Sequence[Index]) -> list[Sequence[Index]]:
+        own_statistics = self._options.statistics != "frozen" and normalisers(self._problem.model)
+        size = 1 if own_statistics else max(1, self._main.plan.points)
+        chunks = [todo[k : k + size] for k in range(0, len(todo), size)]
+        bar = progress_bar(chunks, what=self._what, total=len(chunks), show=self._progress)
+        return bar  # type: ignore[return-value]
+
+    def _measured(self, chunk: Sequence[Index]) -> list[dict[str, float]]:
+        vectors = [self._vector(index) for index in chunk]
+        buffers = self._buffers(chunk[0])
+        paired = self._options.against is not None
+        losses = self._main.losses(vectors, buffers=buffers, keep=paired)
+        found = []
+        for index, vector, loss in zip(chunk, vectors, losses, strict=True):
+            point = Point(self._coordinates(index), vector, buffers, loss)
+            found.append(columns_of(loss))
+            for beside in self._besides:
+                found[-1] |= beside(point)
+        return found
+
+    def _vector(self, index: Index) -> Tensor:
+        return self._where.at(self._evaluator.origin, *self._coordinates(index))
+
+    def _coordinates(self, index: Index) -> tuple[float, float]:
+        return float(self._xy[0][index[0]]), float(self._xy[1][index[1]])
+
+    def _buffers(self, index: Index) -> dict[str, Tensor] | None:
+        return buffers_at(
+            self._evaluator,
+            self._where,
+            self._coordinates(index),
+            self._options.statistics,
+        )
+
+
+def metrics_of(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Return the columns other than the loss and its standard error.
+
+    Args:
+        columns: as `Points.arrays` returns them.
+
+    Returns:
+        The metrics by name.
+    """
+    return {
+        name.removeprefix(METRIC): values
+        for name, values in columns.items()
+        if name.startswith(METRIC)
+    }
+
+
+def grid_of(
+    study: Study | None,
+    kind: str,
+    provenance: Provenance,
+    settings: Mapping[str, Any],
+    shape: tuple[int, int],
+) -> Grid | None:
+    """Return the points that a study keeps, if there is one.
+
+    Args:
+        study: the study, or None.
+        kind: ``line`` or ``surface``.
+        provenance: what is measured.
+        settings: what was asked for.
+        shape: of the grid.
+
+    Returns:
+        The grid, or None.
+    """
+    return None if study is None else study.grid(kind, provenance, settings, shape=shape)

@@ -1,0 +1,279 @@
+"""Where one surface lies above another: L_a − L_b on the same coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.plots import words
+from landscape.plots.lines import called_by
+from landscape.plots.scales import Floats, Scale, symlog_ticks
+from landscape.plots.sheet import frame, place
+from landscape.plots.style import fit, shorten, styled
+from landscape.plots.surfaces import axis_label, check_grid, covers_origin
+from landscape.results import Surface
+from landscape.wording import number
+
+DIVERGING = "PuOr_r"
+"""Purple below zero and orange above, which any colour vision tells apart."""
+
+DIFFERENCE_SCALES = ("linear", "log")
+
+_PAIRED = "difference_se"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The numbers of a picture of a difference.
+
+    Attributes:
+        values: L_a − L_b, or the difference of the rises, shape (nx, ny).
+        errors: standard error of each; NaN where not known.
+        paired: whether the errors are those of a difference of the same examples.
+        rise: whether each loss counts from that of its own checkpoint.
+    """
+
+    values: Floats
+    errors: Floats
+    paired: bool
+    rise: bool
+
+    @property
+    def unsure(self) -> Any:
+        """Where the difference is less than two standard errors, shape (nx, ny)."""
+        with np.errstate(invalid="ignore"):
+            return np.isfinite(self.values) & (np.abs(self.values) < 2 * self.errors)
+
+    def scale(self, name: str = "linear", *, limit: float | None = None) -> Scale:
+        """Return the scale, with 0 in its middle.
+
+        Args:
+            name: ``linear``, or ``log``: logarithmic for both signs, and linear near zero.
+            limit: largest difference of either sign to show; None: that of the data.
+
+        Returns:
+            The scale.
+
+        Raises:
+            InvalidArgumentError: if the name is unknown, or the limit is not positive.
+        """
+        one_of(name, DIFFERENCE_SCALES, what="scale of a difference")
+        sizes = np.abs(self.values[np.isfinite(self.values)])
+        reach = (float(sizes.max(initial=0.0)) or 1.0) if limit is None else float(limit)
+        if not (np.isfinite(reach) and reach > 0):
+            msg = f"limit must be a positive finite difference of losses; got {limit!r}"
+            raise InvalidArgumentError(msg)
+        small = float(sizes[sizes > 0].min(initial=reach))
+        threshold = float(f"{min(max(small, 1e-3 * reach), 0.1 * reach):.0e}")
+        spacing = "symlog" if name == "log" else "linear"
+        return Scale(rise=self.rise, spacing=spacing, low=-reach, high=reach, threshold=threshold)
+
+
+def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
+    """Subtract one surface from another.
+
+    Args:
+        a: the one.
+        b: the other, on the same coordinates.
+        rise: whether each loss counts from that of its own checkpoint.
+
+    Returns:
+        The numbers. Errors are paired where the metrics of one surface hold a ``difference`` to
+        the other with its ``difference_se``; else √(se_a² + se_b²).
+
+    Raises:
+        InvalidArgumentError: if the coordinates are not the same.
+    """
+    for surface in (a, b):
+        check_grid(surface)
+    same = all(np.array_equal(getattr(a, axis), getattr(b, axis)) for axis in ("x", "y"))
+    if not same:
+        msg = (
+            f"a difference takes two surfaces on the same coordinates; {a.name} has "
+            f"{_grid(a)}, {b.name} has {_grid(b)}: measure both with the same points and ranges"
+        )
+        raise InvalidArgumentError(msg)
+    with np.errstate(invalid="ignore"):
+        values = np.asarray(a.loss - b.loss, dtype=np.float64)
+    paired = _paired_errors(a, b)
+    unpaired = np.hypot(np.asarray(a.loss_se, float), np.asarray(b.loss_se, float))
+    return Difference(
+        values=values - (a.origin_loss - b.origin_loss if rise else 0.0),
+        errors=unpaired if paired is None else paired,
+        paired=paired is not None,
+        rise=rise,
+    )
+
+
+def _paired_errors(a: Surface, b: Surface) -> Floats | None:
+    """Return the errors of the paired difference, if a surface holds that to the other one."""
+    for surface, other in ((b, a), (a, b)):
+        against = surface.settings.get("against", {})
+        theirs = {"checkpoint": other.provenance.checkpoint_hash, **_axes(other.settings)}
+        # it may have been taken to another checkpoint than the one that is drawn beside it
+        ours = {"checkpoint": against.get("checkpoint"), **_axes(against)}
+        if _PAIRED in surface.metrics and ours == theirs:
+            return np.asarray(surface.metrics[_PAIRED], float)
+    return None
+
+
+def _axes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {axis: settings.get(axis) for axis in ("d1", "d2")}
+
+
+def _grid(surface: Surface) -> str:
+    return (
+        f"{surface.x.size} × {surface.y.size} points on [{surface.x.min():g}, "
+        f"{surface.x.max():g}] × [{surface.y.min():g}, {surface.y.max():g}]"
+    )
+
+
+@styled()
+def difference_figure(
+    a: Surface,
+    b: Surface,
+    *,
+    names: Sequence[str] | None = None,
+    rise: bool = False,
+    scale: str = "linear",
+    limit: float | None = None,
+    cmap: str = DIVERGING,
+    title: str | None = None,
+    caption: bool = True,
+) -> Figure:
+    """Draw L_a − L_b of two surfaces on the same coordinates, each point one cell.
+
+    Args:
+        a: the one.
+        b: the other, on the same coordinates.
+        names: a name for each; None: the checkpoints'.
+        rise: whether each loss counts from that of its own checkpoint.
+        scale: ``linear``, or ``log``: logarithmic for both signs, and linear near zero.
+        limit: largest difference of either sign to show; None: that of the data.
+        cmap: a diverging matplotlib colour map, whose middle stands for 0.
+        title: a line above the picture; None: both names.
+        caption: whether to write under the picture what it shows.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Raises:
+        InvalidArgumentError: if the coordinates are not the same, or the limit is not positive.
+    """
+    called = called_by((a, b), names)
+    found = difference_of(a, b, rise=rise)
+    drawn = found.scale(scale, limit=limit)
+    heading = f"{shorten(called[0])} − {shorten(called[1])}" if title is None else title
+    parts = difference_caption(found, (a, b), called, drawn)
+    figure, (left, bottom, _, side) = frame(parts, title=heading, caption=caption, room=(4.4, 3.6))
+    axes = place(figure, (left, bottom, side, side))
+    norm = drawn.norm()
+    cells = np.ma.masked_invalid(found.values.T)
+    axes.pcolormesh(a.x, a.y, cells, shading="nearest", norm=norm, cmap=cmap, rasterized=True)
+    _mark_points(axes, a, found)
+    axes.set_xlabel(_axis((a, b), 0))
+    axes.set_ylabel(_axis((a, b), 1))
+    bar_axes = place(figure, (left + side + 0.15, bottom, 0.14, side), label="colour bar")
+    bar = figure.colorbar(ScalarMappable(norm, cmap), cax=bar_axes)
+    ticks = difference_ticks(drawn)
+    bar.set_ticks(ticks, labels=[words.level_text(tick) for tick in ticks])
+    bar.minorticks_off()
+    bar.outline.set_linewidth(0.5)
+    bar.set_label(fit(difference_label(found, called), side + 0.3))
+    return figure
+
+
+def difference_ticks(scale: Scale) -> list[float]:
+    """Return the differences to label.
+
+    Args:
+        scale: what they are drawn on.
+
+    Returns:
+        Ascending values, 0 among them.
+    """
+    if scale.spacing == "symlog":
+        return symlog_ticks(scale.low, scale.high, scale.threshold)
+    return [float(level) for level in scale.levels(9)]
+
+
+def _mark_points(axes: Axes, surface: Surface, found: Difference) -> None:
+    for where, mark, tint, size in (
+        (found.unsure, ".", "black", 2.2),
+        (~np.isfinite(found.values), "x", "#B00000", 4.0),
+    ):
+        i, j = np.nonzero(where)
+        if i.size:
+            axes.plot(surface.x[i], surface.y[j], mark, color=tint, markersize=size)
+    if covers_origin(surface):
+        axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2.4, zorder=5)
+        axes.plot(0, 0, "+", color="black", markersize=8, markeredgewidth=1.1, zorder=6)
+
+
+def _axis(surfaces: Sequence[Surface], which: int) -> str:
+    letter, vector = (("x", "d₁"), ("y", "d₂"))[which]
+    norms = {number(surface.direction_norms[which]) for surface in surfaces}
+    if len(norms) == 1:
+        return axis_label(letter, vector, surfaces[0].direction_norms[which])
+    return f"{letter}, in units of each {vector}"
+
+
+def difference_label(found: Difference, names: Sequence[str]) -> str:
+    """Say what is shown, for a colour bar.
+
+    Args:
+        found: the numbers.
+        names: of both checkpoints.
+
+    Returns:
+        A phrase.
+    """
+    what = "rise" if found.rise else "loss"
+    return f"{what} of {shorten(names[0])} − {what} of {shorten(names[1])}"
+
+
+def difference_caption(
+    found: Difference, surfaces: Sequence[Surface], names: Sequence[str], scale: Scale
+) -> list[str]:
+    """Say what a picture of a difference shows.
+
+    Args:
+        found: the numbers.
+        surfaces: both records.
+        names: a name for each.
+        scale: what it is drawn on.
+
+    Returns:
+        The phrases of the caption.
+    """
+    n_unsure = int(np.count_nonzero(found.unsure))
+    n_bad = int(np.count_nonzero(~np.isfinite(found.values)))
+    n_out = int(np.count_nonzero(np.abs(found.values[np.isfinite(found.values)]) > scale.high))
+    how = "paired, of the same examples" if found.paired else "unpaired, √(se² + se²)"
+    size = found.values.size
+    return [
+        f"{difference_label(found, names)}: orange, {shorten(names[0])} lies higher; purple, "
+        f"{shorten(names[1])} does; each on the plane of its own checkpoint (+): "
+        + words.each(surfaces, names, words.grid),
+        f"dots: {n_unsure} of {size} points differ by less than two standard errors ({how})"
+        if n_unsure
+        else f"all points differ by two standard errors or more ({how})"
+        if np.isfinite(found.errors).any()
+        else "",
+        f"{n_bad} of {size} points not finite in one of the two, blank and marked ×"
+        if n_bad
+        else "",
+        f"log scale for both signs, linear within ±{scale.threshold:g}"
+        if scale.spacing == "symlog"
+        else "",
+        f"{n_out} of {size} points outside the range, drawn at its limit" if n_out else "",
+        words.each(surfaces, names, words.interpolated_points),
+        words.each(surfaces, names, words.source),
+    ]

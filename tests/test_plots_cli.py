@@ -1,0 +1,232 @@
+"""``landscape trajectory``, and what ``landscape plot`` draws of runs, differences and bands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import samples
+import torch
+from matplotlib.figure import Figure
+from test_plots_areas import bundle
+from test_plots_runs import grid, run_on
+
+from landscape import plots
+from landscape.study import Study
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The figures that were saved, in order."""
+    figures: list[object] = []
+    save = plots.save_figure
+
+    def kept(figure: object, path: str) -> list[Path]:
+        figures.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(plots, "save_figure", kept, raising=False)
+    return figures
+
+
+def paths(figure: Figure) -> list[list[float]]:
+    """The x of every path of a run on a map."""
+    return [
+        list(line.get_xdata())
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_path_effects() and axes.name != "3d"
+    ]
+
+
+def filled(path: Path, *records: object) -> Path:
+    with Study(path) as study:
+        for record in records:
+            study.save(record)  # type: ignore[arg-type]
+    return path
+
+
+def interpolate(share: float, name: str) -> None:
+    """A checkpoint between a.pt and b.pt."""
+    a, b = torch.load("a.pt"), torch.load("b.pt")
+    torch.save({k: a[k] + share * (b[k] - a[k]) for k in a}, name)
+
+
+# --- landscape trajectory ----------------------------------------------------------------------
+
+
+def test_a_run_is_measured_and_drawn_on_the_surface_of_the_same_plane(
+    here: Path, run, drawn: list[Figure]
+) -> None:
+    for share, name in ((0.3, "e1.pt"), (0.7, "e2.pt")):
+        interpolate(share, name)
+    torch.manual_seed(9)
+    torch.save({k: v + 0.1 * torch.randn_like(v) for k, v in torch.load("e1.pt").items()}, "c.pt")
+    plane = ("--problem", "task.py", "--plane", "through", "--via", "b.pt", "--via", "c.pt")
+    ran = run("trajectory", "a.pt", *plane, "--run", "A=a.pt,e1.pt,e2.pt,b.pt", "--json")
+    assert ran.code == 0, ran.err
+    (record,) = json.loads(ran.out)
+    assert (record["run"], record["names"]) == ("A", ["a", "e1", "e2", "b"])
+    assert record["x"] == pytest.approx([0.0, 0.3, 0.7, 1.0], abs=1e-5)
+    assert record["y"] == pytest.approx([0.0] * 4, abs=1e-5)
+    assert record["loss"] == pytest.approx(record["projected_loss"], rel=1e-5)
+
+    assert run("surface", "a.pt", *plane, "--points", "5").code == 0
+    for number, what in enumerate(("surface", "contrast")):
+        assert run("plot", "--what", what, "-o", "x.png").code == 0
+        assert paths(drawn[number]) == [pytest.approx(record["x"])]
+    assert run("plot", "--what", "trajectory", "-o", "x.html").code == 0
+
+
+def test_a_run_is_by_default_that_of_via(here: Path, run) -> None:
+    interpolate(0.4, "e1.pt")
+    plane = ("--plane", "trajectory", "--via", "e1.pt", "--via", "c.pt")
+    torch.manual_seed(9)
+    torch.save({k: v + torch.randn_like(v) for k, v in torch.load("b.pt").items()}, "c.pt")
+    ran = run("trajectory", "a.pt", "--problem", "task.py", *plane, "--json")
+    (record,) = json.loads(ran.out)
+    assert record["names"] == ["e1", "c", "a"]
+    assert (record["x"][-1], record["y"][-1], record["off_plane"][-1]) == (0.0, 0.0, 0.0)
+    assert record["off_plane"] == pytest.approx([0.0] * 3, abs=1e-5)  # two span the plane
+
+
+def test_a_dry_run_prices_both_losses_of_each_checkpoint(here: Path, run) -> None:
+    ran = run("trajectory", "a.pt", "--problem", "task.py", "--run", "a.pt,b.pt", "--dry-run")
+    assert "at most 5 forward passes" in ran.out
+    assert not Path("landscape.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("a.pt",), 2, "name the checkpoints of a run"),
+        (("a.pt", "b.pt", "--run", "a.pt"), 2, "one checkpoint as its origin"),
+        (("a.pt", "--run", "a.pt,,b.pt"), 2, "a comma between two"),
+        (("a.pt", "--run", "A="), 2, "a comma between two"),
+        (("a.pt", "--run", "no.pt"), 1, "no.pt"),
+        (("a.pt", "--run", "b.pt", "--plane", "through"), 2, "via two checkpoints; got 0"),
+    ],
+)
+def test_bad_input_is_named(here: Path, run, args: tuple[str, ...], code: int, message) -> None:
+    ran = run("trajectory", *args, "--problem", "task.py")
+    assert ran.code == code
+    assert message in ran.err
+
+
+# --- landscape plot ----------------------------------------------------------------------------
+
+
+def test_runs_are_drawn_on_the_surfaces_that_were_asked_for(
+    tmp_path: Path, run, drawn: list[Figure]
+) -> None:
+    surface = grid()
+    two = (run_on(surface, "A"), dataclasses.replace(run_on(surface, "B"), settings={}))
+    moved = dataclasses.replace(two[1], settings={**two[0].settings, "d1": {"digest": "other"}})
+    study = str(filled(tmp_path / "s.db", surface, two[0], moved))
+    out = str(tmp_path / "x.png")
+    assert run("plot", "--study", study, "--id", "1", "--id", "2", "-o", out).code == 0
+    assert paths(drawn[-1]) == [list(two[0].x)]
+    assert run("plot", "--study", study, "--id", "1", "-o", out).code == 0
+    assert paths(drawn[-1]) == []
+    assert run("plot", "--study", study, "--what", "surface", "-o", out).code == 0
+    assert paths(drawn[-1]) == [list(two[0].x)]
+    ran = run("plot", "--study", study, "--id", "1", "--id", "3", "-o", out)
+    assert ran.code == 2
+    assert "B was projected on another plane" in ran.err
+
+
+def test_runs_are_drawn_on_surfaces_only(tmp_path: Path, run) -> None:
+    study = str(filled(tmp_path / "s.db", samples.eigenpairs(), run_on(grid())))
+    ran = run("plot", "--study", study, "--id", "1", "--id", "2", "-o", str(tmp_path / "x.png"))
+    assert ran.code == 2
+    assert "training runs are drawn on surfaces; 1 are none" in ran.err
+
+
+@pytest.mark.parametrize("kind", ["contour", "contourf", "heatmap", "3d"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_surfaces_are_drawn_in_the_kind_that_was_asked_for(
+    tmp_path: Path, run, drawn: list[Figure], kind: str, n: int
+) -> None:
+    records = [samples.surface(name, nx=6, ny=5) for name in ("a", "b")[:n]]
+    study = str(filled(tmp_path / "s.db", *records))
+    args = ("plot", "--study", study, "--what", "surface", "--kind", kind)
+    assert run(*args, "-o", str(tmp_path / "x.png")).code == 0
+    reliefs = [axes for axes in drawn[-1].axes if axes.name == "3d"]
+    assert len(reliefs) == (n if kind == "3d" else 0)
+    ran = run(*args, "-o", str(tmp_path / "x.html"))
+    assert ran.code == (0 if kind == "3d" else 2)
+    assert kind == "3d" or "an interactive picture of a surface is a relief" in ran.err
+
+
+@pytest.mark.parametrize("suffix", ["png", "html"])
+def test_differences_and_areas(tmp_path: Path, run, drawn: list[Figure], suffix: str) -> None:
+    one, other = samples.surface("a", nx=6, ny=5), samples.surface("b", nx=6, ny=5, curvature=5)
+    study = str(filled(tmp_path / "s.db", one, other, samples.surface("c", nx=4, ny=5)))
+    out = str(tmp_path / f"x.{suffix}")
+    assert run("plot", "--study", study, "b", "a", "--what", "difference", "-o", out).code == 0
+    args = ("--id", "1", "--id", "2", "--what", "difference", "--scale", "log-excess")
+    assert run("plot", "--study", study, *args, "-o", out).code == 0
+    if suffix == "png":
+        first, second = (figure.axes[0].collections[0].get_array() for figure in drawn)
+        np.testing.assert_allclose(first.ravel(), (other.loss - one.loss).T.ravel())
+        np.testing.assert_allclose(second.ravel(), (one.loss - other.loss).T.ravel())  # equal L(w)
+    assert run("plot", "--study", study, "a", "b", "--what", "area", "-o", out).code == 0
+    ran = run("plot", "--study", study, "--what", "difference", "-o", out)
+    assert ran.code == 2
+    assert "a difference takes two surfaces; got 3: a, b, c" in ran.err
+    ran = run("plot", "--study", study, "a", "c", "--what", "difference", "-o", out)
+    assert ran.code == 2
+    assert "same coordinates" in ran.err
+
+
+def random_line(line: object, seed: int, **settings: object) -> object:
+    found = dataclasses.replace(line)  # type: ignore[type-var]
+    d = {"kind": "random", "seed": seed, "digest": str(seed)}
+    asked = {"direction": "random", "d": d, "x": found.x.tolist(), **settings}
+    return dataclasses.replace(found, settings=asked)
+
+
+@pytest.mark.parametrize("suffix", ["png", "html"])
+def test_a_band_takes_the_random_lines_that_share_the_newest_x(
+    tmp_path: Path, run, drawn: list[Figure], suffix: str
+) -> None:
+    records = [
+        *(random_line(line, k) for k, line in enumerate(bundle("a", n=11))),
+        *(random_line(line, k) for k, line in enumerate(bundle("a"))),
+        *(random_line(line, k) for k, line in enumerate(bundle("b"))),
+        samples.line("a", n=9),  # along the worst case
+    ]
+    study = str(filled(tmp_path / "s.db", *records))
+    out = str(tmp_path / f"x.{suffix}")
+    assert run("plot", "--study", study, "--what", "band", "-o", out).code == 0
+    if suffix == "png":
+        thin = [line for line in drawn[-1].axes[0].lines if line.get_linewidth() < 1]
+        assert [len(line.get_xdata()) for line in thin] == [9] * 6
+    ran = run("plot", "--study", study, "c", "--what", "band", "-o", out)
+    assert (ran.code, "no finished line along a random direction of c" in ran.err) == (1, True)
+    ids = [arg for k in (4, 5, 7, 8) for arg in ("--id", str(k))]
+    assert run("plot", "--study", study, *ids, "--what", "band", "-o", out).code == 0
+    ran = run("plot", "--study", study, "--id", "4", "--what", "area", "-o", out)
+    assert ran.code == 2
+    assert "unknown kind of record for --what area 'line'" in ran.err
+
+
+@pytest.mark.parametrize("suffix", ["png", "html"])
+def test_records_without_a_picture_are_refused(tmp_path: Path, run, suffix: str) -> None:
+    study = str(filled(tmp_path / "s.db", samples.evaluation(), samples.trained_curve()))
+    for number, kind in (("1", "loss"), ("2", "curve")):
+        ran = run("plot", "--study", study, "--id", number, "-o", str(tmp_path / f"x.{suffix}"))
+        assert ran.code == 2
+        assert f"a record of kind '{kind}' is a few numbers and has no picture" in ran.err
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, run) -> None:
+    study = str(filled(tmp_path / "s.db", samples.eigenpairs("a")))
+    out = str(tmp_path / "x.png")
+    for what in ("difference", "area", "band", "trajectory", "surface", "path"):
+        ran = run("plot", "--study", study, "a", "--what", what, "-o", out)
+        assert ran.code in (1, 2)
+        assert "measure" in ran.err
