@@ -22,6 +22,7 @@ from landscape.errors import (
 )
 from landscape.evaluate import Evaluator, LossValue
 from landscape.problem import Problem
+from landscape.problem.losses import make_loss
 
 N = N_EXAMPLES
 
@@ -593,3 +594,23 @@ def test_metric_of_each_example_and_mean_of_a_batch(sizes: list[int]) -> None:
 def test_a_metric_that_is_none(value: Any) -> None:
     with pytest.raises(ProblemError, match=r"metric 'right' returned .* expected one value per"):
         with_metric(lambda o, t: value, [13])
+
+
+def test_labels_are_checked_again_when_they_change_in_place():
+    """What is known of a target is remembered, so that a second pass does not ask again."""
+    loss = make_loss(nn.CrossEntropyLoss(ignore_index=2), None)
+    output, target = torch.zeros(4, 3), torch.tensor([0, 1, 2, 1])
+    assert float(loss.of_output(output, target, None).weight) == 3
+    target[0] = 2
+    assert float(loss.of_output(output, target, None).weight) == 2
+    target[1] = 3
+    with pytest.raises(LossError, match="3"):
+        loss.of_output(output, target, None)
+
+
+def test_a_target_that_fits_one_output_is_checked_against_another():
+    loss = make_loss(nn.CrossEntropyLoss(), None)
+    target = torch.tensor([0, 4])
+    loss.of_output(torch.zeros(2, 5), target, None)
+    with pytest.raises(LossError, match="4"):
+        loss.of_output(torch.zeros(2, 3), target, None)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from landscape.errors import LossError, ProblemError
 from landscape.problem.data import describe, examples_in, rebuilt
@@ -104,6 +105,8 @@ class StandardLoss:
         self._module.reduction = "none"
         self._weighted = isinstance(module, (nn.CrossEntropyLoss, nn.NLLLoss))
         self._elementwise = isinstance(module, _ELEMENTWISE)
+        # Of each target that is alive: what was found out about it, at which version.
+        self._seen: Any = WeakTensorKeyDictionary()
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target)."""
@@ -112,21 +115,32 @@ class StandardLoss:
 
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
         """Return the terms of a batch from the model's output."""
-        self._check(output, target)
+        known = self._known(output, target)
+        if known is None:
+            self._check(output, target)
         if output.dtype in {torch.float16, torch.bfloat16}:
             output = output.float()  # as torch's autocast does for losses
         self._module.to(output.device, output.dtype)
         element = self._module(output, target)
         if element.ndim == 0:
             element = element.reshape(1)
-        weights = self._weights(target, element)
+        if known is None:
+            weights = self._weights(target, element)
+            known = weights.sum(), _per_example(weights)
+            if not target.is_inference():  # those have no version
+                self._seen[target] = (target._version, output.shape, element.device, *known)
+        weight, each = known
         total = element.sum(dtype=torch.float64)
-        return BatchTerms(
-            total=total,
-            weight=weights.sum(),
-            terms=_per_example(element),
-            weights=_per_example(weights),
-        )
+        return BatchTerms(total=total, weight=weight, terms=_per_example(element), weights=each)
+
+    def _known(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
+        """Return the weights that were found for this very target before, unless it changed."""
+        seen = self._seen.get(target) if isinstance(target, Tensor) else None
+        if seen is None or not isinstance(output, Tensor):
+            return None
+        version, shape, device, weight, each = seen
+        same = target._version == version and output.shape == shape and output.device == device
+        return (weight, each) if same else None
 
     def _weights(self, target: Tensor, element: Tensor) -> Tensor:
         """Return what torch's own mean would divide by, element by element."""
