@@ -22,6 +22,7 @@ figures: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py
 	$(BIN)/python tests/benchmarks/curvature.py
+	$(BIN)/python tests/benchmarks/surfaces.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from landscape.errors import InvalidArgumentError, StudyError
 
 if TYPE_CHECKING:
-    from landscape.results import Line, Result, Trajectory
+    from landscape.results import Line, Path, Result, Trajectory
     from landscape.study import Entry, Study
 
 Named = list[tuple[str, "Result"]]
@@ -68,11 +68,36 @@ def numbered(study: Study, ids: Sequence[int]) -> Named:
             f"are of the kinds {', '.join(kinds)}"
         )
         raise InvalidArgumentError(msg)
+    if "path" in kinds:  # its picture tells them apart by their shapes
+        return [(cast("Path", result).route, result) for result in results]
     shared = Counter(result.name for result in results)
     return [
         (result.name if shared[result.name] == 1 else f"{result.name} (number {id})", result)
         for id, result in zip(ids, results, strict=True)
     ]
+
+
+def every_path(study: Study, names: Sequence[str] = ()) -> Named:
+    """Return the newest finished path of each shape from a checkpoint to another.
+
+    Args:
+        study: where to look.
+        names: the checkpoints that they begin at; empty: all.
+
+    Returns:
+        From which checkpoint to which, with the records, as they were begun.
+    """
+    ids: dict[tuple[str, ...], int] = {}
+    for entry in sorted(study.entries("path"), key=lambda entry: (entry.created, entry.id)):
+        if entry.status == "complete" and (not names or entry.name in names):
+            shape = (str(entry.settings.get(key)) for key in ("end", "curve", "bends"))
+            key = (entry.name, entry.split, *shape)
+            ids[key] = entry.id
+    if not ids:
+        whose = f" from {', '.join(names)}" if names else ""
+        msg = f"{study.path} holds no finished path{whose}; measure it first: landscape path"
+        raise StudyError(msg)
+    return numbered(study, list(ids.values()))
 
 
 def random_lines(study: Study, names: Sequence[str] = ()) -> dict[str, list[Line]]:

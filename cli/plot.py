@@ -11,7 +11,7 @@ import click
 from landscape.errors import InvalidArgumentError, StudyError, one_of
 from landscape.measured import Comparison, Measured
 
-from .chosen import every_run, newest, numbered, random_lines
+from .chosen import every_path, every_run, newest, numbered, random_lines
 from .options import study_option
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ WHAT = (
     *("difference", "area", "band", "trajectory"),
 )
 KINDS_DRAWN = {
-    **{"sweep": "eigs", "trace": "trace", "density": "density", "path": "path"},
+    **{"sweep": "eigs", "trace": "trace", "density": "density"},
     **{"difference": "surface", "area": "surface"},
 }
 SPECIAL = {"sweep": "eigs", "difference": "surface", "area": "surface", "band": "line"}
@@ -170,6 +170,8 @@ def _newest(study: Study, names: tuple[str, ...], what: str, look: Look) -> Any:
         return _draw("band", random_lines(study, names), look, scale=look.scale)
     if what == "trajectory":
         return _draw("trajectory", every_run(study, names), look)
+    if what == "path":
+        return _drawn("path", every_path(study, names), look)
     if what in KINDS_DRAWN:
         return _drawn(what, newest(study, KINDS_DRAWN[what], names), look)
     comparison = study.comparison(names or None)

@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
+import samples
 import torch
 from cases import case_named
 from oracles import Quadratic, quadratic_problem, spectrum
@@ -698,3 +699,16 @@ def test_paths_of_a_study_are_drawn_by_their_numbers(here: FilePath, run) -> Non
     for name in ("paths.png", "paths.html"):
         assert run("plot", *numbers, "-o", name).code == 0
         assert FilePath(name).stat().st_size > 1000
+
+
+def test_plot_takes_the_newest_of_each_shape(tmp_path):
+    """A curve does not hide the straight line between the same checkpoints."""
+    from landscape.cli.chosen import every_path
+
+    with Study(tmp_path / "landscape.db") as study:
+        kept = [samples.path(curve=curve) for curve in ("linear", "bezier")]
+        for record in (kept[0], *kept):
+            study.save(record)
+        found = every_path(study)
+    assert [record.curve for _, record in found] == ["linear", "bezier"]
+    assert {name for name, _ in found} == {"model.pt → end.pt"}
