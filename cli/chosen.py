@@ -143,9 +143,15 @@ def random_lines(study: Study, names: Sequence[str] = ()) -> dict[str, list[Line
         for name, by_digest in ids.items()
     }
     return {
-        name: [line for line in every if line.direction == newest_line.direction]
+        name: [line for line in every if _same_source(line, newest_line)]
         for name, every in lines.items()
     }
+
+
+def _same_source(one: Line, other: Line) -> bool:
+    what = ("data_fingerprint", "problem_fingerprint", "mode", "dtype")
+    same = all(getattr(one.provenance, k) == getattr(other.provenance, k) for k in what)
+    return same and (one.direction, one.precision) == (other.direction, other.precision)
 
 
 def every_run(study: Study, names: Sequence[str] = ()) -> list[Trajectory]:

@@ -11,7 +11,7 @@ from landscape.results import Cost, spread_rows
 
 from .measuring import measure_each
 from .options import Measuring, measuring
-from .pointwise import Pointwise, pointwise
+from .pointwise import Pointwise, coordinates, pointwise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Filter-normalised random; the maximiser of the sharpness; top of the Hessian.",
 )
-@click.option("--points", default=51, show_default=True, help="Number of points.")
+@click.option(
+    "--points", default=51, show_default=True, type=click.IntRange(min=2), help="Number of points."
+)
 @click.option("--rho", default=0.05, show_default=True, help="Radius for worst-case.")
 @click.option(
     "--seeds",
@@ -52,7 +54,7 @@ def command(
       landscape line sgd.pt sam.pt --problem digits --direction worst-case --rho 0.2
       landscape line sgd.pt sam.pt --problem digits --seeds 10 --held-out test
     """
-    from landscape.measure.surfaces import line, span
+    from landscape.measure.surfaces import line
 
     if seeds > 1 and kind != "random":
         msg = f"--seeds is for random directions, and the {kind} one is one: leave --seeds out"
@@ -67,7 +69,7 @@ def command(
         )
 
     def measure(problem: Problem, study: Study) -> list[Line]:
-        x = span(each.ends((-usual, usual))[1], points)
+        x = coordinates(*each.ends((-usual, usual)), points)
 
         def along(seed: int) -> Line:
             def direction(at: Problem) -> Direction:

@@ -48,7 +48,10 @@ def _row(entry: Entry) -> tuple[str, ...]:
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"
     when = entry.created.replace("T", " ").removesuffix("+00:00")
-    asked = ", ".join(f"{key} {entry.settings[key]}" for key in _TELLING if entry.settings.get(key))
+    told = [f"{key} {entry.settings[key]}" for key in _TELLING if entry.settings.get(key)]
+    seeds = {part.get("seed") for key in ("d", "d1") if (part := entry.settings.get(key))}
+    told += [f"seed {seed}" for seed in sorted(seeds - {None})]
+    asked = ", ".join(told)
     if entry.parameters:
         asked += f", of {entry.parameters}"
     return str(entry.id), entry.name, entry.kind, asked, entry.split, status, when, entry.cost
@@ -57,5 +60,6 @@ def _row(entry: Entry) -> tuple[str, ...]:
 # What tells measurements of one kind apart; `show` has the rest.
 _TELLING = (
     *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
+    "plane",
     *("curve", "bends", "epochs", "tolerance", "statistics", "precision"),
 )

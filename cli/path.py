@@ -24,7 +24,13 @@ from .output import print_results
     help="A straight line; or a Bezier curve or polygonal chain, trained to have a low loss.",
 )
 @click.option("--bends", default=1, show_default=True, help="Bends of a curve.")
-@click.option("--points", default=51, show_default=True, help="Number of points, the ends too.")
+@click.option(
+    "--points",
+    default=51,
+    show_default=True,
+    type=click.IntRange(min=3),
+    help="Number of points, the ends too.",
+)
 @click.option("--epochs", default=50, show_default=True, help="Passes to train a curve.")
 @click.option("--lr", default=0.05, show_default=True, help="Learning rate to train a curve.")
 @click.option("--weight-decay", default=0.0, show_default=True, help="To train a curve.")
@@ -57,6 +63,7 @@ def command(told: Measuring, points: int, held_out: str | None, **asked: Any) ->
             f"{len(told.checkpoints)}: {' '.join(told.checkpoints)}"
         )
         raise InvalidArgumentError(msg)
+    _refuse_idle(asked["curve"])
     task = told.task()
     problem, end = told.problems(told.base_problem(task)).values()
     other = None if held_out is None else told.base_problem(task, split=held_out)
@@ -88,3 +95,14 @@ def _price(problem: Any, points: int, asked: dict[str, Any], held_out: Any) -> C
     each = 1 + gathered + (held_out is not None)
     trained = 0 if asked["curve"] == "linear" else asked["epochs"]
     return Cost(forwards=each * points + 2, gradients=trained)
+
+
+def _refuse_idle(curve: str) -> None:
+    """Refuse settings of a training that there is none of."""
+    context = click.get_current_context()
+    for name in ("bends", "epochs", "lr", "weight_decay"):
+        given = context.get_parameter_source(name) != click.core.ParameterSource.DEFAULT
+        if curve == "linear" and given:
+            option = name.replace("_", "-")
+            msg = f"--{option} is of a trained curve: give --curve bezier or polygon too"
+            raise InvalidArgumentError(msg)

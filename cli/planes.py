@@ -130,6 +130,7 @@ def make_plane(
     from landscape.measure.sharpness import sharpness
 
     shared: dict[str, Any] = {"seed": told.seed, "study": study, "progress": told.progress}
+    read: dict[str, Any] = {"key": told.key, "unsafe_pickle": told.unsafe_pickle}
     near, unit = _both(-2.0 * asked.rho, 2.0 * asked.rho), _both(-1.0, 1.0)
     if asked.plane == "eigenvectors":
         return directions.eigenvector_plane(problem, top_eigenpairs(problem, 2, **shared)), near
@@ -138,9 +139,9 @@ def make_plane(
         second = _random_direction(problem, told, asked)
         return directions.worst_case_plane(problem, found, second), near
     if asked.plane == "through":
-        return directions.plane_through(problem, *asked.via), _both(-0.5, 1.5)
+        return directions.plane_through(problem, *asked.via, **read), _both(-0.5, 1.5)
     if asked.plane == "trajectory":
-        principal = directions.principal_plane(problem, asked.via)
+        principal = directions.principal_plane(problem, asked.via, **read)
         _say_explained(principal)
         x, y = (_around(axis) for axis in principal.trajectory.coordinates.T)
         return principal.plane, (x, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,14 +27,48 @@ AUTO = "auto"
 _SEARCH = 40  # forward passes of one automatic range
 
 
-def _range(ctx: click.Context, param: click.Parameter, value: str | None) -> float | str | None:
-    if value is None or value == AUTO:
-        return value
+def ends_of(option: str, text: str) -> tuple[float, float]:
+    """Read a range: one number R for −R to R, or two with a comma between.
+
+    Args:
+        option: what it was given as, for the message.
+        text: the range.
+
+    Returns:
+        Its ends.
+
+    Raises:
+        InvalidArgumentError: if they are not finite, or do not ascend.
+    """
     try:
-        return float(value)
-    except ValueError as error:
-        msg = f"{value!r} is neither a number nor {AUTO}"
-        raise click.BadParameter(msg) from error
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers = [-numbers[0], numbers[0]]
+    low, high = numbers if len(numbers) == 2 else (math.nan, math.nan)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        msg = (
+            f"{option} takes a finite number above 0 (half of a width), or two that ascend, as in "
+            f"0,1; got {text!r}"
+        )
+        raise InvalidArgumentError(msg)
+    return low, high
+
+
+def coordinates(low: float, high: float, n: int) -> Any:
+    """Return n coordinates from one end to the other, with an exact 0 in the middle of odd ones.
+
+    Args:
+        low: the smallest.
+        high: the largest.
+        n: how many.
+    """
+    import numpy as np
+
+    from landscape.measure.surfaces import span
+
+    return span(high, n) if low == -high else np.linspace(low, high, n)
 
 
 @dataclass
@@ -42,7 +77,7 @@ class Pointwise:
 
     Attributes:
         told: the options of every measuring verb.
-        half_width: half of the range, ``auto``, or None for the usual.
+        half_width: half of the range, both of its ends, ``auto``, or None for the usual.
         rise: multiple of the loss that an automatic range reaches.
         statistics: of BatchNorm.
         held_out: split that is measured at the same points.
@@ -54,7 +89,7 @@ class Pointwise:
     """
 
     told: Measuring
-    half_width: float | str | None
+    half_width: str | None
     rise: float
     statistics: str
     held_out: str | None
@@ -82,6 +117,9 @@ class Pointwise:
         """
         from landscape.measure.ranges import automatic_range
 
+        if self.paired and len(problems) < 2:
+            msg = "--paired measures differences to the first checkpoint: give at least two"
+            raise InvalidArgumentError(msg)
         self._first = next(iter(problems.values()))
         if self.half_width != AUTO:
             return
@@ -99,13 +137,7 @@ class Pointwise:
         """
         if self.half_width == AUTO:
             return -self._reach[axis], self._reach[axis]
-        if self.half_width is None:
-            return usual
-        reach = float(self.half_width)
-        if not 0 < reach < float("inf"):
-            msg = f"--range is half of a width: a finite number above 0, or auto; got {reach:g}"
-            raise InvalidArgumentError(msg)
-        return -reach, reach
+        return usual if self.half_width is None else ends_of("--range", self.half_width)
 
     def arguments(self, problem: Problem, where: Callable[[Problem], W]) -> dict[str, Any]:
         """Return the keywords of `landscape.line` and `landscape.surface`.
@@ -178,10 +210,9 @@ def _options(usual: str) -> list[Callable[[Any], Any]]:
             "--range",
             "half_width",
             default=None,
-            callback=_range,
-            metavar="R|auto",
-            help="From −R to R; auto: until the loss of every checkpoint has risen to --rise times "
-            f"its own, on both sides.  [default: {usual}]",
+            metavar="R|LO,HI|auto",
+            help="From −R to R, or from LO to HI; auto: until the loss of every checkpoint (along "
+            f"its first direction) has risen to --rise times its own.  [default: {usual}]",
         ),
         click.option(
             "--rise", default=10.0, show_default=True, help="Multiple of the loss for --range auto."

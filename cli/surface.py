@@ -9,7 +9,7 @@ import click
 from .measuring import measure_each
 from .options import Measuring, measuring
 from .planes import Asked, make_plane, plane_options
-from .pointwise import Pointwise, pointwise
+from .pointwise import Pointwise, coordinates, ends_of, pointwise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +21,22 @@ if TYPE_CHECKING:
 
 
 @click.command("surface")
-@click.option("--points", default=25, show_default=True, help="Points along each axis.")
-@click.option("--points-y", default=None, type=int, help="Points along the second axis, if other.")
-@click.option("--range-y", default=None, type=float, help="Range of the second axis, if other.")
+@click.option(
+    "--points",
+    default=25,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Points along each axis.",
+)
+@click.option(
+    "--points-y",
+    default=None,
+    type=click.IntRange(min=2),
+    help="Points along the second axis, if other.",
+)
+@click.option(
+    "--range-y", default=None, metavar="R|LO,HI", help="Range of the second axis, if other."
+)
 @click.option(
     "--tolerance",
     default=0.0,
@@ -53,7 +66,7 @@ def command(
     plane: Asked,
     points: int,
     points_y: int | None,
-    range_y: float | None,
+    range_y: str | None,
     **adaptive: Any,
 ) -> None:
     """Measure the loss over a plane of two directions through each checkpoint.
@@ -85,8 +98,8 @@ def command(
         found, usual = make_plane(problem, study, told, plane)
         ends = [each.ends(usual[axis], axis) for axis in (0, 1)]
         if range_y is not None:
-            ends[1] = (-range_y, range_y)
-        x, y = (_coordinates(*span, n) for span, n in zip(ends, sizes, strict=True))
+            ends[1] = ends_of("--range-y", range_y)
+        x, y = (coordinates(*span, n) for span, n in zip(ends, sizes, strict=True))
         return surface(
             problem,
             found,
@@ -100,11 +113,3 @@ def command(
 
     price = each.price(sizes[0] * sizes[1], plane.price, axes=2)
     measure_each(told, measure, price=lambda problem: price, prepare=prepare)
-
-
-def _coordinates(low: float, high: float, n: int) -> Any:
-    import numpy as np
-
-    from landscape.measure.surfaces import span
-
-    return span(high, n) if low == -high else np.linspace(low, high, n)

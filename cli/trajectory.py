@@ -87,6 +87,8 @@ def _runs(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> list[Run]:
     found = []
     for text in runs:
         name, equals, rest = text.partition("=")
+        if Path(text.split(",")[0].strip()).exists():  # file names may have an equals sign
+            equals = ""
         files = tuple(part.strip() for part in (rest if equals else text).split(","))
         if not all(files):
             msg = f"--run takes file names with a comma between two, got {text!r}"

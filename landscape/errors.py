@@ -58,6 +58,10 @@ class NonFiniteWarning(UserWarning):
     """A measurement contains NaN or infinity; the numbers are kept as they are."""
 
 
+class MisleadingWarning(UserWarning):
+    """A number is what was asked for, and easily taken for what it is not."""
+
+
 class ToleranceWarning(UserWarning):
     """A tolerance was not reached; the error that was reached is in the result."""
 

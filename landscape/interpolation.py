@@ -29,6 +29,7 @@ Index = tuple[int, int]
 _NODES = 7
 _BATCH = 12
 _HELD_OUT = 24
+FEWEST = _NODES**2 + _HELD_OUT
 _ROUNDS = 3
 _SPACING = 0.12  # of new points of one batch, in units of half a side
 _REACH = 0.3  # distance beyond which a gap counts no more
@@ -45,7 +46,8 @@ class Interpolated:
         measured: where it was measured, shape (nx, ny).
         error: largest error at the held-out points, at the points of the last rounds before they
             joined, and between two interpolations anywhere, in units of the criterion; 0 if
-            everything was measured. It is an estimate: on 38 surfaces the true error was at most
+            everything was measured; infinite where a point that may be finite is left NaN. It is an
+            estimate: on 38 surfaces the true error was at most
             1.7 times as large.
         rounds: how often points were added.
     """
@@ -84,14 +86,14 @@ def interpolated_surface(
         measure: returns the losses at grid indices; asked for every point at most once.
         tolerance: largest error, in units of the criterion; above zero.
         criterion: ``range``: relative to the range of the finite losses; ``log``: of ln(loss).
-        max_points: stop there; None: as many as it takes.
+        max_points: stop there; at least 73; None: as many as it takes.
 
     Returns:
         The surface with its error. Same losses, same points.
 
     Raises:
-        InvalidArgumentError: if the tolerance is not above zero, the criterion is unknown, or a
-            loss is not above zero with ``log``.
+        InvalidArgumentError: if the tolerance is not above zero, the criterion is unknown, there
+            are to be fewer points than it starts from, or a loss is not above zero with ``log``.
 
     References:
         Wendland (2004), Scattered Data Approximation; De Marchi, Schaback, Wendland (2005),
@@ -109,6 +111,9 @@ def interpolated_surface(
         msg = f"the tolerance must be a finite number above 0, got {tolerance!r}"
         raise InvalidArgumentError(msg)
     one_of(criterion, CRITERIA, what="criterion")
+    if max_points is not None and max_points < FEWEST:
+        msg = f"an interpolation starts from {FEWEST} points, got max_points = {max_points}"
+        raise InvalidArgumentError(msg)
     work = _Refinement(x.astype(np.float64), y.astype(np.float64), measure, criterion)
     limit = work.size if max_points is None else min(max_points, work.size)
     work.begin(limit)
@@ -197,6 +202,9 @@ class _Refinement:
     def _error(self) -> float:
         held_out = self._residuals()[self._held_out]
         errors = np.concatenate([self._errors[-_ROUNDS:], held_out, self._disagreement()])
+        blank = ~self._measured & (self._share_not_finite() < 1) & np.isnan(self._fitted())
+        if blank.any():  # a point that is drawn as not finite, and may be
+            return math.inf
         return float(self._in_units(errors[np.isfinite(errors)]).max(initial=0.0))
 
     def _residuals(self) -> Floats:
@@ -252,7 +260,7 @@ class _Refinement:
         while len(chosen) < n:
             score = np.where(doubt < 0, doubt, doubt * np.minimum(distance, _REACH))
             best = int(np.argmax(score))
-            if self._log and not chosen:
+            if self._log and not chosen and (doubt[self._lowest()] >= 0):
                 best = self._lowest()
             chosen.append(best)
             apart = np.hypot(*(self._points - self._points[best]).T)
@@ -293,7 +301,10 @@ def _radial(points: Floats, used: Bools, values: Floats, kernel: str, degree: in
         return np.full(len(points), np.nan)
     centre, width = values.min(), float(np.ptp(values)) or 1.0
     scaled = (values - centre) / width
-    fit = RBFInterpolator(points[used], scaled, kernel=kernel, degree=degree)(points)
+    try:
+        fit = RBFInterpolator(points[used], scaled, kernel=kernel, degree=degree)(points)
+    except np.linalg.LinAlgError:  # all of them on a line, say
+        return np.full(len(points), np.nan)
     return np.asarray(fit * width + centre, dtype=np.float64)
 
 

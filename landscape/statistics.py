@@ -15,10 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.errors import InvalidArgumentError, NonFiniteError
+from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
 from landscape.evaluate import Evaluator
+from landscape.problem import Problem
+from landscape.problem.data import examples_in
 
-__all__ = ["STATISTICS", "check_variances", "interpolated", "normalisers", "recalibrated"]
+__all__ = [
+    "STATISTICS",
+    "check_variances",
+    "float_buffers",
+    "interpolated",
+    "normalisers",
+    "recalibrated",
+]
 
 STATISTICS = ("frozen", "recalibrated", "interpolated")
 
@@ -56,6 +65,7 @@ def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
 
     Raises:
         InvalidArgumentError: in ``train`` mode, which does not use them.
+        DataError: if a batch of one example has no variance.
 
     Cost: one forward pass.
 
@@ -73,13 +83,14 @@ def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
     moments = {name: _Moments() for name in layers}
     with torch.no_grad(), _gathering(layers, moments):
         for i, batch in enumerate(problem.batches):
-            evaluator.on_batch(vector, batch, i, problem.loss)
+            with _enough_examples(batch):
+                evaluator.on_batch(vector, batch, i, problem.loss)
     evaluator.passes["forwards"] += 1
     found: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        mean, variance = moments[name].result()
-        like = layer.running_mean
-        assert like is not None
+    for name, own in moments.items():
+        if not own.n:
+            continue  # its buffers are used otherwise than by calling the layer
+        mean, variance = own.result()
         prefix = f"{name}." if name else ""
         found[f"{prefix}running_mean"] = mean.to(problem.device, problem.dtype)
         found[f"{prefix}running_var"] = variance.to(problem.device, problem.dtype)
@@ -116,7 +127,9 @@ def check_variances(buffers: Mapping[str, Tensor], where: str) -> None:
         NonFiniteError: if a running variance is negative or not finite.
     """
     for name, buffer in buffers.items():
-        if name.endswith("running_var") and not bool((buffer >= 0).all()):
+        if name.endswith("running_var") and not bool(
+            (torch.isfinite(buffer) & (buffer >= 0)).all()
+        ):
             msg = (
                 f"{name} is {float(buffer.min()):.3g} at {where}: interpolated beyond the "
                 "checkpoints, a variance can fall below zero; stay between them, or use "
@@ -125,11 +138,42 @@ def check_variances(buffers: Mapping[str, Tensor], where: str) -> None:
             raise NonFiniteError(msg)
 
 
+def float_buffers(problem: Problem) -> dict[str, Tensor]:
+    """Return the floating-point buffers of a model, where and in what its problem computes.
+
+    Args:
+        problem: gives the model.
+
+    Returns:
+        The buffers by name.
+    """
+    return {
+        name: buffer.to(problem.device, problem.dtype)
+        for name, buffer in problem.model.named_buffers()
+        if buffer.is_floating_point()
+    }
+
+
+@contextmanager
+def _enough_examples(batch: Any) -> Iterator[None]:
+    """Explain why a batch of one example has no statistics."""
+    try:
+        yield
+    except ProblemError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        msg = (
+            f"a batch of {examples_in(batch)} example has no variance to gather for BatchNorm; "
+            "choose a batch size that leaves no single example over"
+        )
+        raise DataError(msg) from error
+
+
 class _Moments:
     """Mean and sum of squared deviations of each channel, pooled batch by batch."""
 
     def __init__(self) -> None:
-        self._n = 0
+        self.n = 0
         self._mean = torch.zeros(())
         self._squares = torch.zeros(())
 
@@ -142,23 +186,26 @@ class _Moments:
             part.double() for part in torch.var_mean(inputs.detach(), dim=axes, correction=0)
         )
         shift = mean - self._mean.to(mean)
-        total = self._n + n
+        total = self.n + n
         self._squares = (
-            self._squares.to(mean) + n * variance + shift.square() * (self._n * n / total)
+            self._squares.to(mean) + n * variance + shift.square() * (self.n * n / total)
         )
         self._mean = self._mean.to(mean) + shift * (n / total)
-        self._n = total
+        self.n = total
 
     def result(self) -> tuple[Tensor, Tensor]:
-        return self._mean, self._squares / max(self._n - 1, 1)
+        return self._mean, self._squares / max(self.n - 1, 1)
 
 
 @contextmanager
 def _gathering(layers: Mapping[str, _BatchNorm], moments: Mapping[str, _Moments]) -> Iterator[None]:
     def hook(name: str) -> Any:
-        return lambda layer, inputs: moments[name].add(inputs[0])
+        return lambda layer, args, kwargs: moments[name].add(args[0] if args else kwargs["input"])
 
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_pre_hook(hook(name), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     modes = {name: layer.training for name, layer in layers.items()}
     try:
         for layer in layers.values():

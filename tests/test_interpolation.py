@@ -184,3 +184,25 @@ def test_refuses_an_unknown_criterion():
 def test_refuses_the_logarithm_of_a_loss_below_zero():
     with pytest.raises(InvalidArgumentError, match="takes losses above zero"):
         run(grid(lambda x, y: x + y), tolerance=1e-3, criterion="log")
+
+
+@pytest.mark.parametrize("most", [-1, 0, 1, 7, 72])
+def test_refuses_fewer_points_than_it_starts_from(most):
+    with pytest.raises(InvalidArgumentError, match="starts from 73 points"):
+        run(grid(cone), tolerance=1e-3, max_points=most)
+
+
+def test_a_limit_beside_a_region_that_is_not_finite_is_not_called_exact():
+    values = grid(soft_valley)
+    values[grid(lambda x, y: x + y > 0.3).astype(bool)] = np.nan
+    found, asked = run(values, tolerance=1e-3, max_points=80)
+    assert len(asked) == 80
+    assert found.error == np.inf
+
+
+def test_hardly_anything_finite_in_the_logarithm():
+    values = np.full((41, 31), np.nan)
+    values[20, 15] = 1.0
+    found, asked = run(values, tolerance=1e-3, criterion="log", max_points=74)
+    assert len(asked) == len(set(asked)) <= 74
+    assert not np.isfinite(found.loss[~found.measured]).any()

@@ -358,7 +358,7 @@ def test_frozen_and_interpolated_statistics_at_the_ends():
 def test_a_curve_is_trained_with_the_statistics_of_the_batch_and_without_dropout():
     """One step from the line, against the same step by torch alone."""
     problem, end = normalised()
-    found = path(problem, end, curve="bezier", epochs=1, lr=0.1, seed=5, n=2)
+    found = path(problem, end, curve="bezier", epochs=1, lr=0.1, seed=5, n=3)
     key = np.random.SeedSequence((5, 1)).generate_state(1)
     generator = torch.Generator().manual_seed(int(key[0]))
     t = float(torch.rand(1, dtype=torch.float64, generator=generator))
@@ -429,8 +429,12 @@ def test_held_out_data_are_measured_at_the_same_points_with_the_statistics_of_th
 
 
 def test_held_out_data_need_the_same_parameters():
-    problem, end = normalised()
-    some = problem.only("0")
+    problem, another = normalised()
+    state = dict(problem.model.state_dict())
+    state |= {k: v for k, v in another.model.state_dict().items() if k.startswith("0.")}
+    end, some = problem.at(state, name="end"), problem.only("0")
+    with pytest.raises(InvalidArgumentError, match="differ in parameters that are not explored"):
+        path(some, another)
     with pytest.raises(InvalidArgumentError, match=r"choose the same ones for both with \.only"):
         path(some, end, held_out=problem)
     found = path(some, end, n=3, held_out=problem.only("0"))
@@ -473,7 +477,7 @@ def test_data_that_are_read_anew_on_every_pass_come_in_their_own_order(monkeypat
         return terms(self, vector, batch, index)
 
     monkeypatch.setattr(Evaluator, "terms", watched)
-    options = {"curve": "bezier", "epochs": 3, "n": 2}
+    options = {"curve": "bezier", "epochs": 3, "n": 3}
     found = []
     for kept in (True, False):
         problem, end = normalised(batch_size=24)
@@ -580,7 +584,7 @@ def test_a_training_that_was_killed_loses_one_epoch_and_gives_the_same_bits(
         ({"curve": "spline"}, "unknown curve 'spline'"),
         ({"curve": "bezier", "bends": 0}, "a bezier curve needs at least 1 bend, got 0"),
         ({"curve": "polygon", "bends": 1.5}, "bends must be a whole number .*, got 1.5"),
-        ({"n": 1}, "a path needs at least 2 points, its ends, got n = 1"),
+        ({"n": 2}, "a path needs at least 3 points, its ends and one between, got n = 2"),
         ({"n": 2.5}, "n must be a whole number of at least 0, got 2.5"),
         ({"t": [0.5, 0.2]}, "t must ascend from one coordinate to the next"),
         ({"t": [0.5, 0.5]}, "t must ascend from one coordinate to the next"),
@@ -679,7 +683,8 @@ def test_the_command_prices_and_stores_nothing(here: FilePath, run) -> None:
         (("a.pt",), "give two, got 1: a.pt"),
         (("a.pt", "b.pt", "c.pt"), "give two, got 3"),
         (("a.pt", "a.pt"), "a checkpoint is named twice"),
-        (("a.pt", "b.pt", "--points", "1"), "at least 2 points"),
+        (("a.pt", "b.pt", "--points", "2"), "2 is not in the range x>=3"),
+        (("a.pt", "b.pt", "--epochs", "2"), "--epochs is of a trained curve"),
         (("a.pt", "b.pt", "--curve", "arc"), "'arc' is not one of"),
         (("a.pt", "b.pt", "--curve", "bezier", "--bends", "0"), "needs at least 1 bend"),
     ],

@@ -13,6 +13,7 @@ from landscape.directions.planes import (
     plane_through,
     principal_plane,
     project,
+    require_same_elsewhere,
     worst_case_direction,
     worst_case_plane,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "project",
     "random_direction",
     "random_plane",
+    "require_same_elsewhere",
     "worst_case_direction",
     "worst_case_plane",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -131,22 +132,37 @@ def worst_case_direction(problem: Problem, found: Sharpness) -> Direction:
     )
 
 
-def plane_through(problem: Problem, second: Checkpoint, third: Checkpoint) -> Plane:
+def plane_through(
+    problem: Problem,
+    second: Checkpoint,
+    third: Checkpoint,
+    *,
+    key: str | None = None,
+    unsafe_pickle: bool = False,
+) -> Plane:
     """Span the plane through three checkpoints.
 
     Args:
         problem: at the first of them, which is the origin.
         second: the checkpoint at (1, 0).
         third: the checkpoint at (0, 1).
+        key: which entry of nested checkpoints to read.
+        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
 
     Returns:
         The plane, its axes the differences themselves; they know the checkpoints' buffers.
 
     Raises:
-        InvalidArgumentError: if two of them are the same, or all three lie on a line.
+        InvalidArgumentError: if two of them are the same, all three lie on a line, or they differ
+            in parameters that are not explored.
     """
     origin = problem.weights
-    others = [problem.at(checkpoint) for checkpoint in (second, third)]
+    others = [
+        problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle)
+        for checkpoint in (second, third)
+    ]
+    for other in others:
+        require_same_elsewhere(problem, other)
     x, y = (
         given_direction(
             problem,
@@ -163,7 +179,13 @@ def plane_through(problem: Problem, second: Checkpoint, third: Checkpoint) -> Pl
     return plane
 
 
-def principal_plane(problem: Problem, checkpoints: Sequence[Checkpoint]) -> PrincipalPlane:
+def principal_plane(
+    problem: Problem,
+    checkpoints: Sequence[Checkpoint],
+    *,
+    key: str | None = None,
+    unsafe_pickle: bool = False,
+) -> PrincipalPlane:
     """Find the plane through the weights w that holds most of a training run.
 
     The principal directions of the differences wᵢ − w, from the eigenvectors of their Gram
@@ -172,6 +194,8 @@ def principal_plane(problem: Problem, checkpoints: Sequence[Checkpoint]) -> Prin
     Args:
         problem: at w, such as the last checkpoint of the run.
         checkpoints: the others, at least two, in order.
+        key: which entry of nested checkpoints to read.
+        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
 
     Returns:
         The plane, the checkpoints in it, and how much of the run it holds.
@@ -188,7 +212,8 @@ def principal_plane(problem: Problem, checkpoints: Sequence[Checkpoint]) -> Prin
     if len(checkpoints) < 2:
         msg = f"a plane takes a run of at least two checkpoints beside w; got {len(checkpoints)}"
         raise InvalidArgumentError(msg)
-    gram = _gram(problem, checkpoints)
+    read = partial(problem.at, key=key, unsafe_pickle=unsafe_pickle)
+    gram = _gram(problem, read, checkpoints)
     values, vectors = np.linalg.eigh(gram)
     top, a = values[::-1][:2], vectors[:, ::-1][:, :2]
     if not top[1] > 1e-12 * top[0]:
@@ -196,7 +221,7 @@ def principal_plane(problem: Problem, checkpoints: Sequence[Checkpoint]) -> Prin
         raise InvalidArgumentError(msg)
     a = a * np.sign(a[np.abs(a).argmax(axis=0), range(2)])
     sums = [torch.zeros(problem.space.n, dtype=torch.float64, device=problem.device)] * 2
-    for i, difference in enumerate(_differences(problem, checkpoints)):
+    for i, difference in enumerate(_differences(problem, read, checkpoints)):
         sums = [total + float(a[i, k]) * difference for k, total in enumerate(sums)]
     x, y = (
         given_direction(
@@ -208,9 +233,8 @@ def principal_plane(problem: Problem, checkpoints: Sequence[Checkpoint]) -> Prin
         for k, total in enumerate(sums)
     )
     plane = Plane(x, y, f"principal plane of a run of {len(checkpoints) + 1} checkpoints")
-    return PrincipalPlane(
-        plane=plane, trajectory=project(problem, plane, checkpoints), explained=top / gram.trace()
-    )
+    run = project(problem, plane, checkpoints, key=key, unsafe_pickle=unsafe_pickle)
+    return PrincipalPlane(plane=plane, trajectory=run, explained=top / gram.trace())
 
 
 def project(
@@ -261,23 +285,54 @@ def project(
     )
 
 
+def require_same_elsewhere(problem: Problem, other: Problem) -> None:
+    """Refuse two checkpoints that differ in parameters which are not explored.
+
+    What lies between them would end at neither.
+
+    Args:
+        problem: at the first.
+        other: at the second.
+
+    Raises:
+        InvalidArgumentError: if they do.
+    """
+    explored, theirs = set(problem.space.names), dict(other.model.named_parameters())
+    apart = [
+        name
+        for name, own in problem.model.named_parameters()
+        if name not in explored and not torch.equal(own, theirs[name].to(own))
+    ]
+    if apart:
+        some = ", ".join(apart[:4]) + (", …" if len(apart) > 4 else "")
+        msg = (
+            f"{problem.name} and {other.name} differ in parameters that are not explored ({some}), "
+            "so that no line joins them: explore these too"
+        )
+        raise InvalidArgumentError(msg)
+
+
 def _unit(problem: Problem, vector: Tensor, like: Direction) -> Direction:
     unit = vector.double() / float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     return given_direction(problem, unit, kind=like.kind, description=like.description)
 
 
-def _differences(problem: Problem, checkpoints: Sequence[Checkpoint]) -> Iterator[Tensor]:
+def _differences(
+    problem: Problem, read: Callable[[Checkpoint], Problem], checkpoints: Sequence[Checkpoint]
+) -> Iterator[Tensor]:
     origin = problem.weights.double()
     for checkpoint in checkpoints:
-        yield problem.at(checkpoint).weights.double() - origin
+        yield read(checkpoint).weights.double() - origin
 
 
-def _gram(problem: Problem, checkpoints: Sequence[Checkpoint]) -> Floats:
+def _gram(
+    problem: Problem, read: Callable[[Checkpoint], Problem], checkpoints: Sequence[Checkpoint]
+) -> Floats:
     m = len(checkpoints)
     gram = np.zeros((m, m))
     for start in range(0, m, _BLOCK):
-        block = torch.stack(list(_differences(problem, checkpoints[start : start + _BLOCK])))
-        for j, other in enumerate(_differences(problem, checkpoints[start:])):
+        block = torch.stack(list(_differences(problem, read, checkpoints[start : start + _BLOCK])))
+        for j, other in enumerate(_differences(problem, read, checkpoints[start:])):
             products = (block @ other).cpu().numpy()
             gram[start : start + len(block), start + j] = products
             gram[start + j, start : start + len(block)] = products

@@ -15,7 +15,7 @@ from landscape.engine.holding import plan_that_holds
 from landscape.engine.pieces import arranged, sample_of
 from landscape.engine.plans import Plan
 from landscape.engine.running import Runner
-from landscape.errors import InvalidArgumentError
+from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.evaluate import Evaluator
 from landscape.operators.pieces import divisible
 from landscape.problem.data import examples_in
@@ -81,11 +81,12 @@ def choose_plan(
 
 @dataclass
 class _Candidate:
-    """A plan that is timed, with the seconds of each turn for one point and one example."""
+    """A plan that is timed, with the seconds of each turn for one point and one example, if any."""
 
     runner: Runner
     pieces: list[tuple[int, Any]]
     seconds: list[float] = field(default_factory=list)
+    failed: bool = False
 
     @property
     def median(self) -> float:
@@ -128,13 +129,25 @@ class _Clock:
         for _ in range(_ROUNDS):
             for candidate in racing:
                 if left > 0:
-                    left -= candidate.time(self._at)
-            racing = [each for each in racing if each.seconds]
+                    left -= self._tried(candidate)
+            racing = [each for each in racing if each.seconds and not each.failed]
             best = min(min(each.seconds) for each in racing)
             racing = [each for each in racing if min(each.seconds) <= _HOPELESS * best]
         best = min(each.median for each in racing)
         good = [each.runner.plan for each in racing if each.median <= _CLEARLY * best]
         return min(good, key=_complication)
+
+    def _tried(self, candidate: _Candidate) -> float:
+        """Time a plan; one that fails, for want of memory, say, is out of the race."""
+        started = time.perf_counter()
+        try:
+            return candidate.time(self._at)
+        except (LandscapeError, RuntimeError):
+            if candidate.runner.plan == self._plan:
+                raise
+            candidate.seconds.clear()
+            candidate.failed = True
+            return time.perf_counter() - started
 
     def _candidate(self, plan: Plan) -> _Candidate:
         problem = self._evaluator.problem

@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from landscape.engine import Engine
-from landscape.errors import DataError, InvalidArgumentError, one_of
+from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, one_of
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
-from landscape.statistics import STATISTICS, check_variances, interpolated, recalibrated
+from landscape.problem.digest import Content
+from landscape.statistics import (
+    STATISTICS,
+    check_variances,
+    float_buffers,
+    interpolated,
+    recalibrated,
+)
 from landscape.sums import LossValue
 
 METRIC = "metrics."  # as the arrays of a saved result are named
@@ -74,14 +81,19 @@ class PointOptions:
         if self.statistics != "frozen" and problem.mode == "train":
             msg = f"in train mode BatchNorm uses its batch: no {self.statistics} statistics"
             raise InvalidArgumentError(msg)
-        if self.statistics == "interpolated" and not where.spanning(0.0, 0.0):
+        spans = [where, *([] if self.against is None else [self.against[1]])]
+        if self.statistics == "interpolated" and not all(w.spanning(0.0, 0.0) for w in spans):
             msg = (
                 "interpolated statistics lie between checkpoints, and nothing but this one spans "
                 "the points: use a plane through checkpoints, or statistics='recalibrated'"
             )
             raise InvalidArgumentError(msg)
-        if self.held_out is not None and self.held_out.space.names != problem.space.names:
-            msg = "the held-out problem has other parameters; make it of the same model"
+        if self.held_out is not None:
+            _check_held_out(problem, self.held_out)
+        taken = self.columns & problem.metrics.keys()
+        if taken:
+            names = ", ".join(sorted(taken))
+            msg = f"a metric is called {names}, as is what was asked for: rename it"
             raise InvalidArgumentError(msg)
         if self.against is not None:
             ours, theirs = (p.batches.fingerprint for p in (problem, self.against[0]))
@@ -92,8 +104,17 @@ class PointOptions:
                 )
                 raise DataError(msg)
 
-    def settings(self) -> dict[str, Any]:
+    @property
+    def columns(self) -> set[str]:
+        """Names of what is kept beside the metrics of the problem."""
+        paired = {"difference", "difference_se"} if self.against is not None else set[str]()
+        return paired | ({"penalty"} if self.weight_decay else set())
+
+    def settings(self, where: Where) -> dict[str, Any]:
         """Return what differs from the usual, as JSON values.
+
+        Args:
+            where: where the points lie.
 
         Returns:
             A part of the settings of the result.
@@ -101,17 +122,59 @@ class PointOptions:
         found: dict[str, Any] = {}
         if self.statistics != "frozen":
             found["statistics"] = self.statistics
+        if self.statistics == "interpolated":
+            found["buffers"] = _digest_of_buffers(where)
         if self.held_out is not None:
-            data = self.held_out.batches.fingerprint
-            found["held_out"] = {"split": self.held_out.split, "data": data}
+            found["held_out"] = {"split": self.held_out.split, **_source(self.held_out)}
         if self.weight_decay:
             found["weight_decay"] = self.weight_decay
         if self.against is not None:
-            other, where = self.against
-            found["against"] = {"checkpoint": other.checkpoint_hash, **where.identity()}
+            other, its = self.against
+            found["against"] = {
+                "checkpoint": other.checkpoint_hash,
+                **its.identity(),
+                **_source(other),
+                **({"buffers": _digest_of_buffers(its)} if "buffers" in found else {}),
+            }
         if self.precision != "exact":
             found["precision"] = self.precision
         return found
+
+
+def _source(problem: Problem) -> dict[str, str]:
+    """Return what else than the weights decides the losses of a problem."""
+    return {
+        "data": problem.batches.fingerprint,
+        "problem": problem.fingerprint,
+        "mode": problem.mode,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "parameters": problem.parameters,
+    }
+
+
+def _digest_of_buffers(where: Where) -> str:
+    content = Content()
+    for _, buffers in where.spanning(0.0, 0.0):
+        for name, buffer in sorted(buffers.items()):
+            content.add((name, buffer))
+    return content.hexdigest()
+
+
+def _check_held_out(problem: Problem, held_out: Problem) -> None:
+    if held_out.space != problem.space:
+        msg = (
+            f"the held-out problem explores {held_out.space.n:,} parameters and the problem "
+            f"{problem.space.n:,}, or others of that number; make both of the same model, with the "
+            "same .only(...)"
+        )
+        raise InvalidArgumentError(msg)
+    ours, theirs = ((p.dtype, p.device) for p in (problem, held_out))
+    if ours != theirs:
+        msg = (
+            f"the held-out problem is in {theirs[0]} on {theirs[1]}, the problem in {ours[0]} on "
+            f"{ours[1]}; give both the same dtype and device"
+        )
+        raise InvalidArgumentError(msg)
 
 
 @dataclass(frozen=True)
@@ -182,11 +245,15 @@ def difference(evaluator: Evaluator, engine: Engine, where: Where, statistics: s
     """
 
     def measure(point: Point) -> dict[str, float]:
-        buffers = buffers_at(evaluator, where, point.at, statistics)
+        names = f"{METRIC}difference", f"{METRIC}difference_se"
+        try:
+            buffers = buffers_at(evaluator, where, point.at, statistics)
+        except NonFiniteError:
+            return dict.fromkeys(names, math.nan)
         vector = where.at(evaluator.origin, *point.at)
         theirs = engine.loss(vector, buffers=buffers, keep=True)
         found = _paired(point.loss, theirs, plain_sum=evaluator.problem.loss.sums)
-        return dict(zip((f"{METRIC}difference", f"{METRIC}difference_se"), found, strict=True))
+        return dict(zip(names, found, strict=True))
 
     return measure
 
@@ -242,7 +309,7 @@ def buffers_at(
         return None
     if statistics == "recalibrated":
         return recalibrated(evaluator, where.at(evaluator.origin, *at))
-    own = dict(evaluator.problem.model.named_buffers())
+    own = float_buffers(evaluator.problem)
     others = {str(k): part for k, part in enumerate(where.spanning(*at))}
     found = interpolated(own, others)
     check_variances(found, f"({at[0]:g}, {at[1]:g})")

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from landscape.curves import Curve
-from landscape.errors import InvalidArgumentError, NonFiniteWarning, one_of
+from landscape.directions import require_same_elsewhere
+from landscape.errors import InvalidArgumentError, MisleadingWarning, NonFiniteWarning, one_of
 from landscape.evaluate import Evaluator, require_finite
 from landscape.measure.beside import METRIC, columns_of, held_out_columns
 from landscape.measure.connecting import MOMENTUM, train_curve
@@ -23,12 +24,24 @@ from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.results import FloatArray, Path, Provenance
-from landscape.statistics import STATISTICS, interpolated, normalisers, recalibrated
+from landscape.statistics import (
+    STATISTICS,
+    float_buffers,
+    interpolated,
+    normalisers,
+    recalibrated,
+)
 from landscape.study import Study
 
 N_PATH, EPOCHS, LR = 51, 50, 0.05
 
 End: TypeAlias = "Problem | str | PathLike[str] | Mapping[str, Any] | nn.Module"
+
+
+# Ends that are off by this share of the losses on the path are not the checkpoints.
+_FAR = 0.1
+# No curve of use was ever so many times as long as the line.
+_LONG = 10.0
 
 
 def path(
@@ -59,7 +72,8 @@ def path(
     first checkpoint) the loss at t = 0 is its plain loss bit for bit, and that at t = 1 is not the
     plain loss of the other; with ``interpolated`` ones it is, to rounding. Recalibrated ones
     differ a little from those that a checkpoint was saved with; the record holds the plain losses
-    of both ends too. Other buffers stay those of the first checkpoint.
+    of both ends too. Other buffers stay those of the first checkpoint,
+    unless all are interpolated.
 
     Args:
         problem: what to measure, at the first checkpoint.
@@ -88,8 +102,9 @@ def path(
         each point over the held-out data; and one gradient pass per epoch of the training.
 
     Raises:
-        InvalidArgumentError: if the ends are identical, an argument is out of range, or the
-            statistics do not fit the mode or the curve.
+        InvalidArgumentError: if the ends are identical, or differ in parameters that are not
+            explored, an argument is out of range, or the statistics do not fit the mode or the
+            curve.
         CheckpointError: if the end is of another architecture.
         NonFiniteError: if the loss at an end, or in the training, is NaN or infinite.
 
@@ -100,6 +115,7 @@ def path(
     """
     ts = _coordinates(t, n)
     other = problem.at(end.model, name=end.name) if isinstance(end, Problem) else problem.at(end)
+    require_same_elsewhere(problem, other)
     straight = _straight(problem, other, curve, bends)
     held = _held_out(problem, held_out)
     which = _statistics(problem, statistics, curve)
@@ -153,6 +169,8 @@ def path(
 
     result = recall_or_measure(Path, problem, settings, study, measure)
     _warn_not_finite(result.loss)
+    _warn_of_the_ends(result)
+    _warn_of_the_training(result)
     # Like that of the first, the name of the other checkpoint is no part of what was measured.
     return result if result.end == other.name else dataclasses.replace(result, end=other.name)
 
@@ -209,18 +227,9 @@ def _buffers(evaluator: Evaluator, at_end: Evaluator, statistics: str) -> Buffer
     if statistics == "recalibrated":
         return lambda vector, t: recalibrated(evaluator, vector)
     if statistics == "interpolated":
-        own, theirs = _floats(evaluator), _floats(at_end)
+        own, theirs = (float_buffers(each.problem) for each in (evaluator, at_end))
         return lambda vector, t: interpolated(own, {"end": (t, theirs)})
     return lambda vector, t: None
-
-
-def _floats(evaluator: Evaluator) -> dict[str, Tensor]:
-    problem = evaluator.problem
-    return {
-        name: buffer.to(problem.device, problem.dtype)
-        for name, buffer in problem.model.named_buffers()
-        if buffer.is_floating_point()
-    }
 
 
 @contextmanager
@@ -315,8 +324,8 @@ def _whole(name: str, value: Any) -> int:
 
 def _coordinates(values: npt.ArrayLike | None, n: int) -> FloatArray:
     if values is None:
-        if _whole("n", n) < 2:
-            msg = f"a path needs at least 2 points, its ends, got n = {n}"
+        if _whole("n", n) < 3:
+            msg = f"a path needs at least 3 points, its ends and one between, got n = {n}"
             raise InvalidArgumentError(msg)
         return np.asarray(np.arange(n) / (n - 1))
     try:
@@ -333,6 +342,28 @@ def _coordinates(values: npt.ArrayLike | None, n: int) -> FloatArray:
         msg = f"t must ascend from one coordinate to the next, got {array[:5]}…"
         raise InvalidArgumentError(msg)
     return np.union1d(array, [0.0, 1.0])
+
+
+def _warn_of_the_ends(result: Path) -> None:
+    """Say so where the ends of a path, with its statistics, are not the checkpoints at all."""
+    ends, plain = result.loss[[0, -1]], np.array(result.end_losses)
+    size = max(float(np.ptp(result.loss)), *np.abs(plain).tolist())
+    if np.abs(ends - plain).max() > _FAR * size:
+        msg = (
+            f"with {result.statistics} BatchNorm statistics the losses at the ends are "
+            f"{ends[0]:.4g} and {ends[1]:.4g}, those of the checkpoints {plain[0]:.4g} and "
+            f"{plain[1]:.4g}: the barrier is none between these; use statistics='recalibrated'"
+        )
+        warnings.warn(msg, MisleadingWarning, stacklevel=3)
+
+
+def _warn_of_the_training(result: Path) -> None:
+    if result.length > _LONG * result.distance:
+        msg = (
+            f"the trained curve is {result.length / result.distance:.3g} times as long as the "
+            "straight line: its training seems to have diverged; lower lr"
+        )
+        warnings.warn(msg, MisleadingWarning, stacklevel=3)
 
 
 def _warn_not_finite(loss: FloatArray) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.engine import PLAIN, Engine, Plan, choose_plan
+from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator
 from landscape.measure.beside import (
     METRIC,
@@ -94,6 +95,12 @@ class Points:
         self._stack.close()
 
     @property
+    def statistics(self) -> str:
+        """What was done to BatchNorm: nothing where there is none to recalibrate."""
+        none = self._options.statistics == "recalibrated" and not normalisers(self._problem.model)
+        return "frozen" if none else self._options.statistics
+
+    @property
     def cost(self) -> Cost:
         """What all evaluators have spent together."""
         own = self._evaluator.cost
@@ -109,12 +116,12 @@ class Points:
         Returns:
             Their losses. Cost: one forward pass for each that is not kept, more with options.
         """
-        todo = [index for index in indices if index not in self.columns]
-        for chunk in self._chunks(todo):
+        for chunk in self._chunks(indices):
             for index, values in zip(chunk, self._measured(chunk), strict=True):
-                if self._kept is not None:
-                    self._kept.record(*index, values)
-                self.columns[index] = values
+                if index not in self.columns:
+                    if self._kept is not None:
+                        self._kept.record(*index, values)
+                    self.columns[index] = values
         return [self.columns[index]["loss"] for index in indices]
 
     def arrays(self) -> dict[str, FloatArray]:
@@ -124,7 +131,7 @@ class Points:
             The columns by name.
         """
         shape = (len(self._xy[0]), len(self._xy[1]))
-        names = next(iter(self.columns.values()))
+        names = dict.fromkeys(name for values in self.columns.values() for name in values)
         found = {name: np.full(shape, np.nan) for name in names}
         for index, values in self.columns.items():
             for name, value in values.items():
@@ -135,18 +142,26 @@ class Points:
         """Compare some of the points with the exact loss.
 
         Returns:
-            The largest difference at five points spread over those measured; 0 where they are
-            exact. Cost: a forward pass for each.
+            The largest difference at five points spread over those measured, infinite where only
+            one of the two is finite; 0 where they are exact. Cost: a forward pass for each.
         """
         if self._options.precision == "exact":
             return 0.0
         known = sorted(self.columns)
         chosen = {known[k] for k in np.linspace(0, len(known) - 1, _CHECKED).astype(int)}
-        differences = []
+        largest = 0.0
         for index in sorted(chosen):
-            exact = self._evaluator.loss(self._vector(index), buffers=self._buffers(index))
-            differences.append(abs(exact.value - self.columns[index]["loss"]))
-        return float(np.nanmax(differences))
+            rough = self.columns[index]["loss"]
+            try:
+                buffers = self._buffers(index)
+            except NonFiniteError:
+                continue
+            exact = self._evaluator.loss(self._vector(index), buffers=buffers).value
+            if exact == rough or (math.isnan(exact) and math.isnan(rough)):
+                continue
+            finite = math.isfinite(exact) and math.isfinite(rough)
+            largest = max(largest, abs(exact - rough) if finite else math.inf)
+        return largest
 
     def _engine(self) -> Engine:
         """Choose how to evaluate, or go on as it was begun."""
@@ -180,16 +195,22 @@ class Points:
         self._others.append(evaluator)
         return evaluator, Engine(evaluator, PLAIN, precision=self._options.precision)
 
-    def _chunks(self, todo: Sequence[Index]) -> list[Sequence[Index]]:
-        own_statistics = self._options.statistics != "frozen" and normalisers(self._problem.model)
-        size = 1 if own_statistics else max(1, self._main.plan.points)
-        chunks = [todo[k : k + size] for k in range(0, len(todo), size)]
+    def _chunks(self, indices: Sequence[Index]) -> list[Sequence[Index]]:
+        """Cut what is asked for, and leave out what is known."""
+        # A part of a chunk that is missing after a kill is measured with the whole of it: in
+        # another company a point would have other roundings.
+        size = 1 if self.statistics != "frozen" else max(1, self._main.plan.points)
+        every = [indices[k : k + size] for k in range(0, len(indices), size)]
+        chunks = [chunk for chunk in every if any(index not in self.columns for index in chunk)]
         bar = progress_bar(chunks, what=self._what, total=len(chunks), show=self._progress)
         return bar  # type: ignore[return-value]
 
     def _measured(self, chunk: Sequence[Index]) -> list[dict[str, float]]:
         vectors = [self._vector(index) for index in chunk]
-        buffers = self._buffers(chunk[0])
+        try:
+            buffers = self._buffers(chunk[0])
+        except NonFiniteError:  # a variance below zero, beyond the checkpoints that span the plane
+            return [{"loss": math.nan, "loss_se": math.nan} for _ in chunk]
         paired = self._options.against is not None
         losses = self._main.losses(vectors, buffers=buffers, keep=paired)
         found = []

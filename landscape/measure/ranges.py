@@ -19,7 +19,7 @@ from landscape.study import Study
 MULTIPLE = 10.0
 # Shares of ‖w‖ between which a range is looked for; a step of a thousand times ‖w‖ leaves
 # nothing of any network.
-_SHORTEST, _LONGEST = 1e-4, 1e3
+_TINIEST, _SHORTEST, _LONGEST = 1e-12, 1e-4, 1e3
 _GROWTH = 2.0
 _HALVINGS = 3
 
@@ -34,8 +34,8 @@ def automatic_range(
     """Find a range [−r, r] whose two ends both have a loss of at least a multiple of L(w).
 
     Doubles the step on each side until the loss reaches the multiple (or is not finite), then
-    halves the last doubling three times, in the logarithm: r is at most 9 % too long on the side
-    that needs more.
+    halves the last doubling three times, in the logarithm: where the loss rises all the way, r is
+    at most 9 % too long on the side that needs more.
 
     Args:
         problem: what to measure.
@@ -84,23 +84,23 @@ def _search(
             raise InvalidArgumentError(msg)
 
         def reaches(x: float) -> bool:
-            tried[x] = evaluator.loss(direction.at(evaluator.origin, x))
+            if x not in tried:
+                tried[x] = evaluator.loss(direction.at(evaluator.origin, x))
             return not tried[x].value < target
 
-        size = float(np.linalg.norm(evaluator.origin.double().cpu())) / direction.norm
+        norm = float(np.linalg.norm(evaluator.origin.double().cpu()))
+        size = (norm or 1.0) / direction.norm
         ends = [_end(reaches, sign, size) for sign in (1.0, -1.0)]
         if None in ends:
             side = "ahead" if ends[0] is None else "behind"
-            msg = (
-                f"the loss of {problem.name} does not reach {target:g} ({multiple:g} times its "
-                f"own) within {_LONGEST:g} ‖w‖ {side} along the {direction.description}: give the "
-                "range itself, or a smaller multiple"
-            )
-            raise LandscapeError(msg)
+            raise LandscapeError(_not_reached(problem, direction, target, multiple, side))
         r = max(abs(end) for end in ends if end is not None)
-        for x in (-r, r):
-            if x not in tried:
-                reaches(x)
+        # A loss that falls again further out: go on until it is high at both ends.
+        while not (reaches(-r) and reaches(r)):
+            r *= _GROWTH
+            if r > _LONGEST * size:
+                both = _not_reached(problem, direction, target, multiple, "at both ends")
+                raise LandscapeError(both)
         xs = np.array(sorted(x for x in tried if abs(x) <= r))
         return Line(
             x=xs,
@@ -115,9 +115,21 @@ def _search(
         )
 
 
+def _not_reached(
+    problem: Problem, direction: Direction, target: float, multiple: float, where: str
+) -> str:
+    return (
+        f"the loss of {problem.name} does not reach {target:g} ({multiple:g} times its own) "
+        f"{where} within {_LONGEST:g} ‖w‖ along the {direction.description}: give the range "
+        "itself, or a smaller multiple"
+    )
+
+
 def _end(reaches: Any, sign: float, size: float) -> float | None:
     """Return the first step found at which the loss is high, in one direction."""
     step = _SHORTEST * size
+    while step > _TINIEST * size and reaches(sign * step):
+        step /= _GROWTH
     while not reaches(sign * step):
         step *= _GROWTH
         if step > _LONGEST * size:

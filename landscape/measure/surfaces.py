@@ -71,7 +71,7 @@ def line(
     along, xs = direction, _coordinates(x, "x", N_LINE)
     options = PointOptions(
         statistics=statistics,
-        held_out=held_out,
+        held_out=_at_weights(problem, held_out),
         weight_decay=weight_decay,
         against=against,
         precision=precision,
@@ -79,7 +79,7 @@ def line(
         tune=tune,
     )
     options.check(problem, along)
-    settings = {**along.identity(), "x": xs.tolist(), **options.settings()}
+    settings = {**along.identity(), "x": xs.tolist(), **options.settings(along)}
 
     def measure(provenance: Provenance) -> Line:
         grid = grid_of(study, "line", provenance, settings, (len(xs), 1))
@@ -101,7 +101,7 @@ def line(
             )
 
     result = recall_or_measure(Line, problem, settings, study, measure)
-    _warn_not_finite(result.loss)
+    _warn_not_finite(result.loss, statistics)
     return result
 
 
@@ -142,7 +142,8 @@ def surface(
         max_points: measure no more than these; the error that was reached is in the result.
         statistics: of BatchNorm at each point: ``frozen`` as in the checkpoint, ``recalibrated``
             from the data (one forward pass more for each point), or ``interpolated`` between the
-            checkpoints that span the plane.
+            checkpoints that span the plane; beyond them the loss is NaN where a variance falls
+            below zero.
         held_out: the same model on other data, measured at the same points; its loss and metrics
             are in ``metrics``, behind the name of its split.
         weight_decay: λ of a regulariser ½ λ ‖w‖² over the parameters, which is kept apart as
@@ -174,7 +175,7 @@ def surface(
     xs, ys = _coordinates(x, "x", n), _coordinates(y, "y", n)
     options = PointOptions(
         statistics=statistics,
-        held_out=held_out,
+        held_out=_at_weights(problem, held_out),
         weight_decay=weight_decay,
         against=against,
         precision=precision,
@@ -188,7 +189,7 @@ def surface(
         "x": xs.tolist(),
         "y": ys.tolist(),
         **adaptive,
-        **options.settings(),
+        **options.settings(plane),
     }
 
     def measure(provenance: Provenance) -> Surface:
@@ -215,9 +216,14 @@ def surface(
             )
 
     result = recall_or_measure(Surface, problem, settings, study, measure)
-    _warn_not_finite(result.loss[result.is_measured])
+    _warn_not_finite(result.loss[result.is_measured], statistics)
     _warn_not_reached(result)
     return result
+
+
+def _at_weights(problem: Problem, held_out: Problem | None) -> Problem | None:
+    """Give held-out data a model of their own, with the buffers of the one that is measured."""
+    return None if held_out is None else held_out.at(problem.model, name=problem.name)
 
 
 def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[str, Any]:
@@ -244,7 +250,7 @@ def _sampled(
         "loss_se": columns["loss_se"],
         "metrics": metrics_of(columns),
         "origin_loss": points.origin_loss,
-        "statistics": options.statistics,
+        "statistics": points.statistics,
         "engine": points.engine,
         "precision": options.precision,
         "precision_error": points.precision_error(),
@@ -296,10 +302,15 @@ def _coordinates(values: npt.ArrayLike | None, name: str, n: int) -> FloatArray:
     return array
 
 
-def _warn_not_finite(loss: FloatArray) -> None:
+def _warn_not_finite(loss: FloatArray, statistics: str) -> None:
     bad = int((~np.isfinite(loss)).sum())
     if bad:
         msg = f"the loss is not finite at {bad} of {loss.size} points; they are kept as they are"
+        if statistics == "interpolated":
+            msg += (
+                ". Beyond the checkpoints that span a plane, an interpolated variance falls below "
+                "zero, which is NaN: stay between them, or use statistics='recalibrated'"
+            )
         warnings.warn(msg, NonFiniteWarning, stacklevel=3)
 
 

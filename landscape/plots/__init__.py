@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from landscape.plots.interactive_lines import line_interactive as line_interactive
     from landscape.plots.interactive_lines import sharpness_interactive as sharpness_interactive
     from landscape.plots.interactive_paths import path_interactive as path_interactive
+    from landscape.plots.interactive_profiles import profile_interactive as profile_interactive
     from landscape.plots.interactive_runs import trajectory_interactive as trajectory_interactive
     from landscape.plots.interactive_spectra import density_interactive as density_interactive
     from landscape.plots.interactive_spectra import eigs_interactive as eigs_interactive
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from landscape.plots.interactive_spectra import trace_interactive as trace_interactive
     from landscape.plots.lines import line_figure as line_figure
     from landscape.plots.paths import path_figure as path_figure
+    from landscape.plots.profiles import profile_figure as profile_figure
     from landscape.plots.runs import trajectory_figure as trajectory_figure
     from landscape.plots.saving import save_figure as save_figure
     from landscape.plots.scales import Scale as Scale
@@ -63,6 +65,8 @@ _HOME = {
     "line_interactive": "interactive_lines",
     "path_figure": "paths",
     "path_interactive": "interactive_paths",
+    "profile_figure": "profiles",
+    "profile_interactive": "interactive_profiles",
     "save_figure": "saving",
     "sharpness_figure": "spectra",
     "sharpness_interactive": "interactive_lines",
@@ -85,6 +89,7 @@ _STILL = {
     "density": "density_figure",
     "trajectory": "trajectory_figure",
     "sharpness": "sharpness_figure",
+    "profile": "profile_figure",
 }
 _MOVING = {
     "surface": "surface_interactive",
@@ -95,6 +100,7 @@ _MOVING = {
     "density": "density_interactive",
     "trajectory": "trajectory_interactive",
     "sharpness": "sharpness_interactive",
+    "profile": "profile_interactive",
 }
 
 __all__ = ["draw", "draw_interactive", *_HOME]

@@ -86,7 +86,8 @@ def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
 
     Returns:
         The numbers. Errors are paired where the metrics of one surface hold a ``difference`` to
-        the other with its ``difference_se``; else √(se_a² + se_b²).
+        the other with its ``difference_se``; else √(se_a² + se_b²); not known of rises, whose
+        errors are those of four losses together.
 
     Raises:
         InvalidArgumentError: if the coordinates are not the same.
@@ -106,8 +107,8 @@ def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
     unpaired = np.hypot(np.asarray(a.loss_se, float), np.asarray(b.loss_se, float))
     return Difference(
         values=values - (a.origin_loss - b.origin_loss if rise else 0.0),
-        errors=unpaired if paired is None else paired,
-        paired=paired is not None,
+        errors=np.full_like(values, np.nan) if rise else unpaired if paired is None else paired,
+        paired=paired is not None and not rise,
         rise=rise,
     )
 
@@ -116,12 +117,20 @@ def _paired_errors(a: Surface, b: Surface) -> Floats | None:
     """Return the errors of the paired difference, if a surface holds that to the other one."""
     for surface, other in ((b, a), (a, b)):
         against = surface.settings.get("against", {})
+        if not _alike(a, b):
+            return None
         theirs = {"checkpoint": other.provenance.checkpoint_hash, **_axes(other.settings)}
         # it may have been taken to another checkpoint than the one that is drawn beside it
         ours = {"checkpoint": against.get("checkpoint"), **_axes(against)}
         if _PAIRED in surface.metrics and ours == theirs:
             return np.asarray(surface.metrics[_PAIRED], float)
     return None
+
+
+def _alike(a: Surface, b: Surface) -> bool:
+    what = ("data_fingerprint", "problem_fingerprint", "mode", "dtype")
+    same = all(getattr(a.provenance, name) == getattr(b.provenance, name) for name in what)
+    return same and (a.statistics, a.precision) == (b.statistics, b.precision)
 
 
 def _axes(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +263,7 @@ def difference_caption(
         The phrases of the caption.
     """
     n_unsure = int(np.count_nonzero(found.unsure))
+    n_known = int(np.count_nonzero(np.isfinite(found.errors) & np.isfinite(found.values)))
     n_bad = int(np.count_nonzero(~np.isfinite(found.values)))
     n_out = int(np.count_nonzero(np.abs(found.values[np.isfinite(found.values)]) > scale.high))
     how = "paired, of the same examples" if found.paired else "unpaired, √(se² + se²)"
@@ -262,10 +272,11 @@ def difference_caption(
         f"{difference_label(found, names)}: orange, {shorten(names[0])} lies higher; purple, "
         f"{shorten(names[1])} does; each on the plane of its own checkpoint (+): "
         + words.each(surfaces, names, words.grid),
-        f"dots: {n_unsure} of {size} points differ by less than two standard errors ({how})"
+        f"dots: {n_unsure} of {n_known} points differ by less than two standard errors ({how})"
         if n_unsure
-        else f"all points differ by two standard errors or more ({how})"
-        if np.isfinite(found.errors).any()
+        else f"{'all' if n_known == size else f'all {n_known} measured'} points differ by two "
+        f"standard errors or more ({how})"
+        if n_known
         else "",
         f"{n_bad} of {size} points not finite in one of the two, blank and marked ×"
         if n_bad

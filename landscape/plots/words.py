@@ -153,7 +153,19 @@ def source(result: Result) -> str:
     part = f"parameters matching {at.parameters}" if at.parameters else ""
     mode = f"{at.mode} mode" if at.mode else ""
     examples = f" ({at.n_examples:,} examples)" if at.n_examples else ""
-    return ", ".join(filter(None, [f"{at.split} data{examples}", mode, at.dtype, part]))
+    return ", ".join(
+        filter(None, [f"{at.split} data{examples}", mode, at.dtype, part, _manner(result)])
+    )
+
+
+def _manner(result: Result) -> str:
+    """Say what was done to BatchNorm and to the precision at the points of a line or surface."""
+    if not isinstance(result, (Line, Surface)):
+        return ""
+    moved = f"BatchNorm statistics {result.statistics} at each point"
+    parts = [moved if result.statistics != "frozen" else ""]
+    parts.append(f"computed in {result.precision}" if result.precision != "exact" else "")
+    return ", ".join(filter(None, parts))
 
 
 def of_operator(records: Sequence[Spectral], names: Sequence[str]) -> str:

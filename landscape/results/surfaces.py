@@ -54,7 +54,8 @@ class Sampled(Result):
             rows.append(("BatchNorm statistics", f"{self.statistics} at each point"))
         if self.precision != "exact":
             error = f"{self.precision_error:.1e}"
-            rows.append(("precision", f"{self.precision}, at most {error} from the exact loss"))
+            compared = f"up to {error} from the exact loss at the 5 points compared"
+            rows.append(("precision", f"{self.precision}, {compared}"))
         if self.engine:
             rows.append(("evaluated", self.engine))
         return rows

@@ -71,15 +71,20 @@ class Trajectory(Result):
         return self.run or f"run of {len(self.names)} checkpoints"
 
     def lies_in(self, surface: Surface) -> bool:
-        """Return whether a surface was measured in the same plane, of the same checkpoint.
+        """Return whether a surface was measured in the same plane, and of the same losses.
 
         Args:
             surface: any surface.
 
         Returns:
-            True where the origin and both directions are the same, by their digests.
+            True where checkpoint, data, loss, mode and both directions are the same, by their
+            digests, and BatchNorm's statistics are frozen in both.
         """
-        same = self.provenance.checkpoint_hash == surface.provenance.checkpoint_hash
+        what = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint", "mode", "parameters")
+        ours, theirs = self.provenance, surface.provenance
+        same = all(getattr(ours, name) == getattr(theirs, name) for name in what)
+        # The projections of a run are measured with frozen statistics.
+        same = same and surface.statistics == "frozen"
         axes = ("d1", "d2")
         mine, other = ([of.settings.get(axis) for axis in axes] for of in (self, surface))
         return same and None not in mine and mine == other

@@ -8,6 +8,7 @@ from typing import Any
 
 _FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
 _LOSSES = ("evaluation", "test")
+_LAID_OUT = ("surface", "random_line")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
 
 
@@ -72,16 +73,42 @@ def choose(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
         checkpoints.setdefault((candidate.name, candidate.checkpoint_hash), []).append(candidate)
         newest_hash[candidate.name] = candidate.checkpoint_hash
     ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
+    alike = {role: _shared_look(role, checkpoints.values()) for role in _LAID_OUT}
     chosen: dict[str, dict[str, int]] = {}
     for (name, digest), measured in ordered:
         short = f"{name}@{digest[:8]}"
         older = f"{name}@{digest}" if short in chosen else short
-        chosen[name if newest_hash[name] == digest else older] = _roles(measured)
+        chosen[name if newest_hash[name] == digest else older] = _roles(measured, alike)
     return chosen
 
 
-def _roles(measured: Sequence[Candidate]) -> dict[str, int]:
+def _shared_look(role: str, checkpoints: Iterable[Sequence[Candidate]]) -> str | None:
+    """Find the newest layout of surfaces or lines that every checkpoint with any of them has."""
+    # Pictures side by side mean something on planes of one kind and over one range only.
+    every = [[one for one in measured if one.role == role] for measured in checkpoints]
+    every = [measured for measured in every if measured]
+    if len(every) < 2:
+        return None
+    common = set.intersection(*({_look(one) for one in measured} for measured in every))
+    newest = max((one for one in every[0] if _look(one) in common), default=None, key=_number)
+    return None if newest is None else _look(newest)
+
+
+def _look(one: Candidate) -> str:
+    axes = [one.settings.get(key) for key in ("plane", "direction", "x", "y", "statistics")]
+    seeds = [(one.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
+    return repr([*axes, *seeds, one.split])
+
+
+def _number(one: Candidate) -> int:
+    return one.id
+
+
+def _roles(measured: Sequence[Candidate], alike: Mapping[str, str | None]) -> dict[str, int]:
     newest = {one.role: one for one in measured if one.role is not None}
+    for one in measured:
+        if one.role in alike and alike[one.role] == _look(one):
+            newest[one.role] = one
     for one in measured:
         # Five eigenvalues are not hidden by one that was asked for later.
         if one.role == "eigenpairs" and _n_pairs(one) > _n_pairs(newest[one.role]):
