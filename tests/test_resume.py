@@ -361,18 +361,32 @@ def test_the_comparison_of_states_sees_each_change():
 
 def test_a_surface_goes_on_after_ctrl_c(tmp_path):
     problem = interruptible_problem("eval")
-    counts.clear()
     expected = surface(problem, n=4)
-    before = counts["forward"] - 16 * 3  # the origin, and the search for what can be folded
-    with Study(tmp_path / "landscape.db") as study:
-        for ring in (1, before + 3, before + 6 * 3 + 2):
-            counts.clear()
-            problem.model.ring_at = ("forward", ring)
+
+    def rung(study: Study, at: int | None) -> int:
+        """Measure with Ctrl-C at a pass; return the points that are kept then."""
+        counts.clear()
+        problem.model.ring_at = None if at is None else ("forward", at)
+        if at is None:
+            surface(problem, n=4, study=study)
+        else:
             with pytest.raises(KeyboardInterrupt):
                 surface(problem, n=4, study=study)
-        problem.model.ring_at = None
         (entry,) = study.entries()
-        assert entry.points_done == 6  # of 3 batches each: none, none, then six whole points
+        return entry.points_done
+
+    with Study(tmp_path / "trial.db") as study:
+        rung(study, None)
+        first = counts["forward"] - 16 * 3  # passes before the first point, of 3 batches
+        study.delete(study.entries()[0].id)
+        assert rung(study, first + 2) == 0
+        rung(study, None)
+        again = counts["forward"] - 16 * 3  # how to evaluate is settled by now
+    with Study(tmp_path / "landscape.db") as study:
+        assert rung(study, 1) == 0
+        assert rung(study, first + 3) == 0
+        assert rung(study, again + 6 * 3 + 2) == 6
+        problem.model.ring_at = None
         found = surface(problem, n=4, study=study)
     assert found.cost.forwards == 16 - 6 + 1
     assert found.loss.tobytes() == expected.loss.tobytes()
