@@ -21,7 +21,10 @@ from landscape.errors import LandscapeError, did_you_mean
 VERBS = {
     "demo": "Train a small network with SGD and with SAM, and show the contrast.",
     "train": "Train a problem with SGD or SAM and save the checkpoint.",
+    "doctor": "Can sharpness be trusted here? Checks of a checkpoint and its problem.",
     "sharpness": "Largest rise of the loss within a ball: max L(w+ε) − L(w), ‖ε‖ ≤ ρ.",
+    "average": "Average rise of the loss under random noise on the weights.",
+    "flatness": "Fisher-Rao norm, relative flatness, surrogate gap, 1/σ², with their errors.",
     "eigs": "Extreme eigenvalues of the Hessian, with residuals and bounds.",
     "trace": "Trace of the Hessian, of the whole and by layer, with its interval.",
     "density": "Spectral density of the Hessian, with its band.",

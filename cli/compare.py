@@ -20,6 +20,12 @@ from .output import as_dict, print_rows, to_json
 @click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
 @click.option("--range", "half_width", default=1.0, show_default=True, help="From −RANGE to RANGE.")
 @click.option("--no-test", is_flag=True, help="Leave the held-out data out.")
+@click.option(
+    "--paired",
+    is_flag=True,
+    help="Also differences to the first checkpoint with intervals, on the same examples and noise: "
+    "at equal ρ, at equal ρ/‖w‖, in an adaptive ball, of normalised logits, on average.",
+)
 @click.option("--figure", type=click.Path(), help="Draw the contrast: .png, .pdf or .svg.")
 @click.option("--report", type=click.Path(), help="Write one self-contained HTML page.")
 @measuring
@@ -30,18 +36,21 @@ def command(
     points: int,
     half_width: float,
     no_test: bool,
+    paired: bool,
     figure: str | None,
     report: str | None,
 ) -> None:
     """Measure several checkpoints alike: loss, spectrum, sharpness, lines and surfaces.
 
     \b
-    Example:
+    Examples:
       landscape compare sgd.pt sam.pt --problem digits --rho 0.2 --report contrast.html
+      landscape compare sgd.pt sam.pt --problem digits --rho 0.2 --paired
     """
     from landscape.balls import Ball
     from landscape.comparison import N_COMPARED_LINE, compare
     from landscape.files import check_place
+    from landscape.measure.differences import differences
     from landscape.measure.surfaces import span
     from landscape.plots import save_figure
     from landscape.study import Study
@@ -56,7 +65,9 @@ def command(
     problems = told.problems(told.base_problem(task))
     if told.dry_run:
         forwards = points**2 + 2 * N_COMPARED_LINE + 6
-        print_price(problems, lambda problem: Cost(forwards=forwards, gradients=240, hvps=60))
+        searches = 6 if paired else 1
+        price = Cost(forwards=forwards, gradients=240 * searches, hvps=60 * searches)
+        print_price(problems, lambda problem: price)
         return
     test = None if no_test or told.split == "test" else told.base_problem(task, split="test")
     with Study(told.study) as study:
@@ -71,14 +82,30 @@ def command(
             study=study,
             progress=told.progress,
         )
+        first, *others = [problem.named(name) for name, problem in problems.items()]
+        apart = [
+            differences(
+                other,
+                first,
+                rho=rho,
+                seed=told.seed,
+                study=study,
+                progress=told.progress,
+            )
+            for other in (others if paired else [])
+        ]
     if told.as_json:
         models = {
             model.name: {role: as_dict(result) for role, result in model.roles().items()}
             for model in comparison.models
         }
-        click.echo(to_json({"table": comparison.table(), "models": models}))
+        listed = [as_dict(found) for found in apart]
+        click.echo(to_json({"table": comparison.table(), "models": models, "differences": listed}))
     else:
         print_rows(comparison.table())
+        for found in apart:
+            click.echo(f"{found.name} less {found.against}, on the same examples and noise")
+            print_rows(found.rows(), indent="  ")
         click.echo(f"Stored in {told.study}.")
     if figure is not None:
         saved = save_figure(comparison.plot(), figure)

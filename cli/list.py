@@ -62,4 +62,5 @@ _TELLING = (
     *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
     "plane",
     *("curve", "bends", "epochs", "tolerance", "statistics", "precision"),
+    *("distribution", "eta", "rise"),
 )

@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, Any
+
 import click
 
+from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .measuring import measure_each
 from .options import Measuring, measuring
 
+if TYPE_CHECKING:
+    from landscape.problem import Problem
+    from landscape.results import Result
+    from landscape.study import Study
+
+_SCOUTING = 65  # gradient passes, seven starts and what leads to them
+_HVPS = 42  # the quadratic model, the second-order condition, one second-order step
+
 
 @click.command("sharpness")
 @click.option("--rho", default=0.05, show_default=True, help="Radius of the ball.")
 @click.option("--p", "p", default=2.0, show_default=True, help="Norm of the ball, 1 to inf.")
+@click.option(
+    "--adaptive",
+    type=click.Choice(["none", "elementwise", "filterwise"]),
+    default="none",
+    show_default=True,
+    help="Measure ε relative to each weight, or to the norm of its filter.",
+)
+@click.option("--eta", default=0.0, show_default=True, help="Added to the scale of the weights.")
+@click.option("--m", default=None, type=int, help="Also the mean over subsets of so many examples.")
+@click.option("--profile", is_flag=True, help="Measure at many radii instead of one.")
+@click.option(
+    "--rhos",
+    default=None,
+    metavar="R,R,…",
+    help="Radii of the profile.  [default: seven, 1e-4 to 1e-1 of the norm of the weights]",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["search", "auto-pgd", "keskar"]),
+    default="search",
+    show_default=True,
+    help="auto-pgd: the first 1,024 examples in subsets of 128, 20 steps of Auto-PGD; keskar: "
+    "the box of rho times |w| + 1.",
+)
+@click.option(
+    "--normalise-logits", is_flag=True, help="Centre the logits and scale them to length 1."
+)
 @click.option("--tol", default=1e-4, show_default=True, help="Relative optimality gap to reach.")
 @click.option(
     "--max-gradients",
@@ -21,31 +60,94 @@ from .options import Measuring, measuring
     help="Gradient passes to spend at most, after scouting the starts.",
 )
 @measuring
-def command(told: Measuring, rho: float, p: float, tol: float, max_gradients: int) -> None:
+def command(
+    told: Measuring,
+    rho: float,
+    m: int | None,
+    profile: bool,
+    rhos: str | None,
+    protocol: str,
+    normalise_logits: bool,
+    **ball: Any,
+) -> None:
     """Measure max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), with how good the maximum found is.
 
     The value is a lower bound, with its optimality gap; the one-step value that SAM uses stands
     beside it.
 
     \b
-    Example:
+    Examples:
       landscape sharpness sgd.pt sam.pt --problem digits --rho 0.2
+      landscape sharpness sgd.pt --problem digits --rho 0.5 --adaptive filterwise --m 128
+      landscape sharpness sgd.pt sam.pt --problem digits --profile
     """
     from landscape.balls import Ball
-    from landscape.measure.sharpness import sharpness
 
-    Ball(rho, p)  # a bad radius or norm is said before anything is loaded
-    measure_each(
-        told,
-        lambda problem, study: sharpness(
-            problem,
-            rho,
-            p=p,
-            tol=tol,
-            max_gradients=max_gradients,
-            seed=told.seed,
-            study=study,
-            progress=told.progress,
-        ),
-        price=lambda problem: Cost(gradients=40 + max_gradients, hvps=18),
+    Ball(rho, ball["p"])  # a bad radius or norm is said before anything is loaded
+    _check(profile, rhos, m, protocol, told.mode)
+    if protocol == "keskar":
+        ball |= {"p": math.inf, "adaptive": "elementwise", "eta": 1.0}
+
+    def measure(problem: Problem, study: Study) -> list[Result]:
+        if normalise_logits:
+            problem = problem.with_normalised_logits()
+        options = {**ball, "seed": told.seed, "study": study, "progress": told.progress}
+        return _measured(problem, rho, m, profile, rhos, protocol, options)
+
+    measure_each(told, measure, price=lambda problem: _price(ball, profile, rhos, m, protocol))
+
+
+def _check(profile: bool, rhos: str | None, m: int | None, protocol: str, mode: str) -> None:
+    """Refuse options that contradict each other."""
+    if rhos is not None and not profile:
+        msg = "--rhos are the radii of a profile: add --profile, or give one --rho"
+        raise InvalidArgumentError(msg)
+    if profile and (m is not None or protocol == "auto-pgd"):
+        msg = "--profile is of the whole data: leave out --m and --protocol auto-pgd"
+        raise InvalidArgumentError(msg)
+    if protocol == "auto-pgd" and (m is not None or mode != "eval"):
+        msg = "--protocol auto-pgd has m = 128 and mode eval: leave out --m and --mode"
+        raise InvalidArgumentError(msg)
+
+
+def _measured(
+    problem: Problem,
+    rho: float,
+    m: int | None,
+    profile: bool,
+    rhos: str | None,
+    protocol: str,
+    options: dict[str, Any],
+) -> list[Result]:
+    from landscape.measure.profiles import sharpness_profile
+    from landscape.measure.sharpness import sharpness
+    from landscape.measure.subsets import PUBLISHED, m_sharpness
+
+    if profile:
+        return [sharpness_profile(problem, _radii(rhos), **options)]
+    if protocol == "auto-pgd":
+        return [m_sharpness(problem, rho, **PUBLISHED, **options)]
+    found: list[Result] = [sharpness(problem, rho, **options)]
+    return found if m is None else [*found, m_sharpness(problem, rho, m=m, **options)]
+
+
+def _radii(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        msg = f"--rhos takes numbers with a comma between two, got {text!r}"
+        raise InvalidArgumentError(msg) from None
+
+
+def _price(
+    ball: dict[str, Any], profile: bool, rhos: str | None, m: int | None, protocol: str
+) -> Cost:
+    if protocol == "auto-pgd":
+        return Cost(gradients=21)
+    once = Cost(forwards=2, gradients=_SCOUTING + ball["max_gradients"], hvps=_HVPS)
+    times = (len(_radii(rhos) or range(7)) if profile else 1) + (m is not None)
+    return Cost(
+        forwards=times * once.forwards, gradients=times * once.gradients, hvps=times * once.hvps
     )

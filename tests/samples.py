@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 from landscape.measured import Comparison, Measured
 from landscape.results import (
+    AverageSharpness,
+    Check,
     Cost,
     Density,
+    Differences,
+    Diagnosis,
     Eigenpairs,
     Evaluation,
+    Flatness,
     Line,
     Path,
+    Profile,
     Provenance,
     Sharpness,
+    SubsetSharpness,
     Surface,
     TraceEstimate,
     TrainedCurve,
@@ -149,6 +157,100 @@ def sharpness(name="model.pt", *, value=0.4, rho=0.1, p=2.0, converged=True, los
         starts=("gradient", "eigenvector", "random 0"),
         start_values=np.array([0.97, 1.0, 0.9]) * value,
         start_gaps=np.array([1e-5, 1e-6, 1e-4]),
+        **common(name),
+    )
+
+
+def subset_sharpness(name="model.pt", *, value=0.4, rho=0.1, k=5):
+    shares = np.linspace(0.8, 1.2, k)
+    return SubsetSharpness(
+        settings={"rho": rho, "p": 2.0, "m": 128, "seed": 0},
+        values=value * shares,
+        one_steps=0.83 * value * shares,
+        gaps=np.geomspace(1e-6, 1e-3, k),
+        losses=0.05 * shares,
+        gradients=31 * k,
+        m=128,
+        n_left_out=3,
+        rho=rho,
+        p=2.0,
+        tol=1e-4,
+        **common(name),
+    )
+
+
+def profile(name="model.pt", *, curvature=20.0, weight_norm=10.0, k=6, p=2.0):
+    """A bowl whose slope is small and whose sides fall behind its parabola far out."""
+    rhos = np.geomspace(0.01, 1.0, k)
+    bowl = 0.01 * rhos + 0.5 * curvature * rhos**2
+    values = bowl / (1 + rhos)
+    known = math.nan if p != 2 else 1.0
+    return Profile(
+        settings={"rhos": rhos.tolist(), "p": p, "seed": 0},
+        rhos=rhos,
+        values=values,
+        one_steps=0.6 * values,
+        gaps=np.full(k, 1e-5),
+        norms=rhos.copy(),
+        predictions=bowl * known,
+        quadratic_maxima=0.99 * bowl * known,
+        loss=0.05,
+        weight_norm=weight_norm,
+        gradients=200,
+        p=p,
+        tol=1e-4,
+        **common(name),
+    )
+
+
+def average(name="model.pt", *, curvature=20.0, rho=0.1, n=8, slope=0.01):
+    """Samples of a bowl: what is even in ε grows with ρ², what is odd with ρ."""
+    even = 0.5 * curvature * rho**2 * np.linspace(0.8, 1.2, n)
+    odd = slope * rho * np.cos(np.arange(n))
+    return AverageSharpness(
+        settings={
+            "rho": rho,
+            "distribution": "gaussian",
+            "adaptive": "none",
+            "eta": 0.0,
+            "seed": 0,
+        },
+        value=float(even.mean()),
+        standard_error=float(even.std(ddof=1) / math.sqrt(n)),
+        low=0.9 * float(even.mean()),
+        high=1.1 * float(even.mean()),
+        rho=rho,
+        loss=0.05,
+        rises=np.stack([even + odd, even - odd], axis=1),
+        converged=True,
+        predicted=0.5 * curvature * rho**2,
+        predicted_error=0.01 * curvature * rho**2,
+        n_moved=N_PARAMETERS,
+        engine="plain",
+        **common(name),
+    )
+
+
+def flatness(name="model.pt", *, curvature=20.0):
+    return Flatness(
+        settings={"rho": 0.05, "rise": 0.1, "seed": 0},
+        loss=0.05,
+        gradient_norm=0.012,
+        fisher_rao=0.3,
+        fisher_rao_se=0.02,
+        gap=0.5 * curvature * 0.05**2,
+        gap_se=0.001,
+        rho=0.05,
+        rise=0.1,
+        sigma=0.02,
+        sigma_se=0.001,
+        left_out={"pac_bayes_magnitude": "the average rise stays below 0.1 as far as σ = 1.0e+20"},
+        layers=("0", "2"),
+        relative_flatness=np.array([3.0, 5.0]),
+        relative_flatness_se=np.array([0.1, 0.2]),
+        relative_flatness_low=np.array([2.8, 4.6]),
+        relative_flatness_high=np.array([3.2, 5.4]),
+        products="double backward, 1 of 1 graphs kept (1 MiB)",
         **common(name),
     )
 
@@ -364,5 +466,42 @@ def trajectory(name="model.pt", *, m=5, run="A"):
         direction_norms=(1.0, 1.0),
         cosine=0.0,
         origin_loss=0.05,
+        **common(name),
+    )
+
+
+def diagnosis(name="model.pt"):
+    return Diagnosis(
+        settings={"seed": 0},
+        checks=(
+            Check(name="loss", verdict="fine", finding="loss 0.05", numbers={"loss": 0.05}),
+            Check(
+                name="gradient",
+                verdict="warning",
+                finding="norm 0.3: not a minimum",
+                advice="train on",
+                numbers={"norm": 0.3, "noise": math.nan},
+            ),
+            Check(name="BatchNorm", verdict="not applicable", finding="no such layer"),
+        ),
+        rescaled=("0 times 4, 2 divided by it",),
+        measures=("largest eigenvalue", "largest eigenvalue, elementwise scale"),
+        before=np.array([20.0, 3.0]),
+        after=np.array([50.0, 3.0]),
+        **common(name),
+    )
+
+
+def differences(name="model.pt", *, against="other.pt"):
+    return Differences(
+        settings={"against": "hash-of-other.pt", "rho": 0.05, "seed": 0},
+        against=against,
+        names=("loss", "sharpness, ρ = 0.05"),
+        own=np.array([0.05, 0.2]),
+        other=np.array([0.06, 0.9]),
+        standard_error=np.array([0.02, 0.1]),
+        low=np.array([-0.05, -0.9]),
+        high=np.array([0.03, -0.5]),
+        notes=("the losses differ much",),
         **common(name),
     )

@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("landscape", "errors", "wording", "files", "results", "progress", "_version", "theory"),
     ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls", "interpolation"),
-    ("problem", "tasks", "directions", "curves", "training"),
+    ("problem", "tasks", "directions", "curves", "training", "rescaling"),
     ("sums", "loss_check", "evaluate", "statistics", "engine", "operators"),
     ("measure",),
-    ("comparison", "report"),
+    ("comparison", "report", "doctor"),
     ("cli",),
 )
 NETWORKS = {"torch", "safetensors"}

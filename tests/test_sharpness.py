@@ -27,7 +27,7 @@ from torch import nn
 from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning, ProblemError
 from landscape.evaluate import Evaluator
-from landscape.measure import sharpness as sharpness_module
+from landscape.measure import search as search_module
 from landscape.measure.ascent import Ascent
 from landscape.measure.sharpness import sharpness
 from landscape.operators import Hessian
@@ -519,7 +519,7 @@ def test_bounds_hold_on_networks(p, dtype):
         assert found.value == pytest.approx(rise, abs=30 * rounding * max(1.0, found.loss))
         assert found.value == max(found.start_values)
         assert found.start_values.shape == found.start_gaps.shape == (len(found.starts),)
-        assert (found.converged, found.rho, found.p) == (found.gap <= 1e-3, rho, p)
+        assert (found.converged, found.rho, found.p) == (found.gap <= 1e-4, rho, p)
 
 
 @pytest.mark.parametrize("p", ORDERS)
@@ -589,7 +589,7 @@ def test_gradients_are_the_passes_that_were_made(monkeypatch):
     found = sharpness(net_problem(batch_size=7), 0.3)
     assert found.gradients == made["gradients"] == found.cost.gradients > 5
     assert found.cost.hvps == made["hvps"] > 0
-    assert found.cost.forwards == 0
+    assert found.cost.forwards == 2  # the paired standard error
     assert found.cost.seconds > 0
 
 
@@ -597,7 +597,7 @@ def test_the_passes_stay_within_the_budget():
     problem = quadratic_problem(quadratic("clustered, indefinite", 1e-6))
     for budget in (1, 7, 50):
         found = sharpness(problem, 0.1, tol=1e-13, max_gradients=budget)
-        scouting = 1 + len(found.starts) * sharpness_module._SCOUTING
+        scouting = 1 + len(found.starts) * search_module.SCOUTING + search_module.MOMENTUM
         assert found.gradients <= scouting + budget
 
 
@@ -632,7 +632,7 @@ def test_given_eigenvectors_take_the_place_of_the_search_for_them():
     q = quadratic("positive", 0.0)
     values, vectors = np.linalg.eigh(q.hessian)
     found = sharpness(quadratic_problem(q), 0.5, eigenvectors=vectors[:, -2:].T, **EXACT)
-    assert found.cost.hvps == 0
+    assert math.isnan(found.quadratic_maximum)
     assert [name for name in found.starts if "eigen" in name] == [
         "+eigenvector 1",
         "-eigenvector 1",
@@ -640,7 +640,8 @@ def test_given_eigenvectors_take_the_place_of_the_search_for_them():
         "-eigenvector 2",
     ]
     assert found.value == pytest.approx(0.125 * values[-1], rel=1e-9)
-    assert sharpness(quadratic_problem(q), 0.5, eigenvectors=vectors[:, -1]).cost.hvps == 0
+    box = sharpness(quadratic_problem(q), 0.5, p=math.inf, eigenvectors=vectors[:, -1])
+    assert box.cost.hvps == 0
 
 
 # -- overflow ------------------------------------------------------------------------------------
@@ -672,7 +673,7 @@ def test_a_loss_that_is_finite_nowhere_else_gives_zero_and_says_so():
     def wall(w):
         return w.sum() + torch.exp(1e12 * w @ w)
 
-    with pytest.warns(NonFiniteWarning, match="overflowed at 35 points"):
+    with pytest.warns(NonFiniteWarning, match="overflowed at 50 points"):
         found = sharpness(direct(wall, [0.0, 0.0]), 1.0)
     assert found.value == 0.0
     assert not found.epsilon.any()

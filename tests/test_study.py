@@ -148,14 +148,20 @@ def a_surface(asked: Mapping[str, Any] | None = None, **origin: Any) -> Surface:
 MAKERS = (
     an_evaluation,
     a_sharpness,
+    samples.subset_sharpness,
+    samples.profile,
+    samples.average,
+    samples.flatness,
     eigenpairs,
     samples.trace,
     samples.density,
     a_line,
     a_surface,
     samples.path,
+    samples.differences,
     samples.trained_curve,
     samples.trajectory,
+    samples.diagnosis,
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -18,7 +17,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, Sharpness
 
-Checkpoint = str | PathLike[str] | Mapping[str, Any] | nn.Module
+Checkpoint = str | PathLike[str] | Mapping[str, Any] | nn.Module | Problem
 Floats = npt.NDArray[np.float64]
 
 # Weight vectors of a training run that are in memory at once.
@@ -157,10 +156,8 @@ def plane_through(
             in parameters that are not explored.
     """
     origin = problem.weights
-    others = [
-        problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle)
-        for checkpoint in (second, third)
-    ]
+    read = reader(problem, key, unsafe_pickle)
+    others = [read(checkpoint) for checkpoint in (second, third)]
     for other in others:
         require_same_elsewhere(problem, other)
     x, y = (
@@ -212,7 +209,7 @@ def principal_plane(
     if len(checkpoints) < 2:
         msg = f"a plane takes a run of at least two checkpoints beside w; got {len(checkpoints)}"
         raise InvalidArgumentError(msg)
-    read = partial(problem.at, key=key, unsafe_pickle=unsafe_pickle)
+    read = reader(problem, key, unsafe_pickle)
     gram = _gram(problem, read, checkpoints)
     values, vectors = np.linalg.eigh(gram)
     top, a = values[::-1][:2], vectors[:, ::-1][:, :2]
@@ -265,9 +262,10 @@ def project(
     axes = torch.stack([plane.x.vector, plane.y.vector]).double()
     metric = (axes @ axes.T).cpu().numpy()
     origin = problem.weights
+    read = reader(problem, key, unsafe_pickle)
     coordinates, off, distances, names, hashes = [], [], [], [], []
     for checkpoint in checkpoints:
-        other = problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle)
+        other = read(checkpoint)
         difference = (other.weights - origin).double()
         found = np.linalg.solve(metric, (axes @ difference).cpu().numpy())
         rest = difference - torch.as_tensor(found).to(axes) @ axes
@@ -315,6 +313,28 @@ def require_same_elsewhere(problem: Problem, other: Problem) -> None:
 def _unit(problem: Problem, vector: Tensor, like: Direction) -> Direction:
     unit = vector.double() / float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     return given_direction(problem, unit, kind=like.kind, description=like.description)
+
+
+def reader(
+    problem: Problem, key: str | None, unsafe_pickle: bool
+) -> Callable[[Checkpoint], Problem]:
+    """Return what puts the problem at a checkpoint, or at the weights of another problem.
+
+    Args:
+        problem: what is put there.
+        key: which entry of nested checkpoints to read.
+        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
+
+    Returns:
+        A function of the checkpoint.
+    """
+
+    def read(checkpoint: Checkpoint) -> Problem:
+        if isinstance(checkpoint, Problem):
+            return problem.at(checkpoint.model, name=checkpoint.name)
+        return problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle)
+
+    return read
 
 
 def _differences(

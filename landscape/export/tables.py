@@ -14,14 +14,20 @@ from typing import Any
 import numpy as np
 
 from landscape.results import (
+    AverageSharpness,
     Density,
+    Diagnosis,
+    Differences,
     Eigenpairs,
     Evaluation,
+    Flatness,
     FloatArray,
     Line,
     Path,
+    Profile,
     Result,
     Sharpness,
+    SubsetSharpness,
     Surface,
     TraceEstimate,
     TrainedCurve,
@@ -48,6 +54,12 @@ def table_bytes(result: Result) -> bytes:
       its layer is empty.
     - ``density``: grid, density, low, high.
     - ``sharpness``: start, value, gap; where each start of the search ended.
+    - ``m-sharpness``: subset, value, one_step, gap, loss; a row for each subset of the data.
+    - ``profile``: rho, relative_rho, value, one_step, gap, norm, prediction, quadratic_maximum.
+    - ``average``: draw, rise_plus, rise_minus; a row for each draw of ε, tried with both signs.
+    - ``flatness``: measure, value, standard_error; a row for each measure.
+    - ``doctor``: check, verdict, finding, advice, number, value; a row for each number of a check.
+    - ``differences``: measure, own, other, difference, standard_error, low, high.
     - ``loss``: loss, loss_se, gradient_norm, means; one row.
 
     Args:
@@ -134,10 +146,72 @@ def _sharpness(sharpness: Sharpness) -> Columns:
     }
 
 
+def _subset_sharpness(sharpness: SubsetSharpness) -> Columns:
+    return {
+        "subset": list(range(1, sharpness.values.size + 1)),
+        "value": _floats(sharpness.values),
+        "one_step": _floats(sharpness.one_steps),
+        "gap": _floats(sharpness.gaps),
+        "loss": _floats(sharpness.losses),
+    }
+
+
+def _profile(profile: Profile) -> Columns:
+    return {
+        "rho": _floats(profile.rhos),
+        "relative_rho": _floats(profile.relative_rhos),
+        "value": _floats(profile.values),
+        "one_step": _floats(profile.one_steps),
+        "gap": _floats(profile.gaps),
+        "norm": _floats(profile.norms),
+        "prediction": _floats(profile.predictions),
+        "quadratic_maximum": _floats(profile.quadratic_maxima),
+    }
+
+
+def _average(average: AverageSharpness) -> Columns:
+    return {
+        "draw": list(range(1, len(average.rises) + 1)),
+        "rise_plus": _floats(average.rises[:, 0]),
+        "rise_minus": _floats(average.rises[:, 1]),
+    }
+
+
+def _flatness(flatness: Flatness) -> Columns:
+    columns = flatness.columns()
+    return {
+        "measure": list(columns),
+        "value": _floats([value for value, _ in columns.values()]),
+        "standard_error": _floats([error for _, error in columns.values()]),
+    }
+
+
+def _diagnosis(diagnosis: Diagnosis) -> Columns:
+    rows = [
+        (check, name, repr(float(value)) if name else "")
+        for check in diagnosis.checks
+        for name, value in (check.numbers or {"": 0.0}).items()
+    ]
+    return {
+        "check": [check.name for check, _, _ in rows],
+        "verdict": [check.verdict for check, _, _ in rows],
+        "finding": [check.finding for check, _, _ in rows],
+        "advice": [check.advice for check, _, _ in rows],
+        "number": [name for _, name, _ in rows],
+        "value": [value for _, _, value in rows],
+    }
+
+
 def _evaluation(evaluation: Evaluation) -> Columns:
     names = ("loss", "loss_se", "gradient_norm")
     columns = {name: _floats([getattr(evaluation, name)]) for name in names}
     return columns | _metrics(evaluation.metrics, columns)
+
+
+def _differences(found: Differences) -> Columns:
+    names = ("own", "other", "difference", "standard_error", "low", "high")
+    columns: Columns = {name: _floats(getattr(found, name)) for name in names}
+    return {"measure": list(found.names), **columns}
 
 
 def _path(path: Path) -> Columns:
@@ -173,8 +247,14 @@ _COLUMNS: Mapping[str, Any] = {
     "trace": _trace,
     "density": _density,
     "sharpness": _sharpness,
+    "m-sharpness": _subset_sharpness,
+    "profile": _profile,
+    "average": _average,
+    "flatness": _flatness,
+    "doctor": _diagnosis,
     "loss": _evaluation,
     "path": _path,
+    "differences": _differences,
     "curve": _curve,
     "trajectory": _trajectory,
 }

@@ -294,7 +294,8 @@ class Secants:
 
 def _shrink(promised: float, gained: float) -> float:
     """Return the share of a failed step that a parabola through what is known proposes."""
-    if not math.isfinite(gained):
+    # A step that gained what it promised fails only where the gradient overflows behind it.
+    if not math.isfinite(gained) or gained >= promised:
         return 0.25
     return min(0.5, max(0.1, 0.5 * promised / (promised - gained)))
 

@@ -75,6 +75,8 @@ class PointOptions:
             DataError: if the checkpoints to compare are not on the same data.
         """
         one_of(self.statistics, STATISTICS, what="statistics of BatchNorm")
+        if self.against is not None:
+            _check_against(self.against)
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             msg = f"weight_decay must be a finite number, at least 0; got {self.weight_decay!r}"
             raise InvalidArgumentError(msg)
@@ -158,6 +160,15 @@ def _digest_of_buffers(where: Where) -> str:
         for name, buffer in sorted(buffers.items()):
             content.add((name, buffer))
     return content.hexdigest()
+
+
+def _check_against(against: object) -> None:
+    if not (isinstance(against, tuple) and len(against) == 2 and isinstance(against[0], Problem)):
+        msg = (
+            "against takes another problem and its own plane or direction, as in "
+            f"against=(other, ls.random_plane(other)), not {type(against).__name__}"
+        )
+        raise InvalidArgumentError(msg)
 
 
 def _check_held_out(problem: Problem, held_out: Problem) -> None:

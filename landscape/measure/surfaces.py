@@ -170,7 +170,7 @@ def surface(
     References:
         Li, Xu, Taylor, Studer, Goldstein (2018), arXiv:1712.09913.
     """
-    plane = random_plane(problem, seed) if plane is None else plane
+    plane = random_plane(problem, seed) if plane is None else _a_plane(plane)
     plane.check()
     xs, ys = _coordinates(x, "x", n), _coordinates(y, "y", n)
     options = PointOptions(
@@ -221,8 +221,22 @@ def surface(
     return result
 
 
+def _a_plane(plane: Plane) -> Plane:
+    given: object = getattr(plane, "plane", plane)  # that of a principal plane is meant
+    if not isinstance(given, Plane):
+        msg = f"a surface lies over a Plane of two directions, not a {type(given).__name__}"
+        raise InvalidArgumentError(msg)
+    return given
+
+
 def _at_weights(problem: Problem, held_out: Problem | None) -> Problem | None:
     """Give held-out data a model of their own, with the buffers of the one that is measured."""
+    if not (held_out is None or isinstance(held_out, Problem)):
+        msg = (  # type: ignore[unreachable]
+            f"held_out takes a Problem on other data, not a {type(held_out).__name__}: "
+            "ls.Problem(model, loss, data, split='test')"
+        )
+        raise InvalidArgumentError(msg)
     return None if held_out is None else held_out.at(problem.model, name=problem.name)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from landscape.directions import Plane, Projection, project
-from landscape.directions.planes import Checkpoint
+from landscape.directions.planes import Checkpoint, reader
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.measure.recall import recall_or_measure
@@ -138,7 +138,7 @@ class _Losses:
         return [done[i] for i in range(len(checkpoints))]
 
     def _own(self, checkpoint: Checkpoint, reading: Mapping[str, Any]) -> Columns:
-        with Evaluator(self._problem.at(checkpoint, **reading)) as evaluator:
+        with Evaluator(reader(self._problem, **reading)(checkpoint)) as evaluator:
             loss = evaluator.loss()
             self._add(Cost(), forwards=evaluator.passes["forwards"])
         return {"loss": loss.value, "loss_se": loss.se}

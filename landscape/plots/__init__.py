@@ -110,10 +110,11 @@ def draw(result: Result, **kwargs: Any) -> Any:
     """Draw a record with matplotlib.
 
     Args:
-        result: a surface, line, path, trajectory, eigenpairs, trace, density or sharpness; a loss
-            alone has no picture, and raises InvalidArgumentError.
+        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness or
+            profile of sharpness; a loss alone has no picture, and raises InvalidArgumentError.
         **kwargs: passed on to `surface_figure`, `line_figure`, `path_figure`, `eigs_figure`,
-            `trace_figure`, `density_figure`, `sharpness_figure` or `trajectory_figure`.
+            `trace_figure`, `density_figure`, `sharpness_figure`, `profile_figure` or
+            `trajectory_figure`.
 
     Returns:
         The matplotlib figure.
@@ -125,11 +126,11 @@ def draw_interactive(result: Result, **kwargs: Any) -> Any:
     """Draw a record with plotly.
 
     Args:
-        result: a surface, line, path, trajectory, eigenpairs, trace, density or sharpness; a loss
-            alone has no picture, and raises InvalidArgumentError.
+        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness or
+            profile of sharpness; a loss alone has no picture, and raises InvalidArgumentError.
         **kwargs: passed on to `surface_interactive`, `line_interactive`, `path_interactive`,
             `eigs_interactive`, `trace_interactive`, `density_interactive`,
-            `sharpness_interactive` or `trajectory_interactive`.
+            `sharpness_interactive`, `profile_interactive` or `trajectory_interactive`.
 
     Returns:
         The plotly figure.

@@ -56,7 +56,9 @@ def profile_figure(
         words.each(records, called, words.source),
     ]
     heading = called[0] if title is None and len(records) == 1 else title
-    figure, box = frame(parts, title=heading, caption=caption)
+    n_columns = 3
+    key = -(-(len(records) + 3) // n_columns)
+    figure, box = frame(parts, title=heading, caption=caption, key=key)
     axes = place(figure, box)
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
         _draw_profile(axes, record, plain(name), index=index, relative=relative)
@@ -67,7 +69,7 @@ def profile_figure(
     axes.set_ylabel("rise of the loss, L(w + ε) − L(w)")
     axes.grid(visible=True)
     axes.set_axisbelow(True)
-    draw_key(axes, room=box[2])
+    draw_key(axes, room=box[2], n_columns=n_columns)
     return figure
 
 
@@ -119,9 +121,7 @@ def positive(values: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isfinite(values) & (values > 0), values, np.nan))
 
 
-def _draw_profile(
-    axes: Axes, record: Profile, name: str, *, index: int, relative: bool
-) -> None:
+def _draw_profile(axes: Axes, record: Profile, name: str, *, index: int, relative: bool) -> None:
     x = record.relative_rhos if relative else record.rhos
     tint = colour(index)
     axes.plot(x, positive(record.values), "-", color=tint, label=name, zorder=3)

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from landscape._version import __version__
-from landscape.errors import ProblemError, one_of
+from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.params import ParameterSpace, known_device, preserved
 from landscape.problem.checkpoint import load_weights
 from landscape.problem.data import BATCH_SIZE, Batches
 from landscape.problem.digest import Content, digest_of
+from landscape.problem.logits import NormalisedLogits
 from landscape.problem.losses import Loss, make_loss
+from landscape.problem.parts import examples_between
 from landscape.results import Provenance
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -200,6 +202,47 @@ class Problem:
         other = copy.copy(self)
         other.space = self.space.only(patterns)
         other.parameters = ", ".join(filter(None, [self.parameters, *patterns]))
+        return other
+
+    def on_examples(self, first: int, last: int) -> Problem:
+        """Return the same problem on some of the examples, in the order of the data.
+
+        Args:
+            first: index of the first example, from 0.
+            last: index after the last one.
+
+        Returns:
+            A problem that shares everything else with this one; its data are examples ``first``
+            to ``last`` − 1, in the batches of the whole, cut where need be.
+
+        Raises:
+            InvalidArgumentError: if there are no such examples.
+        """
+        n = self.batches.n_examples
+        if not 0 <= first < last <= n:
+            msg = f"examples {first} to {last} were asked for, and the data have 0 to {n:,}"
+            raise InvalidArgumentError(msg)
+        other = copy.copy(self)
+        pieces = examples_between(self.batches, first, last)
+        other._data = _LazyBatches(pieces, self.device, self.dtype, BATCH_SIZE, True)
+        other._data.additive = self._data.additive
+        other._data.writes_inputs = self._data.writes_inputs
+        return other
+
+    def with_normalised_logits(self) -> Problem:
+        """Return the same problem with a loss of normalised logits, see `normalised_logits`.
+
+        Its loss does not change when all logits are scaled, as they are by longer training.
+
+        Returns:
+            A problem that shares everything else with this one.
+
+        Raises:
+            LossError: if the loss is not one of classes by their logits.
+        """
+        other = copy.copy(self)
+        other.loss = NormalisedLogits(self.loss)
+        other.__dict__.pop("fingerprint", None)
         return other
 
     @cached_property

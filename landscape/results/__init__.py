@@ -7,28 +7,40 @@ plots and reports. `Result.plot` and `Result.explore` are the one door out, open
 """
 
 from landscape.results.areas import LevelSetArea, level_set_area
+from landscape.results.averages import AverageSharpness, Flatness, PairedDifference
 from landscape.results.base import Cost, FloatArray, Provenance, Result
-from landscape.results.losses import Evaluation, Sharpness
+from landscape.results.diagnoses import Check, Diagnosis
+from landscape.results.differences import Differences
+from landscape.results.losses import Evaluation
 from landscape.results.paths import Path, TrainedCurve
 from landscape.results.records import KINDS, from_record, to_record
+from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, Overlap, TraceEstimate
 from landscape.results.surfaces import Line, Surface, spread_rows
 from landscape.results.trajectories import Trajectory
 
 __all__ = [
     "KINDS",
+    "AverageSharpness",
+    "Check",
     "Cost",
     "Density",
+    "Diagnosis",
+    "Differences",
     "Eigenpairs",
     "Evaluation",
+    "Flatness",
     "FloatArray",
     "LevelSetArea",
     "Line",
     "Overlap",
+    "PairedDifference",
     "Path",
+    "Profile",
     "Provenance",
     "Result",
     "Sharpness",
+    "SubsetSharpness",
     "Surface",
     "TraceEstimate",
     "TrainedCurve",

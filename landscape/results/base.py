@@ -78,7 +78,7 @@ class Provenance:
     parameters: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
     """What every measurement has in common.
 
@@ -97,6 +97,17 @@ class Result:
     def name(self) -> str:
         """The checkpoint's name, as a person reads it."""
         return self.provenance.checkpoint
+
+    def __repr__(self) -> str:
+        """Say what was measured on what, in the lines that the command line prints."""
+        where = self.provenance
+        try:
+            rows = [(label, text) for label, text in self.rows() if text]
+        except (IndexError, TypeError, ValueError):  # of a record put together by hand
+            rows = []
+        width = max((len(label) for label, _ in rows), default=0)
+        head = f"{type(self).__name__} of {self.name} ({where.split} data, {where.mode} mode)"
+        return "\n".join([head, *(f"  {label.ljust(width)}  {text}" for label, text in rows)])
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what a person wants to read, as (label, text) rows of a small table."""

@@ -36,7 +36,7 @@ def above_chord(t: FloatArray, values: FloatArray) -> FloatArray:
     return np.asarray(values - ((1 - t) * values[0] + t * values[-1]))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Path(Result):
     """Loss along a path w(t) between two checkpoints, t from 0 to 1.
 
@@ -160,7 +160,7 @@ class Path(Result):
         return f"{ends[0]} and {ends[1]} (as the checkpoints are: {plain})"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainedCurve(Result):
     """A curve between two checkpoints, and how far its training has come.
 

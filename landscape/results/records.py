@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from landscape.results.averages import AverageSharpness, Flatness
 from landscape.results.base import Cost, Provenance, Result
-from landscape.results.losses import Evaluation, Sharpness
+from landscape.results.diagnoses import Check, Diagnosis
+from landscape.results.differences import Differences
+from landscape.results.losses import Evaluation
 from landscape.results.paths import Path, TrainedCurve
+from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
 from landscape.results.surfaces import Line, Surface
 from landscape.results.trajectories import Trajectory
@@ -20,6 +24,9 @@ KINDS: Mapping[str, type[Result]] = {
     cls.kind: cls
     for cls in (
         *(Evaluation, Sharpness, Eigenpairs, TraceEstimate, Density),
+        *(SubsetSharpness, Profile),
+        *(AverageSharpness, Flatness),
+        *(Diagnosis, Differences),
         *(Line, Surface, Trajectory),
         *(Path, TrainedCurve),
     )
@@ -43,6 +50,8 @@ def to_record(result: Result) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any
             arrays[item.name] = value
         elif isinstance(value, (Cost, Provenance)):
             scalars[item.name] = dataclasses.asdict(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Check):
+            scalars[item.name] = [dataclasses.asdict(check) for check in value]
         elif isinstance(value, Mapping) and any(isinstance(v, np.ndarray) for v in value.values()):
             arrays |= {f"{item.name}.{key}": array for key, array in value.items()}
         else:
@@ -85,4 +94,6 @@ def _typed(name: str, value: Any) -> Any:
         return Cost(**value)
     if name == "provenance":
         return Provenance(**value)
+    if name == "checks":
+        return tuple(Check(**check) for check in value)
     return tuple(value) if isinstance(value, list) else value

@@ -24,7 +24,7 @@ def _none() -> FloatArray:
     return np.empty(0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Spectral(Result):
     """What results on an operator have in common.
 
@@ -52,7 +52,7 @@ class Spectral(Result):
         return rows if self.operator == OPERATORS["hessian"] else [("of the", self.operator), *rows]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Eigenpairs(Spectral):
     """Extreme (algebraic) eigenvalues of a symmetric operator, with their true residuals.
 
@@ -132,7 +132,7 @@ class Eigenpairs(Spectral):
         return text
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TraceEstimate(Spectral):
     """The trace of a symmetric operator, and those of its diagonal blocks, from random probes.
 
@@ -194,7 +194,7 @@ class TraceEstimate(Spectral):
         return rows + self._made()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Density(Spectral):
     """The spectral density of a symmetric operator by stochastic Lanczos quadrature.
 

@@ -14,7 +14,7 @@ from landscape.results.base import FloatArray, Result
 from landscape.wording import number
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Sampled(Result):
     """What lines and surfaces have in common.
 
@@ -61,7 +61,7 @@ class Sampled(Result):
         return rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Line(Sampled):
     """Loss along one direction: L(w + x d).
 
@@ -90,7 +90,7 @@ class Line(Sampled):
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Surface(Sampled):
     """Loss over a plane: loss[i, j] = L(w + x[i] d₁ + y[j] d₂).
 

@@ -12,7 +12,7 @@ from landscape.results.surfaces import Surface
 from landscape.wording import number
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Trajectory(Result):
     """A run of checkpoints wᵢ beside the plane w + x d₁ + y d₂.
 

@@ -107,7 +107,7 @@ def _number(one: Candidate) -> int:
 def _roles(measured: Sequence[Candidate], alike: Mapping[str, str | None]) -> dict[str, int]:
     newest = {one.role: one for one in measured if one.role is not None}
     for one in measured:
-        if one.role in alike and alike[one.role] == _look(one):
+        if one.role is not None and alike.get(one.role) == _look(one):
             newest[one.role] = one
     for one in measured:
         # Five eigenvalues are not hidden by one that was asked for later.

@@ -1,4 +1,4 @@
-"""Lines and surfaces, kept point by point as they are measured."""
+"""Lines, surfaces and averages, kept point by point as they are measured."""
 
 from __future__ import annotations
 

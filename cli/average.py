@@ -1,0 +1,83 @@
+"""``landscape average``: the average rise of the loss under random noise on the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from landscape.results import Cost
+
+from .measuring import measure_each
+from .options import Measuring, measuring
+
+
+@click.command("average")
+@click.option(
+    "--rho",
+    "rhos",
+    multiple=True,
+    type=float,
+    default=(0.05,),
+    show_default=True,
+    help="Size of the noise; several, ascending, give a profile with the same noise scaled.",
+)
+@click.option(
+    "--distribution",
+    type=click.Choice(["gaussian", "ball", "sphere", "box"]),
+    default="gaussian",
+    show_default=True,
+    help="Gaussian of standard deviation ρ; uniform in the ball or on the sphere of radius ρ, or "
+    "in the box [−ρ, ρ].",
+)
+@click.option(
+    "--adaptive",
+    type=click.Choice(["none", "elementwise", "filterwise"]),
+    default="none",
+    show_default=True,
+    help="Relative to |w| + η, or to the norms of the filters + η.",
+)
+@click.option("--eta", default=0.0, show_default=True, help="η of the adaptive scale.")
+@click.option("--samples", "n_samples", default=32, show_default=True, help="Draws to begin with.")
+@click.option(
+    "--tol",
+    "relative_error",
+    default=0.1,
+    show_default=True,
+    help="Half-width of the 95 % interval to reach, relative to the average.",
+)
+@click.option("--max-samples", default=128, show_default=True, help="Draws to spend at most.")
+@click.option(
+    "--prediction/--no-prediction",
+    default=True,
+    show_default=True,
+    help="What the quadratic model predicts, from 16 Hessian-vector products.",
+)
+@click.option(
+    "--tune/--no-tune",
+    default=True,
+    show_default=True,
+    help="Time ways to evaluate before a long run; the choice can change roundings.",
+)
+@measuring
+def command(told: Measuring, rhos: tuple[float, ...], **options: Any) -> None:
+    """Measure the average rise of the loss, E[L(w+ε) − L(w)], with its interval.
+
+    Every draw of ε is tried with both signs, and is the same for every checkpoint.
+
+    \b
+    Examples:
+      landscape average sgd.pt sam.pt --problem digits --rho 0.05
+      landscape average sgd.pt --problem digits --adaptive elementwise --rho 0.1 --rho 0.2
+    """
+    from landscape.measure.averages import N_PROBES, average_profile, check_profile
+
+    check_profile(rhos, seed=told.seed, **options)  # said before anything is loaded
+    passes = len(rhos) * (2 * options["max_samples"] + 1)
+    measure_each(
+        told,
+        lambda problem, study: average_profile(
+            problem, rhos, seed=told.seed, study=study, progress=told.progress, **options
+        ),
+        price=lambda problem: Cost(forwards=passes, hvps=N_PROBES * options["prediction"]),
+    )

@@ -1,0 +1,188 @@
+"""Checks of what is in the data and in the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from landscape.directions import filters
+from landscape.directions.filters import is_vector
+from landscape.doctor.patient import Patient, not_applicable
+from landscape.evaluate import Evaluator
+from landscape.problem.data import leaves
+from landscape.results.diagnoses import Check
+from landscape.wording import number, with_error
+
+_FEW = 100  # examples, of which a mean has an error of a tenth of the spread
+_APART = 100.0  # ratio of the gains of two layers
+_GAP = 2.0  # held-out loss over the loss
+_WEIGHT_DECAY = 5e-4
+
+
+def data(patient: Patient) -> Check:
+    """Count the examples, and look for inputs that are NaN or all the same. Cost: none."""
+    batches, n_parameters = patient.problem.batches, patient.problem.space.n
+    bad = entries = 0
+    low, high = math.inf, -math.inf
+    for tensor in _inputs(patient):
+        finite = torch.isfinite(tensor)
+        entries += tensor.numel()
+        bad += int((~finite).sum())
+        kept = tensor[finite]
+        if kept.numel():
+            low, high = min(low, float(kept.min())), max(high, float(kept.max()))
+    numbers = {
+        "examples": float(batches.n_examples),
+        "parameters": float(n_parameters),
+        "not_finite": float(bad),
+        "lowest_input": low,
+        "highest_input": high,
+    }
+    each = number(n_parameters / batches.n_examples)
+    text = f"{batches.n_examples:,} examples; {n_parameters:,} parameters, {each} for each of them"
+    if entries:
+        text += f"; inputs from {number(low)} to {number(high)}"
+    if bad:
+        return Check(
+            name="data",
+            verdict="warning",
+            finding=f"{text}; {bad:,} of {entries:,} input values are NaN or infinite",
+            advice="remove or repair these examples",
+            numbers=numbers,
+        )
+    if entries > 1 and low >= high:
+        return Check(
+            name="data",
+            verdict="warning",
+            finding=f"{text}: all inputs are the same number",
+            advice="look at how the data are read and scaled: the network sees nothing in them",
+            numbers=numbers,
+        )
+    if batches.n_examples < _FEW:
+        return Check(
+            name="data",
+            verdict="note",
+            finding=f"{text}: so few say little about others",
+            advice="measure on more examples",
+            numbers=numbers,
+        )
+    return Check(name="data", verdict="fine", finding=text, numbers=numbers)
+
+
+def held_out(patient: Patient) -> Check:
+    """Measure the loss on other data. Cost: one forward pass over them."""
+    if patient.held_out is None:
+        return not_applicable("held-out data", "none were given")
+    own = patient.finite_loss
+    buffers = {
+        name: buffer.to(patient.held_out.dtype) if buffer.is_floating_point() else buffer
+        for name, buffer in patient.problem.model.named_buffers()
+    }
+    with Evaluator(patient.held_out, seed=patient.seed) as evaluator:
+        other = evaluator.loss(patient.evaluator.origin, buffers=buffers)
+    split = patient.held_out.split
+    numbers = {"loss": own, "held_out_loss": other.value, "held_out_loss_se": other.se}
+    numbers |= {f"held_out_{name}": value for name, value in other.metrics.items()}
+    text = f"{split} loss {with_error(other.value, other.se)}, against {number(own)}"
+    ours = patient.loss.metrics
+    text += "".join(
+        f"; {name} {number(value)}, against {number(ours.get(name, math.nan))}"
+        for name, value in other.metrics.items()
+    )
+    error = math.hypot(*(se for se in (other.se, patient.loss.se) if math.isfinite(se)), 0.0)
+    if math.isfinite(other.value) and not (
+        other.value > own + (_GAP - 1) * abs(own) and other.value - own > 2 * error
+    ):
+        return Check(name="held-out data", verdict="fine", finding=text, numbers=numbers)
+    return Check(
+        name="held-out data",
+        verdict="note",
+        finding=f"{text}: fitted more closely than it generalises",
+        advice="a loss near zero flattens the landscape of the training data: look at the "
+        "held-out surface too (landscape line --held-out)",
+        numbers=numbers,
+    )
+
+
+def weights(patient: Patient) -> Check:
+    """Look for tensors and filters of zeros, and for layers far apart in scale. Cost: none."""
+    problem = patient.problem
+    tensors = problem.space.unflatten(problem.weights.double())
+    not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    gains, zero, dead = {}, [], 0
+    for name, tensor in tensors.items():
+        owner = problem.model.get_submodule(name.rpartition(".")[0])
+        if is_vector(tensor, owner):
+            continue
+        rows = filters(tensor, owner)
+        if not rows.any():
+            zero.append(name)
+            continue
+        dead += int((~rows.any(dim=1)).sum())
+        # Root mean square times √fan-in: about 1 to 2 for layers that keep the scale of a signal.
+        gains[name] = float(rows.square().mean().sqrt()) * math.sqrt(rows.shape[1])
+    apart = max(gains.values()) / min(gains.values()) if gains else 1.0
+    n_zero = sum(int((tensor == 0).sum()) for tensor in tensors.values())
+    numbers = {
+        "zero_tensors": float(len(zero)),
+        "zero_filters": float(dead),
+        "zero_weights": n_zero / problem.space.n,
+        "scale_ratio": apart,
+        **{f"gain {name}": gain for name, gain in gains.items()},
+    }
+    text = (
+        f"{n_zero / problem.space.n:.1%} of the weights are exactly zero, {dead} filters among "
+        f"them; the scales of the layers differ by a factor of {number(apart)}"
+    )
+    advice = []
+    if not_finite:
+        text += f"; NaN or infinity in {', '.join(not_finite[:5])}"
+        advice.append("choose another checkpoint")
+    if zero:
+        text += f"; all zero: {', '.join(zero[:5])}"
+        advice.append("was the whole model saved and loaded? a layer of zeros passes nothing on")
+    if dead:
+        advice.append("zero filters do not move in adaptive balls and filter-normalised directions")
+    if apart > _APART:
+        low, high = min(gains, key=gains.__getitem__), max(gains, key=gains.__getitem__)
+        text += f" (smallest: {low}, largest: {high})"
+        advice.append("one ρ for all layers is large for some of them: use adaptive measures")
+    verdict = "warning" if zero or not_finite else "note" if advice else "fine"
+    return Check(
+        name="weights", verdict=verdict, finding=text, advice="; ".join(advice), numbers=numbers
+    )
+
+
+def regulariser(patient: Patient) -> Check:
+    """Compare the loss with a usual regulariser ½ λ ‖w‖². Cost: none."""
+    own = patient.finite_loss
+    norm = float(torch.linalg.vector_norm(patient.evaluator.origin, dtype=torch.float64))
+    penalty = _WEIGHT_DECAY / 2 * norm**2
+    numbers = {"norm": norm, "penalty": penalty, "loss": own}
+    text = (
+        f"norm of the weights {number(norm)}: with a weight decay of {_WEIGHT_DECAY:g} the "
+        f"regulariser is {number(penalty)}, the loss {number(own)}"
+    )
+    if penalty <= abs(own):
+        return Check(name="regulariser", verdict="fine", finding=text, numbers=numbers)
+    return Check(
+        name="regulariser",
+        verdict="note",
+        finding=f"{text}: what is measured is the loss alone, without it",
+        advice="if it was trained with weight decay, the regulariser ruled the end of training: "
+        "the minimum is one of the sum (landscape line --weight-decay shows both)",
+        numbers=numbers,
+    )
+
+
+def _inputs(patient: Patient) -> Iterator[Tensor]:
+    """Give the floating-point tensors of the batches, targets left out where they are told."""
+    pairs = patient.problem.loss.splits
+    for batch in patient.problem.batches:
+        part = batch[0] if pairs else batch
+        for leaf in leaves(part):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                yield leaf

@@ -1,0 +1,129 @@
+"""All checks on one checkpoint, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from landscape.doctor import contents, minimum, outputs, setup
+from landscape.doctor.invariance import Moved, invariance
+from landscape.doctor.patient import Patient, not_applicable
+from landscape.errors import InvalidArgumentError, LandscapeError
+from landscape.evaluate import Evaluator
+from landscape.measure.recall import recall_or_measure
+from landscape.problem import Problem
+from landscape.progress import counting
+from landscape.results import Cost, Provenance
+from landscape.results.diagnoses import Check, Diagnosis
+from landscape.study import Study
+
+PRICE = Cost(forwards=25, gradients=10, hvps=55)
+"""What `diagnose` takes at most, in passes over the data."""
+
+_FIRST: dict[str, Callable[[Patient], Check]] = {
+    "loss": setup.loss,
+    "determinism": setup.determinism,
+    "batching": setup.batching,
+    "mode": setup.mode,
+    "BatchNorm": setup.batchnorm,
+    "gradient": minimum.gradient,
+    "lowest curvature": minimum.lowest_curvature,
+    "saturation": outputs.saturation,
+}
+_THEN: dict[str, Callable[[Patient], Check]] = {
+    "data": contents.data,
+    "held-out data": contents.held_out,
+    "weights": contents.weights,
+    "regulariser": contents.regulariser,
+}
+
+
+def diagnose(
+    problem: Problem,
+    *,
+    held_out: Problem | None = None,
+    study: Study | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Diagnosis:
+    """Check whether a checkpoint and a problem are set up so that sharpness can be trusted.
+
+    In order: is the loss finite, the same twice, and the same in other batches; train or eval
+    mode; do BatchNorm's running statistics fit the data; is the checkpoint a minimum (gradient,
+    lowest eigenvalue); do the outputs saturate; which measures move when the network is rescaled
+    without changing what it computes; what is in the data and in the weights; would a regulariser
+    outweigh the loss. A check that cannot be made says why, and the others go on.
+
+    Args:
+        problem: what to examine.
+        held_out: the same model on other data, for the gap between the two.
+        study: where the result is kept, and looked up first.
+        seed: of every random choice.
+        progress: show a bar on stderr; None: where stderr is a terminal.
+
+    Returns:
+        The checks, each with a verdict (fine, note, warning, not applicable), what was measured
+        and what to do. Cost: at most about 55 Hessian products, 10 gradient and 25 forward
+        passes, together about 150 gradient passes.
+
+    Raises:
+        InvalidArgumentError: if the held-out problem is of another model.
+
+    >>> import torch
+    >>> x = torch.linspace(-1, 1, 200)[:, None]
+    >>> problem = Problem(torch.nn.Linear(1, 1), torch.nn.MSELoss(), (x, 2 * x))
+    >>> diagnose(problem, progress=False)["gradient"].verdict
+    'warning'
+    """
+    settings: dict[str, Any] = {"seed": seed}
+    if held_out is not None:
+        _check_held_out(problem, held_out)
+        settings["held_out"] = {
+            "split": held_out.split,
+            "data": held_out.batches.fingerprint,
+            "problem": held_out.fingerprint,
+        }
+
+    def measure(provenance: Provenance) -> Diagnosis:
+        with (
+            Evaluator(problem, seed=seed) as evaluator,
+            counting(f"doctor of {problem.name}", show=progress, unit="check") as count,
+        ):
+            patient = Patient(evaluator, held_out, seed)
+            check = count(_attempt)
+            checks = [check(patient, name, function) for name, function in _FIRST.items()]
+            tested, moved = _attempt_invariance(patient)
+            checks += [tested]
+            checks += [check(patient, name, function) for name, function in _THEN.items()]
+            return Diagnosis(
+                checks=tuple(checks),
+                **({} if moved is None else vars(moved)),
+                settings=settings,
+                cost=evaluator.cost,
+                provenance=provenance,
+            )
+
+    return recall_or_measure(Diagnosis, problem, settings, study, measure)
+
+
+def _attempt(patient: Patient, name: str, function: Callable[[Patient], Check]) -> Check:
+    try:
+        return function(patient)
+    except LandscapeError as error:  # said in the report, where the other checks still help
+        return not_applicable(name, str(error))
+
+
+def _attempt_invariance(patient: Patient) -> tuple[Check, Moved | None]:
+    try:
+        return invariance(patient)
+    except LandscapeError as error:
+        return not_applicable("invariance", str(error)), None
+
+
+def _check_held_out(problem: Problem, held_out: Problem) -> None:
+    if held_out.space != problem.space:
+        msg = (
+            "the held-out problem has other parameters than the one that is examined; make it of "
+            "the same model, on other data"
+        )
+        raise InvalidArgumentError(msg)

@@ -1,0 +1,201 @@
+"""Self-test of invariance: rescale the network without changing it, and see which measures move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.directions import random_direction
+from landscape.doctor.minimum import RHO
+from landscape.doctor.patient import Patient, not_applicable
+from landscape.evaluate import Evaluator
+from landscape.linalg.krylov import inner
+from landscape.operators import Hessian, parameter_scale
+from landscape.problem.data import examples_in, split_batch
+from landscape.rescaling import Outputs, find_rescalings, rescaled
+from landscape.results import FloatArray
+from landscape.results.diagnoses import Check
+from landscape.wording import number
+
+_EXAMPLES = 32  # on which a rescaling is tried
+_PROBES = 2
+_TOP, _SCALED = 8, 6  # products for a largest eigenvalue, of H and of THT
+_STEP = 0.5  # along the filter-normalised direction
+_SAME = 1e-3  # change of the loss, relative, that is rounding
+_STILL, _MOVED = 0.01, 0.5  # change of a measure, relative
+
+_NAME = "invariance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What was rescaled, and each measure before and after.
+
+    Attributes:
+        rescaled: each rescaling, in words.
+        measures: names.
+        before: shape (m,).
+        after: shape (m,).
+    """
+
+    rescaled: tuple[str, ...]
+    measures: tuple[str, ...]
+    before: FloatArray
+    after: FloatArray
+
+
+def invariance(patient: Patient) -> tuple[Check, Moved | None]:
+    """Rescale all that can be, by powers of two from 1/4 to 4, and measure again.
+
+    Args:
+        patient: what is examined.
+
+    Returns:
+        The check and the table; None where nothing could be rescaled. Cost: 36 Hessian products,
+        one gradient and 6 forward passes, and a few runs on 32 examples for each layer.
+
+    References:
+        Dinh, Pascanu, Bengio, Bengio (2017), Sharp minima can generalize for deep nets,
+        arXiv:1703.04933; Kwon, Kim, Park, Choi (2021), ASAM, arXiv:2102.11600.
+    """
+    own = patient.finite_loss
+    if patient.problem.mode == "train":
+        return not_applicable(_NAME, "in train mode the statistics of the batch take part"), None
+    model = patient.problem.model
+    found = find_rescalings(model, _outputs(patient), seed=patient.seed)
+    if not found:
+        why = "no layers that can be rescaled against each other without changing the outputs"
+        return not_applicable(_NAME, why), None
+    state = model.state_dict()
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    other = patient.problem.at(state | rescaled(tensors, found))
+    top = patient.spectrum.values[0]
+    before = _measures(patient, patient.evaluator, own, patient.gradient, float(top))
+    with Evaluator(other, seed=patient.seed) as evaluator:
+        value, gradient = evaluator.gradient()
+        top = patient.ends(evaluator, both=False, matvecs=_TOP).values[0]
+        after = _measures(patient, evaluator, value.value, gradient, float(top))
+    for name, count in evaluator.passes.items():
+        patient.evaluator.passes[name] += count
+    moved = Moved(
+        rescaled=tuple(map(str, found)),
+        measures=tuple(before),
+        before=np.array(list(before.values())),
+        after=np.array(list(after.values())),
+    )
+    return _verdict(own, value.value, moved), moved
+
+
+def _verdict(own: float, loss: float, moved: Moved) -> Check:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = dict(zip(moved.measures, moved.after / moved.before, strict=True))
+    numbers = {"loss": own, "loss_rescaled": loss, "places": float(len(moved.rescaled))}
+    numbers |= {f"ratio {name}": float(ratio) for name, ratio in ratios.items()}
+    text = f"{len(moved.rescaled)} rescalings leave the function as it is (loss {number(loss)})"
+    if not abs(loss - own) <= _SAME * max(abs(own), _SAME):
+        return Check(
+            name=_NAME,
+            verdict="warning",
+            finding=f"{len(moved.rescaled)} rescalings that leave the outputs on {_EXAMPLES} "
+            f"examples as they are change the loss from {number(own)} to {number(loss)}",
+            advice="compute in float64: rounding is large where layers differ much in scale",
+            numbers=numbers,
+        )
+    astray = [
+        name
+        for name, r in ratios.items()
+        if np.isfinite(r) and not 1 / (1 + _MOVED) <= r <= 1 + _MOVED
+    ]
+    still = [name for name, r in ratios.items() if abs(r - 1) < _STILL]
+    if not astray:
+        return Check(name=_NAME, verdict="fine", finding=text, numbers=numbers)
+    shown = ", ".join(f"{name} (times {number(ratios[name])})" for name in astray)
+    return Check(
+        name=_NAME,
+        verdict="note",
+        finding=f"{text}, but move: {shown}; as they were: {', '.join(still) or 'none'}",
+        advice="what moves depends on how the weights are spread over the layers: compare "
+        "checkpoints that were trained in different ways by the measures that stood still",
+        numbers=numbers,
+    )
+
+
+def _measures(
+    patient: Patient, evaluator: Evaluator, own: float, gradient: Tensor, top: float
+) -> dict[str, float]:
+    """Measure in several cheap ways, given the loss, its gradient and the largest eigenvalue."""
+    problem, origin, seed = evaluator.problem, evaluator.origin, patient.seed
+    scale = parameter_scale(problem, "elementwise")
+
+    def rise(epsilon: Tensor) -> float:
+        return evaluator.loss(origin + epsilon).value - own
+
+    def scaled_top(kind: str) -> float:
+        t = parameter_scale(problem, kind)
+        found = patient.ends(evaluator, t, both=False, matvecs=_SCALED)
+        return float(found.values[0])
+
+    return {
+        "largest eigenvalue": top,
+        f"trace ({_PROBES} probes)": _trace(evaluator, seed),
+        f"one-step sharpness, ρ = {RHO:g}": rise(_one_step(gradient, torch.ones_like(scale))),
+        "largest eigenvalue, elementwise scale": scaled_top("elementwise"),
+        "largest eigenvalue, filterwise scale": scaled_top("filterwise"),
+        f"one-step adaptive sharpness, ρ = {RHO:g}": rise(_one_step(gradient, scale)),
+        f"rise at {_STEP:g} of a filter-normalised direction": rise(
+            _STEP * random_direction(problem, seed).vector
+        ),
+    }
+
+
+def _one_step(gradient: Tensor, scale: Tensor) -> Tensor:
+    """Return ρ T²g / ‖Tg‖, the step of SAM and, adaptive, of ASAM."""
+    slope = torch.linalg.vector_norm(scale * gradient)
+    return RHO * scale.square() * gradient / slope if slope > 0 else torch.zeros_like(gradient)
+
+
+def _trace(evaluator: Evaluator, seed: int) -> float:
+    """Estimate the trace of the Hessian from a few probes of ±1, the same ones every time."""
+    hessian = Hessian(evaluator)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(2, (_PROBES, hessian.n), generator=generator)
+    probes = (2.0 * drawn - 1).to(evaluator.origin)
+    products = hessian.matmat(probes)
+    return (
+        sum(
+            float(inner(probe[None], product))
+            for probe, product in zip(probes, products, strict=True)
+        )
+        / _PROBES
+    )
+
+
+def _outputs(patient: Patient) -> Outputs:
+    """Return a function that runs the model on a few examples with other values in place."""
+    evaluator, problem = patient.evaluator, patient.problem
+    first = next(iter(problem.batches))
+    head = split_batch(first, _EXAMPLES)[0]
+    few = head if examples_in(head) == _EXAMPLES and problem.additive else first
+
+    def body(model: nn.Module, batch: Any) -> Tensor:
+        terms, arguments = problem.loss(model, batch)
+        output = arguments[0] if problem.loss.splits else None
+        if isinstance(output, Tensor) and output.is_floating_point():
+            return output
+        return terms.total.reshape(1)
+
+    def run(state: Mapping[str, Tensor]) -> Tensor:
+        tensors = evaluator.substitutes(evaluator.origin)
+        for name, value in state.items():
+            dtype = problem.dtype if value.is_floating_point() else value.dtype
+            tensors[f"model.{name}"] = value.to(problem.device, dtype)
+        with torch.no_grad():
+            (found,) = evaluator.over(tensors, lambda: [(0, few)], body)
+        return found
+
+    return run

@@ -1,0 +1,123 @@
+"""What is examined: the measurements that several checks share, each made once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from landscape.evaluate import Evaluator, require_finite
+from landscape.linalg import lanczos
+from landscape.linalg.krylov import EigenSolution
+from landscape.operators import Hessian
+from landscape.problem import Problem
+from landscape.results.diagnoses import Check
+from landscape.sums import LossValue
+
+__all__ = ["Patient", "not_applicable"]
+
+MATVECS = 16
+"""Products for the two ends of the spectrum: their sign and size, not their digits."""
+
+
+class Patient:
+    """A checkpoint and a problem, inside of an entered evaluator.
+
+    Attributes:
+        evaluator: what everything is measured with.
+        problem: what is examined.
+        held_out: the same model on other data; None: not given.
+        seed: of every random choice.
+    """
+
+    def __init__(self, evaluator: Evaluator, held_out: Problem | None, seed: int) -> None:
+        """Take note; nothing is measured yet.
+
+        Args:
+            evaluator: an entered evaluator.
+            held_out: the same model on other data.
+            seed: of every random choice.
+        """
+        self.evaluator = evaluator
+        self.problem = evaluator.problem
+        self.held_out = held_out
+        self.seed = seed
+
+    @cached_property
+    def loss(self) -> LossValue:
+        """The loss at the checkpoint. Cost: one forward pass."""
+        return self.evaluator.loss()
+
+    @property
+    def finite_loss(self) -> float:
+        """The loss at the checkpoint.
+
+        Raises:
+            NonFiniteError: if it is not finite.
+        """
+        require_finite(self.loss.value, self.problem)
+        return self.loss.value
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """The gradient at the checkpoint, shape (n,). Cost: one gradient pass."""
+        _ = self.finite_loss
+        return self.evaluator.gradient()[1]
+
+    @cached_property
+    def spectrum(self) -> EigenSolution:
+        """The largest and the smallest eigenvalue of the Hessian, roughly. Cost: 16 products."""
+        _ = self.finite_loss
+        return self.ends(self.evaluator)
+
+    def ends(
+        self,
+        evaluator: Evaluator,
+        scale: Tensor | None = None,
+        *,
+        both: bool = True,
+        matvecs: int = MATVECS,
+    ) -> EigenSolution:
+        """Find the ends of the spectrum of H or THT in a few steps of Lanczos.
+
+        Args:
+            evaluator: an entered evaluator, of these weights or of others.
+            scale: the diagonal of T, shape (n,); None: the Hessian itself.
+            both: find the smallest eigenvalue too.
+            matvecs: products to spend at most.
+
+        Returns:
+            The largest and the smallest eigenvalue with their residuals, not always converged.
+        """
+        hessian = Hessian(evaluator)
+        operator = hessian if scale is None else hessian.reparametrised(scale)
+        return lanczos(
+            operator.matvec,
+            operator.n,
+            k=1,
+            both_ends=both,
+            tol=1e-2,
+            max_matvecs=matvecs,
+            seed=self.seed,
+            dtype=operator.dtype,
+            device=operator.device,
+        )
+
+    @property
+    def curvature(self) -> float:
+        """The largest eigenvalue of the Hessian in size, of either sign."""
+        return float(np.abs(self.spectrum.values).max())
+
+
+def not_applicable(name: str, why: str) -> Check:
+    """Make a check that could not be made.
+
+    Args:
+        name: what was to be looked at.
+        why: why not.
+
+    Returns:
+        The check.
+    """
+    return Check(name=name, verdict="not applicable", finding=why)

@@ -1,0 +1,99 @@
+"""Evidence for a maximiser in a ball: the second-order condition, and the error of the rise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.engine import Engine
+from landscape.evaluate import Evaluator
+from landscape.measure.ascent import Point
+from landscape.measure.quadratic import QuadraticModel
+
+PRODUCTS = 12
+_TOL = 1e-2
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """The second-order condition at a point d of the sphere ‖d‖₂ = ρ.
+
+    Attributes:
+        multiplier: μ = Gᵀd / ρ².
+        smallest: smallest eigenvalue of μI − H on the tangent space.
+        error: residual of that eigenvalue.
+        direction: its unit eigenvector, shape (n,).
+    """
+
+    multiplier: float
+    smallest: float
+    error: float
+    direction: Tensor
+
+    @property
+    def fails(self) -> bool:
+        """Whether the loss rises along a tangent, by more than the errors."""
+        return self.smallest < -max(self.error, 1e-3 * abs(self.multiplier))
+
+
+def second_order(
+    matvec: Callable[[Tensor], Tensor], point: Point, rho: float, start: Tensor
+) -> SecondOrder:
+    """Find the smallest eigenvalue of μI − H on the tangent space of the sphere.
+
+    On the sphere a maximum needs (μI − H) ≥ 0 on the tangents; below zero, ε is a saddle.
+
+    Args:
+        matvec: d ↦ Hd at the point.
+        point: on the sphere, with its gradient.
+        rho: radius of the sphere.
+        start: a random vector, shape (n,).
+
+    Returns:
+        The eigenvalue with its vector. Cost: up to 12 products.
+    """
+    unit = point.epsilon / float(torch.linalg.vector_norm(point.epsilon, dtype=torch.float64))
+
+    def tangent(v: Tensor) -> Tensor:
+        return v - float(torch.dot(unit.double(), v.double())) * unit
+
+    model = QuadraticModel(
+        lambda v: tangent(matvec(tangent(v))),
+        torch.zeros_like(unit),
+        tangent(start),
+        max_products=min(PRODUCTS, max(1, len(unit) - 1)),
+    )
+    model.grow(rho, tol=_TOL)
+    multiplier = float(torch.dot(point.gradient.double(), point.epsilon.double())) / rho**2
+    if not model.products:  # the sphere has no tangent: one dimension
+        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(unit))
+    value, residual, direction = model.top()
+    return SecondOrder(multiplier, multiplier - value, residual, direction)
+
+
+def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
+    """Return the standard error of L(w+ε) − L(w) over the examples, ε being as it is.
+
+    The differences are taken example by example, by the delta method for a weighted mean.
+
+    Args:
+        evaluator: an entered evaluator.
+        epsilon: shape (n,).
+
+    Returns:
+        The error; NaN where the loss gives no terms, or there is one example. Cost: two forward
+        passes.
+    """
+    vectors = [evaluator.origin + epsilon, evaluator.origin]
+    after, before = Engine(evaluator).losses(vectors, keep=True)
+    if after.examples is None or before.examples is None or len(after.examples[0]) < 2:
+        return math.nan
+    (moved, weights), (still, _) = after.examples, before.examples
+    rises, n = moved - still, len(moved)
+    rest = rises - rises.sum() / weights.sum() * weights
+    error = math.sqrt(float(rest @ rest) * n / (n - 1))
+    return error if evaluator.problem.loss.sums else error / float(weights.sum())

@@ -1,0 +1,239 @@
+"""Random ε around a checkpoint: the same for every checkpoint, device and dtype at one seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.engine import Engine, Plan, choose_plan
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.evaluate import Evaluator
+from landscape.operators import SCALES, parameter_scale
+from landscape.problem import Problem
+from landscape.progress import progress_bar
+from landscape.results import FloatArray
+from landscape.results.averages import DISTRIBUTIONS
+from landscape.study import Grid
+
+_STREAM = 0xD2A  # tells these numbers from others that are drawn with the same seed
+_SIGNS = (1.0, -1.0)
+
+
+class Draws:
+    """A sequence of random vectors Tz; ε = ρTz.
+
+    z has standard normal entries (``gaussian``), is uniform in the unit ball (``ball``) or on its
+    surface (``sphere``), or in the cube [−1, 1]ⁿ (``box``). Entries with t = 0 do not move, and do
+    not count in the dimension of the ball. Draw k depends on the seed and on k alone: it is drawn
+    on the CPU in float64, whatever has been drawn before.
+
+    Attributes:
+        scale: the diagonal of T, float64 on the CPU, shape (n,).
+        n_moved: how many of its entries are above zero, the dimension d.
+    """
+
+    def __init__(self, scale: Tensor, distribution: str, *, seed: int) -> None:
+        """Take the scale.
+
+        Args:
+            scale: the diagonal of T, at least 0, shape (n,).
+            distribution: a key of `landscape.results.averages.DISTRIBUTIONS`.
+            seed: of the sequence.
+        """
+        self.scale = scale.detach().to("cpu", torch.float64)
+        self._moved = self.scale > 0
+        self.n_moved = int(self._moved.sum())
+        self._distribution = one_of(distribution, DISTRIBUTIONS, what="distribution")
+        self._seed = seed
+        self._last: tuple[int, Tensor] | None = None
+
+    def draw(self, k: int) -> Tensor:
+        """Return Tz of draw k, float64 on the CPU, shape (n,); the last one is kept."""
+        if self._last is None or self._last[0] != k:
+            self._last = k, self._drawn(k)  # asked for again with the other sign
+        return self._last[1]
+
+    def _drawn(self, k: int) -> Tensor:
+        state = np.random.SeedSequence((self._seed % 2**64, _STREAM, k)).generate_state(
+            1, np.uint64
+        )
+        generator = torch.Generator().manual_seed(int(state[0]))
+        n = len(self.scale)
+        if self._distribution == "box":
+            return self.scale * (2.0 * torch.rand(n, generator=generator, dtype=torch.float64) - 1)
+        z = torch.randn(n, generator=generator, dtype=torch.float64)
+        if self._distribution != "gaussian":
+            z = z / torch.linalg.vector_norm(z[self._moved])
+        if self._distribution == "ball":
+            u = float(torch.rand((), generator=generator, dtype=torch.float64))
+            z = z * u ** (1.0 / self.n_moved)
+        return self.scale * z
+
+    @property
+    def second_moment(self) -> float:
+        """E[z zᵀ] / 2 in multiples of the identity: E½εᵀHε is this times ρ² tr(THT)."""
+        d = self.n_moved
+        known = {"gaussian": 0.5, "sphere": 0.5 / d, "ball": 0.5 / (d + 2), "box": 1.0 / 6.0}
+        return known[self._distribution]
+
+
+def adaptive_scale(problem: Problem, adaptive: str, eta: float) -> Tensor:
+    """Return the diagonal of T that perturbations are scaled with.
+
+    Args:
+        problem: gives the weights.
+        adaptive: ``none`` (T = 1), ``elementwise`` (|w| + η) or ``filterwise`` (norm of the filter
+            + η).
+        eta: η, at least 0.
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        InvalidArgumentError: if η is out of its range or without a use, or nothing can move.
+    """
+    one_of(adaptive, SCALES, what="adaptive scale")
+    if not (math.isfinite(eta) and eta >= 0):
+        msg = f"eta must be a finite number of at least 0, got {eta!r}"
+        raise InvalidArgumentError(msg)
+    if adaptive == "none":
+        if eta:
+            msg = (
+                f"eta = {eta:g} is added to an adaptive scale, and adaptive is 'none'; choose "
+                "'elementwise' or 'filterwise', or leave eta out"
+            )
+            raise InvalidArgumentError(msg)
+        return torch.ones(problem.space.n, dtype=torch.float64)
+    scale = parameter_scale(problem, adaptive).double() + eta
+    if not bool((scale > 0).any()):
+        msg = (
+            f"all {problem.space.n:,} weights are zero, so that with adaptive={adaptive!r} none of "
+            "them can move; give eta above 0, such as 0.01, or adaptive='none'"
+        )
+        raise InvalidArgumentError(msg)
+    return scale
+
+
+def losses_around(
+    engine: Engine, draws: Draws, rho: float, samples: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Evaluate the loss at w ± ρTz.
+
+    Args:
+        engine: evaluates it; w is its evaluator's origin.
+        draws: gives Tz.
+        rho: ρ.
+        samples: pairs of the number of a draw, and 0 for w + ε or 1 for w − ε.
+
+    Returns:
+        The losses, in order. Cost: one forward pass each.
+    """
+    origin = engine.evaluator.origin
+    found: list[float] = []
+    for first in range(0, len(samples), engine.plan.points):
+        chunk = samples[first : first + engine.plan.points]
+        steps = {k: (rho * draws.draw(k)).to(origin.device, origin.dtype) for k, _ in chunk}
+        vectors = [origin + _SIGNS[sign] * steps[k] for k, sign in chunk]
+        found += [loss.value for loss in engine.losses(vectors)]
+    return found
+
+
+class KeptLosses:
+    """The losses at w ± ρTz, each kept in the study as soon as it is measured."""
+
+    def __init__(
+        self, engine: Engine, draws: Draws, rho: float, *, kept: Grid | None, progress: bool | None
+    ) -> None:
+        """Take up what is kept.
+
+        Args:
+            engine: evaluates the loss.
+            draws: gives Tz.
+            rho: ρ.
+            kept: the samples in the study; row k holds draw k with both signs.
+            progress: show a bar on stderr; None: where stderr is a terminal.
+        """
+        self._engine, self._draws, self._rho = engine, draws, rho
+        self._kept, self._progress = kept, progress
+        done = {} if kept is None else kept.done
+        self._losses = {index: values["loss"] for index, values in done.items()}
+
+    def losses(self, n: int) -> FloatArray:
+        """Measure what is missing of the first n draws.
+
+        Args:
+            n: how many draws.
+
+        Returns:
+            L(w ± ε), shape (n, 2). Cost: one forward pass for each that is not kept.
+        """
+        indices = [(k, sign) for k in range(n) for sign in (0, 1)]
+        todo = [index for index in indices if index not in self._losses]
+        size = self._engine.plan.points
+        chunks = [todo[first : first + size] for first in range(0, len(todo), size)]
+        what = f"average around {self._engine.evaluator.problem.name}"
+        for chunk in progress_bar(chunks, what=what, total=len(chunks), show=self._progress):
+            found = losses_around(self._engine, self._draws, self._rho, chunk)
+            for index, loss in zip(chunk, found, strict=True):
+                if self._kept is not None:
+                    self._kept.record(*index, {"loss": loss})
+                self._losses[index] = loss
+        return np.array([self._losses[index] for index in indices]).reshape(n, 2)
+
+
+def kept_engine(evaluator: Evaluator, kept: Grid | None, *, n_points: int) -> Engine:
+    """Choose how to evaluate, or go on as the study notes that it was begun.
+
+    Args:
+        evaluator: an entered evaluator.
+        kept: the samples in the study.
+        n_points: how many points are to be evaluated; 1: nothing is timed.
+
+    Returns:
+        The engine.
+    """
+    noted = None if kept is None else kept.settled
+    if noted is None:
+        plan = choose_plan(evaluator, n_points=n_points)
+        noted = plan.settings() if kept is None else kept.settle(plan.settings())
+    return Engine(evaluator, Plan.of(noted))
+
+
+def rises_around(engine: Engine, draws: Draws, rho: float, *, n: int, loss: float) -> FloatArray:
+    """Evaluate the rise of the loss at n draws with both signs.
+
+    Args:
+        engine: evaluates the loss.
+        draws: gives Tz.
+        rho: ρ.
+        n: how many draws.
+        loss: L(w).
+
+    Returns:
+        L(w ± ε) − L(w), shape (n, 2). Cost: 2n forward passes.
+    """
+    samples = [(k, sign) for k in range(n) for sign in (0, 1)]
+    return np.array(losses_around(engine, draws, rho, samples)).reshape(n, 2) - loss
+
+
+def positive(name: str, value: float) -> float:
+    """Return a number that has to be finite and above zero.
+
+    Args:
+        name: what it is, for the message.
+        value: what was given.
+
+    Returns:
+        The number as a float.
+
+    Raises:
+        InvalidArgumentError: if it is not.
+    """
+    if not (math.isfinite(value) and value > 0):
+        msg = f"{name} must be a finite number above zero, got {value!r}"
+        raise InvalidArgumentError(msg)
+    return float(value)

@@ -1,0 +1,108 @@
+"""What was found out about a checkpoint and a problem before its sharpness is trusted."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from landscape.results.base import FloatArray, Result
+from landscape.wording import number
+
+VERDICTS = ("fine", "note", "warning", "not applicable")
+"""What a check can say, in the order of `Diagnosis.count`."""
+
+_WIDTH = 78
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One question, and what was measured to answer it.
+
+    Attributes:
+        name: what was looked at, in a word or two.
+        verdict: one of `VERDICTS`.
+        finding: what was measured, in a sentence with the numbers that matter.
+        advice: what to do; empty where nothing is to be done.
+        numbers: everything that was measured, by name.
+    """
+
+    name: str
+    verdict: str
+    finding: str
+    advice: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Diagnosis(Result):
+    """Whether a checkpoint and a problem are set up so that sharpness can be trusted.
+
+    Attributes:
+        checks: in the order in which they were made.
+        rescaled: pairs of layers, and filters before BatchNorm, that were rescaled without
+            changing what the network computes.
+        measures: what was measured before and after that rescaling.
+        before: each measure at the checkpoint, shape (m,).
+        after: each measure at the rescaled weights, shape (m,).
+    """
+
+    kind: ClassVar[str] = "doctor"
+    checks: tuple[Check, ...]
+    rescaled: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
+    before: FloatArray = field(default_factory=lambda: np.zeros(0))
+    after: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    def __getitem__(self, name: str) -> Check:
+        """Return the check of a name.
+
+        Args:
+            name: as in `Check.name`.
+
+        Raises:
+            KeyError: if there is none; the message lists the names.
+        """
+        for check in self.checks:
+            if check.name == name:
+                return check
+        msg = f"no check {name!r}; known: {', '.join(check.name for check in self.checks)}"
+        raise KeyError(msg)
+
+    @property
+    def count(self) -> dict[str, int]:
+        """How many checks gave each verdict."""
+        found = [check.verdict for check in self.checks]
+        return {verdict: found.count(verdict) for verdict in VERDICTS}
+
+    @property
+    def ratios(self) -> FloatArray:
+        """What the rescaling multiplied each measure by, shape (m,); 1: it did not move."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.after / self.before)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the verdicts, findings and advice, and the table of the rescaling, as rows."""
+        said = ", ".join(f"{n} {verdict}" for verdict, n in self.count.items() if n)
+        rows = [("all checks", said)]
+        for check in self.checks:
+            rows += _wrapped(check.name, f"{check.verdict}: {check.finding}")
+            if check.advice:
+                rows += _wrapped("", f"what to do: {check.advice}")
+        if self.measures:
+            places = f"{len(self.rescaled)} places; the function is as it was"
+            rows.append(("after rescaling", places))
+        for name, before, after, ratio in zip(
+            self.measures, self.before, self.after, self.ratios, strict=True
+        ):
+            text = f"times {number(ratio):9} {name}: {number(before)}, then {number(after)}"
+            rows.append(("", text))
+        return rows
+
+
+def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
+    lines = textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return [("" if i else label, line) for i, line in enumerate(lines)]

@@ -1,0 +1,381 @@
+"""The largest rise of the loss in a ball: of the whole data, of subsets, and at many radii."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from landscape.results.base import FloatArray, Result
+from landscape.wording import number, with_error
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Sharpness(Result):
+    """The largest rise found inside a ball: max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w).
+
+    T is the identity in the plain ball. Fields that were not measured are NaN.
+
+    Attributes:
+        value: the largest rise found; a lower bound on the maximum.
+        one_step: the rise at ε = ρ · (dual of the gradient), SAM's one-step estimate; infinite or
+            NaN where the loss overflows there.
+        gap: relative Frank-Wolfe gap (ρ‖TG‖_q − Gᵀε) / (ρ‖TG‖_q) at the end, G = ∇L(w+ε);
+            0 where ε meets the first-order conditions. Inside the ball, where G itself vanishes
+            at a maximum, it is relative to ρ‖T∇L(w)‖_q if that is larger. NaN where the gradient
+            is not finite.
+        gradients: gradient passes spent.
+        rho: radius of the ball.
+        p: its norm.
+        loss: L(w).
+        norm: ‖T⁻¹ε‖ₚ of the maximiser; on the boundary it equals ρ.
+        converged: whether the gap met the tolerance.
+        epsilon: the maximiser, shape (n,).
+        starts: names of the starting points of the search.
+        start_values: rise that each start ended at.
+        start_gaps: relative gap that each start ended at.
+        adaptive: T: ``none``, ``elementwise`` or ``filterwise``.
+        eta: what was added to the diagonal of T.
+        value_se: standard error of the rise over the examples, with ε as it is: example by
+            example, the loss at w + ε less the loss at w.
+        multiplier: μ = Gᵀε / ρ² for p = 2 on the boundary, where (TG) = μ T⁻¹ε at a maximum.
+        second_order: smallest eigenvalue of μI − TH(w+ε)T on the tangent space, for p = 2 on the
+            boundary; below zero by more than its error: ε is not even a local maximum.
+        second_order_error: residual of that eigenvalue.
+        top_eigenvalue: largest eigenvalue λ of TH(w)T, as far as it was sought.
+        slope: dual norm ‖T∇L(w)‖_q of the gradient at w.
+        quadratic_maximum: for p = 2 the largest rise of the quadratic model of the loss at w in
+            the ball, as far as the subspace shows that was searched.
+        n_overflowed: points of the ball where the loss or its gradient was not finite.
+        finite_radius: where there were any, the largest ‖T⁻¹ε‖ₚ at which both were finite.
+        notes: what a person should know of the search.
+    """
+
+    kind: ClassVar[str] = "sharpness"
+    value: float
+    one_step: float
+    gap: float
+    gradients: int
+    rho: float
+    p: float
+    loss: float
+    norm: float
+    converged: bool
+    epsilon: FloatArray
+    starts: tuple[str, ...]
+    start_values: FloatArray
+    start_gaps: FloatArray
+    adaptive: str = "none"
+    eta: float = 0.0
+    value_se: float = math.nan
+    multiplier: float = math.nan
+    second_order: float = math.nan
+    second_order_error: float = math.nan
+    top_eigenvalue: float = math.nan
+    slope: float = math.nan
+    quadratic_maximum: float = math.nan
+    n_overflowed: int = 0
+    finite_radius: float = math.nan
+    notes: tuple[str, ...] = ()
+
+    @property
+    def boundary(self) -> bool:
+        """Whether the maximiser lies on the boundary of the ball (to 1e-5 of the radius)."""
+        return bool(abs(self.norm - self.rho) <= 1e-5 * self.rho)
+
+    @property
+    def spread(self) -> float:
+        """Largest minus smallest value over the starts that were searched to the end."""
+        finite = self.start_values[np.isfinite(self.start_values)]
+        return float(finite.max() - finite.min()) if finite.size else math.nan
+
+    @property
+    def prediction(self) -> float:
+        """The bound ρ‖Tg‖₂ + ½ρ² max(λ, 0) on the quadratic model at w, for p = 2; else NaN."""
+        return self.rho * self.slope + 0.5 * self.rho**2 * max(self.top_eigenvalue, 0.0)
+
+    @property
+    def keskar(self) -> float:
+        """Keskar's φ = 100 · value / (1 + L(w)); theirs where p = ∞, T = |w| + 1."""
+        return 100 * self.value / (1 + self.loss)
+
+    @property
+    def is_local_maximum(self) -> bool | None:
+        """Whether the second-order condition holds to its error; None: not known."""
+        if not math.isfinite(self.second_order):
+            return None
+        return bool(self.second_order >= -max(self.second_order_error, 1e-3 * self.multiplier))
+
+    @property
+    def best_start(self) -> str:
+        """Name of the start that led to the value."""
+        return self.starts[int(np.nanargmax(self.start_values))]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the value, its evidence and its cost as rows."""
+        verdict = "converged" if self.converged else "NOT converged"
+        size = "‖ε‖" if self.adaptive == "none" else "‖T⁻¹ε‖"
+        low, high = (float(f(self.start_values)) for f in (np.nanmin, np.nanmax))
+        return [
+            (f"sharpness ({ball_of(self)})", f"≥ {with_error(self.value, self.value_se)}"),
+            *self._keskar_rows(),
+            ("one-step SAM value", number(self.one_step)),
+            *self._model_rows(),
+            ("optimality gap", f"{self.gap:.1e} of ρ‖G‖ ({verdict})"),
+            *self._second_order_rows(),
+            (size, f"{number(self.norm)} ({'boundary' if self.boundary else 'inside'})"),
+            ("best start", self.best_start),
+            ("over the starts", f"{number(low)} to {number(high)} ({len(self.starts)})"),
+            *self._overflow_rows(),
+            *(("note", note) for note in self.notes),
+            ("gradient passes", f"{self.gradients:,}"),
+        ]
+
+    def _keskar_rows(self) -> list[tuple[str, str]]:
+        if not (math.isinf(self.p) and self.adaptive == "elementwise" and self.eta == 1.0):
+            return []
+        return [("Keskar's φ = 100 · rise / (1 + L)", f"≥ {number(self.keskar)}")]
+
+    def _model_rows(self) -> list[tuple[str, str]]:
+        if not math.isfinite(self.quadratic_maximum):
+            return []
+        bound = f"ρ‖g‖ + ½ρ²λ = {number(self.prediction)}"
+        return [("quadratic model", f"maximum {number(self.quadratic_maximum)}, {bound}")]
+
+    def _second_order_rows(self) -> list[tuple[str, str]]:
+        if self.is_local_maximum is None:
+            return []
+        verdict = "a local maximum" if self.is_local_maximum else "NOT even a local maximum"
+        values = f"{number(self.second_order)} ± {self.second_order_error:.0e}"
+        return [("μI − H on the tangents", f"{values}, μ = {number(self.multiplier)} ({verdict})")]
+
+    def _overflow_rows(self) -> list[tuple[str, str]]:
+        if not self.n_overflowed:
+            return []
+        radius = f"largest finite radius {number(self.finite_radius)}"
+        return [("not finite", f"at {self.n_overflowed} points, left out; {radius}")]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SubsetSharpness(Result):
+    """m-sharpness: the mean over disjoint subsets B of max over ε of L_B(w+ε) − L_B(w).
+
+    Each subset of m examples has its own ε. The interval is for the mean over subsets drawn like
+    these, from the spread between them; it is about the examples, not about the search, whose
+    values are lower bounds.
+
+    Attributes:
+        values: largest rise found on each subset, shape (k,).
+        one_steps: rise of each after SAM's one step, shape (k,).
+        gaps: relative Frank-Wolfe gap at the end of each, shape (k,).
+        losses: L_B(w) of each subset, shape (k,).
+        gradients: gradient passes over one subset, all together.
+        m: examples in a subset.
+        n_left_out: examples at the end of the data that fill no subset.
+        rho: radius of the ball.
+        p: its norm.
+        adaptive: T: ``none``, ``elementwise`` or ``filterwise``.
+        eta: what was added to the diagonal of T.
+        tol: relative gap that was sought.
+        protocol: ``search``, or ``auto-pgd`` for the published one.
+        n_overflowed: points where the loss or its gradient was not finite.
+    """
+
+    kind: ClassVar[str] = "m-sharpness"
+    values: FloatArray
+    one_steps: FloatArray
+    gaps: FloatArray
+    losses: FloatArray
+    gradients: int
+    m: int
+    n_left_out: int
+    rho: float
+    p: float
+    adaptive: str = "none"
+    eta: float = 0.0
+    tol: float = math.nan
+    protocol: str = "search"
+    n_overflowed: int = 0
+
+    @property
+    def value(self) -> float:
+        """Mean over the subsets."""
+        return float(self.values.mean())
+
+    @property
+    def value_se(self) -> float:
+        """Standard error of the mean over the subsets; NaN for one subset."""
+        k = self.values.size
+        return float(self.values.std(ddof=1) / math.sqrt(k)) if k > 1 else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the mean, by Student's t over the subsets."""
+        k = self.values.size
+        half = t_quantile(k - 1) * self.value_se if k > 1 else math.nan
+        return self.value - half, self.value + half
+
+    @property
+    def n_converged(self) -> int:
+        """Subsets whose gap met the tolerance."""
+        return int((self.gaps <= self.tol).sum())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the mean with its interval, the spread, and the evidence as rows."""
+        k, (low, high) = self.values.size, self.interval
+        interval = f" (95 %: {number(low)} to {number(high)})" if k > 1 else ""
+        label = f"m-sharpness (m = {self.m}, {ball_of(self)})"
+        rest = f"; {self.n_left_out:,} at the end left out" if self.n_left_out else ""
+        gaps = f"median {np.nanmedian(self.gaps):.1e}, largest {np.nanmax(self.gaps):.1e}"
+        if self.protocol == "search":
+            gaps += f" ({self.n_converged} of {k} converged)"
+        return [
+            (label, f"≥ {number(self.value)}{interval}"),
+            ("one-step SAM value", number(float(np.mean(self.one_steps)))),
+            ("subsets", f"{k} of {self.m}{self._first()}{rest}"),
+            ("over the subsets", f"{number(self.values.min())} to {number(self.values.max())}"),
+            ("optimality gaps", gaps),
+            ("found by", _FOUND_BY[self.protocol]),
+            ("gradient passes", f"{self.gradients:,} over a subset"),
+        ]
+
+    def _first(self) -> str:
+        """Say so where only the beginning of the data was used."""
+        used = self.values.size * self.m + self.n_left_out
+        return f", the first {used:,} examples" if used < self.provenance.n_examples else ""
+
+
+_FOUND_BY = {"search": "search from several starts", "auto-pgd": "Auto-PGD, 20 steps, one start"}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Profile(Result):
+    """Sharpness at many radii: S(ρ) = max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w).
+
+    Each radius starts from the maximiser of the one before, so that the values rise with ρ, as
+    the true maxima do. All are lower bounds.
+
+    Attributes:
+        rhos: radii, ascending, shape (k,).
+        values: largest rise found at each, shape (k,).
+        one_steps: rise after SAM's one step at each, shape (k,).
+        gaps: relative Frank-Wolfe gap at each, shape (k,).
+        norms: ‖T⁻¹ε‖ₚ of each maximiser, shape (k,).
+        predictions: for p = 2 the bound ρ‖Tg‖₂ + ½ρ²λ on the quadratic model at w, shape (k,);
+            else NaN.
+        quadratic_maxima: for p = 2 the maximum of that model in the ball, shape (k,); else NaN.
+        loss: L(w).
+        weight_norm: ‖T⁻¹w‖ₚ, over the entries where T is not zero: ρ relative to it compares
+            checkpoints of different scale.
+        gradients: gradient passes, all together.
+        p: norm of the balls.
+        adaptive: T: ``none``, ``elementwise`` or ``filterwise``.
+        eta: what was added to the diagonal of T.
+        tol: relative gap that was sought.
+        n_overflowed: points where the loss or its gradient was not finite.
+        finite_radius: where there were any, the largest ‖T⁻¹ε‖ₚ at which both were finite.
+    """
+
+    kind: ClassVar[str] = "profile"
+    rhos: FloatArray
+    values: FloatArray
+    one_steps: FloatArray
+    gaps: FloatArray
+    norms: FloatArray
+    predictions: FloatArray
+    quadratic_maxima: FloatArray
+    loss: float
+    weight_norm: float
+    gradients: int
+    p: float
+    adaptive: str = "none"
+    eta: float = 0.0
+    tol: float = math.nan
+    n_overflowed: int = 0
+    finite_radius: float = math.nan
+
+    @property
+    def relative_rhos(self) -> FloatArray:
+        """Radii over ‖T⁻¹w‖ₚ, shape (k,); infinite where that is zero."""
+        known = self.weight_norm > 0
+        return np.asarray(
+            self.rhos / self.weight_norm if known else np.full(self.rhos.shape, np.inf)
+        )
+
+    @property
+    def reached(self) -> npt.NDArray[np.bool_]:
+        """Where the gap met the tolerance, shape (k,)."""
+        return np.asarray(self.gaps <= self.tol)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return value, one-step value and prediction at each radius as rows."""
+        k = self.rhos.size
+        rows = [
+            ("balls", f"{_norm_of(self)}, ‖T⁻¹w‖ = {number(self.weight_norm)}"),
+            *(
+                (
+                    f"ρ = {number(rho)} ({number(relative)} of ‖w‖)",
+                    f"≥ {number(value)}, one step {number(one)}{_beside(prediction)}",
+                )
+                for rho, relative, value, one, prediction in zip(
+                    self.rhos,
+                    self.relative_rhos,
+                    self.values,
+                    self.one_steps,
+                    self.quadratic_maxima,
+                    strict=True,
+                )
+            ),
+            (
+                "optimality gaps",
+                f"largest {np.nanmax(self.gaps):.1e} ({int(self.reached.sum())} of {k} converged)",
+            ),
+        ]
+        if self.n_overflowed:
+            radius = f"largest finite radius {number(self.finite_radius)}"
+            rows.append(("not finite", f"at {self.n_overflowed} points, left out; {radius}"))
+        return [*rows, ("gradient passes", f"{self.gradients:,}")]
+
+
+def ball_of(record: Sharpness | SubsetSharpness) -> str:
+    """Return the ball of a record in words, such as ``ρ = 0.05, p = 2``.
+
+    Args:
+        record: any record that was searched for in one ball.
+
+    Returns:
+        Radius, norm and scale.
+    """
+    return f"ρ = {record.rho:g}, {_norm_of(record)}"
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the quantile of Student's t that a two-sided 95 % interval takes.
+
+    Args:
+        degrees: of freedom, at least 1.
+
+    Returns:
+        The quantile.
+
+    >>> round(t_quantile(1), 3), round(t_quantile(10), 3)
+    (12.706, 2.228)
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+
+
+def _norm_of(record: Sharpness | SubsetSharpness | Profile) -> str:
+    eta = f", η = {record.eta:g}" if record.eta else ""
+    scale = "" if record.adaptive == "none" else f", adaptive {record.adaptive}{eta}"
+    return f"p = {record.p:g}{scale}"
+
+
+def _beside(prediction: float) -> str:
+    return f", quadratic model {number(prediction)}" if math.isfinite(prediction) else ""

@@ -1,0 +1,125 @@
+"""``landscape sharpness`` in all its ways: what it prints, keeps, and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape.problem import load_problem
+from landscape.study import Study
+
+ASKED = ("--problem", "task.py", "--max-gradients", "10")
+
+
+def records(out: str) -> list[dict]:
+    return json.loads(out)
+
+
+def test_an_adaptive_ball_is_in_the_table_and_in_the_settings(here: Path, run) -> None:
+    ran = run("sharpness", "a.pt", *ASKED, "--adaptive", "elementwise", "--eta", "0.01")
+    assert ran.code == 0
+    assert "sharpness (ρ = 0.05, p = 2, adaptive elementwise, η = 0.01)" in ran.out
+    for label in ("one-step SAM value", "quadratic model", "optimality gap", "over the starts"):
+        assert label in ran.out
+    with Study("landscape.db", readonly=True) as study:
+        (entry,) = study.entries("sharpness")
+        assert study.load(entry.id).settings["adaptive"] == "elementwise"
+
+
+def test_whole_data_and_subsets_come_from_one_call(here: Path, run) -> None:
+    args = ("sharpness", "a.pt", *ASKED, "--m", "8")
+    whole, parts = records(run(*args, "--json").out)
+    assert (whole["kind"], parts["kind"]) == ("sharpness", "m-sharpness")
+    assert len(parts["values"]) == 3
+    assert parts["n_left_out"] == 6
+    assert np.mean(parts["values"]) >= whole["value"] * (1 - 1e-6)
+    out = run(*args).out
+    assert "m-sharpness (m = 8, ρ = 0.05, p = 2)" in out
+    assert "3 of 8; 6 at the end left out" in out
+
+
+def test_a_profile_at_given_radii(here: Path, run) -> None:
+    ran = run("sharpness", "a.pt", "b.pt", *ASKED, "--profile", "--rhos", "0.01,0.1", "--json")
+    both = records(ran.out)
+    assert [record["kind"] for record in both] == ["profile", "profile"]
+    assert both[0]["rhos"] == [0.01, 0.1]
+    assert both[0]["values"][0] < both[0]["values"][1]
+    assert "ρ = 0.1" in run("sharpness", "a.pt", *ASKED, "--profile", "--rhos", "0.01,0.1").out
+
+
+def test_keskars_box_is_that_of_weights_plus_one(here: Path, run) -> None:
+    args = ("sharpness", "a.pt", *ASKED, "--protocol", "keskar", "--rho", "0.001")
+    (record,) = records(run(*args, "--json").out)
+    assert (record["p"], record["adaptive"], record["eta"]) == ("inf", "elementwise", 1.0)
+    weights = torch.load("a.pt")
+    flat = torch.cat([w.flatten() for w in weights.values()]).abs().numpy()
+    assert (np.abs(record["epsilon"]) <= 1e-3 * (flat + 1) * (1 + 1e-6)).all()
+    phi = 100 * record["value"] / (1 + record["loss"])
+    (line,) = [line for line in run(*args).out.splitlines() if "Keskar" in line]
+    assert line.split("≥")[1].strip() == f"{phi:.4g}"
+
+
+def test_the_published_protocol_needs_its_examples(here: Path, run) -> None:
+    ran = run("sharpness", "a.pt", "--problem", "task.py", "--protocol", "auto-pgd")
+    assert ran.code == 2
+    assert "1,024 examples were asked for" in ran.err
+    assert "have 30" in ran.err
+
+
+def test_the_published_protocol_on_enough_of_them(here: Path, run) -> None:
+    task = (here / "task.py").read_text().replace("torch.randn(30", "torch.randn(1100")
+    (here / "big.py").write_text(task)
+    ran = run("sharpness", "a.pt", "--problem", "big.py", "--protocol", "auto-pgd", "--json")
+    (record,) = records(ran.out)
+    assert (record["m"], len(record["values"]), record["gradients"]) == (128, 8, 8 * 21)
+    assert record["protocol"] == "auto-pgd"
+
+
+def test_normalised_logits_are_measured_apart(here: Path, run) -> None:
+    (plain,) = records(run("sharpness", "a.pt", *ASKED, "--json").out)
+    (normal,) = records(run("sharpness", "a.pt", *ASKED, "--normalise-logits", "--json").out)
+    prints = [record["provenance"]["problem_fingerprint"] for record in (plain, normal)]
+    assert prints[0] != prints[1]
+    problem = load_problem("task.py").at("a.pt")
+    ((x, y),) = list(problem.batches)
+    with torch.no_grad():
+        z = problem.model(x)
+    centred = z - z.mean(1, keepdim=True)
+    expected = nn.functional.cross_entropy(centred / centred.norm(dim=1, keepdim=True), y)
+    assert normal["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_price_of_each_way_is_said_and_nothing_measured(here: Path, run) -> None:
+    for extra in ([], ["--m", "8"], ["--profile"], ["--protocol", "auto-pgd"]):
+        ran = run("sharpness", "a.pt", "--problem", "task.py", *extra, "--dry-run")
+        assert ran.code == 0
+        assert "Dry run" in ran.out
+    assert not Path("landscape.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--rhos", "0.1"], "add --profile"),
+        (["--profile", "--rhos", "0.2,0.1"], "rhos must be finite radii above zero in ascending"),
+        (["--profile", "--rhos", "0,0.1"], "rhos must be finite radii above zero in ascending"),
+        (["--profile", "--rhos", "a"], "--rhos takes numbers with a comma between two, got 'a'"),
+        (["--profile", "--m", "4"], "leave out --m"),
+        (["--protocol", "auto-pgd", "--m", "4"], "--protocol auto-pgd has m = 128"),
+        (["--m", "31"], "m must be from 1 to the number of examples, 30; got 31"),
+        (["--m", "0"], "m must be from 1 to the number of examples, 30; got 0"),
+        (["--eta", "0.1"], "eta = 0.1 belongs to an adaptive ball"),
+        (["--adaptive", "elementwise", "--eta", "-1"], "eta must be a finite number, at least 0"),
+        (["--p", "nan"], "p must be at least 1"),
+        (["--params", "nothing"], "no parameter matches 'nothing'"),
+    ],
+)
+def test_bad_input_is_named(here: Path, run, extra: list[str], words: str) -> None:
+    ran = run("sharpness", "a.pt", *ASKED, *extra)
+    assert ran.code == 2
+    assert words in ran.err
