@@ -23,6 +23,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py
 	$(BIN)/python tests/benchmarks/curvature.py
 	$(BIN)/python tests/benchmarks/surfaces.py
+	$(BIN)/python tests/benchmarks/sharpness.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

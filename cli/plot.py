@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 WHAT = (
     *("contrast", "surface", "worst-line", "random-line", "sharpness"),
     *("eigs", "sweep", "trace", "density", "path"),
-    *("difference", "area", "band", "trajectory"),
+    *("difference", "area", "band", "trajectory", "profile"),
 )
 KINDS_DRAWN = {
-    **{"sweep": "eigs", "trace": "trace", "density": "density"},
+    **{"sweep": "eigs", "trace": "trace", "density": "density", "profile": "profile"},
     **{"difference": "surface", "area": "surface"},
 }
 SPECIAL = {"sweep": "eigs", "difference": "surface", "area": "surface", "band": "line"}
@@ -41,12 +41,14 @@ class Look:
         scale: of the loss.
         x_axis: spacing of the eigenvalues of a density.
         interactive: whether to make a page to turn and read off.
+        relative: whether profiles are drawn against ρ/‖w‖.
     """
 
     kind: str | None
     scale: str
     x_axis: str
     interactive: bool
+    relative: bool = False
 
     @property
     def log_or_linear(self) -> str:
@@ -57,6 +59,8 @@ class Look:
         """Return what a picture of one kind of record is to be told."""
         if drawer == "density":
             return {"x_axis": self.x_axis}
+        if drawer == "profile":
+            return {"relative": self.relative}
         if drawer == "path":
             return {"scale": self.log_or_linear}
         return {"scale": self.scale} if drawer == "line" else {}
@@ -72,7 +76,8 @@ class Look:
     show_default=True,
     help="The newest of each checkpoint; contrast: everything on one sheet; sweep: eigenvalues "
     "over training; difference: of two surfaces; area: of the level sets of surfaces; band: mean "
-    "and spread of random lines; trajectory: losses of training runs.",
+    "and spread of random lines; trajectory: losses of training runs; profile: sharpness "
+    "against ρ.",
 )
 @click.option(
     "--id",
@@ -103,6 +108,7 @@ class Look:
     show_default=True,
     help="Scale of the loss; excess: the rise above each checkpoint's own.",
 )
+@click.option("--relative", is_flag=True, help="Profiles of sharpness against ρ/‖w‖ in place of ρ.")
 @click.option(
     "--x-axis",
     type=click.Choice(["symlog", "linear"]),
@@ -118,6 +124,7 @@ def command(
     output: str,
     kind: str | None,
     scale: str,
+    relative: bool,
     x_axis: str,
 ) -> None:
     """Draw what a study holds; NAMEs are checkpoints, all of them by default. Needs no torch.
@@ -138,7 +145,7 @@ def command(
     if interactive and kind not in {None, "3d"}:
         msg = f"an interactive picture of a surface is a relief; --kind {kind} takes .png or .pdf"
         raise InvalidArgumentError(msg)
-    look = Look(kind, scale, x_axis, interactive)
+    look = Look(kind, scale, x_axis, interactive, relative)
     with Study(study, readonly=True) as opened:
         if numbers:
             figure = _by_number(opened, numbers, what, look)

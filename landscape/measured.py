@@ -83,7 +83,8 @@ class Measured:
             facts["λmax of the Hessian"] = f"{number(float(top))} ± {float(residual):.1e}{unsure}"
         if self.sharpness is not None:
             norm = "" if self.sharpness.p == 2 else f", p = {self.sharpness.p:g}"
-            at = f"ρ = {self.sharpness.rho:g}{norm}"
+            scale = "" if self.sharpness.adaptive == "none" else f", {self.sharpness.adaptive}"
+            at = f"ρ = {self.sharpness.rho:g}{norm}{scale}"
             unsure = "" if self.sharpness.converged else ", not converged"
             facts[f"sharpness, {at}"] = (
                 f"≥ {number(self.sharpness.value)} (gap {self.sharpness.gap:.0e}{unsure})"

@@ -38,9 +38,9 @@ def train_curve(
     SGD with momentum takes one step per batch, each on the mean loss of the batch at a t of its
     own, plus ½ weight_decay ‖w(t)‖². The learning rate falls from lr to 0 in half a period of a
     cosine, one value per epoch. Dropout is off in eval mode; BatchNorm normalises with the
-    statistics of the batch. The batches are those of the problem, in an order drawn anew for every epoch where they
-    are kept in memory, else as they come. Each epoch has a generator of its own, so that training
-    that is taken up again gives the same bits.
+    statistics of the batch. The batches are those of the problem, in an order drawn anew for every
+    epoch where they are kept in memory, else as they come. Each epoch has a generator of its own,
+    so that training that is taken up again gives the same bits.
 
     Args:
         evaluator: an entered evaluator.

@@ -17,6 +17,7 @@ from landscape.plots.lines import called_by, draw_legend
 from landscape.plots.sheet import draw_key, frame, place
 from landscape.plots.style import FAINT, colour, fit, marker, plain, styled
 from landscape.results import Eigenpairs, Sharpness
+from landscape.results.sharpness import ball_of
 from landscape.wording import number
 
 AXIS_SCALES = ("auto", "linear", "log")
@@ -319,7 +320,7 @@ def search(record: Eigenpairs) -> str:
 
 def _search_in_ball(record: Sharpness) -> str:
     verdict = "converged" if record.converged else "NOT converged"
-    return f"ρ = {record.rho:g}, p = {record.p:g}, gap {record.gap:.0e} ({verdict})"
+    return f"{ball_of(record)}, gap {record.gap:.0e} ({verdict})"
 
 
 def is_logarithmic(values: Any, scale: str) -> bool:

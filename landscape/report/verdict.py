@@ -210,7 +210,7 @@ def _not_converged(models: Sequence[Measured]) -> list[str]:
 def _different_balls(models: Sequence[Measured]) -> list[str]:
     if len(_balls(models)) < 2:
         return []
-    return ["The sharpness was sought in different balls (ρ or p), and is not compared."]
+    return ["The sharpness was sought in different balls (ρ, p or scale), and is not compared."]
 
 
 def _different_sources(models: Sequence[Measured]) -> list[str]:
@@ -233,16 +233,18 @@ def _main_record(model: Measured) -> Result | None:
     return next((record for record in records if record is not None), None)
 
 
-def _balls(models: Sequence[Measured]) -> set[tuple[float, float]]:
-    return {(m.sharpness.rho, m.sharpness.p) for m in models if m.sharpness is not None}
+def _balls(models: Sequence[Measured]) -> set[tuple[float, float, str, float]]:
+    found = [m.sharpness for m in models if m.sharpness is not None]
+    return {(s.rho, s.p, s.adaptive, s.eta) for s in found}
 
 
 def _ball(models: Sequence[Measured]) -> str:
     balls = _balls(models)
     if len(balls) != 1:
         return ""
-    rho, p = next(iter(balls))
-    return f"ρ = {rho:g}, p = {p:g}"
+    rho, p, adaptive, _ = next(iter(balls))
+    scale = "" if adaptive == "none" else f", {adaptive}"
+    return f"ρ = {rho:g}, p = {p:g}{scale}"
 
 
 def _second(pair: tuple[str, float]) -> float:
