@@ -46,7 +46,7 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
 
 def _alike(one: Entry, other: Entry) -> bool:
     """Tell whether two measurements are of the same operator, or of none."""
-    usual = {"operator": "hessian", "scale": "none"}
+    usual = {"operator": "hessian", "scale": "none", "p": 2.0, "adaptive": "none", "eta": 0.0}
     return all(one.settings.get(k, v) == other.settings.get(k, v) for k, v in usual.items())
 
 

@@ -66,7 +66,8 @@ def command(
     if told.dry_run:
         forwards = points**2 + 2 * N_COMPARED_LINE + 6
         searches = 6 if paired else 1
-        price = Cost(forwards=forwards, gradients=240 * searches, hvps=60 * searches)
+        forwards += 600 if paired else 0
+        price = Cost(forwards=forwards, gradients=270 * searches, hvps=60 * searches)
         print_price(problems, lambda problem: price)
         return
     test = None if no_test or told.split == "test" else told.base_problem(task, split="test")

@@ -146,7 +146,8 @@ def _price(
 ) -> Cost:
     if protocol == "auto-pgd":
         return Cost(gradients=21)
-    once = Cost(forwards=2, gradients=_SCOUTING + ball["max_gradients"], hvps=_HVPS)
+    scouting = _SCOUTING * (3 if ball["p"] == 1 else 1)  # vertices beside each start
+    once = Cost(forwards=2, gradients=scouting + ball["max_gradients"], hvps=_HVPS)
     times = (len(_radii(rhos) or range(7)) if profile else 1) + (m is not None)
     return Cost(
         forwards=times * once.forwards, gradients=times * once.gradients, hvps=times * once.hvps

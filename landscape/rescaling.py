@@ -12,6 +12,7 @@ kept where the outputs stay the same.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -181,11 +182,11 @@ def _order(model: nn.Module, outputs: Outputs) -> tuple[list[str], Tensor]:
         return lambda *_: seen.append(name)
 
     layers = {name: part for name, part in model.named_modules() if _is_layer(part)}
-    owned = [id(part.weight) for part in layers.values()]
+    places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     handles = [
         part.register_forward_hook(hook(name))
         for name, part in layers.items()
-        if owned.count(id(part.weight)) == 1  # a tied weight has another place that would change
+        if places[id(part.weight)] == 1  # a tied weight has another place that would change
     ]
     try:
         expected = outputs({})

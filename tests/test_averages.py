@@ -472,3 +472,31 @@ def test_a_table_of_an_average_has_every_sample():
     values = np.array([[float(cell) for cell in row.split(",")] for row in rows])
     assert values[:, 0].tolist() == [1, 2, 3]
     assert np.array_equal(values[:, 1:], found.rises)
+
+
+def test_samples_at_once_have_one_set_of_bits_also_after_a_kill(tmp_path, monkeypatch):
+    """A sample that is missing is measured in the company that it had."""
+    import json
+    import sqlite3
+    from contextlib import closing
+
+    from landscape.engine import Plan
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+        data = torch.randn(40, 5), torch.randint(0, 3, (40,))
+    problem = Problem(model, torch.nn.CrossEntropyLoss(), data)
+    plan = Plan(points=8)
+    monkeypatch.setattr("landscape.measure.draws.choose_plan", lambda *_, **__: plan)
+    options = {"n_samples": 6, "relative_error": None, "prediction": False}
+    with Study(tmp_path / "landscape.db") as study:
+        first = average_sharpness(problem, 0.1, study=study, **options)
+    for k, sign in ((0, 0), (3, 1), (5, 0), (5, 1)):
+        with closing(sqlite3.connect(tmp_path / "landscape.db")) as connection, connection:
+            how = json.dumps({"how": plan.settings()})
+            connection.execute("UPDATE measurements SET status = 'partial', record = ?", (how,))
+            connection.execute("DELETE FROM points WHERE i = ? AND j = ?", (k, sign))
+        with Study(tmp_path / "landscape.db") as study:
+            again = average_sharpness(problem, 0.1, study=study, **options)
+        assert again.rises.tobytes() == first.rises.tobytes()

@@ -12,11 +12,17 @@ from torch import nn
 
 from landscape.errors import DataError, InvalidArgumentError, LossError
 from landscape.measure.differences import differences
+from landscape.measure.evaluation import evaluation
+from landscape.measure.sharpness import sharpness
 from landscape.problem import Problem
 from landscape.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 N = 400
+
+
+def bowl_loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return 0.5 * model.curvature * batch[0] * model.weight[0, 0] ** 2
 
 
 def noisy_bowl(curvature: float, *, seed: int = 0, batch_size: int = 150) -> Problem:
@@ -25,12 +31,9 @@ def noisy_bowl(curvature: float, *, seed: int = 0, batch_size: int = 150) -> Pro
     a = torch.rand(N, generator=generator, dtype=torch.float64)
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.zeros_(model.weight)
-
-    def batch_loss(model, batch):
-        return 0.5 * curvature * batch[0] * model.weight[0, 0] ** 2
-
+    model.register_buffer("curvature", torch.tensor(curvature, dtype=torch.float64))
     data = [(part,) for part in a.split(batch_size)]
-    return Problem(model, None, data, batch_loss=batch_loss, name=f"curvature {curvature:g}")
+    return Problem(model, None, data, batch_loss=bowl_loss, name=f"curvature {curvature:g}")
 
 
 def test_the_rise_of_a_quadratic_and_its_error_are_those_of_the_examples():
@@ -161,3 +164,38 @@ def test_refuses_what_cannot_be_compared():
         differences(problem, problem, rho=-1.0)
     with pytest.raises(DataError, match="on different data"):
         differences(noisy_bowl(1.0), noisy_bowl(2.0, seed=3))
+
+
+def test_dropout_masks_at_the_ends_are_those_of_the_search():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    problem = Problem(model, nn.CrossEntropyLoss(), classes(), mode="train", name="own")
+    found = differences(problem, problem.named("twin"), rho=0.1, full=False, seed=1)
+    assert found.own[1] == pytest.approx(sharpness(problem, 0.1, seed=1).value, rel=1e-9)
+    assert found.own[0] == pytest.approx(evaluation(problem, seed=1).loss, rel=1e-12)
+
+
+def test_what_differs_in_loss_or_mode_is_refused_before_anything_is_measured():
+    data = classes()
+    problem = Problem(network(), nn.CrossEntropyLoss(), data, name="own")
+    for other, message in (
+        (Problem(network(), nn.MultiMarginLoss(), data), "have different losses"),
+        (Problem(network(), nn.CrossEntropyLoss(), data, mode="train"), "with mode eval"),
+        (Problem(network(), nn.CrossEntropyLoss(), data, split="test"), "with split train"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            differences(problem, other)
+
+
+def test_the_plain_sharpness_stays_the_one_that_is_shown(tmp_path):
+    """Searches in other balls and of normalised logits are kept beside it, and not in its place."""
+    problem = Problem(network(), nn.CrossEntropyLoss(), classes(), name="own")
+    other = Problem(network(4.0), nn.CrossEntropyLoss(), classes(), name="other")
+    with Study(tmp_path / "landscape.db") as study:
+        evaluation(problem, study=study)
+        plain = sharpness(problem, 0.1, study=study)
+        differences(problem, other, rho=0.1, study=study)
+        shown = study.comparison()["own"].sharpness
+    assert shown.value == plain.value
+    assert (shown.rho, shown.adaptive) == (0.1, "none")

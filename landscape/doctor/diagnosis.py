@@ -78,10 +78,13 @@ def diagnose(
     settings: dict[str, Any] = {"seed": seed}
     if held_out is not None:
         _check_held_out(problem, held_out)
+        held_out = held_out.at(problem.model, name=problem.name)
         settings["held_out"] = {
             "split": held_out.split,
             "data": held_out.batches.fingerprint,
             "problem": held_out.fingerprint,
+            "mode": held_out.mode,
+            "dtype": str(held_out.dtype),
         }
 
     def measure(provenance: Provenance) -> Diagnosis:

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from landscape.errors import InvalidArgumentError, NonFiniteWarning, one_of
+from landscape.errors import (
+    InvalidArgumentError,
+    LossError,
+    NonFiniteError,
+    NonFiniteWarning,
+    one_of,
+)
 from landscape.evaluate import Evaluator, require_finite
 from landscape.linalg import SymmetricOperator, hutchinson_trace
 from landscape.linalg.sampling import StoppingRule, confidence_interval
@@ -301,15 +307,10 @@ def _average(
             require_finite(loss, problem)
             n_timed = 2 * asked.most if asked.tune else 1
             engine = kept_engine(evaluator, kept, n_points=n_timed)
-            samples = KeptLosses(engine, draws, rho, kept=kept, progress=progress)
+            samples = KeptLosses(engine, draws, rho, most=asked.most, kept=kept, progress=progress)
             rises, converged = _drawn(samples, loss, asked)
             value, error, low, high = _interval(_halved(rises))
-            predicted = predicted_error = math.nan
-            if asked.prediction:
-                factor = draws.second_moment * rho**2
-                predicted, predicted_error = (
-                    factor * part for part in traces.of(evaluator, draws, asked.seed)
-                )
+            predicted, predicted_error = _predicted(evaluator, draws, rho, traces, asked)
             return AverageSharpness(
                 value=value,
                 standard_error=error,
@@ -331,6 +332,21 @@ def _average(
     result = recall_or_measure(AverageSharpness, problem, settings, study, measure)
     _warn_not_finite(result)
     return result
+
+
+def _predicted(
+    evaluator: Evaluator, draws: Draws, rho: float, traces: _Traces, asked: Asked
+) -> tuple[float, float]:
+    """Return what the quadratic model says, NaN where it was not asked for or cannot be made."""
+    if not asked.prediction:
+        return math.nan, math.nan
+    try:
+        trace, error = traces.of(evaluator, draws, asked.seed)
+    except (LossError, NonFiniteError) as reason:
+        warnings.warn(f"no quadratic prediction: {reason}", stacklevel=6)
+        return math.nan, math.nan
+    factor = draws.second_moment * rho**2
+    return factor * trace, factor * error
 
 
 def _drawn(samples: KeptLosses, loss: float, asked: Asked) -> tuple[FloatArray, bool]:
@@ -372,7 +388,7 @@ def _interval(draws: FloatArray) -> tuple[float, float, float, float]:
 def _check_paired(first: AverageSharpness, second: AverageSharpness) -> None:
     names = ("rho", "distribution", "adaptive", "eta", "seed")
     pairs = {name: (first.settings[name], second.settings[name]) for name in names}
-    for name in ("data_fingerprint", "split", "mode", "n_parameters", "parameters"):
+    for name in ("data_fingerprint", "problem_fingerprint", "split", "mode", "n_parameters"):
         pairs[name] = getattr(first.provenance, name), getattr(second.provenance, name)
     for name, (one, other) in pairs.items():
         if one != other:

@@ -138,6 +138,14 @@ def _check(problem: Problem, against: Problem) -> None:
         names = f"{problem.name} and {against.name}"
         msg = f"{names} explore different parameters; compare like with like"
         raise InvalidArgumentError(msg)
+    for what in ("mode", "split", "dtype"):
+        ours, theirs = (str(getattr(each, what)) for each in (problem, against))
+        if ours != theirs:
+            msg = f"{problem.name} is measured with {what} {ours}, {against.name} with {theirs}"
+            raise InvalidArgumentError(msg)
+    if problem.loss.fingerprint != against.loss.fingerprint:
+        msg = f"{problem.name} and {against.name} have different losses: give both the same"
+        raise InvalidArgumentError(msg)
     if problem.batches.fingerprint != against.batches.fingerprint:
         msg = (
             f"{problem.name} and {against.name} are on different data: a difference on the same "
@@ -148,7 +156,7 @@ def _check(problem: Problem, against: Problem) -> None:
 
 def _rows(pair: Pair, rho: float, full: bool, shared: dict[str, Any]) -> Iterator[_Row]:
     sizes = [float(torch.linalg.vector_norm(p.weights, dtype=torch.float64)) for p in pair]
-    yield _loss_row(pair)
+    yield _loss_row(pair, shared["seed"])
     yield _sharpness_row(f"sharpness, ρ = {rho:g}", pair, (rho, rho), {}, shared)
     if min(sizes) > 0:
         name = f"sharpness, ρ/‖w‖ = {rho / sizes[1]:.3g}"
@@ -171,8 +179,8 @@ def _rows(pair: Pair, rho: float, full: bool, shared: dict[str, Any]) -> Iterato
     yield _average_row(pair, rho, shared)
 
 
-def _loss_row(pair: Pair) -> _Row:
-    own, other = (_losses(problem, []) for problem in pair)
+def _loss_row(pair: Pair, seed: int) -> _Row:
+    own, other = (_losses(problem, [], seed) for problem in pair)
     return _paired("loss", pair, own[0], other[0])
 
 
@@ -188,14 +196,14 @@ def _sharpness_row(
     for problem, rho in zip(pair, radii, strict=True):
         found = sharpness(problem, rho, **told, **shared)
         epsilon = torch.as_tensor(found.epsilon).to(problem.device, problem.dtype)
-        (low, weights), (high, _) = _losses(problem, [epsilon])
+        (low, weights), (high, _) = _losses(problem, [epsilon], shared["seed"])
         rises.append((high - low, weights))
     return _paired(name, pair, *rises)
 
 
-def _losses(problem: Problem, steps: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _losses(problem: Problem, steps: list[Tensor], seed: int) -> list[tuple[Tensor, Tensor]]:
     """Return loss and weight of each example at the checkpoint, and after each step."""
-    with Evaluator(problem) as evaluator:
+    with Evaluator(problem, seed=seed) as evaluator:
         engine = Engine(evaluator)
         points = [evaluator.origin, *(evaluator.origin + step for step in steps)]
         found = [loss.examples for loss in engine.losses(points, keep=True)]

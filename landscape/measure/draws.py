@@ -146,7 +146,14 @@ class KeptLosses:
     """The losses at w ± ρTz, each kept in the study as soon as it is measured."""
 
     def __init__(
-        self, engine: Engine, draws: Draws, rho: float, *, kept: Grid | None, progress: bool | None
+        self,
+        engine: Engine,
+        draws: Draws,
+        rho: float,
+        *,
+        most: int,
+        kept: Grid | None,
+        progress: bool | None,
     ) -> None:
         """Take up what is kept.
 
@@ -154,11 +161,12 @@ class KeptLosses:
             engine: evaluates the loss.
             draws: gives Tz.
             rho: ρ.
+            most: how many draws there are at most.
             kept: the samples in the study; row k holds draw k with both signs.
             progress: show a bar on stderr; None: where stderr is a terminal.
         """
         self._engine, self._draws, self._rho = engine, draws, rho
-        self._kept, self._progress = kept, progress
+        self._most, self._kept, self._progress = most, kept, progress
         done = {} if kept is None else kept.done
         self._losses = {index: values["loss"] for index, values in done.items()}
 
@@ -172,13 +180,19 @@ class KeptLosses:
             L(w ± ε), shape (n, 2). Cost: one forward pass for each that is not kept.
         """
         indices = [(k, sign) for k in range(n) for sign in (0, 1)]
-        todo = [index for index in indices if index not in self._losses]
+        # Cut alike whatever is kept already and however many are asked for: a sample has other
+        # roundings in other company.
         size = self._engine.plan.points
-        chunks = [todo[first : first + size] for first in range(0, len(todo), size)]
+        whole = -(-len(indices) // size) * size
+        every = [(k // 2, k % 2) for k in range(min(whole, 2 * self._most))]
+        cut = [every[first : first + size] for first in range(0, len(every), size)]
+        chunks = [chunk for chunk in cut if any(index not in self._losses for index in chunk)]
         what = f"average around {self._engine.evaluator.problem.name}"
         for chunk in progress_bar(chunks, what=what, total=len(chunks), show=self._progress):
             found = losses_around(self._engine, self._draws, self._rho, chunk)
             for index, loss in zip(chunk, found, strict=True):
+                if index in self._losses:
+                    continue
                 if self._kept is not None:
                     self._kept.record(*index, {"loss": loss})
                 self._losses[index] = loss

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.engine import Engine, choose_plan
-from landscape.errors import InvalidArgumentError, LandscapeError, LossError
+from landscape.errors import InvalidArgumentError, LandscapeError, LossError, NonFiniteError
 from landscape.evaluate import Evaluator, require_finite
 from landscape.measure.draws import Draws, positive
 from landscape.measure.eigenpairs import jackknife
@@ -113,7 +113,7 @@ def flatness(
             for name, part in at.measures().items():
                 try:
                     found |= count(part)()
-                except (AbsentError, LossError, NotReachedError) as error:
+                except (AbsentError, LossError, NonFiniteError, NotReachedError) as error:
                     left_out[name] = str(error)
             return Flatness(
                 loss=loss,

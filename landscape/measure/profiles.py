@@ -95,7 +95,8 @@ def sharpness_profile(
             counting(f"profile of {problem.name}", show=progress, unit="gradient") as count,
         ):
             origin = Origin(evaluator, scale=scale, count=count)
-            rows = _climb_radii(origin, radii, float(p), tol, max_gradients, seed)
+            notes: list[str] = []
+            rows = _climb_radii(origin, radii, float(p), tol, max_gradients, seed, notes)
             columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
             return Profile(
                 rhos=radii,
@@ -109,6 +110,7 @@ def sharpness_profile(
                 tol=tol,
                 n_overflowed=origin.n_overflowed,
                 finite_radius=origin.farthest if origin.n_overflowed else math.nan,
+                notes=tuple(dict.fromkeys(notes)),
                 settings=settings,
                 cost=evaluator.cost,
                 provenance=provenance,
@@ -120,8 +122,15 @@ def sharpness_profile(
 
 
 def _climb_radii(
-    origin: Origin, radii: FloatArray, p: float, tol: float, max_gradients: int, seed: int
+    origin: Origin,
+    radii: FloatArray,
+    p: float,
+    tol: float,
+    max_gradients: int,
+    seed: int,
+    notes: list[str],
 ) -> list[dict[str, float]]:
+    """Search at each radius, from the maximiser of the one before; what is to be said is added."""
     rows: list[dict[str, float]] = []
     below, model = origin.point, None
     for rho in radii:
@@ -134,6 +143,7 @@ def _climb_radii(
         add_starts(search, tol=tol, seed=seed)
         search.polish(tol, search.run(tol, max_gradients))
         rows.append(_row(search, below))
+        notes += search.notes
         model = search.model
         below = search.best if search.best.value >= below.value else below
     return rows
@@ -188,6 +198,8 @@ def _weight_norm(problem: Problem, scale: torch.Tensor | None, norm: Any) -> flo
 
 
 def _warn(result: Profile) -> None:
+    for note in result.notes:
+        warnings.warn(note, stacklevel=3)
     if result.n_overflowed:
         msg = (
             f"the loss or its gradient overflowed at {result.n_overflowed} points; they were left "

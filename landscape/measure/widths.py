@@ -14,6 +14,7 @@ from landscape.measure.draws import Draws, rises_around
 from landscape.results import FloatArray
 
 _CAP = 5.0  # of log(rise / target), so that an overflow or a rise of zero is a finite number
+_JUMP = 0.05  # of log(rise / target) at the root: more than this is no root, but a jump
 _FARTHEST = 8.0  # factor of one step towards a bracket
 _BEYOND = 1.25
 _STEPS = 20
@@ -113,6 +114,12 @@ def width_of_noise(
     search = _Search(engine, draws, loss=loss, target=rise, n=n)
     ends = search.bracket(start)
     sigma = math.exp(brentq(search, min(ends), max(ends), xtol=_TOLERANCE))
+    if abs(search(math.log(sigma))) > _JUMP:
+        msg = (
+            f"the average rise jumps from below {rise:g} to far beyond it, or out of the finite "
+            f"numbers, near σ = {sigma:.2e}"
+        )
+        raise NotReachedError(msg)
     rises, beside = search.rises(sigma), search.rises(sigma * (1 + _BESIDE))
     slope = float(beside.mean() - rises.mean()) / (_BESIDE * sigma)
     known = math.isfinite(slope) and slope > 0

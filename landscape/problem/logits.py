@@ -84,10 +84,17 @@ def _takes_logits(module: Any) -> bool:
     return isinstance(module, _OF_LOGITS)
 
 
+def _are_shares(target: Tensor, output: Tensor) -> bool:
+    """Tell whether floating-point targets are probabilities of the classes."""
+    if target.shape != output.shape or bool((target < 0).any()):
+        return False
+    return bool(((target.sum(dim=1) - 1).abs() < 1e-3).all())
+
+
 def _require_classes(output: Any, target: Any) -> None:
     tensors = isinstance(output, Tensor) and isinstance(target, Tensor)
     logits = tensors and output.ndim >= 2 and output.shape[1] > 1
-    if not logits or (target.is_floating_point() and target.shape != output.shape):
+    if not logits or (target.is_floating_point() and not _are_shares(target, output)):
         msg = (
             f"logits can be normalised for classes alone: expected logits of shape (B, K) with K "
             f"at least 2, and classes or their probabilities, got an output of {describe(output)} "

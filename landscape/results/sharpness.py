@@ -113,7 +113,9 @@ class Sharpness(Result):
 
     @property
     def best_start(self) -> str:
-        """Name of the start that led to the value."""
+        """Name of the start that led to the value; none where nothing found rises above ε = 0."""
+        if self.epsilon.size and not self.epsilon.any():
+            return "none: nothing found rises above ε = 0"
         return self.starts[int(np.nanargmax(self.start_values))]
 
     def rows(self) -> list[tuple[str, str]]:
@@ -279,6 +281,7 @@ class Profile(Result):
         tol: relative gap that was sought.
         n_overflowed: points where the loss or its gradient was not finite.
         finite_radius: where there were any, the largest ‖T⁻¹ε‖ₚ at which both were finite.
+        notes: what a person should know of the searches.
     """
 
     kind: ClassVar[str] = "profile"
@@ -298,6 +301,7 @@ class Profile(Result):
     tol: float = math.nan
     n_overflowed: int = 0
     finite_radius: float = math.nan
+    notes: tuple[str, ...] = ()
 
     @property
     def relative_rhos(self) -> FloatArray:
@@ -339,6 +343,7 @@ class Profile(Result):
         if self.n_overflowed:
             radius = f"largest finite radius {number(self.finite_radius)}"
             rows.append(("not finite", f"at {self.n_overflowed} points, left out; {radius}"))
+        rows += [("note", note) for note in self.notes]
         return [*rows, ("gradient passes", f"{self.gradients:,}")]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 _FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
 _LOSSES = ("evaluation", "test")
-_LAID_OUT = ("surface", "random_line")
+_LAID_OUT = ("surface", "random_line", "sharpness")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
 
 
@@ -25,6 +25,7 @@ class Candidate:
         split: part of the data.
         settings: what was asked for.
         parameters: pattern of the parameters that were explored; empty: all of them.
+        problem_fingerprint: digest of the loss, its metrics and the model's code.
     """
 
     id: int
@@ -35,6 +36,7 @@ class Candidate:
     split: str
     settings: Mapping[str, Any]
     parameters: str = ""
+    problem_fingerprint: str = ""
 
     @property
     def role(self) -> str | None:
@@ -42,7 +44,7 @@ class Candidate:
 
         Other lines and other operators than the Hessian are.
         """
-        plain = {"operator": "hessian", "scale": "none"}
+        plain = {"operator": "hessian", "scale": "none", "adaptive": "none"}
         if any(self.settings.get(key, v) != v for key, v in plain.items()):
             return None
         if self.kind == "loss":
@@ -72,6 +74,7 @@ def choose(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
             continue  # of a part of the checkpoint
         checkpoints.setdefault((candidate.name, candidate.checkpoint_hash), []).append(candidate)
         newest_hash[candidate.name] = candidate.checkpoint_hash
+    checkpoints = {key: _of_one_loss(measured) for key, measured in checkpoints.items()}
     ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
     alike = {role: _shared_look(role, checkpoints.values()) for role in _LAID_OUT}
     chosen: dict[str, dict[str, int]] = {}
@@ -95,9 +98,10 @@ def _shared_look(role: str, checkpoints: Iterable[Sequence[Candidate]]) -> str |
 
 
 def _look(one: Candidate) -> str:
-    axes = [one.settings.get(key) for key in ("plane", "direction", "x", "y", "statistics")]
+    what = ("plane", "direction", "x", "y", "statistics", "rho", "p")
+    axes = [one.settings.get(key) for key in what]
     seeds = [(one.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
-    return repr([*axes, *seeds, one.split])
+    return repr([*axes, *seeds, one.split, one.problem_fingerprint])
 
 
 def _number(one: Candidate) -> int:
@@ -119,6 +123,15 @@ def _roles(measured: Sequence[Candidate], alike: Mapping[str, str | None]) -> di
         if one.role == "evaluation" and one.data_fingerprint in others:
             newest["evaluation"] = one
     return {role: one.id for role, one in newest.items()}
+
+
+def _of_one_loss(measured: list[Candidate]) -> list[Candidate]:
+    """Leave out the sharpness of another loss than the plain one, such as normalised logits."""
+    plain = [one for one in measured if one.role in {"evaluation", "eigenpairs"}]
+    if not plain:
+        return measured
+    loss = plain[-1].problem_fingerprint
+    return [one for one in measured if one.role != "sharpness" or one.problem_fingerprint == loss]
 
 
 def _n_pairs(one: Candidate) -> int:

@@ -366,6 +366,7 @@ def _candidate(row: sqlite3.Row) -> Candidate:
         split=row["split"],
         settings=loads(row["settings"]),
         parameters=loads(row["provenance"]).get("parameters", ""),
+        problem_fingerprint=loads(row["provenance"]).get("problem_fingerprint", ""),
     )
 
 
