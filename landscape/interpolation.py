@@ -25,7 +25,9 @@ Indices = npt.NDArray[np.intp]
 Index = tuple[int, int]
 
 # Chosen on 38 surfaces of 51 × 51 (digits networks, valleys, kinked sums): the true error was
-# within the tolerance on 95 % of them, and at most 1.3 times as large, from 187 points on average.
+# within the tolerance on all of them, from 205 points on average. On another one, of the benchmark,
+# it was 1.1 times as large.
+_MARGIN = 0.7  # of the tolerance, that the errors that are seen have to keep
 _NODES = 7
 _BATCH = 12
 _HELD_OUT = 24
@@ -47,8 +49,8 @@ class Interpolated:
         error: largest error at the held-out points, at the points of the last rounds before they
             joined, and between two interpolations anywhere, in units of the criterion; 0 if
             everything was measured; infinite where a point that may be finite is left NaN. It is an
-            estimate: on 38 surfaces the true error was at most
-            1.7 times as large.
+            estimate: on 39 surfaces the true error was within the tolerance but for one, where it was
+            1.1 times as large.
         rounds: how often points were added.
     """
 
@@ -73,9 +75,9 @@ def interpolated_surface(
     out; those that the fit misses join it, and others take their place. Each round adds those
     points where two interpolations (quintic and cubic radial basis functions) differ most,
     weighted with the distance to what is measured; with ``log`` also the one where the minimum is
-    expected. It ends when the errors at the held-out points,
-    those that the interpolation made at the new points of the last three rounds, and the
-    difference of the two are all within the tolerance. Then the held-out points join, too.
+    expected. It ends when the errors at the held-out points, those that the interpolation made at
+    the new points of the last three rounds, and the difference of the two are all within 0.7 of
+    the tolerance, which leaves room for what was not seen. Then the held-out points join, too.
 
     Where the loss is not finite nothing is interpolated: points with finite and other neighbours
     are measured, and those in the midst of others are NaN.
@@ -117,8 +119,8 @@ def interpolated_surface(
     work = _Refinement(x.astype(np.float64), y.astype(np.float64), measure, criterion)
     limit = work.size if max_points is None else min(max_points, work.size)
     work.begin(limit)
-    while not work.within(tolerance) and work.n_measured < limit:
-        work.extend(tolerance, limit)
+    while not work.within(_MARGIN * tolerance) and work.n_measured < limit:
+        work.extend(_MARGIN * tolerance, limit)
     return work.result()
 
 
