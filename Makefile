@@ -24,6 +24,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/curvature.py
 	$(BIN)/python tests/benchmarks/surfaces.py
 	$(BIN)/python tests/benchmarks/sharpness.py
+	$(BIN)/python tests/benchmarks/optim.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -116,7 +116,8 @@ def measuring(function: F) -> F:
             "--problem",
             required=True,
             metavar="FILE|NAME",
-            help="Python file with model(), data(split) and loss; or a built-in name (digits).",
+            help="Python file with model(), data(split) and loss; or a built-in name (digits, "
+            "mnist1d-mlp, …).",
         ),
         study_option,
         click.option("--split", default="train", show_default=True, help="Part of the data."),

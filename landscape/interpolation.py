@@ -49,8 +49,8 @@ class Interpolated:
         error: largest error at the held-out points, at the points of the last rounds before they
             joined, and between two interpolations anywhere, in units of the criterion; 0 if
             everything was measured; infinite where a point that may be finite is left NaN. It is an
-            estimate: on 39 surfaces the true error was within the tolerance but for one, where it was
-            1.1 times as large.
+            estimate: on 39 surfaces the true error was within the tolerance but for one, where it
+            was 1.1 times as large.
         rounds: how often points were added.
     """
 

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
 from landscape.tasks import digits
-from landscape.training import Trained, _Batches, save_checkpoint, train
+from landscape.training import Trained, save_checkpoint, train
+from landscape.training.batches import Batches
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +253,7 @@ def test_digits_are_learnt_in_a_few_epochs():
 def test_every_example_comes_once_per_epoch_and_never_alone_at_the_end(n, size, seed):
     rows = torch.arange(n)
     sources = ((rows, rows), TensorDataset(rows, rows), (rows.numpy(), rows.numpy()))
-    epochs = [list(_Batches(source, size, seed=seed)) for source in sources]
+    epochs = [list(Batches(source, size, seed=seed)) for source in sources]
     seen = [[x.tolist() for x, _ in epoch] for epoch in epochs]
     assert seen[0] == seen[1] == seen[2]
     assert sorted(row for batch in seen[0] for row in batch) == rows.tolist()
@@ -264,7 +265,7 @@ def test_every_example_comes_once_per_epoch_and_never_alone_at_the_end(n, size, 
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    batches = _Batches((torch.arange(30), torch.arange(30)), 30, seed=0)
+    batches = Batches((torch.arange(30), torch.arange(30)), 30, seed=0)
     (first, _), (second, _) = next(iter(batches)), next(iter(batches))
     assert not torch.equal(first, second)
     assert not torch.equal(first, torch.arange(30))
@@ -313,7 +314,7 @@ def test_batches_of_another_kind_go_to_batch_loss():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"optimizer": "sma"}, r"unknown optimizer 'sma' .*known: sgd, sam"),
+        ({"optimizer": "sma"}, r"unknown optimizer 'sma' .*known: sgd, adam, adamw, sam"),
         ({"schedule": "cosin"}, r"unknown schedule 'cosin' \(nearest: cosine\)"),
         ({"epochs": -1}, r"epochs must be a whole number of at least 0, got -1"),
         ({"epochs": 1.5}, r"epochs must be a whole number"),

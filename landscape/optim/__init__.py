@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from landscape.optim.ascent import Ascent
 from landscape.optim.sam import SAM
 from landscape.optim.statistics import frozen_statistics
 
-__all__ = ["SAM", "frozen_statistics"]
+__all__ = ["SAM", "Ascent", "frozen_statistics"]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
-import math
-import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +11,40 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from landscape.errors import InvalidArgumentError, LandscapeError
+from landscape.optim.ascent import Ascent
+from landscape.optim.checks import (
+    check_base,
+    check_decay,
+    check_loss_scale,
+    check_model,
+    fraction,
+    inner_steps,
+    micro_batch_shares,
+    radius,
+    some,
+)
+from landscape.optim.random_numbers import rng_states, set_rng_states
 from landscape.optim.statistics import BufferStandIns
+from landscape.optim.surrogate import (
+    add_decay,
+    add_gradients,
+    climb,
+    loss_gradients,
+    take_away_orthogonal_part,
+    with_gradient,
+)
+
+# What a pickle takes along beside the groups and the state.
+_OWN = (
+    "base_optimizer",
+    "model",
+    "ascent",
+    "n_steps",
+    "gsam_alpha",
+    "decay",
+    "replay_rng",
+    "sync_perturbation",
+)
 
 
 class SAM(Optimizer):
@@ -22,13 +52,13 @@ class SAM(Optimizer):
 
     One step at weights w, with g = ∇L(w) over all parameters of all groups as one vector:
 
-        ε = ρ g / ‖g‖₂,      w ← base step at w with the gradient ∇L(w + ε).
+        ε = argmax of gᵀε over ‖T⁻¹ε‖ₚ ≤ ρ,      w ← base step at w with the gradient ∇L(w + ε);
 
-    The base optimizer does the descent, with its own momentum and weight decay; the decay is not
-    part of L, so it enters neither ε nor g. A group's own ``rho`` scales its part of ε. With
-    ρ = 0 everywhere the step is that of the base optimizer, bit for bit; where g = 0, so is ε.
+    for p = 2 and T = 1, the defaults, ε = ρ g / ‖g‖₂; all others are in
+    `landscape.optim.Ascent`. A group's own ``rho`` scales its part of ε. With ρ = 0 everywhere
+    the step is that of the base optimizer, bit for bit; where g = 0, so is ε.
 
-    There are two ways to use it. With a closure, which is called twice:
+    There are two ways to use it. With a closure, which is called once per gradient:
 
         optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
         def closure():
@@ -38,35 +68,68 @@ class SAM(Optimizer):
             return loss
         loss = optimizer.step(closure)     # the loss at w, not at w + ε
 
-    or by hand, with `first_step` after the first backward pass and `second_step` after the
-    second. `step` draws the same random numbers in both passes (dropout masks; torch's generators
-    of the CPU and of the parameters' CUDA devices), the loop by hand draws new ones.
+    or by hand, with `first_step` after the first backward pass (after each of the first
+    ``n_steps``) and `second_step` after the last. `step` draws the same random numbers in all
+    passes (dropout masks; torch's generators of the CPU and of the parameters' CUDA devices)
+    unless ``replay_rng`` is False; the loop by hand draws new ones.
 
-    Given the ``model``, the second pass leaves its running statistics (BatchNorm) alone; without
+    Given the ``model``, only the pass at w counts in its running statistics (BatchNorm); without
     it use `landscape.optim.frozen_statistics`, or they count every batch twice. When gradients
-    are clipped, clip those of the second pass; when they are accumulated, accumulate all
-    micro-batches at w, then all at w + ε. Mixed precision: bfloat16 needs no loss scaling; a
-    `GradScaler` is not supported.
+    are clipped, clip those of the last pass; when they are accumulated, accumulate all
+    micro-batches at w, then all at w + ε. The mean of the SAM gradients of the micro-batches,
+    m-SAM, is `step_micro_batches`.
+
+    Mixed precision: bfloat16 needs no loss scaling. With a `torch.amp.GradScaler`, by hand:
+
+        scaler.scale(loss).backward()
+        optimizer.first_step(zero_grad=True, loss_scale=scaler.get_scale())
+        scaler.scale(loss_function(model(input), target)).backward()
+        scaler.step(optimizer)             # second_step, left out where a gradient overflowed
+        optimizer.restore()                # back to w where it was left out
+        scaler.update()
+
+    Under DistributedDataParallel the passes at w average their gradients over the processes too,
+    so that all climb to the same point. With ``sync_perturbation=False`` each process climbs with
+    the gradient of its own batch, as in the paper (m-SAM, m being a process's batch), which saves
+    that communication; `step` then needs the wrapped module as ``model``. By hand, have the
+    forward and the backward pass at w inside ``model.no_sync()``.
 
     The base optimizer is ``base_optimizer``. It has the same ``param_groups`` and the same
     ``state``, so a learning-rate scheduler works on either, and the state dict of either holds
-    everything that is needed to resume (take it between steps, not inside one).
+    everything that is needed to resume (take it between steps, not inside one), but for the
+    settings that are no settings of a group: give those again.
 
     Args:
         params: parameters, named parameters or parameter groups, as for any optimizer of torch;
             a group may have a ``rho`` of its own.
         base_optimizer: the class of the optimizer that descends, not an instance.
-        rho: radius of the neighbourhood, ‖ε‖₂; at least 0.
-        model: the model whose buffers the second pass shall not change; several go into one
+        rho: radius of the neighbourhood, ‖T⁻¹ε‖ₚ; at least 0.
+        model: the model whose buffers the passes at w + ε shall not change; several go into one
             `torch.nn.ModuleList`.
+        p: order of the norm, at least 1; infinity is allowed.
+        adaptive: T: ``none``, ``elementwise`` (ASAM: |w| + η) or ``filterwise``.
+        eta: η, at least 0.
+        normalised: False for unnormalised SAM, ε = ρ T²g.
+        n_steps: gradients spent on finding ε: each adds the perturbation of radius ρ/n_steps at
+            the point reached, with T that of w, so that ε stays in the ball.
+        gsam_alpha: α of GSAM: the gradient at w + ε, g₊, loses α times the part of g that is
+            orthogonal to it, g₊ − α (g − g₊ gᵀg₊/‖g₊‖²); 0 for SAM.
+        decay: ``outside``: L is the loss alone, weight decay is left to the base optimizer at w.
+            ``inside``: L is the loss and λ/2 ‖w‖², λ being a group's ``weight_decay``, in every
+            pass, as in the paper's code; not for decoupled decay.
+        replay_rng: whether `step` draws the same random numbers in all passes.
+        sync_perturbation: False for a perturbation of its own in each process.
         **kwargs: passed on to the base optimizer (``lr``, ``momentum``, …).
 
     Raises:
         InvalidArgumentError: if an argument is out of range or of the wrong kind.
 
-    Cost: two gradients per step, and one copy of the parameters (and buffers) inside a step.
+    Cost: ``n_steps`` + 1 gradients per step, and one copy of the parameters (and buffers) inside a
+    step; with GSAM one of the gradients too.
 
-    Reference: Foret, Kleiner, Mobahi, Neyshabur 2021, arXiv 2010.01412.
+    References: Foret, Kleiner, Mobahi, Neyshabur 2021, arXiv 2010.01412; ASAM: Kwon et al. 2021,
+    arXiv 2102.11600; GSAM: Zhuang et al. 2022, arXiv 2203.08065; unnormalised SAM: Andriushchenko
+    and Flammarion 2022, arXiv 2206.06232.
 
     L(w) = w² from w = 1: ε = 0.5, ∇L(1.5) = 3, and 1 − 0.1 · 3 = 0.7:
 
@@ -88,53 +151,81 @@ class SAM(Optimizer):
         rho: float = 0.05,
         *,
         model: nn.Module | None = None,
+        p: float = 2.0,
+        adaptive: str = "none",
+        eta: float = 0.01,
+        normalised: bool = True,
+        n_steps: int = 1,
+        gsam_alpha: float = 0.0,
+        decay: str = "outside",
+        replay_rng: bool = True,
+        sync_perturbation: bool = True,
         **kwargs: Any,
     ) -> None:
-        _check_base(base_optimizer)
-        _check_model(model)
-        super().__init__(_some(params), {"rho": _radius(rho), **kwargs})
+        check_base(base_optimizer)
+        check_model(model, sync_perturbation=sync_perturbation)
+        self.ascent = Ascent(p=p, adaptive=adaptive, eta=eta, normalised=normalised)
+        self.n_steps, self.gsam_alpha = inner_steps(n_steps), fraction(gsam_alpha)
+        super().__init__(some(params), {"rho": radius(rho), **kwargs})
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
-        self.defaults = {**self.base_optimizer.defaults, "rho": _radius(rho)}
+        check_decay(decay, self.base_optimizer)
+        self.defaults = {**self.base_optimizer.defaults, "rho": radius(rho)}
         self.param_groups = self.base_optimizer.param_groups
         self.state = self.base_optimizer.state
-        self.model = model
+        self.model, self.decay = model, decay
+        self.replay_rng, self.sync_perturbation = replay_rng, sync_perturbation
+        self._forget()
+
+    def _forget(self) -> None:
         # Outside `state`, so that a state dict never holds them.
-        self._saved: list[tuple[Tensor, Tensor]] | None = None
+        self._saved: dict[nn.Parameter, Tensor] | None = None
+        self._at_w: dict[nn.Parameter, Tensor] = {}
+        self._climbs = 0
         self._stand_ins: BufferStandIns | None = None
 
     @torch.no_grad()
-    def first_step(self, zero_grad: bool = False) -> None:
+    def first_step(self, zero_grad: bool = False, *, loss_scale: float = 1.0) -> None:
         """Climb: save w and go to w + ε, with the gradients of w.
 
         Args:
-            zero_grad: forget the gradients afterwards, ready for the second backward pass.
+            zero_grad: forget the gradients afterwards, ready for the next backward pass.
+            loss_scale: what the loss was multiplied by, ``scaler.get_scale()``.
 
         Raises:
             LandscapeError: if the step before is not finished, or there is no usable gradient.
         """
-        if self._saved is not None:
+        check_loss_scale(loss_scale)
+        if self._climbs >= self.n_steps:
+            often = "twice" if self.n_steps == 1 else f"{self.n_steps + 1} times"
             msg = (
-                "first_step() was called twice without second_step(): the weights are at w + ε. "
-                "Call second_step() after the second backward pass, or restore() to go back to w "
+                f"first_step() was called {often} without second_step(): the weights are at w + ε. "
+                "Call second_step() after the last backward pass, or restore() to go back to w "
                 "and drop the step"
             )
             raise LandscapeError(msg)
-        scales = [_scale(group) for group in self.param_groups]
-        groups = [_with_gradient(group["params"]) for group in self.param_groups]
-        norm = _global_norm(_gradients(itertools.chain(*groups)))
-        saved: list[tuple[Tensor, Tensor]] = [
-            (p, p.detach().clone()) for p in itertools.chain(*groups)
-        ]
-        self._stand_ins = BufferStandIns(self.model) if self.model is not None else None
+        scales = [self._scale(group) for group in self.param_groups]
+        groups = [with_gradient(group["params"]) for group in self.param_groups]
+        gradients = loss_gradients(
+            self.param_groups, groups, loss_scale=loss_scale, decay=self.decay
+        )
+        saved = self._saved if self._saved is not None else {}
+        saved.update({p: p.detach().clone() for ps in groups for p in ps if p not in saved})
+        rhos = [scale for scale, ps in zip(scales, groups, strict=True) for _ in ps]
+        weights = [saved[p] for ps in groups for p in ps]
+        epsilons = iter(self.ascent.epsilons(gradients, weights, rhos))
+        if self.model is not None and self._saved is None:
+            self._stand_ins = BufferStandIns(self.model)
+        if self.gsam_alpha and self._saved is None:
+            everything = [p for ps in groups for p in ps]
+            self._at_w = {p: g.clone() for p, g in zip(everything, gradients, strict=True)}
         self._saved = saved
         try:
-            for scale, params in zip(scales, groups, strict=True):
-                # Not even 0 · g is added: it would turn −0 into 0, and infinity into NaN.
-                if scale != 0:
-                    _add(params, scale=scale / norm.masked_fill(norm == 0, math.inf))
+            for ps in groups:
+                climb(ps, [next(epsilons) for _ in ps])
         except BaseException:
             self.restore()
             raise
+        self._climbs += 1
         if zero_grad:
             self.zero_grad()
 
@@ -146,15 +237,9 @@ class SAM(Optimizer):
             zero_grad: forget the gradients afterwards, ready for the next step.
 
         Raises:
-            LandscapeError: if there was no `first_step`.
+            LandscapeError: if there was no `first_step`, or not all of ``n_steps``.
         """
-        if self._saved is None:
-            msg = (
-                "second_step() was called before first_step(): compute the loss, call backward(), "
-                "then first_step(); compute the loss again, call backward(), then second_step()"
-            )
-            raise LandscapeError(msg)
-        self.restore()
+        self._come_back()
         self.base_optimizer.step()
         # A learning-rate scheduler on this optimizer looks here for a step before its own.
         self._opt_called = True
@@ -163,53 +248,131 @@ class SAM(Optimizer):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Go back to w without a step; the way out when the second pass failed.
+        """Go back to w without a step; the way out when a pass at w + ε failed.
 
         The weights become what they were at `first_step`, bit for bit, in place, and the model has
         its buffers back. Between steps there is nothing to do.
         """
         if self._saved:
-            params, copies = zip(*self._saved, strict=True)
-            torch._foreach_copy_(params, copies)
+            torch._foreach_copy_(list[Tensor](self._saved), list(self._saved.values()))
         if self._stand_ins is not None:
             self._stand_ins.leave()
-        self._saved = self._stand_ins = None
+        self._forget()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Do one whole step.
 
-        If the closure fails in the second pass, the weights are put back before the exception
-        goes on.
+        If the closure fails at w + ε, the weights are put back before the exception goes on.
 
         Args:
             closure: clears the gradients, computes the loss and the gradients, returns the loss;
-                called twice.
+                called ``n_steps`` + 1 times. None after `first_step`: what is left of the step,
+                as a `torch.amp.GradScaler` asks for it.
 
         Returns:
             What the closure returned at w.
 
         Raises:
-            InvalidArgumentError: if there is no closure.
+            InvalidArgumentError: if there is no closure, and no `first_step` either.
         """
         if closure is None:
+            if self._saved is not None:
+                return self.second_step()
             msg = (
                 "SAM needs the gradient at two points, so step() needs a closure that clears the "
                 "gradients, computes the loss, calls backward() and returns the loss; or call "
                 "first_step() and second_step() by hand"
             )
             raise InvalidArgumentError(msg)
-        random_numbers = _rng_states(self._devices())
-        with torch.enable_grad():
+        loss = self._sam_gradient(closure)
+        self.base_optimizer.step()
+        self._opt_called = True
+        return loss
+
+    def step_micro_batches(
+        self, closures: Sequence[Callable[[], Any]], *, weights: Sequence[float] | None = None
+    ) -> list[Any]:
+        """Do one step of m-SAM: every micro-batch has a perturbation of its own.
+
+        The base optimizer steps with Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ, where εᵢ is made of ∇Lᵢ(w) alone. A
+        parameter without a gradient in a micro-batch counts as zero there.
+
+        Args:
+            closures: one per micro-batch, each as for `step`.
+            weights: wᵢ, the numbers of examples where they differ; None: all alike.
+
+        Returns:
+            What each closure returned at w.
+
+        Raises:
+            InvalidArgumentError: if there is no closure, or the weights do not fit.
+
+        Cost: as `step` for each micro-batch, and one sum of the gradients.
+
+        Reference: Foret et al. 2021, arXiv 2010.01412, section 4.1.
+        """
+        shares = micro_batch_shares(closures, weights)
+        losses, total = [], dict[nn.Parameter, Tensor]()
+        for closure, share in zip(closures, shares, strict=True):
+            self.zero_grad()
+            losses.append(self._sam_gradient(closure))
+            add_gradients(total, self._parameters(), share=share)
+        for p in self._parameters():
+            p.grad = total.get(p)
+        self.base_optimizer.step()
+        self._opt_called = True
+        return losses
+
+    def _sam_gradient(self, closure: Callable[[], Any]) -> Any:
+        # Leaves the gradients that the base optimizer is to step with; the weights are w again.
+        devices = {p.device for p in self._parameters()}
+        random_numbers = rng_states(devices) if self.replay_rng else {}
+        with self._unsynced(), torch.enable_grad():
             loss = closure()
-        self.first_step(zero_grad=True)
         try:
-            _set_rng_states(random_numbers)
+            for _ in range(self.n_steps - 1):
+                self.first_step(zero_grad=True)
+                set_rng_states(random_numbers)
+                with self._unsynced(), torch.enable_grad():
+                    closure()
+            self.first_step(zero_grad=True)
+            set_rng_states(random_numbers)
             with torch.enable_grad():
                 closure()
-            self.second_step()
+            self._come_back()
         finally:
             self.restore()
         return loss
+
+    @torch.no_grad()
+    def _come_back(self) -> None:
+        if self._saved is None or self._climbs < self.n_steps:
+            often = "" if self.n_steps == 1 else f" had been called {self.n_steps} times"
+            msg = (
+                f"second_step() was called before first_step(){often}: compute the loss, call "
+                "backward(), then first_step(); compute the loss again, call backward(), then "
+                "second_step()"
+            )
+            raise LandscapeError(msg)
+        if self.gsam_alpha:
+            take_away_orthogonal_part(self._at_w, alpha=self.gsam_alpha)
+        if self.decay == "inside":
+            add_decay(self.param_groups, self._saved)
+        self.restore()
+
+    def _scale(self, group: dict[str, Any]) -> float:
+        rho = radius(group["rho"]) / self.n_steps
+        # Who maximises L minimises −L, whose gradient points the other way.
+        return -rho if group.get("maximize", False) else rho
+
+    def _unsynced(self) -> AbstractContextManager[Any]:
+        if self.sync_perturbation or self.model is None:
+            return nullcontext()
+        context: AbstractContextManager[Any] = self.model.no_sync()  # type: ignore[operator]
+        return context
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with settings of their own.
@@ -220,134 +383,17 @@ class SAM(Optimizer):
         Raises:
             InvalidArgumentError: if its ``rho`` is out of range.
         """
-        rho = _radius(param_group.get("rho", self.defaults["rho"]))
+        rho = radius(param_group.get("rho", self.defaults["rho"]))
         super().add_param_group({**param_group, "rho": rho})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **super().__getstate__(),
-            "base_optimizer": self.base_optimizer,
-            "model": self.model,
-            "_saved": None,
-            "_stand_ins": None,
-        }
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Called by load_state_dict too, which makes a new state and new groups: share them again.
         super().__setstate__(state)
+        self._forget()
         for group in self.param_groups:
             group.setdefault("rho", self.defaults["rho"])
         shared = {"state": self.state, "param_groups": self.param_groups}
         self.base_optimizer.__setstate__(shared)
-
-    def _devices(self) -> set[torch.device]:
-        return {p.device for group in self.param_groups for p in group["params"]}
-
-
-def _scale(group: dict[str, Any]) -> float:
-    rho = _radius(group["rho"])
-    # Who maximises L minimises −L, whose gradient points the other way.
-    return -rho if group.get("maximize", False) else rho
-
-
-def _with_gradient(params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [p for p in params if p.grad is not None]
-
-
-def _add(params: list[nn.Parameter], *, scale: Tensor) -> None:
-    """Add scale · gradient to each parameter, all tensors of a device in one call."""
-    by_device: dict[torch.device, list[nn.Parameter]] = {}
-    for p in params:
-        by_device.setdefault(p.device, []).append(p)
-    for device, there in by_device.items():
-        epsilon = torch._foreach_mul(_gradients(there), scale.to(device))
-        torch._foreach_add_(list[Tensor](there), list(epsilon))
-
-
-def _gradients(params: Iterable[nn.Parameter]) -> list[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
-
-
-def _global_norm(gradients: list[Tensor]) -> Tensor:
-    # ‖g‖₂ over all tensors, on the device of the first, at least in float32.
-    if not gradients:
-        msg = "no parameter has a gradient: call backward() on the loss before first_step()"
-        raise LandscapeError(msg)
-    if any(g.layout != torch.strided for g in gradients):
-        msg = (
-            "SAM needs dense gradients, got a sparse one; "
-            "build the embedding with sparse=False, or leave it out of SAM's parameters"
-        )
-        raise LandscapeError(msg)
-    real = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
-    dtype = torch.float64 if any(g.dtype == torch.float64 for g in real) else torch.float32
-    there = real[0].device
-    parts = [part.to(there) for part in torch._foreach_norm(real, 2, dtype)]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts))
-    return norm
-
-
-def _rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
-    states = {d: torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"}
-    return {torch.device("cpu"): torch.get_rng_state(), **states}
-
-
-def _set_rng_states(states: dict[torch.device, Tensor]) -> None:
-    for device, state in states.items():
-        if device.type == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, device)
-
-
-def _radius(rho: Any) -> float:
-    if not isinstance(rho, numbers.Real) or not 0 <= float(rho) < math.inf:
-        msg = f"rho, the radius of SAM's neighbourhood, must be a finite number ≥ 0, got {rho!r}"
-        raise InvalidArgumentError(msg)
-    return float(rho)
-
-
-def _some(params: Iterable[Any]) -> list[Any]:
-    if isinstance(params, Tensor):
-        msg = "params must be an iterable of parameters, got one tensor; put it into a list"
-        raise InvalidArgumentError(msg)
-    listed = list(params)
-    if not listed:
-        msg = (
-            "SAM got an empty parameter list; is model.parameters() used up, or is there no layer?"
-        )
-        raise InvalidArgumentError(msg)
-    return listed
-
-
-def _check_base(base_optimizer: Any) -> None:
-    if not isinstance(base_optimizer, type) or not issubclass(base_optimizer, Optimizer):
-        got = type(base_optimizer).__name__
-        msg = (
-            "base_optimizer must be a class of optimizer, such as torch.optim.SGD, got an object "
-            f"of type {got}; give the class, and its settings as keywords: "
-            "SAM(params, torch.optim.SGD, lr=0.1)"
-        )
-        raise InvalidArgumentError(msg)
-    if "rho" in inspect.signature(base_optimizer).parameters:
-        msg = (
-            f"{base_optimizer.__name__} has a setting rho of its own, which SAM's rho would "
-            "overwrite in the parameter groups; use another base optimizer"
-        )
-        raise InvalidArgumentError(msg)
-    closure = inspect.signature(base_optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        msg = (
-            f"{base_optimizer.__name__} evaluates the loss by itself (its step needs a closure), "
-            "so SAM cannot be built around it; use SGD, Adam or the like"
-        )
-        raise InvalidArgumentError(msg)
-
-
-def _check_model(model: Any) -> None:
-    if model is not None and not isinstance(model, nn.Module):
-        msg = (
-            f"model must be a torch.nn.Module, got {type(model).__name__}; "
-            "put several into one torch.nn.ModuleList"
-        )
-        raise InvalidArgumentError(msg)

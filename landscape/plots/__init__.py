@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from landscape.plots.interactive_spectra import eigs_interactive as eigs_interactive
     from landscape.plots.interactive_spectra import sweep_interactive as sweep_interactive
     from landscape.plots.interactive_spectra import trace_interactive as trace_interactive
+    from landscape.plots.interactive_theory import theory_interactive as theory_interactive
     from landscape.plots.lines import line_figure as line_figure
     from landscape.plots.paths import path_figure as path_figure
     from landscape.plots.profiles import profile_figure as profile_figure
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from landscape.plots.spectra import sharpness_figure as sharpness_figure
     from landscape.plots.surfaces import surface_figure as surface_figure
     from landscape.plots.sweeps import sweep_figure as sweep_figure
+    from landscape.plots.theory import theory_figure as theory_figure
     from landscape.plots.traces import trace_figure as trace_figure
 
 _HOME = {
@@ -74,6 +76,8 @@ _HOME = {
     "surface_interactive": "interactive",
     "sweep_figure": "sweeps",
     "sweep_interactive": "interactive_spectra",
+    "theory_figure": "theory",
+    "theory_interactive": "interactive_theory",
     "trace_figure": "traces",
     "trajectory_figure": "runs",
     "trajectory_interactive": "interactive_runs",

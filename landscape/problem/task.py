@@ -29,8 +29,9 @@ from torch import nn
 from landscape.errors import LandscapeError, ProblemError, did_you_mean
 from landscape.params import forked_rng
 from landscape.problem.problem import Problem
+from landscape.tasks import NAMES, module_of
 
-BUILTIN = {"digits": "landscape.tasks.digits"}
+BUILTIN = {name: module_of(name) for name in NAMES}
 _NAMES = ("model", "data", "loss", "batch_loss", "metrics")
 
 
@@ -198,7 +199,7 @@ def _import(name: str) -> ModuleType:
     with users_code(name):
         spec = _found(name)
     if spec is None:
-        near = did_you_mean(name, BUILTIN)
+        near = did_you_mean(name, BUILTIN, most=1)
         msg = (
             f"unknown problem {name!r}{near}: neither a file, nor a module that can be imported; "
             f"built-in problems: {', '.join(BUILTIN)}"

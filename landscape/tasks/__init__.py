@@ -2,10 +2,37 @@
 
 A problem file has a few names: `model()`, `data(split)`, `loss` (or `batch_loss(model, batch)`) and
 `metrics`. Copy `digits.py`, change what differs, and hand the copy to ``--problem``.
+
+There are two data sets, each with four networks: a ResNet with BatchNorm (the plain name), one
+without (``-resnet-nobn``), a multilayer perceptron (``-mlp``) and a transformer (``-transformer``).
 """
 
 from __future__ import annotations
 
-NAMES = ("digits",)
+NAMES = (
+    "digits",
+    "digits-mlp",
+    "digits-resnet-nobn",
+    "digits-transformer",
+    "mnist1d",
+    "mnist1d-mlp",
+    "mnist1d-resnet-nobn",
+    "mnist1d-transformer",
+)
 
-__all__ = ["NAMES"]
+__all__ = ["NAMES", "module_of"]
+
+
+def module_of(name: str) -> str:
+    """Return the module that a built-in problem is written in.
+
+    Args:
+        name: one of `NAMES`.
+
+    Returns:
+        Its dotted name.
+
+    >>> module_of("digits-mlp")
+    'landscape.tasks.digits_mlp'
+    """
+    return f"{__name__}.{name.replace('-', '_')}"

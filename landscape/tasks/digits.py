@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from landscape.errors import missing_dependency, one_of
 from landscape.tasks.networks import ResNet
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "fit", "validation")
 N_TRAIN = 1437
+N_FIT = 1150
 
 
 def model() -> nn.Module:
@@ -38,7 +39,8 @@ def data(split: str) -> tuple[Tensor, Tensor]:
     training images. The split is drawn once and for all; the global RNG is not touched.
 
     Args:
-        split: ``train`` (1,437 images) or ``test`` (360 images).
+        split: ``train`` (1,437 images) or ``test`` (360 images); to choose settings by, the
+            training images in two parts: ``fit`` (1,150) and ``validation`` (287).
 
     Returns:
         Images of shape (n, 1, 8, 8), float32, and classes 0 to 9 of shape (n,), int64.
@@ -55,12 +57,20 @@ def data(split: str) -> tuple[Tensor, Tensor]:
     # RandomState, because its stream is frozen for good (NEP 19); that of default_rng is not.
     order = np.random.RandomState(0).permutation(len(images))
     train = images[order[:N_TRAIN]]
-    chosen = order[:N_TRAIN] if split == "train" else order[N_TRAIN:]
+    chosen = order[_ROWS[split]]
     x = (images[chosen] - train.mean()) / train.std()
     return (
         torch.from_numpy(x.astype(np.float32)).unsqueeze(1),
         torch.from_numpy(classes[chosen].astype(np.int64)),
     )
+
+
+_ROWS = {
+    "train": slice(N_TRAIN),
+    "test": slice(N_TRAIN, None),
+    "fit": slice(N_FIT),
+    "validation": slice(N_FIT, N_TRAIN),
+}
 
 
 @functools.cache

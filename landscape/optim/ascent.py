@@ -1,0 +1,214 @@
+"""Where SAM climbs to: the worst point of a neighbourhood, to first order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.errors import InvalidArgumentError, LandscapeError, one_of
+
+ADAPTIVE = ("none", "elementwise", "filterwise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """How a gradient becomes a perturbation of the weights.
+
+    With T = 1, or a positive diagonal T made of the weights, and G = Tg over all parameters as
+    one vector, ε = T d, where d maximises Gᵀd over ‖d‖ₚ ≤ ρ:
+
+        d = ρ sign(G) |G|^(q−1) / ‖G‖_q^(q−1),      1/p + 1/q = 1,
+
+    for p = ∞ ρ sign(G), for p = 1 all of ρ on the first coordinate with the largest |G|. Where
+    G = 0, so is ε.
+
+    Attributes:
+        p: order of the norm, at least 1; infinity is allowed.
+        adaptive: ``none`` for T = 1; ``elementwise`` for T = |w| + η; ``filterwise`` for
+            T = ‖f‖₂ + η, f being the filter (all entries that share the first index) that the
+            weight belongs to, with |w| + η for parameters of fewer than two dimensions.
+        eta: η, at least 0; at 0 a weight that is zero can never move.
+        normalised: False for ε = ρ T²g, which is for p = 2 only.
+
+    Raises:
+        InvalidArgumentError: if a setting is out of range.
+
+    References: Foret et al. 2021, arXiv 2010.01412, eq. 2; Kwon et al. 2021, arXiv 2102.11600.
+
+    >>> Ascent(p=math.inf).epsilons([torch.tensor([3.0, -4.0])], [torch.zeros(2)], [0.1])
+    [tensor([ 0.1000, -0.1000])]
+    """
+
+    p: float = 2.0
+    adaptive: str = "none"
+    eta: float = 0.01
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.p >= 1:
+            msg = f"p must be at least 1 (inf is allowed), got {self.p!r}"
+            raise InvalidArgumentError(msg)
+        one_of(self.adaptive, ADAPTIVE, what="adaptive neighbourhood")
+        if not 0 <= self.eta < math.inf:
+            msg = f"eta must be a finite number ≥ 0, got {self.eta!r}"
+            raise InvalidArgumentError(msg)
+        if not self.normalised and self.p != 2:
+            msg = (
+                f"unnormalised SAM is defined for p = 2, got p = {self.p!r}; "
+                "leave out p, or normalised=False"
+            )
+            raise InvalidArgumentError(msg)
+
+    def epsilons(
+        self, gradients: Sequence[Tensor], weights: Sequence[Tensor], rhos: Sequence[float]
+    ) -> list[Tensor | None]:
+        """Return ε, one tensor per parameter.
+
+        Args:
+            gradients: one per parameter, on any devices, of any shapes.
+            weights: the parameters, of the same shapes; T is made of them.
+            rhos: radius for each parameter; below zero to climb down.
+
+        Returns:
+            ε, of the same shapes; None where the radius is zero.
+
+        Raises:
+            LandscapeError: if there is no gradient, or a sparse one.
+        """
+        _check_gradients(gradients)
+        factors = self._factors(weights)
+        scaled = list(gradients) if factors is None else _products(gradients, factors)
+        directions, norm = self._directions(scaled)
+        epsilons: list[Tensor | None] = [None] * len(scaled)
+        for (rho, device), where in _alike(scaled, rhos).items():
+            # Not even 0 · g is taken: added, it would turn −0 into 0, and infinity into NaN.
+            if rho != 0:
+                found = torch._foreach_mul([directions[i] for i in where], (rho / norm).to(device))
+                if factors is not None:
+                    torch._foreach_mul_(found, [factors[i] for i in where])
+                for i, epsilon in zip(where, found, strict=True):
+                    epsilons[i] = epsilon
+        return epsilons
+
+    def _factors(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        if self.adaptive == "none":
+            return None
+        by_filter = self.adaptive == "filterwise"
+        return [
+            _filter_norms(w).add_(self.eta) if by_filter else w.abs() + self.eta for w in weights
+        ]
+
+    def _directions(self, scaled: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        # Returns directions and a number > 0; the quotient is the dual unit vector.
+        one = torch.ones((), dtype=_wide(scaled), device=scaled[0].device)
+        if not self.normalised:
+            return scaled, one
+        if self.p == 2:
+            return scaled, _never_zero(global_norm(scaled, 2.0))
+        if math.isinf(self.p):
+            return [g.sgn() for g in scaled], one
+        if self.p == 1:
+            return _top_coordinate(scaled), one
+        return _powers(scaled, q=self.p / (self.p - 1)), one
+
+
+def global_norm(tensors: Sequence[Tensor], order: float) -> Tensor:
+    """Return the norm of all tensors as one vector, at least in float32.
+
+    Args:
+        tensors: at least one, on any devices.
+        order: of the norm, at least 1.
+
+    Returns:
+        A number on the device of the first tensor.
+    """
+    real = [_magnitudes(t, order) if t.is_complex() else t for t in tensors]
+    parts = [part.to(real[0].device) for part in torch._foreach_norm(real, order, _wide(real))]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts), order)
+    return norm
+
+
+def _magnitudes(tensor: Tensor, order: float) -> Tensor:
+    return torch.view_as_real(tensor) if order == 2 else tensor.abs()
+
+
+def _wide(tensors: Sequence[Tensor]) -> torch.dtype:
+    double = any(t.dtype in {torch.float64, torch.complex128} for t in tensors)
+    return torch.float64 if double else torch.float32
+
+
+def _never_zero(norm: Tensor) -> Tensor:
+    # Zero over infinity is zero: where there is no gradient there is no perturbation.
+    return norm.masked_fill(norm == 0, math.inf)
+
+
+def _powers(scaled: list[Tensor], *, q: float) -> list[Tensor]:
+    # Divided by the largest entry first: |g|^q of a small one would underflow.
+    largest = _never_zero(global_norm([t.abs() for t in scaled], math.inf))
+    units = [t.to(_wider(t)) / largest.to(t.device) for t in scaled]
+    norm = _never_zero(global_norm(units, q))
+    shares = [(u.sgn(), u.abs() / norm.to(u.device)) for u in units]
+    return [
+        (sign * size.pow(q - 1)).to(t.dtype) for t, (sign, size) in zip(scaled, shares, strict=True)
+    ]
+
+
+def _wider(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _top_coordinate(scaled: list[Tensor]) -> list[Tensor]:
+    there = scaled[0].device
+    tops = torch.stack(
+        [
+            t.abs().max().to(there, _wide(scaled))
+            if t.numel()
+            else torch.zeros((), dtype=_wide(scaled), device=there)
+            for t in scaled
+        ]
+    )
+    chosen = int(tops.argmax())
+    directions = [torch.zeros_like(t) for t in scaled]
+    top = scaled[chosen]
+    if top.numel():
+        at = int(top.abs().argmax())
+        directions[chosen].view(-1)[at] = top.reshape(-1)[at].sgn()
+    return directions
+
+
+def _filter_norms(weight: Tensor) -> Tensor:
+    if weight.ndim < 2:
+        return weight.abs()
+    rest = tuple(range(1, weight.ndim))
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=rest, keepdim=True)
+    return norms.expand(weight.shape).clone()
+
+
+def _products(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_mul(list(left), list(right)))
+
+
+def _alike(
+    tensors: Sequence[Tensor], rhos: Sequence[float]
+) -> dict[tuple[float, torch.device], list[int]]:
+    # Which tensors can be multiplied in one call.
+    found: dict[tuple[float, torch.device], list[int]] = {}
+    for i, (tensor, rho) in enumerate(zip(tensors, rhos, strict=True)):
+        found.setdefault((rho, tensor.device), []).append(i)
+    return found
+
+
+def _check_gradients(gradients: Sequence[Tensor]) -> None:
+    if not gradients:
+        msg = "no parameter has a gradient: call backward() on the loss before first_step()"
+        raise LandscapeError(msg)
+    if any(g.layout != torch.strided for g in gradients):
+        msg = (
+            "SAM needs dense gradients, got a sparse one; "
+            "build the embedding with sparse=False, or leave it out of SAM's parameters"
+        )
+        raise LandscapeError(msg)

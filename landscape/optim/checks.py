@@ -1,0 +1,137 @@
+"""What SAM is given, checked before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from landscape.errors import InvalidArgumentError, one_of
+
+DECAYS = ("outside", "inside")
+
+
+def radius(rho: Any) -> float:
+    """Return ρ, at least 0 and finite."""
+    if not isinstance(rho, numbers.Real) or not 0 <= float(rho) < math.inf:
+        msg = f"rho, the radius of SAM's neighbourhood, must be a finite number ≥ 0, got {rho!r}"
+        raise InvalidArgumentError(msg)
+    return float(rho)
+
+
+def some(params: Iterable[Any]) -> list[Any]:
+    """Return the parameters as a list that holds at least one."""
+    if isinstance(params, Tensor):
+        msg = "params must be an iterable of parameters, got one tensor; put it into a list"
+        raise InvalidArgumentError(msg)
+    listed = list(params)
+    if not listed:
+        msg = (
+            "SAM got an empty parameter list; is model.parameters() used up, or is there no layer?"
+        )
+        raise InvalidArgumentError(msg)
+    return listed
+
+
+def check_base(base_optimizer: Any) -> None:
+    """Refuse what is no class of optimizer, or one that SAM cannot be built around."""
+    if not isinstance(base_optimizer, type) or not issubclass(base_optimizer, Optimizer):
+        got = type(base_optimizer).__name__
+        msg = (
+            "base_optimizer must be a class of optimizer, such as torch.optim.SGD, got an object "
+            f"of type {got}; give the class, and its settings as keywords: "
+            "SAM(params, torch.optim.SGD, lr=0.1)"
+        )
+        raise InvalidArgumentError(msg)
+    if "rho" in inspect.signature(base_optimizer).parameters:
+        msg = (
+            f"{base_optimizer.__name__} has a setting rho of its own, which SAM's rho would "
+            "overwrite in the parameter groups; use another base optimizer"
+        )
+        raise InvalidArgumentError(msg)
+    closure = inspect.signature(base_optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        msg = (
+            f"{base_optimizer.__name__} evaluates the loss by itself (its step needs a closure), "
+            "so SAM cannot be built around it; use SGD, Adam or the like"
+        )
+        raise InvalidArgumentError(msg)
+
+
+def check_model(model: Any, *, sync_perturbation: bool) -> None:
+    """Refuse what is no module, or cannot leave its gradients unsynced where that is asked for."""
+    if model is not None and not isinstance(model, nn.Module):
+        msg = (
+            f"model must be a torch.nn.Module, got {type(model).__name__}; "
+            "put several into one torch.nn.ModuleList"
+        )
+        raise InvalidArgumentError(msg)
+    if not sync_perturbation and not hasattr(model, "no_sync"):
+        msg = (
+            "sync_perturbation=False needs the module wrapped in DistributedDataParallel, "
+            f"got model of type {type(model).__name__}; give it as model="
+        )
+        raise InvalidArgumentError(msg)
+
+
+def check_decay(decay: str, base: Optimizer) -> None:
+    """Refuse an unknown place of the decay, and a decoupled decay inside the loss."""
+    one_of(decay, DECAYS, what="place of the weight decay")
+    decoupled = isinstance(base, torch.optim.AdamW) or any(
+        group.get("decoupled_weight_decay", False) for group in base.param_groups
+    )
+    if decay == "inside" and decoupled:
+        msg = (
+            f"{type(base).__name__} decays the weights apart from the gradient, so the decay "
+            "cannot be part of SAM's loss; use decay='outside', or a base optimizer that adds it "
+            "to the gradient, such as SGD or Adam"
+        )
+        raise InvalidArgumentError(msg)
+
+
+def check_loss_scale(loss_scale: Any) -> None:
+    """Refuse a scale of the loss that gradients cannot be divided by."""
+    if not isinstance(loss_scale, numbers.Real) or not 0 < float(loss_scale) < math.inf:
+        msg = f"loss_scale must be a finite number > 0, got {loss_scale!r}; give scaler.get_scale()"
+        raise InvalidArgumentError(msg)
+
+
+def inner_steps(n_steps: Any) -> int:
+    """Return the number of gradients spent on ε, at least 1."""
+    if not isinstance(n_steps, numbers.Integral) or int(n_steps) < 1:
+        msg = (
+            "n_steps, the gradients spent on finding ε, must be a whole number ≥ 1, "
+            f"got {n_steps!r}"
+        )
+        raise InvalidArgumentError(msg)
+    return int(n_steps)
+
+
+def fraction(gsam_alpha: Any) -> float:
+    """Return α of GSAM, at least 0 and finite."""
+    if not isinstance(gsam_alpha, numbers.Real) or not 0 <= float(gsam_alpha) < math.inf:
+        msg = f"gsam_alpha must be a finite number ≥ 0, got {gsam_alpha!r}; 0 is SAM"
+        raise InvalidArgumentError(msg)
+    return float(gsam_alpha)
+
+
+def micro_batch_shares(closures: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
+    """Return wᵢ / Σ w for each micro-batch."""
+    if not closures:
+        msg = "step_micro_batches() got no closure; give one per micro-batch"
+        raise InvalidArgumentError(msg)
+    found = [1.0] * len(closures) if weights is None else [float(w) for w in weights]
+    total = sum(found)
+    if len(found) != len(closures) or min(found) < 0 or not 0 < total < math.inf:
+        msg = (
+            f"weights must be {len(closures)} numbers ≥ 0, one per micro-batch and not all 0, "
+            f"got {found}"
+        )
+        raise InvalidArgumentError(msg)
+    return [w / total for w in found]

@@ -1,0 +1,92 @@
+"""MNIST-1D: signals of 40 samples in the shape of the ten digits, with a one-dimensional ResNet.
+
+The package makes the signals by itself, without network; they are harder than their size suggests:
+a multilayer perceptron stays far behind a network of convolutions.
+
+Reference: Greydanus, Kobak 2024, "Scaling Down Deep Learning with MNIST-1D", arXiv 2011.14439.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import missing_dependency, one_of
+from landscape.tasks.digits import accuracy
+from landscape.tasks.layers import SignalResNet
+
+SPLITS = ("train", "test", "fit", "validation")
+N_TRAIN = 4000
+N_FIT = 3200
+
+
+def model() -> nn.Module:
+    """Return the network, its weights as PyTorch initialises them.
+
+    Returns:
+        A ResNet of 32,634 parameters.
+
+    >>> sum(p.numel() for p in model().parameters())
+    32634
+    """
+    return SignalResNet()
+
+
+def data(split: str) -> tuple[Tensor, Tensor]:
+    """Return the signals and their classes.
+
+    They are those of the package's `make_dataset` with its own settings (seed 42), which
+    standardises them over all 5,000 signals. The global generators are left as they were.
+
+    Args:
+        split: ``train`` (4,000 signals) or ``test`` (1,000 signals); to choose settings by, the
+            training signals in two parts: ``fit`` (3,200) and ``validation`` (800).
+
+    Returns:
+        Signals of shape (n, 1, 40), float32, and classes 0 to 9 of shape (n,), int64.
+
+    Raises:
+        InvalidArgumentError: if there is no such split.
+        MissingDependencyError: if mnist1d is not installed.
+
+    Cost: some seconds at the first call of a process, which keeps the arrays.
+    """
+    one_of(split, SPLITS, what="split")
+    signals, classes = _signals()
+    rows = _ROWS[split]
+    return torch.from_numpy(signals[rows].copy()), torch.from_numpy(classes[rows].copy())
+
+
+_ROWS = {
+    "train": slice(N_TRAIN),
+    "test": slice(N_TRAIN, None),
+    "fit": slice(N_FIT),
+    "validation": slice(N_FIT, N_TRAIN),
+}
+
+
+@functools.cache
+def _signals() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from mnist1d.data import get_dataset_args, make_dataset
+    except ImportError as error:
+        purpose = "the built-in problem 'mnist1d'"
+        raise missing_dependency("mnist1d", extra="demo", purpose=purpose) from error  # noqa: EM101
+    # The package seeds both global generators.
+    states = random.getstate(), np.random.get_state()
+    try:
+        made = make_dataset(get_dataset_args())
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    signals = np.concatenate([made["x"], made["x_test"]]).astype(np.float32)
+    classes = np.concatenate([made["y"], made["y_test"]]).astype(np.int64)
+    return signals[:, None, :], classes
+
+
+loss = nn.CrossEntropyLoss()
+metrics = {"accuracy": accuracy}

@@ -1,0 +1,127 @@
+"""What the theory refuses: numbers out of range, shapes that do not fit, steps that diverge."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from landscape.errors import InvalidArgumentError, NonFiniteError
+from landscape.results import FloatArray
+from landscape.wording import number
+
+
+def array(value: Any, *, name: str, shape: tuple[int | None, ...]) -> FloatArray:
+    """Return an array in float64 if it has the shape that is expected.
+
+    Args:
+        value: anything that NumPy makes an array of.
+        name: what to call it in a message.
+        shape: what is expected; None: any length of at least 1.
+
+    Returns:
+        The array.
+
+    Raises:
+        InvalidArgumentError: if it has another shape.
+        NonFiniteError: if it holds NaN or infinity.
+    """
+    given = np.asarray(value, dtype=np.float64)
+    fits = given.ndim == len(shape) and all(
+        have > 0 if want is None else have == want
+        for have, want in zip(given.shape, shape, strict=True)
+    )
+    if not fits:
+        expected = ", ".join("any" if want is None else str(want) for want in shape)
+        msg = f"{name} has the shape {given.shape}; expected ({expected}): check what was passed"
+        raise InvalidArgumentError(msg)
+    if not np.isfinite(given).all():
+        n_bad = int((~np.isfinite(given)).sum())
+        msg = f"{name} holds {n_bad} values that are not finite; leave them out or replace them"
+        raise NonFiniteError(msg)
+    return given
+
+
+def at_least(value: float, least: float, *, name: str) -> float:
+    """Return a number if it is finite and not too small.
+
+    Args:
+        value: what was given.
+        least: the smallest that is allowed.
+        name: what to call it in a message.
+
+    Returns:
+        The number.
+
+    Raises:
+        InvalidArgumentError: if it is smaller, or not finite.
+    """
+    if not (math.isfinite(value) and value >= least):
+        msg = f"{name} = {value}; expected a finite number of at least {least:g}"
+        raise InvalidArgumentError(msg)
+    return value
+
+
+def above_zero(value: float, *, name: str) -> float:
+    """Return a number if it is finite and above zero.
+
+    Args:
+        value: what was given.
+        name: what to call it in a message.
+
+    Returns:
+        The number.
+
+    Raises:
+        InvalidArgumentError: if it is not.
+    """
+    if not (math.isfinite(value) and value > 0):
+        msg = f"{name} = {value}; expected a finite number above zero"
+        raise InvalidArgumentError(msg)
+    return value
+
+
+def whole(value: float, least: int, *, name: str) -> int:
+    """Return a whole number if it is not too small.
+
+    Args:
+        value: what was given.
+        least: the smallest that is allowed.
+        name: what to call it in a message.
+
+    Returns:
+        The number.
+
+    Raises:
+        InvalidArgumentError: if it is smaller, or not whole.
+    """
+    if not (math.isfinite(value) and int(value) == value and value >= least):
+        msg = f"{name} = {value}; expected a whole number of at least {least}"
+        raise InvalidArgumentError(msg)
+    return int(value)
+
+
+def stable(top: float, *, eta: float, rho: float, what: str = "d₁") -> None:
+    """Refuse a step size with which the iteration does not converge.
+
+    Args:
+        top: the largest curvature.
+        eta: step size.
+        rho: SAM's ρ.
+        what: what the curvature is called in a message.
+
+    Raises:
+        InvalidArgumentError: if η (d₁ + ρ d₁²) is not below 2; the message holds the limit.
+    """
+    above_zero(eta, name="eta")
+    at_least(rho, 0.0, name="rho")
+    step = eta * (top + rho * top**2)
+    if not step < 2.0:
+        limit = 2.0 / (top + rho * top**2)
+        msg = (
+            f"eta = {eta:g} with rho = {rho:g} diverges: η({what} + ρ{what}²) = {number(step)} at "
+            f"the largest curvature {what} = {number(top)}; expected below 2: take eta below "
+            f"{number(limit)}, or a smaller rho"
+        )
+        raise InvalidArgumentError(msg)

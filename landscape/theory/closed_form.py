@@ -1,0 +1,285 @@
+"""Bias, variance and risk of gradient descent and of SAM at every iteration, in closed form.
+
+SAM here is the unnormalised one, w ← w − η ∇L(w + ρ ∇L(w)). On a quadratic that is gradient
+descent on L + (ρ/2) ‖∇L‖², so that each mode of curvature d shrinks by 1 − η(d + ρd²).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from landscape.results import FloatArray
+from landscape.theory import checks
+from landscape.theory.modes import Modes
+
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A time to stop at.
+
+    Attributes:
+        iteration: number of steps.
+        gradients: gradient evaluations until then.
+        bias2: squared bias there.
+        variance: variance there.
+    """
+
+    iteration: int
+    gradients: int
+    bias2: float
+    variance: float
+
+    @property
+    def risk(self) -> float:
+        """Squared bias and variance together."""
+        return self.bias2 + self.variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Risks:
+    """Squared bias and variance after 0, 1, …, K steps from zero.
+
+    Attributes:
+        bias2: ‖E ŵₖ − w₀‖² in the norm of the risk, shape (K + 1,).
+        variance: E ‖ŵₖ − E ŵₖ‖² in the same norm, shape (K + 1,).
+        eta: step size.
+        rho: SAM's ρ; 0: gradient descent.
+        risk_of: ``in-sample`` or ``parameter``.
+    """
+
+    bias2: FloatArray
+    variance: FloatArray
+    eta: float
+    rho: float
+    risk_of: str
+
+    @property
+    def risk(self) -> FloatArray:
+        """Squared bias and variance together, shape (K + 1,)."""
+        return self.bias2 + self.variance
+
+    @property
+    def iterations(self) -> FloatArray:
+        """0, 1, …, K."""
+        return np.arange(self.bias2.size, dtype=np.float64)
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Gradient evaluations of one step: 1 of gradient descent, 2 of SAM."""
+        return 2 if self.rho > 0 else 1
+
+    @property
+    def gradients(self) -> FloatArray:
+        """Gradient evaluations after each iteration, shape (K + 1,)."""
+        return self.gradients_per_step * self.iterations
+
+    def at(self, iteration: int) -> Stop:
+        """Return what holds after a number of steps.
+
+        Args:
+            iteration: 0 to K.
+
+        Returns:
+            The bias, variance and cost there.
+        """
+        return Stop(
+            iteration=iteration,
+            gradients=self.gradients_per_step * iteration,
+            bias2=float(self.bias2[iteration]),
+            variance=float(self.variance[iteration]),
+        )
+
+    @property
+    def best(self) -> Stop:
+        """The first iteration of the smallest risk within 0 … K."""
+        return self.at(int(np.argmin(self.risk)))
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether the smallest risk is the last, so that a later one may be smaller."""
+        return self.best.iteration == self.bias2.size - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradeOff:
+    """Gradient descent and SAM on one model, with the same step size.
+
+    Attributes:
+        gd: of gradient descent.
+        sam: of unnormalised SAM.
+        modes: the model.
+    """
+
+    gd: Risks
+    sam: Risks
+    modes: Modes
+
+    @property
+    def largest_step(self) -> float:
+        """η (d₁ + ρd₁²): below 2 SAM converges; up to 1 the order of the two is a theorem."""
+        return self.sam.eta * (self.modes.top + self.sam.rho * self.modes.top**2)
+
+    @property
+    def proved(self) -> bool:
+        """Whether lower bias and higher variance of SAM at every iteration is a theorem here."""
+        return self.largest_step <= 1.0
+
+    @property
+    def lower_bias(self) -> bool:
+        """Whether SAM has no higher bias² than gradient descent at every iteration shown."""
+        return bool(np.all(self.sam.bias2 <= self.gd.bias2 * (1.0 + _ROUNDING)))
+
+    @property
+    def higher_variance(self) -> bool:
+        """Whether SAM has no lower variance than gradient descent at every iteration shown."""
+        return bool(np.all(self.sam.variance * (1.0 + _ROUNDING) >= self.gd.variance))
+
+    @cached_property
+    def ahead_until(self) -> int:
+        """The last iteration up to which SAM has the lower risk from the first on; 0: none."""
+        behind = np.flatnonzero(~(self.sam.risk[1:] < self.gd.risk[1:]))
+        return int(behind[0]) if behind.size else self.sam.bias2.size - 1
+
+    @property
+    def faster_from(self) -> float:
+        """Curvature 1/(η + ρ): only above it SAM can shrink the bias more per gradient."""
+        return 1.0 / (self.sam.eta + self.sam.rho)
+
+    @property
+    def n_faster(self) -> int:
+        """Modes whose bias one step of SAM shrinks more than two steps of gradient descent do."""
+        d, eta = self.modes.curvatures, self.sam.eta
+        left = np.abs(1.0 - eta * (d + self.sam.rho * d**2))
+        return int(np.sum(left < (1.0 - eta * d) ** 2))
+
+
+def risks(modes: Modes, iterations: int, *, eta: float, rho: float = 0.0) -> Risks:
+    """Return squared bias and variance at every iteration, in closed form.
+
+    With rᵢ = 1 − η(dᵢ + ρdᵢ²): bias²ₖ = unreachable + Σ bᵢ rᵢ²ᵏ and varianceₖ = Σ vᵢ (1 − rᵢᵏ)²,
+    bᵢ and vᵢ the weights of the `Modes`.
+
+    Args:
+        modes: the model.
+        iterations: K, the last iteration, at least 1.
+        eta: step size η.
+        rho: SAM's ρ; 0: gradient descent.
+
+    Returns:
+        The risks after 0, 1, …, K steps.
+
+    Raises:
+        InvalidArgumentError: if η (d₁ + ρd₁²) is not below 2, or a number is out of range.
+
+    Cost: O(rK) numbers for r modes.
+
+    Reference: Behdin, Mazumder 2023, arXiv 2302.11836; derived here.
+
+    One mode of curvature 1, half a step: bias² 1, 1/4, 1/16 and variance 0, 1/4, 9/16:
+
+    >>> one = Modes(curvatures=np.ones(1), bias_weights=np.ones(1), variance_weights=np.ones(1))
+    >>> found = risks(one, 2, eta=0.5)
+    >>> found.bias2.tolist(), found.variance.tolist()
+    ([1.0, 0.25, 0.0625], [0.0, 0.25, 0.5625])
+    """
+    last = checks.whole(iterations, 1, name="iterations")
+    checks.stable(modes.top, eta=eta, rho=rho)
+    steps = eta * (modes.curvatures + rho * modes.curvatures**2)
+    k = np.arange(last + 1, dtype=np.float64)
+    left = (1.0 - steps)[:, None] ** k
+    return Risks(
+        bias2=modes.unreachable + modes.bias_weights @ left**2,
+        variance=modes.variance_weights @ _gone(steps, k, left) ** 2,
+        eta=eta,
+        rho=rho,
+        risk_of=modes.risk,
+    )
+
+
+def trade_off(modes: Modes, iterations: int, *, eta: float, rho: float) -> TradeOff:
+    """Compare gradient descent with unnormalised SAM at the same step size.
+
+    If η(d₁ + ρd₁²) ≤ 1, SAM has lower bias and higher variance than gradient descent at every
+    iteration, since 0 ≤ r_SAM < r_GD for each mode; both have one limit. So without noise SAM is
+    ahead at every iteration, and with noise it can be ahead only when stopped early. Whether its
+    best stopping time has the lower risk depends on the truth: it has where the signal lies in the
+    modes of high curvature.
+
+    One step of SAM costs two gradients, as two steps of gradient descent do. At equal cost its
+    bias factor is the smaller only for modes with d > 1/(η + ρ).
+
+    Args:
+        modes: the model.
+        iterations: K, the last iteration, at least 1.
+        eta: step size η of both.
+        rho: SAM's ρ, above zero.
+
+    Returns:
+        Both risks, and what can be said of them.
+
+    Raises:
+        InvalidArgumentError: if SAM diverges at η, or a number is out of range.
+
+    >>> both = Modes(curvatures=np.ones(1), bias_weights=np.ones(1), variance_weights=np.ones(1))
+    >>> pair = trade_off(both, 9, eta=0.3, rho=1.0)
+    >>> pair.proved, pair.lower_bias, pair.higher_variance, pair.ahead_until
+    (True, True, True, 1)
+    """
+    checks.above_zero(rho, name="rho")
+    sam = risks(modes, iterations, eta=eta, rho=rho)
+    return TradeOff(gd=risks(modes, iterations, eta=eta), sam=sam, modes=modes)
+
+
+def stability_limit(top: float, *, rho: float = 0.0) -> float:
+    """Return the step size below which the iteration converges, 2 / (d₁ + ρd₁²).
+
+    Args:
+        top: the largest curvature d₁, above zero.
+        rho: SAM's ρ; 0: gradient descent.
+
+    Returns:
+        The limit of η.
+
+    Reference: Agarwala, Dauphin 2023, arXiv 2302.08692.
+
+    >>> stability_limit(4.0), stability_limit(4.0, rho=0.25)
+    (0.5, 0.25)
+    """
+    checks.above_zero(top, name="top")
+    checks.at_least(rho, 0.0, name="rho")
+    return 2.0 / (top + rho * top**2)
+
+
+def edge_of_stability(eta: float, *, rho: float = 0.0) -> float:
+    """Return the curvature below which the iteration converges, (√(1 + 8ρ/η) − 1) / 2ρ.
+
+    Args:
+        eta: step size, above zero.
+        rho: SAM's ρ; 0: gradient descent, 2/η.
+
+    Returns:
+        The limit of d₁.
+
+    Reference: Agarwala, Dauphin 2023, arXiv 2302.08692.
+
+    >>> edge_of_stability(0.5), edge_of_stability(0.25, rho=0.25)
+    (4.0, 4.0)
+    """
+    checks.above_zero(eta, name="eta")
+    checks.at_least(rho, 0.0, name="rho")
+    # Without the difference of near numbers that the textbook form has at small ρ.
+    return 4.0 / (eta * (1.0 + math.sqrt(1.0 + 8.0 * rho / eta)))
+
+
+def _gone(steps: FloatArray, k: FloatArray, left: FloatArray) -> FloatArray:
+    """Return 1 − (1 − step)ᵏ without loss of digits where the step is small."""
+    small = steps < 0.5
+    gone = 1.0 - left
+    gone[small] = -np.expm1(np.log1p(-steps[small])[:, None] * k)
+    return np.asarray(gone)

@@ -1,0 +1,228 @@
+"""Linear models as independent modes: least squares and kernel regression, from zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.results import FloatArray
+from landscape.theory import checks
+from landscape.wording import number
+
+RISKS = ("in-sample", "parameter")
+DESCENTS = ("function", "coefficients")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modes:
+    """A linear model taken apart into the eigenvectors of its Hessian.
+
+    After k steps from zero, with rᵢ what one step leaves of mode i,
+
+        bias²ₖ = unreachable + Σᵢ bias_weightsᵢ rᵢ²ᵏ,
+        varianceₖ = Σᵢ variance_weightsᵢ (1 − rᵢᵏ)².
+
+    Attributes:
+        curvatures: the eigenvalues dᵢ above zero, shape (r,), largest first.
+        bias_weights: squared error that mode i starts with, shape (r,).
+        variance_weights: variance that mode i ends with, shape (r,).
+        unreachable: squared error that no iteration removes: truth where the curvature is zero.
+        risk: what the errors are: ``in-sample``, (1/n) ‖f̂ − f‖² over the examples, or
+            ``parameter``, ‖ŵ − w‖².
+    """
+
+    curvatures: FloatArray
+    bias_weights: FloatArray
+    variance_weights: FloatArray
+    unreachable: float = 0.0
+    risk: str = "in-sample"
+
+    def __post_init__(self) -> None:
+        shape: tuple[int | None, ...] = (None,)
+        for name in ("curvatures", "bias_weights", "variance_weights"):
+            given = checks.array(getattr(self, name), name=name, shape=shape)
+            checks.at_least(float(given.min()), 0.0, name=f"smallest of {name}")
+            object.__setattr__(self, name, given)
+            shape = given.shape
+        checks.above_zero(float(self.curvatures.min()), name="smallest of curvatures")
+        checks.at_least(self.unreachable, 0.0, name="unreachable")
+        one_of(self.risk, RISKS, what="risk")
+
+    @property
+    def top(self) -> float:
+        """The largest curvature, d₁."""
+        return float(np.max(self.curvatures))
+
+
+def least_squares(
+    design: FloatArray, truth: FloatArray, *, noise: float, risk: str = "in-sample"
+) -> Modes:
+    """Take least squares, L(w) = ‖y − Xw‖² / 2n with y = Xw₀ + ε, cov ε = σ² I, into its modes.
+
+    With XᵀX/n = U diag(d) Uᵀ: in-sample, mode i starts with dᵢ(uᵢᵀw₀)² and ends with the variance
+    σ²/n; for the parameters with (uᵢᵀw₀)² and σ²/(n dᵢ). Where d = 0, to the rounding of the
+    singular values, w stays zero: the truth there is ``unreachable``.
+
+    Args:
+        design: X, shape (n, d), of any rank above zero.
+        truth: w₀, shape (d,).
+        noise: σ, standard deviation of ε, in the unit of y.
+        risk: ``in-sample``, (1/n) ‖X(w − w₀)‖², or ``parameter``, ‖w − w₀‖².
+
+    Returns:
+        The modes.
+
+    Raises:
+        InvalidArgumentError: if shapes do not fit, σ is negative, the design is zero or the risk
+            is unknown.
+
+    Cost: one singular value decomposition, O(n d min(n, d)).
+
+    Reference: Behdin, Mazumder 2023, arXiv 2302.11836; derived here.
+
+    >>> modes = least_squares(np.diag([2.0, 1.0]), np.array([1.0, 1.0]), noise=1.0)
+    >>> modes.curvatures.round(12).tolist(), modes.variance_weights.tolist()
+    ([2.0, 0.5], [0.5, 0.5])
+    """
+    x = checks.array(design, name="design", shape=(None, None))
+    w = checks.array(truth, name="truth", shape=(x.shape[1],))
+    checks.at_least(noise, 0.0, name="noise")
+    one_of(risk, RISKS, what="risk")
+    n = x.shape[0]
+    _, singular, right = np.linalg.svd(x, full_matrices=False)
+    kept = singular > max(x.shape) * np.finfo(np.float64).eps * singular[0]
+    _some(kept, "design")
+    curvatures, right = singular[kept] ** 2 / n, right[kept]
+    along = right @ w
+    scale = curvatures if risk == "in-sample" else np.ones_like(curvatures)
+    beyond = w - along @ right
+    return Modes(
+        curvatures=curvatures,
+        bias_weights=scale * along**2,
+        variance_weights=noise**2 / n * scale / curvatures,
+        # Rounding of a full-rank design is not truth that cannot be reached.
+        unreachable=float(beyond @ beyond) if risk == "parameter" and len(right) < len(w) else 0.0,
+        risk=risk,
+    )
+
+
+def kernel_regression(
+    kernel: FloatArray, truth: FloatArray, *, noise: float, descent: str = "function"
+) -> Modes:
+    """Take kernel regression, L(f) = Σ(yᵢ − f(xᵢ))² / 2n with y = f₀ + ε, into its modes.
+
+    With K = V diag(κ) Vᵀ: descent in function space (the RKHS) moves the predictions by modes of
+    curvature κᵢ/n, descent in the coefficients of f = Σ αⱼ k(·, xⱼ) by modes of curvature κᵢ²/n.
+    Either way the in-sample error of mode i starts with (vᵢᵀf₀)²/n and ends with σ²/n; what f₀
+    has where κ = 0 is unreachable. The risk is (1/n) Σ(f(xᵢ) − f₀(xᵢ))².
+
+    Args:
+        kernel: K, shape (n, n), symmetric and positive semidefinite.
+        truth: f₀ at the examples, shape (n,).
+        noise: σ, standard deviation of ε, in the unit of y.
+        descent: ``function`` or ``coefficients``.
+
+    Returns:
+        The modes.
+
+    Raises:
+        InvalidArgumentError: if shapes do not fit, σ is negative, K is not symmetric and positive
+            semidefinite or is zero, or the descent is unknown.
+
+    Cost: one eigendecomposition, O(n³).
+
+    Reference: Behdin, Mazumder 2023, arXiv 2302.11836; derived here.
+
+    >>> modes = kernel_regression(np.diag([4.0, 2.0]), np.array([1.0, 0.0]), noise=0.0)
+    >>> modes.curvatures.tolist(), modes.bias_weights.tolist()
+    ([2.0, 1.0], [0.5, 0.0])
+    """
+    k = checks.array(kernel, name="kernel", shape=(None, None))
+    k = checks.array(k, name="kernel", shape=(len(k), len(k)))
+    f = checks.array(truth, name="truth", shape=(len(k),))
+    checks.at_least(noise, 0.0, name="noise")
+    one_of(descent, DESCENTS, what="descent")
+    kappa, vectors = _eigenpairs(k)
+    kept = kappa > len(k) * np.finfo(np.float64).eps * kappa[0]
+    _some(kept, "kernel")
+    kappa, along = kappa[kept], vectors.T @ f
+    return Modes(
+        curvatures=kappa / len(k) if descent == "function" else kappa**2 / len(k),
+        bias_weights=along[kept] ** 2 / len(k),
+        variance_weights=np.full(kappa.shape, noise**2 / len(k)),
+        unreachable=float(along[~kept] @ along[~kept]) / len(k),
+    )
+
+
+def rbf_kernel(a: FloatArray, b: FloatArray, *, length: float) -> FloatArray:
+    """Return the radial basis function kernel, exp(−‖aᵢ − bⱼ‖² / 2ℓ²).
+
+    Args:
+        a: points, shape (n, d).
+        b: points, shape (m, d).
+        length: ℓ, in the unit of the points.
+
+    Returns:
+        Shape (n, m).
+
+    >>> rbf_kernel(np.zeros((1, 2)), np.array([[3.0, 4.0]]), length=5.0).round(6).tolist()
+    [[0.606531]]
+    """
+    from scipy.spatial.distance import cdist
+
+    first, second = _points(a, b)
+    checks.above_zero(length, name="length")
+    return np.asarray(np.exp(-cdist(first, second, "sqeuclidean") / (2.0 * length**2)))
+
+
+def polynomial_kernel(
+    a: FloatArray, b: FloatArray, *, degree: int, offset: float = 1.0
+) -> FloatArray:
+    """Return the polynomial kernel, (aᵢᵀbⱼ + c)ᵖ.
+
+    Args:
+        a: points, shape (n, d).
+        b: points, shape (m, d).
+        degree: p, at least 1.
+        offset: c, at least 0.
+
+    Returns:
+        Shape (n, m).
+
+    >>> polynomial_kernel(np.array([[1.0, 2.0]]), np.array([[3.0, 0.0]]), degree=2).tolist()
+    [[16.0]]
+    """
+    first, second = _points(a, b)
+    checks.whole(degree, 1, name="degree")
+    checks.at_least(offset, 0.0, name="offset")
+    return np.asarray((first @ second.T + offset) ** int(degree))
+
+
+def _points(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    first = checks.array(a, name="a", shape=(None, None))
+    return first, checks.array(b, name="b", shape=(None, first.shape[1]))
+
+
+def _eigenpairs(k: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return eigenvalues, largest first, and eigenvectors of what has to be a kernel matrix."""
+    rounding = 1e-10 * float(np.abs(k).max())
+    gap = float(np.abs(k - k.T).max())
+    if gap > rounding:
+        msg = f"kernel is not symmetric: entries differ by {number(gap)}; pass (K + Kᵀ)/2 if meant"
+        raise InvalidArgumentError(msg)
+    kappa, vectors = np.linalg.eigh((k + k.T) / 2.0)
+    if kappa[0] < -len(k) * rounding:
+        msg = (
+            f"kernel is not positive semidefinite: its smallest eigenvalue is {number(kappa[0])}; "
+            "use a positive definite kernel function"
+        )
+        raise InvalidArgumentError(msg)
+    return kappa[::-1], vectors[:, ::-1]
+
+
+def _some(kept: FloatArray, name: str) -> None:
+    if not np.any(kept):
+        msg = f"{name} is zero: there is nothing to learn; pass one with an entry that is not"
+        raise InvalidArgumentError(msg)

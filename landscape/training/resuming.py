@@ -1,0 +1,175 @@
+"""A training in the middle: everything that the rest of it depends on, in a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from landscape.errors import CheckpointError
+from landscape.files import write_file
+from landscape.problem.checkpoint_file import read_checkpoint
+from landscape.problem.digest import Content
+from landscape.training.batches import Batches
+from landscape.training.records import Epoch, Trained
+
+_FORMAT = "landscape training state, version 1"
+
+
+@dataclass
+class Run:
+    """What changes while a model is trained.
+
+    Attributes:
+        model: with its weights and buffers.
+        optimizer: with its moments.
+        scheduler: of the learning rate.
+        batches: with the generators of the order.
+        settings: what was asked for.
+        start: what it started from, as `start_of` says it.
+        log: one record per finished epoch.
+        gradients: gradients of a batch computed so far.
+        seconds: wall-clock time so far, that of calls before this one among it.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    batches: Batches
+    settings: Mapping[str, Any]
+    start: str
+    log: list[Epoch] = field(default_factory=list)
+    gradients: int = 0
+    seconds: float = 0.0
+
+    def result(self) -> Trained:
+        """Return the training as far as it has come."""
+        return Trained(
+            model=self.model,
+            log=tuple(self.log),
+            settings=self.settings,
+            gradients=self.gradients,
+            seconds=self.seconds,
+        )
+
+
+def start_of(model: nn.Module, source: Any) -> str:
+    """Digest what a training starts from.
+
+    Args:
+        model: with its initial weights.
+        source: the training data; only arrays and tensors are looked into.
+
+    Returns:
+        A short hexadecimal digest of the weights, the buffers and the data.
+    """
+    content = Content()
+    content.add({name: value.detach() for name, value in model.named_parameters()})
+    content.add({name: value.detach() for name, value in model.named_buffers()})
+    if isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source):
+        content.add(tuple(torch.as_tensor(part) for part in source))
+    return content.hexdigest()
+
+
+def write_state(path: Path, run: Run) -> None:
+    """Write the state between two epochs; the file appears whole or not at all.
+
+    Args:
+        path: where to write.
+        run: the training.
+
+    Raises:
+        LandscapeError: if the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save(
+        {
+            "format": _FORMAT,
+            "settings": dict(run.settings),
+            "start": run.start,
+            "model": run.model.state_dict(),
+            "buffers": dict(run.model.named_buffers()),  # those that no state dict holds, too
+            "optimizer": run.optimizer.state_dict(),
+            "scheduler": run.scheduler.state_dict(),
+            "generators": [g.get_state() for g in run.batches.generators],
+            "random": _random_states(run.model),
+            "log": [dataclasses.asdict(epoch) for epoch in run.log],
+            "gradients": run.gradients,
+            "seconds": run.seconds,
+        },
+        content,
+    )
+    write_file(path, content.getvalue())
+
+
+def take_up(path: Path, run: Run) -> None:
+    """Put a fresh training into the state that a file holds; do nothing where there is no file.
+
+    Args:
+        path: where `write_state` wrote.
+        run: the training, not yet begun.
+
+    Raises:
+        CheckpointError: if the file is no state, or that of another training; the message says
+            what differs.
+    """
+    if not path.exists():
+        return
+    saved = read_checkpoint(path)
+    if not isinstance(saved, Mapping) or saved.get("format") != _FORMAT:
+        msg = f"{path} holds no state of a training; name another file, or delete this one"
+        raise CheckpointError(msg)
+    _check_same(path, saved, run)
+    run.model.load_state_dict(saved["model"])
+    buffers = dict(run.model.named_buffers())
+    with torch.no_grad():
+        for name, value in saved["buffers"].items():
+            buffers[name].copy_(value)
+    run.optimizer.load_state_dict(saved["optimizer"])
+    run.scheduler.load_state_dict(saved["scheduler"])
+    for generator, state in zip(run.batches.generators, saved["generators"], strict=True):
+        generator.set_state(state)
+    _set_random_states(run.model, saved["random"])
+    run.log[:] = [Epoch(**epoch) for epoch in saved["log"]]
+    run.gradients, run.seconds = saved["gradients"], saved["seconds"]
+
+
+def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
+    before, settings = saved["settings"], run.settings
+    differing = [
+        f"{key} was {before.get(key, 'the default')} and is {settings.get(key, 'the default')}"
+        for key in dict.fromkeys([*before, *settings])
+        if before.get(key) != settings.get(key)
+    ]
+    if not differing and saved["start"] != run.start:
+        differing = ["the initial weights or the training data are others"]
+    if differing:
+        msg = (
+            f"{path} holds a training that was interrupted, with other settings: "
+            f"{'; '.join(differing)}. Use the settings of before to finish it, "
+            "or delete the file to begin anew"
+        )
+        raise CheckpointError(msg)
+
+
+def _random_states(model: nn.Module) -> dict[str, Tensor]:
+    # The two generators that a training seeds: the CPU's, and that of the model's own GPU.
+    device = next(model.parameters()).device
+    on_gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **on_gpu}
+
+
+def _set_random_states(model: nn.Module, states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], next(model.parameters()).device)

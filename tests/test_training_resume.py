@@ -1,0 +1,214 @@
+"""A training that is killed goes on where it was, and ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from landscape.cli.train import command
+from landscape.errors import CheckpointError
+from landscape.training import train
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+class Steps(nn.Module):
+    """Counts its calls in a buffer that no state dict holds, and adds as much noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.tensor(0.0), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.count += 1
+        return x + 0.001 * self.count
+
+
+def make_data():
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(25, 3, generator=g)
+    return x, (x.sum(1) > 0).long()
+
+
+def make_task(*, die_at: int = -1, data=make_data, hidden: int = 5):
+    calls = []
+
+    def batch_loss(model, batch):
+        calls.append(1)
+        if len(calls) == die_at:
+            raise KilledError
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def model():
+        body = (nn.Linear(3, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.3))
+        return nn.Sequential(*body, Steps(), nn.Linear(hidden, 2))
+
+    return SimpleNamespace(model=model, data=lambda split: data(), batch_loss=batch_loss)
+
+
+def shuffled():
+    g = torch.Generator().manual_seed(8)
+    return DataLoader(TensorDataset(*make_data()), batch_size=9, shuffle=True, generator=g)
+
+
+def same(a, b) -> bool:
+    states = a.model.state_dict(), b.model.state_dict()
+    buffers = [dict(t.model.named_buffers()) for t in (a, b)]
+    ours, theirs = ({**s, **m} for s, m in zip(states, buffers, strict=True))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+OPTIMIZERS = [
+    {"optimizer": "sgd"},
+    {"optimizer": "adam"},
+    {"optimizer": "adamw"},
+    {"optimizer": "sam"},
+    {"optimizer": "sam", "base": "adam"},
+]
+
+
+@pytest.mark.parametrize("data", [make_data, shuffled])
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=lambda s: "-".join(s.values()))
+def test_killed_anywhere_it_ends_with_the_same_bits(settings, data, tmp_path):
+    settings = {"epochs": 4, "batch_size": 8, "seed": 2, **settings}
+    whole = train(make_task(data=data), **settings)
+    calls = 3 * 4 * (2 if settings["optimizer"] == "sam" else 1)
+    assert whole.gradients == calls
+    for die_at in range(1, calls + 1, 5):
+        state = tmp_path / f"{die_at}.state"
+        with pytest.raises(KilledError):
+            train(make_task(data=data, die_at=die_at), state=state, **settings)
+        resumed = train(make_task(data=data), state=state, **settings)
+        assert same(resumed, whole)
+        assert [(e.epoch, e.train_loss, e.lr) for e in resumed.log] == [
+            (e.epoch, e.train_loss, e.lr) for e in whole.log
+        ]
+        assert resumed.gradients == whole.gradients
+
+
+def test_a_state_does_not_change_the_training_and_a_finished_one_is_read_back(tmp_path):
+    state = tmp_path / "deep" / "run.state"
+    with_state = train(make_task(), epochs=3, state=state)
+    assert same(with_state, train(make_task(), epochs=3))
+    assert os.listdir(state.parent) == ["run.state"]
+    # Not one batch is computed: the first would raise.
+    again = train(make_task(die_at=1), epochs=3, state=state)
+    assert same(again, with_state)
+    assert again.log == with_state.log
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ({}, {"lr": 0.1, "seed": 1}, r"lr was 0.05 and is 0.1; seed was 0 and is 1. Use the"),
+        ({}, {"label_noise": 0.2}, r"label_noise was the default and is 0.2"),
+        ({"hidden": 6}, {}, r"the initial weights or the training data are others"),
+        (
+            {"data": lambda: (make_data()[0] + 1, make_data()[1])},
+            {},
+            r"the initial weights or the training data are others",
+        ),
+    ],
+)
+def test_the_state_of_another_training_is_refused(task, changes, message, tmp_path):
+    state = tmp_path / "run.state"
+    train(make_task(), epochs=2, state=state)
+    before = state.read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        train(make_task(**task), epochs=2, state=state, **changes)
+    assert state.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"no state at all", None])
+def test_what_is_no_state_is_refused(content, tmp_path):
+    state = tmp_path / "run.state"
+    if content is None:
+        torch.save({"state_dict": {}}, state)
+    else:
+        state.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"run\.state"):
+        train(make_task(), epochs=2, state=state)
+
+
+def test_checkpoints_on_the_way_are_those_of_the_training(tmp_path):
+    settings = {"epochs": 4, "schedule": "constant"}
+    file = tmp_path / "net.safetensors"
+    train(make_task(), checkpoint=file, save_every=2, **settings)
+    names = [f"net-epoch-{epoch}.safetensors" for epoch in (0, 2, 4)]
+    assert sorted(os.listdir(tmp_path)) == names
+    from safetensors.torch import load_file
+
+    for name, epochs in zip(names, (0, 2, 4), strict=True):
+        state = train(make_task(), epochs=epochs, schedule="constant").model.state_dict()
+        got = load_file(tmp_path / name)
+        assert all(torch.equal(got[key], state[key]) for key in state)
+
+
+def test_checkpoints_on_the_way_say_their_epoch_and_survive_a_kill(tmp_path):
+    whole, part = tmp_path / "a" / "net.pt", tmp_path / "b" / "net.pt"
+    train(make_task(), epochs=12, checkpoint=whole, save_every=3)
+    settings = {"epochs": 12, "checkpoint": part, "save_every": 3, "state": part.with_suffix(".s")}
+    with pytest.raises(KilledError):
+        train(make_task(die_at=8), **settings)
+    train(make_task(), **settings)
+    for epoch in ("00", "03", "06", "09", "12"):
+        name = f"net-epoch-{epoch}.pt"
+        assert (part.parent / name).read_bytes() == (whole.parent / name).read_bytes()
+        assert torch.load(part.parent / name)["settings"]["epoch"] == int(epoch)
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+ARGS = ("--problem", "digits-mlp", "--batch-size", "20", "--quiet", "--optimizer", "sam")
+ARGS = (*ARGS, "--base", "adamw", "--label-noise", "0.2", "--split", "fit", "--epochs", "12")
+
+
+def test_a_killed_process_is_taken_up_by_the_same_command(tmp_path):
+    code = f"import landscape.cli as c, sys; sys.argv[1:] = ['train', *{ARGS!r}, '-o', 'net.pt']"
+    process = subprocess.Popen([sys.executable, "-c", f"{code}; c.main()"], cwd=tmp_path)
+    state = tmp_path / "net.pt.state"
+    while process.poll() is None and epochs_in(state) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists()
+    assert not (tmp_path / "net.pt").exists()
+    assert 2 <= epochs_in(state) < 12
+    for name in ("net.pt", "whole.pt"):
+        ran = CliRunner().invoke(command, [*ARGS, "-o", str(tmp_path / name), "--json"])
+        assert ran.exit_code == 0, ran.output
+        assert json.loads(ran.stdout)["settings"]["label_noise"] == 0.2
+    assert (tmp_path / "net.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()
+    assert not list(tmp_path.glob("*.state"))
+
+
+def epochs_in(state: Path) -> int:
+    return len(torch.load(state)["log"]) if state.exists() else 0
+
+
+def test_restart_forgets_what_was_interrupted(tmp_path):
+    file = tmp_path / "net.pt"
+    state = tmp_path / "net.pt.state"
+    state.write_bytes(b"of another time")
+    args = ["--problem", "digits-mlp", "--epochs", "1", "-q", "-o", str(file), "--save-every", "1"]
+    assert isinstance(CliRunner().invoke(command, args).exception, CheckpointError)
+    assert CliRunner().invoke(command, [*args, "--restart"]).exit_code == 0
+    names = ["net-epoch-0.pt", "net-epoch-1.pt", "net.pt"]
+    assert sorted(os.listdir(tmp_path)) == names
+    ours, last = (torch.load(tmp_path / name)["state_dict"] for name in names[1:])
+    assert all(torch.equal(ours[key], last[key]) for key in last)
