@@ -181,6 +181,29 @@ def metric_total(name: str, value: Any, size: int) -> tuple[Tensor, int]:
     return tensor.double().sum() * (size if tensor.ndim == 0 else 1), size
 
 
+def error_of_mean(values: Tensor, weights: Tensor, *, plain_sum: bool) -> float:
+    """Return the standard error over the examples of Σ values / Σ weights, by the delta method.
+
+    With differences of losses at two weight vectors, example by example, it is that of the paired
+    difference.
+
+    Args:
+        values: of each example, float64, shape (N,).
+        weights: of each example, shape (N,).
+        plain_sum: whether Σ values itself is meant, as for a loss with ``reduction="sum"``.
+
+    Returns:
+        The error; NaN for less than two examples.
+    """
+    n = len(values)
+    if n < 2:
+        return math.nan
+    w = torch.ones_like(values) if plain_sum else weights
+    rest = values - values.sum() / w.sum() * w
+    error = math.sqrt(float(rest @ rest) * n / (n - 1))
+    return error if plain_sum else error / float(w.sum())
+
+
 def final_divisor(weight: float, *, plain_sum: bool) -> float:
     """Return what the sums over the data are divided by, once.
 

@@ -22,7 +22,7 @@ from landscape.statistics import (
     interpolated,
     recalibrated,
 )
-from landscape.sums import LossValue
+from landscape.sums import LossValue, error_of_mean
 
 METRIC = "metrics."  # as the arrays of a saved result are named
 
@@ -328,17 +328,9 @@ def buffers_at(
 
 
 def _paired(ours: LossValue, theirs: LossValue, *, plain_sum: bool) -> tuple[float, float]:
-    """Return the difference of two losses on the same examples, and its standard error.
-
-    That of the ratio Σ (s - s') / Σ w over the examples, by the delta method.
-    """
+    """Return the difference of two losses on the same examples, and its standard error."""
     difference = ours.value - theirs.value
     if ours.examples is None or theirs.examples is None:
         return difference, math.nan
     (s, w), (s_other, _) = ours.examples, theirs.examples
-    w, n = (torch.ones_like(s) if plain_sum else w), len(s)
-    if n < 2:
-        return difference, math.nan
-    rest = (s - s_other) - (s - s_other).sum() / w.sum() * w
-    error = math.sqrt(float(rest @ rest) * n / (n - 1))
-    return difference, error if plain_sum else error / float(w.sum())
+    return difference, error_of_mean(s - s_other, w, plain_sum=plain_sum)

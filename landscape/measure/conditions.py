@@ -13,6 +13,7 @@ from landscape.engine import Engine
 from landscape.evaluate import Evaluator
 from landscape.measure.ascent import Point
 from landscape.measure.quadratic import QuadraticModel
+from landscape.sums import error_of_mean
 
 PRODUCTS = 12
 _TOL = 1e-2
@@ -90,10 +91,7 @@ def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
     """
     vectors = [evaluator.origin + epsilon, evaluator.origin]
     after, before = Engine(evaluator).losses(vectors, keep=True)
-    if after.examples is None or before.examples is None or len(after.examples[0]) < 2:
+    if after.examples is None or before.examples is None:
         return math.nan
     (moved, weights), (still, _) = after.examples, before.examples
-    rises, n = moved - still, len(moved)
-    rest = rises - rises.sum() / weights.sum() * weights
-    error = math.sqrt(float(rest @ rest) * n / (n - 1))
-    return error if evaluator.problem.loss.sums else error / float(weights.sum())
+    return error_of_mean(moved - still, weights, plain_sum=evaluator.problem.loss.sums)

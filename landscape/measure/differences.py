@@ -24,6 +24,7 @@ from landscape.operators.scales import parameter_scale
 from landscape.problem import Problem
 from landscape.results import Cost, Differences, Provenance
 from landscape.study import Study
+from landscape.sums import error_of_mean, final_divisor
 
 CONFIDENCE = 0.95
 # Losses that differ by more than this share of the larger one mislead.
@@ -221,16 +222,12 @@ def _paired(
 ) -> _Row:
     """Return Σs/Σw at both, and the interval of the difference by the delta method."""
     (s, w), (s_other, _) = own, other
-    n = len(s)
-    if pair[0].loss.sums:
-        w = torch.full_like(s, 1 / n)
-    total = float(w.sum())
-    apart = s - s_other
-    rest = apart - apart.sum() / total * w
-    error = math.sqrt(float(rest @ rest) * n / (n - 1)) / total if n > 1 else math.nan
-    values = float(s.sum()) / total, float(s_other.sum()) / total
-    half = student(CONFIDENCE, n - 1) * error if n > 1 else math.nan
-    difference = float(apart.sum()) / total
+    sums = pair[0].loss.sums
+    error = error_of_mean(s - s_other, w, plain_sum=sums)
+    divisor = final_divisor(float(w.sum()), plain_sum=sums)
+    values = float(s.sum()) / divisor, float(s_other.sum()) / divisor
+    half = student(CONFIDENCE, len(s) - 1) * error if len(s) > 1 else math.nan
+    difference = float((s - s_other).sum()) / divisor
     return _Row(name, *values, error, difference - half, difference + half)
 
 

@@ -24,6 +24,7 @@ from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Flatness, Provenance
 from landscape.study import Study
+from landscape.sums import error_of_mean
 
 FLOOR = 1e-3
 """What is added to |w| in the noise that is scaled by the weights."""
@@ -200,11 +201,10 @@ class _At:
         engine = Engine(self.evaluator)
         here, there = engine.losses([origin, origin + step], keep=True)
         error = math.nan
-        if here.examples is not None and there.examples is not None and len(here.examples[0]) > 1:
+        if here.examples is not None and there.examples is not None:
             (terms, weights), (others, _) = here.examples, there.examples
-            rise = (others - terms).numpy()[:, None]
-            error = float(jackknife(rise, weights.numpy())[0])
-            error *= len(rise) if self.evaluator.problem.loss.sums else 1
+            sums = self.evaluator.problem.loss.sums
+            error = error_of_mean(others - terms, weights, plain_sum=sums)
         return {"gap": there.value - here.value, "gap_se": error}
 
     def _width(self, name: str, scale: Tensor) -> dict[str, Any]:
