@@ -20,7 +20,7 @@ from landscape.errors import LandscapeError, did_you_mean
 # Verb: (module, one line for --help). The lines are here so that --help imports no verb.
 VERBS = {
     "demo": "Train a small network with SGD and with SAM, and show the contrast.",
-    "train": "Train a problem with SGD, Adam, AdamW or SAM and save the checkpoint.",
+    "train": "Train a problem with SGD, Adam, AdamW or SAM's family and save the checkpoint.",
     "doctor": "Can sharpness be trusted here? Checks of a checkpoint and its problem.",
     "sharpness": "Largest rise of the loss within a ball: max L(w+ε) − L(w), ‖ε‖ ≤ ρ.",
     "average": "Average rise of the loss under random noise on the weights.",
@@ -34,6 +34,7 @@ VERBS = {
     "trajectory": "Training runs on a plane: their places, and their own losses beside it.",
     "compare": "All of it on several checkpoints, side by side.",
     "theory": "Why SAM can help: bias, variance and risk on a linear model, in closed form.",
+    "figure": "Published figures in kind, each from training to picture by one command.",
     "plot": "Draw what a study holds.",
     "report": "Write one self-contained HTML page from a study.",
     "list": "List what a study holds.",

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 WHAT = (
     *("contrast", "surface", "worst-line", "random-line", "sharpness"),
     *("eigs", "sweep", "trace", "density", "path"),
-    *("difference", "area", "band", "trajectory", "profile"),
+    *("difference", "area", "band", "trajectory", "profile", "training"),
 )
 KINDS_DRAWN = {
     **{"sweep": "eigs", "trace": "trace", "density": "density", "profile": "profile"},
+    "training": "training",
     **{"difference": "surface", "area": "surface"},
 }
 SPECIAL = {"sweep": "eigs", "difference": "surface", "area": "surface", "band": "line"}

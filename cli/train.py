@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
+from landscape.errors import DataError, did_you_mean
+
+from .options import json_option, study_option
 from .output import to_json
+
+if TYPE_CHECKING:
+    from landscape.problem import Task
+    from landscape.training import Trained
+
+if TYPE_CHECKING:
+    Names = click.Choice[str]
+else:
+    Names = click.Choice  # not generic before click 8.2
+
+
+class Optimizers(Names):
+    """The names of the optimizers; of a name that is none of them, the nearest are offered."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, if it is one."""
+        if value not in self.choices:
+            near = did_you_mean(str(value), self.choices)
+            known = ", ".join(self.choices)
+            self.fail(f"unknown optimizer {value!r}{near}; known: {known}", param, ctx)
+        return str(value)
 
 
 @click.command("train")
 @click.option("--problem", required=True, metavar="FILE|NAME", help="See landscape sharpness.")
 @click.option(
-    "--optimizer", type=click.Choice(["sgd", "adam", "adamw", "sam"]), default="sgd",
-    show_default=True, help="How to descend; SAM works around one of the others, see --base.",
+    "--optimizer", type=Optimizers(["sgd", "adam", "adamw", "sam", "asam", "gsam", "usam"]),
+    default="sgd", show_default=True,
+    help="How to descend; SAM and its variants work around one of the others, see --base.",
 )  # fmt: skip
 @click.option(
     "--base", type=click.Choice(["sgd", "adam", "adamw"]), default="sgd", show_default=True,
@@ -25,8 +53,24 @@ from .output import to_json
 )  # fmt: skip
 @click.option("--momentum", default=0.9, show_default=True, help="Of SGD.")
 @click.option("--weight-decay", default=5e-4, show_default=True, help="Of all.")
-@click.option("--rho", default=0.2, show_default=True, help="Radius of SAM's neighbourhood.")
+@click.option(
+    "--rho", type=float, show_default="0.2, with asam 0.5", help="Radius of SAM's neighbourhood.",
+)  # fmt: skip
 @click.option("--p", default=2.0, show_default=True, help="Norm of SAM's neighbourhood.")
+@click.option(
+    "--adaptive", type=click.Choice(["elementwise", "filterwise"]), default="elementwise",
+    show_default=True, help="What asam scales its neighbourhood with: |w| or the filter's norm.",
+)  # fmt: skip
+@click.option("--eta", default=0.01, show_default=True, help="Of asam, added to that scale.")
+@click.option("--gsam-alpha", default=0.4, show_default=True, help="α of gsam; 0 is sam.")
+@click.option(
+    "--ascent-steps", default=1, show_default=True, metavar="N",
+    help="Gradients that SAM and its variants spend on finding the worst point.",
+)  # fmt: skip
+@click.option(
+    "--micro-batch", type=int, metavar="M", show_default="the whole batch",
+    help="m-SAM: every M examples of a batch have a perturbation of their own.",
+)  # fmt: skip
 @click.option("--batch-size", default=64, show_default=True, help="Examples in a batch.")
 @click.option(
     "--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True,
@@ -47,38 +91,28 @@ from .output import to_json
 )  # fmt: skip
 @click.option("--restart", is_flag=True, help="Begin anew, also where a training was interrupted.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@study_option
+@json_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def command(
     problem: str,
-    optimizer: str,
-    base: str,
     output: str,
-    epochs: int,
-    lr: float | None,
-    momentum: float,
-    weight_decay: float,
-    rho: float,
-    p: float,
-    batch_size: int,
-    schedule: str,
-    seed: int,
-    label_noise: float,
-    split: str,
-    save_every: int,
+    study: str,
     restart: bool,
-    device: str,
     as_json: bool,
     quiet: bool,
+    **settings: Any,
 ) -> None:
     """Train a problem. One seed gives every optimizer the same start and the same order.
 
     A training that was killed goes on where it was: give the same command again. Until it is done,
-    OUTPUT.state holds it.
+    OUTPUT.state holds it. The log goes into the study, beside what is measured on the checkpoint:
+    landscape plot --what training.
 
     \b
     Examples:
       landscape train --problem digits --optimizer sam --rho 0.2 -o sam.pt
+      landscape train --problem digits-mlp --optimizer asam --micro-batch 16 -o asam.pt
       landscape train --problem mnist1d-mlp --optimizer adamw --label-noise 0.2 -o noisy.safetensors
     """
     from landscape.problem import load_task
@@ -90,33 +124,17 @@ def command(
     if restart:
         state.unlink(missing_ok=True)
     trained = train(
-        task,
-        optimizer=optimizer,
-        base=base,
-        epochs=epochs,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        rho=rho,
-        p=p,
-        batch_size=batch_size,
-        schedule=schedule,
-        seed=seed,
-        label_noise=label_noise,
-        split=split,
-        state=state,
-        checkpoint=file,
-        save_every=save_every,
-        device=device,
-        progress=False if quiet else None,
+        task, **settings, state=state, checkpoint=file, progress=False if quiet else None
     )
     path = save_checkpoint(trained, output)
     state.unlink(missing_ok=True)  # not before the result is safe
+    kept = _keep_log(trained, task, path, study)
     last = trained.log[-1].train_loss if trained.log else float("nan")
     summary = {
         "checkpoint": str(path),
-        "optimizer": optimizer,
-        "epochs": epochs,
+        "study": study if kept else None,
+        "optimizer": settings["optimizer"],
+        "epochs": settings["epochs"],
         "last_train_loss": last,
         "gradients": trained.gradients,
         "seconds": trained.seconds,
@@ -125,6 +143,26 @@ def command(
         click.echo(to_json(summary | {"settings": dict(trained.settings)}))
         return
     click.echo(
-        f"{path}: {optimizer}, {epochs} epochs, mean loss of the last epoch {last:.4g}; "
+        f"{path}: {settings['optimizer']}, {settings['epochs']} epochs, "
+        f"mean loss of the last epoch {last:.4g}; "
         f"{trained.gradients:,} batch gradients in {trained.seconds:.1f} s"
     )
+    if kept:
+        click.echo(f"Log stored in {study}.")
+
+
+def _keep_log(trained: Trained, task: Task, path: Path, study: str) -> bool:
+    """Put the log into the study; say so where the data cannot be told from others."""
+    from landscape.study import Study
+    from landscape.training import training_log
+
+    split = trained.settings.get("split", "train")
+    try:
+        problem = task.problem(split=split).at(trained.model, name=path.stem)
+        log = training_log(trained, problem, task=task.name)
+    except DataError as error:
+        click.echo(f"The log is not kept in {study}: {error}", err=True)
+        return False
+    with Study(study) as kept:
+        kept.save(log)
+    return True

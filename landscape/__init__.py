@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from landscape.measure.paths import path as path
     from landscape.measure.profiles import sharpness_profile as sharpness_profile
     from landscape.measure.sharpness import sharpness as sharpness
+    from landscape.measure.steps import stepwise_sharpness as stepwise_sharpness
     from landscape.measure.subsets import m_sharpness as m_sharpness
     from landscape.measure.surfaces import line as line
     from landscape.measure.surfaces import surface as surface
@@ -69,6 +70,7 @@ _HOME = {
     "path": "landscape.measure.paths",
     "sharpness": "landscape.measure.sharpness",
     "sharpness_profile": "landscape.measure.profiles",
+    "stepwise_sharpness": "landscape.measure.steps",
     "spectral_density": "landscape.measure.densities",
     "surface": "landscape.measure.surfaces",
     "top_eigenpairs": "landscape.measure.eigenpairs",

@@ -23,10 +23,12 @@ from landscape.results import (
     Profile,
     Provenance,
     Sharpness,
+    StepwiseSharpness,
     SubsetSharpness,
     Surface,
     TraceEstimate,
     TrainedCurve,
+    TrainingLog,
     Trajectory,
 )
 
@@ -199,6 +201,32 @@ def profile(name="model.pt", *, curvature=20.0, weight_norm=10.0, k=6, p=2.0):
         gradients=200,
         p=p,
         tol=1e-4,
+        **common(name),
+    )
+
+
+def stepwise(name="model.pt", *, rho=0.1):
+    return StepwiseSharpness(
+        settings={"rho": rho, "p": 2.0, "steps": [1, 2, 5], "seed": 0},
+        rho=rho,
+        p=2.0,
+        loss=0.05,
+        steps=np.array([1, 2, 5]),
+        rises=np.array([0.1, 0.25, math.nan]),
+        norms=np.array([rho, 0.97 * rho, 0.91 * rho]),
+        **common(name),
+    )
+
+
+def training(name="model.pt", *, optimizer="sgd", epochs=6):
+    count = np.arange(1, epochs + 1)
+    return TrainingLog(
+        settings={"problem": "digits", "optimizer": optimizer, "lr": 0.05, "seed": 0},
+        epochs=count,
+        train_loss=2.0 * np.exp(-0.5 * count),
+        lr=0.05 * np.cos(0.1 * count),
+        seconds=np.full(epochs, 0.25),
+        gradients=23 * epochs,
         **common(name),
     )
 

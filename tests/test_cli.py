@@ -159,6 +159,48 @@ def test_train_writes_a_checkpoint_that_can_be_measured(here: Path, run) -> None
     assert one == two
 
 
+def test_the_log_of_a_training_is_kept_shown_drawn_and_exported(here: Path, run) -> None:
+    common = ("train", "--problem", "task.py", "--epochs", "3", "--study", "s.db")
+    for name in ("sgd", "sam"):
+        ran = run(*common, "--optimizer", name, "-o", f"{name}.pt", "--json")
+        assert json.loads(ran.out)["study"] == "s.db"
+    entries = json.loads(run("list", "--study", "s.db", "--json").out)
+    assert [(entry["kind"], entry["name"]) for entry in entries] == [
+        ("training", "sgd"),
+        ("training", "sam"),
+    ]
+    measured = json.loads(
+        run("eigs", "sam.pt", "--problem", "task.py", "--study", "s.db", "--json").out
+    )
+    shown = json.loads(run("show", str(entries[1]["id"]), "--study", "s.db", "--json").out)
+    assert shown["provenance"]["checkpoint_hash"] == measured[0]["provenance"]["checkpoint_hash"]
+    assert shown["settings"]["optimizer"] == "sam"
+    assert shown["settings"]["problem"] == "task"
+    assert shown["epochs"] == [1, 2, 3]
+    losses = [float(loss) for loss in shown["train_loss"]]
+    assert losses[2] < losses[0]
+    for file in ("log.png", "log.html"):
+        drawn = run("plot", "--what", "training", "--study", "s.db", "-o", file)
+        assert drawn.code == 0, drawn.err
+    assert run("export", str(entries[0]["id"]), "--study", "s.db", "-o", "log.csv").code == 0
+    assert Path("log.csv").read_text().splitlines()[0] == "epoch,train_loss,lr,seconds"
+
+
+def test_a_log_that_cannot_be_told_from_others_is_not_kept(here: Path, run) -> None:
+    task = Path("task.py").read_text()
+    Path("shuffled.py").write_text(
+        f"{task}\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "plain = data\n"
+        "def data(split):\n"
+        "    return DataLoader(TensorDataset(*plain(split)), batch_size=8, shuffle=True)\n"
+    )
+    ran = run("train", "--problem", "shuffled.py", "--epochs", "1", "-o", "w.pt")
+    assert ran.code == 0
+    assert "not kept" in ran.err
+    assert Path("w.pt").is_file()
+
+
 def test_float64_and_seed_are_recorded(here: Path, run) -> None:
     args = ("--problem", "task.py", "--dtype", "float64", "--seed", "3", "--json")
     record = json.loads(run("sharpness", "a.pt", *args).out)[0]

@@ -17,12 +17,23 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from its own layer or from those before it. A folder stands for all that
 # is in it; a longer name wins over a shorter one.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("landscape", "errors", "wording", "files", "results", "progress", "_version", "theory"),
+    (
+        "landscape",
+        "errors",
+        "wording",
+        "files",
+        "results",
+        "intervals",
+        "progress",
+        "_version",
+        "theory",
+    ),
     ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls", "interpolation"),
     ("problem", "tasks", "directions", "curves", "training", "rescaling"),
     ("sums", "loss_check", "evaluate", "statistics", "engine", "operators"),
     ("measure",),
     ("comparison", "report", "doctor"),
+    ("experiments",),
     ("cli",),
 )
 NETWORKS = {"torch", "safetensors"}

@@ -6,7 +6,10 @@ import copy
 import io
 import math
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -679,14 +682,72 @@ def test_zero_grad_clears_or_zeroes():
     assert all(p.grad is None for p in model.parameters())
 
 
+RESUME_ELSEWHERE = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_optim import BASES, SAM, make_batches, make_net, run
+torch.set_num_threads(1)
+weights, state = torch.load(sys.argv[2], weights_only=True)
+model = make_net(seed=99)
+optimizer = SAM(model.parameters(), BASES[sys.argv[3]][0], 0.7, model=model, lr=1.0)
+model.load_state_dict(weights)
+optimizer.load_state_dict(state)
+run(optimizer, model, make_batches(12)[5:])
+torch.save((model.state_dict(), optimizer.state_dict()), sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize("base", ["Adam"])
+def test_training_resumes_bit_for_bit_in_another_process(base, tmp_path):
+    cls, kwargs = BASES[base]
+    model = make_net()
+    optimizer = SAM(model.parameters(), cls, 0.1, model=model, **kwargs)
+    run(optimizer, model, make_batches(12)[:5])
+    torch.save((model.state_dict(), optimizer.state_dict()), tmp_path / "half.pt")
+    run(optimizer, model, make_batches(12)[5:])
+    files = [str(tmp_path / name) for name in ("half.pt", "end.pt")]
+    here = str(Path(__file__).parent)
+    subprocess.run(
+        [sys.executable, "-c", RESUME_ELSEWHERE, here, files[0], base, files[1]], check=True
+    )
+    weights, state = torch.load(files[1], weights_only=True)
+    assert {k: v.numpy().tobytes() for k, v in weights.items()} == state_bits(model)
+    for ours, theirs in zip(
+        optimizer.state_dict()["state"].values(), state["state"].values(), strict=True
+    ):
+        assert set(ours) == {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+        assert bits(ours.values()) == bits(theirs[key] for key in ours)
+    assert state["param_groups"][0]["rho"] == 0.1
+
+
 # -- running statistics --------------------------------------------------------------------------
+
+
+def folded(shape: tuple[int, ...], norm: nn.Module) -> nn.Module:
+    """Let a norm see the four features as channels with an extent."""
+    return nn.Sequential(nn.Unflatten(1, shape), norm, nn.Flatten())
+
+
+def spectral_norm_at_its_start() -> nn.Module:
+    """A layer whose power iteration has converged would have nothing left to change."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    layer.parametrizations.weight[0]._u.copy_(torch.eye(4)[0])
+    return layer
+
 
 NORMALISERS = {
     "BatchNorm": lambda: nn.BatchNorm1d(4),
+    "BatchNorm2d": lambda: folded((2, 2, 1), nn.BatchNorm2d(2)),
+    "BatchNorm3d": lambda: folded((2, 2, 1, 1), nn.BatchNorm3d(2)),
     "momentum=None": lambda: nn.BatchNorm1d(4, momentum=None),
-    "InstanceNorm": lambda: nn.Sequential(
-        nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()
-    ),
+    "SyncBatchNorm": lambda: nn.SyncBatchNorm(4),
+    "InstanceNorm": lambda: folded((2, 2), nn.InstanceNorm1d(2, track_running_stats=True)),
+    "InstanceNorm2d": lambda: folded((2, 2, 1), nn.InstanceNorm2d(2, track_running_stats=True)),
+    "InstanceNorm3d": lambda: folded((2, 2, 1, 1), nn.InstanceNorm3d(2, track_running_stats=True)),
+    "spectral norm": spectral_norm_at_its_start,
     "hand-written": HandWrittenNorm,
 }
 every_normaliser = pytest.mark.parametrize("norm", list(NORMALISERS))
@@ -695,14 +756,16 @@ every_normaliser = pytest.mark.parametrize("norm", list(NORMALISERS))
 @every_normaliser
 @pytest.mark.parametrize("way", ["step", "by hand", "context"])
 def test_only_the_first_pass_counts_in_the_running_statistics(norm, way):
-    model, batches = make_net(norm=NORMALISERS[norm]()), make_batches(3)
+    model, batches, changed = make_net(norm=NORMALISERS[norm]()), make_batches(3), set()
     own = {name: id(b) for name, b in model.named_buffers()}
     known = None if way == "context" else model
     optimizer = SAM(model.parameters(), torch.optim.SGD, 0.5, model=known, lr=0.1)
     for batch in batches:
         reference = copy.deepcopy(model)
+        before = state_bits(model)
         reference(batch[0])
         expected = {name: bits([b]) for name, b in reference.named_buffers()}
+        changed.update(name for name in expected if before[name] != expected[name][0])
         if way == "step":
             optimizer.step(closure_of(optimizer, model, batch))
         else:
@@ -715,6 +778,7 @@ def test_only_the_first_pass_counts_in_the_running_statistics(norm, way):
                 backward(model, batch)
             optimizer.second_step(zero_grad=True)
         assert {name: bits([b]) for name, b in model.named_buffers()} == expected
+    assert changed
     if norm != "hand-written":
         assert {name: id(b) for name, b in model.named_buffers()} == own
 

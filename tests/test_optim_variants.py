@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -151,6 +152,114 @@ def test_filterwise_stretches_each_filter_by_its_norm():
     torch.testing.assert_close(epsilon, 0.7 * t**2 * g / (t * g).norm(), rtol=1e-12, atol=0)
 
 
+def filter_factors(w):
+    # T of a matrix is the norm of its rows, that of a vector the size of its entries.
+    return np.sqrt((w**2).sum(1, keepdims=True)) * np.ones_like(w) if w.ndim > 1 else np.abs(w)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("steps", [1, 100])
+def test_filterwise_follows_a_plain_implementation(p, steps):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
+    start = [rng.normal(size=(2, 3)), rng.normal(size=2)]
+    # Slow enough that it does not arrive: jumping about a minimum multiplies rounding errors.
+    rho, lr, eta = 0.1, 0.05 if steps == 1 else 0.005, 0.01
+
+    def gradients(w, b):
+        r = 4 * (x @ w.T + b - y) ** 3 / y.size
+        return [r.T @ x, r.sum(0)]
+
+    def joint(parts):
+        return np.concatenate([part.reshape(-1) for part in parts])
+
+    expected = [part.copy() for part in start]
+    for _ in range(steps):
+        t = joint([filter_factors(part) + eta for part in expected])
+        epsilon = rho * t * dual(t * joint(gradients(*expected)), p)
+        top = gradients(expected[0] + epsilon[:6].reshape(2, 3), expected[1] + epsilon[6:])
+        expected = [part - lr * g for part, g in zip(expected, top, strict=True)]
+
+    ours = [nn.Parameter(torch.tensor(part)) for part in start]
+    optimizer = SAM(ours, torch.optim.SGD, rho, p=p, adaptive="filterwise", eta=eta, lr=lr)
+
+    def closure():
+        optimizer.zero_grad()
+        residual = torch.tensor(x) @ ours[0].T + ours[1] - torch.tensor(y)
+        (residual**4).mean().backward()
+
+    for _ in range(steps):
+        optimizer.step(closure)
+    for tensor, array, first in zip(ours, expected, start, strict=True):
+        assert np.abs(array - first).max() > 0.01
+        np.testing.assert_allclose(tensor.detach().numpy(), array, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [n for n in VARIANTS if "gsam" not in n])
+def test_radius_zero_is_the_base_optimizer_bit_for_bit_in_every_variant(name):
+    plain_model, model = net(), net()
+    settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+    base = torch.optim.SGD(plain_model.parameters(), **settings)
+    optimizer = SAM(
+        model.parameters(), torch.optim.SGD, **{**settings, **VARIANTS[name], "rho": 0.0}
+    )
+    for _ in range(5):
+        base.step(closure_for(base, plain_model, *batch()))
+        optimizer.step(closure_for(optimizer, model, *batch()))
+    assert torch.equal(flat(model), flat(plain_model))
+    assert not torch.equal(flat(model), flat(net()))
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_the_layout_in_memory_changes_nothing(name):
+    finals = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        g = torch.Generator().manual_seed(0)
+        w = torch.randn(3, 4, 2, 2, generator=g, dtype=torch.float64)
+        scales = torch.randn(w.shape, generator=g, dtype=torch.float64)
+        w = nn.Parameter(w.to(memory_format=layout))
+        optimizer = SAM([w], torch.optim.SGD, **{"rho": 0.3, "lr": 0.05, **VARIANTS[name]})
+
+        def closure(w=w, scales=scales, optimizer=optimizer):
+            optimizer.zero_grad()
+            (scales * w**2 + w**4).sum().backward()
+
+        for _ in range(3):
+            optimizer.step(closure)
+        assert w.is_contiguous(memory_format=layout)
+        finals.append(w.detach().contiguous())
+    torch.testing.assert_close(*finals, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("missing_at_w", [True, False])
+def test_a_parameter_without_gradient_in_one_pass_comes_back_in_every_variant(name, missing_at_w):
+    """u is in the loss of all passes, v only in that of the first or only in that of the last."""
+    u, v = (nn.Parameter(torch.tensor([1.5, -0.25], dtype=torch.float64)) for _ in range(2))
+    settings = {"rho": 0.3, "lr": 0.5, **VARIANTS[name]}
+    optimizer = SAM([u, v], torch.optim.SGD, **settings)
+    passes, n = [], settings.get("n_steps", 1) + 1
+
+    def closure():
+        optimizer.zero_grad()
+        passes.append(v.detach().clone())
+        in_loss = len(passes) == (n if missing_at_w else 1)
+        ((u**2).sum() + (2 * (v**2).sum() if in_loss else 0.0)).backward()
+        assert (v.grad is not None) == in_loss
+
+    optimizer.step(closure)
+    assert len(passes) == n
+    start = torch.tensor([1.5, -0.25], dtype=torch.float64)
+    if missing_at_w:
+        # It never climbs; the base optimizer steps with its gradient, which is 4v.
+        assert all(torch.equal(seen, start) for seen in passes)
+        assert torch.equal(v.detach(), start - 0.5 * 4 * start)
+    else:
+        assert not torch.equal(passes[-1], start)
+        assert torch.equal(v.detach(), start)
+    assert not torch.equal(u.detach(), start)
+
+
 @pytest.mark.parametrize("maximize", [False, True])
 def test_decay_inside_is_a_penalty_in_the_loss(maximize):
     sign = -1 if maximize else 1
@@ -175,6 +284,15 @@ def test_decay_inside_is_a_penalty_in_the_loss(maximize):
         train(weight_decay=0.2, decay="inside"), plain(decay=0.2), rtol=1e-12
     )
     assert np.abs(train(weight_decay=0.2) - plain(decay=0.2)).max() > 1e-3
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_gsam_takes_the_decay_inside_for_a_part_of_the_loss(n_steps):
+    settings = {"n_steps": n_steps, "lr": 0.01}
+    ours = train(20, gsam_alpha=0.4, weight_decay=0.5, decay="inside", **settings)
+    expected = plain(20, alpha=0.4, decay=0.5, **settings)
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)
+    assert np.abs(expected - plain(20, alpha=0.4, **settings)).max() > 1e-3
 
 
 def net(dropout=0.0):
@@ -251,6 +369,102 @@ def test_replay_of_the_dropout_masks_can_be_switched_off(replay):
     assert torch.equal(masks[0], masks[2]) is replay
 
 
+CLIPPED = {"sam": {}, "p=inf": {"p": math.inf}, "unnormalised": {"normalised": False, "rho": 0.05}}
+
+
+@pytest.mark.parametrize("name", list(CLIPPED))
+@pytest.mark.parametrize("way", ["by hand", "closure"])
+def test_clipping_is_that_of_the_last_gradient(name, way):
+    """Inside of a closure both passes clip, which only unnormalised SAM can notice."""
+    settings = {"rho": 0.3, **CLIPPED[name]}
+    most = 0.5
+    clip = lambda g: g * min(1.0, most / (np.linalg.norm(g) + 1e-6))  # noqa: E731
+    g = loss_gradient(W0)
+    unnormalised = not settings.get("normalised", True)
+    if unnormalised and way == "closure":
+        g = clip(g)
+    epsilon = settings["rho"] * (g if unnormalised else dual(g, settings.get("p", 2)))
+    top = loss_gradient(W0 + epsilon)
+    assert np.linalg.norm(top) > 2 * most
+    expected = W0 - LR * clip(top)
+
+    w = nn.Parameter(torch.tensor(W0))
+    optimizer = SAM([w], torch.optim.SGD, lr=LR, **settings)
+
+    def closure():
+        optimizer.zero_grad()
+        torch_loss(w[:1], w[1:]).backward()
+        nn.utils.clip_grad_norm_([w], most)
+
+    if way == "closure":
+        optimizer.step(closure)
+    else:
+        torch_loss(w[:1], w[1:]).backward()
+        optimizer.first_step(zero_grad=True)
+        torch_loss(w[:1], w[1:]).backward()
+        nn.utils.clip_grad_norm_([w], most)
+        optimizer.second_step()
+    np.testing.assert_allclose(w.detach().numpy(), expected, rtol=1e-12)
+
+
+class Wrapped:
+    """Drives an optimizer as accelerate does: by its state dict, zero_grad and step(closure)."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        # It moves the state to its device, and hands it back.
+        optimizer.load_state_dict(optimizer.state_dict())
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def zero_grad(self):
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("order", ["accelerate", "lightning"])
+def test_a_trainer_that_only_calls_step_with_a_closure_trains_alike(order):
+    (x, y), expected, model = batch(), net(dropout=0.5), net(dropout=0.5)
+    settings = {"lr": 0.05, "momentum": 0.9}
+    bare = SAM(expected.parameters(), torch.optim.SGD, 0.2, model=expected, **settings)
+    wrapped = Wrapped(SAM(model.parameters(), torch.optim.SGD, 0.2, model=model, **settings))
+    schedules = [
+        torch.optim.lr_scheduler.StepLR(o, step_size=2, gamma=0.5)
+        for o in (bare, wrapped.optimizer)
+    ]
+
+    def closure():
+        # Lightning clears the gradients between the forward and the backward pass.
+        if order == "accelerate":
+            wrapped.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        if order == "lightning":
+            wrapped.zero_grad()
+        loss.backward()
+        return loss
+
+    for step, schedule in zip(
+        (
+            lambda: bare.step(closure_for(bare, expected, x, y)),
+            lambda: wrapped.step(closure=closure),
+        ),
+        schedules,
+        strict=True,
+    ):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            for _ in range(5):
+                step()
+                schedule.step()
+    assert torch.equal(flat(model), flat(expected))
+    assert wrapped.param_groups[0]["lr"] == 0.0125
+    assert wrapped.param_groups is wrapped.optimizer.base_optimizer.param_groups
+
+
 SCALED = {"sam": {}, "unnormalised": {"normalised": False}, "gsam": {"gsam_alpha": 0.4},
           "decay inside": {"decay": "inside", "weight_decay": 0.1}}  # fmt: skip
 
@@ -312,6 +526,36 @@ def test_bfloat16_autocast_trains_close_to_float32():
     assert 0 < (finals[1] - finals[0]).norm() < 0.05 * moved
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_one_autocast_around_all_passes_is_one_around_each(by_hand, n_steps):
+    """Autocast keeps the weights that it has cast; after a climb they would be those of w."""
+    finals = []
+    for around_all in (False, True):
+        (x, y), model = batch(32), net().float()
+        x = x.float()
+        optimizer = SAM(model.parameters(), torch.optim.SGD, 0.5, lr=0.5, n_steps=n_steps)
+
+        def closure(model=model, optimizer=optimizer, around_all=around_all, x=x, y=y):
+            optimizer.zero_grad()
+            with nullcontext() if around_all else torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(model(x), y)
+            loss.backward()
+
+        with torch.autocast("cpu", torch.bfloat16) if around_all else nullcontext():
+            for _ in range(3):
+                if by_hand:
+                    for _ in range(n_steps):
+                        closure()
+                        optimizer.first_step()
+                    closure()
+                    optimizer.second_step()
+                else:
+                    optimizer.step(closure)
+        finals.append(flat(model))
+    assert torch.equal(*finals)
+
+
 def ddp_worker(rank, folder, sync):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -325,6 +569,36 @@ def ddp_worker(rank, folder, sync):
         optimizer.step(closure_for(optimizer, model, x[own], y[own]))
     torch.save(flat(model), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def ddp_norm_worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = nn.parallel.DistributedDataParallel(normed())
+    optimizer = SAM(model.parameters(), torch.optim.SGD, 0.2, lr=0.5, model=model)
+    x, y = batch()
+    own = slice(4 * rank, 4 * rank + 4)
+    for _ in range(3):
+        optimizer.step(closure_for(optimizer, model, x[own], y[own]))
+    if rank == 0:
+        torch.save(model.module.state_dict(), f"{folder}/state.pt")
+    dist.destroy_process_group()
+
+
+def normed():
+    return nn.Sequential(nn.BatchNorm1d(3).double(), *net())
+
+
+@pytest.mark.slow
+def test_two_processes_count_each_batch_once_in_the_running_statistics(tmp_path):
+    """The first layer normalises the inputs, so that its statistics hang on no weight."""
+    mp.spawn(ddp_norm_worker, (str(tmp_path),), nprocs=2)
+    state = torch.load(tmp_path / "state.pt")
+    x = batch()[0][:4]
+    left = 0.9**3
+    assert state["0.num_batches_tracked"] == 3
+    torch.testing.assert_close(state["0.running_mean"], (1 - left) * x.mean(0))
+    torch.testing.assert_close(state["0.running_var"], left + (1 - left) * x.var(0))
 
 
 @pytest.mark.slow

@@ -150,6 +150,8 @@ MAKERS = (
     a_sharpness,
     samples.subset_sharpness,
     samples.profile,
+    samples.stepwise,
+    samples.training,
     samples.average,
     samples.flatness,
     eigenpairs,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from landscape import tasks
 from landscape.errors import InvalidArgumentError, MissingDependencyError
@@ -48,6 +49,16 @@ N_PARAMETERS = {
     + 490,
     "mnist1d-transformer": (4 * 32 + 32) + 10 * 32 + 2 * LAYER + 64 + 330,
 }
+# 19 convolutions without bias, each with a BatchNorm, and the linear layer.
+N_PARAMETERS["digits-resnet-noshort"] = (
+    (9 * 8 + 2 * 8)
+    + 6 * (9 * 8 * 8 + 2 * 8)
+    + (9 * 8 * 16 + 2 * 16)
+    + 5 * (9 * 16 * 16 + 2 * 16)
+    + (9 * 16 * 32 + 2 * 32)
+    + 5 * (9 * 32 * 32 + 2 * 32)
+    + 330
+)
 # BatchNorm has two numbers where a convolution without it has one.
 N_PARAMETERS["digits"] = N_PARAMETERS["digits-resnet-nobn"] + 16 + 32 + 96 + 192
 N_PARAMETERS["mnist1d"] = N_PARAMETERS["mnist1d-resnet-nobn"] + 16 + 32 + 96 + 144
@@ -63,7 +74,7 @@ def test_every_network_has_the_parameters_that_the_formula_counts(name):
     model = load_task(name).model()
     assert sum(p.numel() for p in model.parameters()) == N_PARAMETERS[name]
     normed = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    assert bool(normed) == (name in {"digits", "mnist1d"})
+    assert bool(normed) == (name in {"digits", "digits-resnet-noshort", "mnist1d"})
 
 
 @pytest.mark.parametrize("name", tasks.NAMES)
@@ -255,6 +266,7 @@ def test_accuracy_is_one_number_per_example():
     [
         ({}, (1, 8, 8), 77_754),
         ({"batch_norm": False}, (1, 8, 8), None),
+        ({"widths": (4, 8), "blocks": 2, "shortcuts": False}, (1, 7, 5), None),
         ({"widths": (4, 8), "blocks": 2, "in_channels": 3, "n_classes": 5}, (3, 9, 7), None),
         ({"widths": (4,)}, (1, 1, 1), None),
     ],
@@ -288,6 +300,40 @@ def test_a_block_without_its_branch_is_its_shortcut():
         nn.init.zeros_(p)
     x = torch.rand(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(block(x), x)
+
+
+def test_a_network_without_shortcuts_is_its_layers_one_after_the_other():
+    model = load_task("digits-resnet-noshort").model().double().eval()
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert (len(convolutions), len(norms)) == (19, 19)
+    g = torch.Generator().manual_seed(0)
+    for norm in norms:
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.copy_(torch.rand(tensor.shape, generator=g).double() + 0.5)
+    x = torch.rand(3, 1, 8, 8, generator=g).double()
+    features = x
+    for i, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True)):
+        # The stem, then 3 stages of 6 layers; the second and the third stage begin by halving.
+        stride = 2 if i in {7, 13} else 1
+        features = F.conv2d(features, convolution.weight, stride=stride, padding=1)
+        scale = norm.weight / (norm.running_var + 1e-5).sqrt()
+        shift = norm.bias - norm.running_mean * scale
+        features = (features * scale[:, None, None] + shift[:, None, None]).clamp(min=0)
+    expected = features.mean(dim=(2, 3)) @ model.head.weight.T + model.head.bias
+    assert features.shape == (3, 32, 2, 2)
+    torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_shortcuts_can_be_left_out_and_nothing_else_goes_with_them():
+    kept, without = ResNet(), ResNet(shortcuts=False)
+    lost = kept.state_dict().keys() - without.state_dict().keys()
+    assert without.state_dict().keys() < kept.state_dict().keys()
+    assert lost
+    assert all(".shortcut." in key for key in lost)
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    without.load_state_dict(kept.state_dict(), strict=False)
+    assert not torch.allclose(kept(x), without(x))
 
 
 @pytest.mark.parametrize(("batch_norm", "count"), [(True, 9), (False, 0)])

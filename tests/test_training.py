@@ -485,13 +485,17 @@ def test_the_model_trained_with_sam_holds_its_own_buffers(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("optimizer", ["sgd", "sam"])
-def test_training_on_the_gpu_leaves_its_generator_alone(optimizer, tmp_path):
+@pytest.mark.parametrize(
+    "how",
+    [{"optimizer": "sgd"}, {"optimizer": "sam"}, {"optimizer": "gsam", "micro_batch": 4}],
+    ids=lambda how: how["optimizer"],
+)
+def test_training_on_the_gpu_leaves_its_generator_alone(how, tmp_path):
     torch.cuda.manual_seed(5)
     torch.rand(2, device="cuda")
     before = torch.cuda.get_rng_state()
     task = make_task(model=lambda: nn.Sequential(make_model(), nn.Dropout(0.1)))
-    first, again = (quick(task, optimizer=optimizer, device="cuda") for _ in range(2))
+    first, again = (quick(task, **how, device="cuda") for _ in range(2))
     assert torch.equal(torch.cuda.get_rng_state(), before)
     states = [
         read(save_checkpoint(t, tmp_path / f"{i}.pt"))[0] for i, t in enumerate((first, again))

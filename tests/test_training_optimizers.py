@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -11,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from landscape.errors import DataError, InvalidArgumentError
-from landscape.optim import SAM
+from landscape.errors import CheckpointError, DataError, InvalidArgumentError
 from landscape.problem import load_task
 from landscape.training import noisy_labels, train, with_label_noise
-from landscape.training.labels import label_seed
+from landscape.training.labels import label_seed, labels_of
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.25]]).double()
 Y = torch.tensor([[1.0], [-2.0], [0.5]]).double()
@@ -96,11 +97,6 @@ def test_the_learning_rate_is_by_default_that_of_the_optimizer(name, lr):
 
 
 def test_another_norm_reaches_the_optimizer():
-    known = "p" in SAM.__init__.__annotations__
-    if not known:
-        with pytest.raises(InvalidArgumentError, match=r"Euclidean norm only, p = 2, got 3.0"):
-            train(line(), optimizer="sam", p=3.0)
-        return
     # The maximiser of gᵀε over ‖ε‖_∞ ≤ ρ is ρ sign(g).
     trained = train(
         *[line()],
@@ -220,10 +216,127 @@ def test_a_noisy_task_has_the_labels_of_the_training():
     assert torch.equal(noisy.data("test")[1], task.data("test")[1])
 
 
+class Examples(Dataset):
+    """A data set that counts how often each example is looked at."""
+
+    def __init__(self, examples, **attributes) -> None:
+        self.examples = examples
+        self.looks = [0] * len(examples)
+        self.__dict__.update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        self.looks[index] += 1
+        return self.examples[index]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(*blobs(), strict=True))
+
+
+def examples(kind=int):
+    return [(a, kind(b)) for a, b in zip(*blobs(), strict=True)]
+
+
+def as_datasets():
+    x, y = blobs()
+    labels = y.tolist()
+    permuted = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    back = permuted.argsort().tolist()
+    return {
+        "tensors": TensorDataset(x, y),
+        "targets": Examples(examples(), targets=labels),
+        "labels": Examples(examples(), labels=np.array(labels)),
+        "tensor labels": Examples(examples(torch.clone), targets=y),
+        "none": Examples(examples()),
+        "numpy": Examples(examples(np.int64)),
+        "lists": Examples([list(pair) for pair in examples()]),
+        "subset": Subset(TensorDataset(x[permuted], y[permuted]), back),
+        "targets before a transform": Examples(examples(), targets=[1 - k for k in labels]),
+        "targets that are names": Examples(examples(), targets=["a", "b"] * 20),
+        "targets of another length": Examples(examples(), targets=labels[:-1]),
+    }
+
+
+@pytest.mark.parametrize("name", list(as_datasets()))
+def test_a_data_set_gets_the_noise_of_its_tensors(name):
+    def trained(data, **settings):
+        task = SimpleNamespace(
+            model=lambda: nn.Linear(2, 2), data=lambda split: data, loss=nn.CrossEntropyLoss()
+        )
+        return train(task, seed=3, epochs=2, batch_size=16, **settings).model.weight
+
+    data = as_datasets()[name]
+    assert torch.equal(trained(data, label_noise=0.25), trained(blobs(), label_noise=0.25))
+    assert torch.equal(trained(data), trained(blobs()))
+    assert not torch.equal(trained(data), trained(data, label_noise=0.25))
+
+
+def test_labels_are_read_once_and_from_where_they_are_kept():
+    looks = {}
+    for name in ("targets", "labels", "none", "targets before a transform"):
+        data = as_datasets()[name]
+        assert torch.equal(labels_of(data), blobs()[1])
+        looks[name] = sum(data.looks)
+    # One look at each class where they are kept; where what is kept is wrong, those and all.
+    assert looks == {"targets": 2, "labels": 2, "none": 40, "targets before a transform": 42}
+
+
+def test_reading_labels_draws_no_random_numbers_of_the_training():
+    class Augmented(Examples):
+        def __getitem__(self, index):
+            a, b = super().__getitem__(index)
+            return a + 0.1 * torch.randn(2), b
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    labels_of(Augmented(examples()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_noisy_task_of_a_data_set_has_the_labels_of_the_training():
+    x, y = blobs()
+    task = dataclasses.replace(
+        load_task("digits-mlp"), data=lambda split: Examples(examples(), targets=y.tolist())
+    )
+    noisy = with_label_noise(task, 0.25, seed=3).data("train")
+    assert len(noisy) == 40
+    assert torch.equal(torch.stack([a for a, _ in noisy]), x)
+    expected = noisy_labels(y, 0.25, seed=label_seed(3))
+    assert torch.equal(torch.stack([b for _, b in noisy]), expected)
+    assert isinstance(with_label_noise(task, 0.25, seed=3).data("test"), Examples)
+
+
+def test_a_state_knows_the_labels_of_a_data_set(tmp_path):
+    def trained(data):
+        task = SimpleNamespace(
+            model=lambda: nn.Linear(2, 2), data=lambda split: data, loss=nn.CrossEntropyLoss()
+        )
+        return train(task, epochs=1, label_noise=0.25, state=tmp_path / "run.state")
+
+    trained(Examples(examples()))
+    trained(Examples(examples()))
+    with pytest.raises(CheckpointError, match="the training data are others"):
+        trained(Examples([(a, 1 - b) for a, b in examples()]))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ([blobs()], r"needs the training data as a pair \(inputs, labels\) .* got a list of"),
+        (
+            DataLoader(TensorDataset(*blobs())),
+            r"a map-style Dataset of such pairs, got DataLoader; .*\(of a DataLoader its \.dataset",
+        ),
+        (Stream(), r"map-style Dataset of such pairs, got Stream; let data\(split\) return one"),
+        (Examples([(1.0, 0, 0)]), r"examples are pairs \(input, label\), got a tuple of \(float"),
+        (Examples([(1.0, 0), (1.0, "cat")]), r"got str as the label of example 1; .*number the cl"),
+        (Examples([(1.0, 0.5)]), r"one whole number for each example, got float as the label of"),
+        (Examples([(1.0, torch.zeros(2))]), r"got a float32 tensor of shape \(2,\) as the label"),
+        (Examples([(1.0, 3), (2.0, 3)]), r"at least two classes to choose from, got one"),
         ((X, Y), r"one whole number for each example, got labels of shape \(3, 1\)"),
         ((X, torch.zeros(3).long()), r"at least two classes to choose from, got one"),
     ],

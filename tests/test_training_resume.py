@@ -15,11 +15,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from landscape.cli.train import command
 from landscape.errors import CheckpointError
-from landscape.training import train
+from landscape.training import BASES, train
 
 
 class KilledError(Exception):
@@ -58,7 +58,9 @@ def make_task(*, die_at: int = -1, data=make_data, hidden: int = 5):
         body = (nn.Linear(3, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.3))
         return nn.Sequential(*body, Steps(), nn.Linear(hidden, 2))
 
-    return SimpleNamespace(model=model, data=lambda split: data(), batch_loss=batch_loss)
+    return SimpleNamespace(
+        model=model, data=lambda split: data(), batch_loss=batch_loss, calls=calls
+    )
 
 
 def shuffled():
@@ -79,17 +81,28 @@ OPTIMIZERS = [
     {"optimizer": "adamw"},
     {"optimizer": "sam"},
     {"optimizer": "sam", "base": "adam"},
+    {"optimizer": "asam"},
+    {"optimizer": "asam", "adaptive": "filterwise", "base": "adam"},
+    {"optimizer": "gsam"},
+    {"optimizer": "gsam", "base": "adamw"},
+    {"optimizer": "usam"},
+    {"optimizer": "usam", "base": "adam"},
+    {"optimizer": "sam", "ascent_steps": 2},
+    {"optimizer": "sam", "micro_batch": 4},
+    {"optimizer": "asam", "micro_batch": 3, "ascent_steps": 2, "base": "adam"},
 ]
 
 
 @pytest.mark.parametrize("data", [make_data, shuffled])
-@pytest.mark.parametrize("settings", OPTIMIZERS, ids=lambda s: "-".join(s.values()))
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=lambda s: "-".join(map(str, s.values())))
 def test_killed_anywhere_it_ends_with_the_same_bits(settings, data, tmp_path):
     settings = {"epochs": 4, "batch_size": 8, "seed": 2, **settings}
-    whole = train(make_task(data=data), **settings)
-    calls = 3 * 4 * (2 if settings["optimizer"] == "sam" else 1)
-    assert whole.gradients == calls
-    for die_at in range(1, calls + 1, 5):
+    task = make_task(data=data)
+    whole = train(task, **settings)
+    with_sam = settings["optimizer"] not in BASES
+    assert whole.gradients == 3 * 4 * (1 + settings.get("ascent_steps", 1) * with_sam)
+    calls = len(task.calls)
+    for die_at in range(1, calls + 1, max(5, calls // 6)):
         state = tmp_path / f"{die_at}.state"
         with pytest.raises(KilledError):
             train(make_task(data=data, die_at=die_at), state=state, **settings)
@@ -99,6 +112,74 @@ def test_killed_anywhere_it_ends_with_the_same_bits(settings, data, tmp_path):
             (e.epoch, e.train_loss, e.lr) for e in whole.log
         ]
         assert resumed.gradients == whole.gradients
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({"optimizer": "asam"}, {"eta": 0.1}, r"settings: eta was 0.01 and is 0.1\. Use"),
+        (
+            {"optimizer": "asam"},
+            {"adaptive": "filterwise"},
+            r"adaptive was elementwise and is filt",
+        ),
+        (
+            {"optimizer": "gsam"},
+            {"gsam_alpha": 0.1},
+            r"settings: gsam_alpha was 0.4 and is 0.1\. U",
+        ),
+        (
+            {"optimizer": "sam"},
+            {"micro_batch": 4},
+            r"settings: micro_batch was the default and is 4",
+        ),
+        ({"optimizer": "sam"}, {"ascent_steps": 3}, r"ascent_steps was the default and is 3\. Use"),
+        ({"optimizer": "sam", "micro_batch": 4}, {"micro_batch": 5}, r"micro_batch was 4 and is 5"),
+        (
+            {"optimizer": "sam"},
+            {"optimizer": "asam"},
+            r"optimizer was sam and is asam; rho was 0.2 and is 0.5; "
+            r"adaptive was not used and is elementwise; eta was not used and is 0.01\. Use",
+        ),
+        (
+            {"optimizer": "usam"},
+            {"optimizer": "sgd"},
+            r"rho was 0.2 and is not used\. .* --restart",
+        ),
+    ],
+)
+def test_what_differs_from_the_state_is_named(before, now, message, tmp_path):
+    state = tmp_path / "run.state"
+    train(make_task(), epochs=1, state=state, **before)
+    kept = state.read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        train(make_task(), epochs=1, state=state, **{**before, **now})
+    assert state.read_bytes() == kept
+
+
+class Jittered(Dataset):
+    """Moves its examples by numbers from a generator of its own."""
+
+    def __init__(self) -> None:
+        self.x, self.targets = make_data()
+        self.generator = torch.Generator().manual_seed(5)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index):
+        moved = self.x[index] + 0.1 * torch.randn(3, generator=self.generator)
+        return moved, self.targets[index]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_a_random_data_set_goes_on_where_it_was(noise, tmp_path):
+    settings = {"epochs": 3, "batch_size": 8, "label_noise": noise}
+    whole = train(make_task(data=Jittered), **settings)
+    state = tmp_path / "run.state"
+    with pytest.raises(KilledError):
+        train(make_task(data=Jittered, die_at=5), state=state, **settings)
+    assert same(train(make_task(data=Jittered), state=state, **settings), whole)
 
 
 def test_a_state_does_not_change_the_training_and_a_finished_one_is_read_back(tmp_path):

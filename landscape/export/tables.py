@@ -27,10 +27,12 @@ from landscape.results import (
     Profile,
     Result,
     Sharpness,
+    StepwiseSharpness,
     SubsetSharpness,
     Surface,
     TraceEstimate,
     TrainedCurve,
+    TrainingLog,
     Trajectory,
 )
 
@@ -56,10 +58,12 @@ def table_bytes(result: Result) -> bytes:
     - ``sharpness``: start, value, gap; where each start of the search ended.
     - ``m-sharpness``: subset, value, one_step, gap, loss; a row for each subset of the data.
     - ``profile``: rho, relative_rho, value, one_step, gap, norm, prediction, quadratic_maximum.
+    - ``steps``: steps, rise, norm; a row for each climb.
     - ``average``: draw, rise_plus, rise_minus; a row for each draw of ε, tried with both signs.
     - ``flatness``: measure, value, standard_error; a row for each measure.
     - ``doctor``: check, verdict, finding, advice, number, value; a row for each number of a check.
     - ``differences``: measure, own, other, difference, standard_error, low, high.
+    - ``training``: epoch, train_loss, lr, seconds; a row for each epoch.
     - ``loss``: loss, loss_se, gradient_norm, means; one row.
 
     Args:
@@ -214,6 +218,16 @@ def _differences(found: Differences) -> Columns:
     return {"measure": list(found.names), **columns}
 
 
+def _steps(found: StepwiseSharpness) -> Columns:
+    columns = {"rise": _floats(found.rises), "norm": _floats(found.norms)}
+    return {"steps": [int(k) for k in found.steps], **columns}
+
+
+def _training(log: TrainingLog) -> Columns:
+    columns = {name: _floats(getattr(log, name)) for name in ("train_loss", "lr", "seconds")}
+    return {"epoch": [int(epoch) for epoch in log.epochs], **columns}
+
+
 def _path(path: Path) -> Columns:
     columns = {name: _floats(getattr(path, name)) for name in ("t", "loss", "loss_se")}
     return columns | _metrics(path.metrics, columns)
@@ -249,10 +263,12 @@ _COLUMNS: Mapping[str, Any] = {
     "sharpness": _sharpness,
     "m-sharpness": _subset_sharpness,
     "profile": _profile,
+    "steps": _steps,
     "average": _average,
     "flatness": _flatness,
     "doctor": _diagnosis,
     "loss": _evaluation,
+    "training": _training,
     "path": _path,
     "differences": _differences,
     "curve": _curve,

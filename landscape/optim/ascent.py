@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.errors import InvalidArgumentError, LandscapeError, one_of
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.optim.checks import check_gradients, is_real
 
 ADAPTIVE = ("none", "elementwise", "filterwise")
 
@@ -49,12 +50,12 @@ class Ascent:
     normalised: bool = True
 
     def __post_init__(self) -> None:
-        if not self.p >= 1:
-            msg = f"p must be at least 1 (inf is allowed), got {self.p!r}"
+        if not is_real(self.p) or not self.p >= 1:
+            msg = f"p must be at least 1 (inf is allowed), got {self.p!r}; 2 is the Euclidean norm"
             raise InvalidArgumentError(msg)
-        one_of(self.adaptive, ADAPTIVE, what="adaptive neighbourhood")
-        if not 0 <= self.eta < math.inf:
-            msg = f"eta must be a finite number ≥ 0, got {self.eta!r}"
+        one_of(str(self.adaptive), ADAPTIVE, what="adaptive neighbourhood")
+        if not is_real(self.eta) or not 0 <= self.eta < math.inf:
+            msg = f"eta must be a finite number ≥ 0, got {self.eta!r}; 0.01 is usual"
             raise InvalidArgumentError(msg)
         if not self.normalised and self.p != 2:
             msg = (
@@ -79,7 +80,7 @@ class Ascent:
         Raises:
             LandscapeError: if there is no gradient, or a sparse one.
         """
-        _check_gradients(gradients)
+        check_gradients(gradients)
         factors = self._factors(weights)
         scaled = list(gradients) if factors is None else _products(gradients, factors)
         directions, norm = self._directions(scaled)
@@ -173,10 +174,12 @@ def _top_coordinate(scaled: list[Tensor]) -> list[Tensor]:
     )
     chosen = int(tops.argmax())
     directions = [torch.zeros_like(t) for t in scaled]
-    top = scaled[chosen]
+    # In the order of the indices, whatever the layout in memory.
+    top = scaled[chosen].reshape(-1)
     if top.numel():
-        at = int(top.abs().argmax())
-        directions[chosen].view(-1)[at] = top.reshape(-1)[at].sgn()
+        at, only = int(top.abs().argmax()), torch.zeros_like(top)
+        only[at] = top[at].sgn()
+        directions[chosen] = only.view(scaled[chosen].shape)
     return directions
 
 
@@ -200,15 +203,3 @@ def _alike(
     for i, (tensor, rho) in enumerate(zip(tensors, rhos, strict=True)):
         found.setdefault((rho, tensor.device), []).append(i)
     return found
-
-
-def _check_gradients(gradients: Sequence[Tensor]) -> None:
-    if not gradients:
-        msg = "no parameter has a gradient: call backward() on the loss before first_step()"
-        raise LandscapeError(msg)
-    if any(g.layout != torch.strided for g in gradients):
-        msg = (
-            "SAM needs dense gradients, got a sparse one; "
-            "build the embedding with sparse=False, or leave it out of SAM's parameters"
-        )
-        raise LandscapeError(msg)

@@ -5,38 +5,61 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from landscape.errors import InvalidArgumentError, one_of
+from landscape.errors import InvalidArgumentError, LandscapeError, one_of
 
 DECAYS = ("outside", "inside")
 
 
+def is_real(value: Any) -> bool:
+    """Say whether a value is a real number; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def radius(rho: Any) -> float:
     """Return ρ, at least 0 and finite."""
-    if not isinstance(rho, numbers.Real) or not 0 <= float(rho) < math.inf:
-        msg = f"rho, the radius of SAM's neighbourhood, must be a finite number ≥ 0, got {rho!r}"
+    if not is_real(rho) or not 0 <= float(rho) < math.inf:
+        msg = (
+            f"rho, the radius of SAM's neighbourhood, must be a finite number ≥ 0, got {rho!r}; "
+            "0.05 is usual, 0 leaves the base optimizer alone"
+        )
         raise InvalidArgumentError(msg)
     return float(rho)
 
 
 def some(params: Iterable[Any]) -> list[Any]:
-    """Return the parameters as a list that holds at least one."""
+    """Return the parameters or groups as a list that holds at least one parameter."""
     if isinstance(params, Tensor):
         msg = "params must be an iterable of parameters, got one tensor; put it into a list"
         raise InvalidArgumentError(msg)
-    listed = list(params)
-    if not listed:
+    if isinstance(params, nn.Module) or not isinstance(params, Iterable):
         msg = (
-            "SAM got an empty parameter list; is model.parameters() used up, or is there no layer?"
+            f"params must be an iterable of parameters, got {type(params).__name__}; "
+            "give model.parameters()"
+        )
+        raise InvalidArgumentError(msg)
+    # The parameters of a group may come from a generator: read once, here.
+    listed = [_listed(entry) if isinstance(entry, dict) else entry for entry in params]
+    if all(isinstance(entry, dict) and entry.get("params") == [] for entry in listed):
+        msg = (
+            "SAM got an empty parameter list, expected at least one parameter; "
+            "is model.parameters() used up, or is there no layer?"
         )
         raise InvalidArgumentError(msg)
     return listed
+
+
+def _listed(group: dict[str, Any]) -> dict[str, Any]:
+    params = group.get("params")
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        return group
+    return {**group, "params": list(params)}
 
 
 def check_base(base_optimizer: Any) -> None:
@@ -53,6 +76,12 @@ def check_base(base_optimizer: Any) -> None:
         msg = (
             f"{base_optimizer.__name__} has a setting rho of its own, which SAM's rho would "
             "overwrite in the parameter groups; use another base optimizer"
+        )
+        raise InvalidArgumentError(msg)
+    if issubclass(base_optimizer, torch.optim.SparseAdam):
+        msg = (
+            f"{base_optimizer.__name__} takes sparse gradients only, and SAM dense ones only; "
+            "use Adam, and build the embedding with sparse=False"
         )
         raise InvalidArgumentError(msg)
     closure = inspect.signature(base_optimizer.step).parameters.get("closure")
@@ -82,7 +111,7 @@ def check_model(model: Any, *, sync_perturbation: bool) -> None:
 
 def check_decay(decay: str, base: Optimizer) -> None:
     """Refuse an unknown place of the decay, and a decoupled decay inside the loss."""
-    one_of(decay, DECAYS, what="place of the weight decay")
+    one_of(str(decay), DECAYS, what="place of the weight decay")
     decoupled = isinstance(base, torch.optim.AdamW) or any(
         group.get("decoupled_weight_decay", False) for group in base.param_groups
     )
@@ -97,14 +126,14 @@ def check_decay(decay: str, base: Optimizer) -> None:
 
 def check_loss_scale(loss_scale: Any) -> None:
     """Refuse a scale of the loss that gradients cannot be divided by."""
-    if not isinstance(loss_scale, numbers.Real) or not 0 < float(loss_scale) < math.inf:
+    if not is_real(loss_scale) or not 0 < float(loss_scale) < math.inf:
         msg = f"loss_scale must be a finite number > 0, got {loss_scale!r}; give scaler.get_scale()"
         raise InvalidArgumentError(msg)
 
 
 def inner_steps(n_steps: Any) -> int:
     """Return the number of gradients spent on ε, at least 1."""
-    if not isinstance(n_steps, numbers.Integral) or int(n_steps) < 1:
+    if not is_real(n_steps) or not isinstance(n_steps, numbers.Integral) or int(n_steps) < 1:
         msg = (
             "n_steps, the gradients spent on finding ε, must be a whole number ≥ 1, "
             f"got {n_steps!r}"
@@ -115,10 +144,36 @@ def inner_steps(n_steps: Any) -> int:
 
 def fraction(gsam_alpha: Any) -> float:
     """Return α of GSAM, at least 0 and finite."""
-    if not isinstance(gsam_alpha, numbers.Real) or not 0 <= float(gsam_alpha) < math.inf:
+    if not is_real(gsam_alpha) or not 0 <= float(gsam_alpha) < math.inf:
         msg = f"gsam_alpha must be a finite number ≥ 0, got {gsam_alpha!r}; 0 is SAM"
         raise InvalidArgumentError(msg)
     return float(gsam_alpha)
+
+
+def check_gradients(gradients: Sequence[Tensor]) -> None:
+    """Refuse no gradient at all, and sparse ones."""
+    if not gradients:
+        msg = "no parameter has a gradient: call backward() on the loss before first_step()"
+        raise LandscapeError(msg)
+    if any(g.layout != torch.strided for g in gradients):
+        msg = (
+            "SAM needs dense gradients, got a sparse one; "
+            "build the embedding with sparse=False, or leave it out of SAM's parameters"
+        )
+        raise LandscapeError(msg)
+
+
+def given_closure(closure: Any) -> Callable[[], Any]:
+    """Return the closure, which can be called for a loss and its gradients."""
+    if not callable(closure):
+        got = "" if closure is None else f" (got {type(closure).__name__})"
+        msg = (
+            f"SAM needs the gradient at two points, so step() needs a closure{got} that clears the "
+            "gradients, computes the loss, calls backward() and returns the loss; or call "
+            "first_step() and second_step() by hand"
+        )
+        raise InvalidArgumentError(msg)
+    return cast("Callable[[], Any]", closure)
 
 
 def micro_batch_shares(closures: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
@@ -126,6 +181,8 @@ def micro_batch_shares(closures: Sequence[Any], weights: Sequence[float] | None)
     if not closures:
         msg = "step_micro_batches() got no closure; give one per micro-batch"
         raise InvalidArgumentError(msg)
+    for closure in closures:
+        given_closure(closure)
     found = [1.0] * len(closures) if weights is None else [float(w) for w in weights]
     total = sum(found)
     if len(found) != len(closures) or min(found) < 0 or not 0 < total < math.inf:

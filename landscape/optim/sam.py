@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from landscape.errors import InvalidArgumentError, LandscapeError
+from landscape.errors import LandscapeError
 from landscape.optim.ascent import Ascent
 from landscape.optim.checks import (
     check_base,
@@ -18,6 +18,7 @@ from landscape.optim.checks import (
     check_loss_scale,
     check_model,
     fraction,
+    given_closure,
     inner_steps,
     micro_batch_shares,
     radius,
@@ -26,11 +27,11 @@ from landscape.optim.checks import (
 from landscape.optim.random_numbers import rng_states, set_rng_states
 from landscape.optim.statistics import BufferStandIns
 from landscape.optim.surrogate import (
-    add_decay,
     add_gradients,
     climb,
+    finish_gradients,
+    forget_casts,
     loss_gradients,
-    take_away_orthogonal_part,
     with_gradient,
 )
 
@@ -79,7 +80,8 @@ class SAM(Optimizer):
     micro-batches at w, then all at w + ε. The mean of the SAM gradients of the micro-batches,
     m-SAM, is `step_micro_batches`.
 
-    Mixed precision: bfloat16 needs no loss scaling. With a `torch.amp.GradScaler`, by hand:
+    Mixed precision: bfloat16 needs no loss scaling, and one autocast context may hold all passes:
+    the weights are cast anew in each. With a `torch.amp.GradScaler`, by hand:
 
         scaler.scale(loss).backward()
         optimizer.first_step(zero_grad=True, loss_scale=scaler.get_scale())
@@ -255,6 +257,7 @@ class SAM(Optimizer):
         """
         if self._saved:
             torch._foreach_copy_(list[Tensor](self._saved), list(self._saved.values()))
+            forget_casts()
         if self._stand_ins is not None:
             self._stand_ins.leave()
         self._forget()
@@ -275,16 +278,9 @@ class SAM(Optimizer):
         Raises:
             InvalidArgumentError: if there is no closure, and no `first_step` either.
         """
-        if closure is None:
-            if self._saved is not None:
-                return self.second_step()
-            msg = (
-                "SAM needs the gradient at two points, so step() needs a closure that clears the "
-                "gradients, computes the loss, calls backward() and returns the loss; or call "
-                "first_step() and second_step() by hand"
-            )
-            raise InvalidArgumentError(msg)
-        loss = self._sam_gradient(closure)
+        if closure is None and self._saved is not None:
+            return self.second_step()
+        loss = self._sam_gradient(given_closure(closure))
         self.base_optimizer.step()
         self._opt_called = True
         return loss
@@ -354,10 +350,9 @@ class SAM(Optimizer):
                 "second_step()"
             )
             raise LandscapeError(msg)
-        if self.gsam_alpha:
-            take_away_orthogonal_part(self._at_w, alpha=self.gsam_alpha)
-        if self.decay == "inside":
-            add_decay(self.param_groups, self._saved)
+        finish_gradients(
+            self.param_groups, self._saved, self._at_w, alpha=self.gsam_alpha, decay=self.decay
+        )
         self.restore()
 
     def _scale(self, group: dict[str, Any]) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.optim.checks import check_gradients
+
 
 def decay_rate(group: Mapping[str, Any]) -> float:
     """Return λ of a group; below zero where L is maximised, since the decay never is."""
@@ -37,8 +39,12 @@ def loss_gradients(
 
     Returns:
         One tensor for each parameter, the gradient itself where nothing changes it.
+
+    Raises:
+        LandscapeError: if there is no gradient, or a sparse one.
     """
     found = [p.grad for ps in params for p in ps if p.grad is not None]
+    check_gradients(found)
     if loss_scale != 1 and found:
         found = list(torch._foreach_div(found, loss_scale))
     if decay == "outside":
@@ -47,18 +53,46 @@ def loss_gradients(
     return [g.add(p, alpha=rate) if rate else g for g, (p, rate) in zip(found, rates, strict=True)]
 
 
-def add_decay(groups: Sequence[Mapping[str, Any]], saved: Mapping[nn.Parameter, Tensor]) -> None:
-    """Add λε to the gradients: the base optimizer adds λw, and together that is λ(w + ε).
+def finish_gradients(
+    groups: Sequence[Mapping[str, Any]],
+    saved: Mapping[nn.Parameter, Tensor],
+    at_w: Mapping[nn.Parameter, Tensor],
+    *,
+    alpha: float,
+    decay: str,
+) -> None:
+    """Make the gradients at w + ε those that the base optimizer is to step with, in place.
 
     Args:
         groups: parameter groups, the weights at w + ε.
         saved: w of the parameters that were perturbed.
+        at_w: g of each parameter that had a gradient at w, with its decay where that is inside.
+        alpha: α of GSAM.
+        decay: ``inside`` to add λε: the base optimizer adds λw, and together that is λ(w + ε).
     """
-    for group in groups:
-        rate = decay_rate(group)
-        for p in group["params"]:
-            if rate and p.grad is not None and p in saved:
-                p.grad.add_(p.detach() - saved[p], alpha=rate)
+    decayed = _decayed(groups, saved) if decay == "inside" else []
+    for p, rate in decayed:
+        _gradient(p).add_(p.detach() - saved[p], alpha=rate)
+    if alpha == 0:
+        return
+    # GSAM compares whole gradients; what the base optimizer adds is taken away again.
+    for p, rate in decayed:
+        _gradient(p).add_(saved[p], alpha=rate)
+    take_away_orthogonal_part(at_w, alpha=alpha)
+    for p, rate in decayed:
+        _gradient(p).sub_(saved[p], alpha=rate)
+
+
+def _decayed(
+    groups: Sequence[Mapping[str, Any]], saved: Mapping[nn.Parameter, Tensor]
+) -> list[tuple[nn.Parameter, float]]:
+    rates = [(p, decay_rate(group)) for group in groups for p in group["params"]]
+    return [(p, rate) for p, rate in rates if rate and p.grad is not None and p in saved]
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    gradient: Tensor = p.grad  # type: ignore[assignment]
+    return gradient
 
 
 def take_away_orthogonal_part(at_w: Mapping[nn.Parameter, Tensor], *, alpha: float) -> None:
@@ -79,7 +113,9 @@ def take_away_orthogonal_part(at_w: Mapping[nn.Parameter, Tensor], *, alpha: flo
     square = torch.stack([_inner(top, top).to(there) for _, top in pairs]).sum()
     share = torch.where(square > 0, inner / square, torch.zeros_like(inner))
     for g, top in pairs:
-        top.mul_((1 + alpha * share).to(top.device, top.real.dtype)).sub_(g, alpha=alpha)
+        # In this order nothing is left, to the bit, where both are equal.
+        across = g - top * share.to(top.device, top.real.dtype)
+        top.sub_(across, alpha=alpha)
 
 
 def add_gradients(
@@ -109,6 +145,12 @@ def climb(params: list[nn.Parameter], epsilons: list[Tensor | None]) -> None:
             steps.append(epsilon)
     for weights, steps in by_device.values():
         torch._foreach_add_(weights, steps)
+    forget_casts()
+
+
+def forget_casts() -> None:
+    """Make autocast cast the weights anew: within one context it keeps those it has cast."""
+    torch.clear_autocast_cache()
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from landscape.plots.areas import area_figure as area_figure
     from landscape.plots.bands import band_figure as band_figure
     from landscape.plots.contrasts import contrast as contrast
+    from landscape.plots.correlations import correlation_figure as correlation_figure
     from landscape.plots.densities import density_figure as density_figure
     from landscape.plots.differences import difference_figure as difference_figure
     from landscape.plots.interactive import contrast_interactive as contrast_interactive
@@ -34,9 +35,13 @@ if TYPE_CHECKING:
     from landscape.plots.interactive_spectra import sweep_interactive as sweep_interactive
     from landscape.plots.interactive_spectra import trace_interactive as trace_interactive
     from landscape.plots.interactive_theory import theory_interactive as theory_interactive
+    from landscape.plots.interactive_training import training_interactive as training_interactive
     from landscape.plots.lines import line_figure as line_figure
+    from landscape.plots.noise import noise_figure as noise_figure
+    from landscape.plots.paired import seeds_figure as seeds_figure
     from landscape.plots.paths import path_figure as path_figure
     from landscape.plots.profiles import profile_figure as profile_figure
+    from landscape.plots.radii import radius_figure as radius_figure
     from landscape.plots.runs import trajectory_figure as trajectory_figure
     from landscape.plots.saving import save_figure as save_figure
     from landscape.plots.scales import Scale as Scale
@@ -47,6 +52,8 @@ if TYPE_CHECKING:
     from landscape.plots.sweeps import sweep_figure as sweep_figure
     from landscape.plots.theory import theory_figure as theory_figure
     from landscape.plots.traces import trace_figure as trace_figure
+    from landscape.plots.training import training_figure as training_figure
+    from landscape.plots.training_spectra import spectra_over_training as spectra_over_training
 
 _HOME = {
     "Scale": "scales",
@@ -57,6 +64,7 @@ _HOME = {
     "common_scale": "scales",
     "contrast": "contrasts",
     "contrast_interactive": "interactive",
+    "correlation_figure": "correlations",
     "density_figure": "densities",
     "density_interactive": "interactive_spectra",
     "difference_figure": "differences",
@@ -65,13 +73,17 @@ _HOME = {
     "eigs_interactive": "interactive_spectra",
     "line_figure": "lines",
     "line_interactive": "interactive_lines",
+    "noise_figure": "noise",
     "path_figure": "paths",
     "path_interactive": "interactive_paths",
     "profile_figure": "profiles",
     "profile_interactive": "interactive_profiles",
+    "radius_figure": "radii",
     "save_figure": "saving",
+    "seeds_figure": "paired",
     "sharpness_figure": "spectra",
     "sharpness_interactive": "interactive_lines",
+    "spectra_over_training": "training_spectra",
     "surface_figure": "surfaces",
     "surface_interactive": "interactive",
     "sweep_figure": "sweeps",
@@ -79,6 +91,8 @@ _HOME = {
     "theory_figure": "theory",
     "theory_interactive": "interactive_theory",
     "trace_figure": "traces",
+    "training_figure": "training",
+    "training_interactive": "interactive_training",
     "trajectory_figure": "runs",
     "trajectory_interactive": "interactive_runs",
     "trace_interactive": "interactive_spectra",
@@ -94,6 +108,7 @@ _STILL = {
     "trajectory": "trajectory_figure",
     "sharpness": "sharpness_figure",
     "profile": "profile_figure",
+    "training": "training_figure",
 }
 _MOVING = {
     "surface": "surface_interactive",
@@ -105,6 +120,7 @@ _MOVING = {
     "trajectory": "trajectory_interactive",
     "sharpness": "sharpness_interactive",
     "profile": "profile_interactive",
+    "training": "training_interactive",
 }
 
 __all__ = ["draw", "draw_interactive", *_HOME]
@@ -114,11 +130,12 @@ def draw(result: Result, **kwargs: Any) -> Any:
     """Draw a record with matplotlib.
 
     Args:
-        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness or
-            profile of sharpness; a loss alone has no picture, and raises InvalidArgumentError.
+        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness, profile
+            of sharpness or log of a training; a loss alone has no picture, and raises
+            InvalidArgumentError.
         **kwargs: passed on to `surface_figure`, `line_figure`, `path_figure`, `eigs_figure`,
-            `trace_figure`, `density_figure`, `sharpness_figure`, `profile_figure` or
-            `trajectory_figure`.
+            `trace_figure`, `density_figure`, `sharpness_figure`, `profile_figure`,
+            `trajectory_figure` or `training_figure`.
 
     Returns:
         The matplotlib figure.
@@ -130,11 +147,13 @@ def draw_interactive(result: Result, **kwargs: Any) -> Any:
     """Draw a record with plotly.
 
     Args:
-        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness or
-            profile of sharpness; a loss alone has no picture, and raises InvalidArgumentError.
+        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness, profile
+            of sharpness or log of a training; a loss alone has no picture, and raises
+            InvalidArgumentError.
         **kwargs: passed on to `surface_interactive`, `line_interactive`, `path_interactive`,
             `eigs_interactive`, `trace_interactive`, `density_interactive`,
-            `sharpness_interactive`, `profile_interactive` or `trajectory_interactive`.
+            `sharpness_interactive`, `profile_interactive`, `trajectory_interactive` or
+            `training_interactive`.
 
     Returns:
         The plotly figure.

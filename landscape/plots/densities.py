@@ -173,10 +173,10 @@ def density_figure(
     )
     panels = _panels(figure, box, len(records), each) if stacked else [place(figure, box)]
     for axes in panels:
-        _prepare(axes, view, y_axis)
+        prepare_density(axes, view, y_axis)
     for index, record in enumerate(records):
         axes = panels[index if stacked else 0]
-        _draw_density(axes, record, view, index=index, n=1 if stacked else len(records))
+        draw_density(axes, record, view, index=index, n=1 if stacked else len(records))
     texts = [density_label(r, name, room=5.0) for r, name in zip(records, called, strict=True)]
     _write_keys(figure, box, panels, texts)
     panels[-1].set_xlabel("eigenvalue λ")
@@ -193,7 +193,14 @@ def _panels(figure: Figure, box: Box, n: int, each: float) -> list[Axes]:
     return panels
 
 
-def _prepare(axes: Axes, view: DensityView, y_axis: str) -> None:
+def prepare_density(axes: Axes, view: DensityView, y_axis: str) -> None:
+    """Give a panel the axes of a density.
+
+    Args:
+        axes: the panel.
+        view: what is shown of the eigenvalues.
+        y_axis: ``log`` or ``linear``.
+    """
     if view.spacing == "symlog":
         axes.set_xscale("function", functions=(view.forward, view.back))
         ticks = symlog_ticks(view.low, view.high, view.threshold)
@@ -211,7 +218,16 @@ def _prepare(axes: Axes, view: DensityView, y_axis: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_density(axes: Axes, record: Density, view: DensityView, *, index: int, n: int) -> None:
+def draw_density(axes: Axes, record: Density, view: DensityView, *, index: int, n: int) -> None:
+    """Draw a density with its band, and its outliers at the foot of the panel.
+
+    Args:
+        axes: the panel, prepared.
+        record: the density.
+        view: what is shown of the eigenvalues.
+        index: place among the densities, for the colour.
+        n: how many densities share the panel.
+    """
     tint = colour(index)
     logarithmic = axes.get_yscale() == "log"
     least = view.floor * 1e-3 if logarithmic else -np.inf

@@ -16,7 +16,9 @@ from landscape.results.paths import Path, TrainedCurve
 from landscape.results.records import KINDS, from_record, to_record
 from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, Overlap, TraceEstimate
+from landscape.results.steps import StepwiseSharpness
 from landscape.results.surfaces import Line, Surface, spread_rows
+from landscape.results.training import TrainingLog
 from landscape.results.trajectories import Trajectory
 
 __all__ = [
@@ -40,10 +42,12 @@ __all__ = [
     "Provenance",
     "Result",
     "Sharpness",
+    "StepwiseSharpness",
     "SubsetSharpness",
     "Surface",
     "TraceEstimate",
     "TrainedCurve",
+    "TrainingLog",
     "Trajectory",
     "from_record",
     "level_set_area",

@@ -17,18 +17,20 @@ from landscape.results.losses import Evaluation
 from landscape.results.paths import Path, TrainedCurve
 from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
+from landscape.results.steps import StepwiseSharpness
 from landscape.results.surfaces import Line, Surface
+from landscape.results.training import TrainingLog
 from landscape.results.trajectories import Trajectory
 
 KINDS: Mapping[str, type[Result]] = {
     cls.kind: cls
     for cls in (
         *(Evaluation, Sharpness, Eigenpairs, TraceEstimate, Density),
-        *(SubsetSharpness, Profile),
+        *(SubsetSharpness, Profile, StepwiseSharpness),
         *(AverageSharpness, Flatness),
         *(Diagnosis, Differences),
         *(Line, Surface, Trajectory),
-        *(Path, TrainedCurve),
+        *(Path, TrainedCurve, TrainingLog),
     )
 }
 

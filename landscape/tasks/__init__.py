@@ -5,6 +5,8 @@ A problem file has a few names: `model()`, `data(split)`, `loss` (or `batch_loss
 
 There are two data sets, each with four networks: a ResNet with BatchNorm (the plain name), one
 without (``-resnet-nobn``), a multilayer perceptron (``-mlp``) and a transformer (``-transformer``).
+The digits have a fifth, 20 layers with BatchNorm but without shortcuts (``-resnet-noshort``): the
+kind of network whose loss surface Li et al. 2018, arXiv 1712.09913, found to be chaotic.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ NAMES = (
     "digits",
     "digits-mlp",
     "digits-resnet-nobn",
+    "digits-resnet-noshort",
     "digits-transformer",
     "mnist1d",
     "mnist1d-mlp",

@@ -11,23 +11,33 @@ from torch import Tensor, nn
 class BasicBlock(nn.Module):
     """Two 3 × 3 convolutions with a shortcut around them: relu(shortcut(x) + f(x)).
 
-    The shortcut is the identity where the shape stays, else a 1 × 1 convolution.
+    The shortcut is the identity where the shape stays, else a 1 × 1 convolution. Without a
+    shortcut the block is relu(f(x)).
 
     Args:
         n_in: channels that come in.
         n_out: channels that go out.
         stride: stride of the first convolution and of the shortcut.
         batch_norm: whether each convolution is followed by BatchNorm.
+        shortcut: whether there is a shortcut.
 
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385 (shortcut of type B).
     """
 
-    def __init__(self, n_in: int, n_out: int, *, stride: int = 1, batch_norm: bool = True) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        stride: int = 1,
+        batch_norm: bool = True,
+        shortcut: bool = True,
+    ) -> None:
         super().__init__()
         self.conv1 = _convolution(n_in, n_out, size=3, stride=stride, batch_norm=batch_norm)
         self.conv2 = _convolution(n_out, n_out, size=3, stride=1, batch_norm=batch_norm)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or n_in != n_out:
+        self.shortcut: nn.Module | None = nn.Identity() if shortcut else None
+        if shortcut and (stride != 1 or n_in != n_out):
             self.shortcut = _convolution(n_in, n_out, size=1, stride=stride, batch_norm=batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +49,8 @@ class BasicBlock(nn.Module):
         Returns:
             Features, shape (n, n_out, h / stride, w / stride).
         """
-        return F.relu(self.shortcut(x) + self.conv2(F.relu(self.conv1(x))))
+        features: Tensor = self.conv2(F.relu(self.conv1(x)))
+        return F.relu(features if self.shortcut is None else self.shortcut(x) + features)
 
 
 class ResNet(nn.Module):
@@ -49,10 +60,12 @@ class ResNet(nn.Module):
         widths: channels of each stage; every stage after the first halves height and width.
         blocks: basic blocks in each stage.
         batch_norm: whether each convolution is followed by BatchNorm.
+        shortcuts: whether the blocks have shortcuts; without them the network is a plain stack.
         in_channels: channels of the images.
         n_classes: logits that come out.
 
-    Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385.
+    References: He, Zhang, Ren, Sun 2015, arXiv 1512.03385; without shortcuts: Li, Xu, Taylor,
+    Studer, Goldstein 2018, arXiv 1712.09913, section 5.
 
     >>> import torch
     >>> ResNet()(torch.zeros(2, 1, 8, 8)).shape
@@ -65,6 +78,7 @@ class ResNet(nn.Module):
         blocks: int = 1,
         *,
         batch_norm: bool = True,
+        shortcuts: bool = True,
         in_channels: int = 1,
         n_classes: int = 10,
     ) -> None:
@@ -75,7 +89,10 @@ class ResNet(nn.Module):
         for stage, width in enumerate(widths):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(BasicBlock(n_in, width, stride=stride, batch_norm=batch_norm))
+                made = BasicBlock(
+                    n_in, width, stride=stride, batch_norm=batch_norm, shortcut=shortcuts
+                )
+                stages.append(made)
                 n_in = width
         self.blocks = nn.Sequential(*stages)
         self.head = nn.Linear(n_in, n_classes)

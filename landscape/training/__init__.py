@@ -1,16 +1,19 @@
-"""Train a task with SGD, Adam, AdamW or SAM, alike in everything but the optimizer."""
+"""Train a task with SGD, Adam, AdamW or one of SAM's family, alike in all but the optimizer."""
 
 from __future__ import annotations
 
 from landscape.training.checkpoints import SUFFIXES, check_checkpoint_path, save_checkpoint
 from landscape.training.labels import noisy_labels, with_label_noise
+from landscape.training.logs import training_log
 from landscape.training.loop import checkpoint_of_epoch, train
 from landscape.training.records import Epoch, Task, Trained
-from landscape.training.settings import BASES, OPTIMIZERS, SCHEDULES
+from landscape.training.settings import ADAPTIVE, BASES, OPTIMIZERS, SAM_FAMILY, SCHEDULES
 
 __all__ = [
+    "ADAPTIVE",
     "BASES",
     "OPTIMIZERS",
+    "SAM_FAMILY",
     "SCHEDULES",
     "SUFFIXES",
     "Epoch",
@@ -21,5 +24,6 @@ __all__ = [
     "noisy_labels",
     "save_checkpoint",
     "train",
+    "training_log",
     "with_label_noise",
 ]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from landscape.problem.data import as_batches
+from landscape.errors import DataError
+from landscape.problem.data import as_batches, describe, examples_in, leaves, map_leaves
 
 
 class Batches:
@@ -52,7 +53,54 @@ class Batches:
 
     def _order(self, n: int) -> list[Tensor]:
         order = torch.randperm(n, generator=self._generator)
-        cut = list(torch.split(order, self._batch_size))
-        if len(cut) > 1 and len(cut[-1]) == 1 and self._batch_size > 1:
-            cut[-2:] = [torch.cat(cut[-2:])]
-        return cut if n else []
+        return list(torch.split(order, _lengths(n, self._batch_size))) if n else []
+
+
+def cut_batch(batch: Any, size: int) -> list[Any]:
+    """Cut a batch into micro-batches along the first axis of its tensors.
+
+    The last one may be short, but one that would hold a single example joins the one before it,
+    as with the batches themselves.
+
+    Args:
+        batch: tensors in any nesting of tuples, lists and mappings; None is allowed among them.
+        size: examples in a micro-batch, at least 1.
+
+    Returns:
+        The micro-batches, each in the nesting of the batch.
+
+    Raises:
+        DataError: if something in the batch is no tensor with one row for each example.
+
+    >>> [part["x"].tolist() for part in cut_batch({"x": torch.arange(5)}, 2)]
+    [[0, 1], [2, 3, 4]]
+    """
+    n = examples_in(batch)
+    unfit = [leaf for leaf in leaves(batch) if leaf is not None and not _has_rows(leaf, n)]
+    if unfit or not n:
+        what = f"{describe(unfit[0])} in " if unfit and unfit[0] is not batch else ""
+        msg = (
+            f"micro_batch needs batches whose tensors all have one row for each example, got "
+            f"{what}{describe(batch)}; leave what belongs to the batch as a whole out of it, "
+            "or leave micro_batch out"
+        )
+        raise DataError(msg)
+    ends = np.cumsum([0, *_lengths(n, size)]).tolist()
+    return [_rows(batch, slice(*ends[i : i + 2])) for i in range(len(ends) - 1)]
+
+
+def _lengths(n: int, size: int) -> list[int]:
+    # BatchNorm has no variance to divide by in a single example.
+    lengths = [min(size, n - at) for at in range(0, n, size)]
+    if len(lengths) > 1 and lengths[-1] == 1 and size > 1:
+        lengths[-2:] = [size + 1]
+    return lengths
+
+
+def _has_rows(leaf: Any, n: int) -> bool:
+    strided = isinstance(leaf, Tensor) and leaf.layout == torch.strided
+    return strided and leaf.ndim > 0 and len(leaf) == n
+
+
+def _rows(batch: Any, rows: slice) -> Any:
+    return map_leaves(batch, lambda leaf: None if leaf is None else leaf[rows])

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from landscape.errors import DataError
 from landscape.problem.data import describe
 from landscape.problem.task import Task
-from landscape.training.settings import label_share, whole
+from landscape.training.ranges import label_share, whole
 
 
 def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
@@ -92,27 +93,81 @@ def with_noisy_labels(source: Any, share: float, *, seed: int) -> Any:
     """Replace a share of the labels of a training set.
 
     Args:
-        source: a pair (inputs, labels) of tensors or arrays; anything if the share is 0.
+        source: a pair (inputs, labels) of tensors or arrays, or a map-style data set whose
+            examples are such pairs; anything if the share is 0.
         share: 0 to 1.
         seed: of the noise.
 
     Returns:
-        The pair with new labels.
+        The pair, or a data set in front of the one given, with new labels.
 
     Raises:
-        DataError: if it is no such pair.
+        DataError: if it is neither.
+
+    Cost: one look at each example of a data set that does not hold its labels apart.
     """
     if share == 0:
         return source
+    if _is_map_style(source):
+        return Relabelled(source, noisy_labels(labels_of(source), share, seed=seed))
     arrays = isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source)
     if not arrays or len(source) != 2:
         msg = (
             "label noise needs the training data as a pair (inputs, labels) of tensors or arrays, "
-            f"got {describe(source)}; let data(split) return such a pair, or put the noise there"
+            f"or as a map-style Dataset of such pairs, got {describe(source)}; let data(split) "
+            "return one of these (of a DataLoader its .dataset), or put the noise there"
         )
         raise DataError(msg)
     inputs, labels = (torch.as_tensor(part) for part in source)
     return inputs, noisy_labels(labels, share, seed=seed)
+
+
+class Relabelled(Dataset[Any]):
+    """A data set of pairs with other labels.
+
+    Args:
+        source: gives (input, label).
+        labels: one for each example, in the order of the source.
+    """
+
+    def __init__(self, source: Any, labels: Tensor) -> None:
+        self.source = source
+        self.labels = labels
+        # What its examples are drawn with, if anything: a training that is resumed sets it back.
+        self.generator = getattr(source, "generator", None)
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
+        """Return an input and its new label."""
+        return _pair(self.source, index)[0], self.labels[index]
+
+
+def labels_of(source: Any) -> Tensor:
+    """Read the labels of a map-style data set, once.
+
+    They are taken from ``.targets``, ``.labels`` or the second of ``.tensors``, where one is there
+    and gives for the first example of each class what the data set yields (a ``target_transform``
+    may come between); otherwise every example is looked at.
+
+    Args:
+        source: gives (input, label).
+
+    Returns:
+        One label for each example.
+
+    Raises:
+        DataError: if the examples are no pairs, or their second parts no numbers.
+    """
+    held = _held_labels(source)
+    # An augmentation may draw random numbers that the training is to find where they were.
+    with torch.random.fork_rng(devices=[]):
+        if held is not None and _are_yielded(held, source):
+            return held
+        found = [_label(source, i) for i in range(len(source))]
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.int64)
 
 
 def label_seed(seed: int) -> int:
@@ -140,3 +195,61 @@ def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
         raise DataError(msg)
     classes, index = torch.unique(labels, sorted=True, return_inverse=True)
     return classes, index
+
+
+def _is_map_style(source: Any) -> bool:
+    return (
+        isinstance(source, Dataset)
+        and not isinstance(source, IterableDataset)
+        and hasattr(source, "__len__")
+    )
+
+
+def _held_labels(source: Any) -> Tensor | None:
+    tensors = getattr(source, "tensors", ())
+    second = tensors[1] if isinstance(tensors, tuple) and len(tensors) == 2 else None
+    for held in (getattr(source, "targets", None), getattr(source, "labels", None), second):
+        try:
+            labels = torch.as_tensor(held)
+        except (TypeError, ValueError, RuntimeError):
+            continue  # names, or boxes of several lengths: the examples themselves will tell
+        if labels.shape == (len(source),) and not labels.is_floating_point():
+            return labels
+    return None
+
+
+def _are_yielded(held: Tensor, source: Any) -> bool:
+    classes, index = _classes(held)
+    places = torch.arange(len(held))
+    first = places.new_full((len(classes),), len(held)).scatter_reduce_(0, index, places, "amin")
+    yielded = [_label(source, int(i)) for i in first]
+    return all(
+        label.dtype == held.dtype and bool(label == held[i])
+        for label, i in zip(yielded, first, strict=True)
+    )
+
+
+def _label(source: Any, index: int) -> Tensor:
+    label = _pair(source, index)[1]
+    try:
+        found = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.ndim or found.is_floating_point() or found.is_complex():
+        msg = (
+            f"label noise needs one whole number for each example, got {describe(label)} as the "
+            f"label of example {index}; leave the noise out, or number the classes"
+        )
+        raise DataError(msg)
+    return found
+
+
+def _pair(source: Any, index: int) -> Any:
+    example = source[index]
+    if not isinstance(example, (tuple, list)) or len(example) != 2:
+        msg = (
+            f"label noise needs a data set whose examples are pairs (input, label), got "
+            f"{describe(example)}; leave the noise out, or put it into the data set"
+        )
+        raise DataError(msg)
+    return example

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
 from landscape.params import known_device
-from landscape.problem.data import describe, move
+from landscape.problem.data import describe
 from landscape.problem.losses import Loss, make_loss
 from landscape.progress import progress_bar
 from landscape.training.batches import Batches
 from landscape.training.checkpoints import save_checkpoint
 from landscape.training.labels import label_seed, with_noisy_labels
+from landscape.training.ranges import whole
 from landscape.training.records import Epoch, Task, Trained
 from landscape.training.resuming import Run, start_of, take_up, write_state
-from landscape.training.settings import checked, lr_factor, make_optimizer, whole
+from landscape.training.settings import checked, lr_factor, make_optimizer
+from landscape.training.steps import check_micro_batch, step
 
 
 def train(
@@ -39,8 +40,13 @@ def train(
     lr: float | None = None,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
-    rho: float = 0.2,
+    rho: float | None = None,
     p: float = 2.0,
+    adaptive: str = "elementwise",
+    eta: float = 0.01,
+    gsam_alpha: float = 0.4,
+    ascent_steps: int = 1,
+    micro_batch: int | None = None,
     batch_size: int = 64,
     schedule: str = "cosine",
     seed: int = 0,
@@ -52,7 +58,7 @@ def train(
     save_every: int = 0,
     progress: bool | None = None,
 ) -> Trained:
-    """Train a model, with an optimizer of torch or with SAM around it.
+    """Train a model, with an optimizer of torch, or with SAM or a variant of it around one.
 
     One seed gives the same initial weights, the same order of the data and the same dropout masks
     to all, so that the optimizer is all that differs. Each part has a generator of its own, and
@@ -69,20 +75,31 @@ def train(
 
     Args:
         task: has ``model()``, ``data(split)`` and ``loss`` or ``batch_loss``, as a problem file.
-        optimizer: ``sgd``, ``adam``, ``adamw`` or ``sam``.
+        optimizer: ``sgd``, ``adam``, ``adamw``; or of SAM's family ``sam``, ``asam`` (T = |w| + η,
+            see `landscape.optim.Ascent`), ``gsam`` (less of the gradient's part across that of
+            w + ε) or ``usam`` (ε = ρg, not normalised). What an optimizer does not read is neither
+            checked nor recorded with it, but for ``ascent_steps`` and ``micro_batch``, which are
+            refused outside of SAM's family.
         base: the optimizer that descends inside SAM: ``sgd``, ``adam`` or ``adamw``.
         epochs: passes over the training data; 0 gives the initial weights.
         lr: learning rate at the start; None: 0.05, or 0.002 for Adam and AdamW.
         momentum: of SGD, in [0, 1).
         weight_decay: of the optimizer that descends (added to the gradient by SGD and Adam, apart
             from it by AdamW); not part of the loss that SAM perturbs.
-        rho: radius of SAM's neighbourhood; the others do not read it.
-        p: norm of SAM's neighbourhood.
+        rho: radius of SAM's neighbourhood; None: 0.2, or 0.5 for asam. 0 is the base optimizer.
+        p: norm of SAM's neighbourhood; 2 only for usam.
+        adaptive: T of asam: ``elementwise`` or ``filterwise``.
+        eta: η of asam, at least 0.
+        gsam_alpha: α of gsam, at least 0; 0 is sam.
+        ascent_steps: gradients that SAM's family spends on finding ε.
+        micro_batch: m of m-SAM: each batch is cut into micro-batches of m examples, each with a
+            perturbation of its own; a last one of a single example joins the one before it. None:
+            the whole batch.
         batch_size: examples in a batch, where the batches are cut here.
         schedule: ``cosine`` (from lr to 0 in half a period, one value per epoch) or ``constant``.
         seed: at least 0.
-        label_noise: share of the training labels that are replaced, see `noisy_labels`; the
-            task's own data stay as they are.
+        label_noise: share of the training labels that are replaced, see `noisy_labels`, in a pair
+            of tensors or in a map-style data set of pairs; the task's own data stay as they are.
         split: which part of the data to train on.
         device: where to train.
         state: file that holds the training between two epochs, to go on from.
@@ -95,11 +112,18 @@ def train(
 
     Raises:
         InvalidArgumentError: if a setting is out of range or names something unknown.
-        ProblemError: if the task cannot be trained; `landscape.errors.DataError` among them.
+        ProblemError: if the task cannot be trained; `landscape.errors.DataError` among them, as
+            for batches that ``micro_batch`` cannot cut.
         CheckpointError: if the state is that of another training.
         NonFiniteError: if the loss becomes NaN or infinite.
 
-    Cost: one gradient per batch and epoch, two with SAM.
+    Cost: one gradient per batch and epoch, with SAM's family one more for each ascent step. The
+    gradients of the micro-batches of a batch count as one together; with them comes one forward
+    pass per batch, see `landscape.training.steps.step`.
+
+    References: SAM and m-SAM: Foret et al. 2021, arXiv 2010.01412; ASAM: Kwon et al. 2021, arXiv
+    2102.11600; GSAM: Zhuang et al. 2022, arXiv 2203.08065; unnormalised SAM: Andriushchenko and
+    Flammarion 2022, arXiv 2206.06232.
 
     >>> from types import SimpleNamespace
     >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
@@ -116,13 +140,12 @@ def train(
             **{"optimizer": optimizer, "base": base, "epochs": epochs, "lr": lr, "rho": rho},
             **{"momentum": momentum, "weight_decay": weight_decay, "p": p, "split": split},
             **{"batch_size": batch_size, "schedule": schedule, "seed": seed, "device": device},
+            **{"adaptive": adaptive, "eta": eta, "gsam_alpha": gsam_alpha},
+            **{"ascent_steps": ascent_steps, "micro_batch": micro_batch},
             "label_noise": label_noise,
         }
     )
-    every = whole("save_every", save_every, least=0)
-    if every and checkpoint is None:
-        msg = "save_every needs a name for the files: give checkpoint, too"
-        raise InvalidArgumentError(msg)
+    every = _every(save_every, checkpoint, epochs=settings["epochs"])
     file = None if state is None else Path(state)
     loss = make_loss(getattr(task, "loss", None), getattr(task, "batch_loss", None))
     where = known_device(device)
@@ -164,7 +187,23 @@ def checkpoint_of_epoch(path: str | os.PathLike[str], epoch: int, *, epochs: int
     return path.with_name(f"{path.stem}-epoch-{epoch:0{len(str(epochs))}d}{path.suffix}")
 
 
+def _every(save_every: int, checkpoint: Any, *, epochs: int) -> int:
+    every = whole("save_every", save_every, least=0, advice="0 saves the last weights only")
+    if every and checkpoint is None:
+        msg = "save_every needs a name for the files: give checkpoint, too"
+        raise InvalidArgumentError(msg)
+    if every and not epochs:
+        msg = (
+            f"save_every={every} needs epochs after which to save, got epochs=0; "
+            "leave save_every out, or train for at least one epoch"
+        )
+        raise InvalidArgumentError(msg)
+    return every
+
+
 def _begun(model: nn.Module, data: Any, settings: Mapping[str, Any], *, order: int) -> Run:
+    model.train()
+    check_micro_batch(model, settings.get("micro_batch"))
     noise = settings.get("label_noise", 0.0)
     source = with_noisy_labels(data, noise, seed=label_seed(settings["seed"]))
     optimizer = make_optimizer(model, settings)
@@ -190,13 +229,12 @@ def _epochs(run: Run, loss: Loss, *, progress: bool | None) -> Iterator[int]:
     settings = run.settings
     name, epochs = settings["optimizer"], settings["epochs"]
     left = range(len(run.log) + 1, epochs + 1)
-    run.model.train()
     if not run.log:
         yield 0
     for epoch in progress_bar(left, what=name, total=len(left), show=progress):
         started = time.perf_counter()
         lr = float(run.optimizer.param_groups[0]["lr"])
-        train_loss, spent = _one_epoch(run.model, loss, run.optimizer, run.batches)
+        train_loss, spent = _one_epoch(run, loss)
         if not math.isfinite(train_loss):
             msg = (
                 f"the training loss of epoch {epoch} is {train_loss}; "
@@ -210,46 +248,20 @@ def _epochs(run: Run, loss: Loss, *, progress: bool | None) -> Iterator[int]:
         yield epoch
 
 
-def _one_epoch(
-    model: nn.Module, loss: Loss, optimizer: Optimizer, batches: Iterable[Any]
-) -> tuple[float, int]:
+def _one_epoch(run: Run, loss: Loss) -> tuple[float, int]:
     # Returns the mean loss at the weights before each step, and the number of gradients.
     total = weight = 0.0
     gradients = 0
-    for batch in batches:
-        passes: list[tuple[float, float]] = []
-        optimizer.step(_closure(model, loss, optimizer, batch=batch, passes=passes))
-        at_w, *_ = passes
-        total += at_w[0]
-        weight += at_w[1]
-        gradients += len(passes)
+    micro_batch = run.settings.get("micro_batch")
+    for batch in run.batches:
+        done = step(run.model, loss, run.optimizer, batch, micro_batch=micro_batch)
+        total += done.total
+        weight += done.weight
+        gradients += done.gradients
     if gradients == 0:
         msg = "the training data hold no example; is the split empty, or used up after one pass?"
         raise DataError(msg)
     return total / weight if weight else math.nan, gradients
-
-
-def _closure(
-    model: nn.Module,
-    loss: Loss,
-    optimizer: Optimizer,
-    *,
-    batch: Any,
-    passes: list[tuple[float, float]],
-) -> Callable[[], float]:
-    first = next(model.parameters())
-    there = move(batch, first.device, first.dtype)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        terms, _ = loss(model, there)
-        weight = float(terms.weight)
-        mean = terms.total if loss.sums else terms.total / (weight or 1.0)
-        mean.backward()  # type: ignore[no-untyped-call]
-        passes.append((terms.total.item(), weight))
-        return mean.item()
-
-    return closure
 
 
 @contextmanager

@@ -49,7 +49,8 @@ class Trained:
         model: the model, in eval mode, on the device that trained it.
         log: one record per epoch.
         settings: everything that was asked for; plain JSON values.
-        gradients: how often the gradient of a batch was computed.
+        gradients: how often the gradient of a batch was computed; those of the micro-batches of
+            one batch, one each, are one together.
         seconds: wall-clock time.
     """
 

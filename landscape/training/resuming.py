@@ -20,7 +20,9 @@ from landscape.files import write_file
 from landscape.problem.checkpoint_file import read_checkpoint
 from landscape.problem.digest import Content
 from landscape.training.batches import Batches
+from landscape.training.labels import Relabelled
 from landscape.training.records import Epoch, Trained
+from landscape.training.settings import differences
 
 _FORMAT = "landscape training state, version 1"
 
@@ -77,6 +79,8 @@ def start_of(model: nn.Module, source: Any) -> str:
     content.add({name: value.detach() for name, value in model.named_buffers()})
     if isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source):
         content.add(tuple(torch.as_tensor(part) for part in source))
+    if isinstance(source, Relabelled):
+        content.add(source.labels)
     return content.hexdigest()
 
 
@@ -145,19 +149,14 @@ def take_up(path: Path, run: Run) -> None:
 
 
 def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
-    before, settings = saved["settings"], run.settings
-    differing = [
-        f"{key} was {before.get(key, 'the default')} and is {settings.get(key, 'the default')}"
-        for key in dict.fromkeys([*before, *settings])
-        if before.get(key) != settings.get(key)
-    ]
+    differing = differences(saved["settings"], run.settings)
     if not differing and saved["start"] != run.start:
         differing = ["the initial weights or the training data are others"]
     if differing:
         msg = (
             f"{path} holds a training that was interrupted, with other settings: "
             f"{'; '.join(differing)}. Use the settings of before to finish it, "
-            "or delete the file to begin anew"
+            "or delete the file to begin anew (landscape train --restart does)"
         )
         raise CheckpointError(msg)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch.optim import Optimizer
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.optim import SAM
+from landscape.training.ranges import exponent, label_share, real, whole
 
 _BASES: Mapping[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -21,12 +20,33 @@ _BASES: Mapping[str, type[Optimizer]] = {
     "adamw": torch.optim.AdamW,
 }
 BASES = tuple(_BASES)
-OPTIMIZERS = (*BASES, "sam")
-SCHEDULES = ("cosine", "constant")
 DEFAULT_LR = {"sgd": 0.05, "adam": 0.002, "adamw": 0.002}
+# SAM and its variants; ASAM's radius is in units of the weights' own sizes.
+DEFAULT_RHO = {"sam": 0.2, "asam": 0.5, "gsam": 0.2, "usam": 0.2}
+SAM_FAMILY = tuple(DEFAULT_RHO)
+OPTIMIZERS = (*BASES, *SAM_FAMILY)
+SCHEDULES = ("cosine", "constant")
+ADAPTIVE = ("elementwise", "filterwise")
+# What a variant reads that the others do not: always recorded with it, and never without.
+_OWN: Mapping[str, tuple[str, ...]] = {"asam": ("adaptive", "eta"), "gsam": ("gsam_alpha",)}
 # Recorded only where they differ, so that the checkpoints of those who never heard of them stay
 # the same bytes.
-_USUAL = {"base": "sgd", "p": 2.0, "label_noise": 0.0, "split": "train"}
+_USUAL = {
+    **{"base": "sgd", "p": 2.0, "ascent_steps": 1, "micro_batch": None},
+    **{"label_noise": 0.0, "split": "train"},
+}
+# The names of settings that SAM is given, and what it calls them.
+_OF_SAM = {
+    **{"p": "p", "adaptive": "adaptive", "eta": "eta", "gsam_alpha": "gsam_alpha"},
+    "ascent_steps": "n_steps",
+}
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "adaptive": lambda value: one_of(value, ADAPTIVE, what="adaptive neighbourhood"),
+    "eta": lambda value: real("eta", value, least=0.0, advice="0.01 is usual for asam"),
+    "gsam_alpha": lambda value: real(
+        "gsam_alpha", value, least=0.0, advice="0.4 is usual for gsam, 0 is plain sam"
+    ),
+}
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,27 +63,23 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = one_of(given["optimizer"], OPTIMIZERS, what="optimizer")
     one_of(given["schedule"], SCHEDULES, what="schedule")
-    base = one_of(given["base"], BASES, what="base optimizer") if name == "sam" else name
+    of_sam = _of_sam(name, given)
+    base = of_sam.get("base", name)
     lr = DEFAULT_LR[base] if given["lr"] is None else given["lr"]
     momentum = real("momentum", given["momentum"], least=0.0, below=1.0)
-    usual = {
-        "base": base if name == "sam" else "sgd",
-        "p": _exponent(given["p"]) if name == "sam" else 2.0,
-        "label_noise": label_share(given["label_noise"]),
-        "split": given["split"],
-    }
+    rare = {**of_sam, "label_noise": label_share(given["label_noise"]), "split": given["split"]}
     return {
         "optimizer": name,
-        "epochs": whole("epochs", given["epochs"], least=0),
+        "epochs": whole("epochs", given["epochs"], least=0, advice="0 gives the initial weights"),
         "lr": real("lr", lr, least=0.0),
         "momentum": momentum if base == "sgd" else None,
         "weight_decay": real("weight_decay", given["weight_decay"], least=0.0),
-        "rho": real("rho", given["rho"], least=0.0) if name == "sam" else None,
+        "rho": rare.pop("rho", None),
         "batch_size": whole("batch_size", given["batch_size"], least=1),
         "schedule": given["schedule"],
         "seed": whole("seed", given["seed"], least=0),
         "device": str(given["device"]),
-        **{key: value for key, value in usual.items() if value != _USUAL[key]},
+        **{key: value for key, value in rare.items() if key not in _USUAL or value != _USUAL[key]},
     }
 
 
@@ -77,15 +93,36 @@ def make_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
     Returns:
         The optimizer.
     """
-    name = settings["optimizer"]
-    base = settings.get("base", "sgd") if name == "sam" else name
+    name, rho = settings["optimizer"], settings["rho"]
+    base = settings.get("base", "sgd") if name in SAM_FAMILY else name
     keys = ("lr", "momentum", "weight_decay") if base == "sgd" else ("lr", "weight_decay")
     options = {key: settings[key] for key in keys}
-    if name != "sam":
+    if name not in SAM_FAMILY:
         return _BASES[base](model.parameters(), **options)
-    if "p" in settings:
-        options["p"] = settings["p"]
-    return SAM(model.parameters(), _BASES[base], settings["rho"], model=model, **options)
+    options |= {theirs: settings[ours] for ours, theirs in _OF_SAM.items() if ours in settings}
+    return SAM(
+        model.parameters(), _BASES[base], rho, model=model, normalised=name != "usam", **options
+    )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say which settings of two trainings differ.
+
+    Args:
+        before: as `checked` returned them.
+        now: as `checked` returned them.
+
+    Returns:
+        A phrase for each, in the order of the settings.
+
+    >>> differences({"lr": 0.1}, {"lr": 0.1, "eta": 0.01, "p": 3.0})
+    ['eta was not used and is 0.01', 'p was the default and is 3.0']
+    """
+    return [
+        f"{key} was {_shown(before, key)} and is {_shown(now, key)}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
 
 
 def lr_factor(name: str, epochs: int) -> Callable[[int], float]:
@@ -106,71 +143,51 @@ def lr_factor(name: str, epochs: int) -> Callable[[int], float]:
     return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * epoch / max(epochs, 1)))
 
 
-def whole(name: str, value: Any, *, least: int) -> int:
-    """Return a whole number, if it is one.
+def _of_sam(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    # What SAM and its variants read; of the others, nothing.
+    cost = _steps_and_micro_batch(given)
+    if name not in SAM_FAMILY:
+        _refuse_without_sam(name, cost)
+        return {}
+    rho = DEFAULT_RHO[name] if given["rho"] is None else given["rho"]
+    return {
+        "base": one_of(given["base"], BASES, what="base optimizer"),
+        "rho": real("rho", rho, least=0.0, advice="0 is the optimizer without SAM"),
+        "p": _norm(name, given["p"]),
+        **cost,
+        **{key: _CHECKS[key](given[key]) for key in _OWN.get(name, ())},
+    }
 
-    Args:
-        name: of the setting, for the message.
-        value: what was given.
-        least: the smallest that is allowed.
 
-    Returns:
-        The number.
+def _steps_and_micro_batch(given: Mapping[str, Any]) -> dict[str, Any]:
+    steps, size = given["ascent_steps"], given["micro_batch"]
+    advice = "None, the default, takes the whole batch"
+    return {
+        "ascent_steps": whole("ascent_steps", steps, least=1, advice="1 is usual"),
+        "micro_batch": None if size is None else whole("micro_batch", size, least=1, advice=advice),
+    }
 
-    Raises:
-        InvalidArgumentError: if it is something else, or less.
-    """
-    if not isinstance(value, numbers.Integral) or int(value) < least:
-        msg = f"{name} must be a whole number of at least {least}, got {value!r}"
+
+def _refuse_without_sam(name: str, cost: Mapping[str, Any]) -> None:
+    for key, value in cost.items():
+        if value != _USUAL[key]:
+            msg = (
+                f"{key} is a setting of SAM, got {key}={value!r} with the optimizer {name}; "
+                f"leave it out, or take one of {', '.join(SAM_FAMILY)}"
+            )
+            raise InvalidArgumentError(msg)
+
+
+def _norm(name: str, p: Any) -> float:
+    order = exponent(p)
+    if name == "usam" and order != 2:
+        msg = f"usam is defined for p = 2 only, got p = {p!r}; leave p out, or take sam"
         raise InvalidArgumentError(msg)
-    return int(value)
+    return order
 
 
-def real(name: str, value: Any, *, least: float, below: float = math.inf) -> float:
-    """Return a finite number, if it is one.
-
-    Args:
-        name: of the setting, for the message.
-        value: what was given.
-        least: the smallest that is allowed.
-        below: the smallest that is too large.
-
-    Returns:
-        The number.
-
-    Raises:
-        InvalidArgumentError: if it is something else, or out of range.
-    """
-    if not isinstance(value, numbers.Real) or not least <= float(value) < below:
-        upper = f" and below {below:g}" if math.isfinite(below) else ""
-        msg = f"{name} must be a finite number of at least {least:g}{upper}, got {value!r}"
-        raise InvalidArgumentError(msg)
-    return float(value)
-
-
-def label_share(share: Any) -> float:
-    """Return a share of labels, if it is one.
-
-    Args:
-        share: what was given.
-
-    Returns:
-        The share.
-
-    Raises:
-        InvalidArgumentError: if it is not in [0, 1].
-    """
-    if not isinstance(share, numbers.Real) or not 0 <= float(share) <= 1:
-        msg = f"label_noise is a share of the labels, a number from 0 to 1, got {share!r}"
-        raise InvalidArgumentError(msg)
-    return float(share)
-
-
-def _exponent(p: Any) -> float:
-    if not isinstance(p, numbers.Real) or not float(p) >= 1:
-        msg = f"p, the norm of SAM's neighbourhood, must be a number of at least 1, got {p!r}"
-        raise InvalidArgumentError(msg)
-    if float(p) != 2 and "p" not in inspect.signature(SAM).parameters:
-        msg = f"SAM takes the Euclidean norm only, p = 2, got {p!r}; leave p out"
-        raise InvalidArgumentError(msg)
-    return float(p)
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    if key in _USUAL:
+        return str(settings.get(key, "the default"))
+    value = settings.get(key)
+    return "not used" if value is None else str(value)

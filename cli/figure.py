@@ -1,0 +1,120 @@
+"""``landscape figure``: the published figures in kind, on the embedded data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from landscape.errors import one_of
+
+from .output import print_rows, to_json
+
+if TYPE_CHECKING:
+    from landscape.experiments import Outcome
+
+
+@click.command("figure")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--output", "-o", default="figures", show_default=True, type=click.Path(),
+    help="Folder to write the pictures and their study files to.",
+)  # fmt: skip
+@click.option(
+    "--study", default=None, metavar="FILE",
+    help="Study file, if one figure is drawn.  [default: OUTPUT/NAME.db]",
+)  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=None,
+    help="Processes that train and measure.  [default: one for each core, at most 8]",
+)  # fmt: skip
+@click.option("--small", is_flag=True, help="In seconds, to see that it works: means nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def command(
+    names: tuple[str, ...],
+    output: str,
+    study: str | None,
+    workers: int | None,
+    small: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train, measure and draw a published figure in kind; without a NAME, list them.
+
+    What is done already, in the study file or in the folder's .build, is not done again, so that
+    an interrupted figure goes on and a finished one is only drawn. Needs the extra
+    landscape-sharpness[demo].
+
+    \b
+    Examples:
+      landscape figure
+      landscape figure seeds -o figures
+      landscape figure minima spectra noise radius prediction seeds
+    """
+    from landscape.experiments import EXPERIMENTS
+
+    if not names:
+        print_rows([("figure", "what it shows"), *EXPERIMENTS.items()])
+        return
+    for name in names:
+        one_of(name, EXPERIMENTS, what="figure")
+    if study is not None and len(names) > 1:
+        msg = "--study names the file of one figure; leave it out to draw several"
+        raise click.UsageError(msg)
+    folder = Path(output)
+    for name in names:
+        file = Path(study) if study else folder / f"{name}{'-small' if small else ''}.db"
+        outcome = _performed(
+            name, file, folder, workers=workers or _cores(), small=small, quiet=quiet
+        )
+        written = _saved(outcome, file.stem if study is None else name, folder)
+        _say(name, outcome, written, file, as_json=as_json)
+
+
+def _cores() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(8, usable or 1))
+
+
+def _performed(
+    name: str, file: Path, folder: Path, *, workers: int, small: bool, quiet: bool
+) -> Outcome:
+    from landscape.experiments import Bench, perform
+    from landscape.study import Study
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with Study(file) as kept:
+        bench = Bench(
+            study=kept,
+            folder=folder / ".build" / name,
+            workers=workers,
+            progress=False if quiet else None,
+            say=lambda text: click.echo(f"{name}: {text}", err=True),
+        )
+        return perform(name, bench, small=small)
+
+
+def _saved(outcome: Outcome, name: str, folder: Path) -> list[Path]:
+    from landscape.plots import save_figure
+
+    return save_figure(outcome.figure, folder / f"{name}.png", formats=("png", "pdf"))
+
+
+def _say(name: str, outcome: Outcome, written: list[Path], file: Path, *, as_json: bool) -> None:
+    paths = [str(path) for path in written]
+    if as_json:
+        tables = [
+            [dict(zip(table[0], row, strict=True)) for row in table[1:]] for table in outcome.tables
+        ]
+        said = {"figure": name, "tables": tables, "notes": list(outcome.notes), "files": paths}
+        click.echo(to_json({**said, "study": str(file)}))
+        return
+    for table in outcome.tables:
+        print_rows(table)
+        click.echo()
+    for note in outcome.notes:
+        click.echo(note)
+    click.echo(f"Written: {', '.join(paths)}; every number with its evidence: {file}\n")

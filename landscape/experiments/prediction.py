@@ -1,0 +1,176 @@
+"""Does sharpness predict generalisation? Each measure against test error over many models."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from landscape.experiments.outcome import Outcome
+from landscape.experiments.runs import Bench, Found, Run, Trained
+from landscape.intervals import Interval, rank_correlation
+from landscape.measure.averages import average_sharpness
+from landscape.measure.eigenpairs import top_eigenpairs
+from landscape.measure.evaluation import evaluation
+from landscape.measure.flatness import flatness
+from landscape.measure.sharpness import sharpness
+from landscape.measure.traces import trace
+from landscape.plots import correlation_figure
+from landscape.results import (
+    AverageSharpness,
+    Eigenpairs,
+    Evaluation,
+    Flatness,
+    FloatArray,
+    Result,
+    Sharpness,
+    TraceEstimate,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How large the experiment is.
+
+    Attributes:
+        problem: what is trained.
+        epochs: of each training.
+        rhos: radii of SAM; 0 is SGD.
+        lrs: learning rates.
+        batch_sizes: examples in a batch.
+        seeds: number of trainings of each kind.
+        radius: of the plain ball.
+        relative_radius: of the ball that is scaled by the weights.
+        deviation: standard deviation of the noise on each weight.
+    """
+
+    problem: str = "mnist1d-mlp"
+    epochs: int = 40
+    rhos: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
+    lrs: tuple[float, ...] = (0.02, 0.05, 0.1)
+    batch_sizes: tuple[int, ...] = (32, 128)
+    seeds: int = 3
+    radius: float = 0.1
+    relative_radius: float = 1.0
+    deviation: float = 0.01
+
+
+FULL = Plan()
+SMALL = Plan(
+    problem="digits-mlp",
+    epochs=2,
+    rhos=(0.0, 0.1),
+    lrs=(0.02, 0.1),
+    batch_sizes=(64,),
+    seeds=2,
+)
+
+
+def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
+    """Train a grid of models, measure all, and correlate each measure with the test error.
+
+    Args:
+        bench: where to work.
+        plan: how large.
+
+    Returns:
+        Kendall's τ of each measure with the test error over all models, and among models of one
+        radius, with bootstrap intervals.
+
+    References:
+        Jiang et al. 2020, arXiv 1912.02178; Andriushchenko et al. 2023, arXiv 2302.07011.
+    """
+    grid = itertools.product(plan.rhos, plan.lrs, plan.batch_sizes, range(plan.seeds))
+    runs = [_run(plan, rho=rho, lr=lr, batch_size=b, seed=seed) for rho, lr, b, seed in grid]
+    found = bench.do(runs, functools.partial(_measure, plan=plan), what="models")
+    error = np.array([1 - _test(one).metrics["accuracy"] for one in found])
+    measures = {
+        label: np.array([read(one) for one in found]) for label, read in _measures(plan).items()
+    }
+    groups = [f"ρ = {one.run.settings.get('rho', 0.0):g}" for one in found]
+    whole = {label: rank_correlation(values, error) for label, values in measures.items()}
+    within = {
+        label: rank_correlation(values, error, strata=groups) for label, values in measures.items()
+    }
+    figure = correlation_figure(
+        measures,
+        error,
+        whole,
+        groups=groups,
+        within=within,
+        n_test=_test(found[0]).provenance.n_examples,
+    )
+    return Outcome(figure, (_table(whole, within),), _notes(found, error))
+
+
+def _run(plan: Plan, *, rho: float, lr: float, batch_size: int, seed: int) -> Run:
+    settings: dict[str, Any] = {"optimizer": "sgd", "epochs": plan.epochs, "seed": seed}
+    settings |= {"lr": lr, "batch_size": batch_size}
+    if rho:
+        settings |= {"optimizer": "sam", "rho": rho}
+    name = f"{'SAM' if rho else 'SGD'} ρ {rho:g}, lr {lr:g}, batch {batch_size}, seed {seed}"
+    return Run(problem=plan.problem, settings=settings, name=name)
+
+
+def _measure(trained: Trained, *, plan: Plan) -> list[Result]:
+    problem = trained.problem()
+    pairs = top_eigenpairs(problem, 1, progress=False)
+    return [
+        evaluation(problem),
+        evaluation(trained.problem(split="test")),
+        pairs,
+        trace(problem, progress=False),
+        sharpness(problem, plan.radius, eigenvectors=pairs.vectors[:1], progress=False),
+        sharpness(problem, plan.relative_radius, adaptive="elementwise", progress=False),
+        average_sharpness(problem, plan.deviation, prediction=False, tune=False, progress=False),
+        flatness(problem, progress=False),
+    ]
+
+
+def _measures(plan: Plan) -> Mapping[str, Callable[[Found], float]]:
+    def flat(read: Callable[[Flatness], float]) -> Callable[[Found], float]:
+        return lambda one: float(read(one.get(Flatness)))
+
+    return {
+        "training loss": lambda one: one.get(Evaluation).loss,
+        "gradient norm": lambda one: one.get(Evaluation).gradient_norm,
+        "λmax": lambda one: float(one.get(Eigenpairs).values[0]),
+        "trace": lambda one: one.get(TraceEstimate).value,
+        f"sharpness, ρ = {plan.radius:g}": lambda one: (
+            one.get(Sharpness, rho=plan.radius, adaptive=None).value
+        ),
+        f"one step, ρ = {plan.radius:g}": lambda one: (
+            one.get(Sharpness, rho=plan.radius, adaptive=None).one_step
+        ),
+        f"adaptive sharpness, ρ = {plan.relative_radius:g}": lambda one: (
+            one.get(Sharpness, adaptive="elementwise").value
+        ),
+        f"average rise, σ = {plan.deviation:g}": lambda one: one.get(AverageSharpness).value,
+        "1/σ²": flat(lambda f: f.sigma**-2),
+        "1/σ², relative to |w|": flat(lambda f: f.sigma_magnitude**-2),
+        "Fisher-Rao norm": flat(lambda f: f.fisher_rao),
+        "relative flatness": flat(lambda f: float(np.sum(f.relative_flatness))),
+    }
+
+
+def _test(found: Found) -> Evaluation:
+    return found.get(Evaluation, split="test")
+
+
+def _table(whole: dict[str, Interval], within: dict[str, Interval]) -> list[tuple[str, ...]]:
+    header = ("Kendall's τ with test error", "all models", "among models of one ρ")
+    return [header, *((label, str(tau), str(within[label])) for label, tau in whole.items())]
+
+
+def _notes(found: list[Found], error: FloatArray) -> tuple[str, ...]:
+    n = _test(found[0]).provenance.n_examples
+    spread = 100 * float(np.sqrt(error.mean() * (1 - error.mean()) / n))
+    return (
+        f"{len(found)} models, test error {100 * error.min():.1f} to {100 * error.max():.1f} %; "
+        f"one model's error on {n:,} examples is known to ± {spread:.1f} points (one standard "
+        "error), and all share these examples.",
+    )

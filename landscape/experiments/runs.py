@@ -1,0 +1,316 @@
+"""Many trainings and what is measured on each: side by side, kept in a study, never done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from landscape.errors import StudyError
+from landscape.problem import Problem, load_task
+from landscape.progress import progress_bar
+from landscape.results import Result, TrainingLog
+from landscape.study import Entry, Study
+from landscape.study.codec import dumps, loads
+from landscape.training import checkpoint_of_epoch, save_checkpoint, train, training_log
+from landscape.training.settings import checked
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training of an experiment.
+
+    Attributes:
+        problem: name of a built-in problem.
+        settings: arguments of `landscape.training.train`; plain JSON values.
+        name: what people read, unique in the experiment.
+        epochs_kept: epochs after which a checkpoint is measured too, beside the last.
+    """
+
+    problem: str
+    settings: Mapping[str, Any]
+    name: str
+    epochs_kept: tuple[int, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Name of its checkpoint, the same for the same training."""
+        content = dumps([self.problem, self.settings], canonical=True)
+        return f"{self.problem}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.pt"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, to be measured.
+
+    Attributes:
+        run: the training.
+        log: its log.
+        models: the weights by epoch; the last epoch comes last.
+    """
+
+    run: Run
+    log: TrainingLog
+    models: Mapping[int, nn.Module | Path]
+
+    def problem(self, *, split: str = "train", epoch: int | None = None) -> Problem:
+        """Return the problem at the trained weights, with the clean labels.
+
+        Args:
+            split: part of the data.
+            epoch: one of the epochs that were kept; None: the last.
+
+        Returns:
+            The problem, under the name of the run.
+        """
+        last = list(self.models)[-1]
+        epoch = last if epoch is None else epoch
+        name = self.run.name if epoch == last else name_at(self.run.name, epoch)
+        base = load_task(self.run.problem).problem(split=split)
+        return base.at(self.models[epoch], name=name)
+
+
+Measure = Callable[[Trained], Sequence[Result]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study holds of one training.
+
+    Attributes:
+        run: the training.
+        log: its log.
+        results: everything that was measured on its checkpoints.
+    """
+
+    run: Run
+    log: TrainingLog
+    results: tuple[Result, ...]
+
+    def get(
+        self, kind: type[R], *, split: str = "train", epoch: int | None = None, **settings: Any
+    ) -> R:
+        """Return the one result of a kind.
+
+        Args:
+            kind: class of the record.
+            split: part of the data.
+            epoch: one of the epochs that were kept; None: the last.
+            **settings: settings that it was measured with, as far as they tell it from others.
+
+        Returns:
+            The record.
+
+        Raises:
+            StudyError: if there is none.
+        """
+        name = self.run.name if epoch is None else name_at(self.run.name, epoch)
+        for one in self.results:
+            alike = isinstance(one, kind) and one.provenance.split == split and one.name == name
+            if alike and all(one.settings.get(key) == value for key, value in settings.items()):
+                return one  # type: ignore[return-value]
+        asked = ", ".join(f"{key} = {value}" for key, value in settings.items())
+        msg = (
+            f"the study holds no {kind.kind} of {name} on the {split} data"
+            f"{f' with {asked}' if asked else ''}: it was made by another version of this "
+            "experiment; delete the file, or name another with --study"
+        )
+        raise StudyError(msg)
+
+
+def name_at(name: str, epoch: int | str) -> str:
+    """Return the name of a training's checkpoint after an epoch.
+
+    Args:
+        name: of the run.
+        epoch: from 1; empty: what all such names begin with.
+
+    Returns:
+        The name.
+    """
+    return f"{name}, epoch {epoch}"
+
+
+@dataclass
+class Bench:
+    """Where an experiment works: its study, its folder of checkpoints, its processes.
+
+    Attributes:
+        study: where everything is kept, and looked up first.
+        folder: for checkpoints, and for trainings that are not finished.
+        workers: processes that train and measure; 1: this one.
+        progress: whether to draw bars; None: only where stderr is a terminal.
+        say: told what begins, in a few words.
+    """
+
+    study: Study
+    folder: Path
+    workers: int = 1
+    progress: bool | None = None
+    say: Callable[[str], None] = field(default=lambda text: None)
+
+    def do(self, runs: Sequence[Run], measure: Measure, *, what: str) -> list[Found]:
+        """Train and measure what the study does not hold yet.
+
+        Args:
+            runs: the trainings.
+            measure: a function of a module, given to each training, that measures what the
+                experiment needs; it runs in a process of its own.
+            what: a few words for the bar.
+
+        Returns:
+            What the study holds of each run, in their order.
+
+        Raises:
+            LandscapeError: what went wrong in a run; those that were done before are kept.
+        """
+        found = {run.name: _found(self.study, run) for run in runs}
+        missing = [run for run in runs if found[run.name] is None]
+        if missing:
+            self.say(f"{what}: {len(missing)} of {len(runs)} trainings to do")
+        for results in progress_bar(
+            self._work(missing, measure), what=what, total=len(missing), show=self.progress
+        ):
+            # The log last: where it is, everything of its run is.
+            for result in results:
+                self.study.save(result)
+        done = [found[run.name] or _found(self.study, run) for run in runs]
+        return [one for one in done if one is not None]
+
+    def trained(self, runs: Sequence[Run], *, what: str) -> list[Trained]:
+        """Return trained models, to measure in this process.
+
+        Args:
+            runs: the trainings.
+            what: a few words for the bar.
+
+        Returns:
+            The trained models, in the order of the runs.
+        """
+        self.do(runs, measure_nothing, what=what)
+        return [_trained(run, self.folder) for run in runs]
+
+    def _work(self, runs: Sequence[Run], measure: Measure) -> Iterator[list[Result]]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.workers <= 1 or len(runs) <= 1:
+            for run in runs:
+                yield _work_on(run, measure, self.folder)
+            return
+        # Spawned, not forked: a fork of a process in which torch has started threads can hang.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(self.workers, len(runs)), mp_context=context) as pool:
+            try:
+                tasks = [pool.submit(_work_on, run, measure, self.folder) for run in runs]
+                for task in as_completed(tasks):
+                    yield task.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def measure_nothing(trained: Trained) -> list[Result]:
+    """Measure nothing, where only the training is wanted.
+
+    Args:
+        trained: the model.
+
+    Returns:
+        Nothing.
+    """
+    return []
+
+
+def _work_on(run: Run, measure: Measure, folder: Path) -> list[Result]:
+    # One thread each: that is faster for small networks, and gives the same bits for any number
+    # of processes.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        trained = _trained(run, folder)
+        results = [_without_vectors(result) for result in measure(trained)]
+        return [*results, trained.log]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(run: Run, folder: Path) -> Trained:
+    """Train, or go on with a training that was interrupted, or read the finished one."""
+    task, file = load_task(run.problem), folder / run.file
+    epochs = int(run.settings["epochs"])
+    trained = train(
+        task,
+        **run.settings,
+        progress=False,
+        state=file.with_suffix(".state"),
+        checkpoint=file,
+        save_every=1 if run.epochs_kept else 0,
+    )
+    save_checkpoint(trained, file)
+    earlier = [epoch for epoch in run.epochs_kept if epoch != epochs]
+    kept = {epoch: checkpoint_of_epoch(file, epoch, epochs=epochs) for epoch in earlier}
+    base = task.problem(split=trained.settings.get("split", "train"))
+    log = training_log(trained, base.at(trained.model, name=run.name), task=run.problem)
+    return Trained(run, log, {**kept, epochs: trained.model})
+
+
+def _found(study: Study, run: Run) -> Found | None:
+    """Return what a study holds of a training, if it holds its log."""
+    wanted, content = _expected(run), _content(run)
+    for entry in study.entries(TrainingLog.kind):
+        if entry.settings != wanted:
+            continue
+        log = study.load(entry.id)
+        where = log.provenance
+        if isinstance(log, TrainingLog) and content == (
+            where.data_fingerprint,
+            where.problem_fingerprint,
+        ):
+            return Found(run, log, tuple(_measured_on(study, entry, run)))
+    return None
+
+
+def _measured_on(study: Study, log: Entry, run: Run) -> Iterator[Result]:
+    for entry in study.entries():
+        of_run = entry.checkpoint_hash == log.checkpoint_hash
+        if entry.status == "complete" and (of_run or entry.name.startswith(name_at(run.name, ""))):
+            yield study.load(entry.id)
+
+
+def _expected(run: Run) -> Mapping[str, Any]:
+    """Return the settings that the log of a run has."""
+    parameters = inspect.signature(train).parameters.values()
+    usual = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    settings = {"problem": run.problem, **checked({**usual, **run.settings})}
+    plain: Mapping[str, Any] = loads(dumps(settings))
+    return plain
+
+
+@functools.lru_cache
+def _content_of(problem: str, split: str) -> tuple[str, str]:
+    where = load_task(problem).problem(split=split).provenance()
+    return where.data_fingerprint, where.problem_fingerprint
+
+
+def _content(run: Run) -> tuple[str, str]:
+    return _content_of(run.problem, str(run.settings.get("split", "train")))
+
+
+def _without_vectors(result: Result) -> Result:
+    """Leave out vectors of the size of the model: a study of a hundred models would be huge."""
+    n = result.provenance.n_parameters
+    values = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
+    large = [k for k, v in values.items() if isinstance(v, np.ndarray) and n in v.shape]
+    emptied: dict[str, Any] = {name: np.empty(0) for name in large}
+    return dataclasses.replace(result, **emptied)

@@ -1,0 +1,54 @@
+"""How a checkpoint came about: the log of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from landscape.results.base import FloatArray, Result
+from landscape.wording import number
+
+_SHOWN = ("lr", "rho", "p", "batch_size", "weight_decay", "schedule", "seed", "label_noise")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TrainingLog(Result):
+    """The training that led to a checkpoint, epoch by epoch.
+
+    Its provenance is that of the trained weights, on the data that they were trained on without
+    label noise; its settings are all that was asked for, and the name of the problem.
+
+    Attributes:
+        epochs: number of each epoch, from 1, shape (e,).
+        train_loss: mean loss over each epoch, every batch at the weights that it met, shape (e,).
+        lr: learning rate during each epoch, shape (e,).
+        seconds: wall-clock time of each epoch, shape (e,).
+        gradients: how often the gradient of a batch was computed.
+    """
+
+    kind: ClassVar[str] = "training"
+    epochs: FloatArray
+    train_loss: FloatArray
+    lr: FloatArray
+    seconds: FloatArray
+    gradients: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the optimizer, what it was told, and where the training ended, as rows."""
+        asked = self.settings
+        told = {key: asked[key] for key in _SHOWN if asked.get(key) is not None}
+        last = number(float(self.train_loss[-1])) if len(self.train_loss) else "none"
+        return [
+            ("problem", str(asked.get("problem", ""))),
+            ("optimizer", _optimizer(asked)),
+            ("settings", ", ".join(f"{key} {value}" for key, value in told.items())),
+            ("epochs", str(len(self.epochs))),
+            ("mean loss of the last epoch", last),
+            ("gradients of a batch", f"{self.gradients:,}"),
+        ]
+
+
+def _optimizer(asked: Mapping[str, Any]) -> str:
+    base = asked.get("base")
+    return str(asked.get("optimizer", "")) + (f" around {base}" if base else "")

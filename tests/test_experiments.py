@@ -1,0 +1,186 @@
+"""Experiments: nothing is done twice, nothing depends on how many processes work, all is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from landscape.cli import cli
+from landscape.errors import InvalidArgumentError, StudyError
+from landscape.experiments import EXPERIMENTS, Bench, Run, noise, perform, runs, seeds
+from landscape.measure.evaluation import evaluation
+from landscape.problem import load_task
+from landscape.results import Evaluation, Sharpness
+from landscape.study import Study
+from landscape.training import train
+
+pytest.importorskip("sklearn")
+
+
+def run(name: str = "a", *, seed: int = 0, epochs: int = 1, **settings) -> Run:
+    given = {"optimizer": "sgd", "epochs": epochs, "seed": seed, **settings}
+    return Run(problem="digits-mlp", settings=given, name=name)
+
+
+def held_out_loss(trained) -> list:
+    return [evaluation(trained.problem(split="test"))]
+
+
+def bench(folder: Path, study: Study, **options) -> Bench:
+    return Bench(study=study, folder=folder / "build", progress=False, **options)
+
+
+def test_a_run_is_what_the_training_gives_by_itself(tmp_path: Path) -> None:
+    with Study(tmp_path / "s.db") as study:
+        (found,) = bench(tmp_path, study).do([run(epochs=2)], held_out_loss, what="")
+    task = load_task("digits-mlp")
+    trained = train(task, optimizer="sgd", epochs=2, seed=0, progress=False)
+    alone = evaluation(task.problem(split="test").at(trained.model))
+    assert found.get(Evaluation, split="test").loss == alone.loss
+    assert found.log.train_loss.tolist() == [epoch.train_loss for epoch in trained.log]
+    assert found.log.settings["problem"] == "digits-mlp"
+    assert found.log.gradients == trained.gradients == 46
+
+
+def test_what_the_study_holds_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "s.db"
+    asked = [run("a"), run("b", seed=1)]
+    with Study(file) as study:
+        before = bench(tmp_path, study).do(asked, held_out_loss, what="")
+    monkeypatch.setattr(runs, "_work_on", None)  # whoever works now fails
+    with Study(file) as study:
+        after = bench(tmp_path / "elsewhere", study).do(asked, held_out_loss, what="")
+    losses = [
+        [one.get(Evaluation, split="test").loss for one in found] for found in (before, after)
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][1]
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"epochs": 2}, {"lr": 0.01}, {"optimizer": "sam"}, {"label_noise": 0.2}]
+)
+def test_another_training_is_not_taken_for_this_one(tmp_path: Path, other) -> None:
+    with Study(tmp_path / "s.db") as study:
+        (first,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
+        (second,) = bench(tmp_path, study).do([run("b", **other)], held_out_loss, what="")
+    assert first.log.provenance.checkpoint_hash != second.log.provenance.checkpoint_hash
+
+
+def test_the_same_training_said_in_full_is_the_same(tmp_path: Path, monkeypatch) -> None:
+    with Study(tmp_path / "s.db") as study:
+        work = bench(tmp_path, study)
+        work.do([run("a")], held_out_loss, what="")
+        monkeypatch.setattr(runs, "_work_on", None)
+        (again,) = work.do([run("a", lr=0.05, momentum=0.9)], held_out_loss, what="")
+    assert again.log.settings["lr"] == 0.05
+
+
+def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
+    asked = [run(f"seed {seed}", seed=seed) for seed in range(3)]
+    losses = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        with Study(folder / "s.db") as study:
+            found = bench(folder, study, workers=workers).do(asked, held_out_loss, what="")
+        assert [one.run for one in found] == asked
+        losses.append([one.get(Evaluation, split="test").loss for one in found])
+    assert losses[0] == losses[1]
+
+
+def test_a_failure_keeps_what_was_done_before(tmp_path: Path) -> None:
+    asked = [run("good"), run("bad", lr=-1.0)]
+    with Study(tmp_path / "s.db") as study:
+        with pytest.raises(InvalidArgumentError, match="lr"):
+            bench(tmp_path, study).do(asked, held_out_loss, what="")
+        held = study.entries()
+    assert {entry.name for entry in held} <= {"good"}
+
+
+def test_an_epoch_that_was_kept_is_measured_with_its_own_weights(tmp_path: Path) -> None:
+    asked = dataclasses.replace(run("a", epochs=3), epochs_kept=(1, 3))
+    with Study(tmp_path / "s.db") as study:
+        (found,) = bench(tmp_path, study).do([asked], losses_of_epochs, what="")
+    task = load_task("digits-mlp")
+    assert found.get(Evaluation).loss != found.get(Evaluation, epoch=1).loss
+    early = train(
+        task,
+        optimizer="sgd",
+        epochs=3,
+        seed=0,
+        progress=False,
+        checkpoint=tmp_path / "c.pt",
+        save_every=1,
+    )
+    at_1 = task.problem().at(tmp_path / "c-epoch-1.pt")
+    assert found.get(Evaluation, epoch=1).loss == evaluation(at_1).loss
+    assert found.get(Evaluation).loss == evaluation(task.problem().at(early.model)).loss
+
+
+def losses_of_epochs(trained) -> list:
+    return [evaluation(trained.problem(epoch=epoch)) for epoch in (1, 3)]
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with Study(tmp_path / "s.db") as study:
+        (found,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
+    with pytest.raises(StudyError, match=r"no sharpness of a on the train data with rho = 0.1"):
+        found.get(Sharpness, rho=0.1)
+    with pytest.raises(StudyError, match="no loss of a on the train data"):
+        found.get(Evaluation)
+
+
+def test_vectors_of_the_size_of_the_model_are_not_kept(tmp_path: Path) -> None:
+    plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+    with Study(tmp_path / "s.db") as study:
+        seeds.perform(bench(tmp_path, study), plan)
+        kept = [study.load(entry.id) for entry in study.entries("sharpness")]
+    assert [one.epsilon.size for one in kept] == [0, 0]
+    assert all(one.value > 0 for one in kept)
+
+
+def test_the_radius_is_chosen_by_validation_accuracy_alone(tmp_path: Path, monkeypatch) -> None:
+    plan = dataclasses.replace(noise.SMALL, shares=(0.0,), rhos=(0.05, 5.0), epochs=4)
+    with Study(tmp_path / "s.db") as study:
+        work = bench(tmp_path, study)
+        chosen = noise._chosen(work, plan)
+        tuned = [study.load(entry.id) for entry in study.entries("loss")]
+    by_rho = {one.name.split()[2]: one.metrics["accuracy"] for one in tuned}
+    assert {one.provenance.split for one in tuned} == {"validation"}
+    assert by_rho["0.05"] > by_rho["5"]  # a radius of 5 learns nothing
+    assert chosen == [0.05]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_figure_is_drawn_and_drawn_again_from_its_study_alone(
+    tmp_path: Path, name: str, monkeypatch
+) -> None:
+    pytest.importorskip("mnist1d")
+    with Study(tmp_path / "s.db") as study:
+        first = perform(name, bench(tmp_path, study), small=True)
+    monkeypatch.setattr(runs, "train", None)  # whoever trains now fails
+    with Study(tmp_path / "s.db") as study:
+        again = perform(name, bench(tmp_path / "elsewhere", study), small=True)
+    assert again.tables == first.tables
+    assert again.notes == first.notes
+    for table in first.tables:
+        assert len(table) >= 3
+        assert len({len(row) for row in table}) == 1
+    assert first.figure.axes
+
+
+def test_the_command_lists_and_refuses() -> None:
+    runner = CliRunner()
+    listed = runner.invoke(cli, ["figure"])
+    assert listed.exit_code == 0
+    assert all(name in listed.stdout for name in EXPERIMENTS)
+    with pytest.raises(InvalidArgumentError, match="seeds"):
+        runner.invoke(cli, ["figure", "seedz"], catch_exceptions=False)
+    two = runner.invoke(cli, ["figure", "seeds", "noise", "--study", "x.db"])
+    assert two.exit_code == 2
+    assert "one figure" in two.stderr
