@@ -24,7 +24,7 @@ from landscape.files import write_file
 from landscape.measured import Comparison, Measured
 from landscape.plots import words
 from landscape.plots.contrast_blocks import ball_outline
-from landscape.plots.interactive import inert
+from landscape.plots.interactive.common import inert
 from landscape.plots.reliefs import HEIGHT, LIGHT, light
 from landscape.plots.scales import common_scale
 from landscape.plots.style import Picture, fit, plain, text_width, wrap

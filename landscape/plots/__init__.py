@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from landscape.plots.correlations import correlation_figure as correlation_figure
     from landscape.plots.densities import density_figure as density_figure
     from landscape.plots.differences import difference_figure as difference_figure
-    from landscape.plots.interactive import contrast_interactive as contrast_interactive
-    from landscape.plots.interactive import surface_interactive as surface_interactive
-    from landscape.plots.interactive_areas import area_interactive as area_interactive
-    from landscape.plots.interactive_areas import band_interactive as band_interactive
-    from landscape.plots.interactive_areas import difference_interactive as difference_interactive
-    from landscape.plots.interactive_lines import line_interactive as line_interactive
-    from landscape.plots.interactive_lines import sharpness_interactive as sharpness_interactive
-    from landscape.plots.interactive_paths import path_interactive as path_interactive
-    from landscape.plots.interactive_profiles import profile_interactive as profile_interactive
-    from landscape.plots.interactive_runs import trajectory_interactive as trajectory_interactive
-    from landscape.plots.interactive_spectra import density_interactive as density_interactive
-    from landscape.plots.interactive_spectra import eigs_interactive as eigs_interactive
-    from landscape.plots.interactive_spectra import sweep_interactive as sweep_interactive
-    from landscape.plots.interactive_spectra import trace_interactive as trace_interactive
-    from landscape.plots.interactive_theory import theory_interactive as theory_interactive
-    from landscape.plots.interactive_training import training_interactive as training_interactive
+    from landscape.plots.interactive.areas import area_interactive as area_interactive
+    from landscape.plots.interactive.areas import band_interactive as band_interactive
+    from landscape.plots.interactive.areas import difference_interactive as difference_interactive
+    from landscape.plots.interactive.lines import line_interactive as line_interactive
+    from landscape.plots.interactive.lines import sharpness_interactive as sharpness_interactive
+    from landscape.plots.interactive.paths import path_interactive as path_interactive
+    from landscape.plots.interactive.profiles import profile_interactive as profile_interactive
+    from landscape.plots.interactive.runs import trajectory_interactive as trajectory_interactive
+    from landscape.plots.interactive.spectra import density_interactive as density_interactive
+    from landscape.plots.interactive.spectra import eigs_interactive as eigs_interactive
+    from landscape.plots.interactive.spectra import sweep_interactive as sweep_interactive
+    from landscape.plots.interactive.spectra import trace_interactive as trace_interactive
+    from landscape.plots.interactive.surfaces import contrast_interactive as contrast_interactive
+    from landscape.plots.interactive.surfaces import surface_interactive as surface_interactive
+    from landscape.plots.interactive.theory import theory_interactive as theory_interactive
+    from landscape.plots.interactive.training import training_interactive as training_interactive
     from landscape.plots.lines import line_figure as line_figure
     from landscape.plots.noise import noise_figure as noise_figure
     from landscape.plots.paired import seeds_figure as seeds_figure
@@ -58,44 +58,44 @@ if TYPE_CHECKING:
 _HOME = {
     "Scale": "scales",
     "area_figure": "areas",
-    "area_interactive": "interactive_areas",
+    "area_interactive": "interactive.areas",
     "band_figure": "bands",
-    "band_interactive": "interactive_areas",
+    "band_interactive": "interactive.areas",
     "common_scale": "scales",
     "contrast": "contrasts",
-    "contrast_interactive": "interactive",
+    "contrast_interactive": "interactive.surfaces",
     "correlation_figure": "correlations",
     "density_figure": "densities",
-    "density_interactive": "interactive_spectra",
+    "density_interactive": "interactive.spectra",
     "difference_figure": "differences",
-    "difference_interactive": "interactive_areas",
+    "difference_interactive": "interactive.areas",
     "eigs_figure": "spectra",
-    "eigs_interactive": "interactive_spectra",
+    "eigs_interactive": "interactive.spectra",
     "line_figure": "lines",
-    "line_interactive": "interactive_lines",
+    "line_interactive": "interactive.lines",
     "noise_figure": "noise",
     "path_figure": "paths",
-    "path_interactive": "interactive_paths",
+    "path_interactive": "interactive.paths",
     "profile_figure": "profiles",
-    "profile_interactive": "interactive_profiles",
+    "profile_interactive": "interactive.profiles",
     "radius_figure": "radii",
     "save_figure": "saving",
     "seeds_figure": "paired",
     "sharpness_figure": "spectra",
-    "sharpness_interactive": "interactive_lines",
+    "sharpness_interactive": "interactive.lines",
     "spectra_over_training": "training_spectra",
     "surface_figure": "surfaces",
-    "surface_interactive": "interactive",
+    "surface_interactive": "interactive.surfaces",
     "sweep_figure": "sweeps",
-    "sweep_interactive": "interactive_spectra",
+    "sweep_interactive": "interactive.spectra",
     "theory_figure": "theory",
-    "theory_interactive": "interactive_theory",
+    "theory_interactive": "interactive.theory",
     "trace_figure": "traces",
     "training_figure": "training",
-    "training_interactive": "interactive_training",
+    "training_interactive": "interactive.training",
     "trajectory_figure": "runs",
-    "trajectory_interactive": "interactive_runs",
-    "trace_interactive": "interactive_spectra",
+    "trajectory_interactive": "interactive.runs",
+    "trace_interactive": "interactive.spectra",
 }
 
 _STILL = {

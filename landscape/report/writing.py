@@ -14,7 +14,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.files import write_file
 from landscape.measured import Comparison, Measured
 from landscape.plots import contrast, eigs_interactive, line_interactive, surface_interactive
-from landscape.plots.interactive import common_ranges
+from landscape.plots.interactive.surfaces import common_ranges
 from landscape.plots.page import figure_json, named, page, picture, table, text
 from landscape.plots.saving import picture_bytes
 from landscape.plots.scales import common_scale

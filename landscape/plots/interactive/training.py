@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from landscape.plots.interactive import inert, layout
-from landscape.plots.interactive_lines import LEGEND
+from landscape.plots.interactive.common import LEGEND, inert, layout
 from landscape.plots.lines import called_by
 from landscape.plots.style import colour, shorten
 from landscape.results import TrainingLog

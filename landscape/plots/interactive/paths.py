@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from landscape.errors import one_of
-from landscape.plots.interactive import inert, layout
-from landscape.plots.interactive_lines import band
+from landscape.plots.interactive.common import inert, layout
+from landscape.plots.interactive.lines import band
 from landscape.plots.paths import (
     LOSS_LABEL,
     PATH_SCALES,

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.plots.interactive import inert, layout
-from landscape.plots.interactive_lines import LEGEND
+from landscape.plots.interactive.common import LEGEND, inert, layout
 from landscape.plots.lines import called_by
 from landscape.plots.profiles import check_profiles, positive, x_label
 from landscape.plots.style import colour, shorten

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from landscape.errors import one_of
 from landscape.plots import words
 from landscape.plots.densities import Y_AXES, DensityView, density_label, density_view
-from landscape.plots.interactive import inert, layout
-from landscape.plots.interactive_lines import LEGEND, LINE_DASHES, SYMBOLS, band
+from landscape.plots.interactive.common import LEGEND, LINE_DASHES, SYMBOLS, inert, layout
+from landscape.plots.interactive.lines import band
 from landscape.plots.lines import called_by
 from landscape.plots.scales import Scale, symlog_ticks
 from landscape.plots.spectra import n_places_of, places, tick_labels

@@ -17,8 +17,8 @@ from landscape.plots.differences import (
     difference_of,
     difference_ticks,
 )
-from landscape.plots.interactive import colour_scale, inert, layout
-from landscape.plots.interactive_lines import LEGEND, band
+from landscape.plots.interactive.common import LEGEND, colour_scale, inert, layout
+from landscape.plots.interactive.lines import band
 from landscape.plots.lines import called_by
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import colour, shorten

@@ -10,16 +10,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from landscape.plots import words
-from landscape.plots.interactive import inert, layout
+from landscape.plots.interactive.common import LEGEND, LINE_DASHES, inert, layout
 from landscape.plots.lines import called_by, use_distance
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import colour, shorten
 from landscape.results import Line, Sharpness
 from landscape.wording import number
-
-LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
-LINE_DASHES = ("solid", "dash", "dot", "dashdot")
-SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 
 
 def line_interactive(

@@ -10,8 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots.interactive import layout
-from landscape.plots.interactive_lines import LINE_DASHES, SYMBOLS
+from landscape.plots.interactive.common import LINE_DASHES, SYMBOLS, layout
 from landscape.plots.style import colour
 from landscape.plots.theory import (
     PANEL_TITLES,

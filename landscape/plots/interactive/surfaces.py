@@ -1,28 +1,23 @@
-"""The same pictures to turn and to read off, made with plotly.
-
-Names of checkpoints come from outside and plotly reads a small markup language: every text from a
-record goes through `inert` first.
-"""
+"""Surfaces as reliefs to turn, one or several on one scale, made with plotly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import plotly.graph_objects as go
 
 from landscape.errors import InvalidArgumentError
 from landscape.measured import Comparison
 from landscape.plots import words
+from landscape.plots.interactive.common import colour_scale, inert, layout
 from landscape.plots.runs import check_runs
 from landscape.plots.scales import Scale, common_scale
-from landscape.plots.style import COLOUR_MAP, clean, colour, shorten
+from landscape.plots.style import COLOUR_MAP, colour, shorten
 from landscape.plots.surfaces import check_grid
 from landscape.results import Surface, Trajectory
 
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 CAMERA = {"eye": {"x": 1.5, "y": -1.85, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.12}}
 _BAD = "#B00000"
 
@@ -134,7 +129,7 @@ def add_runs(
         scale: what it is drawn on.
         scene: the scene that it belongs to.
     """
-    from landscape.plots.interactive_runs import run_traces
+    from landscape.plots.interactive.runs import run_traces
 
     check_runs(surface, runs)
     if runs:
@@ -301,68 +296,9 @@ def colour_axis(scale: Scale, *, cmap: str = COLOUR_MAP) -> dict[str, Any]:
     }
 
 
-def inert(text: str) -> str:
-    """Return text that plotly shows as it stands: no markup, no link, no template.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The text with the signs that plotly reads written as entities.
-
-    >>> inert("<b>%{x}</b>")
-    '&lt;b&gt;%&#123;x}&lt;/b&gt;'
-    """
-    safe = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return safe.replace("%{", "%&#123;")
-
-
-def colour_scale(cmap: str) -> list[list[Any]]:
-    """Return a matplotlib colour map as plotly reads it.
-
-    Args:
-        cmap: its name.
-
-    Returns:
-        Places from 0 to 1 with their colours.
-
-    Raises:
-        InvalidArgumentError: if there is none of that name.
-    """
-    try:
-        table = mpl.colormaps[cmap](np.linspace(0, 1, 17))
-    except KeyError as error:
-        msg = f"unknown colour map {cmap!r}: name one of matplotlib's, such as viridis or cividis"
-        raise InvalidArgumentError(msg) from error
-    shades = [mpl.colors.to_hex(shade) for shade in table]
-    return [[k / 16, shade] for k, shade in enumerate(shades)]
-
-
 def _cell(k: int, n: int) -> tuple[float, float, float, float]:
     columns, rows = min(n, 4), -(-n // 4)
     column, row = k % 4, k // 4
     width, height = 0.94 / columns, 1.0 / rows
     low = 1 - (row + 1) * height
     return column * width, (column + 1) * width, low, low + 0.93 * height
-
-
-def layout(*, height: int) -> dict[str, Any]:
-    """Return what every interactive picture looks like.
-
-    Args:
-        height: in pixels.
-
-    Returns:
-        A plotly layout.
-    """
-    return {
-        "template": "simple_white",
-        "font": {"family": FONT, "size": 13, "color": "#1a1a1a"},
-        "height": height,
-        "margin": {"l": 10, "r": 10, "t": 50, "b": 10},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "hoverlabel": {"namelength": -1},
-        # plotly offers to upload the data to a server of its own
-        "modebar": {"remove": ["sendChartToCloud", "sendDataToCloud", "lasso2d", "select2d"]},
-    }

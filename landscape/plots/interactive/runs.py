@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from landscape.plots.interactive import inert, layout
+from landscape.plots.interactive.common import inert, layout
 from landscape.plots.lines import called_by
 from landscape.plots.runs import named_runs, relief_dots, relief_path, run_colour, run_names
 from landscape.plots.scales import Scale
