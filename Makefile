@@ -18,6 +18,7 @@ test: $(READY)
 figures: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/curvature.sh
+	$(BIN)/landscape figure minima spectra noise radius prediction seeds -o figures
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py

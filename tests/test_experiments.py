@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from landscape.cli import cli
-from landscape.errors import InvalidArgumentError, StudyError
+from landscape.errors import InvalidArgumentError, LandscapeError, StudyError
 from landscape.experiments import EXPERIMENTS, Bench, Run, noise, perform, runs, seeds
+from landscape.experiments.processes import side_by_side
 from landscape.measure.evaluation import evaluation
 from landscape.problem import load_task
 from landscape.results import Evaluation, Sharpness
@@ -99,6 +106,79 @@ def test_a_failure_keeps_what_was_done_before(tmp_path: Path) -> None:
             bench(tmp_path, study).do(asked, held_out_loss, what="")
         held = study.entries()
     assert {entry.name for entry in held} <= {"good"}
+
+
+def patient(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def angry(number: int) -> int:
+    if number == 0:
+        message = "no zero, please"
+        raise InvalidArgumentError(message)
+    time.sleep(60)
+    return number
+
+
+def suicidal(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_first_failure_ends_the_other_processes_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(InvalidArgumentError, match="no zero"):
+        list(side_by_side(angry, [1, 0], workers=2))
+    assert time.monotonic() - started < 50
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_was_killed_is_said_in_words() -> None:
+    with pytest.raises(LandscapeError, match=r"ended from outside.*--workers 1"):
+        list(side_by_side(suicidal, [1, 2], workers=2))
+
+
+SCRIPT = """
+from test_experiments import patient
+from landscape.experiments.processes import side_by_side
+if __name__ == "__main__":
+    for _ in side_by_side(patient, [0.0, 600.0, 600.0], workers=2):
+        print("one is done", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, how: int) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT)
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    # A group of its own, so that what is left of it can be counted.
+    process = subprocess.Popen(
+        [sys.executable, str(file)],
+        env={**os.environ, **paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"one is done\n"
+    os.kill(process.pid, how)
+    process.wait(timeout=60)
+    process.stdout.close()
+    deadline = time.monotonic() + 60
+    while is_alive(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_an_epoch_that_was_kept_is_measured_with_its_own_weights(tmp_path: Path) -> None:

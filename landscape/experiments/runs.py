@@ -6,9 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 from landscape.errors import StudyError
+from landscape.experiments.processes import side_by_side
 from landscape.problem import Problem, load_task
 from landscape.progress import progress_bar
 from landscape.results import Result, TrainingLog
@@ -207,17 +206,13 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.workers <= 1 or len(runs) <= 1:
             for run in runs:
-                yield _work_on(run, measure, self.folder)
+                yield _work_on(run, measure=measure, folder=self.folder)
             return
-        # Spawned, not forked: a fork of a process in which torch has started threads can hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self.workers, len(runs)), mp_context=context) as pool:
-            try:
-                tasks = [pool.submit(_work_on, run, measure, self.folder) for run in runs]
-                for task in as_completed(tasks):
-                    yield task.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        yield from side_by_side(
+            functools.partial(_work_on, measure=measure, folder=self.folder),
+            runs,
+            workers=min(self.workers, len(runs)),
+        )
 
 
 def measure_nothing(trained: Trained) -> list[Result]:
@@ -232,7 +227,7 @@ def measure_nothing(trained: Trained) -> list[Result]:
     return []
 
 
-def _work_on(run: Run, measure: Measure, folder: Path) -> list[Result]:
+def _work_on(run: Run, *, measure: Measure, folder: Path) -> list[Result]:
     # One thread each: that is faster for small networks, and gives the same bits for any number
     # of processes.
     threads = torch.get_num_threads()
