@@ -40,6 +40,7 @@ class Measured:
         worst_line: loss along the checkpoint's own worst-case direction.
         random_line: loss along a filter-normalised random direction.
         trajectories: training runs in the plane of the surface, to be drawn on it.
+        others: the newest result of each kind that plays no part above.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Measured:
     worst_line: Line | None = None
     random_line: Line | None = None
     trajectories: tuple[Trajectory, ...] = ()
+    others: tuple[Result, ...] = ()
 
     def roles(self) -> dict[str, Result]:
         """Return everything that was measured, by the part that it plays here.

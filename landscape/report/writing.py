@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import plotly.offline
 
+from landscape import plots
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError
 from landscape.files import write_file
@@ -32,6 +33,24 @@ _KINDS = {
     "surface": "Loss surface",
     "worst_line": "Line along the worst case",
     "random_line": "Line along a random direction",
+}
+
+_DRAWN = {
+    "training": "Training",
+    "density": "Spectral density",
+    "trace": "Trace of the Hessian",
+    "profile": "Sharpness by radius",
+    "path": "Paths between checkpoints",
+    "trajectory": "Training runs in a plane",
+}
+_OTHERS = {
+    **_DRAWN,
+    "m-sharpness": "Sharpness on subsets of the data",
+    "steps": "Sharpness by number of steps",
+    "average": "Average rise under noise",
+    "flatness": "Measures of flatness",
+    "differences": "Differences to another checkpoint",
+    "doctor": "Diagnosis",
 }
 
 _FORET = '<a href="https://arxiv.org/abs/2010.01412">Foret et al. 2021, arXiv:2010.01412</a>'
@@ -95,6 +114,7 @@ def write_report(
         _reliefs(comparison, figures),
         _lines(comparison, figures),
         _spectra(comparison, figures),
+        _further(comparison),
         _details(comparison),
         f'<section id="definitions"><h2>How to read this</h2>{_DEFINITIONS}</section>',
         _reproduce(comparison),
@@ -222,6 +242,35 @@ def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
     )
 
 
+def _further(comparison: Comparison) -> str:
+    parts = [_pictures(kind, heading, comparison) for kind, heading in _DRAWN.items()]
+    if not any(parts):
+        return ""
+    return f'<section id="further"><h2>Further measurements</h2>{"".join(parts)}</section>'
+
+
+def _pictures(kind: str, heading: str, comparison: Comparison) -> str:
+    """Draw what was measured of a kind, together where it can be and else one by one."""
+    found = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
+    if not found:
+        return ""
+    try:
+        images = [_picture(kind, found)]
+    except InvalidArgumentError:  # such as profiles of different norms
+        images = [_picture(kind, [one]) for one in found]
+    cards = "".join(f'<figure class="card scroll">{image}</figure>' for image in images)
+    return f"<h3>{heading}</h3>{cards}"
+
+
+def _picture(kind: str, found: Sequence[tuple[str, Result]]) -> str:
+    names, records = [name for name, _ in found], [one for _, one in found]
+    # Runs have names of their own.
+    options = {} if kind == "trajectory" else {"names": names}
+    figure = getattr(plots, f"{kind}_figure")(records, **options)
+    alt = f"{_DRAWN[kind]} of {_and([shorten(name) for name in names])}."
+    return picture(picture_bytes(figure, "png", dpi=120), alt=alt)
+
+
 def _details(comparison: Comparison) -> str:
     parts = [_model_details(i, model) for i, model in enumerate(comparison.models)]
     return f'<section id="details"><h2>Each checkpoint</h2>{"".join(parts)}</section>'
@@ -229,8 +278,8 @@ def _details(comparison: Comparison) -> str:
 
 def _model_details(index: int, model: Measured) -> str:
     parts = []
-    for field, heading in _KINDS.items():
-        result: Result | None = getattr(model, field)
+    own = [(heading, getattr(model, field)) for field, heading in _KINDS.items()]
+    for heading, result in [*own, *((_OTHERS[one.kind], one) for one in model.others)]:
         if result is None:
             continue
         rows = [
@@ -289,7 +338,8 @@ def _brief(value: Any) -> str:
 
 
 def _of(model: Measured) -> Iterable[Result]:
-    return [result for field in _KINDS if (result := getattr(model, field)) is not None]
+    own = [result for field in _KINDS if (result := getattr(model, field)) is not None]
+    return [*own, *model.others]
 
 
 def _results(comparison: Comparison) -> list[tuple[Measured, Result]]:

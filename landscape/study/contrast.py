@@ -10,6 +10,11 @@ _FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
 _LOSSES = ("evaluation", "test")
 _LAID_OUT = ("surface", "random_line", "sharpness")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
+APART = (
+    *("training", "density", "trace", "profile", "m-sharpness", "steps", "average", "flatness"),
+    *("path", "trajectory", "differences", "doctor"),
+)
+"""Kinds that stand for themselves, in the order in which to show them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +47,10 @@ class Candidate:
     def role(self) -> str | None:
         """Field of `landscape.measured.Measured` that it can fill; None for what is another thing.
 
-        Other lines and other operators than the Hessian are.
+        Other lines and other operators than the Hessian are. A kind of `APART` is its own role.
         """
+        if self.kind in APART:
+            return self.kind
         plain = {"operator": "hessian", "scale": "none", "adaptive": "none"}
         if any(self.settings.get(key, v) != v for key, v in plain.items()):
             return None
@@ -117,7 +124,8 @@ def _roles(measured: Sequence[Candidate], alike: Mapping[str, str | None]) -> di
         # Five eigenvalues are not hidden by one that was asked for later.
         if one.role == "eigenpairs" and _n_pairs(one) > _n_pairs(newest[one.role]):
             newest[one.role] = one
-    others = {one.data_fingerprint for role, one in newest.items() if role not in _LOSSES}
+    apart = {*_LOSSES, *APART}
+    others = {one.data_fingerprint for role, one in newest.items() if role not in apart}
     for one in measured:
         # The loss beside a sharpness is the loss on the same data, even if another is newer.
         if one.role == "evaluation" and one.data_fingerprint in others:

@@ -22,7 +22,7 @@ from landscape.results import (
     to_record,
 )
 from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
-from landscape.study.contrast import Candidate, choose
+from landscape.study.contrast import APART, Candidate, choose
 from landscape.study.file import StudyFile
 from landscape.study.grid import Grid
 
@@ -279,7 +279,9 @@ class Study:
                 }
                 surface = results.get("surface")
                 runs = () if surface is None else self._runs(connection, rows, surface)
-                models.append(Measured(name=name, trajectories=runs, **results))
+                found = {kind: results.pop(kind, None) for kind in APART}
+                others = tuple(one for one in found.values() if one is not None and one not in runs)
+                models.append(Measured(name=name, trajectories=runs, others=others, **results))
         return Comparison(models=tuple(models))
 
     def _runs(
