@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from landscape import plots
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.measured import Comparison, Measured
 from landscape.report import write_report
+from landscape.study import Study
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -231,6 +233,60 @@ def test_missing_parts_are_left_out(tmp_path, part):
     assert ("spectra" in checker.ids) == (part == "eigenvalues")
     if part in {"loss", "a name only", "sharpness", "one eigenvalue"}:
         assert page.stat().st_size < 50_000  # no figure, no plotly.js
+
+
+OTHERS = (
+    samples.training,
+    samples.density,
+    samples.trace,
+    samples.profile,
+    samples.path,
+    samples.trajectory,
+    samples.subset_sharpness,
+    samples.stepwise,
+    samples.average,
+    samples.flatness,
+    samples.differences,
+    samples.diagnosis,
+)
+
+
+def test_whatever_else_was_measured_is_shown_with_all_its_numbers(tmp_path):
+    models = [
+        dataclasses.replace(make(name), others=tuple(other(name) for other in OTHERS))
+        for name, make in (("SGD", samples.sharp), ("SAM", samples.wide))
+    ]
+    page = write_report(samples.comparison(*models), tmp_path / "all.html")
+    source = own_part(page)
+    further = source.partition('id="further"')[2].partition("</section>")[0]
+    for heading in ("Training", "Spectral density", "Trace of the Hessian", "Sharpness by radius"):
+        assert f"<h3>{heading}</h3>" in further
+    assert further.count("<img") == 6  # the two checkpoints in one picture of each kind
+    read = " ".join(html.unescape(source).split())
+    for other in OTHERS:
+        for label, value in other("SGD").rows():
+            assert " ".join(label.split()) in read
+            assert " ".join(value.split()) in read
+
+
+def test_what_cannot_be_drawn_together_is_drawn_one_by_one(tmp_path):
+    models = [
+        dataclasses.replace(samples.measured(name), others=(samples.profile(name, p=p),))
+        for name, p in (("a", 2.0), ("b", math.inf))
+    ]
+    source = own_part(write_report(samples.comparison(*models), tmp_path / "two.html"))
+    assert source.partition('id="further"')[2].partition("</section>")[0].count("<img") == 2
+
+
+def test_a_study_gives_a_report_the_newest_of_each_further_kind(tmp_path):
+    old, new = samples.profile("a", k=4), samples.profile("a", k=6)
+    new = dataclasses.replace(new, settings={**new.settings, "again": True})
+    with Study(tmp_path / "s.db") as study:
+        for record in (samples.sharpness("a"), old, samples.training("a"), new):
+            study.save(record)
+        (model,) = study.comparison().models
+    assert [one.kind for one in model.others] == ["training", "profile"]
+    assert len(model.others[1].rhos) == 6
 
 
 def test_parts_may_be_missing_of_some_checkpoints_only(tmp_path):
