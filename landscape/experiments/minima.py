@@ -65,7 +65,7 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
 
 
 def _title(plan: Plan) -> str:
-    return f"{plan.problem}: the same network and data, SGD and SAM (ρ = {plan.rho:g})"
+    return f"{plan.problem}: SGD and SAM (ρ = {plan.rho:g})"
 
 
 def _measured(bench: Bench, runs: list[Run], plan: Plan) -> Comparison:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class Plan:
         radius: of the plain ball.
         relative_radius: of the ball that is scaled by the weights.
         deviation: standard deviation of the noise on each weight.
+        like: how many models of like training loss are compared with each other.
     """
 
     problem: str = "mnist1d-mlp"
@@ -57,6 +58,7 @@ class Plan:
     radius: float = 0.1
     relative_radius: float = 1.0
     deviation: float = 0.01
+    like: int = 8
 
 
 FULL = Plan()
@@ -67,6 +69,7 @@ SMALL = Plan(
     lrs=(0.02, 0.1),
     batch_sizes=(64,),
     seeds=2,
+    like=4,
 )
 
 
@@ -78,8 +81,8 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         plan: how large.
 
     Returns:
-        Kendall's τ of each measure with the test error over all models, and among models of one
-        radius, with bootstrap intervals.
+        Kendall's τ of each measure with the test error over all models, among models of one
+        radius, and among models of like training loss, with bootstrap intervals.
 
     References:
         Jiang et al. 2020, arXiv 1912.02178; Andriushchenko et al. 2023, arXiv 2302.07011.
@@ -92,19 +95,25 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         label: np.array([read(one) for one in found]) for label, read in _measures(plan).items()
     }
     groups = [f"ρ = {one.run.settings.get('rho', 0.0):g}" for one in found]
-    whole = {label: rank_correlation(values, error) for label, values in measures.items()}
-    within = {
-        label: rank_correlation(values, error, strata=groups) for label, values in measures.items()
-    }
+    alike = like_models(measures["training loss"], size=plan.like)
+
+    def taus(strata: Sequence[object] | None) -> dict[str, Interval]:
+        return {
+            label: rank_correlation(values, error, strata=strata)
+            for label, values in measures.items()
+        }
+
+    whole, by_rho, by_loss = taus(None), taus(groups), taus(alike)
     figure = correlation_figure(
         measures,
         error,
         whole,
         groups=groups,
-        within=within,
+        within=by_loss,
+        within_what="models of like training loss",
         n_test=_test(found[0]).provenance.n_examples,
     )
-    return Outcome(figure, (_table(whole, within),), _notes(found, error))
+    return Outcome(figure, (_table(whole, by_rho, by_loss),), _notes(found, error))
 
 
 def _run(plan: Plan, *, rho: float, lr: float, batch_size: int, seed: int) -> Run:
@@ -161,9 +170,34 @@ def _test(found: Found) -> Evaluation:
     return found.get(Evaluation, split="test")
 
 
-def _table(whole: dict[str, Interval], within: dict[str, Interval]) -> list[tuple[str, ...]]:
-    header = ("Kendall's τ with test error", "all models", "among models of one ρ")
-    return [header, *((label, str(tau), str(within[label])) for label, tau in whole.items())]
+def like_models(loss: FloatArray, *, size: int) -> list[int]:
+    """Put models of like training loss together.
+
+    A measure can rank models by how far they were trained and say nothing beyond that; among models
+    of like training loss it has to tell more.
+
+    Args:
+        loss: training loss of each model, shape (n,).
+        size: least number of models in a group.
+
+    Returns:
+        The number of its group for each model, groups ascending in loss and of equal sizes, or
+        sizes that differ by one.
+
+    >>> like_models(np.array([0.3, 0.1, 0.2, 0.4]), size=2)
+    [1, 0, 0, 1]
+    """
+    ranks = np.argsort(np.argsort(loss, kind="stable"), kind="stable")
+    groups: list[int] = (ranks * max(1, len(loss) // size) // len(loss)).tolist()
+    return groups
+
+
+def _table(
+    whole: dict[str, Interval], by_rho: dict[str, Interval], by_loss: dict[str, Interval]
+) -> list[tuple[str, ...]]:
+    header = ("Kendall's τ with test error", "all models", "of one ρ", "of like training loss")
+    columns = (whole, by_rho, by_loss)
+    return [header, *((label, *(str(taus[label]) for taus in columns)) for label in whole)]
 
 
 def _notes(found: list[Found], error: FloatArray) -> tuple[str, ...]:

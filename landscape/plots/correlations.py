@@ -51,6 +51,7 @@ def correlation_figure(
     *,
     groups: Sequence[str],
     within: Mapping[str, Interval] | None = None,
+    within_what: str = "models of one group",
     n_test: int,
     title: str | None = None,
     caption: bool = True,
@@ -62,7 +63,8 @@ def correlation_figure(
         error: test error of each model in [0, 1], shape (n_models,).
         correlations: τ of each measure with the error and its interval; the order is kept.
         groups: for each model, the group whose colour it has, such as ``ρ = 0.1``.
-        within: τ of each measure where only models of one group of settings are compared.
+        within: τ of each measure where only some of the models are compared with each other.
+        within_what: which models those are.
         n_test: number of test examples.
         title: a line above the picture, or None.
         caption: whether to write under the picture what it shows.
@@ -78,13 +80,12 @@ def correlation_figure(
     parts = [
         f"left: Kendall's τ of each measure with the test error over {lost.size} models, with "
         "bootstrap intervals over models; τ > 0: the larger the measure, the more errors",
-        "squares: only models of one group of equal settings are compared" if within else "",
+        f"squares: only {within_what} are compared with each other" if within else "",
         f"right: each measure against the test error on {n_test:,} examples, one mark per model",
         f"{len(shown)} of {len(correlations)} measures are shown on the right"
         if len(shown) < len(correlations)
         else "",
         left_out([*found.values(), lost]),
-        "whatever comes out is shown",
     ]
     looks = group_looks(groups)
     key, n_rows = _key_rows(len(looks)), -(-len(shown) // _COLUMNS)
@@ -93,7 +94,7 @@ def correlation_figure(
     figure, box = frame(parts, title=title, caption=caption, key=max(key, 2), room=room)
     left = box[0] - 0.5
     forest = place(figure, (left + _NAMES, box[1], _FOREST, height))
-    _draw_forest(forest, correlations, within)
+    _draw_forest(forest, correlations, within, within_what)
     field = (left + _NAMES + _FOREST + _GAP, box[1], _RIGHT, height)
     panels = [place(figure, part) for part in _grid(field, len(shown))]
     for axes, name in zip(panels, shown, strict=True):
@@ -125,12 +126,15 @@ def group_looks(groups: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _draw_forest(
-    axes: Axes, correlations: Mapping[str, Interval], within: Mapping[str, Interval] | None
+    axes: Axes,
+    correlations: Mapping[str, Interval],
+    within: Mapping[str, Interval] | None,
+    within_what: str,
 ) -> None:
     series: list[tuple[str, Mapping[str, Interval], str, float]] = [
         ("all models", correlations, "o", -0.14 if within else 0.0)
     ]
-    series += [("within groups", within, "s", 0.14)] if within else []
+    series += [(within_what, within, "s", 0.14)] if within else []
     names = list(correlations)
     for k, (label, found, sign, shift) in enumerate(series):
         rows = [found[name] for name in names]
