@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -57,7 +57,10 @@ def command(
     from landscape.experiments import EXPERIMENTS
 
     if not names:
-        print_rows([("figure", "what it shows"), *EXPERIMENTS.items()])
+        if as_json:
+            click.echo(to_json(EXPERIMENTS))
+        else:
+            print_rows([("figure", "what it shows"), *EXPERIMENTS.items()])
         return
     for name in names:
         one_of(name, EXPERIMENTS, what="figure")
@@ -65,13 +68,20 @@ def command(
         msg = "--study names the file of one figure; leave it out to draw several"
         raise click.UsageError(msg)
     folder = Path(output)
+    said = []
     for name in names:
-        file = Path(study) if study else folder / f"{name}{'-small' if small else ''}.db"
+        stem = f"{name}-small" if small else name
+        file = Path(study) if study else folder / f"{stem}.db"
         outcome = _performed(
             name, file, folder, workers=workers or _cores(), small=small, quiet=quiet
         )
-        written = _saved(outcome, file.stem if study is None else name, folder)
-        _say(name, outcome, written, file, as_json=as_json)
+        written = [str(path) for path in _saved(outcome, stem, folder)]
+        if as_json:
+            said.append({"figure": name, **_plain(outcome), "files": written, "study": str(file)})
+        else:
+            _say(outcome, written, file)
+    if as_json:
+        click.echo(to_json(said))
 
 
 def _cores() -> int:
@@ -103,18 +113,17 @@ def _saved(outcome: Outcome, name: str, folder: Path) -> list[Path]:
     return save_figure(outcome.figure, folder / f"{name}.png", formats=("png", "pdf"))
 
 
-def _say(name: str, outcome: Outcome, written: list[Path], file: Path, *, as_json: bool) -> None:
-    paths = [str(path) for path in written]
-    if as_json:
-        tables = [
-            [dict(zip(table[0], row, strict=True)) for row in table[1:]] for table in outcome.tables
-        ]
-        said = {"figure": name, "tables": tables, "notes": list(outcome.notes), "files": paths}
-        click.echo(to_json({**said, "study": str(file)}))
-        return
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    tables = [
+        [dict(zip(table[0], row, strict=True)) for row in table[1:]] for table in outcome.tables
+    ]
+    return {"tables": tables, "notes": list(outcome.notes)}
+
+
+def _say(outcome: Outcome, written: list[str], file: Path) -> None:
     for table in outcome.tables:
         print_rows(table)
         click.echo()
     for note in outcome.notes:
         click.echo(note)
-    click.echo(f"Written: {', '.join(paths)}; every number with its evidence: {file}\n")
+    click.echo(f"Written: {', '.join(written)}; every number with its evidence: {file}\n")

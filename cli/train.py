@@ -14,9 +14,9 @@ from .output import to_json
 
 if TYPE_CHECKING:
     from landscape.problem import Task
+    from landscape.study import Study
     from landscape.training import Trained
 
-if TYPE_CHECKING:
     Names = click.Choice[str]
 else:
     Names = click.Choice  # not generic before click 8.2
@@ -116,6 +116,7 @@ def command(
       landscape train --problem mnist1d-mlp --optimizer adamw --label-noise 0.2 -o noisy.safetensors
     """
     from landscape.problem import load_task
+    from landscape.study import Study
     from landscape.training import check_checkpoint_path, save_checkpoint, train
 
     task = load_task(problem)
@@ -123,12 +124,13 @@ def command(
     state = file.with_name(f"{file.name}.state")
     if restart:
         state.unlink(missing_ok=True)
-    trained = train(
-        task, **settings, state=state, checkpoint=file, progress=False if quiet else None
-    )
-    path = save_checkpoint(trained, output)
+    with Study(study) as opened:  # first, for a file that cannot be used fails here
+        trained = train(
+            task, **settings, state=state, checkpoint=file, progress=False if quiet else None
+        )
+        path = save_checkpoint(trained, output)
+        kept = _keep_log(trained, task, path, opened)
     state.unlink(missing_ok=True)  # not before the result is safe
-    kept = _keep_log(trained, task, path, study)
     last = trained.log[-1].train_loss if trained.log else float("nan")
     summary = {
         "checkpoint": str(path),
@@ -151,9 +153,8 @@ def command(
         click.echo(f"Log stored in {study}.")
 
 
-def _keep_log(trained: Trained, task: Task, path: Path, study: str) -> bool:
+def _keep_log(trained: Trained, task: Task, path: Path, study: Study) -> bool:
     """Put the log into the study; say so where the data cannot be told from others."""
-    from landscape.study import Study
     from landscape.training import training_log
 
     split = trained.settings.get("split", "train")
@@ -161,8 +162,7 @@ def _keep_log(trained: Trained, task: Task, path: Path, study: str) -> bool:
         problem = task.problem(split=split).at(trained.model, name=path.stem)
         log = training_log(trained, problem, task=task.name)
     except DataError as error:
-        click.echo(f"The log is not kept in {study}: {error}", err=True)
+        click.echo(f"The log is not kept in {study.path}: {error}", err=True)
         return False
-    with Study(study) as kept:
-        kept.save(log)
+    study.save(log)
     return True

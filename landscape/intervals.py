@@ -159,15 +159,18 @@ def rank_correlation(
     resamples: int = 2000,
     seed: int = 0,
     strata: Sequence[object] | None = None,
+    clusters: Sequence[object] | None = None,
 ) -> Interval:
     """Return a rank correlation over models, with a percentile bootstrap interval.
 
     Kendall's τ-b is (C − D) / √((P − Tx)(P − Ty)) with C concordant, D discordant, Tx and Ty tied
     of P pairs. Spearman's ρ is Pearson's correlation of the ranks, ties at their mean rank. With
     strata only models of one stratum are compared: τ-b counts the pairs inside strata, and ρ takes
-    ranks inside each, centred there. Models are resampled, inside strata where there are any;
-    a resample with all x or all y equal has no correlation and is left out. An order without a
-    single exception has none in any resample either, so that its interval has no width.
+    ranks inside each, centred there. Models are resampled, inside strata where there are any; with
+    clusters, such as the seeds of one setting, whole clusters are, for models of one cluster are no
+    independent evidence. A resample with all x or all y equal has no correlation and is left out.
+    An order without a single exception has none in any resample either, so that its interval has no
+    width.
 
     Args:
         x: one number for each model, shape (n,).
@@ -177,6 +180,7 @@ def rank_correlation(
         resamples: how many bootstrap samples of the models to draw.
         seed: of the resampling; the global generator is not touched.
         strata: for each model, the group it is compared in, n labels; None: all are compared.
+        clusters: for each model, what it is drawn together with, n labels; None: each by itself.
 
     Returns:
         The correlation and its interval; all NaN where x or y is constant (in every stratum).
@@ -198,16 +202,21 @@ def rank_correlation(
     one_of(method, METHODS, what="rank correlation")
     _check_level(level)
     first, second = _pairs(x, y, names=("x", "y"))
-    groups = _groups(strata, first.size)
+    groups = _groups(strata, first.size, what="strata")
     if first.size < 2 or resamples < 1:
         msg = (
             f"got {first.size} models and resamples = {resamples}; expected two models or more "
             "and resamples of 1 or more"
         )
         raise InvalidArgumentError(msg)
+    drawing = _draws(groups, resamples, seed)
+    if clusters is not None:
+        together = _groups(clusters, first.size, what="clusters")
+        whole = np.zeros(together.max() + 1, dtype=np.int64)
+        drawing = _draws(whole, resamples, seed)[:, together]
     statistic = _taus if method == "kendall" else _spearmans
     value = float(statistic(first, second, groups, np.ones((1, first.size)))[0])
-    drawn = statistic(first, second, groups, _draws(groups, resamples, seed))
+    drawn = statistic(first, second, groups, drawing)
     drawn = drawn[np.isfinite(drawn)]
     if not (math.isfinite(value) and drawn.size):
         return Interval(value, math.nan, math.nan, first.size)
@@ -261,14 +270,14 @@ def _quotients(order: FloatArray, in_x: FloatArray, in_y: FloatArray) -> FloatAr
     return np.where(known, np.clip(order / scale, -1.0, 1.0), np.nan)
 
 
-def _groups(strata: Sequence[object] | None, n: int) -> npt.NDArray[np.int64]:
-    if strata is None:
+def _groups(labels: Sequence[object] | None, n: int, *, what: str) -> npt.NDArray[np.int64]:
+    if labels is None:
         return np.zeros(n, dtype=np.int64)
-    if len(strata) != n:
-        msg = f"strata must hold one label for each of {n} models; got {len(strata)}"
+    if len(labels) != n:
+        msg = f"{what} must hold one label for each of {n} models; got {len(labels)}"
         raise InvalidArgumentError(msg)
-    known = {label: k for k, label in enumerate(dict.fromkeys(strata))}
-    return np.array([known[label] for label in strata], dtype=np.int64)
+    known = {label: k for k, label in enumerate(dict.fromkeys(labels))}
+    return np.array([known[label] for label in labels], dtype=np.int64)
 
 
 def _pairs(

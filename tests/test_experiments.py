@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from landscape.cli import cli
 from landscape.errors import InvalidArgumentError, LandscapeError, StudyError
 from landscape.experiments import EXPERIMENTS, Bench, Run, noise, perform, runs, seeds
 from landscape.experiments.processes import side_by_side
+from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.evaluation import evaluation
 from landscape.problem import load_task
 from landscape.results import Evaluation, Sharpness
@@ -100,12 +102,12 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
 
 
 def test_a_failure_keeps_what_was_done_before(tmp_path: Path) -> None:
-    asked = [run("good"), run("bad", lr=-1.0)]
+    asked = [run("good"), run("bad", lr=1e30)]
     with Study(tmp_path / "s.db") as study:
-        with pytest.raises(InvalidArgumentError, match="lr"):
+        with pytest.raises(LandscapeError, match=r"^bad: the training loss of epoch 1 is"):
             bench(tmp_path, study).do(asked, held_out_loss, what="")
         held = study.entries()
-    assert {entry.name for entry in held} <= {"good"}
+    assert {entry.name for entry in held} == {"good"}
 
 
 def patient(seconds: float) -> float:
@@ -205,6 +207,61 @@ def losses_of_epochs(trained) -> list:
     return [evaluation(trained.problem(epoch=epoch)) for epoch in (1, 3)]
 
 
+def test_epochs_of_two_trainings_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    found = []
+    with Study(tmp_path / "s.db") as study:
+        for lr in (0.01, 0.05):
+            asked = dataclasses.replace(run("a", epochs=3, lr=lr), epochs_kept=(1, 3))
+            found += bench(tmp_path, study).do([asked], losses_of_epochs, what="")
+    losses = [[one.get(Evaluation, epoch=epoch).loss for epoch in (None, 1)] for one in found]
+    assert len({loss for pair in losses for loss in pair}) == 4
+
+
+def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path) -> None:
+    with Study(tmp_path / "s.db") as study:
+        work = bench(tmp_path, study)
+        plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+        tables = [
+            seeds.perform(work, dataclasses.replace(plan, radii=radii)).tables[0]
+            for radii in ((0.1,), (0.2,), (0.1,))
+        ]
+    assert tables[0] == tables[2]
+    rises = [float(table[2][1].split()[0]) for table in tables]
+    assert rises[1] > 1.5 * rises[0]
+
+
+def test_what_lacks_its_vectors_is_not_taken_for_a_whole_measurement(tmp_path: Path) -> None:
+    plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+    with Study(tmp_path / "s.db") as study:
+        work = bench(tmp_path, study)
+        seeds.perform(work, plan)
+        problem = load_task("digits-mlp").problem()
+        (file, *_) = sorted((tmp_path / "build").glob("*.pt"))
+        pairs = top_eigenpairs(problem.at(file), 1, study=study, progress=False)
+    assert pairs.vectors.shape == (1, problem.space.n)
+
+
+def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> None:
+    with Study(tmp_path / "s.db") as study:
+        (before,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
+    task = load_task("digits-mlp")
+
+    def louder(split: str):
+        x, y = task.data(split)
+        return 1.5 * x, y
+
+    changed = dataclasses.replace(task, data=louder)
+    monkeypatch.setattr(runs, "load_task", lambda name: changed)
+    runs._content_of.cache_clear()
+    try:
+        with Study(tmp_path / "s.db") as study:
+            (after,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
+    finally:
+        runs._content_of.cache_clear()
+    hashes = {one.log.provenance.checkpoint_hash for one in (before, after)}
+    assert len(hashes) == 2
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with Study(tmp_path / "s.db") as study:
         (found,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
@@ -252,6 +309,26 @@ def test_each_figure_is_drawn_and_drawn_again_from_its_study_alone(
         assert len(table) >= 3
         assert len({len(row) for row in table}) == 1
     assert first.figure.axes
+
+
+def test_the_command_draws_keeps_and_says(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    command = ["figure", "seeds", "--small", "-o", "out", "--workers", "1", "--quiet"]
+    first = runner.invoke(cli, command)
+    assert first.exit_code == 0, first.output
+    assert "λmax of the Hessian" in first.stdout
+    assert {file.name for file in Path("out").iterdir() if file.is_file()} == {
+        "seeds-small.db",
+        "seeds-small.pdf",
+        "seeds-small.png",
+    }
+    assert Path("out/seeds-small.png").read_bytes().startswith(b"\x89PNG")
+    elsewhere = ["--json", "--study", "out/seeds-small.db", "-o", "other"]
+    again = runner.invoke(cli, [*command[:3], *elsewhere])
+    (said,) = json.loads(again.stdout)
+    assert said["files"] == [str(Path("other") / f"seeds-small.{s}") for s in ("png", "pdf")]
+    assert said["tables"][0][0]["SGD"] in first.stdout
 
 
 def test_the_command_lists_and_refuses() -> None:

@@ -193,3 +193,25 @@ def test_the_truth_of_a_gaussian_is_covered(method):
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(InvalidArgumentError, match=re.escape(message)):
         call()
+
+
+def test_models_of_one_cluster_are_drawn_together():
+    """Copies of a model are no evidence: the interval is that of one of each."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=20)
+    y = x + generator.normal(size=20)
+    clusters = np.repeat(np.arange(20), 3).tolist()
+    alone = rank_correlation(x, y)
+    copies = rank_correlation(np.repeat(x, 3), np.repeat(y, 3), clusters=clusters)
+    naive = rank_correlation(np.repeat(x, 3), np.repeat(y, 3))
+    assert copies.value == pytest.approx(alone.value)
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high))
+    assert naive.high - naive.low < 0.75 * (alone.high - alone.low)
+
+
+def test_each_model_by_itself_is_no_cluster():
+    x, y = np.random.default_rng(1).normal(size=(2, 15))
+    by_itself = rank_correlation(x, y, clusters=list(range(15)))
+    assert by_itself == rank_correlation(x, y)
+    with pytest.raises(InvalidArgumentError, match="clusters must hold one label for each of 15"):
+        rank_correlation(x, y, clusters=[1, 2])

@@ -69,12 +69,13 @@ def test_at_a_minimum_no_number_of_steps_climbs() -> None:
     assert sharpness(problem, 0.3, progress=False).value > 0.01
 
 
-def test_the_cost_is_one_gradient_for_each_step_and_one_for_each_end(tmp_path) -> None:
+def test_the_cost_is_a_gradient_for_each_step_and_a_pass_for_each_end(tmp_path) -> None:
     problem, _, _ = least_squares()
     with Study(tmp_path / "s.db") as study:
         found = stepwise_sharpness(problem, 0.3, steps=(1, 4), study=study, progress=False)
         again = stepwise_sharpness(problem, 0.3, steps=(1, 4), study=study, progress=False)
-    assert found.cost.gradients == 1 + (0 + 1) + (3 + 1)  # the first gradient serves all
+    assert found.cost.gradients == 1 + 0 + 3  # the first gradient serves all
+    assert found.cost.forwards == 2
     assert again.provenance.created == found.provenance.created
     assert again.rises.tolist() == found.rises.tolist()
 

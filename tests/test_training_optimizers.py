@@ -214,6 +214,18 @@ def test_a_noisy_task_has_the_labels_of_the_training():
     assert torch.equal(noisy.data("train")[1], expected)
     assert int((expected != clean).sum()) == round(0.2 * 1437)
     assert torch.equal(noisy.data("test")[1], task.data("test")[1])
+    fit = with_label_noise(task, 0.2, seed=3, split="fit")
+    wrong = fit.data("fit")[1] != task.data("fit")[1]
+    assert int(wrong.sum()) == round(0.2 * 1150)
+    assert torch.equal(fit.data("train")[1], clean)
+
+
+@pytest.mark.parametrize(
+    "name", ["epochs", "seed", "lr", "rho", "batch_size", "label_noise", "p", "micro_batch"]
+)
+def test_true_is_no_number(name):
+    with pytest.raises(InvalidArgumentError, match="got True"):
+        train(line(), **{"optimizer": "sam", "epochs": 1, name: True})
 
 
 class Examples(Dataset):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Found, Run, Trained
@@ -56,7 +57,7 @@ class Plan:
     batch_sizes: tuple[int, ...] = (32, 128)
     seeds: int = 3
     radius: float = 0.1
-    relative_radius: float = 1.0
+    relative_radius: float = 0.5
     deviation: float = 0.01
     like: int = 8
 
@@ -89,17 +90,33 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     """
     grid = itertools.product(plan.rhos, plan.lrs, plan.batch_sizes, range(plan.seeds))
     runs = [_run(plan, rho=rho, lr=lr, batch_size=b, seed=seed) for rho, lr, b, seed in grid]
-    found = bench.do(runs, functools.partial(_measure, plan=plan), what="models")
+    found = bench.do(
+        runs,
+        functools.partial(
+            _measure,
+            radius=plan.radius,
+            relative_radius=plan.relative_radius,
+            deviation=plan.deviation,
+        ),
+        what="models",
+    )
     error = np.array([1 - _test(one).metrics["accuracy"] for one in found])
     measures = {
         label: np.array([read(one) for one in found]) for label, read in _measures(plan).items()
     }
     groups = [f"ρ = {one.run.settings.get('rho', 0.0):g}" for one in found]
+    settings = [one.run.name.rpartition(", seed")[0] for one in found]
+    known = {label: np.isfinite(values) for label, values in measures.items()}
     alike = like_models(measures["training loss"], size=plan.like)
 
     def taus(strata: Sequence[object] | None) -> dict[str, Interval]:
         return {
-            label: rank_correlation(values, error, strata=strata)
+            label: rank_correlation(
+                values[known[label]],
+                error[known[label]],
+                strata=None if strata is None else _at(strata, known[label]),
+                clusters=_at(settings, known[label]),
+            )
             for label, values in measures.items()
         }
 
@@ -113,7 +130,7 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         within_what="models of like training loss",
         n_test=_test(found[0]).provenance.n_examples,
     )
-    return Outcome(figure, (_table(whole, by_rho, by_loss),), _notes(found, error))
+    return Outcome(figure, (_table(whole, by_rho, by_loss),), _notes(found, error, known))
 
 
 def _run(plan: Plan, *, rho: float, lr: float, batch_size: int, seed: int) -> Run:
@@ -125,7 +142,9 @@ def _run(plan: Plan, *, rho: float, lr: float, batch_size: int, seed: int) -> Ru
     return Run(problem=plan.problem, settings=settings, name=name)
 
 
-def _measure(trained: Trained, *, plan: Plan) -> list[Result]:
+def _measure(
+    trained: Trained, *, radius: float, relative_radius: float, deviation: float
+) -> list[Result]:
     problem = trained.problem()
     pairs = top_eigenpairs(problem, 1, progress=False)
     return [
@@ -133,9 +152,9 @@ def _measure(trained: Trained, *, plan: Plan) -> list[Result]:
         evaluation(trained.problem(split="test")),
         pairs,
         trace(problem, progress=False),
-        sharpness(problem, plan.radius, eigenvectors=pairs.vectors[:1], progress=False),
-        sharpness(problem, plan.relative_radius, adaptive="elementwise", progress=False),
-        average_sharpness(problem, plan.deviation, prediction=False, tune=False, progress=False),
+        sharpness(problem, radius, eigenvectors=pairs.vectors[:1], progress=False),
+        sharpness(problem, relative_radius, adaptive="elementwise", progress=False),
+        average_sharpness(problem, deviation, prediction=False, tune=False, progress=False),
         flatness(problem, progress=False),
     ]
 
@@ -144,23 +163,25 @@ def _measures(plan: Plan) -> Mapping[str, Callable[[Found], float]]:
     def flat(read: Callable[[Flatness], float]) -> Callable[[Found], float]:
         return lambda one: float(read(one.get(Flatness)))
 
+    def plain(one: Found) -> Sharpness:
+        return one.get(Sharpness, rho=plan.radius, adaptive=None)
+
+    def adaptive(one: Found) -> Sharpness:
+        return one.get(Sharpness, rho=plan.relative_radius, adaptive="elementwise")
+
     return {
         "training loss": lambda one: one.get(Evaluation).loss,
         "gradient norm": lambda one: one.get(Evaluation).gradient_norm,
         "λmax": lambda one: float(one.get(Eigenpairs).values[0]),
         "trace": lambda one: one.get(TraceEstimate).value,
-        f"sharpness, ρ = {plan.radius:g}": lambda one: (
-            one.get(Sharpness, rho=plan.radius, adaptive=None).value
+        f"sharpness ≥, ρ = {plan.radius:g}": lambda one: plain(one).value,
+        f"one step, ρ = {plan.radius:g}": lambda one: plain(one).one_step,
+        f"adaptive ≥, ρ = {plan.relative_radius:g}": lambda one: adaptive(one).value,
+        f"average rise, σ = {plan.deviation:g}": lambda one: (
+            one.get(AverageSharpness, rho=plan.deviation).value
         ),
-        f"one step, ρ = {plan.radius:g}": lambda one: (
-            one.get(Sharpness, rho=plan.radius, adaptive=None).one_step
-        ),
-        f"adaptive sharpness, ρ = {plan.relative_radius:g}": lambda one: (
-            one.get(Sharpness, adaptive="elementwise").value
-        ),
-        f"average rise, σ = {plan.deviation:g}": lambda one: one.get(AverageSharpness).value,
-        "1/σ²": flat(lambda f: f.sigma**-2),
-        "1/σ², relative to |w|": flat(lambda f: f.sigma_magnitude**-2),
+        "1/σ²": flat(lambda f: float(np.float64(f.sigma) ** -2)),
+        "1/σ², relative to |w|": flat(lambda f: float(np.float64(f.sigma_magnitude) ** -2)),
         "Fisher-Rao norm": flat(lambda f: f.fisher_rao),
         "relative flatness": flat(lambda f: float(np.sum(f.relative_flatness))),
     }
@@ -168,6 +189,10 @@ def _measures(plan: Plan) -> Mapping[str, Callable[[Found], float]]:
 
 def _test(found: Found) -> Evaluation:
     return found.get(Evaluation, split="test")
+
+
+def _at(labels: Sequence[object], chosen: npt.NDArray[np.bool_]) -> list[object]:
+    return [label for label, one in zip(labels, chosen, strict=True) if one]
 
 
 def like_models(loss: FloatArray, *, size: int) -> list[int]:
@@ -200,11 +225,22 @@ def _table(
     return [header, *((label, *(str(taus[label]) for taus in columns)) for label in whole)]
 
 
-def _notes(found: list[Found], error: FloatArray) -> tuple[str, ...]:
+def _notes(
+    found: list[Found], error: FloatArray, known: Mapping[str, npt.NDArray[np.bool_]]
+) -> tuple[str, ...]:
     n = _test(found[0]).provenance.n_examples
     spread = 100 * float(np.sqrt(error.mean() * (1 - error.mean()) / n))
-    return (
+    searches = [r for one in found for r in one.results if isinstance(r, Sharpness)]
+    open_ones = sum(not r.converged for r in searches)
+    lost = sum(int((~finite).sum()) for finite in known.values())
+    notes = [
         f"{len(found)} models, test error {100 * error.min():.1f} to {100 * error.max():.1f} %; "
         f"one model's error on {n:,} examples is known to ± {spread:.1f} points (one standard "
         "error), and all share these examples.",
-    )
+        "Intervals: settings are resampled, the seeds of one setting together.",
+        f"Sharpness is found by search, a lower bound; {open_ones} of {len(searches)} searches did "
+        "not converge.",
+    ]
+    if lost:
+        notes.append(f"{lost} numbers that are not finite were left out.")
+    return tuple(notes)

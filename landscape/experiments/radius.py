@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Found, Run, Trained
-from landscape.intervals import difference_interval, mean_interval
+from landscape.intervals import difference_interval, mean_interval, ratio_interval
 from landscape.measure.evaluation import evaluation
 from landscape.measure.sharpness import sharpness
 from landscape.measure.steps import STEPS, stepwise_sharpness
@@ -66,14 +66,19 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         for rho in plan.rhos
         for seed in range(plan.seeds)
     ]
-    found = bench.do(runs, functools.partial(_measure, plan=plan), what="radius and m")
+    found = bench.do(
+        runs,
+        functools.partial(_measure, climbed=plan.climbed, steps=plan.steps),
+        what="radius and m",
+    )
     wrong = np.array([1 - _test(one).metrics["accuracy"] for one in found])
     baseline = wrong[: plan.seeds]
     shape = (len(plan.sizes), len(plan.rhos), plan.seeds)
     by_m = dict(zip(plan.sizes, wrong[plan.seeds :].reshape(shape), strict=True))
+    ones = [one for one in found if _is_climbed(one.run, plan.climbed)]
     climbed = {
-        "SGD": [one for one in found if one.run.settings["optimizer"] == "sgd"],
-        "SAM": [one for one in found if _is_climbed(one.run, plan) and "rho" in one.run.settings],
+        "SGD": [one for one in ones if one.run.settings["optimizer"] == "sgd"],
+        f"SAM, ρ = {plan.climbed:g}": [one for one in ones if "rho" in one.run.settings],
     }
     rises = {
         name: np.array([one.get(StepwiseSharpness).rises for one in ones]).T
@@ -107,18 +112,18 @@ def _run(plan: Plan, *, seed: int, rho: float | None = None, m: int | None = Non
     return Run(problem=plan.problem, settings=settings, name=name)
 
 
-def _is_climbed(run: Run, plan: Plan) -> bool:
+def _is_climbed(run: Run, climbed: float) -> bool:
     given = run.settings
-    return "micro_batch" not in given and given.get("rho") in {None, plan.climbed}
+    return "micro_batch" not in given and given.get("rho") in {None, climbed}
 
 
-def _measure(trained: Trained, *, plan: Plan) -> list[Result]:
+def _measure(trained: Trained, *, climbed: float, steps: tuple[int, ...]) -> list[Result]:
     results: list[Result] = [evaluation(trained.problem(split="test"))]
-    if _is_climbed(trained.run, plan):
+    if _is_climbed(trained.run, climbed):
         problem = trained.problem()
         results += [
-            stepwise_sharpness(problem, plan.climbed, steps=plan.steps, progress=False),
-            sharpness(problem, plan.climbed, progress=False),
+            stepwise_sharpness(problem, climbed, steps=steps, progress=False),
+            sharpness(problem, climbed, progress=False),
         ]
     return results
 
@@ -146,7 +151,8 @@ def _climbs(
     rows: list[tuple[str, ...]] = [header]
     for name, by_step in rises.items():
         for k, values in zip(plan.steps, by_step, strict=True):
-            share = str(mean_interval(100 * values / searched[name]))
+            positive = (values > 0).all() and (searched[name] > 0).all()
+            share = str(ratio_interval(100 * values, searched[name])) if positive else ""
             rows.append((name, str(k), str(mean_interval(values)), share))
         rows.append((name, "search", str(mean_interval(searched[name])), ""))
     return rows

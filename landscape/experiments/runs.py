@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape.errors import StudyError
+from landscape.errors import CheckpointError, LandscapeError, StudyError
 from landscape.experiments.processes import side_by_side
 from landscape.problem import Problem, load_task
 from landscape.progress import progress_bar
 from landscape.results import Result, TrainingLog
 from landscape.study import Entry, Study
 from landscape.study.codec import dumps, loads
+from landscape.training import Trained as Finished
 from landscape.training import checkpoint_of_epoch, save_checkpoint, train, training_log
 from landscape.training.settings import checked
 
@@ -45,10 +47,26 @@ class Run:
     epochs_kept: tuple[int, ...] = ()
 
     @property
-    def file(self) -> str:
-        """Name of its checkpoint, the same for the same training."""
+    def digest(self) -> str:
+        """Twelve hexadecimal digits, the same for the same training."""
         content = dumps([self.problem, self.settings], canonical=True)
-        return f"{self.problem}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.pt"
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def file(self) -> str:
+        """Name of its checkpoint."""
+        return f"{self.problem}-{self.digest}.pt"
+
+    def name_at(self, epoch: int | None) -> str:
+        """Return the name of the checkpoint after an epoch, which no other training has.
+
+        Args:
+            epoch: one of those that were kept; None: the last.
+
+        Returns:
+            The name.
+        """
+        return self.name if epoch is None else f"{self.name}, epoch {epoch} [{self.digest}]"
 
 
 @dataclass(frozen=True)
@@ -76,10 +94,9 @@ class Trained:
             The problem, under the name of the run.
         """
         last = list(self.models)[-1]
-        epoch = last if epoch is None else epoch
-        name = self.run.name if epoch == last else name_at(self.run.name, epoch)
+        name = self.run.name_at(None if epoch == last else epoch)
         base = load_task(self.run.problem).problem(split=split)
-        return base.at(self.models[epoch], name=name)
+        return base.at(self.models[last if epoch is None else epoch], name=name)
 
 
 Measure = Callable[[Trained], Sequence[Result]]
@@ -116,7 +133,7 @@ class Found:
         Raises:
             StudyError: if there is none.
         """
-        name = self.run.name if epoch is None else name_at(self.run.name, epoch)
+        name = self.run.name_at(epoch)
         for one in self.results:
             alike = isinstance(one, kind) and one.provenance.split == split and one.name == name
             if alike and all(one.settings.get(key) == value for key, value in settings.items()):
@@ -128,19 +145,6 @@ class Found:
             "experiment; delete the file, or name another with --study"
         )
         raise StudyError(msg)
-
-
-def name_at(name: str, epoch: int | str) -> str:
-    """Return the name of a training's checkpoint after an epoch.
-
-    Args:
-        name: of the run.
-        epoch: from 1; empty: what all such names begin with.
-
-    Returns:
-        The name.
-    """
-    return f"{name}, epoch {epoch}"
 
 
 @dataclass
@@ -164,10 +168,13 @@ class Bench:
     def do(self, runs: Sequence[Run], measure: Measure, *, what: str) -> list[Found]:
         """Train and measure what the study does not hold yet.
 
+        What the study holds counts if it came of the same training and of the same measuring, that
+        is of ``measure`` with the same arguments.
+
         Args:
-            runs: the trainings.
-            measure: a function of a module, given to each training, that measures what the
-                experiment needs; it runs in a process of its own.
+            runs: the trainings, each with a name of its own.
+            measure: a function of a module, or a `functools.partial` of one, that is given each
+                training and measures what the experiment needs; it may run in another process.
             what: a few words for the bar.
 
         Returns:
@@ -176,8 +183,9 @@ class Bench:
         Raises:
             LandscapeError: what went wrong in a run; those that were done before are kept.
         """
-        found = {run.name: _found(self.study, run) for run in runs}
-        missing = [run for run in runs if found[run.name] is None]
+        label = _label(measure)
+        found = [_found(self.study, run, label) for run in runs]
+        missing = [run for run, one in zip(runs, found, strict=True) if one is None]
         if missing:
             self.say(f"{what}: {len(missing)} of {len(runs)} trainings to do")
         for results in progress_bar(
@@ -186,8 +194,9 @@ class Bench:
             # The log last: where it is, everything of its run is.
             for result in results:
                 self.study.save(result)
-        done = [found[run.name] or _found(self.study, run) for run in runs]
-        return [one for one in done if one is not None]
+        return [
+            one or _required(self.study, run, label) for run, one in zip(runs, found, strict=True)
+        ]
 
     def trained(self, runs: Sequence[Run], *, what: str) -> list[Trained]:
         """Return trained models, to measure in this process.
@@ -197,10 +206,15 @@ class Bench:
             what: a few words for the bar.
 
         Returns:
-            The trained models, in the order of the runs.
+            The trained models, in the order of the runs. Cost: that of a training where the folder
+            has no checkpoint of it.
+
+        Raises:
+            LandscapeError: what went wrong in a training.
         """
         self.do(runs, measure_nothing, what=what)
-        return [_trained(run, self.folder) for run in runs]
+        with _one_thread():
+            return [_trained(run, self.folder) for run in runs]
 
     def _work(self, runs: Sequence[Run], measure: Measure) -> Iterator[list[Result]]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -227,42 +241,80 @@ def measure_nothing(trained: Trained) -> list[Result]:
     return []
 
 
-def _work_on(run: Run, *, measure: Measure, folder: Path) -> list[Result]:
-    # One thread each: that is faster for small networks, and gives the same bits for any number
-    # of processes.
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Faster for small networks, and the same bits for any number of processes and cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        trained = _trained(run, folder)
-        results = [_without_vectors(result) for result in measure(trained)]
-        return [*results, trained.log]
+        yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _work_on(run: Run, *, measure: Measure, folder: Path) -> list[Result]:
+    label = _label(measure)
+    try:
+        with _one_thread():
+            trained = _trained(run, folder)
+            results = [*map(_without_vectors, measure(trained)), trained.log]
+    except LandscapeError as error:
+        error.args = (f"{run.name}: {error}",)
+        raise
+    # Known by what measured them: nobody shall take a record without its vectors for a whole one.
+    return [
+        dataclasses.replace(one, settings={**one.settings, "experiment": label}) for one in results
+    ]
+
+
+def _label(measure: Measure) -> str:
+    """Say what measures, and with which arguments."""
+    keywords: Mapping[str, Any] = getattr(measure, "keywords", {})
+    function = getattr(measure, "func", measure)
+    return f"{function.__module__}.{function.__qualname__} {dumps(keywords, canonical=True)}"
 
 
 def _trained(run: Run, folder: Path) -> Trained:
     """Train, or go on with a training that was interrupted, or read the finished one."""
     task, file = load_task(run.problem), folder / run.file
     epochs = int(run.settings["epochs"])
-    trained = train(
-        task,
-        **run.settings,
-        progress=False,
-        state=file.with_suffix(".state"),
-        checkpoint=file,
-        save_every=1 if run.epochs_kept else 0,
-    )
+    state = file.with_suffix(".state")
+
+    def trained_now() -> Finished:
+        every = 1 if run.epochs_kept else 0
+        return train(
+            task, **run.settings, progress=False, state=state, checkpoint=file, save_every=every
+        )
+
+    try:
+        trained = trained_now()
+    except CheckpointError:  # of other data or another torch: no more than a cache
+        state.unlink(missing_ok=True)
+        trained = trained_now()
     save_checkpoint(trained, file)
-    earlier = [epoch for epoch in run.epochs_kept if epoch != epochs]
-    kept = {epoch: checkpoint_of_epoch(file, epoch, epochs=epochs) for epoch in earlier}
+    kept: dict[int, Path] = {}
+    for epoch in range(epochs + 1) if run.epochs_kept else ():
+        path = checkpoint_of_epoch(file, epoch, epochs=epochs)
+        if epoch in run.epochs_kept and epoch < epochs:
+            kept[epoch] = path
+        else:
+            path.unlink(missing_ok=True)
     base = task.problem(split=trained.settings.get("split", "train"))
     log = training_log(trained, base.at(trained.model, name=run.name), task=run.problem)
     return Trained(run, log, {**kept, epochs: trained.model})
 
 
-def _found(study: Study, run: Run) -> Found | None:
+def _required(study: Study, run: Run, label: str) -> Found:
+    found = _found(study, run, label)
+    if found is None:
+        msg = f"the log of {run.name} was saved and is not found in {study.path}: report this"
+        raise StudyError(msg)
+    return found
+
+
+def _found(study: Study, run: Run, label: str) -> Found | None:
     """Return what a study holds of a training, if it holds its log."""
-    wanted, content = _expected(run), _content(run)
+    wanted, content = {**_expected(run), "experiment": label}, _content(run)
     for entry in study.entries(TrainingLog.kind):
         if entry.settings != wanted:
             continue
@@ -272,15 +324,19 @@ def _found(study: Study, run: Run) -> Found | None:
             where.data_fingerprint,
             where.problem_fingerprint,
         ):
-            return Found(run, log, tuple(_measured_on(study, entry, run)))
+            return Found(run, log, tuple(_measured_on(study, entry, run, label)))
     return None
 
 
-def _measured_on(study: Study, log: Entry, run: Run) -> Iterator[Result]:
+def _measured_on(study: Study, log: Entry, run: Run, label: str) -> Iterator[Result]:
+    names = {run.name_at(epoch) for epoch in run.epochs_kept}
     for entry in study.entries():
-        of_run = entry.checkpoint_hash == log.checkpoint_hash
-        if entry.status == "complete" and (of_run or entry.name.startswith(name_at(run.name, ""))):
-            yield study.load(entry.id)
+        of_run = entry.checkpoint_hash == log.checkpoint_hash or entry.name in names
+        if of_run and entry.settings.get("experiment") == label:
+            result = study.load(entry.id)
+            # Another run may have come to the same weights under another name.
+            named = dataclasses.replace(result.provenance, checkpoint=run.name)
+            yield result if entry.name in names else dataclasses.replace(result, provenance=named)
 
 
 def _expected(run: Run) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,34 +60,31 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         for name, radius in (("SGD", {}), ("SAM", {"rho": plan.rho}))
         for seed in range(plan.seeds)
     ]
-    found = bench.do(runs, functools.partial(_measure, plan=plan), what="seeds")
+    found = bench.do(runs, functools.partial(_measure, radii=plan.radii), what="seeds")
     by_name = {"SGD": found[: plan.seeds], "SAM": found[plan.seeds :]}
     quantities = _quantities(by_name, plan)
     return Outcome(seeds_figure(quantities), (_table(quantities),))
 
 
-def _measure(trained: Trained, *, plan: Plan) -> list[Result]:
+def _measure(trained: Trained, *, radii: tuple[float, ...]) -> list[Result]:
     problem = trained.problem()
     pairs = top_eigenpairs(problem, 1, progress=False)
     sharp = [
-        sharpness(problem, rho, eigenvectors=pairs.vectors[:1], progress=False)
-        for rho in plan.radii
+        sharpness(problem, rho, eigenvectors=pairs.vectors[:1], progress=False) for rho in radii
     ]
     return [evaluation(problem), evaluation(trained.problem(split="test")), pairs, *sharp]
 
 
 def _quantities(by_name: dict[str, list[Found]], plan: Plan) -> dict[str, dict[str, FloatArray]]:
-    def column(read: object) -> dict[str, FloatArray]:
-        return {name: np.array([read(one) for one in ones]) for name, ones in by_name.items()}  # type: ignore[operator]
+    def column(read: Callable[[Found], float]) -> dict[str, FloatArray]:
+        return {name: np.array([read(one) for one in ones]) for name, ones in by_name.items()}
+
+    def rise(rho: float) -> Callable[[Found], float]:
+        return lambda one: one.get(Sharpness, rho=rho).value
 
     return {
         "λmax of the Hessian": column(lambda one: one.get(Eigenpairs).values[0]),
-        **{
-            f"sharpness, ρ = {rho:g}": column(
-                lambda one, rho=rho: one.get(Sharpness, rho=rho).value
-            )
-            for rho in plan.radii
-        },
+        **{f"sharpness ≥, ρ = {rho:g}": column(rise(rho)) for rho in plan.radii},
         "training loss": column(lambda one: one.get(Evaluation).loss),
         "test error, %": column(
             lambda one: 100 * (1 - one.get(Evaluation, split="test").metrics["accuracy"])

@@ -11,6 +11,7 @@ from landscape.measure.densities import spectral_density
 from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.evaluation import evaluation
 from landscape.plots import spectra_over_training
+from landscape.plots.training_spectra import top_two
 from landscape.results import Density, Eigenpairs, Evaluation, Result
 from landscape.wording import number
 
@@ -66,26 +67,34 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         Run(problem=plan.problem, settings=given, name=name, epochs_kept=plan.shown)
         for name, given in settings.items()
     ]
-    found = bench.do(runs, functools.partial(_measure, plan=plan), what="training and spectra")
+    found = bench.do(
+        runs,
+        functools.partial(
+            _measure, shown=plan.shown, probes=plan.probes, steps=plan.steps, seed=plan.seed
+        ),
+        what="training and spectra",
+    )
     densities = {one.run.name: _each(one, Density, plan) for one in found}
     pairs = {one.run.name: _each(one, Eigenpairs, plan) for one in found}
     figure = spectra_over_training(densities, pairs, plan.shown)
     return Outcome(figure, (_table(found, plan),))
 
 
-def _measure(trained: Trained, *, plan: Plan) -> list[Result]:
+def _measure(
+    trained: Trained, *, shown: tuple[int, ...], probes: int, steps: int, seed: int
+) -> list[Result]:
     results: list[Result] = []
-    for epoch in plan.shown:
+    for epoch in shown:
         problem = trained.problem(epoch=epoch)
         results += [
             evaluation(problem),
             evaluation(trained.problem(split="test", epoch=epoch)),
-            top_eigenpairs(problem, 5, seed=plan.seed, progress=False),
+            top_eigenpairs(problem, 5, seed=seed, progress=False),
             spectral_density(
                 problem,
-                n_probes=plan.probes,
-                steps=plan.steps,
-                seed=plan.seed,
+                n_probes=probes,
+                steps=steps,
+                seed=seed,
                 progress=False,
             ),
         ]
@@ -106,9 +115,9 @@ def _table(found: list[Found], plan: Plan) -> list[tuple[str, ...]]:
     for one in found:
         for epoch in plan.shown:
             at = _named(epoch, plan)
-            values = one.get(Eigenpairs, epoch=at).values
+            top, ratio = top_two(one.get(Eigenpairs, epoch=at))
             train = one.get(Evaluation, epoch=at)
             test = one.get(Evaluation, split="test", epoch=at)
-            numbers = (train.loss, test.metrics["accuracy"], values[0], values[0] / values[4])
-            rows.append((one.run.name, str(epoch), *(number(float(v)) for v in numbers)))
+            numbers = (train.loss, test.metrics["accuracy"], top, ratio)
+            rows.append((one.run.name, str(epoch), *map(number, numbers)))
     return rows

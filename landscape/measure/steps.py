@@ -48,8 +48,8 @@ def stepwise_sharpness(
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
-        The rises; infinite or NaN where the loss overflows. Cost: a gradient for each step of each
-        climb, and one more for each climb.
+        The rises; infinite or NaN where the loss overflows. Cost: one gradient, k − 1 more for each
+        climb of k steps, and a forward pass at its end.
 
     Raises:
         InvalidArgumentError: if ρ is not above zero, p is below 1, or the steps are not whole,
@@ -68,7 +68,7 @@ def stepwise_sharpness(
         ):
             origin = Origin(evaluator, count=count)
             ends = [_climb(origin, ball, k) for k in counts]
-            rises = [origin.objective(end)[0] for end in ends]
+            rises = [evaluator.loss(evaluator.origin + end).value - origin.loss for end in ends]
             return StepwiseSharpness(
                 settings=settings,
                 cost=evaluator.cost,

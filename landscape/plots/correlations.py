@@ -79,7 +79,7 @@ def correlation_figure(
     shown = list(correlations)[:MOST_PANELS]
     parts = [
         f"left: Kendall's τ of each measure with the test error over {lost.size} models, with "
-        "bootstrap intervals over models; τ > 0: the larger the measure, the more errors",
+        "bootstrap intervals; τ > 0: the larger the measure, the more errors",
         f"squares: only {within_what} are compared with each other" if within else "",
         f"right: each measure against the test error on {n_test:,} examples, one mark per model",
         f"{len(shown)} of {len(correlations)} measures are shown on the right"

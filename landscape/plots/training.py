@@ -69,6 +69,12 @@ def training_figure(
     records = list(logs) if isinstance(logs, Sequence) else [logs]
     called = called_by(records, names)
     _check(records, called)
+    empty = [name for record, name in zip(records, called, strict=True) if not record.epochs.size]
+    called = [name for name in called if name not in empty]
+    records = [record for record in records if record.epochs.size]
+    if not records:
+        msg = f"no epoch was trained in {', '.join(empty)}: there is nothing to draw"
+        raise InvalidArgumentError(msg)
     spans = wide(np.concatenate([record.train_loss for record in records]))
     bad = sum(int(np.count_nonzero(~np.isfinite(record.train_loss))) for record in records)
     n = sum(record.train_loss.size for record in records)
@@ -76,6 +82,7 @@ def training_figure(
         f"training loss of each epoch, on a {'log' if spans else 'linear'} axis; below: learning "
         "rate",
         f"{bad} of {n} losses not finite, marked × at the top" if bad else "",
+        f"no epoch was trained: {', '.join(empty)}" if empty else "",
     ]
     heading = called[0] if title is None and len(records) == 1 else title
     several = len(records) > 1
@@ -120,7 +127,7 @@ def _draw_log(upper: Axes, lower: Axes, record: TrainingRecord, name: str, *, in
 def _check(records: Sequence[TrainingRecord], called: Sequence[str]) -> None:
     for record, name in zip(records, called, strict=True):
         shapes = [np.shape(values) for values in (record.epochs, record.train_loss, record.lr)]
-        if len(set(shapes)) > 1 or len(shapes[0]) != 1 or not shapes[0][0]:
+        if len(set(shapes)) > 1 or len(shapes[0]) != 1:
             msg = (
                 f"epochs, train_loss and lr of {name!r} have the shapes {shapes}; expected one "
                 "number for each epoch in all three"

@@ -57,7 +57,7 @@ def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
     return noisy
 
 
-def with_label_noise(task: Task, share: float, *, seed: int = 0) -> Task:
+def with_label_noise(task: Task, share: float, *, seed: int = 0, split: str = "train") -> Task:
     """Return a task whose training labels are noisy, to measure on what was trained on.
 
     A training with label noise leaves the task alone, so that measurements see the clean labels
@@ -67,9 +67,10 @@ def with_label_noise(task: Task, share: float, *, seed: int = 0) -> Task:
         task: what `landscape.problem.load_task` read.
         share: 0 to 1.
         seed: that of the training.
+        split: the part of the data that was trained on.
 
     Returns:
-        A task with the same labels as the training; every split but ``train`` stays clean.
+        A task with the same labels as the training; every other split stays clean.
 
     Raises:
         InvalidArgumentError: if the share or the seed is out of range.
@@ -82,9 +83,9 @@ def with_label_noise(task: Task, share: float, *, seed: int = 0) -> Task:
     noise_seed = label_seed(seed)
     share = label_share(share)
 
-    def data(split: str) -> Any:
-        source = task.data(split)
-        return with_noisy_labels(source, share, seed=noise_seed) if split == "train" else source
+    def data(part: str) -> Any:
+        source = task.data(part)
+        return with_noisy_labels(source, share, seed=noise_seed) if part == split else source
 
     return dataclasses.replace(task, data=data)
 

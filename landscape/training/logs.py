@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,12 @@ def training_log(trained: Trained, problem: Problem, *, task: str) -> TrainingLo
         task: name of the problem, for the record's settings.
 
     Returns:
-        The record. Cost: none; one pass over the data to tell them from others, if that was not
-        done before.
+        The record.
+
+    Raises:
+        DataError: if the data cannot be told from others, as where a loader shuffles.
+
+    Cost: one pass over the data, to tell them from others, if that was not done before.
     """
     settings = dict(trained.settings)
     columns = {
@@ -31,7 +36,7 @@ def training_log(trained: Trained, problem: Problem, *, task: str) -> TrainingLo
     }
     return TrainingLog(
         settings={"problem": task, **settings},
-        cost=Cost(gradients=len(trained.log) * _per_step(settings), seconds=trained.seconds),
+        cost=_cost(trained, settings),
         provenance=problem.provenance(),
         epochs=np.array([epoch.epoch for epoch in trained.log], dtype=np.int64),
         gradients=trained.gradients,
@@ -39,6 +44,9 @@ def training_log(trained: Trained, problem: Problem, *, task: str) -> TrainingLo
     )
 
 
-def _per_step(settings: dict[str, Any]) -> int:
-    # Passes over the whole data in one epoch.
-    return 1 if settings["optimizer"] in BASES else 1 + int(settings.get("ascent_steps", 1))
+def _cost(trained: Trained, settings: Mapping[str, Any]) -> Cost:
+    epochs = len(trained.log)
+    gradients = 1 if settings["optimizer"] in BASES else 1 + int(settings.get("ascent_steps", 1))
+    # Micro-batches are weighed in a pass of their own, see `landscape.training.steps.step`.
+    forwards = epochs if settings.get("micro_batch") else 0
+    return Cost(forwards=forwards, gradients=epochs * gradients, seconds=trained.seconds)

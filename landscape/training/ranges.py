@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 from landscape.errors import InvalidArgumentError
+from landscape.optim.checks import is_real
 
 
 def whole(name: str, value: Any, *, least: int, advice: str = "") -> int:
@@ -24,7 +25,7 @@ def whole(name: str, value: Any, *, least: int, advice: str = "") -> int:
     Raises:
         InvalidArgumentError: if it is something else, or less.
     """
-    if not isinstance(value, numbers.Integral) or int(value) < least:
+    if not (is_real(value) and isinstance(value, numbers.Integral)) or int(value) < least:
         msg = f"{name} must be a whole number of at least {least}, got {value!r}{_end(advice)}"
         raise InvalidArgumentError(msg)
     return int(value)
@@ -48,7 +49,7 @@ def real(
     Raises:
         InvalidArgumentError: if it is something else, or out of range.
     """
-    if not isinstance(value, numbers.Real) or not least <= float(value) < below:
+    if not is_real(value) or not least <= float(value) < below:
         upper = f" and below {below:g}" if math.isfinite(below) else ""
         msg = (
             f"{name} must be a finite number of at least {least:g}{upper}, "
@@ -70,7 +71,7 @@ def label_share(share: Any) -> float:
     Raises:
         InvalidArgumentError: if it is not in [0, 1].
     """
-    if not isinstance(share, numbers.Real) or not 0 <= float(share) <= 1:
+    if not is_real(share) or not 0 <= float(share) <= 1:
         msg = (
             f"label_noise is a share of the labels, a number from 0 to 1, got {share!r}; "
             "0.2 replaces every fifth label, 0 none"
@@ -91,7 +92,7 @@ def exponent(p: Any) -> float:
     Raises:
         InvalidArgumentError: if it is no number of at least 1; infinity is allowed.
     """
-    if not isinstance(p, numbers.Real) or not float(p) >= 1:
+    if not is_real(p) or not float(p) >= 1:
         msg = (
             f"p, the norm of SAM's neighbourhood, must be a number of at least 1, got {p!r}; "
             "2 is the Euclidean norm, inf the largest entry"
