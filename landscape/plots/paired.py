@@ -54,15 +54,16 @@ def seeds_figure(
         "interval, where all values are positive",
         left_out([values for pair in found.values() for values in pair.values()]),
     ]
-    columns, rows = min(_COLUMNS, len(found)), -(-len(found) // _COLUMNS)
+    rows = -(-len(found) // _COLUMNS)
+    columns = -(-len(found) // rows)
     room = (
         max(columns, 2) * (_WIDTH + _GAP[0]) - _GAP[0],
         rows * (_HEIGHT + _GAP[1]) - _GAP[1],
     )
     figure, box = frame(parts, title=title, caption=caption, key=3, room=room)
     for k, (label, pair) in enumerate(found.items()):
-        left = box[0] + (k % _COLUMNS) * (_WIDTH + _GAP[0])
-        bottom = box[1] + box[3] - (k // _COLUMNS) * (_HEIGHT + _GAP[1]) - _HEIGHT
+        left = box[0] + (k % columns) * (_WIDTH + _GAP[0])
+        bottom = box[1] + box[3] - (k // columns) * (_HEIGHT + _GAP[1]) - _HEIGHT
         axes = place(figure, (left, bottom, _WIDTH, _HEIGHT))
         _draw_pair(axes, pair)
         # The text begins above the numbers along the axis, so that it ends with the panel.
