@@ -46,6 +46,12 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     Returns:
         Surfaces, lines and numbers of both on one scale.
 
+    Raises:
+        LandscapeError: what went wrong in a training or a measurement; what was done is kept.
+
+    Cost: two trainings, and what `landscape.compare` spends on two checkpoints; about two
+    minutes on two cores.
+
     References:
         Foret et al. 2021, arXiv 2010.01412, figure 1; Li et al. 2018, arXiv 1712.09913.
     """

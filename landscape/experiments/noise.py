@@ -58,6 +58,12 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     Returns:
         Accuracy by share, and the paired difference, with intervals over seeds.
 
+    Raises:
+        LandscapeError: what went wrong in a training or a measurement; what was done is kept.
+
+    Cost: a training for each share, radius and seed of the choice, and two for each share and seed of
+    the comparison; about a quarter of an hour on two cores.
+
     Reference: Foret et al. 2021, arXiv 2010.01412, section 3.3, tables 4 and 8.
     """
     chosen = _chosen(bench, plan)

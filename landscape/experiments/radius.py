@@ -57,6 +57,12 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     Returns:
         Test error against ρ for each m, and the rise found by k inner steps beside the full search.
 
+    Raises:
+        LandscapeError: what went wrong in a training or a measurement; what was done is kept.
+
+    Cost: a training for each m, radius and seed, the more expensive the smaller m is; about ten
+    minutes on two cores.
+
     Reference: Foret et al. 2021, arXiv 2010.01412, figure 3 (middle) and table 11.
     """
     runs = [_run(plan, seed=seed) for seed in range(plan.seeds)]
