@@ -61,8 +61,8 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     Raises:
         LandscapeError: what went wrong in a training or a measurement; what was done is kept.
 
-    Cost: a training for each share, radius and seed of the choice, and two for each share and seed of
-    the comparison; about a quarter of an hour on two cores.
+    Cost: a training for each share, radius and seed of the choice, and two for each share and seed
+    of the comparison; about a quarter of an hour on two cores.
 
     Reference: Foret et al. 2021, arXiv 2010.01412, section 3.3, tables 4 and 8.
     """
