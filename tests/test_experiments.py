@@ -300,7 +300,7 @@ def test_each_figure_is_drawn_and_drawn_again_from_its_study_alone(
     pytest.importorskip("mnist1d")
     with Study(tmp_path / "s.db") as study:
         first = perform(name, bench(tmp_path, study), small=True)
-    monkeypatch.setattr(runs, "train", None)  # whoever trains now fails
+    monkeypatch.setattr(runs, "_trained", None)  # whoever trains now fails
     with Study(tmp_path / "s.db") as study:
         again = perform(name, bench(tmp_path / "elsewhere", study), small=True)
     assert again.tables == first.tables

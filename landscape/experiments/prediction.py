@@ -69,8 +69,8 @@ SMALL = Plan(
     rhos=(0.0, 0.1),
     lrs=(0.02, 0.1),
     batch_sizes=(64,),
-    seeds=2,
-    like=4,
+    seeds=1,
+    like=2,
 )
 
 

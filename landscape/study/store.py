@@ -279,8 +279,10 @@ class Study:
                 }
                 surface = results.get("surface")
                 runs = () if surface is None else self._runs(connection, rows, surface)
-                found = {kind: results.pop(kind, None) for kind in APART}
-                others = tuple(one for one in found.values() if one is not None and one not in runs)
+                apart = {kind: results.pop(kind, None) for kind in APART}
+                if runs:  # which are drawn on the surface
+                    apart["trajectory"] = None
+                others = tuple(one for one in apart.values() if one is not None)
                 models.append(Measured(name=name, trajectories=runs, others=others, **results))
         return Comparison(models=tuple(models))
 
