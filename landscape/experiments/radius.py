@@ -15,7 +15,9 @@ from landscape.measure.evaluation import evaluation
 from landscape.measure.sharpness import sharpness
 from landscape.measure.steps import STEPS, stepwise_sharpness
 from landscape.plots import radius_figure
+from landscape.problem import Problem, load_task
 from landscape.results import Evaluation, FloatArray, Result, Sharpness, StepwiseSharpness
+from landscape.training import with_label_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class Plan:
     Attributes:
         problem: what is trained; without BatchNorm, whose statistics would depend on m.
         epochs: of each training.
+        label_noise: share of the training labels that are wrong, so that there is much to gain.
         batch_size: of each step; the largest m.
         rhos: radii of SAM; 0 is the baseline.
         sizes: m, how many examples share a perturbation.
@@ -33,8 +36,9 @@ class Plan:
         steps: numbers of inner steps.
     """
 
-    problem: str = "mnist1d-mlp"
-    epochs: int = 15
+    problem: str = "digits-mlp"
+    epochs: int = 30
+    label_noise: float = 0.4
     batch_size: int = 64
     rhos: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     sizes: tuple[int, ...] = (1, 4, 16, 64)
@@ -84,7 +88,7 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     ones = [one for one in found if _is_climbed(one.run, plan.climbed)]
     climbed = {
         "SGD": [one for one in ones if one.run.settings["optimizer"] == "sgd"],
-        f"SAM, ρ = {plan.climbed:g}": [one for one in ones if "rho" in one.run.settings],
+        "SAM": [one for one in ones if "rho" in one.run.settings],
     }
     rises = {
         name: np.array([one.get(StepwiseSharpness).rises for one in ones]).T
@@ -102,13 +106,15 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         searched=searched,
         rho=plan.climbed,
         n_test=_test(found[0]).provenance.n_examples,
+        note=f"{plan.label_noise:.0%} of the training labels are wrong on both sides; on the right "
+        f"SAM was trained with ρ = {plan.climbed:g} and m = {plan.batch_size}",
     )
     return Outcome(figure, (_table(plan, by_m, baseline), _climbs(plan, rises, searched)))
 
 
 def _run(plan: Plan, *, seed: int, rho: float | None = None, m: int | None = None) -> Run:
     settings: dict[str, Any] = {"optimizer": "sgd", "epochs": plan.epochs, "seed": seed}
-    settings["batch_size"] = plan.batch_size
+    settings |= {"batch_size": plan.batch_size, "label_noise": plan.label_noise}
     name = f"SGD, seed {seed}"
     if rho is not None:
         settings |= {"optimizer": "sam", "rho": rho}
@@ -126,12 +132,20 @@ def _is_climbed(run: Run, climbed: float) -> bool:
 def _measure(trained: Trained, *, climbed: float, steps: tuple[int, ...]) -> list[Result]:
     results: list[Result] = [evaluation(trained.problem(split="test"))]
     if _is_climbed(trained.run, climbed):
-        problem = trained.problem()
+        problem = _as_trained(trained)
         results += [
             stepwise_sharpness(problem, climbed, steps=steps, progress=False),
             sharpness(problem, climbed, progress=False),
         ]
     return results
+
+
+def _as_trained(trained: Trained) -> Problem:
+    """Return the problem with the labels that were trained on: there the weights are a minimum."""
+    given = trained.run.settings
+    task = load_task(trained.run.problem)
+    noisy = with_label_noise(task, given["label_noise"], seed=given["seed"])
+    return noisy.problem().at(trained.problem().model, name=trained.run.name)
 
 
 def _test(found: Found) -> Evaluation:

@@ -50,6 +50,7 @@ def radius_figure(
     searched: Mapping[str, npt.ArrayLike],
     rho: float,
     n_test: int,
+    note: str = "",
     title: str | None = None,
     caption: bool = True,
 ) -> Figure:
@@ -66,6 +67,7 @@ def radius_figure(
         searched: for each optimizer, what the full search finds, shape (n_seeds,).
         rho: radius of the ball on the right.
         n_test: number of test examples.
+        note: what else the caption is to say, such as how the optimizers on the right were told.
         title: a line above the picture, or None.
         caption: whether to write under the picture what it shows.
 
@@ -97,6 +99,7 @@ def radius_figure(
         "interval",
         f"right: rise of the loss at distance ρ = {number(rho)} that k steps of ascent find, a "
         "lower bound on the maximum; dashed: what the full search finds",
+        note,
         *(ratio_in_words(name, steps, found[name], full[name]) for name in found),
         left_out([*lost.values(), flat, *found.values(), *full.values()]),
     ]
