@@ -45,7 +45,9 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
 
 
 def _alike(one: Entry, other: Entry) -> bool:
-    """Tell whether two measurements are of the same operator, or of none."""
+    """Tell whether two measurements are of the same operator and ball, or of none."""
+    if one.kind == "training":
+        return True  # whose settings tell the trainings apart
     usual = {"operator": "hessian", "scale": "none", "p": 2.0, "adaptive": "none", "eta": 0.0}
     return all(one.settings.get(k, v) == other.settings.get(k, v) for k, v in usual.items())
 

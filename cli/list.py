@@ -48,7 +48,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"
     when = entry.created.replace("T", " ").removesuffix("+00:00")
-    told = [f"{key} {entry.settings[key]}" for key in _TELLING if entry.settings.get(key)]
+    telling = _TRAINED if entry.kind == "training" else _TELLING
+    told = [f"{key} {entry.settings[key]}" for key in telling if entry.settings.get(key)]
     seeds = {part.get("seed") for key in ("d", "d1") if (part := entry.settings.get(key))}
     told += [f"seed {seed}" for seed in sorted(seeds - {None})]
     asked = ", ".join(told)
@@ -63,4 +64,8 @@ _TELLING = (
     "plane",
     *("curve", "bends", "epochs", "tolerance", "statistics", "precision"),
     *("distribution", "eta", "rise"),
+)
+_TRAINED = (
+    *("problem", "optimizer", "base", "epochs", "lr", "rho", "p", "ascent_steps", "micro_batch"),
+    *("batch_size", "label_noise", "seed"),
 )

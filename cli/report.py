@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import click
 
 from landscape.errors import StudyError
 
 from .options import study_option
+
+if TYPE_CHECKING:
+    from landscape.measured import Comparison
+
+
+def _measured(comparison: Comparison) -> Comparison:
+    """Leave out checkpoints that were trained only, unless that is true of all."""
+    more = [m for m in comparison.models if m.roles() or {o.kind for o in m.others} - {"training"}]
+    return replace(comparison, models=tuple(more)) if more else comparison
 
 
 @click.command("report")
@@ -29,6 +41,8 @@ def command(names: tuple[str, ...], study: str, output: str, title: str | None) 
 
     with Study(study, readonly=True) as opened:
         comparison = opened.comparison(names or None)
+    if not names:
+        comparison = _measured(comparison)
     if not comparison.models:
         msg = f"{study} holds no finished measurement yet; measure first, e.g. landscape compare"
         raise StudyError(msg)

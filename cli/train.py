@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.errors import DataError, did_you_mean
+from landscape.errors import DataError, NonFiniteError, did_you_mean
 
 from .options import json_option, study_option
 from .output import to_json
 
 if TYPE_CHECKING:
     from landscape.problem import Task
+    from landscape.results import TrainingLog
     from landscape.study import Study
     from landscape.training import Trained
 
@@ -54,7 +55,8 @@ class Optimizers(Names):
 @click.option("--momentum", default=0.9, show_default=True, help="Of SGD.")
 @click.option("--weight-decay", default=5e-4, show_default=True, help="Of all.")
 @click.option(
-    "--rho", type=float, show_default="0.2, with asam 0.5", help="Radius of SAM's neighbourhood.",
+    "--rho", type=float, show_default="0.2, with asam 0.5",
+    help="Radius of SAM's neighbourhood; the default is meant for p = 2.",
 )  # fmt: skip
 @click.option("--p", default=2.0, show_default=True, help="Norm of SAM's neighbourhood.")
 @click.option(
@@ -125,9 +127,13 @@ def command(
     if restart:
         state.unlink(missing_ok=True)
     with Study(study) as opened:  # first, for a file that cannot be used fails here
-        trained = train(
-            task, **settings, state=state, checkpoint=file, progress=False if quiet else None
-        )
+        try:
+            trained = train(
+                task, **settings, state=state, checkpoint=file, progress=False if quiet else None
+            )
+        except NonFiniteError:
+            state.unlink(missing_ok=True)  # nothing good can come of it
+            raise
         path = save_checkpoint(trained, output)
         kept = _keep_log(trained, task, path, opened)
     state.unlink(missing_ok=True)  # not before the result is safe
@@ -158,11 +164,18 @@ def _keep_log(trained: Trained, task: Task, path: Path, study: Study) -> bool:
     from landscape.training import training_log
 
     split = trained.settings.get("split", "train")
+
+    def log(*, freeze_data: bool) -> TrainingLog:
+        problem = task.problem(split=split, freeze_data=freeze_data)
+        return training_log(trained, problem.at(trained.model, name=path.stem), task=task.name)
+
     try:
-        problem = task.problem(split=split).at(trained.model, name=path.stem)
-        log = training_log(trained, problem, task=task.name)
+        try:
+            record = log(freeze_data=False)
+        except DataError:  # a loader that shuffles: one pass stands for the data
+            record = log(freeze_data=True)
     except DataError as error:
         click.echo(f"The log is not kept in {study.path}: {error}", err=True)
         return False
-    study.save(log)
+    study.save(record)
     return True

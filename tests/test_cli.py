@@ -186,7 +186,7 @@ def test_the_log_of_a_training_is_kept_shown_drawn_and_exported(here: Path, run)
     assert Path("log.csv").read_text().splitlines()[0] == "epoch,train_loss,lr,seconds"
 
 
-def test_a_log_that_cannot_be_told_from_others_is_not_kept(here: Path, run) -> None:
+def test_the_log_of_a_loader_that_shuffles_is_kept_too(here: Path, run) -> None:
     task = Path("task.py").read_text()
     Path("shuffled.py").write_text(
         f"{task}\n"
@@ -196,9 +196,38 @@ def test_a_log_that_cannot_be_told_from_others_is_not_kept(here: Path, run) -> N
         "    return DataLoader(TensorDataset(*plain(split)), batch_size=8, shuffle=True)\n"
     )
     ran = run("train", "--problem", "shuffled.py", "--epochs", "1", "-o", "w.pt")
-    assert ran.code == 0
-    assert "not kept" in ran.err
-    assert Path("w.pt").is_file()
+    assert ran.code == 0, ran.err
+    (entry,) = json.loads(run("list", "--json").out)
+    assert (entry["kind"], entry["name"]) == ("training", "w")
+
+
+def test_a_training_that_diverged_leaves_nothing_in_the_way(here: Path, run) -> None:
+    command = ("train", "--problem", "task.py", "--epochs", "3", "-o", "w.pt", "-q")
+    bad = run(*command, "--lr", "1e30")
+    assert bad.code == 1
+    assert "smaller learning rate" in bad.err
+    assert run(*command, "--lr", "0.01").code == 0
+
+
+def test_trainings_of_every_kind_are_drawn_together_and_told_apart(here: Path, run) -> None:
+    for name in ("sgd", "sam", "asam"):
+        args = ("--optimizer", name, "--label-noise", "0.2", "-o", f"{name}.pt", "-q")
+        assert run("train", "--problem", "task.py", "--epochs", "1", *args).code == 0
+    drawn = run("plot", "sgd", "sam", "asam", "--what", "training", "-o", "t.png")
+    assert drawn.code == 0, drawn.err
+    assert "optimizer asam, epochs 1, lr 0.05, rho 0.5" in run("list").out
+    assert run("report", "-o", "r.html").code == 0
+
+
+def test_an_error_of_the_users_data_shows_the_users_own_line(here: Path, run) -> None:
+    task = Path("task.py").read_text()
+    Path("picky.py").write_text(
+        f"{task}\nplain = data\ndef data(split):\n    return {{'train': plain('train')}}[split]\n"
+    )
+    ran = run("train", "--problem", "picky.py", "--split", "foo", "-o", "w.pt")
+    assert ran.code == 1
+    assert "picky.py, line" in ran.err
+    assert "KeyError: 'foo'" in ran.err
 
 
 def test_float64_and_seed_are_recorded(here: Path, run) -> None:

@@ -2,6 +2,15 @@
 
 Each module has a `Plan` of its size, ``FULL`` and ``SMALL``, and a function ``perform(bench,
 plan)``. Everything is kept in a study: what is interrupted goes on, what is done is only drawn.
+With other settings:
+
+    from dataclasses import replace
+    from landscape.experiments import Bench, seeds
+
+    with Study("mine.db") as study:
+        plan = replace(seeds.FULL, problem="mnist1d", seeds=3)
+        outcome = seeds.perform(Bench(study=study, folder=Path("build"), workers=2), plan)
+    outcome.figure.savefig("mine.png")
 """
 
 from __future__ import annotations
@@ -45,4 +54,7 @@ def perform(name: str, bench: Bench, *, small: bool = False) -> Outcome:
     one_of(name, EXPERIMENTS, what="figure")
     module = importlib.import_module(f"landscape.experiments.{name}")
     outcome: Outcome = module.perform(bench, module.SMALL if small else module.FULL)
+    if small:
+        said = "small version: the numbers mean nothing"
+        outcome.figure.text(0.995, 0.995, said, ha="right", va="top", color="0.45", fontsize=8)
     return outcome

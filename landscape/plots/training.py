@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InvalidArgumentError
 from landscape.plots.lines import called_by
@@ -97,6 +98,7 @@ def training_figure(
         upper.set_yscale("log", nonpositive="clip")
     dress(upper, across="", up="training loss")
     dress(lower, across="epoch", up="learning rate")
+    lower.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     upper.tick_params(labelbottom=False)
     lower.set_ylim(bottom=0.0)
     if several:

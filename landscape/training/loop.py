@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, Pr
 from landscape.params import known_device
 from landscape.problem.data import describe
 from landscape.problem.losses import Loss, make_loss
+from landscape.problem.task import load_task, users_code
 from landscape.progress import progress_bar
 from landscape.training.batches import Batches
 from landscape.training.checkpoints import save_checkpoint
@@ -32,7 +33,7 @@ from landscape.training.steps import check_micro_batch, step
 
 
 def train(
-    task: Task,
+    task: Task | str | Path,
     *,
     optimizer: str = "sgd",
     base: str = "sgd",
@@ -74,7 +75,8 @@ def train(
     stays, and a finished training is read back from it: delete it when the result is safe.
 
     Args:
-        task: has ``model()``, ``data(split)`` and ``loss`` or ``batch_loss``, as a problem file.
+        task: has ``model()``, ``data(split)`` and ``loss`` or ``batch_loss``, as a problem file; or
+            the name of a built-in problem or of a file.
         optimizer: ``sgd``, ``adam``, ``adamw``; or of SAM's family ``sam``, ``asam`` (T = |w| + η,
             see `landscape.optim.Ascent`), ``gsam`` (less of the gradient's part across that of
             w + ε) or ``usam`` (ε = ρg, not normalised). What an optimizer does not read is neither
@@ -135,6 +137,8 @@ def train(
     (2.0, 1.0)
     """
     started = time.perf_counter()
+    if isinstance(task, (str, Path)):
+        task = load_task(task)
     settings = checked(
         {
             **{"optimizer": optimizer, "base": base, "epochs": epochs, "lr": lr, "rho": rho},
@@ -150,10 +154,12 @@ def train(
     loss = make_loss(getattr(task, "loss", None), getattr(task, "batch_loss", None))
     where = known_device(device)
     initial, order, noise = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
-    with _seeded(where, initial):
+    with _seeded(where, initial), _of_user(task):
         model = _made(task.model()).to(where)
     with _seeded(where, noise):
-        run = _begun(model, task.data(split), settings, order=order)
+        with _of_user(task):
+            source = task.data(split)
+        run = _begun(model, source, settings, order=order)
         if file is not None:
             take_up(file, run)
         before = run.seconds
@@ -275,6 +281,12 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def _of_user(task: Any) -> AbstractContextManager[None]:
+    """Show the user's own line where a problem file fails; other tasks raise what they raise."""
+    file = getattr(task, "file", None)
+    return nullcontext() if file is None else users_code(str(file))
 
 
 def _made(model: Any) -> nn.Module:
