@@ -592,3 +592,15 @@ def test_the_layout_check_fails_where_text_overlaps():
     outside.text(0.9, 0.5, "too long to fit")
     with pytest.raises(AssertionError):
         check_layout(outside)
+
+
+def test_errors_that_span_decades_stand_on_a_log_axis_and_others_do_not():
+    given = {"steps": STEPS, "rises": RISES, "searched": SEARCHED, "rho": 0.05, "n_test": 360}
+    far = {1: np.array([[0.02, 0.03], [0.9, 0.91]])}
+    left = plots.radius_figure([0.1, 0.2], far, [0.05, 0.06], **given).axes[0]
+    assert left.get_yscale() == "log"
+    low, high = left.get_ylim()
+    assert 0 < low < 2 < 91 < high <= 115
+    near = {1: np.array([[0.02, 0.03], [0.04, 0.05]])}
+    left = plots.radius_figure([0.1, 0.2], near, [0.05, 0.06], **given).axes[0]
+    assert left.get_yscale() == "linear"

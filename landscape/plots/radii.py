@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from landscape.errors import InvalidArgumentError
 from landscape.intervals import ratio_interval
@@ -151,6 +152,14 @@ def _draw_errors(
     moves = shifts(len(errors))
     for k, (m, values) in enumerate(errors.items()):
         draw_means(axes, rhos, values, index=1 + k, label=f"SAM, m = {m:,}", shift=moves[k])
+    shown = np.concatenate([baseline, *(values.ravel() for values in errors.values())])
+    if wide(shown):  # where a large radius learns nothing, the others would be a flat line
+        low, high = (float(edge(shown[np.isfinite(shown)])) for edge in (np.min, np.max))
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(0.7 * low, min(1.3 * high, 115.0))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     dress(axes, across="radius ρ of SAM", up="test error (%)")
 
 
