@@ -59,6 +59,7 @@ def theory_interactive(
             figure.add_trace(trace, row=row, col=column)
             owners.append(owner)
     _dress(figure, last=listed[0].gd.bias2.size - 1)
+    figure.update_layout(title=_title(listed[0], simulated), margin={"t": 150})
     figure.update_layout(sliders=[_slider(listed, owners, shown)] if len(listed) > 1 else [])
     return figure
 
@@ -124,6 +125,25 @@ def _points(found: Simulated, panel: str) -> Any:
         showlegend=False,
         hovertemplate="%{x}: %{y:.5g}<extra>Monte Carlo, ±2 standard errors</extra>",
     )
+
+
+def _title(pair: TradeOff, simulated: Sequence[Simulated]) -> dict[str, Any]:
+    said = [
+        "curves: closed form; rings: smallest risk; bias²: error of the mean over the noise in the "
+        "data; variance: what that noise adds"
+    ]
+    if simulated:
+        said.append(
+            f"points: {simulated[0].runs:,} Monte Carlo runs, ±2 standard errors; those of one "
+            "curve share their noise"
+        )
+    heading = (
+        f"{pair.gd.risk_of.capitalize()} error of {pair.modes.curvatures.size} modes, from zero, "
+        f"step size η = {pair.gd.eta:.4g}"
+    )
+    below = "<br>".join(said)
+    text = f"{heading}<br><span style='font-size:11px'>{below}</span>"
+    return {"text": text, "x": 0.0, "xref": "paper", "y": 0.96, "yanchor": "top"}
 
 
 def _slider(pairs: list[TradeOff], owners: list[int | None], shown: int) -> dict[str, Any]:
