@@ -56,6 +56,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def one_thread():
+    """Compute with one thread: to the same bits everywhere, and fast where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]):
     def call(*args: str) -> Ran:
         with pytest.raises(SystemExit) as exit_info:

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 
 from landscape.cli import cli
 from landscape.errors import InvalidArgumentError, LandscapeError, StudyError
-from landscape.experiments import EXPERIMENTS, Bench, Run, noise, perform, runs, seeds
+from landscape.experiments import EXPERIMENTS, Bench, Found, Run, noise, perform, runs, seeds
 from landscape.experiments.processes import side_by_side
+from landscape.experiments.runs import evidence
 from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.evaluation import evaluation
 from landscape.problem import load_task
@@ -27,6 +28,7 @@ from landscape.study import Study
 from landscape.training import train
 
 pytest.importorskip("sklearn")
+pytestmark = pytest.mark.usefixtures("one_thread")  # as experiments train, wherever they do
 
 
 def run(name: str = "a", *, seed: int = 0, epochs: int = 1, **settings) -> Run:
@@ -270,6 +272,20 @@ def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> Non
         runs._content_of.cache_clear()
     hashes = {one.log.provenance.checkpoint_hash for one in (before, after)}
     assert len(hashes) == 2
+
+
+def test_the_evidence_counts_what_did_not_converge(tmp_path: Path) -> None:
+    plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+    with Study(tmp_path / "s.db") as study:
+        notes = seeds.perform(bench(tmp_path, study), plan).notes
+        records = [study.load(entry.id) for entry in study.entries("sharpness")]
+        (log,) = [study.load(entry.id) for entry in study.entries("training")][:1]
+    assert notes[0].startswith("Sharpness is found by search, a lower bound: 0 of 2 searches")
+    assert notes[1].startswith("λmax: 0 of 2 did not converge")
+    lost = dataclasses.replace(records[0], converged=False, gap=0.25)
+    found = Found(run("a"), log, (lost, records[1]))
+    (said,) = evidence([found])
+    assert "1 of 2 searches did not converge, largest gap 2e-01" in said
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from landscape import plots
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.measured import Comparison, Measured
 from landscape.report import write_report
+from landscape.report.writing import _OTHERS as HEADINGS
 from landscape.study import Study
+from landscape.study.contrast import APART
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -267,6 +269,10 @@ def test_whatever_else_was_measured_is_shown_with_all_its_numbers(tmp_path):
         for label, value in other("SGD").rows():
             assert " ".join(label.split()) in read
             assert " ".join(value.split()) in read
+
+
+def test_every_kind_that_stands_for_itself_has_a_heading():
+    assert {make().kind for make in OTHERS} == set(APART) == set(HEADINGS)
 
 
 def test_what_cannot_be_drawn_together_is_drawn_one_by_one(tmp_path):

@@ -16,18 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
+from landscape.problem import load_task
 from landscape.tasks import digits
 from landscape.training import Trained, save_checkpoint, train
 from landscape.training.batches import Batches
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Problems this small gain nothing from two threads, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_data(n: int = 25) -> tuple[torch.Tensor, torch.Tensor]:
@@ -503,3 +497,10 @@ def test_training_on_the_gpu_leaves_its_generator_alone(how, tmp_path):
     for name, value in states[0].items():
         assert value.device.type == "cpu"
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_built_in_problem_is_trained_by_its_name():
+    pytest.importorskip("sklearn")
+    by_name = train("digits-mlp", epochs=1, progress=False)
+    by_task = train(load_task("digits-mlp"), epochs=1, progress=False)
+    assert by_name.log[0].train_loss == by_task.log[0].train_loss

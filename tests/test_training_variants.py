@@ -22,13 +22,7 @@ LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 CLASS_WEIGHTS = torch.tensor([0.3, 1.7], dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Problems this small gain nothing from two threads, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_data(n: int = 25):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.experiments.outcome import Outcome
-from landscape.experiments.runs import Bench, Found, Run, Trained
+from landscape.experiments.runs import Bench, Found, Run, Trained, evidence
 from landscape.intervals import Interval, rank_correlation
 from landscape.measure.averages import average_sharpness
 from landscape.measure.eigenpairs import top_eigenpairs
@@ -236,16 +236,13 @@ def _notes(
 ) -> tuple[str, ...]:
     n = _test(found[0]).provenance.n_examples
     spread = 100 * float(np.sqrt(error.mean() * (1 - error.mean()) / n))
-    searches = [r for one in found for r in one.results if isinstance(r, Sharpness)]
-    open_ones = sum(not r.converged for r in searches)
     lost = sum(int((~finite).sum()) for finite in known.values())
     notes = [
         f"{len(found)} models, test error {100 * error.min():.1f} to {100 * error.max():.1f} %; "
         f"one model's error on {n:,} examples is known to ± {spread:.1f} points (one standard "
         "error), and all share these examples.",
         "Intervals: settings are resampled, the seeds of one setting together.",
-        f"Sharpness is found by search, a lower bound; {open_ones} of {len(searches)} searches did "
-        "not converge.",
+        *evidence(found),
     ]
     if lost:
         notes.append(f"{lost} numbers that are not finite were left out.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from landscape.experiments.outcome import Outcome
-from landscape.experiments.runs import Bench, Found, Run, Trained
+from landscape.experiments.runs import Bench, Found, Run, Trained, evidence
 from landscape.intervals import difference_interval, mean_interval, ratio_interval
 from landscape.measure.evaluation import evaluation
 from landscape.measure.sharpness import sharpness
@@ -109,7 +109,9 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
         note=f"{plan.label_noise:.0%} of the training labels are wrong on both sides; on the right "
         f"SAM was trained with ρ = {plan.climbed:g} and m = {plan.batch_size}",
     )
-    return Outcome(figure, (_table(plan, by_m, baseline), _climbs(plan, rises, searched)))
+    return Outcome(
+        figure, (_table(plan, by_m, baseline), _climbs(plan, rises, searched)), evidence(found)
+    )
 
 
 def _run(plan: Plan, *, seed: int, rho: float | None = None, m: int | None = None) -> Run:

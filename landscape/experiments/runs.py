@@ -20,7 +20,7 @@ from landscape.errors import CheckpointError, LandscapeError, StudyError
 from landscape.experiments.processes import side_by_side
 from landscape.problem import Problem, load_task
 from landscape.progress import progress_bar
-from landscape.results import Result, TrainingLog
+from landscape.results import Eigenpairs, Result, Sharpness, TrainingLog
 from landscape.study import Entry, Study
 from landscape.study.codec import dumps, loads
 from landscape.training import Trained as Finished
@@ -147,6 +147,35 @@ class Found:
         raise StudyError(msg)
 
 
+def evidence(found: Sequence[Found]) -> tuple[str, ...]:
+    """Say what the sharpness and the eigenvalues of an experiment rest on.
+
+    Args:
+        found: what was measured.
+
+    Returns:
+        A sentence for each of the two that was measured.
+    """
+    results = [result for one in found for result in one.results]
+    searches = [result for result in results if isinstance(result, Sharpness)]
+    pairs = [result for result in results if isinstance(result, Eigenpairs)]
+    said = []
+    if searches:
+        n_open = sum(not result.converged for result in searches)
+        gap = max(result.gap for result in searches)
+        said.append(
+            f"Sharpness is found by search, a lower bound: {n_open} of {len(searches)} searches "
+            f"did not converge, largest gap {gap:.0e}."
+        )
+    if pairs:
+        n_open = sum(not result.converged for result in pairs)
+        residual = max(float(result.residuals[0]) for result in pairs)
+        said.append(
+            f"λmax: {n_open} of {len(pairs)} did not converge, largest residual {residual:.0e}."
+        )
+    return tuple(said)
+
+
 @dataclass
 class Bench:
     """Where an experiment works: its study, its folder of checkpoints, its processes.
@@ -184,7 +213,8 @@ class Bench:
             LandscapeError: what went wrong in a run; those that were done before are kept.
         """
         label = _label(measure)
-        found = [_found(self.study, run, label) for run in runs]
+        entries = self.study.entries()
+        found = [_found(self.study, entries, run, label) for run in runs]
         missing = [run for run, one in zip(runs, found, strict=True) if one is None]
         if missing:
             self.say(f"{what}: {len(missing)} of {len(runs)} trainings to do")
@@ -194,8 +224,10 @@ class Bench:
             # The log last: where it is, everything of its run is.
             for result in results:
                 self.study.save(result)
+        entries = self.study.entries() if missing else entries
         return [
-            one or _required(self.study, run, label) for run, one in zip(runs, found, strict=True)
+            one or _required(self.study, entries, run, label)
+            for run, one in zip(runs, found, strict=True)
         ]
 
     def trained(self, runs: Sequence[Run], *, what: str) -> list[Trained]:
@@ -304,19 +336,19 @@ def _trained(run: Run, folder: Path) -> Trained:
     return Trained(run, log, {**kept, epochs: trained.model})
 
 
-def _required(study: Study, run: Run, label: str) -> Found:
-    found = _found(study, run, label)
+def _required(study: Study, entries: Sequence[Entry], run: Run, label: str) -> Found:
+    found = _found(study, entries, run, label)
     if found is None:
         msg = f"the log of {run.name} was saved and is not found in {study.path}: report this"
         raise StudyError(msg)
     return found
 
 
-def _found(study: Study, run: Run, label: str) -> Found | None:
+def _found(study: Study, entries: Sequence[Entry], run: Run, label: str) -> Found | None:
     """Return what a study holds of a training, if it holds its log."""
     wanted, content = {**_expected(run), "experiment": label}, _content(run)
-    for entry in study.entries(TrainingLog.kind):
-        if entry.settings != wanted:
+    for entry in entries:
+        if entry.kind != TrainingLog.kind or entry.settings != wanted:
             continue
         log = study.load(entry.id)
         where = log.provenance
@@ -324,13 +356,15 @@ def _found(study: Study, run: Run, label: str) -> Found | None:
             where.data_fingerprint,
             where.problem_fingerprint,
         ):
-            return Found(run, log, tuple(_measured_on(study, entry, run, label)))
+            return Found(run, log, tuple(_measured_on(study, entries, entry, run, label)))
     return None
 
 
-def _measured_on(study: Study, log: Entry, run: Run, label: str) -> Iterator[Result]:
+def _measured_on(
+    study: Study, entries: Sequence[Entry], log: Entry, run: Run, label: str
+) -> Iterator[Result]:
     names = {run.name_at(epoch) for epoch in run.epochs_kept}
-    for entry in study.entries():
+    for entry in entries:
         of_run = entry.checkpoint_hash == log.checkpoint_hash or entry.name in names
         if of_run and entry.settings.get("experiment") == label:
             result = study.load(entry.id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from landscape.experiments.outcome import Outcome
-from landscape.experiments.runs import Bench, Found, Run, Trained
+from landscape.experiments.runs import Bench, Found, Run, Trained, evidence
 from landscape.intervals import mean_interval, ratio_interval
 from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.evaluation import evaluation
@@ -68,7 +68,7 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     found = bench.do(runs, functools.partial(_measure, radii=plan.radii), what="seeds")
     by_name = {"SGD": found[: plan.seeds], "SAM": found[plan.seeds :]}
     quantities = _quantities(by_name, plan)
-    return Outcome(seeds_figure(quantities), (_table(quantities),))
+    return Outcome(seeds_figure(quantities), (_table(quantities),), evidence(found))
 
 
 def _measure(trained: Trained, *, radii: tuple[float, ...]) -> list[Result]:

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from landscape.experiments.outcome import Outcome
-from landscape.experiments.runs import Bench, Found, R, Run, Trained
+from landscape.experiments.runs import Bench, Found, R, Run, Trained, evidence
 from landscape.measure.densities import spectral_density
 from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.evaluation import evaluation
@@ -83,7 +83,7 @@ def perform(bench: Bench, plan: Plan = FULL) -> Outcome:
     densities = {one.run.name: _each(one, Density, plan) for one in found}
     pairs = {one.run.name: _each(one, Eigenpairs, plan) for one in found}
     figure = spectra_over_training(densities, pairs, plan.shown)
-    return Outcome(figure, (_table(found, plan),))
+    return Outcome(figure, (_table(found, plan),), evidence(found))
 
 
 def _measure(
