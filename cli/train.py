@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.errors import DataError, NonFiniteError, did_you_mean
+from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, did_you_mean
 
 from .options import json_option, study_option
 from .output import to_json
@@ -56,7 +56,7 @@ class Optimizers(Names):
 @click.option("--weight-decay", default=5e-4, show_default=True, help="Of all.")
 @click.option(
     "--rho", type=float, show_default="0.2, with asam 0.5",
-    help="Radius of SAM's neighbourhood; the default is meant for p = 2.",
+    help="Radius of SAM's neighbourhood; it has no default for another p than 2.",
 )  # fmt: skip
 @click.option("--p", default=2.0, show_default=True, help="Norm of SAM's neighbourhood.")
 @click.option(
@@ -121,6 +121,7 @@ def command(
     from landscape.study import Study
     from landscape.training import check_checkpoint_path, save_checkpoint, train
 
+    _refuse_idle(settings["optimizer"], settings["base"])
     task = load_task(problem)
     file = check_checkpoint_path(output)
     state = file.with_name(f"{file.name}.state")
@@ -157,6 +158,23 @@ def command(
     )
     if kept:
         click.echo(f"Log stored in {study}.")
+
+
+def _refuse_idle(optimizer: str, base: str) -> None:
+    """Refuse settings that the optimizer does not read."""
+    from landscape.training import READERS, SAM_FAMILY
+
+    context = click.get_current_context()
+    around = optimizer in SAM_FAMILY
+    names = {optimizer, base} if around else {optimizer}
+    for setting, readers in READERS.items():
+        given = context.get_parameter_source(setting) != click.core.ParameterSource.DEFAULT
+        if given and names.isdisjoint(readers):
+            msg = (
+                f"--{setting.replace('_', '-')} is read by {', '.join(readers)}, not by "
+                f"{f'{optimizer} around {base}' if around else optimizer}: leave it out"
+            )
+            raise InvalidArgumentError(msg)
 
 
 def _keep_log(trained: Trained, task: Task, path: Path, study: Study) -> bool:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+# Before torch, and for the processes that tests start: problems this small gain nothing from
+# threads, which wait for each other in a loop, and for long where the cores are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import settings
 from torch import nn
@@ -53,15 +59,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
         torch.save(model.state_dict(), tmp_path / name)
     return tmp_path
-
-
-@pytest.fixture
-def one_thread():
-    """Compute with one thread: to the same bits everywhere, and fast where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

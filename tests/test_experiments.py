@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from landscape.cli import cli
@@ -28,7 +29,15 @@ from landscape.study import Study
 from landscape.training import train
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.usefixtures("one_thread")  # as experiments train, wherever they do
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As experiments train, so that a training by itself has the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def run(name: str = "a", *, seed: int = 0, epochs: int = 1, **settings) -> Run:

@@ -40,9 +40,6 @@ every_base = pytest.mark.parametrize("base", list(BASES))
 # -- helpers -------------------------------------------------------------------------------------
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 class Net(nn.Module):
     """Two layers with BatchNorm and dropout between them."""
 

@@ -15,9 +15,6 @@ from landscape.optim import SAM
 SGD = torch.optim.SGD
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def weights() -> list[nn.Parameter]:
     return [nn.Parameter(torch.tensor([1.0, -2.0]))]
 

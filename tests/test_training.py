@@ -21,8 +21,6 @@ from landscape.tasks import digits
 from landscape.training import Trained, save_checkpoint, train
 from landscape.training.batches import Batches
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def make_data(n: int = 25) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(3)

@@ -22,9 +22,6 @@ LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 CLASS_WEIGHTS = torch.tensor([0.3, 1.7], dtype=torch.float64)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def make_data(n: int = 25):
     g = torch.Generator().manual_seed(3)
     x = torch.randn(n, 3, generator=g, dtype=torch.float64)
@@ -376,7 +373,8 @@ ALWAYS = [*ALWAYS, "batch_size", "schedule", "seed", "device"]
         ({"optimizer": "asam", "rho": 0.1, "base": "adam"}, {"rho": 0.1, "base": "adam"}),
         ({"optimizer": "gsam"}, {"rho": 0.2, "gsam_alpha": 0.4}),
         ({"optimizer": "sam", "ascent_steps": 2}, {"ascent_steps": 2}),
-        ({"optimizer": "sam", "micro_batch": 4, "p": 3.0}, {"p": 3.0, "micro_batch": 4}),
+        ({"optimizer": "sam", "micro_batch": 4}, {"rho": 0.2, "micro_batch": 4}),
+        ({"optimizer": "sam", "rho": 0.1, "p": 3.0}, {"rho": 0.1, "p": 3.0}),
     ],
 )
 def test_what_applies_is_recorded(how, more):
@@ -424,6 +422,8 @@ def test_the_norm_is_that_of_the_family(optimizer):
             r"gsam_alpha must .*got -1; 0.4 is usual .* 0 is",
         ),
         ({"optimizer": "gsam", "gsam_alpha": math.inf}, r"gsam_alpha must be a finite number"),
+        ({"optimizer": "sam", "p": 1.0}, r"rho has no default for p = 1; give it: for n weights"),
+        ({"optimizer": "asam", "p": math.inf}, r"rho has no default for p = inf; .* 0.5 n\^\(1/p"),
         ({"optimizer": "sam", "ascent_steps": 0}, r"ascent_steps must .* at least 1, got 0; 1 is"),
         ({"optimizer": "sam", "ascent_steps": 1.5}, r"ascent_steps must be a whole number"),
         (
@@ -493,7 +493,16 @@ def test_the_options_are_the_arguments(words, settings, here, run):
         ("--optimizer sam --rho nan", 2, "rho must be a finite number of at least 0, got nan"),
         ("--optimizer sam --ascent-steps 0", 2, "ascent_steps must be a whole number"),
         ("--optimizer sam --micro-batch 0", 2, "micro_batch must be a whole number"),
-        ("--micro-batch 4", 2, "micro_batch is a setting of SAM"),
+        ("--micro-batch 4", 2, "--micro-batch is read by sam, asam, gsam, usam, not by sgd: leave"),
+        ("--optimizer adam --rho 0.2", 2, "--rho is read by sam, asam, gsam, usam, not by adam"),
+        ("--optimizer adam --momentum 0.9", 2, "--momentum is read by sgd, not by adam: leave it"),
+        ("--optimizer sam --eta 0.1", 2, "--eta is read by asam, not by sam around sgd"),
+        ("--optimizer asam --gsam-alpha 1", 2, "--gsam-alpha is read by gsam, not by asam around"),
+        (
+            "--optimizer sam --base adamw --momentum 0.5",
+            *(2, "--momentum is read by sgd, not by sam around adamw: leave it out"),
+        ),
+        ("--optimizer sam --p inf", 2, "rho has no default for p = inf; give it"),
         ("--epochs -1", 2, "epochs must be a whole number of at least 0, got -1; 0 gives"),
         ("--epochs 0 --save-every 3", 2, "save_every=3 needs epochs after which to save"),
         ("--label-noise 2", 2, "a number from 0 to 1, got 2.0"),

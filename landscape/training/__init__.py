@@ -7,12 +7,13 @@ from landscape.training.labels import noisy_labels, with_label_noise
 from landscape.training.logs import training_log
 from landscape.training.loop import checkpoint_of_epoch, train
 from landscape.training.records import Epoch, Task, Trained
-from landscape.training.settings import ADAPTIVE, BASES, OPTIMIZERS, SAM_FAMILY, SCHEDULES
+from landscape.training.settings import ADAPTIVE, BASES, OPTIMIZERS, READERS, SAM_FAMILY, SCHEDULES
 
 __all__ = [
     "ADAPTIVE",
     "BASES",
     "OPTIMIZERS",
+    "READERS",
     "SAM_FAMILY",
     "SCHEDULES",
     "SUFFIXES",

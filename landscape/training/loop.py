@@ -88,7 +88,8 @@ def train(
         momentum: of SGD, in [0, 1).
         weight_decay: of the optimizer that descends (added to the gradient by SGD and Adam, apart
             from it by AdamW); not part of the loss that SAM perturbs.
-        rho: radius of SAM's neighbourhood; None: 0.2, or 0.5 for asam. 0 is the base optimizer.
+        rho: radius of SAM's neighbourhood; None: 0.2, or 0.5 for asam, and for p = 2 only. 0 is
+            the base optimizer.
         p: norm of SAM's neighbourhood; 2 only for usam.
         adaptive: T of asam: ``elementwise`` or ``filterwise``.
         eta: η of asam, at least 0.

@@ -29,6 +29,12 @@ SCHEDULES = ("cosine", "constant")
 ADAPTIVE = ("elementwise", "filterwise")
 # What a variant reads that the others do not: always recorded with it, and never without.
 _OWN: Mapping[str, tuple[str, ...]] = {"asam": ("adaptive", "eta"), "gsam": ("gsam_alpha",)}
+# Who reads what not all do: optimizers by themselves, or as the base of one.
+READERS: Mapping[str, tuple[str, ...]] = {
+    "momentum": ("sgd",),
+    **dict.fromkeys(("base", "rho", "p", "ascent_steps", "micro_batch"), SAM_FAMILY),
+    **{setting: (name,) for name, own in _OWN.items() for setting in own},
+}
 # Recorded only where they differ, so that the checkpoints of those who never heard of them stay
 # the same bytes.
 _USUAL = {
@@ -149,11 +155,11 @@ def _of_sam(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if name not in SAM_FAMILY:
         _refuse_without_sam(name, cost)
         return {}
-    rho = DEFAULT_RHO[name] if given["rho"] is None else given["rho"]
+    order = _norm(name, given["p"])
     return {
         "base": one_of(given["base"], BASES, what="base optimizer"),
-        "rho": real("rho", rho, least=0.0, advice="0 is the optimizer without SAM"),
-        "p": _norm(name, given["p"]),
+        "rho": _radius(name, given["rho"], order),
+        "p": order,
         **cost,
         **{key: _CHECKS[key](given[key]) for key in _OWN.get(name, ())},
     }
@@ -184,6 +190,17 @@ def _norm(name: str, p: Any) -> float:
         msg = f"usam is defined for p = 2 only, got p = {p!r}; leave p out, or take sam"
         raise InvalidArgumentError(msg)
     return order
+
+
+def _radius(name: str, rho: Any, order: float) -> float:
+    if rho is None and order != 2:
+        msg = (
+            f"rho has no default for p = {order:g}; give it: for n weights, {DEFAULT_RHO[name]:g} "
+            "n^(1/p - 1/2) allows steps about as long as the default of p = 2 does"
+        )
+        raise InvalidArgumentError(msg)
+    value = DEFAULT_RHO[name] if rho is None else rho
+    return real("rho", value, least=0.0, advice="0 is the optimizer without SAM")
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
