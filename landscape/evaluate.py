@@ -24,6 +24,7 @@ from landscape.params import preserved, seed_all
 from landscape.problem import Problem
 from landscape.problem.data import copied, describe, examples_in, rebuilt
 from landscape.problem.losses import BatchTerms
+from landscape.randomness import whole_seed
 from landscape.results import Cost
 from landscape.sums import LossSums, LossValue, VectorSum, metric_total
 
@@ -58,7 +59,7 @@ class Evaluator:
         self.problem = problem
         self.origin = problem.weights
         self.passes = {"forwards": 0, "gradients": 0, "hvps": 0}
-        self._seed = seed
+        self._seed = whole_seed(seed)
         self._host = _Host(problem.model)
         self._stack = ExitStack()
         self._started = time.perf_counter()

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from landscape.randomness import seeded
+
 __all__ = ["Filters", "Pair", "Rescaling", "find_rescalings", "rescaled"]
 
 State = Mapping[str, Tensor]
@@ -148,7 +150,7 @@ def find_rescalings(model: nn.Module, outputs: Outputs, *, seed: int = 0) -> lis
     """
     state = {name: tensor.detach() for name, tensor in _tensors(model)}
     order, expected = _order(model, outputs)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     found: list[Rescaling] = []
     for i, first in enumerate(order):
         for candidate in _candidates(model, first, order[i + 1 :], generator):

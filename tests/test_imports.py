@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "results",
         "intervals",
         "progress",
+        "randomness",
         "_version",
         "theory",
     ),

@@ -11,6 +11,7 @@ from landscape.directions.filters import is_vector, layout, normalise_filterwise
 from landscape.directions.vectors import Direction, Plane, orthogonalised
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.problem import Problem
+from landscape.randomness import seeded
 
 NORMALISATIONS = ("filter", "layer", "global", "none")
 
@@ -41,7 +42,7 @@ def random_direction(
         Li, Xu, Taylor, Studer, Goldstein (2018), Visualizing the Loss Landscape of Neural Nets,
         arXiv:1712.09913.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return _random(problem, generator, seed=seed, normalisation=normalisation, vectors=vectors)
 
 
@@ -72,7 +73,7 @@ def random_plane(
     Raises:
         InvalidArgumentError: if a choice is unknown, or leaves no direction at all.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x, y = (
         _random(problem, generator, seed=seed, normalisation=normalisation, vectors=vectors)
         for _ in range(2)

@@ -17,6 +17,7 @@ from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import inner
 from landscape.operators import Hessian, parameter_scale
 from landscape.problem.data import examples_in, split_batch
+from landscape.randomness import seeded
 from landscape.rescaling import Outputs, find_rescalings, rescaled
 from landscape.results import FloatArray
 from landscape.results.diagnoses import Check
@@ -162,7 +163,7 @@ def _one_step(gradient: Tensor, scale: Tensor) -> Tensor:
 def _trace(evaluator: Evaluator, seed: int) -> float:
     """Estimate the trace of the Hessian from a few probes of ±1, the same ones every time."""
     hessian = Hessian(evaluator)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     drawn = torch.randint(2, (_PROBES, hessian.n), generator=generator)
     probes = (2.0 * drawn - 1).to(evaluator.origin)
     products = hessian.matmat(probes)

@@ -17,6 +17,7 @@ from landscape.engine.running import Runner
 from landscape.errors import LandscapeError
 from landscape.evaluate import Evaluator
 from landscape.operators.pieces import divisible
+from landscape.randomness import seeded
 from landscape.sums import LossSums
 
 # Examples that a plan is tried on, where batches can be cut: the first ones of several batches,
@@ -117,7 +118,7 @@ def displaced(vector: Tensor, seed: int = 0) -> Tensor:
     Returns:
         The other vector.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     shift = torch.randn(len(vector), generator=generator, dtype=torch.float64)
     size = float(vector.double().square().mean().sqrt()) or 1.0
     return vector + (0.1 * size * shift).to(vector)
@@ -163,7 +164,7 @@ def _close(one: Tensor, other: Tensor, noisy: Tensor, rounding: float) -> bool:
 
 def _rounded(vector: Tensor) -> Tensor:
     """Move each weight up or down by its rounding error."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     sign = torch.randint(2, (len(vector),), generator=generator) * 2 - 1
     return vector * (1 + torch.finfo(vector.dtype).eps * sign.to(vector))
 

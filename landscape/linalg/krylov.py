@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
+from landscape.randomness import seeded
 
 Matvec = Callable[[Tensor], Tensor]
 Callback = Callable[[int, float], None]
@@ -100,7 +101,7 @@ class Operator:
         self._matvec = matvec
         self._max_matvecs = max_matvecs
         self._callback = callback
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = seeded(seed)
 
     @property
     def left(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg.krylov import Floats, Operator
+from landscape.randomness import seeded
 
 PROBES = ("rademacher", "gaussian", "sphere")
 
@@ -44,7 +45,7 @@ class ProbeSource:
     def __init__(self, operator: Operator, kind: str, seed: int) -> None:
         self._operator = operator
         self._kind = one_of(kind, PROBES, what="kind of probe")
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = seeded(seed)
 
     def draw(self) -> Tensor:
         """Return the next probe, shape (n,), in the storage dtype.

@@ -16,6 +16,7 @@ from landscape.curves import Curve
 from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator, differentiate
 from landscape.progress import progress_bar
+from landscape.randomness import seeded, whole_seed
 from landscape.results import Provenance, TrainedCurve
 from landscape.statistics import normalisers
 from landscape.study import MAX_ARRAY_BYTES, Study
@@ -165,8 +166,8 @@ def _one_epoch(
 ) -> float:
     """Take one step on each batch; return the mean loss over them, each where it was met."""
     batches = evaluator.problem.batches
-    key = np.random.SeedSequence((settings["seed"] % 2**64, epoch)).generate_state(1)
-    generator = torch.Generator().manual_seed(int(key[0]))
+    key = np.random.SeedSequence((whole_seed(settings["seed"]) % 2**64, epoch)).generate_state(1)
+    generator = seeded(int(key[0]))
     places = torch.rand(batches.n_batches, dtype=torch.float64, generator=generator).tolist()
     order = torch.randperm(batches.n_batches, generator=generator).tolist()
     steps: Iterable[tuple[int, Any]] = enumerate(batches)

@@ -15,6 +15,7 @@ from landscape.evaluate import Evaluator
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import progress_bar
+from landscape.randomness import seeded, whole_seed
 from landscape.results import FloatArray
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.study import Grid
@@ -48,7 +49,7 @@ class Draws:
         self._moved = self.scale > 0
         self.n_moved = int(self._moved.sum())
         self._distribution = one_of(distribution, DISTRIBUTIONS, what="distribution")
-        self._seed = seed
+        self._seed = whole_seed(seed)
         self._last: tuple[int, Tensor] | None = None
 
     def draw(self, k: int) -> Tensor:
@@ -61,7 +62,7 @@ class Draws:
         state = np.random.SeedSequence((self._seed % 2**64, _STREAM, k)).generate_state(
             1, np.uint64
         )
-        generator = torch.Generator().manual_seed(int(state[0]))
+        generator = seeded(int(state[0]))
         n = len(self.scale)
         if self._distribution == "box":
             return self.scale * (2.0 * torch.rand(n, generator=generator, dtype=torch.float64) - 1)

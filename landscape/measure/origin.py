@@ -16,6 +16,7 @@ from landscape.measure.ascent import Objective, Point
 from landscape.measure.quadratic import QuadraticModel
 from landscape.operators import Hessian
 from landscape.problem import Problem
+from landscape.randomness import seeded
 
 PRODUCTS = 16  # with the Hessian at w, at most
 
@@ -93,7 +94,7 @@ class Origin:
             Shape (n,).
         """
         vector = torch.empty_like(self.point.epsilon)
-        fill_with_normal(vector, torch.Generator().manual_seed(seed))
+        fill_with_normal(vector, seeded(seed))
         return vector if self.scale is None else vector * (self.scale != 0)
 
     def curvature(self, at: Tensor | None = None) -> Callable[[Tensor], Tensor]:

@@ -20,6 +20,7 @@ from landscape.operators.products import (
     ForwardOverReverse,
     NotTwiceDifferentiableError,
 )
+from landscape.randomness import seeded
 
 PRODUCTS = ("auto", "double-backward", "forward-over-reverse", "differences")
 # Forward mode is taken where it is clearly faster, so that noise does not decide.
@@ -168,7 +169,7 @@ class Hessian(Curvature):
             raise LossError(msg)
 
     def _random_unit_vector(self) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded(0)
         drawn = torch.randn(self.n, generator=generator, dtype=torch.float64)
         unit: Tensor = drawn / drawn.norm()
         return unit.to(self.device, self.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 from landscape.errors import ProblemError
 from landscape.linalg.krylov import Matvec, fill_with_normal, inner, norm
 from landscape.linalg.symmetric import SymmetricOperator
+from landscape.randomness import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def noise_floor(operator: SymmetricOperator, *, seed: int) -> tuple[Noise, Matve
     # The same roundings, in the same order, as where `lanczos` draws its first vector.
     storage = torch.promote_types(operator.dtype, torch.float32)
     empty = torch.empty(operator.n, dtype=storage, device=operator.device)
-    drawn = fill_with_normal(empty, torch.Generator().manual_seed(seed))
+    drawn = fill_with_normal(empty, seeded(seed))
     u = drawn.div_(norm(drawn)).to(operator.dtype)
     first, second = operator.matvec(u), operator.matvec(u)
     size = norm(first)

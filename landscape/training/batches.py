@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import DataError
 from landscape.problem.data import as_batches, describe, examples_in, leaves, map_leaves
+from landscape.randomness import seeded
 
 
 class Batches:
@@ -30,7 +31,7 @@ class Batches:
         self._as_they_come = as_batches(source, batch_size)  # refuses what is no data
         self._source = source
         self._batch_size = batch_size
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = seeded(seed)
 
     def __iter__(self) -> Iterator[Any]:
         source = self._source

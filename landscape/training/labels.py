@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 from landscape.errors import DataError
 from landscape.problem.data import describe
 from landscape.problem.task import Task
+from landscape.randomness import seeded
 from landscape.training.ranges import label_share, whole
 
 
@@ -45,7 +46,7 @@ def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
     share = label_share(share)
     seed = whole("seed", seed, least=0)
     classes, index = _classes(labels)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     order = torch.randperm(len(labels), generator=generator)
     steps = torch.randint(1, max(2, len(classes)), (len(labels),), generator=generator)
     chosen = order[: round(share * len(labels))]
