@@ -68,7 +68,7 @@ def command(
         searches = 6 if paired else 1
         forwards += 600 if paired else 0
         price = Cost(forwards=forwards, gradients=270 * searches, hvps=60 * searches)
-        print_price(problems, lambda problem: price)
+        print_price(problems, lambda problem: price, as_json=told.as_json)
         return
     test = None if no_test or told.split == "test" else told.base_problem(task, split="test")
     with Study(told.study) as study:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from landscape.study import Entry
 
 
+COLUMNS = ("id", "checkpoint", "kind", "asked for", "data", "status", "measured", "cost")
+
+
 @click.command("list")
 @click.argument("name", required=False)
 @study_option
@@ -34,16 +37,26 @@ def command(name: str | None, study: str, kind: str | None, as_json: bool) -> No
         one_of(kind, KINDS, what="kind")
     with Study(study, readonly=True) as opened:
         entries = opened.entries(kind, name)
+        if name is not None and not opened.entries(checkpoint=name):
+            names = dict.fromkeys(entry.name for entry in opened.entries())
+            one_of(name, names, what=f"checkpoint in {study}:")
     if as_json:
         click.echo(to_json([dataclasses.asdict(entry) for entry in entries]))
     elif not entries:
         click.echo(f"Nothing of that in {study}.")
     else:
-        head = ("id", "checkpoint", "kind", "asked for", "data", "status", "measured", "cost")
-        print_rows([head, *map(_row, entries)])
+        print_rows([COLUMNS, *map(row, entries)])
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def row(entry: Entry) -> tuple[str, ...]:
+    """Return the line of one measurement.
+
+    Args:
+        entry: of a study.
+
+    Returns:
+        Texts in the order of `COLUMNS`.
+    """
     status = entry.status
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"

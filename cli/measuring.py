@@ -44,7 +44,7 @@ def measure_each(
 
     problems = told.problems(told.base_problem(told.task()))
     if told.dry_run:
-        print_price(problems, price)
+        print_price(problems, price, as_json=told.as_json)
         return
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with Study(told.study) as study:
@@ -77,7 +77,7 @@ def measure_layers(
 
     problems = told.problems(told.base_problem(told.task()))
     if told.dry_run:
-        print_price(problems, price, times=lambda problem: len(problem.space.layers()))
+        print_price(problems, price, times=_n_layers, as_json=told.as_json)
         return
     with Study(told.study) as study:
         found = {name: measure(problem, study) for name, problem in problems.items()}
@@ -92,6 +92,10 @@ def measure_layers(
         click.echo(name)
         print_rows([_layer_row(layer, result) for layer, result in layers.items()], indent="  ")
     click.echo(f"Stored in {told.study}.")
+
+
+def _n_layers(problem: Problem) -> int:
+    return len(problem.space.layers())
 
 
 def _layer_row(layer: str, result: Eigenpairs) -> tuple[str, ...]:
@@ -110,6 +114,7 @@ def print_price(
     price: Callable[[Problem], Cost],
     *,
     times: Callable[[Problem], int] = lambda problem: 1,
+    as_json: bool = False,
 ) -> None:
     """Say what measuring would cost at most, from one timed forward and one gradient pass.
 
@@ -117,10 +122,11 @@ def print_price(
         problems: what would be measured.
         price: passes that one measurement takes at most.
         times: measurements of each problem.
+        as_json: whether to print JSON.
     """
     from landscape.evaluate import Evaluator
 
-    rows, total = [], 0.0
+    rows, told, total = [], {}, 0.0
     for name, problem in problems.items():
         with Evaluator(problem) as evaluator:
             forward, gradient = _timed(evaluator.loss), _timed(evaluator.gradient)
@@ -132,6 +138,11 @@ def print_price(
         passes = str(cost).rsplit(" in ", 1)[0]
         each = "" if n == 1 else f"{n} × "
         rows.append((name, f"at most {each}{passes}", f"about {seconds:,.0f} s"))
+        counts = {key: n * getattr(cost, key) for key in ("forwards", "gradients", "hvps")}
+        told[name] = {**counts, "seconds": seconds}
+    if as_json:
+        click.echo(to_json({"dry_run": True, "at_most": told, "seconds": total}))
+        return
     print_rows(rows)
     click.echo(f"Dry run: nothing measured; at most about {total:,.0f} s on this machine.")
 

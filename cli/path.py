@@ -71,7 +71,8 @@ def command(told: Measuring, points: int, held_out: str | None, **asked: Any) ->
         other = other.only(*told.params)
     if told.dry_run:
         route = f"{problem.name} to {end.name}"
-        print_price({route: problem}, lambda problem: _price(problem, points, asked, other))
+        price = _price(problem, points, asked, other)
+        print_price({route: problem}, lambda problem: price, as_json=told.as_json)
         return
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with Study(told.study) as study:

@@ -54,7 +54,7 @@ def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
     if told.dry_run:
         forwards = sum(2 * len(files) + 1 for _, files in wanted)
         price = Cost(forwards=forwards, gradients=plane.price.gradients, hvps=plane.price.hvps)
-        print_price(problems, lambda problem: price)
+        print_price(problems, lambda problem: price, as_json=told.as_json)
         return
     (problem,) = problems.values()
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")

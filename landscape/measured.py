@@ -7,6 +7,7 @@ rebuilds them, plots and reports read them.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
@@ -16,6 +17,7 @@ from landscape.results import (
     Eigenpairs,
     Evaluation,
     Line,
+    Provenance,
     Result,
     Sharpness,
     Surface,
@@ -24,6 +26,12 @@ from landscape.results import (
 from landscape.wording import number, with_error
 
 ABSENT = "–"
+# What numbers must have in common to be compared; digests are short, as Git shows them.
+_SOURCES: Mapping[str, Callable[[Provenance], str]] = {
+    "data": lambda at: f"{at.n_examples:,} {at.split} examples, {at.data_fingerprint[:8]}",
+    "loss or model": lambda at: at.problem_fingerprint[:8],
+    "parameters": lambda at: f"{at.n_parameters:,}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,12 @@ class Measured:
         """
         parts = {item.name: getattr(self, item.name) for item in fields(self)}
         return {role: part for role, part in parts.items() if isinstance(part, Result)}
+
+    @property
+    def source(self) -> Provenance | None:
+        """What the sharpness was measured on; if there is none, what the next best record was."""
+        records = (self.sharpness, self.eigenpairs, self.surface, self.evaluation)
+        return next((record.provenance for record in records if record is not None), None)
 
     def facts(self) -> dict[str, str]:
         """Return the numbers of this checkpoint by label, for one column of a table.
@@ -118,12 +132,22 @@ class Comparison:
         """Return rows (label, one text per checkpoint), the first row being the header.
 
         Returns:
-            The rows, in the order in which the labels first appear.
+            The rows: the data, the problem and the parameters where they are not the same for all,
+            and the numbers in the order in which their labels first appear.
         """
         columns = [model.facts() for model in self.models]
         labels = dict.fromkeys(label for column in columns for label in column)
         body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
-        return [("", *self.names), *body]
+        return [("", *self.names), *self._differing_sources(), *body]
+
+    def _differing_sources(self) -> list[tuple[str, ...]]:
+        sources = [model.source for model in self.models]
+        rows = []
+        for label, told in _SOURCES.items():
+            texts = [ABSENT if source is None else told(source) for source in sources]
+            if len({*texts} - {ABSENT}) > 1:
+                rows.append((f"{label} (not the same)", *texts))
+        return rows
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw the contrast figure: surfaces and contours on one scale, lines, and the table.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -118,6 +119,64 @@ def test_dry_run_prices_and_stores_nothing(here: Path, run) -> None:
     assert ran.code == 0
     assert ran.out.count("at most 50 forward passes") == 2
     assert not Path("landscape.db").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "surface a.pt b.pt --points 7",
+        "eigs a.pt b.pt --layers",
+        "compare a.pt b.pt --no-test",
+        "path a.pt b.pt",
+        "trajectory a.pt --run b.pt",
+    ],
+)
+def test_a_dry_run_prints_json_for_programs(here: Path, run, words) -> None:
+    ran = run(*words.split(), "--problem", "task.py", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["dry_run"] is True
+    assert told["seconds"] == pytest.approx(sum(one["seconds"] for one in told["at_most"].values()))
+    if words.startswith("surface"):
+        forwards = [one["forwards"] for one in told["at_most"].values()]
+        assert forwards == [7 * 7 + 1, 7 * 7 + 1]  # and the origin
+    assert not Path("landscape.db").exists()
+
+
+def test_delete_takes_out_what_is_named_and_no_more(here: Path, run, monkeypatch) -> None:
+    for name in ("a.pt", "b.pt"):
+        assert run("eigs", name, "--problem", "task.py", "--study", "s.db").code == 0
+
+    def held() -> list[int]:
+        return [entry["id"] for entry in json.loads(run("list", "--study", "s.db", "--json").out)]
+
+    first, second = held()
+    refused = run("delete", str(first), "99", "--study", "s.db", "--yes")
+    assert refused.code == 1
+    assert f"s.db holds no measurement 99; it holds {first}, {second}" in refused.err
+    assert held() == [first, second]
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    asked = run("delete", str(first), "--study", "s.db")
+    assert asked.code == 130
+    assert "a " in asked.out
+    assert "Delete from s.db? [y/N]" in asked.out
+    assert held() == [first, second]
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert run("delete", str(first), "--study", "s.db").code == 0
+    assert held() == [second]
+    gone = run("delete", str(second), str(second), "--study", "s.db", "--yes")
+    assert f"Deleted from s.db: {second}." in gone.out
+    assert held() == []
+    assert run("delete", "1", "--study", "none.db").code == 1
+    assert not Path("none.db").exists()
+
+
+def test_list_of_a_checkpoint_that_is_not_there_names_the_nearest(here: Path, run) -> None:
+    assert run("eigs", "a.pt", "--problem", "task.py").code == 0
+    ran = run("list", "aa")
+    assert ran.code == 2
+    assert "unknown checkpoint in landscape.db: 'aa' (nearest: a); known: a" in ran.err
+    assert run("list", "a", "--kind", "trace").out == "Nothing of that in landscape.db.\n"
 
 
 def test_compare_plot_report_list_show(here: Path, run) -> None:

@@ -213,6 +213,40 @@ def test_the_numbers_and_what_they_say_are_there(tmp_path):
         assert f'href="https://arxiv.org/abs/{paper}"' in written
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "label", "texts", "said"),
+    [
+        (
+            *("data_fingerprint", "other-data", "data (not the same)"),
+            ("1,437 train examples, data-1-t", "1,437 train examples, other-da"),
+            "on different data",
+        ),
+        (
+            *("problem_fingerprint", "0123456789", "loss or model (not the same)"),
+            ("problem-", "01234567"),
+            "with different losses or layer modes",
+        ),
+        (
+            *("n_parameters", 12_345, "parameters (not the same)"),
+            ("40", "12,345"),
+            "in models of different size",
+        ),
+    ],
+)
+def test_what_was_measured_on_something_else_is_marked(tmp_path, field, value, label, texts, said):
+    alike = samples.comparison()
+    wide = samples.wide()
+    elsewhere = dataclasses.replace(wide.sharpness.provenance, **{field: value})
+    odd = dataclasses.replace(
+        wide, sharpness=dataclasses.replace(wide.sharpness, provenance=elsewhere)
+    )
+    apart = samples.comparison(samples.sharp(), odd)
+    assert apart.table() == [alike.table()[0], (label, *texts), *alike.table()[1:]]
+    message = f"measured {said}: their numbers are not strictly comparable"
+    assert message in own_part(write_report(apart, tmp_path / "apart.html"))
+    assert message not in own_part(write_report(alike, tmp_path / "alike.html"))
+
+
 PARTS = {
     "a name only": Measured(name="a"),
     "loss": Measured(name="a", evaluation=samples.evaluation()),

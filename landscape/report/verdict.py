@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from landscape.measured import Comparison, Measured
 from landscape.plots.style import shorten
-from landscape.results import Result
 from landscape.wording import number, with_error
 
 SAME = 0.05
@@ -214,23 +213,18 @@ def _different_balls(models: Sequence[Measured]) -> list[str]:
 
 
 def _different_sources(models: Sequence[Measured]) -> list[str]:
-    records = [record for model in models if (record := _main_record(model)) is not None]
+    sources = [model.source for model in models if model.source is not None]
     said = []
     for field, what in (
         ("data_fingerprint", "on different data"),
         ("problem_fingerprint", "with different losses or layer modes"),
         ("n_parameters", "in models of different size"),
     ):
-        if len({getattr(record.provenance, field) for record in records}) > 1:
+        if len({getattr(source, field) for source in sources}) > 1:
             said.append(
                 f"The checkpoints were measured {what}: their numbers are not strictly comparable."
             )
     return said
-
-
-def _main_record(model: Measured) -> Result | None:
-    records = (model.sharpness, model.eigenpairs, model.surface, model.evaluation)
-    return next((record for record in records if record is not None), None)
 
 
 def _balls(models: Sequence[Measured]) -> set[tuple[float, float, str, float]]:

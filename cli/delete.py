@@ -1,0 +1,52 @@
+"""``landscape delete``: take measurements out of a study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .list import COLUMNS, row
+from .options import study_option
+from .output import print_rows
+
+if TYPE_CHECKING:
+    from landscape.study import Entry, Study
+
+
+@click.command("delete")
+@click.argument("numbers", type=int, nargs=-1, required=True, metavar="ID...")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@study_option
+def command(numbers: tuple[int, ...], study: str, yes: bool) -> None:
+    """Delete measurements from a study by their numbers, see landscape list. Needs no torch.
+
+    What was deleted is measured anew when it is asked for again.
+
+    \b
+    Example:
+      landscape delete 3 7 --study landscape.db
+    """
+    from landscape.study import Study
+
+    with Study(study, create=False) as opened:
+        chosen = _chosen(opened, numbers)
+        if not yes:
+            print_rows([COLUMNS, *map(row, chosen)])
+            click.confirm(f"Delete from {study}?", abort=True)
+        for entry in chosen:
+            opened.delete(entry.id)
+    click.echo(f"Deleted from {study}: {', '.join(str(entry.id) for entry in chosen)}.")
+
+
+def _chosen(study: Study, numbers: tuple[int, ...]) -> list[Entry]:
+    """Find all before the first is deleted."""
+    from landscape.errors import StudyError
+
+    held = {entry.id: entry for entry in study.entries()}
+    missing = [str(number) for number in numbers if number not in held]
+    if missing:
+        known = ", ".join(map(str, held)) or "nothing"
+        msg = f"{study.path} holds no measurement {', '.join(missing)}; it holds {known}"
+        raise StudyError(msg)
+    return [held[number] for number in dict.fromkeys(numbers)]
