@@ -21,6 +21,7 @@ from torch.func import functional_call
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError
 from landscape.loss_check import check_loss
 from landscape.params import preserved, seed_all
+from landscape.precision import float32_products
 from landscape.problem import Problem
 from landscape.problem.data import copied, describe, examples_in, rebuilt
 from landscape.problem.losses import BatchTerms
@@ -68,6 +69,7 @@ class Evaluator:
         batches = self.problem.batches
         with ExitStack() as stack:
             stack.enter_context(preserved(self.problem.model))
+            stack.enter_context(float32_products(tf32=False))
             self.problem.model.train(self.problem.mode == "train")
             self._constants = self._frozen_tensors()
             self._copies = {name: tensor.clone() for name, tensor in self._constants.items()}

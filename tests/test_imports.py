@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "files",
         "results",
         "intervals",
+        "precision",
         "progress",
         "randomness",
         "_version",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from landscape.errors import InvalidArgumentError, one_of
+from landscape.precision import float32_products
 from landscape.problem import Problem
 
 PRECISIONS = ("exact", "bfloat16", "float16", "tf32")
@@ -144,17 +145,8 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
     if precision == "exact":
         yield
     elif precision == "tf32":
-        products, convolutions = (
-            torch.get_float32_matmul_precision(),
-            torch.backends.cudnn.allow_tf32,
-        )
-        try:
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
+        with float32_products(tf32=True):
             yield
-        finally:
-            torch.set_float32_matmul_precision(products)
-            torch.backends.cudnn.allow_tf32 = convolutions
     else:
         with torch.autocast(device.type, dtype=getattr(torch, precision)):
             yield

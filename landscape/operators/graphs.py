@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,15 +68,16 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
-        if recurrent:
-            now = torch.backends.cudnn
-            stack.enter_context(
-                now.flags(
-                    enabled=False,
-                    benchmark=now.benchmark,
-                    deterministic=now.deterministic,
-                    allow_tf32=now.allow_tf32,
-                )
-            )
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _without_cudnn(recurrent):
         yield
+
+
+@contextmanager
+def _without_cudnn(wanted: bool) -> Iterator[None]:
+    # Not torch.backends.cudnn.flags: it reads all other settings too, which can fail.
+    before = torch.backends.cudnn.enabled
+    try:
+        torch.backends.cudnn.enabled = before and not wanted
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before

@@ -1,0 +1,71 @@
+"""How products of float32 numbers are computed: in full, or with TF32's 10 bits of mantissa."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_MATMUL = "float32_matmul_precision"
+# What stands for full products and for TF32, by the name of the setting.
+_VALUES: dict[str, tuple[Any, Any]] = {
+    _MATMUL: ("highest", "high"),
+    "allow_tf32": (False, True),
+    "fp32_precision": ("ieee", "tf32"),
+}
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Compute products of float32 in full, or in TF32 on a CUDA device, inside of the context.
+
+    torch computes convolutions and cuDNN's recurrent layers in TF32 unless told otherwise, and
+    matrix products where the user has asked for it: relative errors of 1e-3 then, which a second
+    derivative shows. What the user has set is given back, by whichever interface it was set.
+
+    Args:
+        tf32: whether to allow TF32.
+
+    Yields:
+        Nothing.
+
+    >>> torch.set_float32_matmul_precision("high")
+    >>> with float32_products(tf32=False):
+    ...     print(torch.get_float32_matmul_precision())
+    highest
+    >>> torch.get_float32_matmul_precision()
+    'high'
+    >>> torch.set_float32_matmul_precision("highest")
+    """
+    before = _settings()
+    _set([(where, name, _VALUES[name][tf32]) for where, name, _ in before])
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _settings() -> list[tuple[Any, str, Any]]:
+    # torch 2.9 brought a second interface, and the first one fails once the second was used.
+    cudnn: Any = torch.backends.cudnn
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            products = torch.get_float32_matmul_precision()
+            return [(torch, _MATMUL, products), (cudnn, "allow_tf32", cudnn.allow_tf32)]
+        except RuntimeError:
+            places: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+            return [(place, "fp32_precision", place.fp32_precision) for place in places]
+
+
+def _set(settings: list[tuple[Any, str, Any]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for where, name, value in settings:
+            if name == _MATMUL:
+                torch.set_float32_matmul_precision(value)
+            else:
+                setattr(where, name, value)
