@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from landscape.derivatives import differentiate
 from landscape.doctor.patient import Patient
 from landscape.errors import LandscapeError
-from landscape.evaluate import differentiate
 from landscape.operators.pieces import divisible, pieces
 from landscape.problem.data import examples_in
 from landscape.results.diagnoses import Check

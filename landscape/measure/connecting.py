@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from landscape.curves import Curve
+from landscape.derivatives import differentiate
 from landscape.errors import NonFiniteError
-from landscape.evaluate import Evaluator, differentiate
+from landscape.evaluate import Evaluator
 from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
 from landscape.results import Provenance, TrainedCurve

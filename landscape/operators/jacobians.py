@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.derivatives import differentiate, needing_derivatives
 from landscape.errors import LossError
-from landscape.evaluate import differentiate, needing_derivatives
 from landscape.operators.curvature import Curvature
 from landscape.operators.graphs import graph_bytes, twice_differentiable
 from landscape.operators.pieces import Piece

@@ -10,8 +10,9 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from landscape.derivatives import differentiate, needing_derivatives
 from landscape.errors import LossError, ProblemError
-from landscape.evaluate import Evaluator, differentiate, needing_derivatives
+from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import norm
 from landscape.operators.graphs import ONCE, graph_bytes, nodes, twice_differentiable
 from landscape.operators.pieces import Piece
