@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from landscape.problem.digest import digest_of
+from landscape.problem.computation import digest_of
 
 ROOT = Path(__file__).parents[1]
 ALPHA = 0.1
@@ -225,7 +225,8 @@ def loss(output, target, *, some=frozenset({"u", "v", "w", "x", "y", "z"})):
 """
     (tmp_path / "mine.py").write_text(source)
     script = (
-        "from landscape.problem.digest import digest_of; import mine; print(digest_of(mine.loss))"
+        "import mine; from landscape.problem.computation import digest_of;"
+        "print(digest_of(mine.loss))"
     )
     monkeypatch.syspath_prepend(tmp_path)
     here = digest_of(importlib.import_module("mine").loss)

@@ -30,6 +30,8 @@ from landscape.training import train
 
 pytest.importorskip("sklearn")
 
+FIGURES = Path(__file__).parents[1] / "figures"
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -295,6 +297,18 @@ def test_the_evidence_counts_what_did_not_converge(tmp_path: Path) -> None:
     found = Found(run("a"), log, (lost, records[1]))
     (said,) = evidence([found])
     assert "1 of 2 searches did not converge, largest gap 2e-01" in said
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_study_files_beside_the_figures_are_those_of_this_code(name: str) -> None:
+    # If the code of a problem changes, its figures are to be made anew.
+    with Study(FIGURES / f"{name}.db", readonly=True) as study:
+        logs = [study.load(entry.id) for entry in study.entries("training")]
+    if logs[0].provenance.versions["python"].split(".")[:2] != [*map(str, sys.version_info[:2])]:
+        pytest.skip("compiled code differs between versions of Python")
+    (problem,) = {log.settings["problem"] for log in logs}
+    (fingerprint,) = {log.provenance.problem_fingerprint for log in logs}
+    assert fingerprint == load_task(problem).problem(split="train").fingerprint
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

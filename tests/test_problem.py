@@ -191,3 +191,11 @@ def test_the_fingerprint_tells_models_of_the_same_parameters_apart():
     models += [nn.Sequential(nn.Linear(3, 2), nn.Dropout(p)) for p in (0.1, 0.5)]
     assert len({fingerprint(model) for model in models}) == len(models)
     assert fingerprint(Scaled(3, 2)) == fingerprint(Scaled(3, 2).eval())
+
+
+def test_parameters_that_are_not_the_same_have_another_name():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2))
+    problem = Problem(model, nn.CrossEntropyLoss(), (torch.randn(4, 3), torch.arange(4) % 2))
+    nested, both = problem.only("0").only("0.weight"), problem.only("0", "0.weight")
+    assert (nested.space.n, both.space.n) == (6, 8)
+    assert (nested.parameters, both.parameters) == ("0 & 0.weight", "0, 0.weight")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LossError
+from landscape.problem.computation import digest_of
 from landscape.problem.data import describe
-from landscape.problem.digest import digest_of
 from landscape.problem.losses import BatchTerms, Loss, StandardLoss, forward
 
 _SMALLEST = 1e-10

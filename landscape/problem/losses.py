@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from landscape.errors import LossError, ProblemError
+from landscape.problem.computation import digest_of
 from landscape.problem.data import describe, examples_in, rebuilt
-from landscape.problem.digest import digest_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.params import ParameterSpace, known_device, preserved
 from landscape.problem.checkpoint import load_weights
+from landscape.problem.computation import digest_of, digest_of_layers, loose_tensors
 from landscape.problem.data import BATCH_SIZE, Batches
-from landscape.problem.digest import Content, digest_of
+from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
 from landscape.problem.losses import Loss, make_loss
 from landscape.problem.parts import examples_between
@@ -201,7 +201,8 @@ class Problem:
         """
         other = copy.copy(self)
         other.space = self.space.only(patterns)
-        other.parameters = ", ".join(filter(None, [self.parameters, *patterns]))
+        # As none may share a key: of two patterns either may match, of two choices both have to.
+        other.parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
         return other
 
     def on_examples(self, first: int, last: int) -> Problem:
@@ -242,23 +243,32 @@ class Problem:
         """
         other = copy.copy(self)
         other.loss = NormalisedLogits(self.loss)
-        other.__dict__.pop("fingerprint", None)
+        other.__dict__.pop("_asked", None)
         return other
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Digest of what is computed: the model's own code and settings, the loss, the metrics."""
+        """Digest of what is computed: the model's code and settings, the loss, the metrics."""
+        return digest_of(self._asked, digest_of_layers(self.model))
+
+    @cached_property
+    def _asked(self) -> str:
         metrics = [(name, digest_of(function)) for name, function in sorted(self.metrics.items())]
-        return digest_of((self.loss.fingerprint, metrics, _architecture(self.model)))
+        return digest_of(self.loss.fingerprint, metrics)
 
     @property
     def checkpoint_hash(self) -> str:
-        """Digest of the weights and buffers, the same for the same values in any file format."""
+        """Digest of the weights and buffers, the same for the same values in any file format.
+
+        Buffers that are not persistent count too, and tensors in plain attributes.
+        """
         content = Content()
         trainable = set(ParameterSpace.of(self.model).names)
         for name, tensor in sorted(self.model.state_dict().items()):
             if isinstance(tensor, Tensor):
                 content.add((name, name in trainable, tensor))
+        for name, tensor in loose_tensors(self.model):
+            content.add((name, tensor))
         return content.hexdigest()
 
     def provenance(self) -> Provenance:
@@ -294,33 +304,6 @@ class Problem:
             f"parameters, {self.split} data, {self.mode} mode, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-def _architecture(model: nn.Module) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Describe a model without its weights: each layer's settings, and the code of its methods."""
-    return [
-        (
-            f"{name}: {type(part).__qualname__}({part.extra_repr()})",
-            repr(_settings(part)),
-            [
-                (key, digest_of(method))
-                for cls in type(part).__mro__
-                if not cls.__module__.startswith("torch.")
-                for key, method in sorted(vars(cls).items())
-                if isinstance(method, FunctionType)
-            ],
-        )
-        for name, part in model.named_modules()
-    ]
-
-
-def _settings(part: nn.Module) -> list[tuple[str, Any]]:
-    plain = ((key, value) for key, value in vars(part).items() if isinstance(value, _SETTING))
-    return sorted((key, value) for key, value in plain if key != "training")
-
-
-# What a layer keeps in plain attributes; `training` is set by the mode, which has its own place.
-_SETTING = (int, float, str)
 
 
 class _LazyBatches:

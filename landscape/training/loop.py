@@ -160,7 +160,7 @@ def train(
     with _seeded(where, noise):
         with _of_user(task):
             source = task.data(split)
-        run = _begun(model, source, settings, order=order)
+        run = _begun(model, source, loss, settings, order=order)
         if file is not None:
             take_up(file, run)
         before = run.seconds
@@ -208,7 +208,9 @@ def _every(save_every: int, checkpoint: Any, *, epochs: int) -> int:
     return every
 
 
-def _begun(model: nn.Module, data: Any, settings: Mapping[str, Any], *, order: int) -> Run:
+def _begun(
+    model: nn.Module, data: Any, loss: Loss, settings: Mapping[str, Any], *, order: int
+) -> Run:
     model.train()
     check_micro_batch(model, settings.get("micro_batch"))
     noise = settings.get("label_noise", 0.0)
@@ -221,7 +223,7 @@ def _begun(model: nn.Module, data: Any, settings: Mapping[str, Any], *, order: i
         scheduler=LambdaLR(optimizer, factor),
         batches=Batches(source, settings["batch_size"], seed=order),
         settings=settings,
-        start=start_of(model, source),
+        start=start_of(model, source, loss),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from landscape.errors import CheckpointError
 from landscape.files import write_file
 from landscape.problem.checkpoint_file import read_checkpoint
-from landscape.problem.digest import Content
+from landscape.problem.computation import digest_of, digest_of_layers
+from landscape.problem.digest import Content, attributes_of
+from landscape.problem.losses import Loss
 from landscape.training.batches import Batches
 from landscape.training.labels import Relabelled
 from landscape.training.records import Epoch, Trained
 from landscape.training.settings import differences
 
-_FORMAT = "landscape training state, version 1"
+_FORMAT = "landscape training state, version 2"
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Run:
         scheduler: of the learning rate.
         batches: with the generators of the order.
         settings: what was asked for.
-        start: what it started from, as `start_of` says it.
+        start: what it started from, as `start_of` says it; the state holds it.
         log: one record per finished epoch.
         gradients: gradients of a batch computed so far.
         seconds: wall-clock time so far, that of calls before this one among it.
@@ -48,7 +51,7 @@ class Run:
     scheduler: LambdaLR
     batches: Batches
     settings: Mapping[str, Any]
-    start: str
+    start: Mapping[str, str]
     log: list[Epoch] = field(default_factory=list)
     gradients: int = 0
     seconds: float = 0.0
@@ -64,24 +67,43 @@ class Run:
         )
 
 
-def start_of(model: nn.Module, source: Any) -> str:
-    """Digest what a training starts from.
+def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str]:
+    """Digest what a training starts from, but for its settings.
 
     Args:
         model: with its initial weights.
-        source: the training data; only arrays and tensors are looked into.
+        source: the training data. Of data sets and loaders the code, the length, and the arrays and
+            tensors in their attributes count; nothing is read from them.
+        loss: what is minimised.
 
     Returns:
-        A short hexadecimal digest of the weights, the buffers and the data.
+        Short hexadecimal digests by what they are of.
     """
-    content = Content()
-    content.add({name: value.detach() for name, value in model.named_parameters()})
-    content.add({name: value.detach() for name, value in model.named_buffers()})
+    weights = Content()
+    weights.add({name: value.detach() for name, value in model.named_parameters()})
+    weights.add({name: value.detach() for name, value in model.named_buffers()})
+    return {
+        "the initial weights": weights.hexdigest(),
+        "the model or its code": digest_of_layers(model),
+        "the loss": loss.fingerprint,
+        "the training data": digest_of(_told_of(source)),
+    }
+
+
+def _told_of(source: Any) -> Any:
     if isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source):
-        content.add(tuple(torch.as_tensor(part) for part in source))
+        return tuple(torch.as_tensor(part) for part in source)
     if isinstance(source, Relabelled):
-        content.add(source.labels)
-    return content.hexdigest()
+        return source.labels, _told_of(source.source)
+    if isinstance(source, DataLoader):
+        return source.batch_size, _told_of(source.dataset)
+    held = {k: v for k, v in attributes_of(source).items() if _is_data(v)}
+    return type(source), len(source) if isinstance(source, Sized) else None, held
+
+
+def _is_data(value: Any) -> bool:
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    return bool(parts) and all(isinstance(part, (Tensor, np.ndarray)) for part in parts)
 
 
 def write_state(path: Path, run: Run) -> None:
@@ -100,7 +122,7 @@ def write_state(path: Path, run: Run) -> None:
         {
             "format": _FORMAT,
             "settings": dict(run.settings),
-            "start": run.start,
+            "start": dict(run.start),
             "model": run.model.state_dict(),
             "buffers": dict(run.model.named_buffers()),  # those that no state dict holds, too
             "optimizer": run.optimizer.state_dict(),
@@ -150,8 +172,9 @@ def take_up(path: Path, run: Run) -> None:
 
 def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
     differing = differences(saved["settings"], run.settings)
-    if not differing and saved["start"] != run.start:
-        differing = ["the initial weights or the training data are others"]
+    if not differing:
+        others = [what for what, digest in run.start.items() if saved["start"][what] != digest]
+        differing = [f"not as before: {', '.join(others)}"] if others else []
     if differing:
         msg = (
             f"{path} holds a training that was interrupted, with other settings: "

@@ -1,0 +1,329 @@
+"""Whatever a network or a loss computes with is part of the problem's identity, and no more is.
+
+Each case is a problem file with a number in it: two numbers give two fingerprints, and one number
+the same one in another process too. Where the number decides the loss, the losses differ.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.problem import Problem, load_task
+from landscape.problem.computation import digest_of, digest_of_layers, loose_tensors, origin_of
+from landscape.study import Study
+
+HEAD = """
+import argparse, dataclasses, enum, functools, logging, math, re
+from types import SimpleNamespace
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+def data(split):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(8, 3, generator=generator), torch.arange(8) % 2
+"""
+NET = """
+class Net(nn.Module):
+    {body}
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        {init}
+
+    def forward(self, x):
+        return self.layer(x) * {use}
+
+def model():
+    torch.manual_seed(0)
+    return Net()
+
+loss = nn.CrossEntropyLoss()
+"""
+
+
+def net(*, use: str, body: str = "pass", init: str = "pass", top: str = "") -> str:
+    return HEAD + top + NET.format(use=use, body=body, init=init)
+
+
+def with_loss(*lines: str) -> str:
+    plain = NET.format(use="1.0", body="pass", init="pass").replace("loss = ", "_ = ")
+    return "\n".join((HEAD, plain, *lines))
+
+
+MODELS = {
+    "a plain attribute": net(init="self.s = V", use="self.s"),
+    "a function": net(
+        init="self.act = torch.tanh if V > 1 else torch.relu", use="1", top="\n"
+    ).replace("self.layer(x) * 1", "self.act(self.layer(x))"),
+    "a function of torch's Python part": net(
+        init="self.act = F.silu if V > 1 else F.gelu", use="1"
+    ).replace("self.layer(x) * 1", "self.act(self.layer(x))"),
+    "a lambda": net(init="self.act = lambda x: x * V", use="self.act(1.0)"),
+    "a partial": net(
+        init="self.act = functools.partial(torch.mul, torch.tensor(V))", use="self.act(1.0)"
+    ),
+    "a tuple": net(init="self.s = (1, V)", use="self.s[1]"),
+    "a list": net(init="self.s = [1, V]", use="self.s[1]"),
+    "a dictionary": net(init="self.s = {'s': V}", use="self.s['s']"),
+    "None": net(init="self.s = None if V > 1 else 2.0", use="(self.s or 1.0)"),
+    "a namespace": net(init="self.c = SimpleNamespace(s=V)", use="self.c.s"),
+    "arguments": net(init="self.c = argparse.Namespace(s=V)", use="self.c.s"),
+    "a configuration": net(
+        top="\nclass Config:\n    def __init__(self, s): self.s = s\n",
+        init="self._c = Config(V)",
+        use="self._c.s",
+    ),
+    "slots": net(
+        top="\nclass Config:\n    __slots__ = 's'\n    def __init__(self, s): self.s = s\n",
+        init="self.c = Config(V)",
+        use="self.c.s",
+    ),
+    "a private slot": net(
+        top="\nclass Config:\n    __slots__ = ('__s',)\n    def __init__(self, s): self.__s = s\n"
+        "    def get(self): return self.__s\n",
+        init="self.c = Config(V)",
+        use="self.c.get()",
+    ),
+    "a dataclass": net(
+        top="\n@dataclasses.dataclass\nclass Config:\n    s: float\n",
+        init="self.c = Config(V)",
+        use="self.c.s",
+    ),
+    "a method of a dataclass": net(
+        top="\n@dataclasses.dataclass\nclass Config:\n    def s(self): return V\n",
+        init="self.c = Config()",
+        use="self.c.s()",
+    ),
+    "an enumeration": net(
+        top="\nclass Kind(enum.Enum):\n    A = 1.0\n    B = 2.0\n",
+        init="self.kind = Kind.A if V > 1 else Kind.B",
+        use="self.kind.value",
+    ),
+    "a dtype": net(
+        init="self.type = torch.bfloat16 if V > 1 else torch.float32",
+        use="torch.tensor(1.001).to(self.type).float()",
+    ),
+    "a set": net(init="self.s = frozenset({V, 'b', (1, 2)})", use="max(self.s - {'b', (1, 2)})"),
+    "an attribute of the class": net(body="s = V", use="self.s"),
+    "a list of the class": net(body="s = [V]", use="self.s[0]"),
+    "a property": net(body="s = property(lambda self: V)", use="self.s"),
+    "a cached property": net(
+        body="@functools.cached_property\n    def s(self): return V", use="self.s"
+    ),
+    "a static method": net(body="@staticmethod\n    def s(): return V", use="self.s()"),
+    "a class method": net(body="@classmethod\n    def s(cls): return V", use="self.s()"),
+    "a class inside": net(body="class Inner:\n        s = V", use="self.Inner.s"),
+    "a base class": net(top="\nclass Base:\n    s = V\n", use="self.s").replace(
+        "class Net(nn.Module)", "class Net(Base, nn.Module)"
+    ),
+    "a global": net(top="\nS = V\n", use="S"),
+    "a global class": net(top="\nclass C:\n    S = V\n", use="C.S"),
+    "a global object": net(top="\nC = SimpleNamespace(S=V)\n", use="C.S"),
+    "a global function of torch": net(
+        top="\nACT = torch.relu if V > 1 else torch.tanh\n", use="1"
+    ).replace("self.layer(x) * 1", "ACT(self.layer(x))"),
+    "a cached function": net(top="\n@functools.lru_cache\ndef s(): return V\n", use="s()"),
+    "an attribute of a function": net(top="\ndef s(): return s.v\ns.v = V\n", use="s()"),
+    "a decorated function": net(top="\n@torch.no_grad()\ndef s(): return V\n", use="s()"),
+    "a tensor": net(init="self.s = torch.tensor(V)", use="self.s"),
+    "tensors in a list": net(init="self.s = [torch.tensor(V)]", use="self.s[0]"),
+    "a buffer that is not persistent": net(
+        init="self.register_buffer('s', torch.tensor(V), persistent=False)", use="self.s"
+    ),
+    "a hook": net(
+        init="self.layer.register_forward_hook(lambda m, a, out: out * V)", use="1.0"
+    ),
+    "a setting of a layer of torch": net(init="self.drop = nn.LeakyReLU(V / 10)", use="1").replace(
+        "self.layer(x) * 1", "self.drop(self.layer(x))"
+    ),
+    "an activation in a layer of torch": net(
+        init="self.block = nn.TransformerEncoderLayer(2, 1, 2, dropout=0.0, "
+        "activation=torch.tanh if V > 1 else torch.sigmoid)",
+        use="1",
+    ).replace("self.layer(x) * 1", "self.block(self.layer(x)[None])[0]"),
+}  # fmt: skip
+LOSSES = {
+    "a constant": with_loss("def loss(o, t): return F.cross_entropy(o * V, t)"),
+    "a global object": with_loss(
+        "C = SimpleNamespace(v=V)", "def loss(o, t): return F.cross_entropy(o * C.v, t)"
+    ),
+    "another method": with_loss(
+        "class Loss:",
+        "    def scale(self): return V",
+        "    def __call__(self, o, t): return F.cross_entropy(o * self.scale(), t)",
+        "loss = Loss()",
+    ),
+    "a list of a module": with_loss(
+        "class Loss(nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        "        self.v = [V]",
+        "    def forward(self, o, t): return F.cross_entropy(o * self.v[0], t)",
+        "loss = Loss()",
+    ),
+    "slots": with_loss(
+        "class Loss:",
+        "    __slots__ = 'v'",
+        "    def __call__(self, o, t): return F.cross_entropy(o * self.v, t)",
+        "loss = Loss()",
+        "loss.v = V",
+    ),
+    "a function that is chosen": with_loss(
+        "ACT = torch.tanh if V > 1 else torch.relu",
+        "def loss(o, t): return F.cross_entropy(ACT(o), t)",
+    ),
+}
+
+
+def write(folder: Path, source: str, value: float) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "task.py"
+    file.write_text(f"V = {value}\n{source}")
+    return file
+
+
+def loaded(file: Path) -> Problem:
+    return load_task(file).problem(split="train")
+
+
+@pytest.mark.parametrize("source", [*MODELS.values(), *LOSSES.values()], ids=[*MODELS, *LOSSES])
+def test_what_decides_the_loss_decides_the_key(source: str, tmp_path: Path) -> None:
+    one, other = (loaded(write(tmp_path / str(v), source, v)) for v in (1.0, 2.0))
+    again = loaded(write(tmp_path / "again", source, 1.0))
+    losses = [ls.evaluation(problem).loss for problem in (one, other, again)]
+    assert losses[0] != losses[1]
+    assert losses[0] == losses[2]
+    keys = [(p.fingerprint, p.checkpoint_hash) for p in (one, other, again)]
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+    assert keys[0] == (one.fingerprint, one.checkpoint_hash)  # measuring changes nothing
+
+
+def test_every_process_finds_the_same_keys(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / str(i), source, 1.0)
+        for i, source in enumerate((*MODELS.values(), *LOSSES.values()))
+    ]
+    script = """
+import sys
+from landscape.problem import load_task
+for file in reversed(sys.argv[1:]):
+    problem = load_task(file).problem(split="train")
+    print(problem.fingerprint, problem.checkpoint_hash)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *map(str, files)],
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = [(problem.fingerprint, problem.checkpoint_hash) for problem in map(loaded, files)]
+    there = [tuple(line.split()) for line in ran.stdout.splitlines()]
+    assert there == here[::-1]
+
+
+def test_a_study_does_not_give_another_network_the_numbers_of_the_first(tmp_path: Path) -> None:
+    source = MODELS["a function"]
+    one, other = (loaded(write(tmp_path / str(v), source, v)) for v in (1.0, 2.0))
+    alone = ls.trace(other).value
+    with Study(tmp_path / "s.db") as study:
+        assert ls.trace(one, study=study).value != alone
+        assert ls.trace(other, study=study).value == alone
+
+
+def test_a_setting_that_is_changed_later_counts() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(0.1))
+    problem = Problem(model, nn.MSELoss(), (torch.randn(4, 2), torch.randn(4, 2)))
+    before = problem.fingerprint
+    model[1].negative_slope = 0.9
+    assert problem.fingerprint != before
+
+
+class Trained(nn.Module):
+    """What training and use leave behind in a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.shared = [self.layer.weight]
+        self._trainer = torch.optim.SGD(self.layer.parameters(), lr=0.1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_weights_and_trainers_are_no_part_of_the_architecture() -> None:
+    one, other = Trained(), Trained()
+    other._trainer.param_groups[0]["lr"] = 0.5
+    other.cached = one.cached = torch.zeros(2)
+    other.cached = torch.ones(2)
+    assert digest_of_layers(one) == digest_of_layers(other)
+    assert [name for name, _ in loose_tensors(other)] == [".cached"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LSTM(3, 4, 2),
+        lambda: nn.MultiheadAttention(4, 2),
+        lambda: nn.utils.spectral_norm(nn.Linear(3, 3)),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+        lambda: torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU())),
+        lambda: torch.compile(nn.Sequential(nn.Linear(2, 2), nn.ReLU())),
+    ],
+)
+def test_layers_of_torch_have_one_digest(make: Callable[[], nn.Module]) -> None:
+    assert digest_of_layers(make()) == digest_of_layers(make())
+    assert list(loose_tensors(make())) == []
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_scripted_modules_are_told_apart_by_their_code() -> None:
+    relu, tanh = (torch.jit.script(nn.Sequential(nn.Linear(2, 2), f())) for f in (nn.ReLU, nn.Tanh))
+    assert digest_of_layers(relu) != digest_of_layers(tanh)
+
+
+def test_what_is_noted_in_use_does_not_count() -> None:
+    import logging
+
+    log = logging.getLogger("test_computation")
+
+    def loss(output: Any, target: Any) -> Any:
+        log.debug("called")
+        return output - target
+
+    before = digest_of(loss)
+    logging.getLogger("test_computation.another").setLevel(10)
+    log.setLevel(30)
+    assert digest_of(loss) == before
+
+
+def test_whose_code_it_is() -> None:
+    expected = {
+        "torch.nn.modules.linear": "recorded",
+        "numpy": "recorded",
+        "collections": "recorded",
+        "builtins": "recorded",
+        "_abc": "recorded",
+        "click": "installed",
+        "landscape.tasks.digits": "own",
+        __name__: "own",
+        "no_such_module": "own",
+        "__main__": "own",
+    }
+    for name in ("click", "landscape.tasks.digits"):
+        __import__(name)
+    assert {name: origin_of(name) for name in expected} == expected
