@@ -318,9 +318,18 @@ class Evaluator:
             first = (str(error).splitlines() or [""])[0]
             msg = (
                 f"{where} ({describe(batch)}): the model, the loss or a metric failed with "
-                f"{type(error).__name__}: {first}"
+                f"{type(error).__name__}: {first}{_hint(first)}"
             )
             raise ProblemError(msg) from error
+
+
+def _hint(said: str) -> str:
+    if "does not require grad" not in said:
+        return ""
+    return (
+        "; values are computed without gradients: if the loss itself differentiates, by its inputs "
+        "for example, let it do so under torch.enable_grad()"
+    )
 
 
 class _Host(nn.Module):

@@ -35,9 +35,10 @@ def check_loss(problem: Problem, batch: Any, terms: Terms) -> None:
     first, second = float(once.total), float(again.total)
     if not same_loss(first, second, problem.dtype):
         msg = (
-            f"the model gives another loss for the same batch and the same weights ({first:.6g}, "
-            f"then {second:.6g}, in {problem.mode} mode): is there randomness in its forward "
-            "pass, like F.dropout without training=self.training?"
+            "the model gives another loss for the same batch and the same weights (its sum is "
+            f"{first:.6g}, then {second:.6g}, in {problem.mode} mode): is there randomness in its "
+            "forward pass, like F.dropout without training=self.training? If it is meant, as in a "
+            "variational autoencoder, let data() return the noise of each example with it"
         )
         raise ProblemError(msg)
     problem.additive = problem.mode == "eval"

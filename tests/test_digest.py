@@ -239,3 +239,8 @@ def loss(output, target, *, some=frozenset({"u", "v", "w", "x", "y", "z"})):
         check=True,
     ).stdout.strip()
     assert there == here
+
+
+def test_tensors_without_values_are_told_apart_by_their_shape() -> None:
+    one, other = (torch.empty(n, device="meta") for n in (2, 3))
+    assert digest_of(one) == digest_of(torch.empty(2, device="meta")) != digest_of(other)

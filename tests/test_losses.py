@@ -322,6 +322,48 @@ def test_sum_and_weight_of_a_batch(sizes: list[int]) -> None:
     assert value == pytest.approx(float((x - y)[y > 0].square().mean()), rel=1e-12)
 
 
+@given(sizes=partitions())
+def test_sum_and_weight_of_each_example_have_a_standard_error(sizes: list[int]) -> None:
+    x, y = DATA["tokens, some ignored"]
+    criterion = nn.CrossEntropyLoss(weight=WEIGHTS, ignore_index=-1)
+
+    def tokens(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        inputs, target = batch
+        each = F.cross_entropy(
+            model(inputs), target, weight=WEIGHTS, ignore_index=-1, reduction="none"
+        )
+        weights = torch.where(target >= 0, WEIGHTS[target.clamp(min=0)], 0.0)
+        return each.sum(1), weights.sum(1)
+
+    with Evaluator(Problem(Passing(), data=cut((x, y), sizes), batch_loss=tokens)) as evaluator:
+        found = evaluator.loss()
+    expected = measured(x, y, criterion, sizes=sizes)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    assert found.se == pytest.approx(expected.se, rel=1e-12)
+
+
+def test_a_loss_with_derivatives_of_its_own_is_told_how() -> None:
+    def residual(model: nn.Module, batch: Any) -> Tensor:
+        inputs = batch[0].clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(model(inputs).sum(), inputs, create_graph=True)
+        return (slope - 1).square().sum(1)
+
+    def enabled(model: nn.Module, batch: Any) -> Tensor:
+        with torch.enable_grad():
+            return residual(model, batch)
+
+    x = torch.randn(5, 2, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    with (
+        pytest.raises(ProblemError, match=r"by its inputs .* under torch\.enable_grad\(\)"),
+        Evaluator(Problem(model, data=[(x, x)], batch_loss=residual)),
+    ):
+        pass
+    with Evaluator(Problem(model, data=[(x, x)], batch_loss=enabled)) as evaluator:
+        expected = enabled(model, (x,)).mean()
+        assert evaluator.loss().value == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_output_in_low_precision_is_compared_in_float32() -> None:
     class Casting(Passing):
         def forward(self, x: Tensor) -> Tensor:
@@ -464,6 +506,10 @@ def test_an_ignored_label_is_not_out_of_range() -> None:
         (lambda o, t: None, "returned NoneType for a batch of 13"),
         (lambda o, t: (o.sum(), -1.0), r"returned a tuple of \(a float64 tensor of shape \(\)"),
         (lambda o, t: (o.sum(), 1.0, 2.0), "returned a tuple"),
+        (lambda o, t: (o.sum(1), 13.0), "a pair .*, both of them scalars or both of them vectors"),
+        (lambda o, t: (o.sum(), torch.ones(13)), "a pair .*, both of them scalars or both of"),
+        (lambda o, t: (o.sum(1), -torch.ones(13)), "a pair .*, both of them scalars or both of"),
+        (lambda o, t: (o.sum(), "1"), "a pair .*, both of them scalars or both of them vectors"),
         (lambda o, t: (o.sum(), o.exp().sum()), "the weight of the pair .* depends on the"),
         (lambda o, t: (o - t).detach().mean(), "does not depend on the parameters"),
         (lambda o, t: t.clone().requires_grad_(True).mean(), "does the loss use another model"),

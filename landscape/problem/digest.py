@@ -80,6 +80,9 @@ class Content:
         self._digest.update(f"[{text}]".encode())
 
     def _add_tensor(self, tensor: Tensor) -> None:
+        if tensor.is_meta:  # nothing is in it
+            self._mark(f"meta {tensor.dtype}{tuple(tensor.shape)}")
+            return
         value = tensor.detach().cpu()
         if value.layout != torch.strided:
             self._mark(str(value.layout))

@@ -228,7 +228,8 @@ def read_loss(value: Any, batch: Any) -> BatchTerms:
 
     Args:
         value: a scalar (mean over the examples), a vector of per-example losses, or a pair
-            (sum, weight).
+            (sum, weight), of the batch or of each example; only what is known of each example has
+            a standard error.
         batch: the batch that it belongs to.
 
     Returns:
@@ -238,16 +239,9 @@ def read_loss(value: Any, batch: Any) -> BatchTerms:
         LossError: if it is none of the three, or its weight depends on the parameters.
     """
     if isinstance(value, tuple) and len(value) == 2:
-        total, weight = value
-        if isinstance(weight, Tensor) and weight.requires_grad:
-            msg = (
-                "the weight of the pair (sum, weight) depends on the parameters; it is divided by "
-                "once, after the sum over the batches, so it must be a number: use detach()"
-            )
-            raise LossError(msg)
-        weight = float(weight)
-        if isinstance(total, Tensor) and total.ndim == 0 and weight >= 0:
-            return BatchTerms(total=total.double(), weight=weight)
+        terms = _read_pair(*value, size=examples_in(batch))
+        if terms is not None:
+            return terms
     elif isinstance(value, Tensor) and value.is_floating_point():
         size = examples_in(batch)
         if value.ndim == 0:
@@ -259,9 +253,29 @@ def read_loss(value: Any, batch: Any) -> BatchTerms:
     msg = (
         f"the loss returned {describe(value)} for a batch of {examples_in(batch)}; expected a "
         "floating-point tensor: a scalar (the mean over the batch), a vector with one loss per "
-        "example, or, from batch_loss, a pair (sum, weight)"
+        "example, or, from batch_loss, a pair (sum, weight), both of them scalars or both of them "
+        "vectors with one entry per example"
     )
     raise LossError(msg)
+
+
+def _read_pair(total: Any, weight: Any, *, size: int) -> BatchTerms | None:
+    if isinstance(weight, Tensor) and weight.requires_grad:
+        msg = (
+            "the weight of the pair (sum, weight) depends on the parameters; it is divided by "
+            "once, after the sum over the batches, so it must be a number: use detach()"
+        )
+        raise LossError(msg)
+    known = isinstance(weight, (int, float, Tensor)) and bool((torch.as_tensor(weight) >= 0).all())
+    if not known or not isinstance(total, Tensor) or not total.is_floating_point():
+        return None
+    weights = torch.as_tensor(weight, dtype=torch.float64, device=total.device)
+    if total.ndim == weights.ndim == 0:
+        return BatchTerms(total=total.double(), weight=float(weights))
+    if total.shape == weights.shape == (size,):
+        summed = total.sum(dtype=torch.float64)
+        return BatchTerms(summed, float(weights.sum()), terms=total, weights=weights)
+    return None
 
 
 def forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
