@@ -110,7 +110,8 @@ def _run(args: Sequence[str] | None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped; what was measured is kept in the study.", err=True)
+        kept = "finished measurements, and the points of lines, surfaces and averages"
+        click.echo(f"Stopped. Kept in the study: {kept}.", err=True)
         return 130
     except OSError as error:
         # A full disk, a folder that may not be written: the system's own words say it.

@@ -349,6 +349,17 @@ def test_a_saddle_is_found_by_its_lowest_eigenvalue(lowest, verdict):
     assert ("saddle" in found.finding) == (verdict == "warning")
 
 
+def test_a_lowest_eigenvalue_that_is_not_resolved_is_no_evidence():
+    # Two hundred eigenvalues side by side: sixteen products cannot find the one below zero.
+    diagonal = [*torch.linspace(0.01, 4.0, 200).tolist(), -0.02]
+    found = diagnosed(bowl(diagonal, [0.0] * len(diagonal)))["lowest curvature"]
+    assert found.verdict == "note"
+    assert found.numbers["smallest"] > -0.02
+    assert found.numbers["residual"] > 0.04
+    assert "a lower one may have been missed" in found.finding
+    assert "eigs --both-ends" in found.advice
+
+
 def test_a_maximum_is_no_minimum():
     assert diagnosed(bowl([-4.0, -2.0, -1.0]))["lowest curvature"].verdict == "warning"
 

@@ -112,8 +112,14 @@ def lowest_curvature(patient: Patient) -> Check:
     )
     # A Rayleigh quotient is never below the smallest eigenvalue: what is negative here is proof.
     share = -low / high if high > 0 else math.inf if low < 0 else 0.0
-    if share <= _SLIGHT_SADDLE:
+    if share <= _SLIGHT_SADDLE and residual <= _SLIGHT_SADDLE * abs(high):
         return Check(name="lowest curvature", verdict="fine", finding=text, numbers=numbers)
+    if share <= _SLIGHT_SADDLE:
+        text += f"; its residual is {number(residual)}, so that a lower one may have been missed"
+        advice = "to know, ask for the lowest by themselves: landscape eigs --both-ends"
+        return Check(
+            name="lowest curvature", verdict="note", finding=text, advice=advice, numbers=numbers
+        )
     advice = (
         "train on; largest eigenvalue and trace leave out how far the loss falls along the "
         "others: look at both ends (landscape eigs --both-ends) and at the density"
