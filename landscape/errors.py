@@ -50,6 +50,10 @@ class MissingDependencyError(LandscapeError, ImportError):
     """An optional package is not installed; the message holds the install command."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint holds more than one set of weights, and one of them was chosen."""
+
+
 class LossNotAdditiveWarning(UserWarning):
     """The loss of a batch is not the mean of the losses of its parts."""
 

@@ -6,6 +6,7 @@ torch.compile leave behind.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import CheckpointError, did_you_mean
+from landscape.errors import CheckpointError, CheckpointWarning, did_you_mean
 from landscape.problem.checkpoint_file import listing, read_checkpoint
 
 __all__ = ["find_state_dict", "load_weights", "own_name", "read_checkpoint"]
@@ -115,6 +116,13 @@ def find_state_dict(
             f"choose one, for example by key={rivals[0]!r} (--key {rivals[0]})"
         )
         raise CheckpointError(msg)
+    others = [name for name in candidates if name != best and fit(name)[0] == fit(best)[0] > 0]
+    if key is None and others:
+        msg = (
+            f"{origin} holds several state dicts that fit the model: {best!r} is taken, not "
+            f"{listing(others)}; choose by key={others[0]!r} (--key {others[0]})"
+        )
+        warnings.warn(msg, CheckpointWarning, stacklevel=2)
     return _renamed(found[best], candidates[best], expected, origin)
 
 
