@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -112,6 +113,28 @@ def test_the_multiplier_is_that_of_the_trust_region_and_the_check_holds():
         )
         assert found.is_local_maximum
         assert "a local maximum" in dict(found.rows())["μI − H on the tangents"]
+
+
+@pytest.mark.parametrize(
+    ("starts", "values", "said"),
+    [
+        (("gradient", "random"), [2.0, 1.0], "NOT even a local maximum"),
+        (("gradient", "+tangent 1", "-tangent 1"), [2.0, 1.9, 2.0], "found nothing higher"),
+        # The last climb along a tangent led on: where it ended nobody has tried.
+        (("gradient", "+tangent 1", "-tangent 1"), [2.0, 2.1, 2.0], "NOT even a local maximum"),
+    ],
+)
+def test_a_failed_condition_says_whether_anybody_went_on_from_there(starts, values, said):
+    found = sharpness(quadratic_problem(random_quadratic(12, 0)), 0.5)
+    failed = dataclasses.replace(
+        found,
+        second_order=-found.multiplier,
+        starts=starts,
+        start_values=np.array(values),
+        start_gaps=np.zeros(len(starts)),
+    )
+    assert failed.is_local_maximum is False
+    assert said in dict(failed.rows())["μI − H on the tangents"]
 
 
 def test_a_saddle_on_the_sphere_is_told_from_a_maximum():

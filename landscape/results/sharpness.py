@@ -153,8 +153,15 @@ class Sharpness(Result):
         if self.is_local_maximum is None:
             return []
         verdict = "a local maximum" if self.is_local_maximum else "NOT even a local maximum"
+        if not self.is_local_maximum and self._tangents_are_in_vain():
+            verdict = "below 0 a tangent rises, but climbs along it found nothing higher: kinks?"
         values = f"{number(self.second_order)} ± {self.second_order_error:.0e}"
         return [("μI − H on the tangents", f"{values}, μ = {number(self.multiplier)} ({verdict})")]
+
+    def _tangents_are_in_vain(self) -> bool:
+        """Tell whether the search went on along the tangents of its best point, without gain."""
+        tried = [name for name in self.starts if "tangent" in name]
+        return bool(tried) and self.best_start not in tried[-2:]
 
     def _overflow_rows(self) -> list[tuple[str, str]]:
         if not self.n_overflowed:
