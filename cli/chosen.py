@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 Named = list[tuple[str, "Result"]]
 
+# What matters most of it first.
+_SOURCE = ("data_fingerprint", "split", "mode", "dtype", "problem_fingerprint")
+
 
 def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
     """Return the newest finished record of a kind for each checkpoint, all of one operator.
 
     That is the operator of the newest record; those of a part of the parameters are left out.
+    Where they can be had, all records are of the data, split, mode, dtype, loss and model of the
+    newest one on a split that every checkpoint was measured on; else most of these are the same,
+    the first of them first.
 
     Args:
         study: where to look.
@@ -29,19 +35,43 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
         The checkpoints' names with their records.
     """
     whole = [e for e in study.entries(kind) if e.status == "complete" and not e.parameters]
-    last = max(whole, key=lambda entry: (entry.created, entry.id), default=None)
+    last = max(whole, key=_age, default=None)
     found = [entry for entry in whole if last is not None and _alike(entry, last)]
-    ids: dict[str, int] = {}
-    for entry in sorted(found, key=lambda entry: (entry.created, entry.id)):
-        ids[entry.name] = entry.id
+    entries: dict[str, list[Entry]] = {}
+    for entry in sorted(found, key=_age, reverse=True):
+        of_name = entries.setdefault(entry.name, [])
+        if not of_name or entry.checkpoint_hash == of_name[0].checkpoint_hash:
+            of_name.append(entry)  # and none of older weights
     order = dict.fromkeys(names or (entry.name for entry in found))
-    missing = [name for name in order if name not in ids]
-    if missing or not ids:
+    missing = [name for name in order if name not in entries]
+    if missing or not entries:
         whose = f" of {', '.join(missing)}" if missing else ""
-        known = f"; it holds those of {', '.join(sorted(ids))}" if ids else ""
+        known = f"; it holds those of {', '.join(sorted(entries))}" if entries else ""
         msg = f"{study.path} holds no finished {kind}{whose}{known}; measure it first"
         raise StudyError(msg)
-    return [(name, study.load(ids[name])) for name in order]
+    splits = set.intersection(*({entry.split for entry in entries[name]} for name in order))
+    shown = [entry for name in order for entry in entries[name]]
+    first = max([entry for entry in shown if entry.split in splits] or shown, key=_age)
+    like = study.load(first.id)
+    return [(name, _most_like(like, study, entries[name])) for name in order]
+
+
+def _age(entry: Entry) -> tuple[str, int]:
+    return entry.created, entry.id
+
+
+def _most_like(one: Result, study: Study, entries: Sequence[Entry]) -> Result:
+    """Return the newest record that has most in common with another one; newest first."""
+    best = study.load(entries[0].id)
+    for entry in entries[1:]:
+        if all(_shared(best, one)):
+            break
+        best = max(best, study.load(entry.id), key=lambda result: _shared(result, one))
+    return best
+
+
+def _shared(one: Result, other: Result) -> tuple[bool, ...]:
+    return tuple(getattr(one.provenance, k) == getattr(other.provenance, k) for k in _SOURCE)
 
 
 def _alike(one: Entry, other: Entry) -> bool:
@@ -90,7 +120,7 @@ def every_path(study: Study, names: Sequence[str] = ()) -> Named:
         From which checkpoint to which, with the records, as they were begun.
     """
     ids: dict[tuple[str, ...], int] = {}
-    for entry in sorted(study.entries("path"), key=lambda entry: (entry.created, entry.id)):
+    for entry in sorted(study.entries("path"), key=_age):
         if entry.status == "complete" and (not names or entry.name in names):
             shape = (str(entry.settings.get(key)) for key in ("end", "curve", "bends"))
             key = (entry.name, entry.split, *shape)
@@ -117,7 +147,7 @@ def random_lines(study: Study, names: Sequence[str] = ()) -> dict[str, list[Line
     """
     found = [
         entry
-        for entry in sorted(study.entries("line"), key=lambda entry: (entry.created, entry.id))
+        for entry in sorted(study.entries("line"), key=_age)
         if entry.status == "complete"
         and not entry.parameters
         and entry.settings.get("direction") == "random"
@@ -151,8 +181,7 @@ def random_lines(study: Study, names: Sequence[str] = ()) -> dict[str, list[Line
 
 
 def _same_source(one: Line, other: Line) -> bool:
-    what = ("data_fingerprint", "problem_fingerprint", "mode", "dtype")
-    same = all(getattr(one.provenance, k) == getattr(other.provenance, k) for k in what)
+    same = all(_shared(one, other))
     return same and (one.direction, one.precision) == (other.direction, other.precision)
 
 

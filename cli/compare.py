@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
-from landscape.errors import one_of
+from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import Cost
 
 from .measuring import print_price
@@ -17,7 +18,13 @@ from .output import as_dict, print_rows, to_json
 @click.command("compare")
 @click.option("--rho", default=0.05, show_default=True, help="Radius of the ball.")
 @click.option("-k", "k", default=1, show_default=True, help="Number of eigenvalues.")
-@click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
+@click.option(
+    "--points",
+    default=25,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Surface points along each axis.",
+)
 @click.option("--range", "half_width", default=1.0, show_default=True, help="From −RANGE to RANGE.")
 @click.option("--no-test", is_flag=True, help="Leave the held-out data out.")
 @click.option(
@@ -51,12 +58,13 @@ def command(
     from landscape.comparison import N_COMPARED_LINE, compare
     from landscape.files import check_place
     from landscape.measure.differences import differences
-    from landscape.measure.surfaces import span
     from landscape.plots import save_figure
     from landscape.study import Study
 
     Ball(rho)
-    span(half_width, points)
+    if not (math.isfinite(half_width) and half_width > 0):
+        msg = f"--range takes a finite number above 0, half of the width; got {half_width!r}"
+        raise InvalidArgumentError(msg)
     if figure is not None:
         one_of(Path(figure).suffix, (".png", ".pdf", ".svg"), what="ending of --figure:")
     for path in filter(None, (figure, report)):

@@ -11,6 +11,8 @@ from .options import study_option
 from .output import print_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from landscape.study import Entry, Study
 
 
@@ -30,7 +32,7 @@ def command(numbers: tuple[int, ...], study: str, yes: bool) -> None:
     from landscape.study import Study
 
     with Study(study, create=False) as opened:
-        chosen = _chosen(opened, numbers)
+        chosen = held(opened, numbers)  # all, before the first is deleted
         if not yes:
             print_rows([COLUMNS, *map(row, chosen)])
             click.confirm(f"Delete from {study}?", abort=True)
@@ -39,14 +41,25 @@ def command(numbers: tuple[int, ...], study: str, yes: bool) -> None:
     click.echo(f"Deleted from {study}: {', '.join(str(entry.id) for entry in chosen)}.")
 
 
-def _chosen(study: Study, numbers: tuple[int, ...]) -> list[Entry]:
-    """Find all before the first is deleted."""
+def held(study: Study, numbers: Sequence[int]) -> list[Entry]:
+    """Find measurements by their numbers, each once.
+
+    Args:
+        study: where to look.
+        numbers: those asked for.
+
+    Returns:
+        What the study holds under them.
+
+    Raises:
+        StudyError: if it holds nothing under one of them.
+    """
     from landscape.errors import StudyError
 
-    held = {entry.id: entry for entry in study.entries()}
-    missing = [str(number) for number in numbers if number not in held]
+    entries = {entry.id: entry for entry in study.entries()}
+    missing = [str(number) for number in numbers if number not in entries]
     if missing:
-        known = ", ".join(map(str, held)) or "nothing"
+        known = ", ".join(map(str, entries)) or "nothing"
         msg = f"{study.path} holds no measurement {', '.join(missing)}; it holds {known}"
         raise StudyError(msg)
-    return [held[number] for number in dict.fromkeys(numbers)]
+    return [entries[number] for number in dict.fromkeys(numbers)]

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.errors import one_of
+from landscape.errors import InvalidArgumentError, one_of
 
 from .output import print_rows, to_json
+
+_PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
 
 if TYPE_CHECKING:
     from landscape.experiments import Outcome
@@ -68,6 +70,7 @@ def command(
         msg = "--study names the file of one figure; leave it out to draw several"
         raise click.UsageError(msg)
     folder = Path(output)
+    _check_folder(folder)
     said = []
     for name in names:
         stem = f"{name}-small" if small else name
@@ -82,6 +85,15 @@ def command(
             _say(outcome, written, file)
     if as_json:
         click.echo(to_json(said))
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.suffix.lower() in _PICTURES and not folder.is_dir():
+        msg = (
+            f"--output names a folder, in which each figure is written as NAME.png and NAME.pdf; "
+            f"got {str(folder)!r}: give the folder, such as {str(folder.parent / 'figures')!r}"
+        )
+        raise InvalidArgumentError(msg)
 
 
 def _cores() -> int:

@@ -9,6 +9,7 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost, spread_rows
 
+from .idle import refuse_given
 from .measuring import measure_each
 from .options import Measuring, measuring
 from .pointwise import Pointwise, coordinates, pointwise
@@ -59,6 +60,8 @@ def command(
     if seeds > 1 and kind != "random":
         msg = f"--seeds is for random directions, and the {kind} one is one: leave --seeds out"
         raise InvalidArgumentError(msg)
+    if kind == "random":
+        refuse_given(["rho"], "is read by --direction worst-case and eigenvector: leave it out")
     usual = 1.0 if kind == "random" else 2.0 * rho
 
     def prepare(problems: Mapping[str, Problem], study: Study) -> None:
@@ -79,6 +82,7 @@ def command(
                 problem,
                 direction(problem),
                 x=x,
+                seed=told.seed,
                 **each.arguments(problem, direction),
                 study=study,
                 progress=told.progress,

@@ -10,6 +10,7 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
+from .idle import refuse_given
 from .measuring import print_price
 from .options import Measuring, measuring
 from .output import print_results
@@ -100,10 +101,6 @@ def _price(problem: Any, points: int, asked: dict[str, Any], held_out: Any) -> C
 
 def _refuse_idle(curve: str) -> None:
     """Refuse settings of a training that there is none of."""
-    context = click.get_current_context()
-    for name in ("bends", "epochs", "lr", "weight_decay"):
-        given = context.get_parameter_source(name) != click.core.ParameterSource.DEFAULT
-        if curve == "linear" and given:
-            option = name.replace("_", "-")
-            msg = f"--{option} is of a trained curve: give --curve bezier or polygon too"
-            raise InvalidArgumentError(msg)
+    if curve == "linear":
+        why = "is of a trained curve: give --curve bezier or polygon too"
+        refuse_given(["bends", "epochs", "lr", "weight_decay"], why)

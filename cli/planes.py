@@ -11,6 +11,7 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
+from .idle import refuse_given
 from .options import Measuring
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 PLANES = ("random", "eigenvectors", "worst-case", "through", "trajectory")
+# What each kind reads of the plane options, --via apart.
+READ = {
+    "random": ("normalisation", "biases", "orthogonal"),
+    "eigenvectors": ("rho",),
+    "worst-case": ("rho", "normalisation", "biases"),
+    "through": (),
+    "trajectory": (),
+}
 SEARCHING = {"eigenvectors": Cost(hvps=60), "worst-case": Cost(gradients=240, hvps=18)}
 
 Ends = tuple[float, float]
@@ -47,10 +56,11 @@ class Asked:
     rho: float
 
     def check(self) -> None:
-        """Refuse a number of checkpoints that does not fit the kind.
+        """Refuse options that do not fit the kind.
 
         Raises:
-            InvalidArgumentError: if there are too few or too many.
+            InvalidArgumentError: if there are too few or too many checkpoints, or one of the
+                other options is not read.
         """
         needed = {"through": 2, "trajectory": 2}.get(self.plane, 0)
         exact = self.plane == "through"
@@ -59,6 +69,12 @@ class Asked:
             got = f"{len(self.via)}: {', '.join(self.via)}".rstrip(": ")
             msg = f"--plane {self.plane} goes via {number}; got {got}"
             raise InvalidArgumentError(msg)
+        for name in dict.fromkeys(name for names in READ.values() for name in names):
+            readers = [plane for plane in PLANES if name in READ[plane]]
+            if self.plane not in readers:
+                planes = " and ".join(readers)
+                why = f"is read by --plane {planes}, not by {self.plane}: leave it out"
+                refuse_given([name], why)
 
     @property
     def price(self) -> Cost:
@@ -139,6 +155,7 @@ def make_plane(
         second = _random_direction(problem, told, asked)
         return directions.worst_case_plane(problem, found, second), near
     if asked.plane == "through":
+        _refuse_itself(problem, asked.via, read)
         return directions.plane_through(problem, *asked.via, **read), _both(-0.5, 1.5)
     if asked.plane == "trajectory":
         principal = directions.principal_plane(problem, asked.via, **read)
@@ -153,6 +170,16 @@ def make_plane(
         orthogonal=asked.orthogonal,
     )
     return plane, unit
+
+
+def _refuse_itself(problem: Problem, via: tuple[str, ...], read: dict[str, Any]) -> None:
+    for file in via:
+        if bool((problem.at(file, **read).weights == problem.weights).all()):
+            msg = (
+                f"--via {file} has the weights of the checkpoint {problem.name} itself, through "
+                "which the plane goes anyway: name another"
+            )
+            raise InvalidArgumentError(msg)
 
 
 def _random_direction(problem: Problem, told: Measuring, asked: Asked) -> Direction:

@@ -13,6 +13,7 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
+from .idle import refuse_given
 from .options import Measuring
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ class Pointwise:
             return
         for problem in problems.values():
             for axis, direction in enumerate(directions(problem)):
-                found = automatic_range(problem, direction, multiple=self.rise, study=study)
+                found = automatic_range(
+                    problem, direction, multiple=self.rise, seed=self.told.seed, study=study
+                )
                 self._reach[axis] = max(found, self._reach.get(axis, 0.0))
 
     def ends(self, usual: tuple[float, float], axis: int = 0) -> tuple[float, float]:
@@ -195,6 +198,8 @@ def pointwise(*, usual: str) -> Callable[[F], F]:
         def wrapped(told: Measuring, **options: Any) -> Any:
             names = [name for name in Pointwise.__dataclass_fields__ if name in options]
             each = Pointwise(told=told, **{name: options.pop(name) for name in names})
+            if each.half_width != AUTO:
+                refuse_given(["rise"], "is of an automatic range: give --range auto too")
             return function(told, each=each, **options)
 
         for decorator in reversed(_options(usual)):

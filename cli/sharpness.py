@@ -10,6 +10,7 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
+from .idle import refuse_given
 from .measuring import measure_each
 from .options import Measuring, measuring
 
@@ -108,6 +109,16 @@ def _check(profile: bool, rhos: str | None, m: int | None, protocol: str, mode: 
     if protocol == "auto-pgd" and (m is not None or mode != "eval"):
         msg = "--protocol auto-pgd has m = 128 and mode eval: leave out --m and --mode"
         raise InvalidArgumentError(msg)
+    if profile:
+        refuse_given(["rho"], "is one radius, and --profile has many: give them as --rhos")
+    if protocol == "keskar":
+        fixed = (
+            "is fixed by --protocol keskar (p = inf, adaptive elementwise, eta = 1): leave it out"
+        )
+        refuse_given(["p", "adaptive", "eta"], fixed)
+    if protocol == "auto-pgd":
+        steps = "is of a search, and --protocol auto-pgd takes 20 steps: leave it out"
+        refuse_given(["tol", "max_gradients"], steps)
 
 
 def _measured(

@@ -6,6 +6,7 @@ import dataclasses
 
 import click
 
+from .delete import held
 from .options import json_option, study_option
 from .output import as_dict, print_rows, to_json
 
@@ -24,7 +25,8 @@ def command(number: int, study: str, as_json: bool) -> None:
     from landscape.study import Study
 
     with Study(study, readonly=True) as opened:
-        result = opened.load(number)
+        (entry,) = held(opened, [number])
+        result = opened.load(entry.id)
     if as_json:
         click.echo(to_json(as_dict(result)))
         return

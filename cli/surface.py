@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .idle import refuse_given
 from .measuring import measure_each
 from .options import Measuring, measuring
 from .planes import Asked, make_plane, plane_options
@@ -82,6 +83,8 @@ def command(
     """
     from landscape.measure.surfaces import surface
 
+    if not adaptive["tolerance"]:
+        refuse_given(["criterion"], "is of an interpolated surface: give --tolerance too")
     sizes = (points, points if points_y is None else points_y)
 
     def prepare(problems: Mapping[str, Problem], study: Study) -> None:
@@ -105,6 +108,7 @@ def command(
             found,
             x=x,
             y=y,
+            seed=told.seed,
             **adaptive,
             **each.arguments(problem, spanned),
             study=study,

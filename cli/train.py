@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, did_you_mean
+from landscape.errors import DataError, NonFiniteError, did_you_mean
 
+from .idle import refuse_given
 from .options import json_option, study_option
 from .output import to_json
 
@@ -138,7 +139,7 @@ def command(
         path = save_checkpoint(trained, output)
         kept = _keep_log(trained, task, path, opened)
     state.unlink(missing_ok=True)  # not before the result is safe
-    last = trained.log[-1].train_loss if trained.log else float("nan")
+    last = trained.log[-1].train_loss if trained.log else None
     summary = {
         "checkpoint": str(path),
         "study": study if kept else None,
@@ -153,7 +154,7 @@ def command(
         return
     click.echo(
         f"{path}: {settings['optimizer']}, {settings['epochs']} epochs, "
-        f"mean loss of the last epoch {last:.4g}; "
+        f"{'' if last is None else f'mean loss of the last epoch {last:.4g}; '}"
         f"{trained.gradients:,} batch gradients in {trained.seconds:.1f} s"
     )
     if kept:
@@ -164,17 +165,14 @@ def _refuse_idle(optimizer: str, base: str) -> None:
     """Refuse settings that the optimizer does not read."""
     from landscape.training import READERS, SAM_FAMILY
 
-    context = click.get_current_context()
     around = optimizer in SAM_FAMILY
     names = {optimizer, base} if around else {optimizer}
     for setting, readers in READERS.items():
-        given = context.get_parameter_source(setting) != click.core.ParameterSource.DEFAULT
-        if given and names.isdisjoint(readers):
-            msg = (
-                f"--{setting.replace('_', '-')} is read by {', '.join(readers)}, not by "
-                f"{f'{optimizer} around {base}' if around else optimizer}: leave it out"
+        if names.isdisjoint(readers):
+            other = f"{optimizer} around {base}" if around else optimizer
+            refuse_given(
+                [setting], f"is read by {', '.join(readers)}, not by {other}: leave it out"
             )
-            raise InvalidArgumentError(msg)
 
 
 def _keep_log(trained: Trained, task: Task, path: Path, study: Study) -> bool:

@@ -69,6 +69,7 @@ def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
                 names=_names(files),
                 key=told.key,
                 unsafe_pickle=told.unsafe_pickle,
+                seed=told.seed,
                 study=study,
                 progress=told.progress,
             )

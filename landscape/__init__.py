@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from landscape.errors import LandscapeError as LandscapeError
     from landscape.measure.averages import average_profile as average_profile
     from landscape.measure.averages import average_sharpness as average_sharpness
-    from landscape.measure.averages import paired_difference as paired_difference
     from landscape.measure.densities import spectral_density as spectral_density
     from landscape.measure.differences import differences as differences
     from landscape.measure.eigenpairs import eigenpairs_by_layer as eigenpairs_by_layer
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from landscape.measure.evaluation import evaluation as evaluation
     from landscape.measure.flatness import flatness as flatness
     from landscape.measure.overlaps import overlap as overlap
+    from landscape.measure.paired_differences import paired_difference as paired_difference
     from landscape.measure.paths import path as path
     from landscape.measure.profiles import sharpness_profile as sharpness_profile
     from landscape.measure.sharpness import sharpness as sharpness
@@ -66,7 +66,7 @@ _HOME = {
     "line": "landscape.measure.surfaces",
     "m_sharpness": "landscape.measure.subsets",
     "overlap": "landscape.measure.overlaps",
-    "paired_difference": "landscape.measure.averages",
+    "paired_difference": "landscape.measure.paired_differences",
     "path": "landscape.measure.paths",
     "sharpness": "landscape.measure.sharpness",
     "sharpness_profile": "landscape.measure.profiles",

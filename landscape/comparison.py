@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from landscape.directions import random_direction, random_plane, worst_case_direction
 from landscape.errors import InvalidArgumentError
@@ -64,18 +65,13 @@ def compare(
         msg = "nothing to compare: give at least one checkpoint"
         raise InvalidArgumentError(msg)
 
+    shared: dict[str, Any] = {"seed": seed, "study": study, "progress": progress}
+
     def measured(name: str, problem: Problem) -> Measured:
         problem = problem.named(name)
         held_out = None if test is None else test.at(problem.model, name=name)
-        pairs = top_eigenpairs(problem, k, seed=seed, study=study, progress=progress)
-        sharp = sharpness(
-            problem,
-            rho,
-            eigenvectors=pairs.vectors[:1],
-            seed=seed,
-            study=study,
-            progress=progress,
-        )
+        pairs = top_eigenpairs(problem, k, **shared)
+        sharp = sharpness(problem, rho, eigenvectors=pairs.vectors[:1], **shared)
         distances = span(WORST_CASE_REACH * rho, N_COMPARED_LINE)
         worst, random = worst_case_direction(problem, sharp), random_direction(problem, seed)
         coordinates = span(half_width, n)
@@ -85,17 +81,14 @@ def compare(
             test=None if held_out is None else evaluation(held_out, seed=seed, study=study),
             eigenpairs=pairs,
             sharpness=sharp,
-            worst_line=line(problem, worst, x=distances, study=study, progress=progress),
-            random_line=line(
-                problem, random, x=distances / random.norm, study=study, progress=progress
-            ),
+            worst_line=line(problem, worst, x=distances, **shared),
+            random_line=line(problem, random, x=distances / random.norm, **shared),
             surface=surface(
                 problem,
                 random_plane(problem, seed),
                 x=coordinates,
                 y=coordinates,
-                study=study,
-                progress=progress,
+                **shared,
             ),
         )
 

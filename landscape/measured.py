@@ -7,7 +7,7 @@ rebuilds them, plots and reports read them.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
@@ -30,7 +30,13 @@ ABSENT = "–"
 _SOURCES: Mapping[str, Callable[[Provenance], str]] = {
     "data": lambda at: f"{at.n_examples:,} {at.split} examples, {at.data_fingerprint[:8]}",
     "loss or model": lambda at: at.problem_fingerprint[:8],
+    "mode": lambda at: at.mode,
+    "dtype": lambda at: at.dtype,
     "parameters": lambda at: f"{at.n_parameters:,}",
+}
+_WORDS = {
+    **{"evaluation": "loss", "eigenpairs": "λmax", "worst_line": "worst-case line"},
+    "random_line": "random line",
 }
 
 
@@ -71,11 +77,13 @@ class Measured:
         parts = {item.name: getattr(self, item.name) for item in fields(self)}
         return {role: part for role, part in parts.items() if isinstance(part, Result)}
 
-    @property
-    def source(self) -> Provenance | None:
-        """What the sharpness was measured on; if there is none, what the next best record was."""
-        records = (self.sharpness, self.eigenpairs, self.surface, self.evaluation)
-        return next((record.provenance for record in records if record is not None), None)
+    def sources(self) -> dict[str, Provenance]:
+        """Return where each part comes from, but for the loss on held-out data.
+
+        Returns:
+            The origins by the attributes' names, in their order.
+        """
+        return {role: part.provenance for role, part in self.roles().items() if role != "test"}
 
     def facts(self) -> dict[str, str]:
         """Return the numbers of this checkpoint by label, for one column of a table.
@@ -132,8 +140,9 @@ class Comparison:
         """Return rows (label, one text per checkpoint), the first row being the header.
 
         Returns:
-            The rows: the data, the problem and the parameters where they are not the same for all,
-            and the numbers in the order in which their labels first appear.
+            The rows: data, problem, mode, dtype and parameters where they are not the same for all
+            numbers, with the parts of a checkpoint that differ from most; and the numbers in the
+            order in which their labels first appear.
         """
         columns = [model.facts() for model in self.models]
         labels = dict.fromkeys(label for column in columns for label in column)
@@ -141,12 +150,11 @@ class Comparison:
         return [("", *self.names), *self._differing_sources(), *body]
 
     def _differing_sources(self) -> list[tuple[str, ...]]:
-        sources = [model.source for model in self.models]
         rows = []
         for label, told in _SOURCES.items():
-            texts = [ABSENT if source is None else told(source) for source in sources]
-            if len({*texts} - {ABSENT}) > 1:
-                rows.append((f"{label} (not the same)", *texts))
+            columns = [_told(model.sources(), told) for model in self.models]
+            if len({text for column in columns for text in column}) > 1:
+                rows.append((f"{label} (not the same)", *map(_cell, columns)))
         return rows
 
     def plot(self, **kwargs: Any) -> Any:
@@ -182,3 +190,20 @@ class Comparison:
             The path of the file.
         """
         return importlib.import_module("landscape.report").write_report(self, path, **kwargs)
+
+
+def _told(
+    sources: Mapping[str, Provenance], told: Callable[[Provenance], str]
+) -> dict[str, list[str]]:
+    """Return the parts of a checkpoint by what is told of where they come from."""
+    parts: dict[str, list[str]] = {}
+    for role, source in sources.items():
+        parts.setdefault(told(source), []).append(_WORDS.get(role, role))
+    return parts
+
+
+def _cell(parts: Mapping[str, Sequence[str]]) -> str:
+    """Say where most comes from, and what comes from elsewhere."""
+    most = max(parts, key=lambda text: len(parts[text]), default=ABSENT)
+    others = [f"{', '.join(names)}: {text}" for text, names in parts.items() if text != most]
+    return "; ".join([most, *others])

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from landscape.errors import InvalidArgumentError, ProblemError, did_you_mean
+from landscape.randomness import whole_seed
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class ParameterSpace:
         """Return the space of some of the parameters.
 
         Args:
-            patterns: names of parameters or of modules, ``*`` and ``?`` standing for anything.
+            patterns: names of parameters or of modules; one that is no such name may have ``*``,
+                ``?`` and ``[…]`` in it, as in a shell.
 
         Returns:
             The parameters that match one of the patterns, in the order of this space.
@@ -99,11 +101,7 @@ class ParameterSpace:
         """
         chosen = set()
         for pattern in patterns:
-            found = {
-                name
-                for name in self.names
-                if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-            }
+            found = self._named(pattern) or self._matching(pattern)
             if not found:
                 near = did_you_mean(pattern, [*self.names, *self.layers()])
                 shown = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
@@ -113,6 +111,17 @@ class ParameterSpace:
         kept = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] in chosen]
         names, shapes = zip(*kept, strict=True)
         return ParameterSpace(names, shapes, sum(shape.numel() for shape in shapes))
+
+    def _named(self, name: str) -> set[str]:
+        """Return the parameter of a name, or those of the module of that name."""
+        return {own for own in self.names if own == name or own.startswith(f"{name}.")}
+
+    def _matching(self, pattern: str) -> set[str]:
+        return {
+            name
+            for name in self.names
+            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+        }
 
     def layers(self) -> dict[str, slice]:
         """Return which part of the flat vector each layer holds.
@@ -221,6 +230,9 @@ def forked_rng(seed: int | None = None) -> Iterator[None]:
 
     Yields:
         Nothing.
+
+    Raises:
+        InvalidArgumentError: if the seed is not a whole number of at most 64 bits.
     """
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
@@ -240,11 +252,15 @@ def seed_all(seed: int) -> None:
     """Seed the global generators of torch, NumPy and Python; only ever inside `forked_rng`.
 
     Args:
-        seed: the seed, as for `torch.manual_seed`.
+        seed: as for `whole_seed`.
+
+    Raises:
+        InvalidArgumentError: if it is not a whole number of at most 64 bits.
     """
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+    number = whole_seed(seed)
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
 
 
 def known_device(device: str | torch.device) -> torch.device:

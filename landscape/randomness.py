@@ -31,6 +31,25 @@ def whole_seed(seed: int) -> int:
     return number
 
 
+def next_seed(seed: int) -> int:
+    """Return the seed that follows another; after the largest comes 0.
+
+    Args:
+        seed: as for `whole_seed`.
+
+    Returns:
+        A seed that is never the one given.
+
+    Raises:
+        InvalidArgumentError: if the seed is not a whole number.
+
+    >>> next_seed(3), next_seed(2**64 - 1)
+    (4, 0)
+    """
+    number = whole_seed(seed)
+    return 0 if number == 2**64 - 1 else number + 1
+
+
 def seeded(seed: int) -> torch.Generator:
     """Start a generator on the CPU, where everything is drawn, so that all devices see the same.
 

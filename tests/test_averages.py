@@ -16,8 +16,9 @@ from torch import nn
 
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning
 from landscape.export.tables import table_bytes
-from landscape.measure.averages import average_profile, average_sharpness, paired_difference
+from landscape.measure.averages import average_profile, average_sharpness
 from landscape.measure.draws import Draws, adaptive_scale
+from landscape.measure.paired_differences import paired_difference
 from landscape.problem import Problem
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.study import Study
@@ -358,6 +359,17 @@ def test_other_data_cannot_be_paired():
     one, other = (average_sharpness(bowl(n_examples=n), 0.3, n_samples=2, **FIXED) for n in (3, 4))
     with pytest.raises(InvalidArgumentError, match=r"data_fingerprint .* the same noise"):
         paired_difference(one, other)
+
+
+def test_layers_of_equal_size_are_not_paired():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    data = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    problem = Problem(model, nn.MSELoss(), (data, data))
+    asked = {"n_samples": 2, "prediction": False, **FIXED}
+    one, other = (average_sharpness(problem.only(layer), 0.1, **asked) for layer in ("0", "2"))
+    with pytest.raises(InvalidArgumentError, match=r"parameters = '0' and Sequential with '2'"):
+        paired_difference(one, other)
+    assert paired_difference(one, one).value == 0.0
 
 
 # The study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -447,10 +448,117 @@ def test_planes(here: Path, run, args: tuple[str, ...], words: str, x: tuple[flo
             ("--plane", "through", "--via", "b.pt", "--via", "b.pt"),
             "axes of the plane are parallel",
         ),
+        (
+            ("--plane", "through", "--via", "b.pt", "--via", "copy.pt"),
+            "--via copy.pt has the weights of the checkpoint a itself",
+        ),
         (("--plane", "sideways"), "'sideways' is not one of"),
     ],
 )
 def test_planes_that_are_none(here: Path, run, args: tuple[str, ...], words: str) -> None:
+    shutil.copy("a.pt", "copy.pt")
     ran = run("surface", "a.pt", "--problem", "task.py", "--points", "3", *args)
     assert ran.code == 2
     assert words in ran.err
+
+
+TWO = ("--via", "b.pt", "--via", "c.pt")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("line --rho 3", "--rho is read by --direction worst-case and eigenvector"),
+        ("line --direction random --rho 0.05", "--rho is read by --direction worst-case"),
+        ("line --rise 10", "--rise is of an automatic range: give --range auto too"),
+        ("surface --range 1 --rise 2", "--rise is of an automatic range"),
+        ("surface --criterion log", "--criterion is of an interpolated surface: give --tolerance"),
+        (
+            "surface --rho 0.1",
+            "--rho is read by --plane eigenvectors and worst-case, not by random",
+        ),
+        (
+            "surface --plane eigenvectors --normalisation layer",
+            "--normalisation is read by --plane random and worst-case, not by eigenvectors",
+        ),
+        ("surface --plane eigenvectors --biases", "--biases is read by --plane random and worst-"),
+        (
+            "surface --plane worst-case --orthogonal filter",
+            "--orthogonal is read by --plane random,",
+        ),
+        ("trajectory --plane eigenvectors --biases --run b.pt", "--biases is read by"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(here: Path, run, args: str, words: str) -> None:
+    verb, *extra = args.split()
+    ran = run(verb, "none.pt", "--problem", "none.py", *extra)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"Error: {words}")
+
+
+@pytest.mark.parametrize("plane", ["through", "trajectory"])
+@pytest.mark.parametrize(
+    "idle", ["--rho 1", "--biases", "--orthogonal none", "--normalisation none"]
+)
+def test_planes_of_checkpoints_read_no_other_option(here: Path, run, plane: str, idle: str) -> None:
+    ran = run("surface", "a.pt", "--problem", "task.py", "--plane", plane, *TWO, *idle.split())
+    assert ran.code == 2
+    assert f"{idle.split()[0]} is read by --plane " in ran.err
+    assert f"not by {plane}" in ran.err
+
+
+def test_what_is_read_by_a_kind_is_taken(here: Path, run) -> None:
+    asked = ("a.pt", "--problem", "task.py", "--points", "3", "--dry-run")
+    for args in (
+        "line --direction eigenvector --rho 0.1",
+        "line --range auto --rise 3",
+        "surface --plane worst-case --rho 0.1 --biases --normalisation layer",
+        "surface --tolerance 0.1 --criterion log --orthogonal euclidean",
+    ):
+        verb, *extra = args.split()
+        assert run(verb, *asked, *extra).code == 0
+
+
+def test_a_comparison_names_its_own_options(here: Path, run) -> None:
+    for option, value, words in (
+        ("--points", "1", "Invalid value for '--points': 1 is not in the range x>=2"),
+        ("--range", "nan", "--range takes a finite number above 0, half of the width; got nan"),
+        ("--range", "-1", "--range takes a finite number above 0, half of the width; got -1"),
+    ):
+        ran = run("compare", "a.pt", "b.pt", "--problem", "task.py", option, value)
+        assert ran.code == 2
+        assert words in ran.err
+
+
+def test_no_loss_is_said_of_no_epoch(here: Path, run) -> None:
+    args = ("train", "--problem", "task.py", "--epochs", "0", "-o", "t.pt", "-q")
+    ran = run(*args)
+    assert ran.code == 0
+    assert "t.pt: sgd, 0 epochs, 0 batch gradients in" in ran.out
+    assert json.loads(run(*args, "--json").out)["last_train_loss"] is None
+
+
+def test_a_training_makes_no_folder_of_a_mistyped_name(here: Path, run) -> None:
+    ran = run("train", "--problem", "task.py", "--epochs", "1", "-o", "nowhere/t.pt")
+    assert ran.code == 1
+    assert "cannot write 'nowhere/t.pt': the folder" in ran.err
+    assert "does not exist" in ran.err
+    assert not Path("nowhere").exists()
+    assert not Path("landscape.db").exists()
+
+
+def test_a_figure_is_not_written_into_a_folder_named_like_a_picture(here: Path, run) -> None:
+    for name in ("seeds.png", "out/seeds.PDF"):
+        ran = run("figure", "seeds", "--small", "-o", name)
+        assert ran.code == 2
+        assert "--output names a folder" in ran.err
+        assert f"got {name!r}" in ran.err
+        assert not Path(name).exists()
+
+
+def test_what_a_study_does_not_hold_is_one_failure(here: Path, run) -> None:
+    assert run("eigs", "a.pt", "--problem", "task.py").code == 0
+    for args in (("show", "999"), ("show", "999", "--json"), ("delete", "999", "--yes")):
+        ran = run(*args)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err == "Error: landscape.db holds no measurement 999; it holds 1\n"

@@ -267,10 +267,10 @@ class Trained(nn.Module):
 def test_weights_and_trainers_are_no_part_of_the_architecture() -> None:
     one, other = Trained(), Trained()
     other._trainer.param_groups[0]["lr"] = 0.5
-    other.cached = one.cached = torch.zeros(2)
-    other.cached = torch.ones(2)
+    other.seen = one.seen = torch.zeros(2)
+    other.seen = torch.ones(2)
     assert digest_of_layers(one) == digest_of_layers(other)
-    assert [name for name, _ in loose_tensors(other)] == [".cached"]
+    assert [name for name, _ in loose_tensors(other)] == [".seen"]
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
@@ -309,6 +309,49 @@ def test_what_is_noted_in_use_does_not_count() -> None:
     logging.getLogger("test_computation.another").setLevel(10)
     log.setLevel(30)
     assert digest_of(loss) == before
+
+
+CACHED = (
+    HEAD
+    + """
+_cache = {}
+
+def table(n):
+    if n not in _cache:
+        _cache[n] = torch.full((n,), V)
+    return _cache[n]
+
+class Net(nn.Module):
+    use_cache = True
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.cached = None
+
+    def forward(self, x):
+        if self.cached is None:
+            self.cached = table(2)
+        return self.layer(x) * self.cached
+
+def model():
+    torch.manual_seed(0)
+    return Net()
+
+loss = nn.CrossEntropyLoss()
+"""
+)
+
+
+def test_caches_that_are_filled_in_use_do_not_count(tmp_path: Path) -> None:
+    problem = loaded(write(tmp_path, CACHED, 2.0))
+    before = problem.fingerprint, problem.checkpoint_hash
+    assert loaded(write(tmp_path / "other", CACHED, 1.0)).fingerprint != before[0]
+    problem.model(torch.zeros(1, 3))
+    assert problem.model.cached is not None
+    assert (problem.fingerprint, problem.checkpoint_hash) == before
+    type(problem.model).use_cache = False
+    assert problem.fingerprint != before[0]
 
 
 def test_whose_code_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import numpy as np
@@ -260,9 +261,22 @@ def test_overlap_of_known_subspaces():
         overlap(pairs(eye[:2], "a"), pairs(np.eye(5)[:2], "b"))
 
 
-def pairs(vectors: np.ndarray, name: str) -> Eigenpairs:
-    import dataclasses
+def test_eigenspaces_of_other_coordinates_have_no_overlap():
+    problem = linear(10, 10)[0]
+    plain, scaled, halves = (
+        top_eigenpairs(problem, 1, data_groups=0),
+        [top_eigenpairs(problem, 1, scale="elementwise", data_groups=0)] * 2,
+        [pairs(np.eye(6)[:2], name) for name in ("a", "b")],
+    )
+    with pytest.raises(InvalidArgumentError, match=r"are of scale none, .* of scale elementwise"):
+        overlap(plain, scaled[0])
+    assert overlap(*scaled).cosines == pytest.approx([1.0])
+    at = dataclasses.replace(halves[1].provenance, parameters="2")
+    with pytest.raises(InvalidArgumentError, match=r"a are of parameters all, those of b of .* 2"):
+        overlap(halves[0], dataclasses.replace(halves[1], provenance=at))
 
+
+def pairs(vectors: np.ndarray, name: str) -> Eigenpairs:
     made = top_eigenpairs(linear(10, 10)[0].named(name), 2)
     return dataclasses.replace(made, vectors=vectors)
 
@@ -331,3 +345,24 @@ def test_a_bfloat16_model_is_measured_in_float32():
     assert found.converged
     assert found.values == pytest.approx(expected.values, rel=1e-5)
     assert next(model.parameters()).dtype == torch.bfloat16
+
+
+def test_layers_whose_names_look_like_patterns_are_their_own():
+    """L = ½ Σ cᵢ |pᵢ|², so that the block of each parameter is cᵢ times the identity."""
+    sizes, curvatures = {"w[0]": 15, "w0": 3}, {"w[0]": 7.0, "w0": 2.0}
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            drawn = {k: torch.ones(n, dtype=torch.float64) for k, n in sizes.items()}
+            self.a = nn.ModuleDict({k: nn.ParameterList([v]) for k, v in drawn.items()})
+
+    def loss(model, batch):
+        return sum(0.5 * c * (model.a[k][0] ** 2).sum() for k, c in curvatures.items()), 1
+
+    problem = Problem(Net(), batch_loss=loss, data=(torch.ones(1, 1, dtype=torch.float64),))
+    found = eigenpairs_by_layer(problem, 1, data_groups=0)
+    assert {k: float(pairs.values[0]) for k, pairs in found.items()} == pytest.approx(
+        {f"a.{k}": c for k, c in curvatures.items()}
+    )
+    assert {k: pairs.vectors.shape[1] for k, pairs in found.items()} == {"a.w[0]": 15, "a.w0": 3}

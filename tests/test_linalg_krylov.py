@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from landscape.errors import NonFiniteError
 from landscape.linalg import krylov
 from landscape.linalg.krylov import (
     combine,
@@ -88,3 +91,24 @@ def test_pairs_are_put_in_descending_order():
     assert values.tolist() == [3, 3, 2, 1]
     assert residuals.tolist() == [0.3, 0.4, 0.2, 0.1]
     assert rows[:, 0].tolist() == [1, 3, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1e300, r"has finite entries of up to 1e\+300, and its length overflows torch.float64"),
+        (math.inf, "not finite: 0 NaN and 50 infinite of 50 entries"),
+        (math.nan, "not finite: 50 NaN and 0 infinite of 50 entries"),
+    ],
+)
+def test_what_is_too_large_is_told_from_what_is_not_finite(value, words):
+    hv = krylov.Operator(
+        lambda v: torch.full_like(v, value),
+        50,
+        dtype=torch.float64,
+        device="cpu",
+        seed=0,
+        max_matvecs=10,
+    )
+    with pytest.raises(NonFiniteError, match=words):
+        hv(torch.ones(50, dtype=torch.float64))

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from landscape.errors import ProblemError
+from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import Evaluator
 from landscape.operators import Hessian
 from landscape.params import ParameterSpace, forked_rng, preserved
@@ -126,6 +126,24 @@ def draw() -> list[float]:
     return [float(torch.rand(())), float(np.random.rand()), random.random()]
 
 
+def test_a_name_is_no_pattern_where_it_is_a_name() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = {"w[0]": 15, "w0": 3, "w?": 2, "[b]": 7}
+            self.p = nn.ParameterDict({k: torch.zeros(n) for k, n in sizes.items()})
+            self.q = nn.ModuleDict({"l[1]": nn.Linear(2, 2), "l1": nn.Linear(3, 3)})
+
+    space = ParameterSpace.of(Net())
+    for name, size in zip(space.names, space.sizes, strict=True):
+        assert space.only([name]).names == (name,)
+        assert space.only([name]).n == size
+    assert space.only(["q.l[1]"]).names == ("q.l[1].weight", "q.l[1].bias")
+    assert space.only(["q.l[0-9]"]).names == ("q.l1.weight", "q.l1.bias")
+    assert space.only(["p.w[?]"]).names == ("p.w?",)  # as in a shell: a literal ?
+    assert space.only(["p.*", "q.l1"]).n == 15 + 3 + 2 + 7 + 12
+
+
 def test_generators_are_given_back() -> None:
     before = rng_states()
     with forked_rng():
@@ -133,6 +151,25 @@ def test_generators_are_given_back() -> None:
         draw()
         assert rng_states() != before
     assert rng_states() == before
+
+
+@pytest.mark.parametrize("seed", [10**23, -(2**63) - 1, 1.5, "1", True])
+def test_what_is_no_seed_is_refused_and_nothing_drawn(seed: Any) -> None:
+    state = torch.get_rng_state()
+    with (
+        pytest.raises(InvalidArgumentError, match=f"at most 64 bits, got {seed!r}"),
+        forked_rng(seed),
+    ):
+        pytest.fail("it was taken")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_seed_of_numpy_seeds_all_three_generators_alike() -> None:
+    drawn = []
+    for seed in (7, np.int64(7)):
+        with forked_rng(seed):
+            drawn.append((float(torch.rand(())), float(np.random.rand()), random.random()))
+    assert drawn[0] == drawn[1]
 
 
 def test_generators_are_given_back_after_an_exception() -> None:

@@ -149,6 +149,21 @@ def test_the_plane_of_eigenvectors() -> None:
         eigenvector_plane(problem, top_eigenpairs(problem, 1))
 
 
+def test_a_plane_takes_eigenvectors_of_its_own_parameters_and_scale() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    data = torch.randn(6, 4, dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), (data, data))
+    first, last = (problem.only(layer) for layer in ("0", "2"))
+    pairs = top_eigenpairs(first, 2, data_groups=0)
+    assert eigenvector_plane(first, pairs).x.norm == pytest.approx(1.0)
+    with pytest.raises(InvalidArgumentError, match=r"of the parameters 0, and .* explores 2"):
+        eigenvector_plane(last, pairs)
+    scaled = top_eigenpairs(problem, 2, scale="elementwise", data_groups=0)
+    with pytest.raises(InvalidArgumentError, match=r"are of THT, rescaled elementwise, .* Tv are"):
+        eigenvector_plane(problem, scaled)
+
+
 def test_the_plane_of_the_worst_case_holds_the_maximum() -> None:
     problem = wide()
     found = sharpness(problem, 0.3)

@@ -13,7 +13,7 @@ from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.colors import SymLogNorm
 
 from landscape import plots
-from landscape.errors import InvalidArgumentError
+from landscape.errors import DataError, InvalidArgumentError
 from landscape.plots.areas import FEW, area_parts, areas_of
 from landscape.plots.differences import difference_of
 from landscape.results.areas import area_below, level_set_area
@@ -323,6 +323,46 @@ def test_grids_that_differ_are_refused():
         for draw in (plots.difference_figure, plots.difference_interactive):
             with pytest.raises(InvalidArgumentError, match=r"same coordinates; a has 7 × 4.*, b"):
                 draw(a, b)
+
+
+@pytest.mark.parametrize(
+    ("origin", "error", "message"),
+    [
+        (
+            *({"data_fingerprint": "z-data"}, DataError),
+            r"a was measured on train data \(data-1-t\), b on train data \(z-data\): .* the same",
+        ),
+        ({"split": "test", "data_fingerprint": ""}, DataError, r"b on test data \(which is not"),
+        ({"mode": "train"}, InvalidArgumentError, "with mode eval, b with train: .* the same mode"),
+        ({"dtype": "float64"}, InvalidArgumentError, "with dtype float32, b with float64"),
+    ],
+)
+def test_surfaces_of_other_data_or_modes_are_not_subtracted(origin, error, message):
+    a, b = pair()
+    b = dataclasses.replace(b, provenance=dataclasses.replace(b.provenance, **origin))
+    for draw in (plots.difference_figure, plots.difference_interactive):
+        with pytest.raises(error, match=message):
+            draw(a, b)
+
+
+def test_a_difference_of_other_losses_or_models_says_so():
+    a, b = pair()
+    warning = "The losses or models of the two are not the same"
+    assert warning not in said(plots.difference_figure(a, b))
+    for fingerprint, told in (("problem-2", True), ("", False)):
+        at = dataclasses.replace(b.provenance, problem_fingerprint=fingerprint)
+        other = dataclasses.replace(b, provenance=at)
+        assert (warning in said(plots.difference_figure(a, other))) == told
+        heading = plots.difference_interactive(a, other).layout.title.text
+        assert (warning in heading) == told
+
+
+def test_what_is_not_known_of_an_imported_surface_is_not_refused():
+    a, b = pair()
+    unknown = dict.fromkeys(("data_fingerprint", "problem_fingerprint", "mode", "dtype"), "")
+    b = dataclasses.replace(b, provenance=dataclasses.replace(b.provenance, **unknown))
+    expected = a.x[:, None] + 10 * a.y[None, :]
+    np.testing.assert_allclose(difference_of(a, b).values, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(

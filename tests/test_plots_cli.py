@@ -182,6 +182,48 @@ def test_differences_and_areas(tmp_path: Path, run, drawn: list[Figure], suffix:
     assert "same coordinates" in ran.err
 
 
+def moved(record, **origin):
+    """The same record, measured elsewhere."""
+    return dataclasses.replace(record, provenance=dataclasses.replace(record.provenance, **origin))
+
+
+def test_a_difference_is_of_the_same_data_where_there_are_any(
+    tmp_path: Path, run, drawn: list[Figure]
+) -> None:
+    one, other = samples.surface("a", nx=6, ny=5), samples.surface("b", nx=6, ny=5, curvature=5)
+    held = {"split": "test", "data_fingerprint": "t", "created": "2027-01-01T00:00:00+00:00"}
+    later = moved(other, **held)
+    study = str(filled(tmp_path / "s.db", one, later))
+    args = ("plot", "--study", study, "a", "b", "--what", "difference", "-o")
+    ran = run(*args, str(tmp_path / "x.png"))
+    assert ran.code == 1
+    assert "a was measured on train data (data-1-t), b on test data (t)" in ran.err
+    higher = dataclasses.replace(one, loss=one.loss + 1.0)
+    filled(tmp_path / "s.db", dataclasses.replace(other, loss=other.loss + 2.0))
+    assert run(*args, str(tmp_path / "x.png")).code == 0
+    filled(tmp_path / "s.db", moved(higher, **{**held, "created": "2025-01-01"}))
+    assert run(*args, str(tmp_path / "x.png")).code == 0
+    for figure, expected in zip(
+        drawn[-2:],
+        (one.loss - other.loss - 2.0, higher.loss - other.loss),  # both on train, then on test
+        strict=True,
+    ):
+        values = figure.axes[0].collections[0].get_array()
+        np.testing.assert_allclose(values.ravel(), expected.T.ravel())
+
+
+def test_an_older_checkpoint_of_the_same_name_is_not_taken_for_its_data(
+    tmp_path: Path, run, drawn: list[Figure]
+) -> None:
+    one, old = (samples.surface(name, nx=6, ny=5) for name in ("a", "b"))
+    held = {"split": "test", "data_fingerprint": "t"}
+    new = moved(old, **held, checkpoint_hash="retrained", created="2025-06-01")
+    old = moved(old, created="2025-01-01")
+    study = str(filled(tmp_path / "s.db", one, old, new))
+    args = ("plot", "--study", study, "a", "b", "--what", "difference")
+    assert run(*args, "-o", str(tmp_path / "x.png")).code == 1
+
+
 def random_line(line: object, seed: int, **settings: object) -> object:
     found = dataclasses.replace(line)  # type: ignore[type-var]
     d = {"kind": "random", "seed": seed, "digest": str(seed)}

@@ -252,6 +252,14 @@ def test_refuses_to_pair_different_data_and_another_model():
     other = problem_of(seed=3)
     with pytest.raises(DataError, match="on different data"):
         surface(problem, n=2, against=(other, random_plane(other)))
+    smooth = Problem(network(1), nn.CrossEntropyLoss(label_smoothing=0.3), examples())
+    for rival, message in (
+        (smooth, "have different losses: give both the same"),
+        (problem_of(network(1), mode="train"), "with mode eval, .* with train: .* same mode"),
+        (problem_of(network(1), dtype="float32"), "dtype torch.float64, .* with torch.float32"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            line(problem, x=X, against=(rival, random_direction(rival)))
     with pytest.raises(LandscapeError, match="fit"):
         surface(problem, n=2, held_out=case_named("mlp").build(5))
     with pytest.raises(InvalidArgumentError, match="give both the same dtype"):
@@ -426,11 +434,11 @@ def test_held_out_data_of_the_same_model_leave_its_mode_and_bring_no_buffers():
     assert again.metrics["test loss"].tobytes() == beside.metrics["test loss"].tobytes()
 
 
-def test_another_loss_mode_or_buffer_beside_is_another_measurement(tmp_path):
+def test_another_loss_or_buffer_beside_is_another_measurement(tmp_path):
     problem, smooth = problem_of(), nn.CrossEntropyLoss(label_smoothing=0.3)
     others = [problem_of(problem.model, seed=5, split="test")]
     others.append(Problem(problem.model, smooth, examples(5), split="test"))
-    rivals = [problem_of(network(1), mode=mode) for mode in ("eval", "train")]
+    rivals = [problem_of(network(seed)) for seed in (1, 2)]
     direction = random_direction(problem, 1)
     ends = [network(seed) for seed in (1, 2)]
     planes = [plane_through(problem, *(end.state_dict() for end in ends))]

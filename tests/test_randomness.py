@@ -12,7 +12,7 @@ from torch import nn
 import landscape as ls
 from landscape.errors import InvalidArgumentError
 from landscape.problem import Problem
-from landscape.randomness import seeded, whole_seed
+from landscape.randomness import next_seed, seeded, whole_seed
 from landscape.study.codec import dumps
 
 
@@ -78,3 +78,14 @@ def test_seeds_are_those_of_torch(seed):
     assert torch.equal(torch.rand(3, generator=seeded(seed)), expected)
     assert torch.equal(torch.get_rng_state(), state)
     assert type(whole_seed(np.int32(7))) is int
+
+
+def test_the_largest_seed_is_followed_by_the_smallest_of_a_density():
+    """Its probes are drawn from the seed that follows, which is 0 after −1 and after 2⁶⁴ − 1."""
+    assert [next_seed(seed) for seed in (0, -1, np.int64(4), 2**64 - 1)] == [1, 0, 5, 0]
+    below, largest, other = (
+        ls.spectral_density(small(), n_probes=2, outliers=0, seed=seed).nodes
+        for seed in (-1, 2**64 - 1, 0)
+    )
+    assert np.array_equal(below, largest, equal_nan=True)
+    assert not np.array_equal(below, other, equal_nan=True)

@@ -22,6 +22,7 @@ from landscape import plots
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.measured import Comparison, Measured
 from landscape.report import write_report
+from landscape.report.verdict import verdict
 from landscape.report.writing import _OTHERS as HEADINGS
 from landscape.study import Study
 from landscape.study.contrast import APART
@@ -224,7 +225,17 @@ def test_the_numbers_and_what_they_say_are_there(tmp_path):
         (
             *("problem_fingerprint", "0123456789", "loss or model (not the same)"),
             ("problem-", "01234567"),
-            "with different losses or layer modes",
+            "with different losses or models",
+        ),
+        (
+            *("mode", "train", "mode (not the same)"),
+            ("eval", "train"),
+            "in different layer modes",
+        ),
+        (
+            *("dtype", "float64", "dtype (not the same)"),
+            ("float32", "float64"),
+            "in different dtypes",
         ),
         (
             *("n_parameters", 12_345, "parameters (not the same)"),
@@ -236,15 +247,59 @@ def test_the_numbers_and_what_they_say_are_there(tmp_path):
 def test_what_was_measured_on_something_else_is_marked(tmp_path, field, value, label, texts, said):
     alike = samples.comparison()
     wide = samples.wide()
-    elsewhere = dataclasses.replace(wide.sharpness.provenance, **{field: value})
-    odd = dataclasses.replace(
-        wide, sharpness=dataclasses.replace(wide.sharpness, provenance=elsewhere)
-    )
-    apart = samples.comparison(samples.sharp(), odd)
-    assert apart.table() == [alike.table()[0], (label, *texts), *alike.table()[1:]]
     message = f"measured {said}: their numbers are not strictly comparable"
-    assert message in own_part(write_report(apart, tmp_path / "apart.html"))
     assert message not in own_part(write_report(alike, tmp_path / "alike.html"))
+    everything = [role for role in wide.roles() if role != "test"]
+    for roles in (everything, ["eigenpairs"]):
+        apart = samples.comparison(samples.sharp(), moved(wide, roles, **{field: value}))
+        cell = texts[1] if len(roles) > 1 else f"{texts[0]}; λmax: {texts[1]}"
+        assert apart.table() == [alike.table()[0], (label, texts[0], cell), *alike.table()[1:]]
+        assert message in own_part(write_report(apart, tmp_path / "apart.html"))
+
+
+def moved(model, roles, **origin):
+    """The checkpoint with some of its parts measured elsewhere."""
+    parts = {role: getattr(model, role) for role in roles}
+    places = {k: dataclasses.replace(part.provenance, **origin) for k, part in parts.items()}
+    return dataclasses.replace(
+        model, **{k: dataclasses.replace(parts[k], provenance=places[k]) for k in roles}
+    )
+
+
+def test_one_checkpoint_that_was_measured_on_two_data_sets_is_told_of():
+    odd = moved(samples.sharp(), ["surface"], data_fingerprint="other-data")
+    (said,) = verdict(samples.comparison(odd)).cautions
+    assert said == (
+        "The checkpoint was measured on different data: its numbers are not strictly comparable."
+    )
+
+
+def test_a_slope_is_held_against_the_sharpness_of_the_same_loss_only():
+    model = samples.sharp()
+    steep = dataclasses.replace(model.evaluation, gradient_norm=1e3)
+    model = dataclasses.replace(model, evaluation=steep)
+    for one, told in ((model, True), (moved(model, ["sharpness"], mode="train"), False)):
+        cautions = verdict(samples.comparison(one)).cautions
+        assert any("is not at a minimum" in text for text in cautions) == told
+
+
+@pytest.mark.parametrize(
+    ("origin", "ranked", "said"),
+    [
+        ({}, True, ""),
+        ({"data_fingerprint": "other"}, False, "on different data, and are not compared"),
+        ({"mode": "train"}, False, "in different layer modes, and are not compared"),
+        ({"dtype": "float64"}, True, "in different dtypes: their numbers are not strictly"),
+        ({"problem_fingerprint": "b"}, True, "with different losses or models: their numbers"),
+    ],
+)
+def test_losses_on_held_out_data_are_ranked_where_they_are_of_the_same(origin, ranked, said):
+    other = moved(samples.wide(), ["test"], **origin)
+    found = verdict(samples.comparison(samples.sharp(), other))
+    assert any("Loss on held-out data" in text for text in found.findings) == ranked
+    told = [text for text in found.cautions if "measured" in text]
+    assert len(told) == bool(said)
+    assert all(said in text for text in told)
 
 
 PARTS = {

@@ -123,3 +123,32 @@ def test_bad_input_is_named(here: Path, run, extra: list[str], words: str) -> No
     ran = run("sharpness", "a.pt", *ASKED, *extra)
     assert ran.code == 2
     assert words in ran.err
+
+
+KESKAR = "is fixed by --protocol keskar"
+PUBLISHED = "is of a search, and --protocol auto-pgd takes 20 steps"
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--protocol", "keskar", "--p", "2"], f"--p {KESKAR}"),
+        (["--protocol", "keskar", "--adaptive", "none"], f"--adaptive {KESKAR}"),
+        (["--protocol", "keskar", "--eta", "0"], f"--eta {KESKAR}"),
+        (["--protocol", "keskar", "--profile", "--eta", "1"], f"--eta {KESKAR}"),
+        (["--profile", "--rho", "3"], "--rho is one radius, and --profile has many"),
+        (["--protocol", "auto-pgd", "--tol", "0.1"], f"--tol {PUBLISHED}"),
+        (["--protocol", "auto-pgd", "--max-gradients", "9"], f"--max-gradients {PUBLISHED}"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(here: Path, run, extra: list[str], words: str):
+    """Also at its default, for the protocol has another value; before anything is loaded."""
+    ran = run("sharpness", "none.pt", "--problem", "none.py", *extra)
+    assert ran.code == 2
+    assert ran.err.startswith(f"Error: {words}")
+
+
+def test_a_seed_that_is_none_is_said_in_our_words(here: Path, run) -> None:
+    ran = run("sharpness", "a.pt", *ASKED, "--seed", "99999999999999999999999")
+    assert ran.code == 2
+    assert "seed must be a whole number of at most 64 bits, got 99999999999999999999999" in ran.err

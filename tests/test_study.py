@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from hypothesis import strategies as st
 import landscape.study.codec as codec
 import landscape.study.file as file_module
 from landscape.errors import InvalidArgumentError, StudyError
+from landscape.measured import Measured
 from landscape.results import (
     KINDS,
     Cost,
@@ -609,6 +611,123 @@ def test_the_loss_beside_the_others_is_that_of_their_data(study: Study) -> None:
     evaluation = study.comparison()["sgd.pt"].evaluation
     assert evaluation is not None
     assert evaluation.provenance.split == "train"
+
+
+ORIGINS = (
+    {"split": "test", "data_fingerprint": "held out"},
+    {"mode": "train"},
+    {"dtype": "float32"},
+    {"problem_fingerprint": "smoothed"},
+)
+SAM = {"checkpoint": "sam.pt", "checkpoint_hash": "b"}
+SIDE_BY_SIDE = {
+    "evaluation": an_evaluation,
+    "eigenpairs": eigenpairs,
+    "sharpness": a_sharpness,
+    "surface": a_surface,
+    "random_line": partial(a_line, {"direction": "random"}),
+}
+
+
+def origins_of(model: Measured) -> list[dict[str, Any]]:
+    """Where the parts of a checkpoint differ from what they were first measured on, each once."""
+    wanted = dataclasses.replace(PROVENANCE, checkpoint="", checkpoint_hash="")
+    found = []
+    for role, result in model.roles().items():
+        if role == "test":
+            continue
+        part = dataclasses.replace(result.provenance, checkpoint="", checkpoint_hash="")
+        apart = {k: v for k, v in vars(part).items() if v != getattr(wanted, k)}
+        found += [] if apart in found else [apart]
+    return found
+
+
+@pytest.mark.parametrize("origin", ORIGINS, ids=lambda origin: next(iter(origin)))
+def test_all_checkpoints_are_compared_on_the_source_of_the_newest_loss(
+    study: Study, origin: dict[str, Any]
+) -> None:
+    for who in ({}, SAM):
+        for make in SIDE_BY_SIDE.values():
+            study.save(make(**who))
+    for role in list(SIDE_BY_SIDE)[1:]:
+        study.save(SIDE_BY_SIDE[role](**SAM, **origin))
+    for model in study.comparison().models:
+        assert set(model.roles()) == set(SIDE_BY_SIDE)
+        assert origins_of(model) == [{}]
+    assert len(study.comparison().table()[1:]) == len(study.comparison()["sgd.pt"].facts())
+    if origin.get("split") == "test":
+        return  # a loss on held-out data draws nothing to it
+    for who in ({}, SAM):
+        for make in SIDE_BY_SIDE.values():
+            study.save(make(**who, **origin))
+    assert [origins_of(model) for model in study.comparison().models] == [[origin], [origin]]
+
+
+@pytest.mark.parametrize("origin", ORIGINS[:3], ids=lambda origin: next(iter(origin)))
+def test_what_is_measured_elsewhere_only_is_kept_and_told(
+    study: Study, origin: dict[str, Any]
+) -> None:
+    for who, elsewhere in (({}, {}), (SAM, origin)):
+        study.save(an_evaluation(**who))
+        study.save(eigenpairs(**who, **elsewhere))
+        study.save(a_sharpness(**who))
+    comparison = study.comparison()
+    assert origins_of(comparison["sgd.pt"]) == [{}]
+    assert origins_of(comparison["sam.pt"]) == [{}, origin]
+    label = {"split": "data", "mode": "mode", "dtype": "dtype"}[next(iter(origin))]
+    (row,) = [row for row in comparison.table() if row[0].endswith("(not the same)")]
+    texts = {
+        "data": ("7 train examples, data", "7 test examples, held out"),
+        "mode": ("eval", "train"),
+        "dtype": ("float64", "float32"),
+    }[label]
+    assert row == (f"{label} (not the same)", texts[0], f"{texts[0]}; λmax: {texts[1]}")
+
+
+def test_a_loss_on_other_data_alone_moves_nothing(study: Study) -> None:
+    for make in (an_evaluation, eigenpairs):
+        for who in ({}, SAM):
+            study.save(make(**who))
+    study.save(an_evaluation(**SAM, split="val", data_fingerprint="val"))
+    assert [origins_of(model) for model in study.comparison().models] == [[{}], [{}]]
+
+
+def test_without_a_loss_the_newest_result_says_where_from(study: Study) -> None:
+    for mode in ("train", "eval"):
+        for who in ({}, SAM):
+            study.save(eigenpairs(**who, mode=mode))
+    study.save(eigenpairs(mode="train"))
+    assert [origins_of(model) for model in study.comparison().models] == [[{"mode": "train"}]] * 2
+
+
+def test_checkpoints_that_are_not_shown_choose_nothing(study: Study) -> None:
+    for name in ("a", "b", "c"):
+        for origin in ({"mode": "train"}, {}) if name == "c" else ({}, {"mode": "train"}):
+            for make in (an_evaluation, eigenpairs):
+                study.save(make(checkpoint=name, checkpoint_hash=name, **origin))
+    assert origins_of(study.comparison()["a"]) == [{}]
+    assert [origins_of(m) for m in study.comparison(["b", "a"]).models] == [[{"mode": "train"}]] * 2
+
+
+def test_another_model_is_compared_on_the_same_data_in_the_same_mode(study: Study) -> None:
+    for make in (an_evaluation, eigenpairs, a_sharpness):
+        for origin in ({"mode": "train"}, {}):
+            study.save(make(**SAM, **origin, problem_fingerprint="another model"))
+        study.save(make(**SAM, mode="train", problem_fingerprint="another model"))
+        study.save(make())
+    found = study.comparison()
+    assert origins_of(found["sam.pt"]) == [{"problem_fingerprint": "another model"}]
+    assert origins_of(found["sgd.pt"]) == [{}]
+
+
+def test_losses_on_held_out_data_are_of_one_set(study: Study) -> None:
+    for who in ({}, SAM):
+        study.save(an_evaluation(**who, split="test", data_fingerprint="held out"))
+    study.save(an_evaluation(split="test", data_fingerprint="fewer"))
+    study.save(an_evaluation(**SAM, split="test", data_fingerprint="fewer", mode="train"))
+    study.save(an_evaluation(**SAM, split="test", data_fingerprint="held out"))
+    tests = [model.test for model in study.comparison().models]
+    assert [test and test.provenance.data_fingerprint for test in tests] == ["held out"] * 2
 
 
 def test_checkpoints_that_share_a_name_are_kept_apart(study: Study) -> None:

@@ -69,8 +69,23 @@ def eigenvector_plane(problem: Problem, pairs: Eigenpairs) -> Plane:
         The plane; its axes are unit vectors, so that coordinates are distances.
 
     Raises:
-        InvalidArgumentError: if there are less than two.
+        InvalidArgumentError: if there are less than two, or they are of other parameters or of a
+            rescaled operator.
     """
+    if pairs.provenance.parameters != problem.parameters:
+        theirs, ours = (of or "all" for of in (pairs.provenance.parameters, problem.parameters))
+        msg = (
+            f"the eigenvectors are of the parameters {theirs}, and {problem.name} explores {ours}: "
+            "measure them on the same parameters, with the same .only(...)"
+        )
+        raise InvalidArgumentError(msg)
+    scale = pairs.settings.get("scale", "none")
+    if scale != "none":
+        msg = (
+            f"the eigenvectors v are of THT, rescaled {scale}, and no directions of the weights, "
+            "as Tv are: measure with scale='none', or give Tv as directions of your own"
+        )
+        raise InvalidArgumentError(msg)
     if pairs.n_top < 2:
         msg = f"a plane takes two eigenvectors, and there are {pairs.n_top}: measure with k=2"
         raise InvalidArgumentError(msg)

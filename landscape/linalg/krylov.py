@@ -153,6 +153,13 @@ class Operator:
     def _why_not_finite(self, w: Tensor) -> str:
         n_nan = int(torch.isnan(w).sum())
         n_inf = int(torch.isinf(w).sum())
+        if not n_nan + n_inf:
+            return (
+                f"product {self.matvecs} with the operator has finite entries of up to "
+                f"{float(w.abs().max()):.2g}, and its length overflows {wide(w.device)}; "
+                "expected a product whose sum of squares is finite. Divide the operator, such as "
+                "the loss that it comes from, by a constant"
+            )
         return (
             f"product {self.matvecs} with the operator is not finite: {n_nan} NaN and {n_inf} "
             f"infinite of {self.n} entries; expected finite numbers throughout. Check that the "

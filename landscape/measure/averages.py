@@ -26,7 +26,7 @@ from landscape.measure.points import grid_of
 from landscape.measure.recall import recall_or_measure
 from landscape.operators import SCALES, Hessian
 from landscape.problem import Problem
-from landscape.results import AverageSharpness, FloatArray, PairedDifference, Provenance
+from landscape.results import AverageSharpness, FloatArray, Provenance
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.study import Study
 
@@ -227,42 +227,6 @@ def check_profile(rhos: Iterable[float], **options: Any) -> tuple[list[float], A
     return radii, Asked(**options)
 
 
-def paired_difference(first: AverageSharpness, second: AverageSharpness) -> PairedDifference:
-    """Compare the average rises around two checkpoints, draw by draw.
-
-    With the same noise for both, what a draw of z adds to both averages cancels in their
-    difference.
-
-    Args:
-        first: the average around one checkpoint.
-        second: that around another, on the same data, with the same settings but for the number of
-            samples.
-
-    Returns:
-        The first minus the second, over the draws that both have, with its 95 % interval. No
-        passes over the data.
-
-    Raises:
-        InvalidArgumentError: if the two were not measured with the same noise on the same data.
-    """
-    _check_paired(first, second)
-    n = min(len(first.rises), len(second.rises))
-    a, b = first.draws[:n], second.draws[:n]
-    with np.errstate(invalid="ignore"):
-        value, error, low, high = _interval(a - b)
-    spreads = np.isfinite(value) and a.std() > 0 and b.std() > 0
-    return PairedDifference(
-        names=(first.name, second.name),
-        value=value,
-        standard_error=error,
-        low=low,
-        high=high,
-        n_draws=n,
-        rho=first.rho,
-        correlation=float(np.corrcoef(a, b)[0, 1]) if spreads else math.nan,
-    )
-
-
 class _Traces:
     """The trace of THT, estimated once for all radii."""
 
@@ -309,7 +273,7 @@ def _average(
             engine = kept_engine(evaluator, kept, n_points=n_timed)
             samples = KeptLosses(engine, draws, rho, most=asked.most, kept=kept, progress=progress)
             rises, converged = _drawn(samples, loss, asked)
-            value, error, low, high = _interval(_halved(rises))
+            value, error, low, high = interval_of_mean(_halved(rises))
             predicted, predicted_error = _predicted(evaluator, draws, rho, traces, asked)
             return AverageSharpness(
                 value=value,
@@ -354,7 +318,7 @@ def _drawn(samples: KeptLosses, loss: float, asked: Asked) -> tuple[FloatArray, 
     width_before, before, met = math.inf, 1, asked.relative_error is None
     for n in asked.looks():
         rises = samples.losses(n) - loss
-        value, _, low, high = _interval(_halved(rises))
+        value, _, low, high = interval_of_mean(_halved(rises))
         if not math.isfinite(value):
             return rises, False
         width = max(high - value, value - low)
@@ -370,8 +334,15 @@ def _halved(rises: FloatArray) -> FloatArray:
         return np.asarray(rises.mean(axis=1))
 
 
-def _interval(draws: FloatArray) -> tuple[float, float, float, float]:
-    """Return mean, standard error, and both ends of the interval of independent samples."""
+def interval_of_mean(draws: FloatArray) -> tuple[float, float, float, float]:
+    """Return the 95 % interval of the mean of independent samples, widened where they are skewed.
+
+    Args:
+        draws: the samples, shape (k,).
+
+    Returns:
+        Mean, standard error, and both ends; NaN but for the mean where a sample is not finite.
+    """
     # What is finite may still be too large for its mean, or for its squares.
     with np.errstate(over="ignore", invalid="ignore"):
         if not np.isfinite(draws).all():
@@ -383,20 +354,6 @@ def _interval(draws: FloatArray) -> tuple[float, float, float, float]:
         float(found.low),
         float(found.high),
     )
-
-
-def _check_paired(first: AverageSharpness, second: AverageSharpness) -> None:
-    names = ("rho", "distribution", "adaptive", "eta", "seed")
-    pairs = {name: (first.settings[name], second.settings[name]) for name in names}
-    for name in ("data_fingerprint", "problem_fingerprint", "split", "mode", "n_parameters"):
-        pairs[name] = getattr(first.provenance, name), getattr(second.provenance, name)
-    for name, (one, other) in pairs.items():
-        if one != other:
-            msg = (
-                f"{first.name} was measured with {name} = {one!r} and {second.name} with {other!r};"
-                " a paired difference needs the same noise on the same data: measure one again"
-            )
-            raise InvalidArgumentError(msg)
 
 
 def _warn_not_finite(result: AverageSharpness) -> None:

@@ -71,12 +71,14 @@ class PointOptions:
             where: where its points lie.
 
         Raises:
-            InvalidArgumentError: if a choice is unknown, or cannot be had here.
+            InvalidArgumentError: if a choice is unknown, or cannot be had here, or the checkpoints
+                to compare have other losses, modes or dtypes.
             DataError: if the checkpoints to compare are not on the same data.
         """
         one_of(self.statistics, STATISTICS, what="statistics of BatchNorm")
         if self.against is not None:
             _check_against(self.against)
+            _check_paired(problem, self.against[0])
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             msg = f"weight_decay must be a finite number, at least 0; got {self.weight_decay!r}"
             raise InvalidArgumentError(msg)
@@ -97,14 +99,6 @@ class PointOptions:
             names = ", ".join(sorted(taken))
             msg = f"a metric is called {names}, as is what was asked for: rename it"
             raise InvalidArgumentError(msg)
-        if self.against is not None:
-            ours, theirs = (p.batches.fingerprint for p in (problem, self.against[0]))
-            if ours != theirs:
-                msg = (
-                    f"{problem.name} and {self.against[0].name} are on different data: a paired "
-                    "difference takes the same examples"
-                )
-                raise DataError(msg)
 
     @property
     def columns(self) -> set[str]:
@@ -169,6 +163,27 @@ def _check_against(against: object) -> None:
             f"against=(other, ls.random_plane(other)), not {type(against).__name__}"
         )
         raise InvalidArgumentError(msg)
+
+
+def _check_paired(problem: Problem, other: Problem) -> None:
+    """Refuse a difference of anything but two checkpoints; models of other code may be meant."""
+    for what in ("mode", "dtype"):
+        ours, theirs = (str(getattr(each, what)) for each in (problem, other))
+        if ours != theirs:
+            msg = (
+                f"{problem.name} is measured with {what} {ours}, {other.name} with {theirs}: a "
+                f"paired difference takes the same; give both the same {what}"
+            )
+            raise InvalidArgumentError(msg)
+    if problem.loss.fingerprint != other.loss.fingerprint:
+        msg = f"{problem.name} and {other.name} have different losses: give both the same"
+        raise InvalidArgumentError(msg)
+    if problem.batches.fingerprint != other.batches.fingerprint:
+        msg = (
+            f"{problem.name} and {other.name} are on different data: a paired difference takes "
+            "the same examples"
+        )
+        raise DataError(msg)
 
 
 def _check_held_out(problem: Problem, held_out: Problem) -> None:

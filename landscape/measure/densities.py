@@ -9,9 +9,11 @@ import numpy as np
 from landscape.errors import InvalidArgumentError
 from landscape.linalg import EigenSolution, SpectralDensity, lanczos
 from landscape.linalg import spectral_density as quadrature
+from landscape.measure.arguments import check_real, whole
 from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
+from landscape.randomness import next_seed
 from landscape.results import Density, Provenance
 from landscape.study import Study
 
@@ -69,6 +71,10 @@ def spectral_density(
         Ghorbani, Krishnan, Xiao (2019), arXiv:1901.10159; Ubaru, Chen, Saad (2017), SIAM J.
         Matrix Anal. Appl. 38.
     """
+    outliers, steps = whole("outliers", outliers), whole("steps", steps)
+    n_probes = whole("n_probes", n_probes)
+    check_real(confidence=confidence)
+    check_real(or_none=True, bandwidth=bandwidth, memory=memory)
     if outliers < 0:
         msg = f"outliers = {outliers}; expected the number of eigenvalues to deflate, or 0"
         raise InvalidArgumentError(msg)
@@ -90,7 +96,7 @@ def spectral_density(
             found = quadrature(
                 **asked,
                 eigenpairs=atoms,
-                seed=seed + 1,
+                seed=next_seed(seed),
                 **ready.where,
             )
             return _record(found, top, ready, settings, provenance)

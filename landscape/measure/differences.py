@@ -17,7 +17,8 @@ from landscape.engine import Engine
 from landscape.errors import DataError, InvalidArgumentError, LossError
 from landscape.evaluate import Evaluator
 from landscape.linalg.sampling import student
-from landscape.measure.averages import average_sharpness, paired_difference
+from landscape.measure.averages import average_sharpness
+from landscape.measure.paired_differences import paired_difference
 from landscape.measure.recall import recall_or_measure
 from landscape.measure.sharpness import sharpness
 from landscape.operators.scales import parameter_scale

@@ -11,6 +11,7 @@ from torch import Tensor
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import EigenSolution, lanczos, power_iteration
 from landscape.linalg.budget import basis_for, least_basis
+from landscape.measure.arguments import check_real, whole
 from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
 from landscape.measure.recall import recall_or_measure
 from landscape.operators import GRAPH_BYTES, GaussNewton, Hessian, parameter_scale
@@ -88,6 +89,10 @@ def top_eigenpairs(
         Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
     """
     request = Request(operator=operator, scale=scale, products=products, seed=seed)
+    k, block, data_groups = whole("k", k), whole("block", block), whole("data_groups", data_groups)
+    max_matvecs = whole("max_matvecs", max_matvecs)
+    check_real(tol=tol)
+    check_real(or_none=True, memory=memory)
     _check(problem, k, method, data_groups=data_groups)
     _check_ends(method, both_ends=both_ends, block=block)
     if split and operator != "hessian":
@@ -143,7 +148,7 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
         The pairs by the layer's name, in the model's order. Cost: that of `top_eigenpairs` for
         each layer, where a product needs only the part of the graph above the layer.
     """
-    names = problem.space.names
+    k, names = whole("k", k), problem.space.names
     owners = {name: name.rpartition(".")[0] or name for name in names}
     found = {}
     for layer in problem.space.layers():

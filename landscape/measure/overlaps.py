@@ -21,7 +21,8 @@ def overlap(first: Eigenpairs, second: Eigenpairs) -> Overlap:
         The cosines, and the inner products of the vectors themselves. No passes over the data.
 
     Raises:
-        InvalidArgumentError: if the vectors are of different lengths, or were not kept.
+        InvalidArgumentError: if the vectors are of different lengths or of other parameters, of
+            THT and of H itself, or were not kept.
 
     References:
         Björck, Golub (1973), Math. Comput. 27; Gur-Ari, Roberts, Dyer (2018), Gradient descent
@@ -34,6 +35,17 @@ def overlap(first: Eigenpairs, second: Eigenpairs) -> Overlap:
             "parameters: compare checkpoints of one architecture, measured on the same parameters"
         )
         raise InvalidArgumentError(msg)
+    for what, ours, theirs in (
+        ("parameters", first.provenance.parameters, second.provenance.parameters),
+        ("scale", *(pairs.settings.get("scale", "none") for pairs in (first, second))),
+    ):
+        if ours != theirs:
+            msg = (
+                f"the eigenvectors of {first.name} are of {what} {ours or 'all'}, those of "
+                f"{second.name} of {what} {theirs or 'all'}, and have no angle: measure both with "
+                f"the same {what}"
+            )
+            raise InvalidArgumentError(msg)
     cross = v @ u.T
     cosines = np.clip(np.linalg.svd(cross, compute_uv=False), 0.0, 1.0)
     return Overlap(names=(first.name, second.name), cosines=cosines, cross=cross)

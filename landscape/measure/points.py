@@ -28,6 +28,7 @@ from landscape.measure.beside import (
 )
 from landscape.problem import Problem
 from landscape.progress import progress_bar
+from landscape.randomness import whole_seed
 from landscape.results import Cost, FloatArray, Provenance
 from landscape.statistics import normalisers
 from landscape.study import Grid, Study
@@ -53,6 +54,7 @@ class Points:
         coordinates: tuple[FloatArray, FloatArray],
         options: PointOptions,
         *,
+        seed: int = 0,
         kept: Grid | None = None,
         what: str = "points",
         progress: bool | None = None,
@@ -64,12 +66,13 @@ class Points:
             where: where the points lie.
             coordinates: x and y.
             options: what is measured at each.
+            seed: of the dropout masks in ``train`` mode.
             kept: the grid in the study.
             what: words for the progress bar.
             progress: see `landscape.surface`.
         """
         self._problem, self._where, self._xy = problem, where, coordinates
-        self._options, self._kept = options, kept
+        self._options, self._seed, self._kept = options, seed, kept
         self._what, self._progress = what, progress
         self.columns: dict[Index, dict[str, float]] = {} if kept is None else dict(kept.done)
         self.engine = ""
@@ -78,7 +81,7 @@ class Points:
 
     def __enter__(self) -> Points:
         with ExitStack() as stack:
-            self._evaluator = stack.enter_context(Evaluator(self._problem))
+            self._evaluator = stack.enter_context(Evaluator(self._problem, seed=self._seed))
             self.origin_loss = self._evaluator.loss().value
             self._main = self._engine()
             self._others: list[Evaluator] = []
@@ -191,7 +194,7 @@ class Points:
         return found
 
     def _other(self, stack: ExitStack, problem: Problem) -> tuple[Evaluator, Engine]:
-        evaluator = stack.enter_context(Evaluator(problem))
+        evaluator = stack.enter_context(Evaluator(problem, seed=self._seed))
         self._others.append(evaluator)
         return evaluator, Engine(evaluator, PLAIN, precision=self._options.precision)
 
@@ -234,6 +237,24 @@ class Points:
             self._coordinates(index),
             self._options.statistics,
         )
+
+
+def seed_of_masks(seed: int, *problems: Problem | None) -> dict[str, int]:
+    """Return the seed as a setting, where a problem draws dropout masks from it.
+
+    Args:
+        seed: of the dropout masks.
+        *problems: what is evaluated; None where there is none.
+
+    Returns:
+        A part of the settings of the result; empty where all are in ``eval`` mode.
+
+    Raises:
+        InvalidArgumentError: if the seed is not a whole number.
+    """
+    number = whole_seed(seed)
+    drawn = any(problem is not None and problem.mode == "train" for problem in problems)
+    return {"seed": number} if drawn else {}
 
 
 def metrics_of(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

@@ -11,6 +11,8 @@ import numpy as np
 from landscape.directions import Direction
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.evaluate import Evaluator
+from landscape.measure.arguments import check_real
+from landscape.measure.points import seed_of_masks
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.results import Line, Provenance
@@ -29,6 +31,7 @@ def automatic_range(
     direction: Direction,
     *,
     multiple: float = MULTIPLE,
+    seed: int = 0,
     study: Study | None = None,
 ) -> float:
     """Find a range [−r, r] whose two ends both have a loss of at least a multiple of L(w).
@@ -41,6 +44,7 @@ def automatic_range(
         problem: what to measure.
         direction: along which.
         multiple: of the loss at the checkpoint; above 1.
+        seed: of the dropout masks in ``train`` mode.
         study: where the search is kept, as a line of its own.
 
     Returns:
@@ -53,14 +57,21 @@ def automatic_range(
 
     Cost: about 20 to 40 forward passes.
     """
+    check_real(multiple=multiple)
     if not (math.isfinite(multiple) and multiple > 1):
         msg = f"the multiple must be a finite number above 1, got {multiple!r}"
         raise InvalidArgumentError(msg)
     identity = direction.identity()
-    settings = {**identity, "direction": "range", "along": direction.kind, "multiple": multiple}
+    settings = {
+        **identity,
+        "direction": "range",
+        "along": direction.kind,
+        "multiple": multiple,
+        **seed_of_masks(seed, problem),
+    }
 
     def measure(provenance: Provenance) -> Line:
-        return _search(problem, direction, multiple, settings, provenance)
+        return _search(problem, direction, multiple, seed, settings, provenance)
 
     found = recall_or_measure(Line, problem, settings, study, measure)
     return float(found.x.max())
@@ -70,10 +81,11 @@ def _search(
     problem: Problem,
     direction: Direction,
     multiple: float,
+    seed: int,
     settings: Mapping[str, Any],
     provenance: Provenance,
 ) -> Line:
-    with Evaluator(problem) as evaluator:
+    with Evaluator(problem, seed=seed) as evaluator:
         tried = {0.0: evaluator.loss()}
         target = multiple * tried[0.0].value
         if not target > 0:

@@ -26,6 +26,7 @@ from landscape.measure.search import Search, checked_eigenvectors
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import counting
+from landscape.randomness import next_seed
 from landscape.results import FloatArray, Provenance, Sharpness
 from landscape.study import Study
 
@@ -240,7 +241,7 @@ def _condition(search: Search, seed: int) -> SecondOrder | None:
         return None
     try:
         matvec = origin.curvature(best.epsilon)
-        return second_order(matvec, best, ball.rho, origin.drawn(seed + 1))
+        return second_order(matvec, best, ball.rho, origin.drawn(next_seed(seed)))
     except (LossError, NonFiniteError):
         return None
 

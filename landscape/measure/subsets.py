@@ -11,6 +11,7 @@ import numpy as np
 from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, one_of
 from landscape.evaluate import Evaluator
+from landscape.measure.arguments import check_real, whole
 from landscape.measure.auto_pgd import auto_pgd
 from landscape.measure.origin import Origin
 from landscape.measure.points import grid_of
@@ -79,6 +80,9 @@ def m_sharpness(
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Andriushchenko, Croce, Müller,
         Hein, Flammarion (2023), arXiv:2302.07011.
     """
+    check_real(tol=tol)
+    m, max_gradients = whole("m", m), whole("max_gradients", max_gradients)
+    n_examples = None if n_examples is None else whole("n_examples", n_examples)
     ball = Ball(float(rho), float(p))
     one_of(protocol, PROTOCOLS, what="protocol")
     check_search(tol, max_gradients)

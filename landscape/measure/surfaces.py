@@ -14,8 +14,9 @@ from torch import Tensor
 from landscape.directions import Direction, Plane, given_direction, random_direction, random_plane
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, ToleranceWarning, one_of
 from landscape.interpolation import CRITERIA, Interpolated, interpolated_surface
+from landscape.measure.arguments import check_real, whole
 from landscape.measure.beside import PointOptions
-from landscape.measure.points import Points, grid_of, metrics_of
+from landscape.measure.points import Points, grid_of, metrics_of, seed_of_masks
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.results import FloatArray, Line, Provenance, Surface
@@ -46,7 +47,7 @@ def line(
         problem: what to measure.
         direction: d; None: a filter-normalised random one.
         x: coordinates in units of d, shape (nx,); None: 51 of them on [−1, 1].
-        seed: of a random direction.
+        seed: of a random direction, and of the dropout masks in ``train`` mode.
         statistics: of BatchNorm at each point, see `surface`.
         held_out: the same model on other data, see `surface`.
         weight_decay: λ of a regulariser, see `surface`.
@@ -79,14 +80,19 @@ def line(
         tune=tune,
     )
     options.check(problem, along)
-    settings = {**along.identity(), "x": xs.tolist(), **options.settings(along)}
+    settings = {
+        **along.identity(),
+        "x": xs.tolist(),
+        **options.settings(along),
+        **_masks(seed, problem, options),
+    }
 
     def measure(provenance: Provenance) -> Line:
         grid = grid_of(study, "line", provenance, settings, (len(xs), 1))
         what = f"line of {problem.name}"
         coordinates = (xs, np.zeros(1))
         with Points(
-            problem, along, coordinates, options, kept=grid, what=what, progress=progress
+            problem, along, coordinates, options, seed=seed, kept=grid, what=what, progress=progress
         ) as points:
             points.measure(list(np.ndindex(len(xs), 1)))
             columns = {name: values[:, 0] for name, values in points.arrays().items()}
@@ -134,7 +140,7 @@ def surface(
         x: coordinates along d₁, shape (nx,); None: n of them on [−1, 1].
         y: coordinates along d₂, shape (ny,); None: n of them on [−1, 1].
         n: how many, where x or y are not given.
-        seed: of a random plane.
+        seed: of a random plane, and of the dropout masks in ``train`` mode.
         tolerance: above 0: measure as few points as it takes to interpolate the others with an
             error within it, see `landscape.interpolation`; 0: measure all.
         criterion: what the tolerance is relative to: ``range`` of the losses, or ``log``: an
@@ -190,13 +196,14 @@ def surface(
         "y": ys.tolist(),
         **adaptive,
         **options.settings(plane),
+        **_masks(seed, problem, options),
     }
 
     def measure(provenance: Provenance) -> Surface:
         grid = grid_of(study, "surface", provenance, settings, (len(xs), len(ys)))
         what = f"surface of {problem.name}"
         with Points(
-            problem, plane, (xs, ys), options, kept=grid, what=what, progress=progress
+            problem, plane, (xs, ys), options, seed=seed, kept=grid, what=what, progress=progress
         ) as points:
             if adaptive:
                 found = interpolated_surface(xs, ys, points.measure, **adaptive)
@@ -221,6 +228,11 @@ def surface(
     return result
 
 
+def _masks(seed: int, problem: Problem, options: PointOptions) -> dict[str, int]:
+    rival = None if options.against is None else options.against[0]
+    return seed_of_masks(seed, problem, options.held_out, rival)
+
+
 def _a_plane(plane: Plane) -> Plane:
     given: object = getattr(plane, "plane", plane)  # that of a principal plane is meant
     if not isinstance(given, Plane):
@@ -243,6 +255,7 @@ def _at_weights(problem: Problem, held_out: Problem | None) -> Problem | None:
 def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[str, Any]:
     """Check what is asked of an interpolation, and return what is not the usual."""
     one_of(criterion, CRITERIA, what="criterion")
+    check_real(tolerance=tolerance)
     if not (math.isfinite(tolerance) and tolerance >= 0):
         msg = f"the tolerance must be a finite number, at least 0; got {tolerance!r}"
         raise InvalidArgumentError(msg)
@@ -251,7 +264,7 @@ def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[
             msg = "max_points limits an interpolated surface: give a tolerance too"
             raise InvalidArgumentError(msg)
         return {}
-    limit = {} if max_points is None else {"max_points": max_points}
+    limit = {} if max_points is None else {"max_points": whole("max_points", max_points)}
     return {"tolerance": tolerance, "criterion": criterion, **limit}
 
 
@@ -295,6 +308,7 @@ def _warn_not_reached(surface: Surface) -> None:
 
 def _coordinates(values: npt.ArrayLike | None, name: str, n: int) -> FloatArray:
     if values is None:
+        n = whole("n", n)
         if n < 2:
             msg = f"a grid needs at least 2 points along each axis, got n = {n}"
             raise InvalidArgumentError(msg)
@@ -344,6 +358,8 @@ def span(half_width: float, n: int) -> FloatArray:
     >>> span(1.0, 5).tolist()
     [-1.0, -0.5, 0.0, 0.5, 1.0]
     """
+    check_real(half_width=half_width)
+    n = whole("n", n)
     if not (math.isfinite(half_width) and half_width > 0) or n < 2:
         msg = f"expected a finite half-width above 0 and n ≥ 2, got {half_width!r} and {n!r}"
         raise InvalidArgumentError(msg)

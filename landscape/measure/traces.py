@@ -8,6 +8,7 @@ import numpy as np
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import TraceSolution, hutchinson_trace, hutchpp_trace, xtrace
+from landscape.measure.arguments import check_real, whole
 from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
@@ -69,6 +70,9 @@ def trace(
     if layers and chosen != "hutchinson":
         msg = f"the traces of the layers come from Hutchinson's probes; got method={chosen!r}"
         raise InvalidArgumentError(msg)
+    max_matvecs = whole("max_matvecs", max_matvecs)
+    check_real(rtol=rtol, confidence=confidence)
+    check_real(or_none=True, memory=memory)
     request = Request(operator=operator, scale=scale, products=products, seed=seed)
     asked: dict[str, Any] = {
         "rtol": rtol,

@@ -12,6 +12,7 @@ from landscape.directions import Plane, Projection, project
 from landscape.directions.planes import Checkpoint, reader
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
+from landscape.measure.points import seed_of_masks
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.progress import progress_bar
@@ -30,6 +31,7 @@ def trajectory(
     names: Sequence[str] | None = None,
     key: str | None = None,
     unsafe_pickle: bool = False,
+    seed: int = 0,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Trajectory:
@@ -47,6 +49,7 @@ def trajectory(
         names: what to call the checkpoints; None: the names of their files.
         key: which entry of nested checkpoints to read, see `Problem.at`.
         unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
+        seed: of the dropout masks in ``train`` mode.
         study: where points are kept as they are measured, and taken up again after a kill.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
@@ -70,10 +73,11 @@ def trajectory(
         "d1": plane.x.settings(),
         "d2": plane.y.settings(),
         "checkpoints": list(seen.hashes),
+        **seed_of_masks(seed, problem),
     }
 
     def measure(provenance: Provenance) -> Trajectory:
-        losses = _Losses(problem, plane, seen, provenance, settings, study)
+        losses = _Losses(problem, plane, seen, seed, provenance, settings, study)
         columns = losses.measure(checkpoints, reading, progress)
         return Trajectory(
             run=run,
@@ -104,11 +108,12 @@ class _Losses:
         problem: Problem,
         plane: Plane,
         seen: Projection,
+        seed: int,
         provenance: Provenance,
         settings: Mapping[str, Any],
         study: Study | None,
     ) -> None:
-        self._problem, self._plane, self._seen = problem, plane, seen
+        self._problem, self._plane, self._seen, self._seed = problem, plane, seen, seed
         m = len(seen.names)
         self._kept = (
             None
@@ -128,7 +133,7 @@ class _Losses:
         done = {i: values for (i, _), values in self._kept.done.items()} if self._kept else {}
         todo = [i for i in range(len(checkpoints)) if i not in done]
         what = f"run beside {self._problem.name}"
-        with Evaluator(self._problem) as evaluator:
+        with Evaluator(self._problem, seed=self._seed) as evaluator:
             self.origin_loss = evaluator.loss().value
             for i in progress_bar(todo, what=what, total=len(todo), show=progress):
                 done[i] = self._own(checkpoints[i], reading) | self._projected(evaluator, i)
@@ -138,7 +143,8 @@ class _Losses:
         return [done[i] for i in range(len(checkpoints))]
 
     def _own(self, checkpoint: Checkpoint, reading: Mapping[str, Any]) -> Columns:
-        with Evaluator(reader(self._problem, **reading)(checkpoint)) as evaluator:
+        own = reader(self._problem, **reading)(checkpoint)
+        with Evaluator(own, seed=self._seed) as evaluator:
             loss = evaluator.loss()
             self._add(Cost(), forwards=evaluator.passes["forwards"])
         return {"loss": loss.value, "loss_se": loss.se}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from landscape.errors import InvalidArgumentError, one_of
+from landscape.errors import DataError, InvalidArgumentError, one_of
 from landscape.plots import words
 from landscape.plots.lines import called_by
 from landscape.plots.scales import Floats, Scale, symlog_ticks
@@ -90,10 +90,12 @@ def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
         errors are those of four losses together.
 
     Raises:
-        InvalidArgumentError: if the coordinates are not the same.
+        InvalidArgumentError: if the coordinates are not the same, or mode or dtype.
+        DataError: if the data are not the same.
     """
     for surface in (a, b):
         check_grid(surface)
+    _check_sources(a, b)
     same = all(np.array_equal(getattr(a, axis), getattr(b, axis)) for axis in ("x", "y"))
     if not same:
         msg = (
@@ -110,6 +112,50 @@ def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
         errors=np.full_like(values, np.nan) if rise else unpaired if paired is None else paired,
         paired=paired is not None and not rise,
         rise=rise,
+    )
+
+
+def _check_sources(a: Surface, b: Surface) -> None:
+    """Refuse surfaces that differ in more than the checkpoint; what is not known passes."""
+    ours, theirs = a.provenance, b.provenance
+    for what in ("mode", "dtype"):
+        one, other = getattr(ours, what), getattr(theirs, what)
+        if one and other and one != other:
+            msg = (
+                f"{a.name} was measured with {what} {one}, {b.name} with {other}: a difference "
+                f"takes the same {what}; measure one of them again"
+            )
+            raise InvalidArgumentError(msg)
+    data = ours.data_fingerprint, theirs.data_fingerprint
+    if ours.split != theirs.split or (all(data) and data[0] != data[1]):
+        msg = (
+            f"{a.name} was measured on {_data(a)}, {b.name} on {_data(b)}: a difference takes the "
+            "same data; measure one of them again, or choose others by their numbers (--id)"
+        )
+        raise DataError(msg)
+
+
+def _data(surface: Surface) -> str:
+    at = surface.provenance
+    return f"{at.split} data ({at.data_fingerprint[:8] or 'which is not known'})"
+
+
+def of_other_problems(a: Surface, b: Surface) -> str:
+    """Say that two surfaces have different losses or models.
+
+    Args:
+        a: the one.
+        b: the other.
+
+    Returns:
+        A phrase; empty where both are the same or one is not known.
+    """
+    one, other = a.provenance.problem_fingerprint, b.provenance.problem_fingerprint
+    if not (one and other) or one == other:
+        return ""
+    return (
+        "the losses or models of the two are not the same, so that part of the difference may be "
+        "that of two losses and not of two checkpoints"
     )
 
 
@@ -174,7 +220,9 @@ def difference_figure(
         The figure, which belongs to no window.
 
     Raises:
-        InvalidArgumentError: if the coordinates are not the same, or the limit is not positive.
+        InvalidArgumentError: if the coordinates, modes or dtypes are not the same, or the limit is
+            not positive.
+        DataError: if the data are not the same.
     """
     called = called_by((a, b), names)
     found = difference_of(a, b, rise=rise)
@@ -269,6 +317,7 @@ def difference_caption(
     how = "paired, of the same examples" if found.paired else "unpaired, √(se² + se²)"
     size = found.values.size
     return [
+        of_other_problems(*surfaces),
         f"{difference_label(found, names)}: orange, {shorten(names[0])} lies higher; purple, "
         f"{shorten(names[1])} does; each on the plane of its own checkpoint (+): "
         + words.each(surfaces, names, words.grid),

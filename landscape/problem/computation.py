@@ -4,7 +4,8 @@ Two computations that give the same numbers should have one digest, and two that
 by it the study knows what was measured already. Code is followed into its constants, defaults,
 closures and the globals that it names; objects into their attributes and the code of their class.
 Of libraries only what the user can set is looked at; of torch, NumPy and Python itself, whose
-versions are recorded, the code is not.
+versions are recorded, the code is not. A container or tensor that is named a cache is taken for
+something that the code fills.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,15 @@ def loose_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """
     for name, part in model.named_modules():
         for key in sorted(part._non_persistent_buffers_set):
-            if (buffer := part._buffers.get(key)) is not None:
+            buffer = part._buffers.get(key)
+            if buffer is not None and not _is_cache(key, buffer):
                 yield f"{name}.{key}", buffer
     kept = _ids_of_tensors(model)
     for name, part in model.named_modules():
         if origin_of(type(part).__module__) == "recorded":
             continue  # torch's own layers keep views of their parameters
         for key, value in sorted(vars(part).items()):
-            if key not in _INTERNAL:
+            if key not in _INTERNAL and not _is_cache(key, value):
                 for place, tensor in _tensors_in(value):
                     if id(tensor) not in kept:
                         yield f"{name}.{key}{place}", tensor
@@ -156,14 +158,16 @@ class Computation(Content):
         self._add_named(sorted(vars(function).items()))
         if origin == "own":
             for name in sorted(_names_in(function.__code__) & space.keys()):
-                self._add_named([(name, space[name])])
+                if not _is_cache(name, space[name]):
+                    self._add_named([(name, space[name])])
                 if isinstance(space[name], types.ModuleType):
                     self._add_used(space[name], function.__code__)
 
     def _add_used(self, module: types.ModuleType, code: types.CodeType) -> None:
         if origin_of(module.__name__, getattr(module, "__file__", None)) == "own":
-            names = _attributes_in(code) & vars(module).keys()
-            self._add_named((name, vars(module)[name]) for name in sorted(names))
+            names = sorted(_attributes_in(code) & vars(module).keys())
+            used = [(name, vars(module)[name]) for name in names]
+            self._add_named(item for item in used if not _is_cache(*item))
 
     def _add_code(self, code: types.CodeType) -> None:
         self._digest.update(code.co_code + repr(code.co_names).encode())
@@ -182,7 +186,7 @@ class Computation(Content):
             codes = _code_in(member)
             if codes:
                 self._add_named((name, code) for code in codes)
-            elif origin == "own" and not _is_dunder(name) and not isinstance(member, _OPAQUE):
+            elif origin == "own" and not _is_uninteresting(name, member):
                 self._add_named([(name, member)])
 
     def _add_module(self, module: nn.Module) -> None:
@@ -269,9 +273,15 @@ def _settings_of(part: nn.Module) -> dict[str, Any]:
         key: value
         for key, value in sorted(vars(part).items())
         if key not in _INTERNAL
+        and not _is_cache(key, value)
         and (origin == "own" or isinstance(value, PLAIN) or not key.startswith("_"))
         and not ((origin == "recorded" or key.startswith("_")) and _is_foreign(value))
     }
+
+
+def _is_cache(name: str, value: Any) -> bool:
+    filled = isinstance(value, (Tensor, np.ndarray, Mapping, Set, list, tuple, type(None)))
+    return filled and "cache" in name.lower()
 
 
 def _is_foreign(value: Any) -> bool:
@@ -315,8 +325,9 @@ def _code_in(member: Any) -> list[Any]:
     return []
 
 
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
+def _is_uninteresting(name: str, member: Any) -> bool:
+    special = name.startswith("__") and name.endswith("__")
+    return special or isinstance(member, _OPAQUE) or _is_cache(name, member)
 
 
 def _content_of(cell: types.CellType) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from landscape.measured import Comparison, Measured
 from landscape.plots.style import shorten
+from landscape.results import Provenance
 from landscape.wording import number, with_error
 
 SAME = 0.05
@@ -15,6 +16,16 @@ SAME = 0.05
 
 LOSSES_DIFFER = 0.20
 """Relative difference of the training losses from which a comparison is warned about."""
+
+_DIFFERENCES = {
+    "data_fingerprint": "on different data",
+    "problem_fingerprint": "with different losses or models",
+    "mode": "in different layer modes",
+    "dtype": "in different dtypes",
+    "n_parameters": "in models of different size",
+}
+_HELD_OUT = ("data_fingerprint", "mode")
+"""What losses on held-out data must share to be ranked."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def _rises(models: Sequence[Measured]) -> list[Value]:
 
 def _losses(models: Sequence[Measured]) -> list[Value]:
     tests = [(model, model.test) for model in models if model.test is not None]
-    if len({test.provenance.data_fingerprint for _, test in tests}) > 1:
+    if any(_differ([test.provenance for _, test in tests], field) for field in _HELD_OUT):
         return []
     return [
         Value(_short(model), test.loss, with_error(test.loss, test.loss_se), _finite(test.loss_se))
@@ -180,6 +191,8 @@ def _slopes(models: Sequence[Measured]) -> list[str]:
         found, at = model.sharpness, model.evaluation
         if found is None or at is None or found.p != 2 or not math.isfinite(at.gradient_norm):
             continue
+        if any(_differ([found.provenance, at.provenance], field) for field in _DIFFERENCES):
+            continue  # the gradient is that of another loss
         slope = found.rho * at.gradient_norm
         if slope > 0.5 * found.value > 0:
             said.append(
@@ -213,18 +226,22 @@ def _different_balls(models: Sequence[Measured]) -> list[str]:
 
 
 def _different_sources(models: Sequence[Measured]) -> list[str]:
-    sources = [model.source for model in models if model.source is not None]
+    sources = [source for model in models for source in model.sources().values()]
+    tests = [model.test.provenance for model in models if model.test is not None]
+    several = len(models) > 1
+    who, whose = ("The checkpoints were", "their") if several else ("The checkpoint was", "its")
     said = []
-    for field, what in (
-        ("data_fingerprint", "on different data"),
-        ("problem_fingerprint", "with different losses or layer modes"),
-        ("n_parameters", "in models of different size"),
-    ):
-        if len({getattr(source, field) for source in sources}) > 1:
-            said.append(
-                f"The checkpoints were measured {what}: their numbers are not strictly comparable."
-            )
+    for field, what in _DIFFERENCES.items():
+        ranked = field not in _HELD_OUT and _differ(tests, field)
+        if ranked or _differ(sources, field):
+            said.append(f"{who} measured {what}: {whose} numbers are not strictly comparable.")
+        if field in _HELD_OUT and _differ(tests, field):
+            said.append(f"The losses on held-out data were measured {what}, and are not compared.")
     return said
+
+
+def _differ(sources: Sequence[Provenance], field: str) -> bool:
+    return len({getattr(source, field) for source in sources}) > 1
 
 
 def _balls(models: Sequence[Measured]) -> set[tuple[float, float, str, float]]:

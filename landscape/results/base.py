@@ -51,7 +51,7 @@ class Provenance:
         checkpoint: the name that people read (a file name, or the name given to the problem).
         checkpoint_hash: digest of the weights and buffers that were measured.
         data_fingerprint: digest of the batches that were measured.
-        problem_fingerprint: digest of the loss, its metrics and the mode of the layers.
+        problem_fingerprint: digest of the loss, the metrics and the model's code and settings.
         split: which part of the data (``train``, ``test``).
         mode: ``eval`` (frozen statistics, no dropout) or ``train`` (statistics of the batch).
         device: type of the device that computed (``cpu``, ``cuda``).

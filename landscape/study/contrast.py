@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq
 from typing import Any
 
+from landscape.errors import one_of
+
 _FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
-_LOSSES = ("evaluation", "test")
 _LAID_OUT = ("surface", "random_line", "sharpness")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
+_BESIDE = {*_FIELDS.values(), *_LINES.values()}
 APART = (
     *("training", "density", "trace", "profile", "m-sharpness", "steps", "average", "flatness"),
     *("path", "trajectory", "differences", "doctor"),
 )
 """Kinds that stand for themselves, in the order in which to show them."""
+
+Source = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,9 @@ class Candidate:
         split: part of the data.
         settings: what was asked for.
         parameters: pattern of the parameters that were explored; empty: all of them.
-        problem_fingerprint: digest of the loss, its metrics and the model's code.
+        problem_fingerprint: digest of the loss, the metrics and the model's code.
+        mode: of the layers, ``eval`` or ``train``.
+        dtype: floating-point type that computed.
     """
 
     id: int
@@ -42,6 +49,14 @@ class Candidate:
     settings: Mapping[str, Any]
     parameters: str = ""
     problem_fingerprint: str = ""
+    mode: str = ""
+    dtype: str = ""
+
+    @property
+    def source(self) -> Source:
+        """What numbers that stand side by side should share, what matters most first."""
+        where = (self.data_fingerprint, self.split, self.mode, self.dtype)
+        return (*where, self.problem_fingerprint)
 
     @property
     def role(self) -> str | None:
@@ -61,85 +76,134 @@ class Candidate:
         return _FIELDS.get(self.kind)
 
 
-def choose(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
+def choose(
+    candidates: Iterable[Candidate], names: Iterable[str] | None = None
+) -> dict[str, dict[str, int]]:
     """Choose the newest measurement of each role, for each checkpoint.
+
+    All from one source (data, split, mode, dtype, loss and model), as far as they are measured
+    there: that of the newest evaluation with more than evaluations beside it; else of the newest
+    evaluation, leaving out the split ``test``; else of the newest measurement with a role beside
+    it. What a checkpoint has elsewhere only is taken from where most of that is the same.
 
     Two checkpoints that share a name are kept apart: the one that was measured last has the name,
     the others get the first eight digits of their hash behind it (``sgd.pt@1a2b3c4d``).
 
     Args:
         candidates: the finished measurements, oldest first.
+        names: the labels to choose for; None: all.
 
     Returns:
-        Numbers of the measurements by role, by label of the checkpoint, in the order in which the
-        checkpoints were first measured.
+        Numbers of the measurements by role, by label of the checkpoint, in the order of the names;
+        of all, in that in which the checkpoints were first measured.
+
+    Raises:
+        InvalidArgumentError: if no checkpoint has one of the names.
     """
+    whole = [one for one in candidates if not one.parameters]  # not of a part of the checkpoint
+    labelled = _labelled(whole)
+    if names is not None:
+        labelled = {k: labelled[one_of(k, labelled, what="checkpoint")] for k in names}
+    of_one_loss = {label: _of_one_loss(measured) for label, measured in labelled.items()}
+    ids = {one.id for measured in of_one_loss.values() for one in measured}
+    shown = [one for one in whole if one.id in ids]
+    shared = _common_source(shown)
+    held_out = _held_out_source(shown, shared)
+    pools = {label: _pools(every, shared, held_out) for label, every in of_one_loss.items()}
+    alike = {role: _shared_look(role, pools.values()) for role in _LAID_OUT}
+    return {label: _roles(pool, alike) for label, pool in pools.items()}
+
+
+def _labelled(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """Sort by checkpoint, under labels that tell apart those of one name."""
     checkpoints: dict[tuple[str, str], list[Candidate]] = {}
     newest_hash: dict[str, str] = {}
     for candidate in candidates:
-        if candidate.parameters:
-            continue  # of a part of the checkpoint
         checkpoints.setdefault((candidate.name, candidate.checkpoint_hash), []).append(candidate)
         newest_hash[candidate.name] = candidate.checkpoint_hash
-    checkpoints = {key: _of_one_loss(measured) for key, measured in checkpoints.items()}
     ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
-    alike = {role: _shared_look(role, checkpoints.values()) for role in _LAID_OUT}
-    chosen: dict[str, dict[str, int]] = {}
+    labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:
         short = f"{name}@{digest[:8]}"
-        older = f"{name}@{digest}" if short in chosen else short
-        chosen[name if newest_hash[name] == digest else older] = _roles(measured, alike)
-    return chosen
+        older = f"{name}@{digest}" if short in labelled else short
+        labelled[name if newest_hash[name] == digest else older] = measured
+    return labelled
 
 
-def _shared_look(role: str, checkpoints: Iterable[Sequence[Candidate]]) -> str | None:
+def _common_source(candidates: Sequence[Candidate]) -> Source:
+    """Return where everything is to come from; empty if nothing plays a part."""
+    beside = [one for one in candidates if one.role in _BESIDE]
+    losses = [one for one in candidates if one.role == "evaluation"]
+    # A loss that stands alone on its data says nothing of where the rest was measured.
+    sources, data = ({getattr(one, k) for one in beside} for k in ("source", "data_fingerprint"))
+    with_more = [one for one in losses if one.source in sources]
+    same_data = [one for one in losses if one.data_fingerprint in data]
+    newest = with_more or same_data or losses or beside
+    return newest[-1].source if newest else ()
+
+
+def _held_out_source(candidates: Sequence[Candidate], shared: Source) -> Source:
+    nearest = _nearest([one for one in candidates if one.role == "test"], shared)
+    return nearest[-1].source if nearest else ()
+
+
+def _nearest(candidates: Sequence[Candidate], source: Source) -> list[Candidate]:
+    """Return those that have most in common with a source, in their order."""
+    shares = [tuple(map(eq, one.source, source)) for one in candidates]
+    most = max(shares, default=())
+    return [one for one, share in zip(candidates, shares, strict=True) if share == most]
+
+
+def _pools(
+    measured: Sequence[Candidate], shared: Source, held_out: Source
+) -> dict[str, list[Candidate]]:
+    """Return what each role of a checkpoint may be filled with, oldest first."""
+    # Another architecture has its own fingerprint, and one source of its own.
+    beside = [one for one in measured if one.role in {"evaluation", *_BESIDE}]
+    own = _common_source(_nearest(beside, shared)) or shared
+    by_role: dict[str, list[Candidate]] = {}
+    for one in measured:
+        if one.role is not None:
+            by_role.setdefault(one.role, []).append(one)
+    wanted = {"test": held_out[:-1] + own[-1:]}
+    return {role: _nearest(pool, wanted.get(role, own)) for role, pool in by_role.items()}
+
+
+def _shared_look(role: str, checkpoints: Iterable[Mapping[str, list[Candidate]]]) -> str | None:
     """Find the newest layout of surfaces or lines that every checkpoint with any of them has."""
     # Pictures side by side mean something on planes of one kind and over one range only.
-    every = [[one for one in measured if one.role == role] for measured in checkpoints]
-    every = [measured for measured in every if measured]
+    every = [pools[role] for pools in checkpoints if role in pools]
     if len(every) < 2:
         return None
-    common = set.intersection(*({_look(one) for one in measured} for measured in every))
-    newest = max((one for one in every[0] if _look(one) in common), default=None, key=_number)
-    return None if newest is None else _look(newest)
+    common = set.intersection(*({_look(one) for one in pool} for pool in every))
+    return next((_look(one) for one in reversed(every[0]) if _look(one) in common), None)
 
 
 def _look(one: Candidate) -> str:
     what = ("plane", "direction", "x", "y", "statistics", "rho", "p")
     axes = [one.settings.get(key) for key in what]
     seeds = [(one.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
-    return repr([*axes, *seeds, one.split, one.problem_fingerprint])
+    return repr([*axes, *seeds, *one.source[:-1]])  # models of other code may look alike
 
 
-def _number(one: Candidate) -> int:
-    return one.id
-
-
-def _roles(measured: Sequence[Candidate], alike: Mapping[str, str | None]) -> dict[str, int]:
-    newest = {one.role: one for one in measured if one.role is not None}
-    for one in measured:
-        if one.role is not None and alike.get(one.role) == _look(one):
-            newest[one.role] = one
-    for one in measured:
-        # Five eigenvalues are not hidden by one that was asked for later.
-        if one.role == "eigenpairs" and _n_pairs(one) > _n_pairs(newest[one.role]):
-            newest[one.role] = one
-    apart = {*_LOSSES, *APART}
-    others = {one.data_fingerprint for role, one in newest.items() if role not in apart}
-    for one in measured:
-        # The loss beside a sharpness is the loss on the same data, even if another is newer.
-        if one.role == "evaluation" and one.data_fingerprint in others:
-            newest["evaluation"] = one
-    return {role: one.id for role, one in newest.items()}
+def _roles(pools: Mapping[str, list[Candidate]], alike: Mapping[str, str | None]) -> dict[str, int]:
+    chosen = {}
+    for role, pool in pools.items():
+        fitting = [one for one in pool if alike.get(role) == _look(one)] or pool
+        chosen[role] = fitting[-1].id
+        if role == "eigenpairs":
+            # Five eigenvalues are not hidden by one that was asked for later.
+            chosen[role] = max(reversed(pool), key=_n_pairs).id
+    return chosen
 
 
 def _of_one_loss(measured: list[Candidate]) -> list[Candidate]:
     """Leave out the sharpness of another loss than the plain one, such as normalised logits."""
     plain = [one for one in measured if one.role in {"evaluation", "eigenpairs"}]
-    if not plain:
+    losses = {one.problem_fingerprint for one in plain}
+    if not losses:
         return measured
-    loss = plain[-1].problem_fingerprint
-    return [one for one in measured if one.role != "sharpness" or one.problem_fingerprint == loss]
+    return [one for one in measured if one.role != "sharpness" or one.problem_fingerprint in losses]
 
 
 def _n_pairs(one: Candidate) -> int:

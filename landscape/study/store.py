@@ -252,10 +252,12 @@ class Study:
     def comparison(self, names: Iterable[str] | None = None) -> Comparison:
         """Put the checkpoints side by side, each with the newest finished result of each role.
 
-        The loss is the newest on the data that the other results were measured on, else the
-        newest that is not on the split ``test``. Checkpoints that share a name but not their
-        weights are told apart: the one measured last has the name, an older one reads
-        ``name@hash``, with eight digits of the hash.
+        All of one data set, split, mode, dtype, loss and model where these were measured: those of
+        the newest loss with more beside it, else of the newest loss that is not on the split
+        ``test``, else of the newest result. Where a result is to be had elsewhere only, the table
+        says so. Checkpoints that share a name but not their weights are told apart: the one
+        measured last has the name, an older one reads ``name@hash``, with eight digits of the
+        hash.
 
         Args:
             names: the checkpoints to show, in this order; all, in the order in which they were
@@ -268,12 +270,11 @@ class Study:
             rows = connection.execute(
                 "SELECT * FROM measurements WHERE status = 'complete' ORDER BY revision"
             ).fetchall()
-            chosen = choose(_candidate(row) for row in rows)
-            shown = list(chosen) if names is None else [printable(name) for name in names]
+            shown = None if names is None else map(printable, names)
+            chosen = choose(map(_candidate, rows), shown)
             by_id = {row["id"]: row for row in rows}
             models: list[Measured] = []
-            for name in dict.fromkeys(shown):
-                roles = chosen[one_of(name, chosen, what="checkpoint")]
+            for name, roles in chosen.items():
                 results: dict[str, Any] = {
                     role: self._result(connection, by_id[id]) for role, id in roles.items()
                 }
@@ -304,7 +305,7 @@ class Study:
         ).fetchone()
         if row is None:
             msg = f"{self.path} holds no measurement {id}; list those that it holds first"
-            raise InvalidArgumentError(msg)
+            raise StudyError(msg)
         return row
 
     def _result(self, connection: sqlite3.Connection, row: sqlite3.Row) -> Result:
@@ -361,6 +362,7 @@ def _row_of_key(connection: sqlite3.Connection, key: str) -> Any:
 
 
 def _candidate(row: sqlite3.Row) -> Candidate:
+    origin = loads(row["provenance"])
     return Candidate(
         id=row["id"],
         kind=row["kind"],
@@ -369,8 +371,8 @@ def _candidate(row: sqlite3.Row) -> Candidate:
         data_fingerprint=row["data_fingerprint"],
         split=row["split"],
         settings=loads(row["settings"]),
-        parameters=loads(row["provenance"]).get("parameters", ""),
-        problem_fingerprint=loads(row["provenance"]).get("problem_fingerprint", ""),
+        parameters=origin.get("parameters", ""),
+        **{what: origin.get(what, "") for what in ("problem_fingerprint", "mode", "dtype")},
     )
 
 

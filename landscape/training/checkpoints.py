@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InvalidArgumentError, one_of
+from landscape.files import check_place
 from landscape.training.records import Trained
 
 SUFFIXES = (".pt", ".safetensors")
@@ -36,7 +37,7 @@ def save_checkpoint(trained: Trained | nn.Module, path: str | os.PathLike[str]) 
         InvalidArgumentError: if the suffix is another, or the state holds what is no tensor and
             the format has no room for it.
     """
-    path = check_checkpoint_path(path)
+    path = _with_known_suffix(path)
     model, settings = (
         (trained.model, dict(trained.settings)) if isinstance(trained, Trained) else (trained, {})
     )
@@ -58,7 +59,9 @@ def save_checkpoint(trained: Trained | nn.Module, path: str | os.PathLike[str]) 
 
 
 def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
-    """Refuse a name that `save_checkpoint` could not write to, before hours of training.
+    """Refuse a place where no checkpoint is to be written, before hours of training.
+
+    `save_checkpoint` makes the folders that are missing; a folder that is mistyped is told here.
 
     Args:
         path: where to write.
@@ -68,7 +71,14 @@ def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InvalidArgumentError: if the suffix is unknown.
+        LandscapeError: if the folder does not exist, or a folder stands at the path.
     """
+    known = _with_known_suffix(path)
+    check_place(known)
+    return known
+
+
+def _with_known_suffix(path: str | os.PathLike[str]) -> Path:
     one_of(Path(path).suffix, SUFFIXES, what=f"suffix of the checkpoint {Path(path).name!r}:")
     return Path(path)
 

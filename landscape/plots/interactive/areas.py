@@ -16,6 +16,7 @@ from landscape.plots.differences import (
     difference_label,
     difference_of,
     difference_ticks,
+    of_other_problems,
 )
 from landscape.plots.interactive.common import LEGEND, colour_scale, inert, layout
 from landscape.plots.interactive.lines import band
@@ -83,8 +84,11 @@ def difference_interactive(
         name="less than two standard errors",
         hoverinfo="skip",
     )
+    heading = inert(f"{called[0]} − {called[1]}")
+    if warning := words.capital(of_other_problems(a, b)):
+        heading += f"<br><sub>{warning}.</sub>"
     figure.update_layout(
-        title={"text": inert(f"{called[0]} − {called[1]}"), "x": 0.02},
+        title={"text": heading, "x": 0.02},
         xaxis={"title": {"text": "x, in units of d₁"}, "constrain": "domain"},
         yaxis={"title": {"text": "y, in units of d₂"}},
         **layout(height=520),
