@@ -873,7 +873,7 @@ def test_a_record_that_makes_no_sense_is_named(study: Study, path: Path, damage:
 
 def test_an_unknown_number(study: Study) -> None:
     for use in (study.load, study.delete):
-        with pytest.raises(InvalidArgumentError, match="holds no measurement 7; list those"):
+        with pytest.raises(StudyError, match="holds no measurement 7; list those"):
             use(7)
 
 

@@ -331,7 +331,7 @@ def test_a_state_knows_the_labels_of_a_data_set(tmp_path):
 
     trained(Examples(examples()))
     trained(Examples(examples()))
-    with pytest.raises(CheckpointError, match="the training data are others"):
+    with pytest.raises(CheckpointError, match="not as before: the training data"):
         trained(Examples([(a, 1 - b) for a, b in examples()]))
 
 
