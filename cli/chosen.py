@@ -18,23 +18,27 @@ Named = list[tuple[str, "Result"]]
 _SOURCE = ("data_fingerprint", "split", "mode", "dtype", "problem_fingerprint")
 
 
-def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
+def newest(
+    study: Study, kind: str, names: Sequence[str] = (), *, parameters: str | None = None
+) -> Named:
     """Return the newest finished record of a kind for each checkpoint, all of one operator.
 
-    That is the operator of the newest record; those of a part of the parameters are left out.
-    Where they can be had, all records are of the data, split, mode, dtype, loss and model of the
-    newest one on a split that every checkpoint was measured on; else most of these are the same,
-    the first of them first.
+    That is the operator of the newest record, and one choice of the parameters. Where they can be
+    had, all records are of the data, split, mode, dtype, loss and model of the newest one on a
+    split that every checkpoint was measured on; else most of these are the same, the first of them
+    first.
 
     Args:
         study: where to look.
         kind: a key of `landscape.results.KINDS`.
         names: the checkpoints, in the order to show them; empty: all, as they were begun.
+        parameters: which parameters were explored, see `Study.comparison`.
 
     Returns:
         The checkpoints' names with their records.
     """
-    whole = [e for e in study.entries(kind) if e.status == "complete" and not e.parameters]
+    complete = [entry for entry in study.entries(kind) if entry.status == "complete"]
+    whole = _of_part(complete, names, parameters)
     last = max(whole, key=_age, default=None)
     found = [entry for entry in whole if last is not None and _alike(entry, last)]
     entries: dict[str, list[Entry]] = {}
@@ -47,6 +51,9 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
     if missing or not entries:
         whose = f" of {', '.join(missing)}" if missing else ""
         known = f"; it holds those of {', '.join(sorted(entries))}" if entries else ""
+        parts = sorted({entry.parameters for entry in complete} - {""})
+        if not whole and parts:
+            known = f"; it holds those with --params {', '.join(parts)}"
         msg = f"{study.path} holds no finished {kind}{whose}{known}; measure it first"
         raise StudyError(msg)
     splits = set.intersection(*({entry.split for entry in entries[name]} for name in order))
@@ -54,6 +61,16 @@ def newest(study: Study, kind: str, names: Sequence[str] = ()) -> Named:
     first = max([entry for entry in shown if entry.split in splits] or shown, key=_age)
     like = study.load(first.id)
     return [(name, _most_like(like, study, entries[name])) for name in order]
+
+
+def _of_part(entries: Sequence[Entry], names: Sequence[str], parameters: str | None) -> list[Entry]:
+    """Keep what explored the same parameters: those asked for, or the usual ones."""
+    from landscape.study import usual_part
+
+    asked = sorted((entry for entry in entries if not names or entry.name in names), key=_age)
+    if parameters is None:
+        parameters = usual_part([entry.parameters for entry in asked])
+    return [entry for entry in entries if entry.parameters == parameters]
 
 
 def _age(entry: Entry) -> tuple[str, int]:
@@ -132,7 +149,9 @@ def every_path(study: Study, names: Sequence[str] = ()) -> Named:
     return numbered(study, list(ids.values()))
 
 
-def random_lines(study: Study, names: Sequence[str] = ()) -> dict[str, list[Line]]:
+def random_lines(
+    study: Study, names: Sequence[str] = (), *, parameters: str | None = None
+) -> dict[str, list[Line]]:
     """Return the lines along random directions of each checkpoint, one for each direction.
 
     Those that share the coordinates, the data, the BatchNorm statistics and the normalisation of
@@ -141,18 +160,19 @@ def random_lines(study: Study, names: Sequence[str] = ()) -> dict[str, list[Line
     Args:
         study: where to look.
         names: the checkpoints, in the order to show them; empty: all, as they were begun.
+        parameters: which parameters were explored, see `Study.comparison`.
 
     Returns:
         The records by the checkpoints' names.
     """
-    found = [
+    along_random = [
         entry
         for entry in sorted(study.entries("line"), key=_age)
         if entry.status == "complete"
-        and not entry.parameters
         and entry.settings.get("direction") == "random"
         and (not names or entry.name in names)
     ]
+    found = _of_part(along_random, names, parameters)
     if not found:
         whose = f" of {', '.join(names)}" if names else ""
         msg = (

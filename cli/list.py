@@ -65,9 +65,8 @@ def row(entry: Entry) -> tuple[str, ...]:
     told = [f"{key} {entry.settings[key]}" for key in telling if entry.settings.get(key)]
     seeds = {part.get("seed") for key in ("d", "d1") if (part := entry.settings.get(key))}
     told += [f"seed {seed}" for seed in sorted(seeds - {None})]
+    told += [f"of {entry.parameters}"] if entry.parameters else []
     asked = ", ".join(told)
-    if entry.parameters:
-        asked += f", of {entry.parameters}"
     return str(entry.id), entry.name, entry.kind, asked, entry.split, status, when, entry.cost
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -177,6 +177,22 @@ def study_option(function: F) -> F:
         show_default=True,
         metavar="FILE",
         help="File that results are kept in; what it holds already is not measured again.",
+    )(function)
+
+
+def part_of(params: Sequence[str]) -> str | None:
+    """Return what measurements with these ``--params`` say that they explored; None: not asked."""
+    return ", ".join(params) if params else None
+
+
+def part_option(function: F) -> F:
+    """Add ``--params`` to what shows measurements: the patterns that they were made with."""
+    return click.option(
+        "--params",
+        multiple=True,
+        metavar="PATTERN",
+        help="Measurements made with the same --params.  [default: of all parameters; if there "
+        "are none, the newest]",
     )(function)
 
 

@@ -12,7 +12,7 @@ from landscape.errors import InvalidArgumentError, StudyError, one_of
 from landscape.measured import Comparison, Measured
 
 from .chosen import every_path, every_run, newest, numbered, random_lines
-from .options import study_option
+from .options import part_of, part_option, study_option
 
 if TYPE_CHECKING:
     from landscape.results import Result, Surface, Trajectory
@@ -117,6 +117,7 @@ class Look:
     show_default=True,
     help="Spacing of the eigenvalues of a density.",
 )
+@part_option
 def command(
     names: tuple[str, ...],
     study: str,
@@ -127,6 +128,7 @@ def command(
     scale: str,
     relative: bool,
     x_axis: str,
+    params: tuple[str, ...],
 ) -> None:
     """Draw what a study holds; NAMEs are checkpoints, all of them by default. Needs no torch.
 
@@ -151,7 +153,7 @@ def command(
         if numbers:
             figure = _by_number(opened, numbers, what, look)
         else:
-            figure = _newest(opened, names, what, look)
+            figure = _newest(opened, names, what, look, part_of(params))
     saved = save_figure(figure, output)
     click.echo(f"Drawn in {', '.join(map(str, saved))}.")
 
@@ -172,17 +174,17 @@ def _by_number(study: Study, numbers: tuple[int, ...], what: str, look: Look) ->
     return _drawn(drawer, found, look)
 
 
-def _newest(study: Study, names: tuple[str, ...], what: str, look: Look) -> Any:
+def _newest(study: Study, names: tuple[str, ...], what: str, look: Look, part: str | None) -> Any:
     """Draw the newest measurements of each checkpoint."""
     if what == "band":
-        return _draw("band", random_lines(study, names), look, scale=look.scale)
+        return _draw("band", random_lines(study, names, parameters=part), look, scale=look.scale)
     if what == "trajectory":
         return _draw("trajectory", every_run(study, names), look)
     if what == "path":
         return _drawn("path", every_path(study, names), look)
     if what in KINDS_DRAWN:
-        return _drawn(what, newest(study, KINDS_DRAWN[what], names), look)
-    comparison = study.comparison(names or None)
+        return _drawn(what, newest(study, KINDS_DRAWN[what], names, parameters=part), look)
+    comparison = study.comparison(names or None, parameters=part)
     if not comparison.models:
         msg = (
             f"{study.path} holds no finished measurement yet; measure first, e.g. landscape compare"

@@ -9,7 +9,7 @@ import click
 
 from landscape.errors import StudyError
 
-from .options import study_option
+from .options import part_of, part_option, study_option
 
 if TYPE_CHECKING:
     from landscape.measured import Comparison
@@ -28,7 +28,10 @@ def _measured(comparison: Comparison) -> Comparison:
     "--output", "-o", default="landscape.html", show_default=True, type=click.Path(), help="Page."
 )
 @click.option("--title", default=None, help="Title of the page.")
-def command(names: tuple[str, ...], study: str, output: str, title: str | None) -> None:
+@part_option
+def command(
+    names: tuple[str, ...], study: str, output: str, title: str | None, params: tuple[str, ...]
+) -> None:
     """Write one HTML page with the figure, interactive views and all numbers with their evidence.
 
     It opens without a network. NAMEs are checkpoints, all of them by default. Needs no torch.
@@ -40,7 +43,7 @@ def command(names: tuple[str, ...], study: str, output: str, title: str | None) 
     from landscape.study import Study
 
     with Study(study, readonly=True) as opened:
-        comparison = opened.comparison(names or None)
+        comparison = opened.comparison(names or None, parameters=part_of(params))
     if not names:
         comparison = _measured(comparison)
     if not comparison.models:

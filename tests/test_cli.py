@@ -122,6 +122,38 @@ def test_dry_run_prices_and_stores_nothing(here: Path, run) -> None:
     assert not Path("landscape.db").exists()
 
 
+def test_measurements_of_some_parameters_are_drawn_and_reported(here: Path, run) -> None:
+    given = ("a.pt", "b.pt", "--problem", "task.py")
+    for part in ("0", "2.*"):
+        ran = run(
+            "compare", *given, "--params", part, "--points", "3", "--report", f"{part[0]}.html"
+        )
+        assert ran.code == 0, ran.err
+        assert run("density", *given, "--params", part, "--probes", "2").code == 0
+
+    def shown(*words: str) -> str:
+        assert run("report", "-o", "page.html", *words).code == 0
+        return Path("page.html").read_text()
+
+    # The newest of them where nothing was measured of all, and those that are asked for.
+    parts = {part: f"parameters matching {part}" for part in ("0", "2.*")}
+    assert parts["2.*"] in shown()
+    assert parts["0"] not in shown()
+    assert parts["0"] in shown("--params", "0")
+    assert "sharpness, ρ = 0.05" in shown("--params", "0")
+    for what in ("contrast", "eigs", "random-line", "density", "surface"):
+        assert run("plot", "--what", what, "-o", "x.png").code == 0
+        assert run("plot", "--what", what, "--params", "0", "-o", "x.png").code == 0
+    assert run("eigs", *given).code == 0
+    assert parts["2.*"] not in shown()
+    missing = run("plot", "--what", "eigs", "--params", "1", "-o", "x.png")
+    assert missing.code == 2
+    assert "holds no eigs of a, b" in missing.err
+    missing = run("plot", "--what", "density", "--params", "1", "-o", "x.png")
+    assert missing.code == 1
+    assert "holds no finished density; it holds those with --params 0, 2.*; measure" in missing.err
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -76,8 +76,22 @@ class Candidate:
         return _FIELDS.get(self.kind)
 
 
+def usual_part(patterns: Sequence[str]) -> str:
+    """Return which parameters to show where nobody says: all, else those that were explored last.
+
+    Args:
+        patterns: what was explored in each measurement, the newest last; empty: all of them.
+
+    Returns:
+        One of them.
+    """
+    return "" if "" in patterns or not patterns else patterns[-1]
+
+
 def choose(
-    candidates: Iterable[Candidate], names: Iterable[str] | None = None
+    candidates: Iterable[Candidate],
+    names: Iterable[str] | None = None,
+    parameters: str | None = None,
 ) -> dict[str, dict[str, int]]:
     """Choose the newest measurement of each role, for each checkpoint.
 
@@ -92,6 +106,8 @@ def choose(
     Args:
         candidates: the finished measurements, oldest first.
         names: the labels to choose for; None: all.
+        parameters: pattern of the parameters that were explored, empty for all of them; None: see
+            `usual_part`.
 
     Returns:
         Numbers of the measurements by role, by label of the checkpoint, in the order of the names;
@@ -100,18 +116,35 @@ def choose(
     Raises:
         InvalidArgumentError: if no checkpoint has one of the names.
     """
-    whole = [one for one in candidates if not one.parameters]  # not of a part of the checkpoint
-    labelled = _labelled(whole)
+    every = list(candidates)
+    labelled = _labelled(every)
     if names is not None:
         labelled = {k: labelled[one_of(k, labelled, what="checkpoint")] for k in names}
+    labelled = _of_part(labelled, every, parameters)
     of_one_loss = {label: _of_one_loss(measured) for label, measured in labelled.items()}
     ids = {one.id for measured in of_one_loss.values() for one in measured}
-    shown = [one for one in whole if one.id in ids]
+    shown = [one for one in every if one.id in ids]
     shared = _common_source(shown)
     held_out = _held_out_source(shown, shared)
     pools = {label: _pools(every, shared, held_out) for label, every in of_one_loss.items()}
     alike = {role: _shared_look(role, pools.values()) for role in _LAID_OUT}
     return {label: _roles(pool, alike) for label, pool in pools.items()}
+
+
+def _of_part(
+    labelled: Mapping[str, list[Candidate]], every: Sequence[Candidate], parameters: str | None
+) -> dict[str, list[Candidate]]:
+    """Keep what explored the same parameters, and what is of none: training and held-out loss."""
+    shown = {one.id for measured in labelled.values() for one in measured}
+    of_none = {"test", "training"}
+    if parameters is None:
+        parts = [one for one in every if one.id in shown and one.role not in {None, *of_none}]
+        parameters = usual_part([one.parameters for one in parts])
+    kept = {
+        label: [one for one in pool if one.parameters == parameters or one.role in of_none]
+        for label, pool in labelled.items()
+    }
+    return {label: pool for label, pool in kept.items() if pool}
 
 
 def _labelled(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:

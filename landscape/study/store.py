@@ -249,7 +249,9 @@ class Study:
             raise InvalidArgumentError(msg)
         return Grid(self._file, int(found["id"]), (n_x, n_y))
 
-    def comparison(self, names: Iterable[str] | None = None) -> Comparison:
+    def comparison(
+        self, names: Iterable[str] | None = None, *, parameters: str | None = None
+    ) -> Comparison:
         """Put the checkpoints side by side, each with the newest finished result of each role.
 
         All of one data set, split, mode, dtype, loss and model where these were measured: those of
@@ -262,6 +264,8 @@ class Study:
         Args:
             names: the checkpoints to show, in this order; all, in the order in which they were
                 first measured, if None.
+            parameters: pattern of the parameters that were explored, as in the entries; empty: all
+                of them. None: all, or, if nothing explored all, those that were explored last.
 
         Returns:
             The checkpoints; none if the study holds no finished result.
@@ -271,7 +275,7 @@ class Study:
                 "SELECT * FROM measurements WHERE status = 'complete' ORDER BY revision"
             ).fetchall()
             shown = None if names is None else map(printable, names)
-            chosen = choose(map(_candidate, rows), shown)
+            chosen = choose(map(_candidate, rows), shown, parameters)
             by_id = {row["id"]: row for row in rows}
             models: list[Measured] = []
             for name, roles in chosen.items():
