@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -95,10 +95,24 @@ class Measuring:
         """Put the problem at every checkpoint; all are read before anything is measured."""
         if self.params:
             base = base.only(*self.params)
-        return {
+        problems = {
             name: base.at(file, name=name, key=self.key, unsafe_pickle=self.unsafe_pickle)
             for name, file in zip(self.names(), self.checkpoints, strict=True)
         }
+        _say_what_is_equal(problems)
+        return problems
+
+
+def _say_what_is_equal(problems: Mapping[str, Problem]) -> None:
+    """Say which checkpoints hold the same weights: a study knows them by these."""
+    by_hash: dict[str, list[str]] = {}
+    for name, problem in problems.items():
+        by_hash.setdefault(problem.checkpoint_hash, []).append(name)
+    for names in by_hash.values():
+        if len(names) > 1:
+            told = f"{', '.join(names[:-1])} and {names[-1]} hold the same weights"
+            msg = f"Warning: {told}: the study lists them once, under the last name"
+            click.echo(msg, err=True)
 
 
 def measuring(function: F) -> F:

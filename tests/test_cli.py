@@ -122,6 +122,15 @@ def test_dry_run_prices_and_stores_nothing(here: Path, run) -> None:
     assert not Path("landscape.db").exists()
 
 
+def test_checkpoints_with_the_same_weights_are_named(here: Path, run) -> None:
+    Path("copy.pt").write_bytes(Path("a.pt").read_bytes())
+    ran = run("eigs", "a.pt", "b.pt", "copy.pt", "--problem", "task.py")
+    assert ran.code == 0
+    told = "a and copy hold the same weights: the study lists them once, under the last name"
+    assert told in ran.err
+    assert "hold the same weights" not in run("eigs", "a.pt", "b.pt", "--problem", "task.py").err
+
+
 def test_measurements_of_some_parameters_are_drawn_and_reported(here: Path, run) -> None:
     given = ("a.pt", "b.pt", "--problem", "task.py")
     for part in ("0", "2.*"):
