@@ -122,6 +122,16 @@ def test_dry_run_prices_and_stores_nothing(here: Path, run) -> None:
     assert not Path("landscape.db").exists()
 
 
+def test_compare_takes_what_was_measured_by_itself(here: Path, run) -> None:
+    given = ("a.pt", "--problem", "task.py")
+    assert run("sharpness", *given, "--rho", "0.1").code == 0
+    assert run("eigs", *given).code == 0
+    before = {entry["id"] for entry in json.loads(run("list", "--json").out)}
+    assert run("compare", *given, "--rho", "0.1", "--points", "3").code == 0
+    kinds = [e["kind"] for e in json.loads(run("list", "--json").out) if e["id"] not in before]
+    assert sorted(kinds) == ["line", "line", "loss", "loss", "surface"]
+
+
 def test_checkpoints_with_the_same_weights_are_named(here: Path, run) -> None:
     Path("copy.pt").write_bytes(Path("a.pt").read_bytes())
     ran = run("eigs", "a.pt", "b.pt", "copy.pt", "--problem", "task.py")
