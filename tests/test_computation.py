@@ -354,6 +354,17 @@ def test_caches_that_are_filled_in_use_do_not_count(tmp_path: Path) -> None:
     assert problem.fingerprint != before[0]
 
 
+def test_the_environment_of_the_process_does_not_count(monkeypatch) -> None:
+    from os import environ
+
+    def loss(output: Any, target: Any) -> Any:
+        return output if environ.get("NO_SUCH_VARIABLE") else target
+
+    before = digest_of(loss)
+    monkeypatch.setenv("TEST_COMPUTATION", "1")
+    assert digest_of(loss) == before
+
+
 def test_whose_code_it_is() -> None:
     expected = {
         "torch.nn.modules.linear": "recorded",
@@ -363,6 +374,7 @@ def test_whose_code_it_is() -> None:
         "_abc": "recorded",
         "click": "installed",
         "landscape.tasks.digits": "own",
+        "landscape.optim.sam": "recorded",
         __name__: "own",
         "no_such_module": "own",
         "__main__": "own",

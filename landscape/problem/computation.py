@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dis
 import functools
+import os
 import re
 import sys
 import sysconfig
@@ -205,6 +206,8 @@ class Computation(Content):
 
     def _add_object(self, value: Any) -> None:
         origin = origin_of(type(value).__module__)
+        if isinstance(value, type(os.environ)):
+            return  # another one in every process
         if origin == "own":
             self._add(type(value))
         parts = parts_of(value)
@@ -237,12 +240,12 @@ def origin_of(name: str | None, file: str | None = None) -> str:
         file: where it is; None: where the module of that name is.
 
     Returns:
-        ``own`` (the user's, and the problems that come with this package), ``recorded`` (torch,
-        NumPy and Python, whose versions are recorded) or ``installed``.
+        ``own`` (the user's, and the problems that come with this package), ``recorded`` (of this
+        package, torch, NumPy and Python, whose versions are recorded) or ``installed``.
     """
     top = (name or "").partition(".")[0]
-    if top == "landscape":
-        return "own"
+    if top == "landscape":  # whose version is recorded too; its problems are there to be changed
+        return "own" if (name or "").startswith("landscape.tasks") else "recorded"
     if _is_pythons(name, file) or top in _RECORDED:
         return "recorded"
     parts = Path(file or _file_of(name) or "").parts
