@@ -6,17 +6,25 @@ the same one in another process too. Where the number decides the loss, the loss
 
 from __future__ import annotations
 
+import array
+import copy
+import operator
+import re
 import subprocess
 import sys
+from collections import UserList
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import landscape as ls
+from landscape.errors import ProblemError
 from landscape.problem import Problem, load_task
 from landscape.problem.computation import digest_of, digest_of_layers, loose_tensors, origin_of
 from landscape.study import Study
@@ -251,6 +259,159 @@ def test_a_setting_that_is_changed_later_counts() -> None:
     assert problem.fingerprint != before
 
 
+FILLED = (
+    HEAD
+    + """
+_masks, seen = {}, []
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        outputs = []
+        self.layer.register_forward_hook(lambda layer, x, out: outputs.append(1))
+
+    def forward(self, x):
+        seen.append(len(x))
+        _masks.setdefault(len(x), torch.full((1,), V))
+        return self.layer(x) * _masks[len(x)]
+
+def model():
+    torch.manual_seed(0)
+    return Net()
+
+loss = nn.CrossEntropyLoss()
+"""
+)
+
+
+def test_what_a_model_fills_while_it_is_used_makes_it_no_other(tmp_path: Path) -> None:
+    problem = loaded(write(tmp_path, FILLED, 2.0))
+    fresh = loaded(write(tmp_path / "again", FILLED, 2.0)).fingerprint
+    assert loaded(write(tmp_path / "other", FILLED, 1.0)).fingerprint != fresh
+    with Study(tmp_path / "s.db") as study:
+        for _ in range(2):
+            ls.evaluation(problem, study=study)
+            assert problem.fingerprint == fresh
+        assert len(study.entries()) == 1
+
+
+EQUAL_AT_A_GLANCE = {
+    "nesting": ([[1], 2], [[1, 2]]),
+    "nested settings": ({"a": {"b": 1}, "c": 2}, {"a": {"b": 1, "c": 2}}),
+    "keys": ({(0, 1): 1.0}, {(1, 0): 1.0}),
+    "classes as keys": ({nn.Linear: 1.0}, {nn.Conv2d: 1.0}),
+    "patterns": (re.compile("a" * 250 + "b"), re.compile("a" * 250 + "c")),
+    "flags": (re.compile("a"), re.compile("a", re.IGNORECASE)),
+    "getters": (operator.itemgetter(0), operator.itemgetter(1)),
+    "bytes": (bytearray(b"a"), bytearray(b"b")),
+    "arrays": (array.array("d", [1.0]), array.array("d", [2.0])),
+    "lists of the user's": (UserList([1]), UserList([2])),
+    "objects in an array": (np.array([{"a": 1}]), np.array([{"a": 2}])),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL_AT_A_GLANCE)
+def test_values_that_look_alike_are_told_apart(name: str) -> None:
+    one, other = EQUAL_AT_A_GLANCE[name]
+    assert digest_of(one) == digest_of(copy.deepcopy(one)) != digest_of(other)
+
+
+def once(x):
+    return x * 1.0
+
+
+def twice(x):
+    return x * 2.0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_scripted_functions_are_told_apart() -> None:
+    assert digest_of(torch.jit.script(once)) != digest_of(torch.jit.script(twice))
+    assert digest_of(torch.jit.script(once)) == digest_of(torch.jit.script(once))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors_are_told_apart() -> None:
+    one, same, other = (
+        torch.nested.nested_tensor([torch.full((2,), v), torch.zeros(3)]) for v in (1.0, 1.0, 2.0)
+    )
+    assert digest_of(one) == digest_of(same) != digest_of(other)
+
+
+def test_a_compiled_loss_is_known_by_the_loss() -> None:
+    one, other = scaled_by(1.0), scaled_by(2.0)
+    assert digest_of(torch.compile(one)) == digest_of(torch.compile(one))
+    assert digest_of(torch.compile(one)) == digest_of(torch.compile(scaled_by(1.0)))
+    assert digest_of(torch.compile(one)) != digest_of(torch.compile(other))
+
+
+def scaled_by(factor: float) -> Callable[[Any, Any], Any]:
+    return lambda output, target: factor * (output - target)
+
+
+class Awkward:
+    """What cannot be looked into, in each way."""
+
+    __slots__ = ("x",)
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no")
+
+
+def test_what_cannot_be_looked_into_ends_nothing() -> None:
+    ring: dict[str, Any] = {"tensor": torch.zeros(2)}
+    ring["parent"] = {"child": ring}
+    one, other = SimpleNamespace(), SimpleNamespace()
+    one.friends, other.friends = {Key(other)}, {Key(one)}
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.tree, self.friend, self.awkward = ring, one, Awkward()
+            self.no_decay = {self.layer.weight}
+
+    assert digest_of_layers(Net()) == digest_of_layers(Net())
+    assert len(list(loose_tensors(Net()))) == 1
+
+
+class Key:
+    def __init__(self, of: object) -> None:
+        self.of = of
+
+
+def test_long_chains_and_shared_containers_take_no_time() -> None:
+    chain: Any = None
+    for _ in range(3000):
+        chain = Linked(chain)
+    functions = [lambda x: x]
+    for _ in range(1500):
+        functions.append(calling(functions[-1]))
+    shared: Any = [1]
+    for _ in range(60):  # two to the sixty ways through it
+        shared = [shared, shared]
+    digests = {digest_of(value) for value in (chain, functions[-1], shared)}
+    assert len(digests) == 3
+
+
+class Linked:
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+
+def calling(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: function(x)
+
+
+def test_lists_without_an_end_in_sight_are_refused_in_words() -> None:
+    deep: Any = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ProblemError, match="holds things within each other too many times"):
+        digest_of(deep)
+
+
 class Trained(nn.Module):
     """What training and use leave behind in a module."""
 
@@ -350,8 +511,8 @@ def test_caches_that_are_filled_in_use_do_not_count(tmp_path: Path) -> None:
     problem.model(torch.zeros(1, 3))
     assert problem.model.cached is not None
     assert (problem.fingerprint, problem.checkpoint_hash) == before
-    type(problem.model).use_cache = False
-    assert problem.fingerprint != before[0]
+    switched = CACHED.replace("use_cache = True", "use_cache = False")
+    assert loaded(write(tmp_path / "switched", switched, 2.0)).fingerprint != before[0]
 
 
 def test_the_environment_of_the_process_does_not_count(monkeypatch) -> None:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import dis
 import functools
+import operator
 import os
 import re
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Mapping, Set
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,27 @@ def digest_of_layers(model: nn.Module) -> str:
     return content.hexdigest()
 
 
+def look_of(model: nn.Module) -> tuple[str, list[object]]:
+    """Describe a model by what its layers hold, without looking into that.
+
+    Args:
+        model: the network.
+
+    Returns:
+        A text that is the same while the layers hold the same objects and numbers; and these
+        objects, to be held as long as the text is used.
+    """
+    held: list[object] = []
+    look = []
+    for name, part in model.named_modules():
+        settings = _settings_of(part)
+        held += [type(part), *settings.values()]
+        told = [(k, repr(v) if isinstance(v, PLAIN) else id(v)) for k, v in settings.items()]
+        hooks = [len(getattr(part, hook)) for hook in _HOOKS]
+        look.append((name, id(type(part)), part.extra_repr(), told, hooks))
+    return repr(look), held
+
+
 def loose_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """List the tensors of a model that no state dict holds, and that it computes with all the same.
 
@@ -106,14 +129,16 @@ class Computation(Content):
         super().__init__()
         self._without = without
         self._depth = 0
+        # What one leads to is added after it: code goes through hundreds of functions.
+        self._rest: deque[Callable[[], None]] = deque()
+        self._numbers: dict[int, tuple[int, object]] = {}
 
     def layer(self, part: nn.Module) -> tuple[Any, ...]:
         """Return the parts of a layer that count, but for tensors and the layers inside it."""
         hooks = [list(getattr(part, name).values()) for name in _HOOKS]
         settings = {key: _without_tensors(value) for key, value in _settings_of(part).items()}
-        script = part.code if isinstance(part, torch.jit.ScriptModule) else ""
-        script = re.sub(r"___torch_mangle_\d+", "", script)  # counts what was scripted before
-        return type(part), part.extra_repr(), settings, script, *hooks
+        script = _script(part) if isinstance(part, torch.jit.ScriptModule) else ""
+        return type(part), _without_addresses(part.extra_repr()), settings, script, *hooks
 
     def _add_tensor(self, tensor: Tensor) -> None:
         if id(tensor) in self._without:
@@ -124,16 +149,28 @@ class Computation(Content):
     def _add(self, value: Any) -> None:
         if isinstance(value, types.ModuleType) and origin_of(value.__name__) == "own":
             self._mark("module")  # what is used of it is added where it is used
+        elif isinstance(value, types.FunctionType):
+            self._put_off(value, lambda: self._add_function(value))
+        elif isinstance(value, type):
+            self._put_off(value, lambda: self._add_class(value))
         else:
             super()._add(value)
 
+    def _put_off(self, value: object, add: Callable[[], None]) -> None:
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self._numbers), value
+            self._rest.append(add)
+        self._mark(f"number {self._numbers[id(value)][0]}")
+
+    def _add_rest(self) -> None:
+        self._level = 1
+        while self._rest:
+            self._rest.popleft()()
+        self._level = 0
+
     def _add_parts(self, value: Any) -> None:
-        if isinstance(value, types.FunctionType):
-            self._add_function(value)
-        elif isinstance(value, types.CodeType):
+        if isinstance(value, types.CodeType):
             self._add_code(value)
-        elif isinstance(value, type):
-            self._add_class(value)
         elif isinstance(value, types.MethodType):
             self._add_named(enumerate((value.__func__, value.__self__)))
         elif isinstance(value, functools.partial):
@@ -147,6 +184,10 @@ class Computation(Content):
 
     def _add_function(self, function: types.FunctionType) -> None:
         self._mark(function.__qualname__)
+        compiled = vars(function).get("_torchdynamo_orig_callable")
+        if compiled is not None:
+            self._add(compiled)
+            return
         space = function.__globals__
         origin = origin_of(space.get("__name__"), space.get("__file__"))
         if origin == "recorded":
@@ -165,10 +206,21 @@ class Computation(Content):
                     self._add_used(space[name], function.__code__)
 
     def _add_used(self, module: types.ModuleType, code: types.CodeType) -> None:
-        if origin_of(module.__name__, getattr(module, "__file__", None)) == "own":
-            names = sorted(_attributes_in(code) & vars(module).keys())
-            used = [(name, vars(module)[name]) for name in names]
-            self._add_named(item for item in used if not _is_cache(*item))
+        """Add what code takes from a module of the user's, by way of its modules too."""
+        names = sorted(_attributes_in(code))
+        todo, done = [module], {module.__name__}
+        while todo:
+            one = todo.pop()
+            if origin_of(one.__name__, getattr(one, "__file__", None)) != "own":
+                continue
+            for name in names:
+                used = vars(one).get(name)
+                if isinstance(used, types.ModuleType):
+                    if used.__name__ not in done:
+                        done.add(used.__name__)
+                        todo.append(used)
+                elif name in vars(one) and not _is_cache(name, used):
+                    self._add_named([(name, used)])
 
     def _add_code(self, code: types.CodeType) -> None:
         self._digest.update(code.co_code + repr(code.co_names).encode())
@@ -191,7 +243,7 @@ class Computation(Content):
                 self._add_named([(name, member)])
 
     def _add_module(self, module: nn.Module) -> None:
-        self._mark(repr(module))
+        self._mark(_without_addresses(repr(module)))
         for name, part in module.named_modules():
             self._add_named([(name, self.layer(part))])
         self._add_named(sorted(module.state_dict().items()))
@@ -210,14 +262,20 @@ class Computation(Content):
             return  # another one in every process
         if origin == "own":
             self._add(type(value))
+            held = attributes_of(value)
+            self._put_off(value, lambda: self._add_named(sorted(held.items())))
         parts = parts_of(value)
         if parts is not None:
             self._add_named(parts)
         elif isinstance(value, Set):
             self._add_set(value)
-        elif origin == "own" or isinstance(value, _OPEN):
+        elif isinstance(value, _OPEN):
             self._add_named(sorted(attributes_of(value).items()))
-        else:
+        elif isinstance(value, torch.jit.ScriptFunction):
+            self._mark(_script(value))
+        elif isinstance(value, (operator.itemgetter, operator.attrgetter, operator.methodcaller)):
+            self._add(value.__reduce__()[1])
+        elif origin != "own":
             self._add_foreign(value)
 
     def _add_foreign(self, value: Any) -> None:
@@ -244,6 +302,8 @@ def origin_of(name: str | None, file: str | None = None) -> str:
         package, torch, NumPy and Python, whose versions are recorded) or ``installed``.
     """
     top = (name or "").partition(".")[0]
+    if name == "__main__":
+        return "own"
     if top == "landscape":  # whose version is recorded too; its problems are there to be changed
         return "own" if (name or "").startswith("landscape.tasks") else "recorded"
     if _is_pythons(name, file) or top in _RECORDED:
@@ -294,21 +354,23 @@ def _is_foreign(value: Any) -> bool:
     return not held and origin_of(type(value).__module__) != "own"
 
 
-def _without_tensors(value: Any) -> Any:
-    if isinstance(value, Tensor):
+def _without_tensors(value: Any, within: tuple[int, ...] = ()) -> Any:
+    if isinstance(value, Tensor) or id(value) in within:
         return "tensor"
     parts = parts_of(value) if isinstance(value, (tuple, list, dict)) else None
     if not parts or not any(True for _ in _tensors_in(value)):
         return value
-    return [(place, _without_tensors(part)) for place, part in parts]
+    return [(place, _without_tensors(part, (*within, id(value)))) for place, part in parts]
 
 
-def _tensors_in(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+def _tensors_in(
+    value: Any, place: str = "", within: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield place, value
-    elif isinstance(value, (tuple, list, dict)):
+    elif isinstance(value, (tuple, list, dict)) and id(value) not in within:
         for key, part in parts_of(value) or ():
-            yield from _tensors_in(part, f"{place}.{key}")
+            yield from _tensors_in(part, f"{place}.{key}", (*within, id(value)))
 
 
 def _ids_of_tensors(model: nn.Module) -> set[int]:
@@ -325,7 +387,18 @@ def _code_in(member: Any) -> list[Any]:
         return [code for code in (member.fget, member.fset, member.fdel) if code is not None]
     if isinstance(member, functools.cached_property):
         return [member.func]
+    if isinstance(member, functools.partialmethod):
+        return [(member.func, member.args, member.keywords)]
     return []
+
+
+def _script(scripted: Any) -> str:
+    # The number counts what was scripted before.
+    return re.sub(r"___torch_mangle_\d+", "", str(scripted.code))
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _is_uninteresting(name: str, member: Any) -> bool:

@@ -6,6 +6,7 @@ value is followed into containers and attributes; `landscape.problem.computation
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import datetime
 import decimal
@@ -15,7 +16,7 @@ import hashlib
 import pathlib
 import re
 import types
-from collections import deque
+from collections import UserList, deque
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -23,12 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.errors import LandscapeError, ProblemError
+
 PLAIN = (str, int, float, complex, bool, bytes, type(None))
 # Whose text says all that there is to them, and is the same in every process.
 _SHOWN = (
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype),
-    *(range, slice, type(...), decimal.Decimal, fractions.Fraction, pathlib.PurePath, re.Pattern),
-    *(datetime.date, datetime.time, datetime.timedelta),
+    *(range, slice, type(...), decimal.Decimal, fractions.Fraction, pathlib.PurePath),
+    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo),
 )
 _BRANCHING = (Mapping, tuple, list, deque, types.CodeType)
 
@@ -38,7 +41,9 @@ class Content:
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._seen: dict[int, object] = {}  # by id; held, so that no id is given twice
+        # By id, each with its own digest once that is known; held, so that no id is given twice.
+        self._seen: dict[int, tuple[object, str]] = {}
+        self._level = 0
 
     def hexdigest(self) -> str:
         """Return the first 16 hexadecimal digits."""
@@ -49,9 +54,23 @@ class Content:
 
         Args:
             value: anything; of an object that cannot be looked into, only the type counts.
+
+        Raises:
+            ProblemError: if it holds things within each other hundreds of times.
         """
         self._seen.clear()
-        self._add(value)
+        try:
+            self._add(value)
+            self._add_rest()
+        except RecursionError as error:
+            msg = (
+                f"a {type(value).__qualname__} of the problem holds things within each other too "
+                "many times to be told from others: keep it out of the model, the loss and the data"
+            )
+            raise ProblemError(msg) from error
+
+    def _add_rest(self) -> None:
+        """Add what was put off while the value was added."""
 
     def _add(self, value: Any) -> None:
         if isinstance(value, PLAIN):
@@ -62,19 +81,43 @@ class Content:
             self._add_tensor(value)
         elif isinstance(value, (np.ndarray, np.generic)):
             self._mark(f"{value.dtype}{value.shape}")
-            self._digest.update(value.tobytes())
+            if value.dtype.hasobject:
+                self._add(value.tolist())
+            else:
+                self._digest.update(value.tobytes())
         elif isinstance(value, types.ModuleType):
             self._mark(value.__name__)
         elif id(value) in self._seen:
-            self._mark("again")
+            self._mark(self._seen[id(value)][1] or "again")
+        elif self._level and isinstance(value, _BRANCHING):
+            self._add_branch(value)
         else:
-            self._seen[id(value)] = value
-            # A loader may make lists of what others hand over as tuples.
-            kind = type(value)
-            self._mark("tuple" if kind is list else kind.__qualname__)
+            self._seen[id(value)] = value, ""
+            self._level += 1
+            self._add_whole(value)
+            self._level -= 1
+
+    def _add_branch(self, value: Any) -> None:
+        """Add the digest of a container; equal ones may or may not be one object."""
+        outer, self._digest = self._digest, hashlib.sha256()
+        self._seen[id(value)] = value, ""
+        try:
+            self._add_whole(value)
+        finally:
+            found, self._digest = self._digest.hexdigest(), outer
+        self._seen[id(value)] = value, found
+        self._mark(found)
+
+    def _add_whole(self, value: Any) -> None:
+        # A loader may make lists of what others hand over as tuples.
+        kind = type(value)
+        self._mark("tuple" if kind is list else kind.__qualname__)
+        try:
             self._add_parts(value)
-            if isinstance(value, _BRANCHING):  # equal ones may or may not be one object
-                self._seen.pop(id(value), None)
+        except (RecursionError, LandscapeError):
+            raise
+        except Exception as error:  # somebody's attribute that cannot be read
+            self._mark(f"not to be looked into: {type(error).__qualname__}")
 
     def _mark(self, text: str) -> None:
         self._digest.update(f"[{text}]".encode())
@@ -82,6 +125,9 @@ class Content:
     def _add_tensor(self, tensor: Tensor) -> None:
         if tensor.is_meta:  # nothing is in it
             self._mark(f"meta {tensor.dtype}{tuple(tensor.shape)}")
+            return
+        if tensor.is_nested:
+            self._add(list(tensor.unbind()))
             return
         value = tensor.detach().cpu()
         if value.layout != torch.strided:
@@ -93,7 +139,12 @@ class Content:
 
     def _add_named(self, parts: Iterable[tuple[Any, Any]]) -> None:
         for name, part in parts:
-            self._mark(str(name) if isinstance(name, PLAIN) else type(name).__qualname__)
+            if isinstance(name, PLAIN):
+                self._mark(str(name))
+            elif isinstance(name, (tuple, frozenset, type, enum.Enum, *_SHOWN)):
+                self._add(name)
+            else:
+                self._mark(type(name).__qualname__)
             self._add(part)
 
     def _add_parts(self, value: Any) -> None:
@@ -107,12 +158,15 @@ class Content:
             self._add_named(attributes_of(value).items())
 
     def _add_set(self, value: Set[Any]) -> None:
-        digests = []
-        for item in value:
-            content = type(self)()
-            content.add(item)
-            digests.append(content.hexdigest())
-        self._add(sorted(digests))  # its own order changes from one process to the next
+        # In sorted order: its own changes from one process to the next.
+        self._add(sorted(self._apart(item) for item in value))
+
+    def _apart(self, item: Any) -> str:
+        if not isinstance(item, (*PLAIN, *_SHOWN, tuple, frozenset, enum.Enum)):
+            return type(item).__qualname__  # which may lead back to the set
+        content = Content()
+        content.add(item)
+        return content.hexdigest()
 
 
 def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
@@ -130,8 +184,15 @@ def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
         return list(enumerate(value))
     if isinstance(value, enum.Enum):
         return [(value.name, value.value)]
+    if isinstance(value, re.Pattern):
+        return [("pattern", value.pattern), ("flags", value.flags)]
+    if isinstance(value, (bytearray, array.array)):
+        return [("bytes", bytes(value))]
+    if isinstance(value, UserList):
+        return list(enumerate(value.data))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        names = [field.name for field in dataclasses.fields(value)]
+        return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
     return None
 
 

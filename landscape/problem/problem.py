@@ -19,7 +19,12 @@ from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.params import ParameterSpace, known_device, preserved
 from landscape.problem.checkpoint import load_weights
-from landscape.problem.computation import digest_of, digest_of_layers, loose_tensors
+from landscape.problem.computation import (
+    digest_of,
+    digest_of_layers,
+    look_of,
+    loose_tensors,
+)
 from landscape.problem.data import BATCH_SIZE, Batches
 from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
@@ -107,6 +112,7 @@ class Problem:
         self.device = next(model.parameters()).device if device is None else known_device(device)
         self.dtype = _dtype(dtype, model)
         self._data = _LazyBatches(data, self.device, self.dtype, batch_size, freeze_data)
+        self._layers = _LayerDigests()
 
     @property
     def batches(self) -> Batches:
@@ -249,7 +255,7 @@ class Problem:
     @property
     def fingerprint(self) -> str:
         """Digest of what is computed: the model's code and settings, the loss, the metrics."""
-        return digest_of(self._asked, digest_of_layers(self.model))
+        return digest_of(self._asked, self._layers.of(self.model))
 
     @cached_property
     def _asked(self) -> str:
@@ -304,6 +310,23 @@ class Problem:
             f"parameters, {self.split} data, {self.mode} mode, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
+
+
+class _LayerDigests:
+    """Digests of models without their tensors, as they were when first asked for.
+
+    Problems on different checkpoints share them: what the code of a model fills while it is used,
+    in globals and closures, makes it no other one. What somebody sets in a layer does.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, list[object]]] = {}
+
+    def of(self, model: nn.Module) -> str:
+        look, held = look_of(model)
+        if look not in self._known:
+            self._known[look] = digest_of_layers(model), held
+        return self._known[look][0]
 
 
 class _LazyBatches:
