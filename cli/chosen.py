@@ -39,7 +39,7 @@ def newest(
     """
     complete = [entry for entry in study.entries(kind) if entry.status == "complete"]
     whole = _of_part(complete, names, parameters)
-    last = max(whole, key=_age, default=None)
+    last = max((e for e in whole if not names or e.name in names), key=_age, default=None)
     found = [entry for entry in whole if last is not None and _alike(entry, last)]
     entries: dict[str, list[Entry]] = {}
     for entry in sorted(found, key=_age, reverse=True):
@@ -65,12 +65,12 @@ def newest(
 
 def _of_part(entries: Sequence[Entry], names: Sequence[str], parameters: str | None) -> list[Entry]:
     """Keep what explored the same parameters: those asked for, or the usual ones."""
-    from landscape.study import usual_part
+    from landscape.study import same_part, usual_part
 
     asked = sorted((entry for entry in entries if not names or entry.name in names), key=_age)
     if parameters is None:
         parameters = usual_part([entry.parameters for entry in asked])
-    return [entry for entry in entries if entry.parameters == parameters]
+    return [entry for entry in entries if same_part(entry.parameters, parameters)]
 
 
 def _age(entry: Entry) -> tuple[str, int]:

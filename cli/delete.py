@@ -35,7 +35,9 @@ def command(numbers: tuple[int, ...], study: str, yes: bool) -> None:
         chosen = held(opened, numbers)  # all, before the first is deleted
         if not yes:
             print_rows([COLUMNS, *map(row, chosen)])
-            click.confirm(f"Delete from {study}?", abort=True)
+            if not click.confirm(f"Delete from {study}?"):
+                click.echo("Nothing was deleted.")
+                return
         for entry in chosen:
             opened.delete(entry.id)
     click.echo(f"Deleted from {study}: {', '.join(str(entry.id) for entry in chosen)}.")

@@ -40,12 +40,17 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
     'high'
     >>> torch.set_float32_matmul_precision("highest")
     """
-    before = _settings()
+    before, exact = _settings(), _exact_settings()
     _set([(where, name, _VALUES[name][tf32]) for where, name, _ in before])
+    if not tf32:  # on a CPU, too, which the older interface knows in part only
+        for place in _places(torch.backends.mkldnn):
+            place.fp32_precision = "ieee"
     try:
         yield
     finally:
         _set(before)
+        for place, value in exact:
+            place.fp32_precision = value
 
 
 def _settings() -> list[tuple[Any, str, Any]]:
@@ -59,6 +64,18 @@ def _settings() -> list[tuple[Any, str, Any]]:
         except RuntimeError:
             places: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
             return [(place, "fp32_precision", place.fp32_precision) for place in places]
+
+
+def _exact_settings() -> list[tuple[Any, str]]:
+    """Return what the newer interface holds, where the older one knows fewer values."""
+    backends = (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
+    places = [place for backend in backends for place in _places(backend)]
+    return [(place, place.fp32_precision) for place in places]
+
+
+def _places(backend: Any) -> list[Any]:
+    found = [getattr(backend, name, None) for name in ("matmul", "conv", "rnn")]
+    return [place for place in found if hasattr(place, "fp32_precision")]
 
 
 def _set(settings: list[tuple[Any, str, Any]]) -> None:

@@ -163,11 +163,21 @@ def test_measurements_of_some_parameters_are_drawn_and_reported(here: Path, run)
     for what in ("contrast", "eigs", "random-line", "density", "surface"):
         assert run("plot", "--what", what, "-o", "x.png").code == 0
         assert run("plot", "--what", what, "--params", "0", "-o", "x.png").code == 0
+    # A diagnosis is of no choice of parameters, and what was not asked for decides nothing.
+    assert run("doctor", "a.pt", "--problem", "task.py").code == 0
+    assert parts["2.*"] in shown()
+    refused = run("report", "-o", "x.html", "--params", "9")
+    assert refused.code == 1
+    assert "nothing was measured of the parameters 9; it was of: 0; 2.*" in refused.err
+    assert run("eigs", "a.pt", "--problem", "task.py").code == 0
+    refused = run("report", "a", "b", "-o", "x.html")
+    assert refused.code == 1
+    assert "b and the others were measured with other parameters" in refused.err
     assert run("eigs", *given).code == 0
     assert parts["2.*"] not in shown()
     missing = run("plot", "--what", "eigs", "--params", "1", "-o", "x.png")
-    assert missing.code == 2
-    assert "holds no eigs of a, b" in missing.err
+    assert missing.code == 1
+    assert "nothing was measured of the parameters 1; it was of: (all); 0; 2.*" in missing.err
     missing = run("plot", "--what", "density", "--params", "1", "-o", "x.png")
     assert missing.code == 1
     assert "holds no finished density; it holds those with --params 0, 2.*; measure" in missing.err
@@ -209,7 +219,8 @@ def test_delete_takes_out_what_is_named_and_no_more(here: Path, run, monkeypatch
     assert held() == [first, second]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     asked = run("delete", str(first), "--study", "s.db")
-    assert asked.code == 130
+    assert asked.code == 0
+    assert "Nothing was deleted." in asked.out
     assert "a " in asked.out
     assert "Delete from s.db? [y/N]" in asked.out
     assert held() == [first, second]

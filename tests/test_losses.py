@@ -22,7 +22,7 @@ from landscape.errors import (
 )
 from landscape.evaluate import Evaluator, LossValue
 from landscape.problem import Problem
-from landscape.problem.losses import make_loss
+from landscape.problem.losses import make_loss, read_loss
 
 N = N_EXAMPLES
 
@@ -322,6 +322,13 @@ def test_sum_and_weight_of_a_batch(sizes: list[int]) -> None:
     assert value == pytest.approx(float((x - y)[y > 0].square().mean()), rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float32, lambda n: torch.tensor([n])])
+def test_a_weight_is_any_number(kind: Any) -> None:
+    total = torch.tensor(6.0, dtype=torch.float64)
+    terms = read_loss((total, kind(3)), (torch.zeros(3, 1), torch.zeros(3)))
+    assert (float(terms.total), float(terms.weight)) == (6.0, 3.0)
+
+
 @given(sizes=partitions())
 def test_sum_and_weight_of_each_example_have_a_standard_error(sizes: list[int]) -> None:
     x, y = DATA["tokens, some ignored"]
@@ -509,6 +516,7 @@ def test_an_ignored_label_is_not_out_of_range() -> None:
         (lambda o, t: (o.sum(1), 13.0), "a pair .*, both of them scalars or both of them vectors"),
         (lambda o, t: (o.sum(), torch.ones(13)), "a pair .*, both of them scalars or both of"),
         (lambda o, t: (o.sum(1), -torch.ones(13)), "a pair .*, both of them scalars or both of"),
+        (lambda o, t: (o.sum(), float("inf")), "a pair .*, both of them scalars or both of them"),
         (lambda o, t: (o.sum(), "1"), "a pair .*, both of them scalars or both of them vectors"),
         (lambda o, t: (o.sum(), o.exp().sum()), "the weight of the pair .* depends on the"),
         (lambda o, t: (o - t).detach().mean(), "does not depend on the parameters"),

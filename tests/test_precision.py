@@ -89,17 +89,26 @@ from landscape.precision import float32_products
 
 backends = torch.backends
 places = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+on_cpu = backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn
 
-def now():
-    return [place.fp32_precision for place in places]
+def now(of=places):
+    return [place.fp32_precision for place in of]
 
+untouched = now((*places, *on_cpu))
+with float32_products(tf32=False):
+    assert now(on_cpu) == ["ieee", "ieee", "ieee"], now(on_cpu)
+assert now((*places, *on_cpu)) == untouched, now((*places, *on_cpu))
+assert torch.get_float32_matmul_precision() == "highest"
+assert backends.cudnn.allow_tf32
+backends.mkldnn.conv.fp32_precision = "bf16"
 backends.cuda.matmul.fp32_precision = "tf32"
 before = now()
 with float32_products(tf32=False):
-    assert now() == ["ieee", "ieee", "ieee"], now()
+    assert now() == now(on_cpu) == ["ieee", "ieee", "ieee"], (now(), now(on_cpu))
     with float32_products(tf32=True):
         assert now() == ["tf32", "tf32", "tf32"], now()
 assert now() == before == ["tf32", "tf32", "tf32"], now()
+assert now(on_cpu)[1] == "bf16"
 """
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from landscape.cli.train import command
 from landscape.errors import CheckpointError
@@ -65,6 +65,40 @@ def make_task(*, die_at: int = -1, data=make_data, hidden: int = 5, smoothing: f
     return SimpleNamespace(
         model=model, data=lambda split: data(), batch_loss=batch_loss, calls=calls
     )
+
+
+def subset(indices):
+    return Subset(TensorDataset(*make_data()), indices)
+
+
+def test_other_examples_of_the_same_data_are_other_data(tmp_path):
+    for i, (before, after) in enumerate(
+        [
+            (lambda: subset([0, 1, 2, 3]), lambda: subset([3, 4, 5, 6])),
+            (lambda: [make_data()], lambda: [(make_data()[0] + 1, make_data()[1])]),
+            (lambda: Scaled(1.0), lambda: Scaled(2.0)),
+        ]
+    ):
+        state = tmp_path / f"{i}.state"
+        train(make_task(data=before), epochs=1, state=state)
+        train(make_task(data=before), epochs=1, state=state)
+        with pytest.raises(CheckpointError, match=r"not as before: the training data\. Use"):
+            train(make_task(data=after), epochs=1, state=state)
+
+
+class Scaled(Dataset):
+    """Has a setting, and a counter that changes in use."""
+
+    def __init__(self, scale):
+        self.scale, self.reads = scale, 0
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        self.reads += 1
+        x, y = make_data()
+        return self.scale * x[index], y[index]
 
 
 def shuffled():
@@ -209,6 +243,8 @@ def test_a_state_does_not_change_the_training_and_a_finished_one_is_read_back(tm
             {},
             r"not as before: the training data\. Use",
         ),
+        ({"data": lambda: [tuple(part[:10] for part in make_data())]}, {}, "the training data"),
+        ({"data": lambda: subset([0, 1, 2])}, {}, "not as before: the training data"),
     ],
 )
 def test_the_state_of_another_training_is_refused(task, changes, message, tmp_path):

@@ -8,6 +8,7 @@ examples, and `is_additive` tells whether that is plausible.
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -266,10 +267,20 @@ def _read_pair(total: Any, weight: Any, *, size: int) -> BatchTerms | None:
             "once, after the sum over the batches, so it must be a number: use detach()"
         )
         raise LossError(msg)
-    known = isinstance(weight, (int, float, Tensor)) and bool((torch.as_tensor(weight) >= 0).all())
-    if not known or not isinstance(total, Tensor) or not total.is_floating_point():
+    number = isinstance(weight, numbers.Real) or (
+        isinstance(weight, Tensor) and not weight.is_complex()
+    )
+    if not number or not isinstance(total, Tensor) or not total.is_floating_point():
         return None
-    weights = torch.as_tensor(weight, dtype=torch.float64, device=total.device)
+    weights = torch.as_tensor(
+        float(weight) if isinstance(weight, numbers.Real) else weight,
+        dtype=torch.float64,
+        device=total.device,
+    )
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        return None
+    if total.ndim == 0 and weights.numel() == 1:
+        weights = weights.reshape(())
     if total.ndim == weights.ndim == 0:
         return BatchTerms(total=total.double(), weight=float(weights))
     if total.shape == weights.shape == (size,):

@@ -27,7 +27,7 @@ itself (``.schema``, and the table ``about``).
 from __future__ import annotations
 
 from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, content_key
-from landscape.study.contrast import usual_part
+from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
 from landscape.study.grid import Grid
 from landscape.study.store import Entry, Study
@@ -41,5 +41,6 @@ __all__ = [
     "Grid",
     "Study",
     "content_key",
+    "same_part",
     "usual_part",
 ]

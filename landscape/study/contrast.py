@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from operator import eq
 from typing import Any
 
-from landscape.errors import one_of
+from landscape.errors import StudyError, one_of
 
 _FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
 _LAID_OUT = ("surface", "random_line", "sharpness")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
 _BESIDE = {*_FIELDS.values(), *_LINES.values()}
+_OF_NONE = {"test", "training", "doctor"}  # roles whose numbers are of no choice of parameters
 APART = (
     *("training", "density", "trace", "profile", "m-sharpness", "steps", "average", "flatness"),
     *("path", "trajectory", "differences", "doctor"),
@@ -115,12 +116,20 @@ def choose(
 
     Raises:
         InvalidArgumentError: if no checkpoint has one of the names.
+        StudyError: if nothing was measured of these parameters, or of a checkpoint that is named.
     """
     every = list(candidates)
     labelled = _labelled(every)
     if names is not None:
         labelled = {k: labelled[one_of(k, labelled, what="checkpoint")] for k in names}
-    labelled = _of_part(labelled, every, parameters)
+    named, labelled = labelled, _of_part(labelled, every, parameters)
+    missing = [k for k in named if _has_part(named[k]) and not _has_part(labelled.get(k, []))]
+    if names is not None and missing:
+        msg = (
+            f"{', '.join(missing)} and the others were measured with other parameters: choose some "
+            "that all have (--params), or show fewer"
+        )
+        raise StudyError(msg)
     of_one_loss = {label: _of_one_loss(measured) for label, measured in labelled.items()}
     ids = {one.id for measured in of_one_loss.values() for one in measured}
     shown = [one for one in every if one.id in ids]
@@ -131,20 +140,44 @@ def choose(
     return {label: _roles(pool, alike) for label, pool in pools.items()}
 
 
+def same_part(one: str, other: str) -> bool:
+    """Tell whether two patterns name the same parameters, in whatever order.
+
+    Args:
+        one: as an entry has it; patterns are apart by commas.
+        other: the same.
+
+    Returns:
+        Whether they do.
+
+    >>> same_part("head, 0", "0, head")
+    True
+    """
+    return set(one.split(", ")) == set(other.split(", "))
+
+
 def _of_part(
     labelled: Mapping[str, list[Candidate]], every: Sequence[Candidate], parameters: str | None
 ) -> dict[str, list[Candidate]]:
     """Keep what explored the same parameters, and what is of none: training and held-out loss."""
     shown = {one.id for measured in labelled.values() for one in measured}
-    of_none = {"test", "training"}
+    parts = [one for one in every if one.id in shown and one.role not in {None, *_OF_NONE}]
+    beside = [one for one in parts if one.role in {"evaluation", *_BESIDE}]
     if parameters is None:
-        parts = [one for one in every if one.id in shown and one.role not in {None, *of_none}]
-        parameters = usual_part([one.parameters for one in parts])
+        parameters = usual_part([one.parameters for one in beside or parts])
+    elif not any(same_part(one.parameters, parameters) for one in parts):
+        held = sorted({one.parameters or "(all)" for one in parts})
+        msg = f"nothing was measured of the parameters {parameters}; it was of: {'; '.join(held)}"
+        raise StudyError(msg)
     kept = {
-        label: [one for one in pool if one.parameters == parameters or one.role in of_none]
+        label: [o for o in pool if same_part(o.parameters, parameters) or o.role in _OF_NONE]
         for label, pool in labelled.items()
     }
     return {label: pool for label, pool in kept.items() if pool}
+
+
+def _has_part(measured: Iterable[Candidate]) -> bool:
+    return any(one.role not in {None, *_OF_NONE} for one in measured)
 
 
 def _labelled(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sized
+import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from landscape.errors import CheckpointError
 from landscape.files import write_file
@@ -72,8 +73,8 @@ def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str]:
 
     Args:
         model: with its initial weights.
-        source: the training data. Of data sets and loaders the code, the length, and the arrays and
-            tensors in their attributes count; nothing is read from them.
+        source: the training data. Of data sets and loaders the code, the length, and the arrays,
+            tensors, texts and real numbers in their attributes count; nothing is read from them.
         loss: what is minimised.
 
     Returns:
@@ -91,19 +92,35 @@ def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str]:
 
 
 def _told_of(source: Any) -> Any:
-    if isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source):
-        return tuple(torch.as_tensor(part) for part in source)
+    if isinstance(source, (tuple, list)):
+        return [_told_of(part) for part in source]
+    if isinstance(source, (Tensor, np.ndarray, dict)):
+        return source
     if isinstance(source, Relabelled):
         return source.labels, _told_of(source.source)
     if isinstance(source, DataLoader):
-        return source.batch_size, _told_of(source.dataset)
+        how = source.batch_size, source.drop_last, type(source.sampler), source.collate_fn
+        return how, _told_of(source.dataset)
+    if isinstance(source, Subset):
+        return list(source.indices), _told_of(source.dataset)
+    if isinstance(source, ConcatDataset):
+        return [_told_of(part) for part in source.datasets]
     held = {k: v for k, v in attributes_of(source).items() if _is_data(v)}
-    return type(source), len(source) if isinstance(source, Sized) else None, held
+    return type(source), _length_of(source), held
+
+
+def _length_of(source: Any) -> int | None:
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _is_data(value: Any) -> bool:
+    """Tell tensors, arrays, numbers and texts, also in lists, from what changes in use."""
     parts = value if isinstance(value, (tuple, list)) else (value,)
-    return bool(parts) and all(isinstance(part, (Tensor, np.ndarray)) for part in parts)
+    simple = (Tensor, np.ndarray, str, float, bool, pathlib.PurePath)
+    return bool(parts) and all(isinstance(part, simple) for part in parts)
 
 
 def write_state(path: Path, run: Run) -> None:
