@@ -39,7 +39,8 @@ def newest(
     """
     complete = [entry for entry in study.entries(kind) if entry.status == "complete"]
     whole = _of_part(complete, names, parameters)
-    last = max((e for e in whole if not names or e.name in names), key=_age, default=None)
+    asked = [entry for entry in whole if entry.name in names]
+    last = max(asked or whole, key=_age, default=None)
     found = [entry for entry in whole if last is not None and _alike(entry, last)]
     entries: dict[str, list[Entry]] = {}
     for entry in sorted(found, key=_age, reverse=True):

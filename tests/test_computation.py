@@ -339,6 +339,7 @@ def test_nested_tensors_are_told_apart() -> None:
     assert digest_of(one) == digest_of(same) != digest_of(other)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_a_compiled_loss_is_known_by_the_loss() -> None:
     one, other = scaled_by(1.0), scaled_by(2.0)
     assert digest_of(torch.compile(one)) == digest_of(torch.compile(one))
