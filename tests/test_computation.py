@@ -26,7 +26,8 @@ from torch import nn
 import landscape as ls
 from landscape.errors import ProblemError
 from landscape.problem import Problem, load_task
-from landscape.problem.computation import digest_of, digest_of_layers, loose_tensors, origin_of
+from landscape.problem.computation import digest_of, digest_of_layers, loose_tensors
+from landscape.problem.origins import origin_of
 from landscape.study import Study
 
 HEAD = """

@@ -327,6 +327,8 @@ def test_a_weight_is_any_number(kind: Any) -> None:
     total = torch.tensor(6.0, dtype=torch.float64)
     terms = read_loss((total, kind(3)), (torch.zeros(3, 1), torch.zeros(3)))
     assert (float(terms.total), float(terms.weight)) == (6.0, 3.0)
+    odd = 2**24 + 1  # more than a float32 holds
+    assert float(read_loss((total, odd), (torch.zeros(3, 1), torch.zeros(3))).weight) == odd
 
 
 @given(sizes=partitions())

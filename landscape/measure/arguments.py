@@ -1,12 +1,14 @@
-"""What is no number is refused in words; its range is for the measure to say."""
+"""What a measure is given: numbers that are numbers, and pairs that may be paired."""
 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
-from landscape.errors import InvalidArgumentError
+from landscape.errors import DataError, InvalidArgumentError
 from landscape.optim.checks import is_real
+from landscape.problem import Problem
 
 
 def whole(name: str, value: Any) -> int:
@@ -46,3 +48,36 @@ def check_real(*, or_none: bool = False, **given: Any) -> None:
         if not is_real(value) and not (or_none and value is None):
             msg = f"{name} must be a number, got {value!r}"
             raise InvalidArgumentError(msg)
+
+
+def check_pair(
+    problem: Problem, other: Problem, *, alike: Sequence[str] = ("mode", "dtype")
+) -> None:
+    """Refuse to pair problems that differ by more than their models.
+
+    Args:
+        problem: the one.
+        other: the other; a model of other code may be meant.
+        alike: what else than the loss and the data has to be the same.
+
+    Raises:
+        InvalidArgumentError: if that or the losses are not the same.
+        DataError: if the data are not the same.
+    """
+    for what in alike:
+        ours, theirs = (str(getattr(each, what)) for each in (problem, other))
+        if ours != theirs:
+            msg = (
+                f"{problem.name} is measured with {what} {ours}, {other.name} with {theirs}: a "
+                f"paired difference takes the same; give both the same {what}"
+            )
+            raise InvalidArgumentError(msg)
+    if problem.loss.fingerprint != other.loss.fingerprint:
+        msg = f"{problem.name} and {other.name} have different losses: give both the same"
+        raise InvalidArgumentError(msg)
+    if problem.batches.fingerprint != other.batches.fingerprint:
+        msg = (
+            f"{problem.name} and {other.name} are on different data: a paired difference takes "
+            "the same examples"
+        )
+        raise DataError(msg)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from landscape.engine import Engine
-from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, one_of
+from landscape.errors import InvalidArgumentError, NonFiniteError, one_of
 from landscape.evaluate import Evaluator
+from landscape.measure.arguments import check_pair
 from landscape.problem import Problem
 from landscape.problem.digest import Content
 from landscape.statistics import (
@@ -78,7 +79,7 @@ class PointOptions:
         one_of(self.statistics, STATISTICS, what="statistics of BatchNorm")
         if self.against is not None:
             _check_against(self.against)
-            _check_paired(problem, self.against[0])
+            check_pair(problem, self.against[0])
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             msg = f"weight_decay must be a finite number, at least 0; got {self.weight_decay!r}"
             raise InvalidArgumentError(msg)
@@ -163,27 +164,6 @@ def _check_against(against: object) -> None:
             f"against=(other, ls.random_plane(other)), not {type(against).__name__}"
         )
         raise InvalidArgumentError(msg)
-
-
-def _check_paired(problem: Problem, other: Problem) -> None:
-    """Refuse a difference of anything but two checkpoints; models of other code may be meant."""
-    for what in ("mode", "dtype"):
-        ours, theirs = (str(getattr(each, what)) for each in (problem, other))
-        if ours != theirs:
-            msg = (
-                f"{problem.name} is measured with {what} {ours}, {other.name} with {theirs}: a "
-                f"paired difference takes the same; give both the same {what}"
-            )
-            raise InvalidArgumentError(msg)
-    if problem.loss.fingerprint != other.loss.fingerprint:
-        msg = f"{problem.name} and {other.name} have different losses: give both the same"
-        raise InvalidArgumentError(msg)
-    if problem.batches.fingerprint != other.batches.fingerprint:
-        msg = (
-            f"{problem.name} and {other.name} are on different data: a paired difference takes "
-            "the same examples"
-        )
-        raise DataError(msg)
 
 
 def _check_held_out(problem: Problem, held_out: Problem) -> None:

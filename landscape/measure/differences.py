@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from landscape.engine import Engine
-from landscape.errors import DataError, InvalidArgumentError, LossError
+from landscape.errors import InvalidArgumentError, LossError
 from landscape.evaluate import Evaluator
 from landscape.linalg.sampling import student
+from landscape.measure.arguments import check_pair
 from landscape.measure.averages import average_sharpness
 from landscape.measure.paired_differences import paired_difference
 from landscape.measure.recall import recall_or_measure
@@ -140,20 +141,7 @@ def _check(problem: Problem, against: Problem) -> None:
         names = f"{problem.name} and {against.name}"
         msg = f"{names} explore different parameters; compare like with like"
         raise InvalidArgumentError(msg)
-    for what in ("mode", "split", "dtype"):
-        ours, theirs = (str(getattr(each, what)) for each in (problem, against))
-        if ours != theirs:
-            msg = f"{problem.name} is measured with {what} {ours}, {against.name} with {theirs}"
-            raise InvalidArgumentError(msg)
-    if problem.loss.fingerprint != against.loss.fingerprint:
-        msg = f"{problem.name} and {against.name} have different losses: give both the same"
-        raise InvalidArgumentError(msg)
-    if problem.batches.fingerprint != against.batches.fingerprint:
-        msg = (
-            f"{problem.name} and {against.name} are on different data: a difference on the same "
-            "examples takes the same"
-        )
-        raise DataError(msg)
+    check_pair(problem, against, alike=("mode", "split", "dtype"))
 
 
 def _rows(pair: Pair, rho: float, full: bool, shared: dict[str, Any]) -> Iterator[_Row]:

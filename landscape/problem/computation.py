@@ -16,12 +16,9 @@ import functools
 import operator
 import os
 import re
-import sys
-import sysconfig
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.problem.digest import PLAIN, Content, attributes_of, parts_of
+from landscape.problem.origins import is_pythons, origin_of
 
 _BUILT_IN = (
     *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType),
@@ -36,10 +34,8 @@ _BUILT_IN = (
 )
 _OPAQUE = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _OPEN = (types.SimpleNamespace, argparse.Namespace)  # of Python itself, and the user's to fill
-_RECORDED = ("torch", "numpy")  # their versions are in every record, as is that of Python
 _INTERNAL = frozenset(vars(nn.Module()))  # what every module keeps, `training` among it
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-_PYTHON = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _DEEPEST = 3  # objects of libraries within each other
 
 
@@ -283,48 +279,11 @@ class Computation(Content):
         held = attributes_of(value)
         self._mark(f"{type(value).__module__} {held.get('__name__', '')!s}")
         self._add(held.get("__wrapped__"))  # as by functools.lru_cache
-        if _is_pythons(type(value).__module__) or self._depth == _DEEPEST:
+        if is_pythons(type(value).__module__) or self._depth == _DEEPEST:
             return
         self._depth += 1
         self._add_named(sorted((k, v) for k, v in held.items() if not k.startswith("_")))
         self._depth -= 1
-
-
-def origin_of(name: str | None, file: str | None = None) -> str:
-    """Say whose code a module is.
-
-    Args:
-        name: of the module.
-        file: where it is; None: where the module of that name is.
-
-    Returns:
-        ``own`` (the user's, and the problems that come with this package), ``recorded`` (of this
-        package, torch, NumPy and Python, whose versions are recorded) or ``installed``.
-    """
-    top = (name or "").partition(".")[0]
-    if name == "__main__":
-        return "own"
-    if top == "landscape":  # whose version is recorded too; its problems are there to be changed
-        return "own" if (name or "").startswith("landscape.tasks") else "recorded"
-    if _is_pythons(name, file) or top in _RECORDED:
-        return "recorded"
-    parts = Path(file or _file_of(name) or "").parts
-    return "installed" if {"site-packages", "dist-packages"} & {*parts} else "own"
-
-
-def _is_pythons(name: str | None, file: str | None = None) -> bool:
-    if name in sys.builtin_module_names:
-        return True
-    path = file or _file_of(name)
-    if path is None:  # typed at the prompt or executed from text, or without a file of its own
-        known = name in sys.modules and name != "__main__"
-        return known and (name or "").partition(".")[0] in sys.stdlib_module_names
-    inside = any(path.startswith(folder) for folder in _PYTHON)
-    return inside and not {"site-packages", "dist-packages"} & {*Path(path).parts}
-
-
-def _file_of(name: str | None) -> str | None:
-    return getattr(sys.modules.get(name or ""), "__file__", None)
 
 
 def _settings_of(part: nn.Module) -> dict[str, Any]:

@@ -267,16 +267,13 @@ def _read_pair(total: Any, weight: Any, *, size: int) -> BatchTerms | None:
             "once, after the sum over the batches, so it must be a number: use detach()"
         )
         raise LossError(msg)
-    number = isinstance(weight, numbers.Real) or (
-        isinstance(weight, Tensor) and not weight.is_complex()
-    )
-    if not number or not isinstance(total, Tensor) or not total.is_floating_point():
+    real = isinstance(weight, numbers.Real)
+    given = torch.tensor(float(weight), dtype=torch.float64) if real else weight
+    if not isinstance(given, Tensor) or given.is_complex():
         return None
-    weights = torch.as_tensor(
-        float(weight) if isinstance(weight, numbers.Real) else weight,
-        dtype=torch.float64,
-        device=total.device,
-    )
+    if not isinstance(total, Tensor) or not total.is_floating_point():
+        return None
+    weights = given.to(total.device, torch.float64)
     if not bool((weights.isfinite() & (weights >= 0)).all()):
         return None
     if total.ndim == 0 and weights.numel() == 1:
