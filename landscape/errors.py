@@ -70,6 +70,25 @@ class ToleranceWarning(UserWarning):
     """A tolerance was not reached; the error that was reached is in the result."""
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error's message that says something.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        The line; of a worker process's traceback the last one.
+
+    >>> first_line(ValueError("\n\nno such label: 7\n  in row 3"))
+    'no such label: 7'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.endswith("Traceback (most recent call last):") for line in lines):
+        return lines[-1]  # what a worker process of a DataLoader hands on
+    first = lines[0] if lines else ""
+    return f"{first} {lines[1]}" if first.endswith(":") and len(lines) > 1 else first
+
+
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return `` (nearest: …)`` with the known names closest to ``name``, or an empty string.
 

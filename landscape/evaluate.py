@@ -78,8 +78,7 @@ class Evaluator:
             self._batches = batches
             if self.problem.additive is None:
                 with torch.no_grad():
-                    first = next(iter(batches))
-                    check_loss(self.problem, first, lambda batch: self.terms(self.origin, batch, 0))
+                    check_loss(self.problem, lambda batch, i: self.terms(self.origin, batch, i))
             self._stack = stack.pop_all()
         return self
 

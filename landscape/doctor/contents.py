@@ -12,7 +12,7 @@ from landscape.directions import filters
 from landscape.directions.filters import is_vector
 from landscape.doctor.patient import Patient, not_applicable
 from landscape.evaluate import Evaluator
-from landscape.problem.data import leaves
+from landscape.problem.data import tensors_in, values_of
 from landscape.results.diagnoses import Check
 from landscape.wording import number, with_error
 
@@ -183,6 +183,4 @@ def _inputs(patient: Patient) -> Iterator[Tensor]:
     pairs = patient.problem.loss.splits
     for batch in patient.problem.batches:
         part = batch[0] if pairs else batch
-        for leaf in leaves(part):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                yield leaf
+        yield from (values_of(t) for t in tensors_in(part) if t.is_floating_point())

@@ -16,7 +16,6 @@ from landscape.doctor.patient import Patient, not_applicable
 from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import inner
 from landscape.operators import Hessian, parameter_scale
-from landscape.problem.data import examples_in, split_batch
 from landscape.randomness import seeded
 from landscape.rescaling import Outputs, find_rescalings, rescaled
 from landscape.results import FloatArray
@@ -180,8 +179,8 @@ def _outputs(patient: Patient) -> Outputs:
     """Return a function that runs the model on a few examples with other values in place."""
     evaluator, problem = patient.evaluator, patient.problem
     first = next(iter(problem.batches))
-    head = split_batch(first, _EXAMPLES)[0]
-    few = head if examples_in(head) == _EXAMPLES and problem.additive else first
+    cut = problem.additive and problem.batching.can_split(first)
+    few = problem.batching.split(first, _EXAMPLES)[0] if cut else first
 
     def body(model: nn.Module, batch: Any) -> Tensor:
         terms, arguments = problem.loss(model, batch)

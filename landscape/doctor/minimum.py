@@ -11,7 +11,6 @@ from landscape.derivatives import differentiate
 from landscape.doctor.patient import Patient
 from landscape.errors import LandscapeError
 from landscape.operators.pieces import divisible, pieces
-from landscape.problem.data import examples_in
 from landscape.results.diagnoses import Check
 from landscape.wording import number
 
@@ -88,7 +87,7 @@ def gradient_noise(patient: Patient) -> float:
         with torch.enable_grad():
             terms = evaluator.terms(leaf, piece.batch, piece.number)
             group = differentiate(terms.total, leaf).double()
-        weight = float(examples_in(piece.batch) if problem.loss.sums else terms.weight)
+        weight = float(problem.batching.size(piece.batch) if problem.loss.sums else terms.weight)
         if weight > 0:
             total += group
             squares += float(group @ group) / weight

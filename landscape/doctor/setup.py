@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from landscape.doctor.patient import Patient, not_applicable
-from landscape.problem.data import examples_in, split_batch
+from landscape.problem._batching import Batching
 from landscape.results.diagnoses import Check
 from landscape.statistics import normalisers, recalibrated
 from landscape.sums import LossSums
@@ -28,6 +28,14 @@ def loss(patient: Patient) -> Check:
     numbers = {"loss": found.value, "loss_se": found.se, **found.metrics}
     text = f"loss {with_error(found.value, found.se)}"
     text += "".join(f", {name} {number(value)}" for name, value in found.metrics.items())
+    if math.isfinite(found.value) and patient.problem.loss.doubts:
+        return Check(
+            name="loss",
+            verdict="warning",
+            finding=f"{text}: it may not be what is meant",
+            advice=". ".join(patient.problem.loss.doubts),
+            numbers=numbers,
+        )
     if math.isfinite(found.value):
         return Check(name="loss", verdict="fine", finding=text, numbers=numbers)
     return Check(
@@ -68,17 +76,17 @@ def batching(patient: Patient) -> Check:
     """Evaluate every batch in two halves. Cost: one forward pass."""
     whole = patient.finite_loss
     evaluator, batches = patient.evaluator, patient.problem.batches
-    sizes = [[examples_in(half) for half in _halves(batch)] for batch in batches]
-    if sum(map(sum, sizes)) != batches.n_examples:
-        return not_applicable("batching", "only their owner can cut these batches")
-    if max(map(len, sizes)) < 2:
+    batching = batches.batching
+    if batches.n_examples == batches.n_batches:
         return not_applicable("batching", "every batch holds one example: there is none to cut")
+    if not any(map(batching.can_split, batches)):
+        return not_applicable("batching", "only their owner can cut these batches")
     sums = LossSums(patient.problem.loss.sums)
     tensors = evaluator.substitutes(evaluator.origin)
     evaluator.passes["forwards"] += 1
 
     def halves() -> Iterator[tuple[int, Any]]:
-        return enumerate(half for batch in batches for half in _halves(batch))
+        return enumerate(half for batch in batches for half in _halves(batch, batching))
 
     with torch.no_grad():
         for terms, _ in evaluator.over(tensors, halves, evaluator.result):
@@ -102,9 +110,10 @@ def batching(patient: Patient) -> Check:
     )
 
 
-def _halves(batch: Any) -> list[Any]:
-    parts = split_batch(batch, examples_in(batch) // 2)
-    return [part for part in parts if examples_in(part)]
+def _halves(batch: Any, batching: Batching) -> list[Any]:
+    if not batching.can_split(batch):
+        return [batch]
+    return list(batching.split(batch, batching.size(batch) // 2))
 
 
 def mode(patient: Patient) -> Check:

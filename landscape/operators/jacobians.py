@@ -14,7 +14,7 @@ from landscape.operators.curvature import Curvature
 from landscape.operators.graphs import graph_bytes, twice_differentiable
 from landscape.operators.pieces import Piece
 from landscape.problem.data import describe
-from landscape.problem.losses import BatchTerms, forward
+from landscape.problem.losses import BatchTerms
 
 # Multiplies with M; the flag keeps a graph for another product.
 Middle = Callable[[Tensor, bool], Tensor]
@@ -77,7 +77,7 @@ class GaussNewton(Curvature):
             raise LossError(msg)
 
         def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
-            output, target = forward(model, batch)
+            output, target = loss.forward(model, batch)
             if not isinstance(output, Tensor):
                 msg = (
                     f"the Gauss-Newton matrix needs a model whose output is one tensor; got "

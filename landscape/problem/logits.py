@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LossError
-from landscape.problem.computation import digest_of
 from landscape.problem.data import describe
-from landscape.problem.losses import BatchTerms, Loss, StandardLoss, forward
+from landscape.problem.losses import BatchTerms, Loss, OutputLoss, StandardLoss
 
 _SMALLEST = 1e-10
 _OF_LOGITS = (nn.CrossEntropyLoss, nn.MultiMarginLoss)
@@ -37,26 +36,11 @@ def normalised_logits(logits: Tensor) -> Tensor:
     return unit
 
 
-class NormalisedLogits:
-    """A classification loss after the logits were normalised: `normalised_logits`.
-
-    Attributes:
-        sums: whether the data set's loss is the plain sum.
-        splits: always True: it is a function of the model's output.
-        fingerprint: digest of what it computes.
-    """
-
-    splits = True
+class NormalisedLogits(OutputLoss):
+    """A classification loss after the logits were normalised: `normalised_logits`."""
 
     def __init__(self, loss: Loss) -> None:
-        """Wrap a loss.
-
-        Args:
-            loss: of (output, target), the output being logits.
-
-        Raises:
-            LossError: if the loss is not one of classes by their logits.
-        """
+        """Wrap a loss (output, target) of logits, or raise a LossError for any other."""
         module = getattr(loss, "_module", None)
         if not loss.splits or (isinstance(loss, StandardLoss) and not _takes_logits(module)):
             name = type(module).__name__ if module is not None else "batch_loss(model, batch)"
@@ -66,13 +50,14 @@ class NormalisedLogits:
             )
             raise LossError(msg)
         self.sums = loss.sums
-        self.fingerprint = digest_of(("normalised logits", loss.fingerprint))
+        self.name = f"{loss.name} of normalised logits"
+        self.batching = loss.batching
+        self.doubts = loss.doubts
         self._loss = loss
 
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
-        """Return the terms of a batch, and (output, target) as the model gave them."""
-        output, target = forward(model, batch)
-        return self.of_output(output, target, batch), (output, target)
+    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """Return what the loss takes of the model's output, and the target."""
+        return self._loss.forward(model, batch)
 
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
         """Return the terms of a batch from the model's output."""

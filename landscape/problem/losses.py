@@ -2,14 +2,17 @@
 
 The standard modules of torch are understood (class weights, ``ignore_index``, label smoothing,
 any reduction). A plain callable that returns one number per batch is taken for a mean over the
-examples, and `is_additive` tells whether that is plausible.
+examples, which is tested on halves of batches before anything is measured.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,9 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from landscape.errors import LossError, ProblemError
-from landscape.problem.computation import digest_of
-from landscape.problem.data import describe, examples_in, rebuilt
+from landscape.errors import LandscapeError, LossError, MisleadingWarning, ProblemError, first_line
+from landscape.problem._batching import Batching
+from landscape.problem._calling import forward, main_output
+from landscape.problem._classes import check_classes, doubt_of_log_probabilities
+from landscape.problem.data import copied, describe, move, rebuilt
+from landscape.problem.digest import PLAIN, Content, attributes_of
 
 
 @dataclass(frozen=True)
@@ -48,59 +54,84 @@ class Loss(Protocol):
     """The loss of one batch as a sum with its weight.
 
     Attributes:
+        name: class and settings of a loss module, or the name of a function.
         sums: whether the data set's loss is the plain sum (``reduction="sum"``), not the mean.
-        splits: whether it is a function of the model's output, with `of_output`.
-        fingerprint: digest of what the loss computes.
+        splits: whether it is a function of the model's output, with `forward` and `of_output`.
+        batching: the number of examples of a batch, and its cut in two.
+        doubts: what was noticed about its use, in sentences.
     """
 
+    name: str
     sums: bool
     splits: bool
-    fingerprint: str
+    batching: Batching
+    doubts: list[str]
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target) where the loss has them."""
 
+    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """Return what the loss takes of the model's output, and the target."""
+
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
-        """Return the terms of a batch from the model's output."""
+        """Return the terms of a batch from what `forward` returned."""
 
 
-def make_loss(loss: Any, batch_loss: Any) -> Loss:
-    """Choose how to read a user's loss.
-
-    Args:
-        loss: a loss module of torch, its functional form, or any callable (output, target).
-        batch_loss: instead, a callable (model, batch).
-
-    Returns:
-        The loss as sums and weights.
-
-    Raises:
-        ProblemError: unless exactly one of the two is given, and callable.
-    """
+def make_loss(
+    loss: Any,
+    batch_loss: Any,
+    *,
+    examples: Callable[[Any], int] | None = None,
+    batch_axis: Any = 0,
+) -> Loss:
+    """Choose how to read a user's loss, as `Problem` takes it; refuse what is none."""
     if (loss is None) == (batch_loss is None):
         got = "neither" if loss is None else "both"
         msg = f"give either loss(output, target) or batch_loss(model, batch); got {got}"
         raise ProblemError(msg)
     given = batch_loss if loss is None else loss
+    if isinstance(given, type):
+        msg = f"the loss is the class {given.__name__} itself: make one of it, {given.__name__}()"
+        raise ProblemError(msg)
     if not callable(given):
         msg = f"the loss must be a function or a loss module, not {type(given).__name__}"
         raise ProblemError(msg)
+    batching = functools.partial(Batching, examples, batch_axis)
     if loss is None:
-        return WholeBatchLoss(batch_loss)
-    module = _FUNCTIONAL[loss]() if _hashable(loss) and loss in _FUNCTIONAL else loss
+        return WholeBatchLoss(batch_loss, batching())
+    module = _module_of(loss)
     if _is_standard(module):
-        return StandardLoss(module)
-    return CallableLoss(loss)
+        return StandardLoss(module, batching(pairs=True, by_target=True))
+    return CallableLoss(loss, batching(pairs=True))
 
 
-class StandardLoss:
-    """A loss module of torch, taken apart into its terms."""
+class OutputLoss:
+    """A loss of what the model returned and the target."""
 
     splits = True
 
-    def __init__(self, module: Any) -> None:
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
+        """Return the terms of a batch, and (output, target)."""
+        output, target = self.forward(model, batch)
+        return self.of_output(output, target, batch), (output, target)
+
+    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """Return what the loss takes of the model's output, and the target."""
+        return forward(model, batch)
+
+    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+        """Return the terms of a batch from what `forward` returned."""
+        raise NotImplementedError
+
+
+class StandardLoss(OutputLoss):
+    """A loss module of torch, taken apart into its terms."""
+
+    def __init__(self, module: Any, batching: Batching) -> None:
         self.sums: bool = module.reduction == "sum"
-        self.fingerprint = digest_of(module)
+        self.name = name_of(module)
+        self.batching = batching
+        self.doubts: list[str] = []
         self._batchmean = module.reduction == "batchmean"
         self._module = copy.deepcopy(module).requires_grad_(False)
         self._module.reduction = "none"
@@ -108,11 +139,12 @@ class StandardLoss:
         self._elementwise = isinstance(module, _ELEMENTWISE)
         # Of each target that is alive: what was found out about it, at which version.
         self._seen: Any = WeakTensorKeyDictionary()
+        self._is_new = True
 
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
-        """Return the terms of a batch, and (output, target)."""
+    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """Return the tensor of the model's output that the loss takes, and the target."""
         output, target = forward(model, batch)
-        return self.of_output(output, target, batch), (output, target)
+        return main_output(output, type(self._module).__name__), target
 
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
         """Return the terms of a batch from the model's output."""
@@ -127,12 +159,12 @@ class StandardLoss:
             element = element.reshape(1)
         if known is None:
             weights = self._weights(target, element)
-            known = weights.sum(), _per_example(weights)
+            known = weights.sum(), self._per_example(weights)
             if not target.is_inference():  # those have no version
                 self._seen[target] = (target._version, output.shape, element.device, *known)
         weight, each = known
         total = element.sum(dtype=torch.float64)
-        return BatchTerms(total=total, weight=weight, terms=_per_example(element), weights=each)
+        return BatchTerms(total, weight, terms=self._per_example(element), weights=each)
 
     def _known(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
         """Return the weights that were found for this very target before, unless it changed."""
@@ -157,48 +189,57 @@ class StandardLoss:
             return share
         return torch.ones(element.shape, dtype=torch.float64, device=element.device)
 
+    def _per_example(self, element: Tensor) -> Tensor:
+        """Sum everything but the axis of the examples."""
+        axis = self.batching.target_axis
+        rows = element.movedim(axis, 0) if axis and axis < element.ndim else element
+        return rows.reshape(len(rows), -1).sum(dim=1, dtype=torch.float64)
+
     def _check(self, output: Any, target: Any) -> None:
+        name = type(self._module).__name__
         if not isinstance(output, Tensor) or not isinstance(target, Tensor):
             msg = (
-                f"{type(self._module).__name__} needs tensors, got an output of "
-                f"{describe(output)} and a target of {describe(target)}; "
-                "give batch_loss(model, batch) instead"
+                f"{name} needs tensors, got an output of {describe(output)} and a target of "
+                f"{describe(target)}; write a function (output, target) that takes them, or "
+                "batch_loss(model, batch)"
             )
             raise LossError(msg)
         if self._elementwise and output.shape != target.shape and not _broadcasts(output, target):
             msg = (
-                f"{type(self._module).__name__} compares the output with the target element by "
-                f"element, but their shapes are {tuple(output.shape)} and {tuple(target.shape)}; "
-                "reshape one of them, for example by output.squeeze(1)"
+                f"{name} compares the output with the target element by element, but their shapes "
+                f"are {tuple(output.shape)} and {tuple(target.shape)}; reshape one of them, for "
+                "example by output.squeeze(1)"
             )
             raise LossError(msg)
-        if self._weighted and not target.is_floating_point():
-            # Checked before the loss runs: on a GPU a bad label would end the whole process.
-            n_classes = output.shape[min(1, output.ndim - 1)]
-            kept = target[target != self._module.ignore_index]
-            if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= n_classes):
-                msg = _label_message(kept, n_classes)
-                raise LossError(msg)
+        if isinstance(self._module, _BINARY) and not target.is_floating_point():
+            msg = f"{name} needs targets of floating point, got {describe(target)}: use y.float()"
+            raise LossError(msg)
+        if isinstance(self._module, _OF_CLASSES):
+            shares = isinstance(self._module, nn.CrossEntropyLoss)
+            ignored = getattr(self._module, "ignore_index", None)
+            check_classes(name, output, target, ignored=ignored, shares=shares)
+        if self._is_new and isinstance(self._module, nn.NLLLoss):
+            self._doubt(doubt_of_log_probabilities(output))
+        self._is_new = False
+
+    def _doubt(self, doubt: str | None) -> None:
+        if doubt is not None:
+            self.doubts.append(doubt)
+            warnings.warn(doubt, MisleadingWarning, stacklevel=8)
 
 
-class CallableLoss:
-    """A function (output, target): per-example losses, or one mean per batch."""
+class CallableLoss(OutputLoss):
+    """A function (output, target) of exactly what the model returned."""
 
     sums = False
-    splits = True
 
-    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        self.fingerprint = digest_of(function)
-        self._function = function
-
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
-        """Return the terms of a batch, and (output, target)."""
-        output, target = forward(model, batch)
-        return self.of_output(output, target, batch), (output, target)
+    def __init__(self, function: Callable[[Any, Any], Any], batching: Batching) -> None:
+        self.name, self.batching, self._function = name_of(function), batching, function
+        self.doubts: list[str] = []
 
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
         """Return the terms of a batch from the model's output."""
-        return read_loss(self._function(output, rebuilt(target)), batch)
+        return read_loss(self._function(output, rebuilt(target)), batch, self.batching)
 
 
 class WholeBatchLoss:
@@ -207,15 +248,16 @@ class WholeBatchLoss:
     sums = False
     splits = False
 
-    def __init__(self, function: Callable[[nn.Module, Any], Any]) -> None:
-        self.fingerprint = digest_of(function)
-        self._function = function
+    def __init__(self, function: Callable[[nn.Module, Any], Any], batching: Batching) -> None:
+        self.name, self.batching, self._function = name_of(function), batching, function
+        self.doubts: list[str] = []
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (model, batch) for the metrics."""
-        return read_loss(self._function(model, rebuilt(batch)), batch), (model, batch)
+        value = self._function(model, rebuilt(batch))
+        return read_loss(value, batch, self.batching), (model, batch)
 
-    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """Refuse: what the loss does with the model is the user's own."""
         msg = (
             "batch_loss(model, batch) does not say where the model's output ends and the loss "
@@ -223,44 +265,38 @@ class WholeBatchLoss:
         )
         raise LossError(msg)
 
+    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+        """Refuse, as `forward`."""
+        return self.forward(output, batch)[0]  # type: ignore[no-any-return]
 
-def read_loss(value: Any, batch: Any) -> BatchTerms:
-    """Read what a user's loss returned.
 
-    Args:
-        value: a scalar (mean over the examples), a vector of per-example losses, or a pair
-            (sum, weight), of the batch or of each example; only what is known of each example has
-            a standard error.
-        batch: the batch that it belongs to.
-
-    Returns:
-        The terms.
-
-    Raises:
-        LossError: if it is none of the three, or its weight depends on the parameters.
-    """
+def read_loss(value: Any, batch: Any, batching: Batching) -> BatchTerms:
+    """Read what a user's loss returned for a batch, or refuse what is no loss."""
+    # A scalar (mean over the examples), a vector of per-example losses, or a pair (sum, weight), of
+    # the batch or of each example; only what is known of each example has a standard error.
+    size = batching.known_size(batch)
     if isinstance(value, tuple) and len(value) == 2:
-        terms = _read_pair(*value, size=examples_in(batch))
+        terms = _read_pair(*value, size=size)
         if terms is not None:
             return terms
     elif isinstance(value, Tensor) and value.is_floating_point():
-        size = examples_in(batch)
         if value.ndim == 0:
-            return BatchTerms(total=value.double() * size, weight=float(size), is_guess=True)
-        if value.shape == (size,):
+            n = batching.size(batch) if size is None else size
+            return BatchTerms(value.double() * n, float(n), is_guess=True)
+        if value.ndim == 1 and len(value) == (len(value) if size is None else size):
             ones = torch.ones_like(value, dtype=torch.float64)
             total = value.sum(dtype=torch.float64)
-            return BatchTerms(total=total, weight=float(size), terms=value, weights=ones)
+            return BatchTerms(total, float(len(value)), terms=value, weights=ones)
     msg = (
-        f"the loss returned {describe(value)} for a batch of {examples_in(batch)}; expected a "
-        "floating-point tensor: a scalar (the mean over the batch), a vector with one loss per "
-        "example, or, from batch_loss, a pair (sum, weight), both of them scalars or both of them "
-        "vectors with one entry per example"
+        f"the loss returned {describe(value)} for a batch of {'?' if size is None else size}; "
+        "expected a floating-point tensor: a scalar (the mean over the batch), a vector with one "
+        "loss per example, or a pair (sum, weight), both of them scalars or both of them vectors "
+        "with one entry per example"
     )
     raise LossError(msg)
 
 
-def _read_pair(total: Any, weight: Any, *, size: int) -> BatchTerms | None:
+def _read_pair(total: Any, weight: Any, *, size: int | None) -> BatchTerms | None:
     if isinstance(weight, Tensor) and weight.requires_grad:
         msg = (
             "the weight of the pair (sum, weight) depends on the parameters; it is divided by "
@@ -280,55 +316,59 @@ def _read_pair(total: Any, weight: Any, *, size: int) -> BatchTerms | None:
         weights = weights.reshape(())
     if total.ndim == weights.ndim == 0:
         return BatchTerms(total=total.double(), weight=float(weights))
-    if total.shape == weights.shape == (size,):
+    if total.ndim == 1 and total.shape == weights.shape and size in {None, len(total)}:
         summed = total.sum(dtype=torch.float64)
         return BatchTerms(summed, float(weights.sum()), terms=total, weights=weights)
     return None
 
 
-def forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """Run the model on the inputs of an (inputs, target) batch.
-
-    Args:
-        model: the module.
-        batch: a pair; the inputs may be one tensor, a tuple of arguments, or a mapping of
-            keyword arguments.
-
-    Returns:
-        Its output (of several outputs the logits, or the first) and the target.
-
-    Raises:
-        ProblemError: if the batch is not a pair.
-    """
-    if not isinstance(batch, Sequence) or len(batch) != 2:
+def count_examples(loss: Loss, model: nn.Module, batch: Any) -> int:
+    """Count the examples of a batch as it was read, by a pass over it where it does not say."""
+    n = loss.batching.known_size(batch)
+    if n is not None:
+        return n
+    own = next(model.parameters())
+    try:
+        with torch.no_grad():
+            terms, _ = loss(model.eval(), copied(move(batch, own.device, own.dtype)))
+    except LandscapeError:
+        raise
+    except Exception as error:
         msg = (
-            f"loss(output, target) needs batches (inputs, target), got {describe(batch)}; "
-            "for any other batch give batch_loss(model, batch)"
+            f"the number of examples in {describe(batch)} is neither given by examples or "
+            f"batch_axis, nor by the loss, which failed with {type(error).__name__}: "
+            f"{first_line(error)}"
         )
-        raise ProblemError(msg)
-    inputs, target = batch
-    if isinstance(inputs, Mapping):
-        output = model(**inputs)
-    elif isinstance(inputs, (tuple, list)):
-        output = model(*inputs)
-    else:
-        output = model(inputs)
-    return _main_output(output), target
+        raise LossError(msg) from error
+    return round(float(terms.weight)) if terms.terms is None else len(terms.terms)
 
 
-def _main_output(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return output
-    if hasattr(output, "logits"):
-        return output.logits
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
-    return output
+def name_of(loss: Any) -> str:
+    """Describe a loss: class and settings of an object, module and qualified name of a function."""
+    if isinstance(loss, functools.partial):
+        settings = dict(enumerate(loss.args)) | loss.keywords
+        return f"{name_of(loss.func)} with {_words(settings)}"
+    where = getattr(loss, "__module__", None) or ""
+    if where.startswith("landscape_problem_"):  # a problem file, with the digest of its text
+        where = where.removeprefix("landscape_problem_").rpartition("_")[0]
+    if hasattr(loss, "__qualname__"):
+        return f"{where}.{loss.__qualname__}"
+    held = {k: v for k, v in attributes_of(loss).items() if k[0] != "_" and k != "training"}
+    if isinstance(loss, nn.Module):
+        held |= dict(loss.state_dict(keep_vars=True))
+    name = type(loss).__qualname__
+    name = name if where.startswith("torch.nn.") else f"{where}.{name}"
+    return f"{name}({_words(held)})"
 
 
-def _per_example(element: Tensor) -> Tensor:
-    """Sum everything but the first axis."""
-    return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)
+def _words(settings: dict[Any, Any]) -> str:
+    content = Content()
+    parts = []
+    for key, value in sorted(settings.items(), key=str):
+        content.add(value)
+        parts.append(f"{key}={value!r}" if isinstance(value, PLAIN) else str(key))
+    digest = f", {content.hexdigest()}" if len(parts) > sum("=" in part for part in parts) else ""
+    return ", ".join(parts) + digest
 
 
 def _broadcasts(output: Tensor, target: Tensor) -> bool:
@@ -336,54 +376,39 @@ def _broadcasts(output: Tensor, target: Tensor) -> bool:
     return output.ndim == target.ndim and output.shape[:1] == target.shape[:1]
 
 
-def _label_message(labels: Tensor, n_classes: int) -> str:
-    bad = sorted(set(labels[(labels < 0) | (labels >= n_classes)].tolist()))
-    shown = ", ".join(str(value) for value in bad[:5]) + (", …" if len(bad) > 5 else "")
-    return (
-        f"labels out of range: the model has {n_classes} outputs, so labels are 0 to "
-        f"{n_classes - 1}, but the data contain {shown}; change the last layer or the labels, "
-        "or set ignore_index"
-    )
-
-
-_ELEMENTWISE: tuple[type[nn.Module], ...] = (
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-    nn.BCELoss,
-    nn.BCEWithLogitsLoss,
-    nn.KLDivLoss,
-    nn.PoissonNLLLoss,
-    nn.SoftMarginLoss,
-    nn.HingeEmbeddingLoss,
-)
-
-_STANDARD: tuple[type[nn.Module], ...] = (
-    nn.CrossEntropyLoss,
-    nn.NLLLoss,
-    nn.MultiMarginLoss,
-    nn.MultiLabelMarginLoss,
-    nn.MultiLabelSoftMarginLoss,
-    *_ELEMENTWISE,
-)
-
-_FUNCTIONAL: dict[Any, Callable[[], nn.Module]] = {
+_FUNCTIONAL: dict[Any, Any] = {
     F.cross_entropy: nn.CrossEntropyLoss,
     F.nll_loss: nn.NLLLoss,
+    F.multi_margin_loss: nn.MultiMarginLoss,
+    F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
+    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
     F.mse_loss: nn.MSELoss,
     F.l1_loss: nn.L1Loss,
     F.smooth_l1_loss: nn.SmoothL1Loss,
     F.huber_loss: nn.HuberLoss,
     F.binary_cross_entropy: nn.BCELoss,
     F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.kl_div: nn.KLDivLoss,
     F.poisson_nll_loss: nn.PoissonNLLLoss,
     F.soft_margin_loss: nn.SoftMarginLoss,
     F.hinge_embedding_loss: nn.HingeEmbeddingLoss,
-    F.multi_margin_loss: nn.MultiMarginLoss,
-    F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
-    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
 }
+_STANDARD: tuple[type[nn.Module], ...] = tuple(_FUNCTIONAL.values())
+_OF_CLASSES, _ELEMENTWISE = _STANDARD[:3], _STANDARD[5:]
+_BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
+
+
+def _module_of(loss: Any) -> Any:
+    """Return the loss module of a function of torch, also where some arguments are given."""
+    function, settings = loss, {}
+    if isinstance(loss, functools.partial) and not loss.args:
+        function, settings = loss.func, loss.keywords
+    try:
+        module = _FUNCTIONAL.get(function)
+    except TypeError:  # not hashable
+        return loss
+    known = set() if module is None else set(inspect.signature(module).parameters)
+    return loss if module is None or not set(settings) <= known else module(**settings)
 
 
 def _is_standard(loss: Any) -> bool:
@@ -391,11 +416,3 @@ def _is_standard(loss: Any) -> bool:
     return any(
         isinstance(loss, cls) and type(loss).forward is cls.forward for cls in _STANDARD
     ) and getattr(loss, "reduction", None) in {"mean", "sum", "none", "batchmean"}
-
-
-def _hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True

@@ -6,16 +6,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from landscape.errors import DataError
-from landscape.problem.data import describe, examples_in, split_batch
+from landscape.problem._batching import Batching
+from landscape.problem.data import describe
 
 
-def examples_between(batches: Iterable[Any], first: int, last: int) -> list[Any]:
-    """Cut consecutive examples out of batches.
+def examples_between(
+    batches: Iterable[Any], first: int, last: int, *, batching: Batching
+) -> list[Any]:
+    """Cut consecutive examples out of the batches of a whole data set.
 
     Args:
         batches: of the whole data set.
         first: index of the first example, from 0.
         last: index after the last one.
+        batching: counts the examples of a batch, and cuts it.
 
     Returns:
         The batches that hold them, the first and the last one cut where need be.
@@ -25,25 +29,26 @@ def examples_between(batches: Iterable[Any], first: int, last: int) -> list[Any]
     """
     found, seen = [], 0
     for batch in batches:
-        size = examples_in(batch)
+        size = batching.size(batch)
         low, high = max(first - seen, 0), min(last - seen, size)
         if low < high:
-            found.append(_cut(batch, low, high, size))
+            found.append(_cut(batch, low, high, batching))
         seen += size
         if seen >= last:
             break
     return found
 
 
-def _cut(batch: Any, low: int, high: int, size: int) -> Any:
+def _cut(batch: Any, low: int, high: int, batching: Batching) -> Any:
+    size = batching.size(batch)
     if high - low == size:
         return batch
-    part = split_batch(split_batch(batch, high)[0], low)[1] if low else split_batch(batch, high)[0]
-    if examples_in(part) != high - low:
+    if not batching.can_split(batch):
         msg = (
             f"examples {low} to {high} of a batch of {size} were asked for, and a batch of "
-            f"{describe(batch)} cannot be cut: give data in batches of as many examples as a "
-            "subset is to have"
+            f"{describe(batch)} cannot be cut: say along which axis by batch_axis, or give data in "
+            "batches of as many examples as a subset is to have"
         )
         raise DataError(msg)
-    return part
+    head = batching.split(batch, high)[0] if high < size else batch
+    return batching.split(head, low)[1] if low else head

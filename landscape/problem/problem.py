@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import platform
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.params import ParameterSpace, known_device, preserved
+from landscape.problem._batches import BATCH_SIZE, MAX_EXAMPLES, Batches
+from landscape.problem._batching import Batching
 from landscape.problem.checkpoint import load_weights
 from landscape.problem.computation import (
     digest_of,
@@ -25,10 +28,9 @@ from landscape.problem.computation import (
     look_of,
     loose_tensors,
 )
-from landscape.problem.data import BATCH_SIZE, Batches
 from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
-from landscape.problem.losses import Loss, make_loss
+from landscape.problem.losses import Loss, count_examples, make_loss
 from landscape.problem.parts import examples_between
 from landscape.results import Provenance
 
@@ -70,13 +72,17 @@ class Problem:
         dtype: str | torch.dtype | None = None,
         batch_size: int = BATCH_SIZE,
         freeze_data: bool = False,
+        examples: Callable[[Any], int] | None = None,
+        batch_axis: Any = 0,
+        max_examples: int = MAX_EXAMPLES,
     ) -> None:
         """Put a problem together; the data are read at the first measurement.
 
         Args:
             model: any module; parameters with ``requires_grad=False`` stay where they are.
-            loss: a loss module of torch, or a function (output, target) that returns the mean
-                over the batch or one loss per example.
+            loss: a loss module of torch, or a function (output, target) of what the model
+                returned, that returns the mean over the batch, one loss per example, or a pair
+                (sum, weight).
             data: a DataLoader (not shuffled), a Dataset, a pair of tensors, or a list of batches.
             batch_loss: instead of ``loss``: a function (model, batch) that returns per-example
                 losses, a pair (sum, weight), or the mean over the batch.
@@ -90,6 +96,10 @@ class Problem:
             dtype: ``float32`` or ``float64``; by default the model's own, else float32.
             batch_size: for data that come without batches.
             freeze_data: keep what one pass over the data gives, also when the next would differ.
+            examples: counts the examples of a batch, where its tensors do not agree on one size.
+            batch_axis: axis of the examples in the tensors of a batch, 1 for (time, batch, …); or
+                axes in the nesting of a batch, (1, 0) for (inputs, target), None for what has none.
+            max_examples: stop with an error where data without a length give more.
 
         Raises:
             ProblemError: if the model is no module, or a part is missing.
@@ -104,14 +114,15 @@ class Problem:
         self.model = model
         self.space = ParameterSpace.of(model)
         self.parameters = ""
-        self.loss: Loss = make_loss(loss, batch_loss)
+        self.loss: Loss = make_loss(loss, batch_loss, examples=examples, batch_axis=batch_axis)
         self.metrics = dict(metrics or {})
         self.name = name or type(model).__name__
         self.split = split
         self.mode = one_of(mode, MODES, what="mode")
         self.device = next(model.parameters()).device if device is None else known_device(device)
         self.dtype = _dtype(dtype, model)
-        self._data = _LazyBatches(data, self.device, self.dtype, batch_size, freeze_data)
+        options = {"batch_size": batch_size, "freeze": freeze_data, "max_examples": max_examples}
+        self._data = _LazyBatches(data, device=self.device, dtype=self.dtype, **options)
         self._layers = _LayerDigests()
 
     @property
@@ -119,8 +130,14 @@ class Problem:
         """The data, read and checked at the first use, and shared with `at`."""
         if self._data.batches is None:
             with preserved(self.model):
-                self._data.batches = self._data.read()
+                count = functools.partial(count_examples, self.loss, self.model)
+                self._data.batches = self._data.read(self.batching, count)
         return self._data.batches
+
+    @property
+    def batching(self) -> Batching:
+        """The number of examples of a batch, and its cut in two."""
+        return self.loss.batching
 
     @property
     def additive(self) -> bool | None:
@@ -230,8 +247,8 @@ class Problem:
             msg = f"examples {first} to {last} were asked for, and the data have 0 to {n:,}"
             raise InvalidArgumentError(msg)
         other = copy.copy(self)
-        pieces = examples_between(self.batches, first, last)
-        other._data = _LazyBatches(pieces, self.device, self.dtype, BATCH_SIZE, True)
+        pieces = examples_between(self.batches, first, last, batching=self.batching)
+        other._data = _LazyBatches(pieces, device=self.device, dtype=self.dtype, freeze=True)
         other._data.additive = self._data.additive
         other._data.writes_inputs = self._data.writes_inputs
         return other
@@ -260,7 +277,7 @@ class Problem:
     @cached_property
     def _asked(self) -> str:
         metrics = [(name, digest_of(function)) for name, function in sorted(self.metrics.items())]
-        return digest_of(self.loss.fingerprint, metrics)
+        return digest_of(self.loss.name, metrics)
 
     @property
     def checkpoint_hash(self) -> str:
@@ -332,17 +349,14 @@ class _LayerDigests:
 class _LazyBatches:
     """The data that problems on different checkpoints share, read at the first use."""
 
-    def __init__(
-        self, source: Any, device: torch.device, dtype: torch.dtype, size: int, freeze: bool
-    ) -> None:
+    def __init__(self, source: Any, **options: Any) -> None:
         self.additive: bool | None = None
         self.writes_inputs = False
         self.batches: Batches | None = None
-        self._arguments = (source, device, dtype, size, freeze)
+        self._source, self._options = source, options
 
-    def read(self) -> Batches:
-        source, device, dtype, size, freeze = self._arguments
-        return Batches(source, device=device, dtype=dtype, batch_size=size, freeze=freeze)
+    def read(self, batching: Batching, count: Callable[[Any], int]) -> Batches:
+        return Batches(self._source, batching=batching, count=count, **self._options)
 
 
 def _derived_tensors(model: nn.Module) -> dict[int, Any]:

@@ -4,9 +4,13 @@
     def data(split): …         # "train" / "test" → DataLoader, Dataset, tensors, list of batches
     loss = …                   # a loss module of torch, or a function (output, target)
     def batch_loss(model, batch): …   # instead of loss, for anything else
-    metrics = {…}              # optional: {"accuracy": function}
+    metrics = {…}              # optional: {"accuracy": function}, with the arguments of the loss
+    def examples(batch): …     # optional: how many examples a batch holds,
+    batch_axis = 1             # or along which axis they run, where its tensors do not say so
 
-The built-in problems are modules of exactly that form.
+The loss gets what ``model(inputs)`` returned; a loss module of torch takes a tensor, or the logits
+of a Hugging Face output. A tuple, list or mapping of inputs is taken apart where ``forward`` takes
+so many arguments, or names them. The built-in problems are modules of exactly that form.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from landscape.problem.problem import Problem
 from landscape.tasks import NAMES, module_of
 
 BUILTIN = {name: module_of(name) for name in NAMES}
-_NAMES = ("model", "data", "loss", "batch_loss", "metrics")
+_NAMES = ("loss", "batch_loss", "metrics", "examples", "batch_axis")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Task:
         batch_loss: function (model, batch), or None.
         metrics: further functions with the arguments of the loss.
         file: where it was read from.
+        examples: counts the examples of a batch, or None.
+        batch_axis: axis of the examples, see `Problem`.
     """
 
     name: str
@@ -56,6 +62,8 @@ class Task:
     batch_loss: Callable[[nn.Module, Any], Any] | None
     metrics: Mapping[str, Callable[[Any, Any], Any]]
     file: str
+    examples: Callable[[Any], int] | None = None
+    batch_axis: Any = 0
 
     def problem(self, *, split: str = "train", seed: int = 0, **options: Any) -> Problem:
         """Build the problem, its model with freshly initialised weights.
@@ -81,8 +89,8 @@ class Task:
             batch_loss=self.batch_loss,
             metrics=self.metrics,
             split=split,
-            name=options.pop("name", self.name),
-            **options,
+            **{"name": self.name, "examples": self.examples, "batch_axis": self.batch_axis}
+            | options,
         )
 
 
@@ -126,18 +134,7 @@ def load_task(path: str | Path) -> Task:
 
 @contextmanager
 def users_code(file: str) -> Iterator[None]:
-    """Turn an exception in the user's file into an error that shows the user's own line.
-
-    Args:
-        file: path of the problem file.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        LandscapeError: what is one already.
-        ProblemError: in place of whatever else the user's code raised.
-    """
+    """Turn an exception in the user's file into a ProblemError that shows the user's own line."""
     try:
         yield
     except LandscapeError:
@@ -235,22 +232,16 @@ def _task(module: ModuleType, name: str) -> Task:
         ]
         msg = (
             f"{file} lacks: {', '.join(hints)}. A problem file defines model(), data(split) and "
-            "loss (or batch_loss(model, batch)), and may define metrics"
+            "loss (or batch_loss(model, batch)), and may define metrics, examples and batch_axis"
         )
         raise ProblemError(msg)
-    parts = {n: getattr(module, n, None) for n in _NAMES}
+    parts: dict[str, Any] = {n: getattr(module, n, None) for n in _NAMES}
     if not isinstance(parts["metrics"] or {}, Mapping):
         msg = (
             f"{file}: metrics must be a dictionary from names to functions, not a "
             f"{type(parts['metrics']).__name__}"
         )
         raise ProblemError(msg)
-    return Task(
-        name=name,
-        model=module.model,
-        data=module.data,
-        loss=parts["loss"],
-        batch_loss=parts["batch_loss"],
-        metrics=parts["metrics"] or {},
-        file=file,
-    )
+    parts["metrics"] = parts["metrics"] or {}
+    parts["batch_axis"] = 0 if parts["batch_axis"] is None else parts["batch_axis"]
+    return Task(name=name, model=module.model, data=module.data, file=file, **parts)

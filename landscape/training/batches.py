@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import DataError
-from landscape.problem.data import as_batches, describe, examples_in, leaves, map_leaves
+from landscape.problem._batches import as_batches
+from landscape.problem.data import describe, examples_in, leaves, map_leaves
 from landscape.randomness import seeded
 
 

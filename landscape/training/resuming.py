@@ -86,7 +86,7 @@ def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str]:
     return {
         "the initial weights": weights.hexdigest(),
         "the model or its code": digest_of_layers(model),
-        "the loss": loss.fingerprint,
+        "the loss": loss.name,
         "the training data": digest_of(_told_of(source)),
     }
 

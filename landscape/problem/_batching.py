@@ -1,0 +1,224 @@
+"""How many examples a batch holds, and along which axes they are cut."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
+
+from landscape.errors import DataError, InvalidArgumentError
+from landscape.problem.data import branches, describe, leaves, map_parts, rows_of, tensors_in
+
+_CUT_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The number of examples of a batch, and its cut in two.
+
+    The tensors of a batch have to agree on one size, along their first axis or ``axis``; a list
+    may hold one entry for each example instead. What they do not say, ``examples`` does.
+
+    Attributes:
+        examples: function of the batch; None: the tensors say it.
+        axis: axis of the examples, or axes in the nesting of the batch, as in `torch.vmap`; None
+            in it stands for what has no such axis. A tensor with too few axes has them first.
+        pairs: whether batches are (inputs, target).
+        by_target: whether the target alone says the number, as for a loss module of torch.
+    """
+
+    examples: Callable[[Any], int] | None = None
+    axis: Any = 0
+    pairs: bool = False
+    by_target: bool = False
+
+    def __post_init__(self) -> None:
+        given: object = self.examples
+        if not (given is None or callable(given)):
+            msg = f"examples must be a function of a batch, got {given!r}"
+            raise InvalidArgumentError(msg)
+        if not _is_axis(self.axis):
+            msg = (
+                "batch_axis must be a whole number, or numbers and None in the nesting of a batch, "
+                f"such as (1, 0) for (inputs, target); got {self.axis!r}"
+            )
+            raise InvalidArgumentError(msg)
+
+    @property
+    def target_axis(self) -> int:
+        """Axis of the examples in the target of a pair."""
+        axis = self.axis[1] if isinstance(self.axis, (tuple, list)) else self.axis
+        return axis if isinstance(axis, int) else 0
+
+    def size(self, batch: Any) -> int:
+        """Return the number of examples of a batch, or raise a DataError that asks for it."""
+        n = self.known_size(batch)
+        if n is None:
+            found = ", ".join(dict.fromkeys(map(describe, tensors_in(batch)))) or "no tensor"
+            msg = (
+                f"how many examples are in a batch of {describe(batch)}? Its parts do not agree on "
+                f"one number ({found}). Say it in the problem file by examples = lambda batch: …, "
+                "or by batch_axis = 1, or (1, 0) for (inputs, target); in Python by "
+                "Problem(…, examples=…) or Problem(…, batch_axis=…)"
+            )
+            raise DataError(msg)
+        return n
+
+    def known_size(self, batch: Any) -> int | None:
+        """Return the number of examples of a batch; None where nothing says it."""
+        if self.examples is not None:
+            return _whole(self.examples(batch))
+        target = batch[1] if type(batch) in {tuple, list} and len(batch) == 2 else ()
+        if isinstance(target, (Tensor, numbers.Number)) and not getattr(target, "ndim", 0):
+            return 1 if self.pairs else None  # a single example, or a number for all of them
+        if self.by_target and isinstance(target, Tensor):
+            return target.size(_fitting(target, self.target_axis))
+        sizes = self._sizes(batch)
+        if sizes is None:
+            plain = (str, bytes, numbers.Number, type(None), Tensor)
+            return 1 if all(isinstance(leaf, plain) for leaf in leaves(batch)) else None
+        return next(iter(sizes)) if len(sizes) == 1 else None
+
+    def can_split(self, batch: Any) -> bool:
+        """Tell whether a batch has two or more examples and each part of it can be cut."""
+        n = self.known_size(batch)
+        if n is None or n < 2 or n not in (self._sizes(batch) or ()):
+            return False
+        return _cuttable(batch, self.axis, n, entries=self._has_entries(batch))
+
+    def split(self, batch: Any, at: int) -> tuple[Any, Any]:
+        """Cut a batch after its first ``at`` examples; what has no such axis goes to both parts."""
+        n, entries = self.size(batch), self._has_entries(batch)
+        head, tail = (
+            _cut(batch, self.axis, n, rows, entries=entries) for rows in (slice(at), slice(at, n))
+        )
+        return head, tail
+
+    def _sizes(self, batch: Any) -> set[int] | None:
+        entries = self._has_entries(batch)
+        sizes = _sizes(batch, self.axis, entries=entries)
+        return _sizes(batch, self.axis, entries=entries, objects=True) if sizes is None else sizes
+
+    def _has_entries(self, batch: Any) -> bool:
+        """Tell whether a whole batch may be a list of examples, and not one of its parts."""
+        if self.pairs or not isinstance(batch, list):
+            return False
+        return not any(isinstance(part, (Tensor, list)) for part in batch)
+
+
+def _is_axis(axis: Any) -> bool:
+    if isinstance(axis, Mapping):
+        return all(map(_is_axis, axis.values()))
+    if isinstance(axis, (tuple, list)):
+        return all(map(_is_axis, axis))
+    return axis is None or (isinstance(axis, int) and not isinstance(axis, bool))
+
+
+def _axis_at(axis: Any, place: Any) -> Any:
+    """Return the axis for a part of a container; a part that is not named has none."""
+    if isinstance(axis, Mapping):
+        return axis.get(place)
+    if not isinstance(axis, (tuple, list)):
+        return axis
+    return axis[place] if isinstance(place, int) and place < len(axis) else None
+
+
+def _fitting(tensor: Tensor, axis: Any) -> int:
+    return axis if isinstance(axis, int) and -tensor.ndim <= axis < tensor.ndim else 0
+
+
+def _whole(n: Any) -> int:
+    value: Any = n.item() if isinstance(n, Tensor) and n.numel() == 1 else n
+    if type(value) is bool or not isinstance(value, numbers.Integral) or int(value) < 0:
+        msg = f"examples(batch) must return the number of examples in the batch, got {n!r}"
+        raise DataError(msg)
+    return int(value)
+
+
+def _count(value: Any) -> int | None:
+    """Return the number of examples that an object states by itself."""
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
+    stated = getattr(value, "num_graphs", getattr(value, "batch_size", None))
+    if isinstance(stated, torch.Size):
+        return stated[0] if len(stated) else None
+    return int(stated) if isinstance(stated, numbers.Integral) else None
+
+
+def _sizes(
+    value: Any, axis: Any, *, entries: bool = True, objects: bool = False
+) -> set[int] | None:
+    """Return the numbers of examples that a value fits; None if it says nothing."""
+    # `entries`: a list may hold one entry for each example; `objects`: also a list of other things
+    # than tensors, which otherwise says nothing.
+    if axis is None:
+        return None
+    if isinstance(value, Tensor):
+        return {value.size(_fitting(value, axis))} if value.ndim else None
+    parts = branches(value)
+    if parts is None:
+        n = _count(value)
+        return None if n is None else {n}
+    found = [_sizes(part, _axis_at(axis, place), objects=objects) for place, part in parts]
+    known = [sizes for sizes in found if sizes is not None]
+    inner = set.intersection(*known) if known else None
+    if entries and isinstance(value, list) and value and (known or objects):
+        return {len(value)} | (inner or set())
+    return inner
+
+
+def _by_entries(value: Any, axis: Any, n: int) -> bool | None:
+    """Tell whether a list is cut between its entries; None if within them would do as well."""
+    if len(value) != n:
+        return False
+    inner = _sizes(value, axis, entries=False)
+    return None if inner is not None and n in inner else True
+
+
+def _cuttable(value: Any, axis: Any, n: int, *, entries: bool = True) -> bool:
+    if axis is None:
+        return True
+    if isinstance(value, Tensor):
+        return not value.ndim or (value.size(_fitting(value, axis)) == n and _has_rows(value))
+    parts = branches(value)
+    if parts is None:
+        if not hasattr(value, "to"):
+            return True
+        return isinstance(value, PackedSequence) or (
+            _count(value) == n and hasattr(value, "to_data_list")
+        )
+    if isinstance(value, list) and entries:
+        cut = _by_entries(value, axis, n)
+        if cut is not False:
+            return cut is True
+    return all(_cuttable(part, _axis_at(axis, place), n) for place, part in parts)
+
+
+def _has_rows(tensor: Tensor) -> bool:
+    """Tell whether a tensor can be cut; a square sparse matrix relates the examples."""
+    if tensor.is_nested or tensor.layout == torch.strided:
+        return True
+    square = tensor.ndim == 2 and tensor.size(0) == tensor.size(1)
+    return tensor.layout in _CUT_LAYOUTS and not square
+
+
+def _cut(value: Any, axis: Any, n: int, rows: slice, *, entries: bool = True) -> Any:
+    if axis is None:
+        return value
+    if isinstance(value, Tensor):
+        fits = value.ndim and value.size(_fitting(value, axis)) == n
+        return rows_of(value, rows, _fitting(value, axis)) if fits else value
+    if isinstance(value, PackedSequence):
+        sequences = unpack_sequence(value)[rows]
+        return pack_sequence(sequences, enforce_sorted=value.sorted_indices is None)
+    if branches(value) is None:
+        whole = _count(value) != n or not hasattr(value, "to_data_list")
+        return value if whole else type(value).from_data_list(value.to_data_list()[rows])
+    if isinstance(value, list) and entries and _by_entries(value, axis, n):
+        return value[rows]
+    return map_parts(value, lambda place, part: _cut(part, _axis_at(axis, place), n, rows))
