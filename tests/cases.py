@@ -361,7 +361,10 @@ def _tuple_outputs() -> Parts:
     def reference(net: Any, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(net(x)[0], y)
 
-    return Parts(TupleModel(), (_inputs(3), _labels()), reference, loss=F.cross_entropy)
+    def loss(output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        return F.cross_entropy(output[0], target, reduction="none")
+
+    return Parts(TupleModel(), (_inputs(3), _labels()), reference, loss=loss)
 
 
 def log_cosh(output: Tensor, target: Tensor) -> Tensor:

@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from landscape.errors import DataError, ProblemError
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
+from landscape.problem._batches import Batches, as_batches
 from landscape.problem.data import (
-    Batches,
-    as_batches,
     copied,
     describe,
     examples_in,
@@ -479,7 +478,7 @@ def test_a_model_may_take_its_inputs_apart() -> None:
         def forward(self, inputs: dict[str, Tensor]) -> Tensor:
             return super().forward(inputs.pop("x"))
 
-    data = [(({"x": x},), y) for x, y in batches_of_four()]
+    data = [({"x": x}, y) for x, y in batches_of_four()]
     with Evaluator(Problem(Model(3, 3), nn.CrossEntropyLoss(), data)) as evaluator:
         assert evaluator.loss() == evaluator.loss()
 

@@ -22,6 +22,7 @@ from landscape.errors import (
 )
 from landscape.evaluate import Evaluator, LossValue
 from landscape.problem import Problem
+from landscape.problem._batching import Batching
 from landscape.problem.losses import make_loss, read_loss
 
 N = N_EXAMPLES
@@ -325,10 +326,10 @@ def test_sum_and_weight_of_a_batch(sizes: list[int]) -> None:
 @pytest.mark.parametrize("kind", [int, float, np.int64, np.float32, lambda n: torch.tensor([n])])
 def test_a_weight_is_any_number(kind: Any) -> None:
     total = torch.tensor(6.0, dtype=torch.float64)
-    terms = read_loss((total, kind(3)), (torch.zeros(3, 1), torch.zeros(3)))
+    terms = read_loss((total, kind(3)), (torch.zeros(3, 1), torch.zeros(3)), Batching())
     assert (float(terms.total), float(terms.weight)) == (6.0, 3.0)
     odd = 2**24 + 1  # more than a float32 holds
-    assert float(read_loss((total, odd), (torch.zeros(3, 1), torch.zeros(3))).weight) == odd
+    assert float(read_loss((total, odd), (torch.zeros(3, 1), torch.zeros(3)), Batching()).weight) == odd
 
 
 @given(sizes=partitions())

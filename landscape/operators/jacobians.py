@@ -13,7 +13,7 @@ from landscape.errors import LossError
 from landscape.operators.curvature import Curvature
 from landscape.operators.graphs import graph_bytes, twice_differentiable
 from landscape.operators.pieces import Piece
-from landscape.problem.data import describe
+from landscape.problem.data import describe, leaves, map_leaves
 from landscape.problem.losses import BatchTerms
 
 # Multiplies with M; the flag keeps a graph for another product.
@@ -78,15 +78,9 @@ class GaussNewton(Curvature):
 
         def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
             output, target = loss.forward(model, batch)
-            if not isinstance(output, Tensor):
-                msg = (
-                    f"the Gauss-Newton matrix needs a model whose output is one tensor; got "
-                    f"{describe(output)}: use the operator hessian or fisher"
-                )
-                raise LossError(msg)
-            z = output.detach().requires_grad_(True)
-            terms = loss.of_output(z, target, batch)
-            return output, z, terms
+            joined, restored = _as_one_tensor(output)
+            z = joined.detach().requires_grad_(True)
+            return joined, z, loss.of_output(restored(z), target, batch)
 
         with twice_differentiable(model):
             leaf = self._at.detach().clone().requires_grad_(True)
@@ -135,6 +129,27 @@ class EmpiricalFisher(Curvature):
 
     def _way(self) -> str:
         return "two backward passes through the examples' losses"
+
+
+def _as_one_tensor(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Join the outputs of a model that gives several, and say how they are taken apart again."""
+    if isinstance(output, Tensor):
+        return output, lambda z: z
+    parts = [t for t in leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    if not parts:
+        msg = (
+            f"the Gauss-Newton matrix needs a model that returns tensors, got {describe(output)}: "
+            "use the operator hessian or fisher"
+        )
+        raise LossError(msg)
+
+    def restored(z: Tensor) -> Any:
+        pieces = {id(t): p for t, p in zip(parts, z.split([t.numel() for t in parts]), strict=True)}
+        return map_leaves(
+            output, lambda leaf: pieces[id(leaf)].view_as(leaf) if id(leaf) in pieces else leaf
+        )
+
+    return torch.cat([t.reshape(-1) for t in parts]), restored
 
 
 def _hessian_of(slope: Tensor, z: Tensor) -> Middle:

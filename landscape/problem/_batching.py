@@ -187,11 +187,10 @@ def _cuttable(value: Any, axis: Any, n: int, *, entries: bool = True) -> bool:
         return not value.ndim or (value.size(_fitting(value, axis)) == n and _has_rows(value))
     parts = branches(value)
     if parts is None:
-        if not hasattr(value, "to"):
-            return True
-        return isinstance(value, PackedSequence) or (
-            _count(value) == n and hasattr(value, "to_data_list")
-        )
+        if _count(value) is None:
+            return not hasattr(value, "to")
+        owned = isinstance(value, PackedSequence) or hasattr(value, "to_data_list")
+        return owned and _count(value) == n
     if isinstance(value, list) and entries:
         cut = _by_entries(value, axis, n)
         if cut is not False:
