@@ -47,6 +47,7 @@ def with_metrics(case: Case) -> dict[str, Callable[[Any, Any], Any]]:
         return {"size": lambda model, batch: model(batch[0]).square().sum(dim=1)}
 
     def size(output: Any, target: Any) -> Tensor:
+        output = output[0] if isinstance(output, tuple) else output
         return output.reshape(len(output), -1).square().sum(dim=1)
 
     return {"size": size, "mean size": lambda output, target: size(output, target).mean()}

@@ -329,7 +329,7 @@ def test_a_weight_is_any_number(kind: Any) -> None:
     terms = read_loss((total, kind(3)), (torch.zeros(3, 1), torch.zeros(3)), Batching())
     assert (float(terms.total), float(terms.weight)) == (6.0, 3.0)
     odd = 2**24 + 1  # more than a float32 holds
-    assert float(read_loss((total, odd), (torch.zeros(3, 1), torch.zeros(3)), Batching()).weight) == odd
+    assert float(read_loss((total, odd), (drawn(), drawn()), Batching()).weight) == odd
 
 
 @given(sizes=partitions())

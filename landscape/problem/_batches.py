@@ -144,23 +144,22 @@ class Batches:
 
 
 def structure(batch: Any) -> tuple[Any, ...]:
-    """Return what two batches have alike whose losses are reduced alike: sizes, and padding."""
+    """Return what batches have alike whose losses are reduced alike: sizes, and padding."""
     return tuple(
-        (tuple(t.size(i) for i in range(1, t.dim())), str(t.dtype), _is_ragged(t))
+        (tuple(t.size(i) for i in range(1, t.dim())), str(t.dtype), *_padding(t))
         for t in tensors_in(batch)
     )
 
 
-def _is_ragged(tensor: Tensor) -> bool:
-    """Tell whether rows of integers hold their lowest or highest value, the filler, unequally."""
+def _padding(tensor: Tensor) -> tuple[bool, ...]:
+    """Tell whether rows of integers hold unequal numbers below zero, and unequal runs at an end."""
     whole = not tensor.is_floating_point() and not tensor.is_complex()
-    if not whole or tensor.is_nested or tensor.layout != torch.strided or not tensor.numel():
-        return False
-    if tensor.ndim < 2:  # one label for each example: only an ignored one can be negative
-        return tensor.ndim == 1 and bool((tensor < 0).any())
+    if not whole or tensor.layout != torch.strided or tensor.dim() not in {1, 2}:
+        return ()
     rows = tensor.reshape(len(tensor), -1).int()
-    counts = torch.stack([(rows == end).sum(dim=1) for end in rows.aminmax()])
-    return bool((counts != counts[:, :1]).any())
+    runs = [(side == side[:, :1]).int().cumprod(1).sum(1) for side in (rows, rows.flip(1))]
+    counts = [(rows < 0).sum(1), *(run for run in runs if rows.numel() > len(rows))]
+    return tuple(len(count) > 0 and bool((count != count[0]).any()) for count in counts)
 
 
 def as_batches(source: Any, batch_size: int = BATCH_SIZE) -> Iterable[Any]:

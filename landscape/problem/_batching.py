@@ -74,7 +74,7 @@ class Batching:
         if self.examples is not None:
             return _whole(self.examples(batch))
         target = batch[1] if type(batch) in {tuple, list} and len(batch) == 2 else ()
-        if isinstance(target, (Tensor, numbers.Number)) and not getattr(target, "ndim", 0):
+        if _is_number(target):
             return 1 if self.pairs else None  # a single example, or a number for all of them
         if self.by_target and isinstance(target, Tensor):
             return target.size(_fitting(target, self.target_axis))
@@ -168,14 +168,23 @@ def _sizes(
     known = [sizes for sizes in found if sizes is not None]
     inner = set.intersection(*known) if known else None
     if entries and isinstance(value, list) and value and (known or objects):
-        return {len(value)} | (inner or set())
+        return {len(value)} if _are_samples(value) else {len(value)} | (inner or set())
     return inner
+
+
+def _are_samples(value: list[Any]) -> bool:
+    """Tell whether the entries of a list hold numbers, as single examples do and batches do not."""
+    return branches(value[0]) is not None and any(map(_is_number, leaves(value[0])))
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, numbers.Number) or (isinstance(leaf, Tensor) and not leaf.dim())
 
 
 def _by_entries(value: Any, axis: Any, n: int) -> bool | None:
     """Tell whether a list is cut between its entries; None if within them would do as well."""
-    if len(value) != n:
-        return False
+    if len(value) != n or _are_samples(value):
+        return len(value) == n
     inner = _sizes(value, axis, entries=False)
     return None if inner is not None and n in inner else True
 

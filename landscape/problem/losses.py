@@ -11,6 +11,7 @@ import copy
 import functools
 import inspect
 import numbers
+import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,7 +193,9 @@ class StandardLoss(OutputLoss):
     def _per_example(self, element: Tensor) -> Tensor:
         """Sum everything but the axis of the examples."""
         axis = self.batching.target_axis
-        rows = element.movedim(axis, 0) if axis and axis < element.ndim else element
+        rows = (
+            element.movedim(axis, 0) if axis and axis < element.ndim else torch.atleast_1d(element)
+        )
         return rows.reshape(len(rows), -1).sum(dim=1, dtype=torch.float64)
 
     def _check(self, output: Any, target: Any) -> None:
@@ -351,8 +354,13 @@ def name_of(loss: Any) -> str:
     where = getattr(loss, "__module__", None) or ""
     if where.startswith("landscape_problem_"):  # a problem file, with the digest of its text
         where = where.removeprefix("landscape_problem_").rpartition("_")[0]
-    if hasattr(loss, "__qualname__"):
+    if not hasattr(loss, "__code__") and hasattr(loss, "__qualname__"):
         return f"{where}.{loss.__qualname__}"
+    if hasattr(loss, "__code__"):
+        cells = zip(loss.__code__.co_freevars, loss.__closure__ or (), strict=False)
+        captured = {k: c.cell_contents for k, c in cells if c != types.CellType()}
+        settings = {k: v for k, v in captured.items() if isinstance(v, PLAIN)}
+        return f"{where}.{loss.__qualname__}" + (f" with {_words(settings)}" if settings else "")
     held = {k: v for k, v in attributes_of(loss).items() if k[0] != "_" and k != "training"}
     if isinstance(loss, nn.Module):
         held |= dict(loss.state_dict(keep_vars=True))
