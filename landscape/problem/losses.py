@@ -131,7 +131,7 @@ class StandardLoss(OutputLoss):
     def __init__(self, module: Any, batching: Batching) -> None:
         self.sums: bool = module.reduction == "sum"
         self.name = name_of(module)
-        self.batching = batching
+        self.batching, self._axis = batching, batching.target_axis
         self.doubts: list[str] = []
         self._batchmean = module.reduction == "batchmean"
         self._module = copy.deepcopy(module).requires_grad_(False)
@@ -159,7 +159,7 @@ class StandardLoss(OutputLoss):
         if element.ndim == 0:
             element = element.reshape(1)
         if known is None:
-            weights = self._weights(target, element)
+            weights = self._weights(target, element).reshape(element.shape)
             known = weights.sum(), self._per_example(weights)
             if not target.is_inference():  # those have no version
                 self._seen[target] = (target._version, output.shape, element.device, *known)
@@ -192,11 +192,9 @@ class StandardLoss(OutputLoss):
 
     def _per_example(self, element: Tensor) -> Tensor:
         """Sum everything but the axis of the examples."""
-        axis = self.batching.target_axis
-        rows = (
-            element.movedim(axis, 0) if axis and axis < element.ndim else torch.atleast_1d(element)
-        )
-        return rows.reshape(len(rows), -1).sum(dim=1, dtype=torch.float64)
+        if self._axis and self._axis < element.ndim:
+            element = element.movedim(self._axis, 0)
+        return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)
 
     def _check(self, output: Any, target: Any) -> None:
         name = type(self._module).__name__
