@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from landscape.problem.digest import attributes_of
-
 
 def branches(value: Any) -> list[tuple[Any, Any]] | None:
     """List the parts of a tuple, list, mapping or dataclass, with their places; None: a leaf."""
@@ -103,7 +101,9 @@ def _map_object(value: Any, function: Callable[[Tensor], Any]) -> Any:
     if callable(getattr(twin, "apply", None)):  # as graph libraries have it: in place, or anew
         made = twin.apply(on_leaf)
         return twin if made is None else made
-    for name, part in attributes_of(twin).items():
+    slots = [name for cls in type(twin).__mro__ for name in getattr(cls, "__slots__", ())]
+    for name in [*getattr(twin, "__dict__", {}), *slots]:
+        part = getattr(twin, name, None)
         if any(isinstance(leaf, Tensor) for leaf in leaves(part)):
             object.__setattr__(twin, name, map_leaves(part, on_leaf))
     return twin

@@ -27,7 +27,7 @@ from landscape.problem._batching import Batching
 from landscape.problem._calling import forward, main_output
 from landscape.problem._classes import check_classes, doubt_of_log_probabilities
 from landscape.problem.data import copied, describe, move, rebuilt
-from landscape.problem.digest import PLAIN, Content, attributes_of
+from landscape.problem.digest import Content
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class StandardLoss(OutputLoss):
 
     def __init__(self, module: Any, batching: Batching) -> None:
         self.sums: bool = module.reduction == "sum"
-        self.name = name_of(module)
+        self.name = loss_name(module)
         self.batching, self._axis = batching, batching.target_axis
         self.doubts: list[str] = []
         self._batchmean = module.reduction == "batchmean"
@@ -235,7 +235,7 @@ class CallableLoss(OutputLoss):
     sums = False
 
     def __init__(self, function: Callable[[Any, Any], Any], batching: Batching) -> None:
-        self.name, self.batching, self._function = name_of(function), batching, function
+        self.name, self.batching, self._function = loss_name(function), batching, function
         self.doubts: list[str] = []
 
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
@@ -250,7 +250,7 @@ class WholeBatchLoss:
     splits = False
 
     def __init__(self, function: Callable[[nn.Module, Any], Any], batching: Batching) -> None:
-        self.name, self.batching, self._function = name_of(function), batching, function
+        self.name, self.batching, self._function = loss_name(function), batching, function
         self.doubts: list[str] = []
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
@@ -344,11 +344,11 @@ def count_examples(loss: Loss, model: nn.Module, batch: Any) -> int:
     return round(float(terms.weight)) if terms.terms is None else len(terms.terms)
 
 
-def name_of(loss: Any) -> str:
+def loss_name(loss: Any) -> str:
     """Describe a loss: class and settings of an object, module and qualified name of a function."""
     if isinstance(loss, functools.partial):
         settings = dict(enumerate(loss.args)) | loss.keywords
-        return f"{name_of(loss.func)} with {_words(settings)}"
+        return f"{loss_name(loss.func)} with {_words(settings)}"
     where = getattr(loss, "__module__", None) or ""
     if where.startswith("landscape_problem_"):  # a problem file, with the digest of its text
         where = where.removeprefix("landscape_problem_").rpartition("_")[0]
@@ -357,9 +357,9 @@ def name_of(loss: Any) -> str:
     if hasattr(loss, "__code__"):
         cells = zip(loss.__code__.co_freevars, loss.__closure__ or (), strict=False)
         captured = {k: c.cell_contents for k, c in cells if c != types.CellType()}
-        settings = {k: v for k, v in captured.items() if isinstance(v, PLAIN)}
+        settings = {k: v for k, v in captured.items() if isinstance(v, _PLAIN)}
         return f"{where}.{loss.__qualname__}" + (f" with {_words(settings)}" if settings else "")
-    held = {k: v for k, v in attributes_of(loss).items() if k[0] != "_" and k != "training"}
+    held = {k: v for k, v in vars(loss).items() if k[0] != "_" and k != "training"}
     if isinstance(loss, nn.Module):
         held |= dict(loss.state_dict(keep_vars=True))
     name = type(loss).__qualname__
@@ -372,7 +372,7 @@ def _words(settings: dict[Any, Any]) -> str:
     parts = []
     for key, value in sorted(settings.items(), key=str):
         content.add(value)
-        parts.append(f"{key}={value!r}" if isinstance(value, PLAIN) else str(key))
+        parts.append(f"{key}={value!r}" if isinstance(value, _PLAIN) else str(key))
     digest = f", {content.hexdigest()}" if len(parts) > sum("=" in part for part in parts) else ""
     return ", ".join(parts) + digest
 
@@ -401,6 +401,7 @@ _FUNCTIONAL: dict[Any, Any] = {
 }
 _STANDARD: tuple[type[nn.Module], ...] = tuple(_FUNCTIONAL.values())
 _OF_CLASSES, _ELEMENTWISE = _STANDARD[:3], _STANDARD[5:]
+_PLAIN = (str, int, float, type(None))
 _BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
 
 
