@@ -304,12 +304,11 @@ def test_a_batch_is_the_sum_of_its_micro_batches(n, size):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ((torch.zeros(4, 2), torch.zeros(3)), r"got a float32 tensor of shape \(3,\) in a tuple"),
-        ((torch.zeros(4, 2), torch.tensor(1)), r"got a int64 tensor of shape \(\) in a tuple"),
-        ({"x": torch.zeros(4), "name": "a"}, r"got str in a dict with the keys x, name"),
+        ((torch.zeros(4, 2), torch.zeros(3)), r"got a tuple of \(a float32 tensor"),
+        ((torch.zeros(4, 2), torch.tensor(1)), r"got a tuple of .*batch_axis"),
         ((torch.zeros(0, 2), torch.zeros(0)), r"got a tuple of \(a float32 tensor of shape \(0, 2"),
         (SimpleNamespace(x=1), r"got SimpleNamespace; leave what belongs .* leave micro_batch out"),
-        (torch.zeros(4, 2).to_sparse(), r"tensors all have one row for each example"),
+        (torch.zeros(4, 4).to_sparse(), r"parts all have one row for each example"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(batch, message):

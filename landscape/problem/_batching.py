@@ -167,9 +167,14 @@ def _sizes(
     found = [_sizes(part, _axis_at(axis, place), objects=objects) for place, part in parts]
     known = [sizes for sizes in found if sizes is not None]
     inner = set.intersection(*known) if known else None
-    if entries and isinstance(value, list) and value and (known or objects):
+    if entries and _are_alike(value) and (known or objects):
         return {len(value)} if _are_samples(value) else {len(value)} | (inner or set())
     return inner
+
+
+def _are_alike(value: Any) -> bool:
+    """Tell whether a value is a list of things of one type, as one of examples is."""
+    return isinstance(value, list) and len(set(map(type, value))) == 1
 
 
 def _are_samples(value: list[Any]) -> bool:
@@ -200,7 +205,7 @@ def _cuttable(value: Any, axis: Any, n: int, *, entries: bool = True) -> bool:
             return not hasattr(value, "to")
         owned = isinstance(value, PackedSequence) or hasattr(value, "to_data_list")
         return owned and _count(value) == n
-    if isinstance(value, list) and entries:
+    if entries and _are_alike(value):
         cut = _by_entries(value, axis, n)
         if cut is not False:
             return cut is True
@@ -227,6 +232,6 @@ def _cut(value: Any, axis: Any, n: int, rows: slice, *, entries: bool = True) ->
     if branches(value) is None:
         whole = _count(value) != n or not hasattr(value, "to_data_list")
         return value if whole else type(value).from_data_list(value.to_data_list()[rows])
-    if isinstance(value, list) and entries and _by_entries(value, axis, n):
+    if entries and _are_alike(value) and _by_entries(value, axis, n):
         return value[rows]
     return map_parts(value, lambda place, part: _cut(part, _axis_at(axis, place), n, rows))

@@ -47,6 +47,7 @@ def load_weights(
     *,
     key: str | None = None,
     unsafe_pickle: bool = False,
+    partial: bool = False,
 ) -> None:
     """Load a checkpoint into a model, in place.
 

@@ -223,26 +223,3 @@ def rows_of(tensor: Tensor, rows: slice, axis: int = 0) -> Tensor:
     index = torch.arange(*rows.indices(tensor.size(axis)), device=tensor.device)
     kept = tensor.to_sparse(layout=torch.sparse_coo).index_select(axis, index)
     return kept.to_sparse(layout=tensor.layout)
-
-
-def examples_in(batch: Any) -> int:
-    """Return the number of examples in a batch: the length of its first tensor."""
-    for leaf in leaves(batch):
-        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.ndim):
-            return leaf.size(0)
-    explicit = getattr(batch, "batch_size", None) or getattr(batch, "num_graphs", None)
-    return int(explicit) if explicit is not None else 1
-
-
-def split_batch(batch: Any, at: int) -> tuple[Any, Any]:
-    """Cut a batch in two along its first axis."""
-    size = examples_in(batch)
-
-    def cut(part: slice) -> Callable[[Any], Any]:
-        return lambda leaf: (
-            rows_of(leaf, part)
-            if isinstance(leaf, Tensor) and leaf.ndim and leaf.size(0) == size
-            else leaf
-        )
-
-    return map_leaves(batch, cut(slice(None, at))), map_leaves(batch, cut(slice(at, None)))

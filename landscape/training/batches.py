@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import DataError
 from landscape.problem._batches import as_batches
-from landscape.problem.data import describe, examples_in, leaves, map_leaves
+from landscape.problem._batching import Batching
+from landscape.problem.data import describe
 from landscape.randomness import seeded
 
 
@@ -58,37 +59,40 @@ class Batches:
         return list(torch.split(order, _lengths(n, self._batch_size))) if n else []
 
 
-def cut_batch(batch: Any, size: int) -> list[Any]:
-    """Cut a batch into micro-batches along the first axis of its tensors.
+def cut_batch(batch: Any, size: int, batching: Batching | None = None) -> list[Any]:
+    """Cut a batch into micro-batches.
 
     The last one may be short, but one that would hold a single example joins the one before it,
     as with the batches themselves.
 
     Args:
-        batch: tensors in any nesting of tuples, lists and mappings; None is allowed among them.
+        batch: tensors in any nesting of tuples, lists and mappings.
         size: examples in a micro-batch, at least 1.
+        batching: counts and cuts; by default along the first axis of the tensors.
 
     Returns:
         The micro-batches, each in the nesting of the batch.
 
     Raises:
-        DataError: if something in the batch is no tensor with one row for each example.
+        DataError: if something in the batch does not have one row for each example.
 
     >>> [part["x"].tolist() for part in cut_batch({"x": torch.arange(5)}, 2)]
     [[0, 1], [2, 3, 4]]
     """
-    n = examples_in(batch)
-    unfit = [leaf for leaf in leaves(batch) if leaf is not None and not _has_rows(leaf, n)]
-    if unfit or not n:
-        what = f"{describe(unfit[0])} in " if unfit and unfit[0] is not batch else ""
+    batching = batching or Batching()
+    n = batching.known_size(batch)
+    if n != 1 and not batching.can_split(batch):
         msg = (
-            f"micro_batch needs batches whose tensors all have one row for each example, got "
-            f"{what}{describe(batch)}; leave what belongs to the batch as a whole out of it, "
-            "or leave micro_batch out"
+            "micro_batch needs batches whose parts all have one row for each example, got "
+            f"{describe(batch)}; leave what belongs to the batch as a whole out of it, say "
+            "batch_axis, or leave micro_batch out"
         )
         raise DataError(msg)
-    ends = np.cumsum([0, *_lengths(n, size)]).tolist()
-    return [_rows(batch, slice(*ends[i : i + 2])) for i in range(len(ends) - 1)]
+    pieces = []
+    for length in _lengths(batching.size(batch), size)[:-1]:
+        piece, batch = batching.split(batch, length)
+        pieces.append(piece)
+    return [*pieces, batch]
 
 
 def _lengths(n: int, size: int) -> list[int]:
@@ -97,12 +101,3 @@ def _lengths(n: int, size: int) -> list[int]:
     if len(lengths) > 1 and lengths[-1] == 1 and size > 1:
         lengths[-2:] = [size + 1]
     return lengths
-
-
-def _has_rows(leaf: Any, n: int) -> bool:
-    strided = isinstance(leaf, Tensor) and leaf.layout == torch.strided
-    return strided and leaf.ndim > 0 and len(leaf) == n
-
-
-def _rows(batch: Any, rows: slice) -> Any:
-    return map_leaves(batch, lambda leaf: None if leaf is None else leaf[rows])

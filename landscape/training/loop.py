@@ -17,9 +17,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
-from landscape.params import known_device
 from landscape.problem.data import describe
 from landscape.problem.losses import Loss, make_loss
+from landscape.problem.problem import known_device
 from landscape.problem.task import load_task, users_code
 from landscape.progress import progress_bar
 from landscape.training.batches import Batches
@@ -152,7 +152,8 @@ def train(
     )
     every = _every(save_every, checkpoint, epochs=settings["epochs"])
     file = None if state is None else Path(state)
-    loss = make_loss(getattr(task, "loss", None), getattr(task, "batch_loss", None))
+    said = {name: getattr(task, name, None) for name in ("loss", "batch_loss", "examples")}
+    loss = make_loss(**said, batch_axis=getattr(task, "batch_axis", 0))
     where = known_device(device)
     initial, order, noise = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
     with _seeded(where, initial), _of_user(task):

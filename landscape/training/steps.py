@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from landscape.errors import InvalidArgumentError
 from landscape.optim import SAM, frozen_statistics
-from landscape.problem.data import examples_in, move
+from landscape.problem.data import move
 from landscape.problem.losses import Loss
 from landscape.training.batches import cut_batch
 
@@ -68,9 +68,11 @@ def step(
         closure = _Closure(model, loss, optimizer, there)
         optimizer.step(closure)
         return Stepped(*closure.passes[0], gradients=len(closure.passes))
-    pieces = cut_batch(there, micro_batch)
-    n = examples_in(there)
-    closures = [_Closure(model, loss, optimizer, p, share=examples_in(p) / n) for p in pieces]
+    pieces = cut_batch(there, micro_batch, loss.batching)
+    n = loss.batching.size(there)
+    closures = [
+        _Closure(model, loss, optimizer, p, share=loss.batching.size(p) / n) for p in pieces
+    ]
     optimizer.step_micro_batches(closures, weights=_weights(model, loss, pieces))
     at_w = [closure.passes[0] for closure in closures]
     total, weight = (sum(column) for column in zip(*at_w, strict=True))
@@ -125,7 +127,7 @@ def _weights(model: nn.Module, loss: Loss, pieces: Sequence[Any]) -> list[float]
     if len(pieces) == 1:
         return None
     if loss.sums:
-        return [float(examples_in(piece)) for piece in pieces]
+        return [float(loss.batching.size(piece)) for piece in pieces]
     device = next(model.parameters()).device
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with frozen_statistics(model), forked:
