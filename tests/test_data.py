@@ -18,15 +18,14 @@ from landscape.errors import DataError, ProblemError
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
 from landscape.problem._batches import Batches, as_batches
+from landscape.problem._batching import Batching
 from landscape.problem.data import (
     copied,
     describe,
-    examples_in,
     leaves,
     map_leaves,
     move,
     rebuilt,
-    split_batch,
     written_to,
 )
 
@@ -549,27 +548,12 @@ def test_the_fingerprint_changes_with_the_order() -> None:
 @given(sizes=partitions(N), data=st.data())
 def test_a_batch_is_cut_in_two(sizes: list[int], data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from([*KINDS[:4], Pair, Held]))
-    batch = kind(X, Y)
-    first, second = split_batch(batch, sizes[0])
-    assert [examples_in(part) for part in (first, second)] == [sizes[0], N - sizes[0]]
+    batch, batching = kind(X, Y), Batching()
+    first, second = batching.split(batch, sizes[0])
+    assert [batching.size(part) for part in (first, second)] == [sizes[0], N - sizes[0]]
     for part in range(2):
         both = [leaves(first)[part], leaves(second)[part]]
         assert torch.equal(torch.cat(both), leaves(batch)[part])
-
-
-def test_what_has_another_length_goes_to_both_halves() -> None:
-    batch = {"x": X, "scale": torch.ones(5), "name": "digits", "n": torch.tensor(3)}
-    for half in split_batch(batch, 4):
-        assert torch.equal(half["scale"], torch.ones(5))
-        assert (half["name"], int(half["n"])) == ("digits", 3)
-
-
-@pytest.mark.parametrize(
-    ("batch", "size"),
-    [((X, Y), N), (X, N), ({"n": torch.tensor(5), "x": X}, N), (["text", Y], N), ("text", 1)],
-)
-def test_the_number_of_examples(batch: Any, size: int) -> None:
-    assert examples_in(batch) == size
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)

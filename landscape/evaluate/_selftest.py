@@ -81,9 +81,9 @@ def sample(evaluator: Evaluator) -> Any:
     """Return the first examples of the first batch, or all of it where it cannot be cut."""
     problem = evaluator.problem
     batch = next(iter(problem.batches))
-    if problem.trials.additive is False or problem.batching.size(batch) <= EXAMPLES:
+    if problem.trials.additive is False or not problem.batching.can_split(batch):
         return batch
-    if not problem.batching.can_split(batch):
+    if problem.batching.size(batch) <= EXAMPLES:
         return batch
     head = problem.batching.split(batch, EXAMPLES)[0]
     try:

@@ -49,11 +49,11 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
         The number of examples, at least 8; None where whole batches fit, or cannot be cut.
     """
     batch, batching = next(iter(evaluator.problem.batches)), evaluator.problem.batching
-    size = batching.size(batch)
     if evaluator.problem.device.type == "cpu":
         limit = min(limit, _CACHED) if limit > 0 else _CACHED
-    if limit <= 0 or size < 4 * _SAMPLE or not evaluator.divisible:
+    if limit <= 0 or not evaluator.divisible or batching.size(batch) < 4 * _SAMPLE:
         return None
+    size = batching.size(batch)
     heads = (batching.split(batch, n)[0] for n in (_SAMPLE, 2 * _SAMPLE))
     small, large = (n_bytes(Piece(head, 0)) for head in heads)
     each = max(1.0, (large - small) / _SAMPLE)

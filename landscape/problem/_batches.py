@@ -154,9 +154,9 @@ def structure(batch: Any) -> tuple[Any, ...]:
 def _padding(tensor: Tensor) -> tuple[bool, ...]:
     """Tell whether rows of integers hold unequal numbers below zero, and unequal runs at an end."""
     whole = not tensor.is_floating_point() and not tensor.is_complex()
-    if not whole or tensor.layout != torch.strided or tensor.dim() not in {1, 2}:
+    if not (whole and tensor.numel() and tensor.dim() in {1, 2}) or tensor.layout != torch.strided:
         return ()
-    rows = tensor.reshape(len(tensor), -1).int()
+    rows = tensor.reshape(tensor.size(0), -1).int()
     runs = [(side == side[:, :1]).int().cumprod(1).sum(1) for side in (rows, rows.flip(1))]
     counts = [(rows < 0).sum(1), *(run for run in runs if rows.numel() > len(rows))]
     return tuple(len(count) > 0 and bool((count != count[0]).any()) for count in counts)

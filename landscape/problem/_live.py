@@ -194,7 +194,7 @@ class Session:
             self._interrupts.stop()
 
 
-class preserved:
+class preserved:  # noqa: N801
     """Context that gives a model back as it was, whatever happens inside; its owner's values hold."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -142,17 +142,18 @@ def written_to(batch: Any) -> bool:
 
 def n_bytes(batch: Any) -> int:
     """Return the memory that the tensors of a batch take."""
-    return sum(part.nbytes for tensor in tensors_in(batch) for part in _strided_parts(tensor))
+    return sum(part.nbytes for tensor in tensors_in(batch) for part in strided_parts(tensor))
 
 
 def values_of(tensor: Tensor) -> Tensor:
     """Return the stored entries of a tensor, of any layout, as a strided one."""
     if tensor.is_nested:
         return torch.cat([part.reshape(-1) for part in tensor.unbind()])
-    return _strided_parts(tensor)[-1]
+    return strided_parts(tensor)[-1]
 
 
-def _strided_parts(tensor: Tensor) -> list[Tensor]:
+def strided_parts(tensor: Tensor) -> list[Tensor]:
+    """List what a tensor is stored in: its entries last, and the indices of a sparse one."""
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in {torch.sparse_csr, torch.sparse_bsr}:
