@@ -319,11 +319,12 @@ def test_what_cannot_be_cut_is_refused(batch, message):
 def test_a_training_on_batches_that_cannot_be_cut_says_so():
     x, y = make_data(6)
     task = make_task(
-        data=lambda split: [(x, y, "train")],
+        data=lambda split: [(x, y, x[:2])],
+        examples=lambda batch: len(batch[0]),
         loss=None,
         batch_loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
     )
-    with pytest.raises(DataError, match=r"got str in a tuple of .*or leave micro_batch out"):
+    with pytest.raises(DataError, match=r"got a tuple of .*or leave micro_batch out"):
         quick(task, optimizer="sam", micro_batch=2)
     quick(task, optimizer="sam")
 

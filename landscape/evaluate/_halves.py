@@ -17,6 +17,7 @@ from landscape.problem.losses import BatchTerms
 if TYPE_CHECKING:
     from landscape.evaluate._evaluator import Evaluator
 
+_CLOSE = 2e-3  # of the difference between the whole and its halves, which entries explain
 _ADVICE = (
     "If it should be (it returns a sum, or divides by tokens or class weights), return per-example "
     "losses, or (sum, weight) from batch_loss. If examples interact on purpose (an in-batch "
@@ -69,7 +70,7 @@ def _difference(evaluator: Evaluator, batch: Any, number: int) -> str | None:
         f"the loss of batch {number}, {total / size:.6g}, is not the mean over its two halves, "
         f"{(first + second) / size:.6g}"
     )
-    means = total / size, first / at, second / (size - at)
+    means = total / size, first / at, second / (size - at), (first + second) / size
     counted = _counted(means, halves, evaluator)
     if counted is None:
         return f"{finding}. {_ADVICE}"
@@ -80,20 +81,21 @@ def _difference(evaluator: Evaluator, batch: Any, number: int) -> str | None:
     )
 
 
-def _counted(
-    means: tuple[float, float, float], halves: tuple[Any, Any], evaluator: Evaluator
-) -> str | None:
+def _counted(means: tuple[float, ...], halves: tuple[Any, Any], evaluator: Evaluator) -> str | None:
     """Find entries, in Python, whose number in the halves explains the means."""
-    name, dtype = "batch", evaluator.problem.dtype
+    name, (whole, one_mean, other_mean, by_examples) = "batch", means
+    close = _CLOSE * abs(whole - by_examples)  # the loss may be computed in less than its type
     if evaluator.problem.loss.splits:
         name, halves = "target", (halves[0][1], halves[1][1])
     places = zip(_entries(halves[0], name), _entries(halves[1], name), strict=False)
+    found = []
     for (place, one), (_, other) in places:
-        for filler in _fillers(torch.cat([one.reshape(-1), other.reshape(-1)])):
+        fillers = _fillers(torch.cat([one.reshape(-1), other.reshape(-1)]))
+        for rank, filler in enumerate(fillers):
             n, m = int((one != filler).sum()), int((other != filler).sum())
-            if same_loss(means[0] * (n + m), means[1] * n + means[2] * m, dtype) and n + m:
-                return f"{place} != {filler}"
-    return None
+            if n + m and abs(whole - (one_mean * n + other_mean * m) / (n + m)) <= close:
+                found.append((rank, f"{place} != {filler}"))
+    return min(found)[1] if found else None
 
 
 def _fillers(values: Tensor) -> list[int]:
