@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from landscape.errors import LossError
 from landscape.problem.data import describe
-from landscape.problem.losses import BatchTerms, Loss, OutputLoss, StandardLoss
+from landscape.problem.losses import BatchTerms, Loss, StandardLoss
 
 _SMALLEST = 1e-10
 _OF_LOGITS = (nn.CrossEntropyLoss, nn.MultiMarginLoss)
@@ -36,7 +36,7 @@ def normalised_logits(logits: Tensor) -> Tensor:
     return unit
 
 
-class NormalisedLogits(OutputLoss):
+class NormalisedLogits(Loss):
     """A classification loss after the logits were normalised: `normalised_logits`."""
 
     def __init__(self, loss: Loss) -> None:

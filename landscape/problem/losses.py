@@ -15,7 +15,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +51,8 @@ class BatchTerms:
     is_guess: bool = False
 
 
-class Loss(Protocol):
-    """The loss of one batch as a sum with its weight.
+class Loss:
+    """The loss of one batch as a sum with its weight, from the model's output and the target.
 
     Attributes:
         name: class and settings of a loss module, or the name of a function.
@@ -62,20 +62,25 @@ class Loss(Protocol):
         doubts: what was noticed about its use, in sentences.
     """
 
-    name: str
-    sums: bool
-    splits: bool
-    batching: Batching
-    doubts: list[str]
+    sums = False
+    splits = True
+
+    def __init__(self, function: Callable[..., Any], batching: Batching) -> None:
+        self.name, self.batching, self._function = loss_name(function), batching, function
+        self.doubts: list[str] = []
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
-        """Return the terms of a batch, and (output, target) where the loss has them."""
+        """Return the terms of a batch, and the arguments of the metrics."""
+        output, target = self.forward(model, batch)
+        return self.of_output(output, target, batch), (output, target)
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """Return what the loss takes of the model's output, and the target."""
+        return forward(model, batch)
 
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
         """Return the terms of a batch from what `forward` returned."""
+        return read_loss(self._function(output, rebuilt(target)), batch, self.batching)
 
 
 def make_loss(
@@ -103,36 +108,16 @@ def make_loss(
     module = _module_of(loss)
     if _is_standard(module):
         return StandardLoss(module, batching(pairs=True, by_target=True))
-    return CallableLoss(loss, batching(pairs=True))
+    return Loss(loss, batching(pairs=True))
 
 
-class OutputLoss:
-    """A loss of what the model returned and the target."""
-
-    splits = True
-
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
-        """Return the terms of a batch, and (output, target)."""
-        output, target = self.forward(model, batch)
-        return self.of_output(output, target, batch), (output, target)
-
-    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
-        """Return what the loss takes of the model's output, and the target."""
-        return forward(model, batch)
-
-    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
-        """Return the terms of a batch from what `forward` returned."""
-        raise NotImplementedError
-
-
-class StandardLoss(OutputLoss):
+class StandardLoss(Loss):
     """A loss module of torch, taken apart into its terms."""
 
     def __init__(self, module: Any, batching: Batching) -> None:
-        self.sums: bool = module.reduction == "sum"
-        self.name = loss_name(module)
-        self.batching, self._axis = batching, batching.target_axis
-        self.doubts: list[str] = []
+        super().__init__(module, batching)
+        self.sums = module.reduction == "sum"
+        self._axis = batching.target_axis
         self._batchmean = module.reduction == "batchmean"
         self._module = copy.deepcopy(module).requires_grad_(False)
         self._module.reduction = "none"
@@ -229,29 +214,10 @@ class StandardLoss(OutputLoss):
             warnings.warn(doubt, MisleadingWarning, stacklevel=8)
 
 
-class CallableLoss(OutputLoss):
-    """A function (output, target) of exactly what the model returned."""
-
-    sums = False
-
-    def __init__(self, function: Callable[[Any, Any], Any], batching: Batching) -> None:
-        self.name, self.batching, self._function = loss_name(function), batching, function
-        self.doubts: list[str] = []
-
-    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
-        """Return the terms of a batch from the model's output."""
-        return read_loss(self._function(output, rebuilt(target)), batch, self.batching)
-
-
-class WholeBatchLoss:
+class WholeBatchLoss(Loss):
     """A function (model, batch): per-example losses, a (sum, weight) pair, or one mean."""
 
-    sums = False
     splits = False
-
-    def __init__(self, function: Callable[[nn.Module, Any], Any], batching: Batching) -> None:
-        self.name, self.batching, self._function = loss_name(function), batching, function
-        self.doubts: list[str] = []
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (model, batch) for the metrics."""
@@ -265,10 +231,6 @@ class WholeBatchLoss:
             "begins: give loss(output, target)"
         )
         raise LossError(msg)
-
-    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
-        """Refuse, as `forward`."""
-        return self.forward(output, batch)[0]  # type: ignore[no-any-return]
 
 
 def read_loss(value: Any, batch: Any, batching: Batching) -> BatchTerms:
