@@ -861,3 +861,9 @@ def test_a_worker_that_fails_is_heard() -> None:
     loader = DataLoader(Broken(), batch_size=2, num_workers=1)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"FileNotFoundError: no such picture: 3\.png$"):
         _ = Problem(nn.Linear(2, 3), nn.MSELoss(), loader).batches
+
+
+def test_logits_with_their_classes_last() -> None:
+    loss = nn.CrossEntropyLoss()
+    with pytest.raises(LossError, match=r"classes are the second axis, use output\.movedim\(-1, 1\)"):
+        measured(Problem(Tokens(), loss, [sentences(6, 3)]))

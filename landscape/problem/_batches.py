@@ -28,8 +28,8 @@ from landscape.problem.digest import Content
 CACHE_BYTES = 4 * 2**30
 BATCH_SIZE = 512
 MAX_EXAMPLES = 10_000_000
-N_KINDS = 8
-"""Batches of different structure that are kept apart, to be tested before anything is measured."""
+N_KINDS, N_FEW = 8, 64
+"""Structures of batches, and examples of each, that are kept apart for tests of the loss."""
 
 
 class Batches:
@@ -44,7 +44,8 @@ class Batches:
         n_examples: number of examples.
         n_batches: number of batches.
         batching: the number of examples of a batch, and its cut in two.
-        kinds: the first batch, and the first ones of another structure, with their numbers.
+        kinds: examples of the first batch, and of the first ones of another structure, with the
+            numbers of the batches.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Batches:
         max_examples: int = MAX_EXAMPLES,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """Read a source that is endless, one-shot or shuffled no further than needed to say so."""
+        """Read the source, and again to compare unless it is in memory or frozen."""
         # `count` counts the examples of a batch as it was read, by default by its tensors;
         # `max_examples` ends a source without a length; `freeze` keeps one pass for good.
         self._source = as_batches(source, batch_size)
@@ -81,13 +82,11 @@ class Batches:
             if room < 0:
                 self._kept = None
             is_new = len(known) < N_KINDS and (kind := structure(batch)) not in known
-            if self._kept is not None or is_new:
-                own = copied(move(batch, device, dtype))
-                if self._kept is not None:
-                    self._kept.append(own)
-                if is_new:
-                    known.add(kind)
-                    self.kinds.append((self.n_batches, own))
+            if self._kept is not None:
+                self._kept.append(copied(move(batch, device, dtype)))
+            if is_new:
+                known.add(kind)
+                self.kinds.append((self.n_batches, copied(move(self._head(batch), device, dtype))))
             self.n_batches += 1
         self.fingerprint = digest.hexdigest()
         if self.n_examples == 0:
@@ -100,6 +99,10 @@ class Batches:
         if self._kept is not None:
             return iter(self._kept)
         return (move(batch, *self._to) for batch in self._read())
+
+    def _head(self, batch: Any) -> Any:
+        can_split = self.batching.can_split(batch) and self.batching.size(batch) > N_FEW
+        return self.batching.split(batch, N_FEW)[0] if can_split else batch
 
     def _read(self) -> Iterator[Any]:
         n_read = 0
@@ -156,7 +159,7 @@ def _padding(tensor: Tensor) -> tuple[bool, ...]:
     whole = not tensor.is_floating_point() and not tensor.is_complex()
     if not (whole and tensor.numel() and tensor.dim() in {1, 2}) or tensor.layout != torch.strided:
         return ()
-    rows = tensor.reshape(tensor.size(0), -1).int()
+    rows = tensor.reshape(tensor.size(0), -1)[:4096].int()
     runs = [(side == side[:, :1]).int().cumprod(1).sum(1) for side in (rows, rows.flip(1))]
     counts = [(rows < 0).sum(1), *(run for run in runs if rows.numel() > len(rows))]
     return tuple(len(count) > 0 and bool((count != count[0]).any()) for count in counts)

@@ -42,6 +42,8 @@ def check_classes(
         hint = f"expected class indices of shape {tuple(of_indices)}"
         if target.shape == output.shape:
             hint += ", one-hot labels become such by labels.argmax(1)"
+        elif output.ndim > 2 and target.shape == output.shape[:-1]:
+            hint += "; classes are the second axis, use output.movedim(-1, 1)"
         elif target.ndim == output.ndim and target.shape[1:2] == (1,):
             hint += ", use labels.squeeze(1)"
         msg = f"{what}: {hint}"
