@@ -865,5 +865,41 @@ def test_a_worker_that_fails_is_heard() -> None:
 
 def test_logits_with_their_classes_last() -> None:
     loss = nn.CrossEntropyLoss()
-    with pytest.raises(LossError, match=r"classes are the second axis, use output\.movedim\(-1, 1\)"):
+    with pytest.raises(
+        LossError, match=r"classes are the second axis, use output\.movedim\(-1, 1\)"
+    ):
         measured(Problem(Tokens(), loss, [sentences(6, 3)]))
+
+
+@pytest.mark.parametrize("kind", ["packed", "lists"])
+def test_some_of_the_sequences(kind: str) -> None:
+    model = (Recurrent() if kind == "packed" else Reader()).double()
+    made = packed if kind == "packed" else lists
+    data = [made(4, 1, 3), made(2, 5), made(6)]
+    part = Problem(model, nn.CrossEntropyLoss(), data).on_examples(1, 4)
+    each = []
+    with torch.no_grad():
+        for lengths, rows in (((4, 1, 3), (1, 2)), ((2, 5), (0,))):
+            sequences, target = lists(*lengths)
+            for i in rows:
+                x = pack_sequence([sequences[i]]) if kind == "packed" else [sequences[i]]
+                each.append(F.cross_entropy(model(x), target[i : i + 1]))
+    assert measured(part) == pytest.approx(float(torch.stack(each).mean()), rel=1e-12)
+
+
+def test_what_a_loader_makes_of_a_pair_of_inputs() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 3).double()
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return self.head(x if mask is None else x * mask)
+
+    x, y = drawn(6, 3), labels(6)
+    samples = [((x[i], (x[i] > 0).to(D)), y[i]) for i in range(6)]
+    loader = DataLoader(samples, batch_size=4)  # type: ignore[arg-type]
+    assert type(next(iter(loader))[0]) is list
+    model = Masked()
+    right = float(F.cross_entropy(model(x, (x > 0).to(D)), y).detach())
+    assert measured(Problem(model, nn.CrossEntropyLoss(), loader)) == pytest.approx(right)
