@@ -28,6 +28,8 @@ _WAY = (
     "second_step(). In Lightning both need manual optimization in place of "
     "accumulate_grad_batches; with accelerate, gradient_accumulation_steps=1"
 )
+# A hook makes autograd copy the gradient: a few small ones tell, as all are cleared together.
+_WATCHED = 8
 _FRAMES = 16  # to look through for accelerate's step: torch's profiler and schedulers lie between
 
 
@@ -51,10 +53,10 @@ def refuse_accumulation(params: Sequence[nn.Parameter]) -> Iterator[None]:
 
         return arriving
 
-    for p in params:
-        if p.requires_grad and (p in before or steps > 1):
-            register: Any = p.register_hook
-            handles.append(register(watch(p)))
+    trained = [p for p in params if p.requires_grad and (p in before or steps > 1)]
+    for p in sorted(trained, key=nn.Parameter.numel)[:_WATCHED]:
+        register: Any = p.register_hook
+        handles.append(register(watch(p)))
     try:
         yield
     finally:
