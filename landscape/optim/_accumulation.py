@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,8 @@ _FRAMES = 16  # to look through for accelerate's step: torch's profiler and sche
 def refuse_accumulation(params: Sequence[nn.Parameter]) -> Iterator[None]:
     """Watch a closure, and refuse gradients that it adds to others or makes of too few batches."""
     steps = _accelerate_steps()
-    before = {p: (p.grad, p.grad._version) for p in params if p.grad is not None}
+    # Not the gradients themselves: those that the closure clears make room for its own.
+    before = {p: (ref(p.grad), p.grad._version) for p in params if p.grad is not None}
     passes: Counter[nn.Parameter] = Counter()
     left: list[Tensor] = []
     handles: list[Any] = []
@@ -63,9 +65,10 @@ def refuse_accumulation(params: Sequence[nn.Parameter]) -> Iterator[None]:
         for handle in handles:
             handle.remove()
     # A parameter that the closure neither clears nor uses keeps the gradient of another loss.
-    same = [p for p, (g, version) in before.items() if p.grad is g and g._version == version]
-    if len(same) < sum(p.grad is not None for p in params):
-        left += [_any(p.grad) for p in same if p.grad is not None]
+    now = {p: p.grad for p in params if p.grad is not None}
+    same = [g for p, g in now.items() if p in before and _is(before[p], g)]
+    if len(same) < len(now):
+        left += [_any(g) for g in same]
     if left and bool(torch.stack([flag.cpu() for flag in left]).any()):
         msg = (
             "the closure added its gradients to those that were there before step(): micro-batches "
@@ -80,6 +83,10 @@ def refuse_accumulation(params: Sequence[nn.Parameter]) -> Iterator[None]:
             f"the others would not count in the step. Instead {_WAY}"
         )
         raise LandscapeError(msg)
+
+
+def _is(before: tuple[ref[Tensor], int], gradient: Tensor) -> bool:
+    return before[0]() is gradient and before[1] == gradient._version
 
 
 def _any(gradient: Tensor) -> Tensor:
