@@ -7,6 +7,7 @@ model in a plain loop.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -81,7 +82,7 @@ class Body(nn.Module):
 
 
 class KeptIntermediate(torch.autograd.Function):
-    """exp(x)², the exponential kept on ctx: 1.2 % off at second order."""
+    """exp(x)², the exponential kept on ctx: a part of the second derivative is lost."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -277,14 +278,24 @@ class Energy(nn.Module):
         return self.two(torch.tanh(self.norm(self.one(x))))[:, 0]
 
 
-class WrittenLayerNorm(nn.Module):
+class WrittenNorm(nn.Module):
+    """Layer norm (over the last axis) and batch norm in train mode (over the first)."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        apart = x - x.mean(self.axis, keepdim=True)
+        return apart / (apart.square().mean(self.axis, keepdim=True) + 1e-5).sqrt()
 
 
-def plain_norm() -> nn.Module:
+def layer_norm() -> nn.Module:
     return nn.LayerNorm(4, elementwise_affine=False)
+
+
+def batch_norm() -> nn.Module:
+    return nn.BatchNorm1d(4, affine=False, track_running_stats=False)
 
 
 def forces(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -339,9 +350,9 @@ def padded() -> tuple[Tensor, ...]:
 NOT_A_GRADIENT = ("gradient", "derivative", "straight-through")
 MUSEUM = {
     "intermediate on ctx": Exhibit(
-        lambda: Body(KeptIntermediate.apply),
+        lambda: Body(lambda x: x + 0.1 * KeptIntermediate.apply(x)),
         ("KeptIntermediate",),
-        lambda: Body(lambda x: (2 * x).exp()),
+        lambda: Body(lambda x: x + 0.1 * (2 * x).exp()),
     ),
     **{
         function.__name__: Exhibit(
@@ -379,16 +390,24 @@ MUSEUM = {
     "batch norm in train mode": Exhibit(lambda: Body(nn.BatchNorm1d(5)), mode="train"),
     "forces": Exhibit(lambda: Energy(nn.Identity()), (), None, forces, slopes),
     "forces through a layer norm": Exhibit(
-        lambda: Energy(plain_norm()),
+        lambda: Energy(layer_norm()),
         ("layer_norm", "LayerNorm"),
-        lambda: Energy(WrittenLayerNorm()),
+        lambda: Energy(WrittenNorm(-1)),
         forces,
         slopes,
     ),
+    "forces through a batch norm": Exhibit(
+        lambda: Energy(batch_norm()),
+        ("batch_norm", "BatchNorm"),
+        lambda: Energy(WrittenNorm(0)),
+        forces,
+        slopes,
+        mode="train",
+    ),
     "gradient penalty by functorch": Exhibit(
-        lambda: Energy(plain_norm()),
+        lambda: Energy(layer_norm()),
         ("layer_norm", "LayerNorm", "functorch"),
-        lambda: Energy(WrittenLayerNorm()),
+        lambda: Energy(WrittenNorm(-1)),
         penalty,
         slopes,
     ),
@@ -479,6 +498,17 @@ class Written:
         matrix = self.differences(self.gradient)
         return (matrix + matrix.T) / 2
 
+    def second_differences(self) -> Tensor:
+        """The Hessian from differences of losses alone."""
+        n, steps = len(self.origin), 10 * STEP * torch.eye(len(self.origin), dtype=torch.float64)
+        matrix = torch.zeros(n, n, dtype=torch.float64)
+        with torch.no_grad():
+            for i, j in itertools.combinations_with_replacement(range(n), 2):
+                a, b, w = steps[i], steps[j], self.origin
+                square = (w + a + b, 1.0), (w + a - b, -1.0), (w - a + b, -1.0), (w - a - b, 1.0)
+                matrix[i, j] = sum(sign * self.mean(corner) for corner, sign in square)
+        return (matrix + matrix.triu(1).T) / (20 * STEP) ** 2
+
     def twice_differentiated(self) -> Tensor:
         settings: Any = {"create_graph": True, "materialize_grads": True}
         flat = parameters_to_vector(
@@ -492,11 +522,12 @@ class Written:
 def truth(name: str) -> tuple[float, float, np.ndarray]:
     """The loss, the norm of its gradient, and the eigenvalues of its Hessian, descending."""
     written = Written(MUSEUM[name])
-    loss, w = float(written.mean(written.origin).detach()), written.origin
-    if not MUSEUM[name].true:  # no Hessian to compare with: any number is wrong
-        return loss, float(written.slope().norm()), np.array([np.nan])
-    eigenvalues = torch.linalg.eigvalsh(written.hessian()).flip(0).numpy()
-    return loss, float(written.gradient(w).norm()), eigenvalues
+    loss = float(written.mean(written.origin).detach())
+    if MUSEUM[name].true:
+        norm, hessian = written.gradient(written.origin).norm(), written.hessian()
+    else:
+        norm, hessian = written.slope().norm(), written.second_differences()
+    return loss, float(norm), torch.linalg.eigvalsh(hessian).flip(0).numpy()
 
 
 @pytest.mark.parametrize("name", [name for name, e in MUSEUM.items() if e.twin])
@@ -509,6 +540,12 @@ def test_the_oracle_is_the_hessian_of_the_same_function_in_plain_operations(name
         written.gradient(written.origin), twin.gradient(twin.origin), rtol=1e-9, atol=1e-9
     )
     torch.testing.assert_close(written.hessian(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_oracle_without_gradients_is_that_with_them():
+    written = Written(MUSEUM["layer norm"])
+    exact, rough = written.hessian(), written.second_differences()
+    torch.testing.assert_close(rough, exact, rtol=1e-4, atol=1e-6)
 
 
 @every_exhibit
@@ -541,7 +578,6 @@ def trace(problem: ls.Problem, name: str) -> None:
     found = ls.trace(problem, rtol=1e-6)
     error = MUSEUM[name].rtol * abs(eigenvalues).sum()
     assert found.low - error <= eigenvalues.sum() <= found.high + error
-    assert found.exact
 
 
 def spectral_density(problem: ls.Problem, name: str) -> None:
