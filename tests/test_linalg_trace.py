@@ -472,6 +472,41 @@ def test_traces_of_blocks_are_exact_where_the_total_is():
     np.testing.assert_array_equal(found.groups.standard_error, 0.0)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_small_blocks_are_exact_for_a_fifth_more_products(overlap):
+    n = 600
+    matrix = symmetric(1.0 + np.sin(np.arange(n)))
+    groups = [slice(0, 580), slice(580, 597), slice(597, 600)]
+    if overlap:
+        groups.append(slice(590, 598))  # of the others it is smaller than one only
+    settings = {"rtol": 0.05, "max_matvecs": n - 1, "dtype": torch.float64, "device": "cpu"}
+    plain = hutchinson_trace(lambda v: matrix @ v, n, **settings)
+    found = hutchinson_trace(lambda v: matrix @ v, n, groups=groups, **settings)
+    few = found.matvecs - found.n_probes
+    assert (found.n_probes, few) == (plain.n_probes, 3)
+    assert 3 <= 0.2 * found.n_probes < 3 + 8
+    blocks = [float(matrix[g, g].trace()) for g in groups]
+    assert found.groups.value[2] == pytest.approx(blocks[2], rel=1e-12)
+    assert found.groups.low[2] == found.groups.high[2]
+    assert found.groups.standard_error[1] > 0.0
+    if not overlap:
+        assert found.groups.value.sum() == pytest.approx(found.value, rel=1e-12)
+    assert found.low <= float(matrix.trace()) <= found.high
+
+
+def test_the_noise_of_small_blocks_leaves_the_whole():
+    """One large number in a block of one row, and its row's noise with it."""
+    matrix = symmetric(SPECTRA["flat"])
+    matrix[0] = matrix[:, 0] = 1.0
+    settings = {"rtol": 1e3, "max_matvecs": N - 1, "dtype": torch.float64, "device": "cpu"}
+    plain, settled = (
+        hutchinson_trace(lambda v: matrix @ v, N, groups=groups, **settings)
+        for groups in ([], [slice(0, 1), slice(1, N)])
+    )
+    assert settled.standard_error < 0.6 * plain.standard_error
+    assert abs(settled.value - float(matrix.trace())) < 4 * settled.standard_error
+
+
 # The diagonal.
 
 

@@ -20,8 +20,9 @@ from landscape.linalg.sampling import (
     exact_diagonal,
 )
 
-# Products that probes may spend, relative to n, before the n unit vectors take over.
-_BEFORE_EXACT = 0.2
+# Products of the probes, relative to n, before the n unit vectors take over; and those with unit
+# vectors for small blocks, relative to the probes.
+_EXTRA = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,8 @@ def hutchinson_trace(
 
     One probe has variance 2 (‖A‖_F² − Σ aᵢᵢ²) with random signs and 2 ‖A‖_F² with Gaussian
     entries. The same probes give the trace of every diagonal block A_gg, as v_g·(Av)_g is
-    unbiased for it: its variance also holds the rest of the block's rows.
+    unbiased for it: its variance also holds the rest of the block's rows. A fifth more products
+    than probes makes the traces of the smallest blocks exact, as far as ``max_matvecs`` allows.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
@@ -106,8 +108,8 @@ def hutchinson_trace(
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
         NonFiniteError: if a product holds NaN or infinity.
 
-    Cost: one product per probe, at least 32; about 8 ‖A‖_F² / w² for a 95 % interval of
-    half-width w. Memory: two vectors.
+    Cost: one product per probe, at least 32, and those for small blocks; about 8 ‖A‖_F² / w² for
+    a 95 % interval of half-width w. Memory: two vectors.
 
     References:
         Hutchinson (1990), A stochastic estimator of the trace of the influence matrix, Commun.
@@ -263,7 +265,7 @@ def _run(method: Method, *, rtol: float, atol: float, confidence: float) -> Trac
     rule = StoppingRule(first=method.first, rtol=rtol, atol=atol)
     # Where n products can be afforded, probes may spend so little that n still follow.
     exact = n <= operator.left
-    spendable = min(operator.left - n, int(_BEFORE_EXACT * n)) if exact else operator.left
+    spendable = min(operator.left - n, int(_EXTRA * n)) if exact else operator.left
     most = spendable // cost
     if exact and most < 2 * method.first:  # one look is never enough
         return _exact(method, confidence)
@@ -277,6 +279,9 @@ def _run(method: Method, *, rtol: float, atol: float, confidence: float) -> Trac
         width_before, before = found.width, n_probes
     if exact and not met:
         return _exact(method, confidence)
+    if isinstance(method, Hutchinson) and method.groups:
+        few = min(operator.left, int(_EXTRA * operator.matvecs))
+        found = method.settle(few, confidence)
     return TraceSolution(
         value=float(found.total.value),
         standard_error=float(found.total.standard_error),

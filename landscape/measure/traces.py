@@ -40,7 +40,7 @@ def trace(
         problem: what to measure.
         operator: ``hessian``, ``ggn`` (generalised Gauss-Newton) or ``fisher`` (empirical).
         layers: estimate the trace of each layer's diagonal block too, from the same probes; they
-            sum to the whole.
+            sum to the whole. Those of small layers are made exact by a fifth more products.
         method: ``hutch++`` (the default), ``xtrace``, or ``hutchinson`` (the default with layers,
             and the only one that has them).
         rtol: half-width of the confidence interval to reach, relative to the trace.
