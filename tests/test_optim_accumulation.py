@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 
 import pytest
@@ -365,3 +366,22 @@ def test_a_plain_loop_is_not_taken_for_one_of_accelerate(accelerator):
 
     optimizer.step(closure)
     assert_as_expected(model, 1)
+
+
+def test_the_closure_that_the_message_shows_is_sam():
+    model, (x, y) = net(), data()
+    optimizer, add = sam(model), lambda: F.cross_entropy(model(x), y).backward()
+    add()
+    with pytest.raises(LandscapeError, match=ADDED) as error:
+        optimizer.step(add)
+    shown = str(error.value).split(":\n", 1)[1].split("or accumulate")[0]
+    names = {
+        "optimizer": optimizer,
+        "micro_batches": micro_batches(),
+        "loss_of": lambda batch: F.cross_entropy(model(batch[0]), batch[1]),
+    }
+    exec(textwrap.dedent(shown), names)
+    for _ in range(3):
+        loss = optimizer.step(names["closure"])
+    assert_as_expected(model, 3)
+    assert 0 < float(loss) < 2
