@@ -8,6 +8,7 @@ model in a plain loop.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -561,8 +562,12 @@ def test_the_gradient_is_that_of_the_loss_where_it_is_said_to_be(name):
 
 def evaluation(problem: ls.Problem, name: str) -> None:
     loss, norm, _ = truth(name)
-    found, rtol = ls.evaluation(problem), MUSEUM[name].rtol
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found, rtol = ls.evaluation(problem), MUSEUM[name].rtol
     assert found.loss == pytest.approx(loss, rel=rtol)
+    if np.isnan(found.gradient_norm):
+        raise ls.LandscapeError(str(said[-1].message))
     assert found.gradient_norm == pytest.approx(norm, rel=rtol, abs=1e-9)
 
 

@@ -54,7 +54,8 @@ def diagnose(
     mode; do BatchNorm's running statistics fit the data; are the derivatives of each layer right;
     is the checkpoint a minimum (gradient, lowest eigenvalue); do the outputs saturate; which
     measures move when the network is rescaled without changing what it computes; what is in the
-    data and in the weights; would a regulariser outweigh the loss. A check that cannot be made says why, and the others go on.
+    data and in the weights; would a regulariser outweigh the loss. A check that cannot be made
+    says why, and the others go on.
 
     Args:
         problem: what to examine.

@@ -1,4 +1,4 @@
-"""The one place that runs a user's model: loss, gradient, BatchNorm statistics, many points fast."""
+"""The one place that runs a user's model: loss, gradient, BatchNorm, many points fast."""
 
 from landscape.evaluate._batchnorm import (
     STATISTICS,

@@ -1,4 +1,4 @@
-"""Which layer's derivatives are wrong or missing: each is tried alone on the inputs that it gets."""
+"""Derivatives of each layer, tried alone on the inputs that it gets."""
 
 from __future__ import annotations
 

@@ -214,10 +214,12 @@ class Curvature(SymmetricOperator):
     def _check_finite(self, products: Tensor, vectors: Tensor) -> None:
         if bool(torch.isfinite(products.sum())) or bool(torch.isfinite(products).all()):
             return
+        number = 0
         with twice_differentiable(self._evaluator.model):
-            for number, product, _ in self._batches():
+            for batch, product, _ in self._batches():
                 total = self._evaluator.new_sum()
                 total.add(self._times(product, vectors[0], retain=True))
+                number = batch
                 if not bool(torch.isfinite(total.result()).all()):
                     break
         msg = (

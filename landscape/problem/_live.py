@@ -117,7 +117,7 @@ _UNINTERRUPTIBLE: set[CodeType] = set()
 
 
 def uninterruptible(function: F) -> F:
-    """Mark a function that Ctrl-C must not end half-way; it is delivered when the session closes."""
+    """Mark a function that Ctrl-C must not end half-way; it is delivered afterwards."""
     _UNINTERRUPTIBLE.add(function.__code__)
     return function
 
@@ -203,8 +203,8 @@ class Session:
                 raise
 
 
-class preserved:  # noqa: N801
-    """Context that gives a model back as it was, whatever happens inside; its owner's values hold."""
+class preserved:
+    """Context that starts from the owner's values and gives a model back as it was."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model, self._generators = model, forked_rng()
