@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from landscape.errors import CheckpointError, CheckpointWarning
 from landscape.problem import Problem
-from landscape.problem.checkpoint import (
+from landscape.problem._checkpoint import (
     _USUAL_KEYS,
     find_state_dict,
     load_weights,

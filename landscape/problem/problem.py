@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.params import ParameterSpace, known_device, preserved
-from landscape.problem.checkpoint import load_weights
+from landscape.problem._checkpoint import load_weights
 from landscape.problem.computation import (
     digest_of,
     digest_of_layers,
