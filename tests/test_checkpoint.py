@@ -19,13 +19,7 @@ from torch import Tensor, nn
 
 from landscape.errors import CheckpointError, CheckpointWarning
 from landscape.problem import Problem
-from landscape.problem._checkpoint import (
-    _USUAL_KEYS,
-    find_state_dict,
-    load_weights,
-    own_name,
-    read_checkpoint,
-)
+from landscape.problem._checkpoint import _USUAL_KEYS, load_weights, read_checkpoint
 
 NOBODY = 65534
 

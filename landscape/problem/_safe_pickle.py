@@ -11,7 +11,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class Placeholder(dict[Any, Any]):
             dtype = np.dtype(kind.state[1].replace("|", "=") + kind.args[0])
             content = data.encode("latin1") if isinstance(data, str) else data
             flat = np.frombuffer(content, dtype if dtype.kind in "biufc" else "O")
-            return flat.reshape(shape, order="F" if fortran else "C").copy()
+            return np.array(flat.reshape(shape, order="F" if fortran else "C"))
         except (AttributeError, IndexError, TypeError, ValueError):
             return None  # of objects, or no array at all
 
@@ -92,6 +92,7 @@ def _of_type(function: Any, _type: Any, args: tuple[Any, ...], state: Any) -> An
     return made
 
 
+_rebuild: Any = torch._utils
 # Without the hooks and attributes of the pickle.
 _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
@@ -100,6 +101,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "builtins.bytes": lambda *_: b"",  # of empty bytes only
     "_codecs.encode": lambda text, *_: text.encode("latin1"),
     "torch.Size": torch.Size,
+    "torch.device": torch.device,
     "torch.serialization._get_layout": lambda name: _CONSTANTS[name],
     "torch.storage._load_from_bytes": lambda data: torch.load(
         io.BytesIO(data), "cpu", weights_only=True
@@ -107,15 +109,15 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": lambda *args: torch._utils._rebuild_tensor_v2(
+    "torch._utils._rebuild_tensor": _rebuild._rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": lambda *args: _rebuild._rebuild_tensor_v2(
         *args[:4], False, OrderedDict(), *args[6:]
     ),
-    "torch._utils._rebuild_tensor_v3": lambda *args: torch._utils._rebuild_tensor_v3(
+    "torch._utils._rebuild_tensor_v3": lambda *args: _rebuild._rebuild_tensor_v3(
         *args[:4], False, OrderedDict(), *args[6:]
     ),
-    "torch._utils._rebuild_sparse_tensor": torch._utils._rebuild_sparse_tensor,
-    "torch._utils._rebuild_qtensor": lambda *args: torch._utils._rebuild_qtensor(
+    "torch._utils._rebuild_sparse_tensor": _rebuild._rebuild_sparse_tensor,
+    "torch._utils._rebuild_qtensor": lambda *args: _rebuild._rebuild_qtensor(
         *args[:5], False, OrderedDict()
     ),
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": lambda data, dtype, *_: data.to(dtype),
@@ -157,12 +159,11 @@ class Unpickler(pickle._Unpickler):
 
     def load_binpersid(self) -> None:
         # Old whole modules carry their source beside the class.
-        if isinstance(self.stack[-1], tuple) and self.stack[-1][0] == "module":
-            self.append(self.stack.pop()[1])
-        else:
-            super().load_binpersid()
+        key = self.stack.pop()
+        is_class = isinstance(key, tuple) and key[0] == "module"
+        self.append(key[1] if is_class else self.persistent_load(key))
 
-    dispatch = pickle._Unpickler.dispatch | {
+    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_reduce,
         pickle.NEWOBJ_EX[0]: load_newobj_ex,
