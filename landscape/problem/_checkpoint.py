@@ -33,11 +33,7 @@ _INSIDE = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrap
 # Written by wrappers or by newer versions of a layer, and without effect on a landscape.
 _IGNORED = ("n_averaged", "_metadata")
 _OPTIONAL = ("num_batches_tracked", "_extra_state")
-_ADAPTER = re.compile(r"(^|[._])(lora|ia3|vera|oft|hada|dora|adapters?|modules_to_save)[._]")
-# PEFT writes its files without the name of the adapter: lora_A.default.weight, ia3_l.default.
-_PEFT = re.compile(
-    r"((?:^|\.)(?:lora|ia3|vera|oft|hada)_\w+)\.(?!weight$|bias$)\w+|\.modules_to_save\.\w+"
-)
+_ADAPTER = r"(^|[._])(lora|ia3|vera|oft|hada|dora|adapters?)[._]"
 _QUANTISED = re.compile(
     r"(^|\.)(qweight|qzeros|SCB|absmax|quant_map|quant_state|weight_format|_packed_params|"
     r"weight_(scale|scale_inv|packed))(\.|$)"
@@ -91,14 +87,14 @@ def load_weights(
 
 
 def _find_network(
-    tree: Any, model: nn.Module, expected: Mapping[str, Tensor], key: str | None, origin: str
+    tree: Any, model: nn.Module, expected: StateDict, key: str | None, origin: str
 ) -> _Network:
     networks: list[_Network] = []
     for entry, tensors in _entries(tree):
         if isinstance(tensors, list):
             networks += _averages(entry, tensors, model)
         else:
-            networks += _networks(entry, tensors, expected, key)
+            networks += _networks(entry, tensors, model, expected, key)
     if not networks:
         msg = f"{origin} holds no state dict (names to tensors); found {_outline(tree)}"
         raise CheckpointError(msg)
@@ -143,10 +139,10 @@ def _under(key: str, networks: list[_Network], origin: str) -> list[_Network]:
 
 
 def _networks(
-    entry: str, tensors: StateDict, expected: Mapping[str, Tensor], key: str | None
+    entry: str, tensors: StateDict, model: nn.Module, expected: StateDict, key: str | None
 ) -> Iterator[_Network]:
     """List what the weights may be in one entry: all of it, or the names under a prefix."""
-    own = _own_names(expected)
+    own = _own_names(expected, _of_peft(model))
     plain = {name: _INSIDE.sub("", name) for name in tensors}
     n_under = {"": 0}
     for name in plain.values():
@@ -170,13 +166,19 @@ def _networks(
         yield _Network(entry, prefix, state, (n_same, len(fitting)), outside)
 
 
-def _own_names(expected: Iterable[str]) -> dict[str, str]:
+def _of_peft(model: nn.Module) -> str:
+    """Return the pattern of what PEFT leaves out in files: the adapter in lora_A.default.weight."""
+    names = {name for part in model.modules() for name in getattr(part, "peft_config", None) or ()}
+    return rf"\.(modules_to_save\.)?({'|'.join(map(re.escape, names)) or '(?!)'})(?=\.|$)"
+
+
+def _own_names(expected: Iterable[str], of_peft: str) -> dict[str, str]:
     """Map the names that files use to the model's own, where that is wrapped or has adapters."""
     own: dict[str, str] = {}
     for shorter in (
         lambda name: name,
         lambda name: re.sub(r"^(module\.)*", "", _INSIDE.sub("", name)),
-        lambda name: _PEFT.sub(r"\1", name),
+        lambda name: re.sub(r"(magnitude_vector)\.weight$", r"\1", re.sub(of_peft, "", name)),
     ):
         names: dict[str, list[str]] = {}
         for name in expected:
@@ -249,7 +251,7 @@ def _local_part(value: Any) -> tuple[Any, Any, Any]:
     inside = value.attributes()
     if isinstance(inside.get("_spec"), Placeholder):
         return inside["_local_tensor"], value.args[2], inside["_spec"].attributes()["placements"]
-    if "ShardedTensor" in repr(value) and isinstance(value.state, tuple):
+    if "ShardedTensor" in f"{value}{value.args[:1]}" and isinstance(value.state, tuple):
         shards, about = value.state[:2]
         size = about.attributes()["size"]
         return (shards[0].attributes()["tensor"] if shards else torch.empty(0)), size, None
@@ -259,9 +261,7 @@ def _local_part(value: Any) -> tuple[Any, Any, Any]:
 # Loading
 
 
-def _check_values(
-    state: StateDict, model: nn.Module, expected: Mapping[str, Tensor], origin: str
-) -> None:
+def _check_values(state: StateDict, model: nn.Module, expected: StateDict, origin: str) -> None:
     """Refuse quantised values, and values that differ for one tensor."""
     marks = [
         name
@@ -292,7 +292,7 @@ def _check_values(
 
 
 def _load(
-    network: _Network, model: nn.Module, expected: Mapping[str, Tensor], origin: str, partial: bool
+    network: _Network, model: nn.Module, expected: StateDict, origin: str, partial: bool
 ) -> None:
     """Load, and say what is left out or stays; raise with every misfit listed."""
     state, n_same = network.state, network.fit[1]
@@ -318,7 +318,8 @@ def _load(
     ]
     unexpected = [name for name in report.unexpected_keys if name not in _IGNORED]
     left_out = unexpected + [name for name in network.outside if name not in _IGNORED]
-    adapters = all(name in expected and _ADAPTER.search(f"{name}.") for name in state)
+    adapter = re.compile(f"{_ADAPTER}|{_of_peft(model)}")
+    adapters = all(name in expected and adapter.search(f"{name}.") for name in state)
     if misshaped or (missing and not (n_same and (partial or adapters))):
         lists = {
             "missing": [name + did_you_mean(name, unexpected, most=1) for name in missing],
@@ -387,6 +388,8 @@ def _check_finite(model: nn.Module, on_purpose: Mapping[str, Tensor], origin: st
 
 
 def _outline(tree: Any) -> str:
+    if isinstance(tree, Placeholder):
+        return f"an object {tree}"
     if isinstance(tree, Mapping):
         return f"a {type(tree).__name__} with the keys {listing(map(str, tree)) or '(none)'}"
     return f"a {type(tree).__name__}"

@@ -58,7 +58,11 @@ class Placeholder(dict[Any, Any]):
 
     def attributes(self) -> dict[str, Any]:
         """Return the parameters, buffers and parts of a module; of others, the attributes."""
-        state = self.state if isinstance(self.state, dict) else {}
+        state = self.state
+        if isinstance(state, tuple) and len(state) == 2:  # attributes, and slots
+            state = {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
+        if not isinstance(state, dict):
+            return {}
         parts = [state.get(name) for name in ("_parameters", "_buffers", "_modules")]
         if not all(isinstance(part, dict) for part in parts):
             return state
@@ -67,10 +71,13 @@ class Placeholder(dict[Any, Any]):
 
     def array(self) -> np.ndarray[Any, Any] | None:
         """Return the NumPy array of numbers that the object is, if it is one."""
-        if not self.name.endswith("multiarray._reconstruct"):
-            return None
         try:
-            _, shape, kind, fortran, data = self.state
+            if self.name.endswith("multiarray._reconstruct"):
+                _, shape, kind, fortran, data = self.state
+            elif self.name.endswith("numeric._frombuffer"):
+                data, kind, shape, fortran = *self.args[:3], self.args[3] == "F"
+            else:
+                return None
             dtype = np.dtype(kind.state[1].replace("|", "=") + kind.args[0])
             content = data.encode("latin1") if isinstance(data, str) else data
             flat = np.frombuffer(content, dtype if dtype.kind in "biufc" else "O")

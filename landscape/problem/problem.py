@@ -152,14 +152,19 @@ class Problem:
         name: str | None = None,
         key: str | None = None,
         unsafe_pickle: bool = False,
+        partial: bool = False,
     ) -> Problem:
         """Return the same problem at the weights of a checkpoint; this one stays as it is.
 
         Args:
-            checkpoint: a file, a state dict, or a module.
+            checkpoint: a file of torch, safetensors or NumPy, the index or the folder of shards, a
+                folder of Hugging Face or `torch.distributed.checkpoint`, a state dict, or a module.
             name: what to call these weights; by default the file's name.
-            key: which entry of a nested checkpoint to read, for example ``ema``.
+            key: which entry of a nested checkpoint to read, or which network by the prefix of its
+                names, for example ``ema``, ``teacher`` or ``module.encoder_q``.
             unsafe_pickle: unpickle whatever the file holds, which runs any code in it.
+            partial: where the checkpoint has no weights, keep those that the model has; a warning
+                lists them.
 
         Returns:
             A problem that shares the loss and the data with this one.
@@ -174,7 +179,7 @@ class Problem:
         except Exception as error:
             msg = f"the model {type(self.model).__name__} cannot be copied: {error}"
             raise ProblemError(msg) from error
-        load_weights(other.model, checkpoint, key=key, unsafe_pickle=unsafe_pickle)
+        load_weights(other.model, checkpoint, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
         is_file = isinstance(checkpoint, (str, PathLike))
         other.name = name or (Path(checkpoint).name if is_file else self.name)  # type: ignore[arg-type]
         return other
