@@ -127,10 +127,10 @@ def _best(networks: list[_Network]) -> list[_Network]:
 
 
 def _under(key: str, networks: list[_Network], origin: str) -> list[_Network]:
-    """Return the networks whose address is the key, starts with it, or has it inside."""
-    for pattern in (r"{}$", r"{}\.", r".*\.{}(\.|$)"):
-        match = re.compile(pattern.format(re.escape(key))).match
-        if chosen := [network for network in networks if match(network.address)]:
+    """Return the networks whose address starts with the key, or else has it inside."""
+    for start in ("", r".*\."):
+        pattern = re.compile(rf"{start}{re.escape(key)}(\.|$)")
+        if chosen := [network for network in networks if pattern.match(network.address)]:
             return chosen
     most = max(network.fit for network in networks)
     names = [n.address or "(top level)" for n in networks if not n.prefix or n.fit == most]
