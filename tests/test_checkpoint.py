@@ -1,15 +1,29 @@
 from __future__ import annotations
 
+import argparse
+import copyreg
+import enum
+import http
+import importlib
+import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
+import zipfile
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -812,6 +826,160 @@ def test_code_that_fails_is_told_of(tmp_path: Path) -> None:
         loaded(tmp_path / "a.pt", unsafe_pickle=True)
 
 
+def write_pickle(raw: bytes, file: Path, legacy: bool) -> None:
+    """Put a pickle where torch.save has its own, in either format."""
+    if legacy:
+        head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+        file.write_bytes(
+            b"".join(pickle.dumps(part, 2) for part in head) + raw + pickle.dumps([], 2)
+        )
+        return
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in (("data.pkl", raw), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"a/{name}", content)
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+ATTACKS = {
+    "posix": lambda mark: b"cposix\nmkdir\n" + text(mark) + b"\x85R.",
+    "eval": lambda mark: (
+        b"cbuiltins\neval\n" + text(f"__import__('os').mkdir({mark!r})") + b"\x85R."
+    ),
+    "python 2": lambda mark: (
+        b"c__builtin__\neval\n" + text(f"__import__('os').mkdir({mark!r})") + b"\x85R."
+    ),
+    "inst": lambda mark: b"(" + text(mark) + b"iposix\nmkdir\n.",
+    "obj": lambda mark: b"(cposix\nmkdir\n" + text(mark) + b"o.",
+    "import": lambda mark: b"cimportlib\nimport_module\n" + text("os") + b"\x85R.",
+    "extension": lambda mark: b"\x82\xf0" + text(mark) + b"\x85R.",
+    "getattr": lambda mark: (
+        b"cbuiltins\ngetattr\nctorch.serialization\nos\n"
+        + text("mkdir")
+        + b"\x86R"
+        + text(mark)
+        + b"\x85R."
+    ),
+    "dotted": lambda mark: (
+        b"\x80\x04"
+        + text("torch")
+        + text("serialization.os.mkdir")
+        + b"\x93"
+        + text(mark)
+        + b"\x85R."
+    ),
+    "member of an allowed class": lambda mark: (
+        b"\x80\x04"
+        + text("collections")
+        + text("OrderedDict.__init__.__globals__")
+        + b"\x93"
+        + text(mark)
+        + b"\x85R."
+    ),
+    "call of an allowed result": lambda mark: (
+        b"ccollections\nOrderedDict\n)R" + text(mark) + b"\x85R."
+    ),
+    "class of torch that loads": lambda mark: b"ctorch\nload\n" + text(mark) + b"\x85R.",
+    "state of an allowed function": lambda mark: (
+        b"ctorch._utils\n_rebuild_tensor_v2\nN}"
+        + text("__defaults__")
+        + text(mark)
+        + b"\x85s\x86b."
+    ),
+    "nested pickle": lambda mark: (
+        b"ctorch.storage\n_load_from_bytes\nc_codecs\nencode\n"
+        + text("cposix\nmkdir\n")
+        + text("latin1")
+        + b"\x86R\x85R."
+    ),
+    "storage of a foreign module": lambda mark: b"cevil\nMyStorage\n" + text(mark) + b"\x85R.",
+    "source of an old module": lambda mark: (
+        b"("
+        + text("module")
+        + b"cevil\nNet\n"
+        + text(mark)
+        + text("class Net: dump_patches = True")
+        + b"tQ."
+    ),
+}
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_pickle_runs_anything(
+    attack: str, legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copyreg.add_extension("posix", "mkdir", 0xF0)
+    try:
+        write_pickle(ATTACKS[attack](str(tmp_path / "mark")), tmp_path / "a.pt", legacy)
+        with pytest.raises(CheckpointError, match=r"a\.pt (is not loaded|holds no|.*truncated)"):
+            loaded(tmp_path / "a.pt")
+    finally:
+        copyreg.remove_extension("posix", "mkdir", 0xF0)
+    assert os.listdir() == ["a.pt"]
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == (None,)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_harmless_objects_beside_the_weights(save: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "module_of_mine.py").write_text(
+        "import pathlib\npathlib.Path('imported').touch()\n"
+        "class Settings(dict): pass\nclass Items(list): pass\n"
+        "class Slots:\n    __slots__ = ('a',)\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        mine = importlib.import_module("module_of_mine")
+        slots = mine.Slots()
+        slots.a = 1
+        foreign = [mine.Settings(a=1), mine.Items([1, 2]), slots, mine.Settings]
+        extras = {
+            "best": np.float64(0.93),
+            "history": np.arange(3.0),
+            "objects": np.array([None, {}], dtype=object),
+            "dtype": np.dtype("f4"),
+            "args": argparse.Namespace(lr=0.1, path=Path("/data"), colour=Colour.RED),
+            "when": [datetime.now(timezone.utc), timedelta(1)],
+            "numbers": [Decimal("0.1"), Fraction(1, 3), 1j, 2**70, slice(1), range(2)],
+            "containers": [defaultdict(list, a=[1]), Counter("ab"), deque([1], maxlen=2), {1}],
+            "more": [
+                SimpleNamespace(a=1),
+                http.HTTPStatus.OK,
+                frozenset([1]),
+                bytearray(b"a"),
+                b"b",
+            ],
+            "functions": [torch.relu, nn.ReLU, nn.ReLU(), partial(max, 1)],
+            "foreign": foreign,
+        }
+        save({"hyper_parameters": extras, "state_dict": weights()}, tmp_path / "a.ckpt")
+        Path("imported").unlink()
+        del sys.modules["module_of_mine"]
+        assert holds(loaded(tmp_path / "a.ckpt"), weights())
+        assert not Path("imported").exists()
+    finally:
+        os.chdir(here)
+        sys.path.remove(str(tmp_path))
+
+
+def test_weights_in_a_container_of_a_foreign_class(tmp_path: Path) -> None:
+    torch.save({"model": Settings(weights())}, tmp_path / "a.pt")
+    assert holds(loaded(tmp_path / "a.pt"), weights())
+
+
+class Settings(dict[str, Any]):
+    pass
+
+
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
 def test_a_whole_pickled_module(save: Callable[..., None], tmp_path: Path) -> None:
     model = loaded(weights())
@@ -831,7 +999,250 @@ def test_the_weights_of_a_torchscript_program(compiled: Callable[..., Any], tmp_
     assert holds(loaded(tmp_path / "a.pt"), weights())
 
 
+# Several files, and other formats
+
+
+SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """A folder with half of the tensors in each of two files, and their index."""
+    names = list(weights())
+    weight_map = {name: SHARDS[i % 2] for i, name in enumerate(names)}
+    for shard in SHARDS:
+        save_safetensors(
+            {n: weights()[n] for n in names if weight_map[n] == shard}, tmp_path / shard
+        )
+    index = {"metadata": {}, "weight_map": weight_map}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_shards_by_their_index_their_folder_and_their_numbers(sharded: Path) -> None:
+    index = sharded / "model.safetensors.index.json"
+    for source in (index, sharded, str(sharded)):
+        assert holds(loaded(source), weights())
+    index.rename(sharded / "other.index.json")
+    assert holds(loaded(sharded), weights())
+    (sharded / "other.index.json").unlink()
+    assert holds(loaded(sharded), weights())
+
+
+def test_only_some_shards(sharded: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match="it is one of 2 shards: give their folder or their index"
+    ):
+        loaded(sharded / SHARDS[0])
+    with pytest.warns(CheckpointWarning, match="loaded in part"):
+        loaded(sharded / SHARDS[0], partial=True)
+    (sharded / SHARDS[1]).unlink()
+    index = sharded / "model.safetensors.index.json"
+    match = rf"of 2 shards, 1 of which are missing: {SHARDS[1]}; copy them"
+    for source in (index, sharded):
+        with pytest.raises(CheckpointError, match=match):
+            loaded(source)
+    index.unlink()
+    save_safetensors({"other": torch.zeros(1)}, sharded / "extra.safetensors")
+    with pytest.raises(CheckpointError, match=match):
+        loaded(sharded)
+
+
+def test_an_index_that_does_not_fit_its_shards(sharded: Path) -> None:
+    index = sharded / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"] | {"head.bias": SHARDS[0]}
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"names 1 tensors that no shard holds: head.bias"):
+        loaded(index)
+    for content in ("{}", "[1]", "{", '{"weight_map": 3}'):
+        index.write_text(content)
+        with pytest.raises(CheckpointError, match="is no index of shards: it has no weight_map"):
+            loaded(sharded)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_a_folder_with_one_file_of_weights_among_others(suffix: str, tmp_path: Path) -> None:
+    save = save_zip if suffix == "bin" else save_safetensors
+    stem = "pytorch_model" if suffix == "bin" else "model"
+    save(weights(), tmp_path / f"{stem}.{suffix}")
+    torch.save({}, tmp_path / "optimizer.pt")
+    torch.save({}, tmp_path / "training_args.bin")
+    assert holds(loaded(tmp_path), weights())
+
+
+def test_a_folder_that_transformers_writes(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
+    config = transformers.BertConfig(**sizes, num_attention_heads=2, vocab_size=20)
+    trained, fresh = (transformers.BertForMaskedLM(config) for _ in range(2))
+    trained.save_pretrained(tmp_path, max_shard_size="5KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    load_weights(fresh, tmp_path)
+    assert holds(fresh, trained.state_dict())
+
+
+def test_a_checkpoint_that_lightning_writes(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self, net: nn.Module, path: Path = Path("/data")) -> None:
+            super().__init__()
+            self.save_hyperparameters(ignore=["net"])
+            self.my_thing, self.criterion = net, nn.CrossEntropyLoss(torch.ones(2))
+
+    trainer = lightning.Trainer(logger=False, barebones=True, accelerator="cpu")
+    trainer.strategy.connect(Module(loaded(weights())))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.warns(CheckpointWarning, match=r"1 tensors .* left out: criterion.weight"):
+        assert holds(loaded(tmp_path / "a.ckpt"), weights())
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/store", rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+state = torch.load("weights.pt")
+copies = {n: distribute_tensor(t, mesh, [Replicate()]) for n, t in state.items()}
+sharded = {n: distribute_tensor(t, mesh, [Shard(0)]) if t.dim() else t for n, t in state.items()}
+dcp.save({"model": sharded, "optim": {"lr": 0.1, "m": [torch.ones(2)]}}, checkpoint_id="saved")
+torch.save({"model": copies}, f"copies{rank}.pt")
+torch.save({"model": sharded}, f"sharded{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def distributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes save, each with its half of every tensor."""
+    folder = tmp_path_factory.mktemp("distributed")
+    torch.save(weights(), folder / "weights.pt")
+    command = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
+    started = [
+        subprocess.Popen([*command, rank, str(folder)], cwd=folder, stderr=subprocess.PIPE)
+        for rank in "01"
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert not any(process.returncode for process in started), errors
+    return folder
+
+
+def test_a_distributed_checkpoint_of_two_processes(distributed: Path, tmp_path: Path) -> None:
+    assert holds(loaded(distributed / "saved"), weights())
+    assert holds(loaded(distributed / "saved" / ".metadata"), weights())
+    with pytest.raises(
+        CheckpointError, match=r"one file of a torch.distributed.checkpoint folder; give"
+    ):
+        loaded(distributed / "saved" / "__0_0.distcp")
+    (saved := tmp_path / "saved").mkdir()
+    for name in (".metadata", "__0_0.distcp"):
+        (saved / name).write_bytes((distributed / "saved" / name).read_bytes())
+    match = r"of 2 files \(each process wrote its own\), 1 of which are missing: __1_0.distcp"
+    with pytest.raises(CheckpointError, match=match):
+        loaded(saved)
+    (saved / "__1_0.distcp").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"is no whole folder of .*dcp_to_torch"):
+        loaded(saved)
+    (saved / ".metadata").write_bytes(b"cposix\nmkdir\n" + text(str(tmp_path / "mark")) + b"\x85R.")
+    with pytest.raises(CheckpointError, match="is no whole folder of"):
+        loaded(saved)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_distributed_tensors_in_a_file_of_one_process(distributed: Path) -> None:
+    assert holds(loaded(distributed / "copies1.pt"), weights())
+    match = r"model.fc1.weight is one process's part \(2, 3\) of a tensor \(4, 3\); save the whole"
+    with pytest.raises(CheckpointError, match=match):
+        loaded(distributed / "sharded0.pt")
+
+
+def test_a_numpy_archive(tmp_path: Path) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in weights().items()}
+    arrays["head.weight"] = np.asfortranarray(arrays["head.weight"].astype(">f8"))
+    np.savez(tmp_path / "a.npz", **arrays, note=np.array("text"))
+    assert holds(loaded(tmp_path / "a.npz"), weights())
+    np.savez_compressed(tmp_path / "b.npz", **arrays)
+    assert holds(loaded(tmp_path / "b.npz"), weights())
+    np.savez(tmp_path / "c.npz", **arrays, object=np.array([{}], dtype=object))
+    with pytest.raises(CheckpointError, match=r"c.npz .* Object arrays cannot be loaded"):
+        loaded(tmp_path / "c.npz")
+    np.savez(tmp_path / "d.npz", weight=np.zeros(2, dtype="V2"))
+    with pytest.raises(CheckpointError, match=r"such as bfloat16 \(weight\); save them as float32"):
+        loaded(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("a.onnx", r"is an ONNX graph; read it with onnx.load.*to_array, and write .*numpy.savez"),
+        ("a.msgpack", r"is a Flax \(msgpack\) file; read it with flax.*numpy.savez"),
+        ("a.index", r"is a TensorFlow checkpoint; read it with tf.train.load_checkpoint"),
+    ],
+)
+def test_formats_that_are_named(name: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x09 and so on")
+    for source in (tmp_path / name, tmp_path):
+        with pytest.raises(CheckpointError, match=match):
+            loaded(source)
+
+
+@pytest.mark.parametrize(
+    ("members", "match"),
+    [
+        (["config.json", "model.weights.h5"], "is a Keras file; read it with keras"),
+        (
+            ["serialized_exported_program.json"],
+            r"is a program of torch.export; .*torch.export.load",
+        ),
+        (["word/document.xml"], "is an archive of word/document.xml"),
+    ],
+)
+def test_archives_that_are_named(members: list[str], match: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for member in members:
+            archive.writestr(member, "")
+    with pytest.raises(CheckpointError, match=match):
+        loaded(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("zero_to_fp32.py", "is a DeepSpeed ZeRO folder; run"), ("saved_model.pb", "is a TensorFlow")],
+)
+def test_folders_that_are_named(name: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=match):
+        loaded(tmp_path)
+
+
 # At a checkpoint
+
+
+def test_the_command_line_loads_a_part_and_a_network_by_prefix(here: Path, run: Any) -> None:
+    state = torch.load("a.pt")
+    (first, *rest) = state
+    torch.save({name: state[name] for name in rest}, "part.pt")
+    torch.save(under("student.", state) | under("teacher.", torch.load("b.pt")), "two.pt")
+    command = ("sharpness", "--problem", "task.py", "--json")
+    refused = run(*command, "part.pt")
+    assert (refused.code, "--partial" in refused.err, first in refused.err) == (1, True, True)
+    loaded_in_part = run(*command, "part.pt", "--partial")
+    assert loaded_in_part.code == 0
+    assert f"stay as model() made them: {first}" in loaded_in_part.err
+    refused = run(*command, "two.pt")
+    assert refused.code == 1
+    assert "alike: student, teacher; choose one" in refused.err
+    values = [
+        json.loads(run(*command, *more).out)[0]["value"]
+        for more in (("two.pt", "--key", "teacher"), ("b.pt",))
+    ]
+    assert values[0] == values[1]
 
 
 def test_at_leaves_the_problem_as_it_was(tmp_path: Path) -> None:

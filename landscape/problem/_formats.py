@@ -89,7 +89,9 @@ def read_checkpoint(path: str | PathLike[str], *, unsafe_pickle: bool = False) -
     # By what it holds, not by its name. A safetensors file starts with the length of its header.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size:
         return _read_safetensors(file)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+    if file.name == ".metadata":
+        return _read_folder(file.parent, unsafe_pickle)
+    if head.startswith((b"PK\x03\x04", b"\x80")) and file.suffix != ".distcp":
         return _read_archive(file, unsafe_pickle)
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
