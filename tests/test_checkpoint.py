@@ -703,7 +703,7 @@ def png() -> bytes:
         (b"PK\x03\x04 and so on", "truncated or no checkpoint"),
         (pickle.dumps([1, 2, 3], protocol=2), "holds no state dict .*; found a list"),
         (b"GGUF\3", "is a GGUF file of quantised weights; dequantise it by transformers"),
-        (b"\x89HDF\r\n\x1a\n", r"is a Keras \(HDF5\) file; read it with .*numpy.savez"),
+        (b"\x89HDF\r\n\x1a\n", r"is an HDF5 \(Keras\) file; read it with .*numpy.savez"),
         (b"\x1f\x8b\x08", "is compressed; unpack it"),
         (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer; .*git lfs pull"),
         (b"<!DOCTYPE html>", "is a web page; download"),
@@ -1197,7 +1197,7 @@ def test_formats_that_are_named(name: str, match: str, tmp_path: Path) -> None:
     [
         (["config.json", "model.weights.h5"], "is a Keras file; read it with keras"),
         (
-            ["serialized_exported_program.json"],
+            ["net/archive_format"],
             r"is a program of torch.export; .*torch.export.load",
         ),
         (["word/document.xml"], "is an archive of word/document.xml"),

@@ -101,20 +101,15 @@ def _find_network(
     best, *rivals = _best(networks if key is None else _under(key, networks, origin))
     same = {name for name in expected if name in best.state}
     others = [n for n in rivals if best.fit[1] and not _agree(n.state, best.state, same)]
-    names = [best.address or "(top level)", *(n.address for n in others if n.rank == best.rank)]
-    if len(names) > 1:
-        msg = (
-            f"{origin} holds several state dicts that fit the model alike: {listing(names)}; "
-            f"choose one, for example by key={names[0]!r} (--key {names[0]})"
-        )
+    name, *names = [n.address or "(top level)" for n in (best, *others)]
+    msg = f"{origin} holds several state dicts that fit the model"
+    if alike := [n.address for n in others if n.rank == best.rank]:
+        msg += f" alike: {listing([name, *alike])}; choose one, for example by key={name!r} "
+        msg += f"(--key {name})"
         raise CheckpointError(msg)
     if key is None and others:
-        msg = (
-            f"{origin} holds several state dicts that fit the model: {names[0]!r} is taken, not "
-            f"{listing(n.address for n in others)}; choose by key={others[0].address!r} "
-            f"(--key {others[0].address})"
-        )
-        warnings.warn(msg, CheckpointWarning, stacklevel=2)
+        msg += f": {name!r} is taken, not {listing(names)}; choose by key={names[0]!r}"
+        warnings.warn(f"{msg} (--key {names[0]})", CheckpointWarning, stacklevel=2)
     if best.from_list and (named := [n for n in networks if not n.from_list]):
         # Averages are of parameters only; the buffers are those beside them.
         best = replace(best, state=_best(named)[0].state | best.state)
@@ -154,7 +149,8 @@ def _networks(
     for prefix, n in n_under.items():
         inside = [name for name in plain if plain[name].startswith(prefix)]
         # Chance agreements in small parts are no network.
-        if 2 * n < len(expected) and len(inside) < len(plain) and f".{key}." not in f".{prefix}":
+        of_key = key is not None and f".{key}." in f".{prefix}"
+        if 2 * n < len(expected) and len(inside) < len(plain) and not of_key:
             continue
         state: StateDict = {}
         for name in sorted(inside, key=lambda name: plain[name] != name):
@@ -162,7 +158,7 @@ def _networks(
             state.setdefault(own.get(rest, rest), tensors[name])
         fitting = [name for name in state if name in expected]
         n_same = sum(_same_shape(state[name], expected[name]) for name in fitting)
-        outside = tuple(name for name in plain if name not in inside)
+        outside = tuple(name for name in plain if not plain[name].startswith(prefix))
         yield _Network(entry, prefix, state, (n_same, len(fitting)), outside)
 
 
@@ -333,15 +329,14 @@ def _load(
             lines.append("to keep the model's own where there is none: partial=True (--partial)")
         head = f"{origin} does not fit the model {type(model).__name__}: {n_same} of "
         raise CheckpointError("\n  ".join([f"{head}{len(expected)} names agree.", *lines]))
-    n_own = f"{len(missing)} of {len(expected)} tensors stay as model() made them"
-    kind = "holds adapters alone" if adapters else "is loaded in part"
-    for names, said in (
-        (missing, f"{kind}: {n_own}"),
-        (left_out, f"holds {len(left_out)} tensors that the model lacks, which are left out"),
-    ):
-        if names:
-            msg = f"{origin} {said}: {listing(names)}"
-            warnings.warn(msg, CheckpointWarning, stacklevel=3)
+    if missing:
+        kind = "holds adapters alone" if adapters else "is loaded in part"
+        stay = f"{len(missing)} of {len(expected)} tensors stay as model() made them"
+        msg = f"{origin} {kind}: {stay}: {listing(missing)}"
+        warnings.warn(msg, CheckpointWarning, stacklevel=3)
+    if left_out:
+        msg = f"{origin} holds {len(left_out)} tensors that the model lacks, which are left out: "
+        warnings.warn(msg + listing(left_out), CheckpointWarning, stacklevel=3)
 
 
 def _aliases(model: nn.Module) -> dict[str, list[str]]:

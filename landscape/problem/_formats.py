@@ -32,36 +32,34 @@ _IN_FOLDERS = [
     for stem in ("adapter_model", "model", "pytorch_model", "diffusion_pytorch_model")
     for suffix in ("safetensors.index.json", "safetensors", "bin.index.json", "bin")
 ]
-# Other formats by the file's suffix, or by the name of a file in the folder: what reads them, …
-_READERS = {
-    ".onnx": ("an ONNX graph", "onnx.load(file).graph.initializer and onnx.numpy_helper.to_array"),
-    ".h5": ("a Keras (HDF5) file", "keras.models.load_model, or h5py"),
-    ".keras": ("a Keras file", "keras.models.load_model"),
-    ".msgpack": ("a Flax (msgpack) file", "flax.serialization.msgpack_restore"),
-    ".pb": ("a TensorFlow model", "tf.train.load_checkpoint"),
-    ".index": ("a TensorFlow checkpoint", "tf.train.load_checkpoint"),
-    "_CHECKPOINT_METADATA": ("an Orbax (JAX) checkpoint", "orbax.checkpoint"),
-    ".npy": ("a single NumPy array", "numpy.load"),
-}
-# … and the others.
-_OTHERS = {
-    ".gguf": "a GGUF file of quantised weights; dequantise it by transformers: "
+
+
+def _as_npz(kind: str, reader: str) -> str:
+    return (
+        f"{kind}; read it with {reader}, and write its arrays under torch's names and in torch's "
+        "layouts: numpy.savez('weights.npz', **{name: array})"
+    )
+
+
+# Other formats by first bytes, or by how the name of the file, or of one in the folder, ends.
+_OTHERS: dict[str | bytes, str] = {
+    ".onnx": _as_npz("an ONNX graph", "onnx.load and onnx.numpy_helper.to_array"),
+    ".msgpack": _as_npz("a Flax (msgpack) file", "flax.serialization.msgpack_restore"),
+    ".pb": _as_npz("a TensorFlow model", "tf.train.load_checkpoint"),
+    ".index": _as_npz("a TensorFlow checkpoint", "tf.train.load_checkpoint"),
+    "_CHECKPOINT_METADATA": _as_npz("an Orbax (JAX) checkpoint", "orbax.checkpoint"),
+    ".keras": _as_npz("a Keras file", "keras.models.load_model"),
+    b"\x89HDF\r\n\x1a\n": _as_npz("an HDF5 (Keras) file", "keras.models.load_model, or h5py"),
+    b"\x93NUMPY": _as_npz("a single NumPy array", "numpy.load"),
+    b"GGUF": "a GGUF file of quantised weights; dequantise it by transformers: "
     "from_pretrained(folder, gguf_file=name).save_pretrained(new_folder)",
     ".pt2": "a program of torch.export; save its weights: "
     "torch.save(torch.export.load(file).state_dict, 'weights.pt')",
     ".distcp": "one file of a torch.distributed.checkpoint folder; give the folder",
-    ".html": "a web page; download the file itself",
-    ".gz": "compressed; unpack it by gunzip or tar -xzf",
-    ".lfs": "a Git LFS pointer; fetch the file itself by git lfs pull",
     "zero_to_fp32.py": "a DeepSpeed ZeRO folder; run in it: python zero_to_fp32.py . weights",
-}
-_MAGIC = {
-    b"GGUF": ".gguf",
-    b"\x89HDF\r\n\x1a\n": ".h5",
-    b"\x93NUMPY": ".npy",
-    b"\x1f\x8b": ".gz",
-    b"version https://git-lfs": ".lfs",
-    b"<": ".html",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself by git lfs pull",
+    b"<": "a web page; download the file itself",
+    b"\x1f\x8b": "compressed; unpack it by gunzip or tar -xzf",
 }
 
 
@@ -95,25 +93,19 @@ def read_checkpoint(path: str | PathLike[str], *, unsafe_pickle: bool = False) -
         return _read_archive(file, unsafe_pickle)
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
-    by_content = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     msg = f"{file} is " + (
-        (by_content and _other_format(by_content))
-        or _other_format(file.name)
-        or "no checkpoint: neither a file that torch.save wrote nor a safetensors file nor a "
-        f"NumPy archive (it starts with {head[:8]!r})"
+        _other_format(file.name, head)
+        or "no checkpoint: neither a file that torch.save wrote nor a safetensors file nor a NumPy "
+        f"archive (it starts with {head[:8]!r})"
     )
     raise CheckpointError(msg)
 
 
-def _other_format(name: str) -> str | None:
-    suffix = Path(f"_{name}").suffix if name not in _READERS.keys() | _OTHERS.keys() else name
-    if suffix in _READERS:
-        kind, reader = _READERS[suffix]
-        return (
-            f"{kind}; read it with {reader}, and write its arrays under torch's names, in torch's "
-            "layouts: numpy.savez('weights.npz', **{name: array})"
-        )
-    return _OTHERS.get(suffix)
+def _other_format(name: str, head: bytes = b"") -> str | None:
+    for mark, said in _OTHERS.items():
+        if name.endswith(mark) if isinstance(mark, str) else head.startswith(mark):
+            return said
+    return None
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -133,8 +125,8 @@ def _read_archive(file: Path, unsafe_pickle: bool) -> Any:
             if all(name.endswith(".npy") for name in names):
                 return _read_numpy(file)
             if not any(name.endswith("data.pkl") for name in names):
-                of_export = any("exported_program" in name for name in names)
-                kind = ".keras" if "config.json" in names else ".pt2" if of_export else file.name
+                exported = any(name.endswith("archive_format") for name in names)
+                kind = ".keras" if "config.json" in names else ".pt2" if exported else file.name
                 msg = f"{file} is {_other_format(kind) or 'an archive of ' + listing(names)}"
                 raise CheckpointError(msg)
         with warnings.catch_warnings(), file.open("rb") as stream:
@@ -211,9 +203,9 @@ def _read_folder(folder: Path, unsafe_pickle: bool) -> Any:
         numbers = range(1, int(last) + 1)
         every = [f"{stem}-{i:0{len(first)}}-of-{last}{suffix}" for i in numbers]
         return _read_shards(folder, every, unsafe_pickle)
-    other = next(filter(None, map(_other_format, names)), None)
-    inside = listing(files) or "none fits"
-    msg = f"{folder} is " + (other or f"a directory; name a file in it: {inside}")
+    other = next(filter(None, map(_other_format, names)), "a directory; name a file in it: ")
+    inside = (listing(files) or "none fits") if other.endswith(": ") else ""
+    msg = f"{folder} is {other}{inside}"
     raise CheckpointError(msg)
 
 
