@@ -412,7 +412,7 @@ def test_a_list_of_other_shapes_is_no_average() -> None:
     [
         {"criterion.pos_weight": torch.tensor(3.2)},
         {"train_acc.tp": torch.tensor(3), "train_acc.fp": torch.tensor(4)},
-        {"ema_decay": torch.tensor(0.99)},
+        {"best_loss": torch.tensor(torch.inf)},
         {"model.aux.weight": torch.ones(2)},
     ],
 )
@@ -505,9 +505,10 @@ def test_a_folder_of_adapters_of_peft(kind: str, name: str, tmp_path: Path) -> N
 # Values of other types
 
 
-def test_integers_for_floating_point_weights_are_refused() -> None:
-    state = weights() | {"fc1.weight": torch.ones(4, 3, dtype=torch.int8)}
-    match = r"integers for floating-point weights \(fc1.weight \(int8\)\); give the checkpoint"
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.complex64])
+def test_integers_for_floating_point_weights_are_refused(dtype: torch.dtype) -> None:
+    state = weights() | {"fc1.weight": torch.ones(4, 3, dtype=dtype)}
+    match = rf"for floating-point weights \(fc1.weight \({str(dtype)[6:]}\)\); give the checkpoint"
     with pytest.raises(CheckpointError, match=match):
         loaded(state)
 
@@ -525,6 +526,51 @@ def test_quantised_weights_are_refused(quantised: State) -> None:
     match = r"holds quantised weights \(fc1\..*give the checkpoint from before.*dequantize\(\)"
     with pytest.raises(CheckpointError, match=match):
         loaded(weights() | quantised)
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
+    torch.save(weights() | {"fc1.weight": torch.ones(4, 3, device="meta")}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"fc1.weight was saved on the meta device"):
+        loaded(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+def test_a_sparse_buffer(layout: str, tmp_path: Path) -> None:
+    class Graph(nn.Linear):
+        def __init__(self, scale: float) -> None:
+            super().__init__(2, 2)
+            self.register_buffer("adjacency", getattr(scale * torch.eye(3), layout)())
+
+    trained, fresh = Graph(2.0), Graph(1.0)
+    torch.save(trained.state_dict() | {"extra": Settings()}, tmp_path / "a.pt")
+    load_weights(fresh, tmp_path / "a.pt")
+    assert torch.equal(fresh.adjacency.to_dense(), 2 * torch.eye(3))
+    broken = Graph(torch.nan).state_dict()
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in 1 tensors \(adjacency\)"):
+        load_weights(fresh, broken)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_layers_that_have_no_shape_yet() -> None:
+    fresh = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
+    trained = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    load_weights(fresh, under("net.", trained.state_dict()))
+    assert holds(fresh, trained.state_dict())
+
+
+def test_weight_norm_of_older_versions() -> None:
+    state = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)).state_dict()
+    older = {
+        {"weight.original0": "weight_g", "weight.original1": "weight_v"}.get(
+            name.removeprefix("parametrizations."), name
+        ): tensor
+        for name, tensor in state.items()
+    }
+    assert set(older) == {"weight_g", "weight_v", "bias"}
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+    load_weights(model, under("net.", older))
+    assert holds(model, state)
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")

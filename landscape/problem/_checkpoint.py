@@ -76,11 +76,9 @@ def load_weights(
     else:
         tree, origin = read_checkpoint(source, unsafe_pickle=unsafe_pickle), str(source)
     expected = model.state_dict()
-    on_purpose = {n: t.clone() for n, t in expected.items() if not _is_finite(t)}
     network = _find_network(tree, model, expected, key, origin)
     _check_values(network.state, model, expected, origin)
     _load(network, model, expected, origin, partial)
-    _check_finite(model, on_purpose, origin)
 
 
 # Finding
@@ -228,6 +226,9 @@ def _tensor(value: Any, name: str) -> Tensor | None:
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array) if array.dtype.kind in "biufc" else None
     local, size, layout = _local_part(value)
+    if isinstance(value, Tensor) and value.is_meta:
+        msg = f"{name.lstrip('.')} was saved on the meta device, without its values"
+        raise CheckpointError(msg)
     if not isinstance(local, Tensor):
         return value if isinstance(value, Tensor) else None
     if tuple(local.shape) != tuple(size) or "Partial" in repr(layout):
@@ -258,7 +259,7 @@ def _local_part(value: Any) -> tuple[Any, Any, Any]:
 
 
 def _check_values(state: StateDict, model: nn.Module, expected: StateDict, origin: str) -> None:
-    """Refuse quantised values, and values that differ for one tensor."""
+    """Refuse values that are quantised, not finite, or different for one tensor."""
     marks = [
         name
         for name, tensor in state.items()
@@ -267,14 +268,28 @@ def _check_values(state: StateDict, model: nn.Module, expected: StateDict, origi
     integers = [
         f"{name} ({str(state[name].dtype).removeprefix('torch.')})"
         for name in expected
-        if name in state and expected[name].is_floating_point() and _is_integer(state[name])
+        if name in state
+        and expected[name].is_floating_point()
+        and not (state[name].is_floating_point() or state[name].dtype == torch.bool)
     ]
     if marks or integers:
-        kind = "quantised weights" if marks else "integers for floating-point weights"
+        kind = (
+            "quantised weights"
+            if marks
+            else "integers or complex numbers for floating-point weights"
+        )
         msg = (
             f"{origin} holds {kind} ({listing(marks or integers)}); give the checkpoint from "
             "before quantisation, or dequantise this one (transformers: "
             "model.dequantize().save_pretrained(folder))"
+        )
+        raise CheckpointError(msg)
+    if bad := [
+        name for name, own in expected.items() if name in state and _diverged(state[name], own)
+    ]:
+        msg = (
+            f"{origin} holds NaN or infinity in {len(bad)} tensors ({listing(bad)}): the "
+            "training has diverged; choose an earlier checkpoint"
         )
         raise CheckpointError(msg)
     for name, others in _aliases(model).items():
@@ -357,29 +372,13 @@ def _agree(one: StateDict, two: StateDict, names: Iterable[str]) -> bool:
     return all(n in one and one[n].shape == two[n].shape and one[n].equal(two[n]) for n in names)
 
 
-def _is_integer(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-
-
-def _is_finite(tensor: Any) -> bool:
-    checked = isinstance(tensor, Tensor) and not nn.parameter.is_lazy(tensor)
-    return not checked or _is_integer(tensor) or bool(torch.isfinite(tensor).all())
-
-
-def _check_finite(model: nn.Module, on_purpose: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse NaN and infinity, except in what the fresh model holds so: a mask of -inf."""
-    bad = [
-        name
-        for name, tensor in model.state_dict().items()
-        if not _is_finite(tensor)
-        and not (name in on_purpose and torch.equal(tensor, on_purpose[name]))
-    ]
-    if bad:
-        msg = (
-            f"{origin} holds NaN or infinity in {len(bad)} tensors ({listing(bad)}): the "
-            "training has diverged; choose an earlier checkpoint"
-        )
-        raise CheckpointError(msg)
+def _diverged(tensor: Tensor, own: Any) -> bool:
+    """Tell whether a tensor is not finite, except as the fresh model has it: a mask of -inf."""
+    fixed = isinstance(own, Tensor) and not nn.parameter.is_lazy(own)
+    cast = tensor.to(own.dtype) if fixed else tensor  # which may overflow
+    if cast.layout != torch.strided:
+        return not bool(torch.isfinite(cast._values() if cast.is_sparse else cast.values()).all())
+    return not (torch.isfinite(cast).all() or (fixed and torch.equal(cast, own.to(cast.device))))
 
 
 def _outline(tree: Any) -> str:

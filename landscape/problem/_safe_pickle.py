@@ -124,6 +124,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
         *args[:4], False, OrderedDict(), *args[6:]
     ),
     "torch._utils._rebuild_sparse_tensor": _rebuild._rebuild_sparse_tensor,
+    "torch._utils._rebuild_meta_tensor_no_storage": _rebuild._rebuild_meta_tensor_no_storage,
     "torch._utils._rebuild_qtensor": lambda *args: _rebuild._rebuild_qtensor(
         *args[:5], False, OrderedDict()
     ),
