@@ -42,7 +42,7 @@ def command(told: Measuring, held_out: str | None) -> None:
         told,
         lambda problem, study: diagnose(
             problem,
-            held_out=None if other is None else other.at(problem.model, name=problem.name),
+            held_out=None if other is None else other.at(problem),
             study=study,
             seed=told.seed,
             progress=told.progress,

@@ -91,7 +91,7 @@ def command(told: Measuring, points: int, held_out: str | None, **asked: Any) ->
 
 
 def _price(problem: Any, points: int, asked: dict[str, Any], held_out: Any) -> Cost:
-    from landscape.statistics import normalisers
+    from landscape.evaluate import normalisers
 
     gathered = bool(normalisers(problem.model)) and asked["statistics"] in (None, "recalibrated")
     each = 1 + gathered + (held_out is not None)

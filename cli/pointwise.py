@@ -183,7 +183,7 @@ class Pointwise:
         if self._other is None:
             base = self.told.base_problem(self.told.task(), split=self.held_out)
             self._other = base.only(*self.told.params) if self.told.params else base
-        return self._other.at(problem.model, name=problem.name)
+        return self._other.at(problem)
 
 
 def pointwise(*, usual: str) -> Callable[[F], F]:

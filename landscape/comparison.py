@@ -70,7 +70,7 @@ def compare(
 
     def measured(name: str, problem: Problem) -> Measured:
         problem = problem.named(name)
-        held_out = None if test is None else test.at(problem.model, name=name)
+        held_out = None if test is None else test.at(problem, name=name)
         pairs = top_eigenpairs(problem, k, **shared)
         # As sharpness is called by itself: what one of the two has found, the other does not seek.
         sharp = sharpness(problem, rho, **shared)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import operator
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from landscape.errors import InvalidArgumentError
@@ -68,3 +72,52 @@ def seeded(seed: int) -> torch.Generator:
     True
     """
     return torch.Generator().manual_seed(whole_seed(seed))
+
+
+@contextmanager
+def forked_rng(seed: int | None = None) -> Iterator[None]:
+    """Give the global generators of torch, NumPy and Python back as they were.
+
+    Args:
+        seed: what to seed them with inside; None: leave them as they are.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InvalidArgumentError: if the seed is not a whole number of at most 64 bits.
+    """
+    generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        if seed is not None:
+            seed_all(seed)
+        yield
+    finally:
+        torch.set_rng_state(generators[0])
+        np.random.set_state(generators[1])
+        random.setstate(generators[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python; only ever inside `forked_rng`.
+
+    Args:
+        seed: as for `whole_seed`.
+
+    Raises:
+        InvalidArgumentError: if it is not a whole number of at most 64 bits.
+    """
+    number = whole_seed(seed)
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+
+
+def random_unit_vector(n: int, *, seed: int) -> torch.Tensor:
+    """Draw a unit vector of shape (n,), uniform on the sphere, on the CPU in float64."""
+    drawn = torch.randn(n, generator=seeded(seed), dtype=torch.float64)
+    unit: torch.Tensor = drawn / drawn.norm()
+    return unit

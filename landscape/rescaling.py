@@ -131,13 +131,16 @@ def rescaled(state: State, rescalings: Iterable[Rescaling]) -> dict[str, Tensor]
     return found
 
 
-def find_rescalings(model: nn.Module, outputs: Outputs, *, seed: int = 0) -> list[Rescaling]:
+def find_rescalings(
+    model: nn.Module, outputs: Outputs, *, state: State | None = None, seed: int = 0
+) -> list[Rescaling]:
     """Find rescalings that a model's outputs do not see, each by a random power of two.
 
     Args:
         model: in ``eval`` mode; its parameters are only read.
         outputs: runs the model on a few examples, with some values in place of its parameters and
             buffers of those names, and returns what comes out, any shape.
+        state: parameters and buffers by name; None: the model's own.
         seed: of the factors, which are 1/4, 1/2, 2 or 4.
 
     Returns:
@@ -148,7 +151,8 @@ def find_rescalings(model: nn.Module, outputs: Outputs, *, seed: int = 0) -> lis
         Dinh, Pascanu, Bengio, Bengio (2017), Sharp minima can generalize for deep nets,
         arXiv:1703.04933.
     """
-    state = {name: tensor.detach() for name, tensor in _tensors(model)}
+    if state is None:
+        state = {name: tensor.detach() for name, tensor in _tensors(model)}
     order, expected = _order(model, outputs)
     generator = seeded(seed)
     found: list[Rescaling] = []

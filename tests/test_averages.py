@@ -492,7 +492,7 @@ def test_samples_at_once_have_one_set_of_bits_also_after_a_kill(tmp_path, monkey
     import sqlite3
     from contextlib import closing
 
-    from landscape.engine import Plan
+    from landscape.evaluate import Plan
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

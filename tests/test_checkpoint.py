@@ -1291,6 +1291,40 @@ def test_the_command_line_loads_a_part_and_a_network_by_prefix(here: Path, run: 
     assert values[0] == values[1]
 
 
+def test_a_part_goes_over_the_weights_of_the_problem() -> None:
+    data = torch.zeros(2, 3), torch.zeros(2, 2)
+    base = Problem(Net(), nn.MSELoss(), data).at(weights(1))
+    part = {"fc1.weight": weights(2)["fc1.weight"]}
+    with pytest.warns(CheckpointWarning, match="loaded in part"):
+        state = base.at(part, partial=True).state()
+    for name, tensor in (weights(1) | part).items():
+        assert torch.equal(state[name], tensor)
+
+
+class Counting(nn.Linear):
+    """A layer whose state holds more than tensors."""
+
+    count = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_the_extra_state_of_a_layer(save: Callable[..., None], tmp_path: Path) -> None:
+    trained, fresh = Counting(2, 2), Counting(2, 2)
+    trained.count = 7
+    save(under("net.", trained.state_dict()), tmp_path / "a.pt")
+    load_weights(fresh, tmp_path / "a.pt")
+    assert fresh.count == 7
+    load_weights(
+        Counting(2, 2), {k: v for k, v in trained.state_dict().items() if "extra" not in k}
+    )
+
+
 def test_at_leaves_the_problem_as_it_was(tmp_path: Path) -> None:
     data = torch.zeros(2, 3), torch.zeros(2, 2)
     problem = Problem(Net(), nn.MSELoss(), data, name="fresh")
@@ -1299,7 +1333,7 @@ def test_at_leaves_the_problem_as_it_was(tmp_path: Path) -> None:
 
     other = problem.at(tmp_path / "sgd.pt")
 
-    assert holds(other.model, weights())
+    assert all(torch.equal(other.state()[name], tensor) for name, tensor in weights().items())
     assert (other.name, problem.name) == ("sgd.pt", "fresh")
     assert problem.at(weights()).name == "fresh"
     assert problem.at(weights(), name="mine").name == "mine"

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from cases import CASES, Case, case_named, cut, equal_batches
 from torch import Tensor, nn
 
-from landscape.engine import PLAIN, Engine, Plan, choose_plan
-from landscape.engine.folding import Fold
 from landscape.errors import InvalidArgumentError, ProblemError
-from landscape.evaluate import Evaluator, LossValue
+from landscape.evaluate import PLAIN, Engine, Evaluator, LossValue, Plan, choose_plan
+from landscape.evaluate._folding import Fold
 from landscape.problem import Problem
 
 N = 13

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 import random
 from typing import Any
@@ -358,9 +359,10 @@ def test_a_loss_that_uses_another_model_than_it_is_given() -> None:
         return F.cross_entropy(parts.model(batch[0]), batch[1])
 
     problem = Problem(parts.model, data=[parts.data], batch_loss=batch_loss)
-    with Evaluator(problem) as evaluator:
-        evaluator.gradient()  # the same object, so all is well
-    other = problem.at(parts.model.state_dict())
+    at_zero = {name: torch.zeros_like(t) for name, t in parts.model.state_dict().items()}
+    with Evaluator(problem.at(at_zero)) as evaluator:  # the live model is the one that is given
+        assert evaluator.gradient()[0].value == pytest.approx(math.log(3))
+    other = Problem(copy.deepcopy(parts.model), data=[parts.data], batch_loss=batch_loss)
     with Evaluator(other) as evaluator:
         with pytest.raises(ProblemError, match="does the loss use another model"):
             evaluator.gradient()

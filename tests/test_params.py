@@ -9,7 +9,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from landscape.errors import InvalidArgumentError, ProblemError
+from landscape.errors import InvalidArgumentError, LossError, ProblemError
 from landscape.evaluate import Evaluator
 from landscape.operators import Hessian
-from landscape.params import ParameterSpace, forked_rng, preserved
 from landscape.problem import Problem
+from landscape.problem._live import preserved
+from landscape.problem._parameters import ParameterSpace
+from landscape.randomness import forked_rng
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -40,7 +42,8 @@ class Shaped(nn.Module):
 
 
 def read(module: nn.Module, dtype: torch.dtype = torch.float64) -> Tensor:
-    return ParameterSpace.of(module).read(module, device=CPU, dtype=dtype)
+    space, own = ParameterSpace.of(module), dict(module.named_parameters())
+    return space.flatten({name: own[name].detach().to(CPU, dtype) for name in space.names})
 
 
 # Named tensors and the flat vector
@@ -331,25 +334,34 @@ def test_a_model_is_left_as_it_was(name: str, mode: str, work: Any) -> None:
     model = used(MODELS[name]())
     problem = problem_of(model, mode)
     before = portrait(model)
-    with Evaluator(problem) as evaluator:
+    # In train mode the vectors of a spectral norm move in every pass: its gradient is refused.
+    moves = mode == "train" and name == "hooks" and work is not loss_of
+    moves |= mode == "train" and name == "parametrizations" and work is light_product_of
+    with refused() if moves else nullcontext(), Evaluator(problem) as evaluator:
         work(evaluator)
         work(evaluator)
     assert portrait(model) == before
 
 
+def refused() -> Any:
+    return pytest.raises(
+        LossError, match=r"is not the slope.*2.*spectral norm|_SpectralNorm.*second deriv"
+    )
+
+
 def stop(error: BaseException, at: int) -> Callable[[], None]:
-    """Raise at one of the calls."""
+    """Raise at a call, and at all later ones unless it is an interrupt."""
     calls = itertools.count(1)
 
     def event() -> None:
-        if next(calls) == at:
+        call = next(calls)
+        if call == at or (call > at and not isinstance(error, KeyboardInterrupt)):
             raise error
 
     return event
 
 
-# Two calls try the loss on the first batch; then come the first, the second and the last batch.
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("at", [1, 2, 4, 5, 7])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("work", [gradient_of, product_of])
@@ -361,8 +373,9 @@ def test_a_model_is_left_as_it_was_by_ctrl_c(name: str, mode: str, work: Any, at
     with pytest.raises(KeyboardInterrupt), Evaluator(problem) as evaluator:
         work(evaluator)
     assert portrait(model) == before
-    with Evaluator(problem) as evaluator:  # and the work can be done after all
-        work(evaluator)
+    moves = mode == "train" and name == "hooks"
+    with refused() if moves else nullcontext(), Evaluator(problem) as evaluator:
+        work(evaluator)  # and the work can be done after all
     assert portrait(model) == before
 
 
@@ -379,8 +392,7 @@ def test_a_model_is_left_as_it_was_by_a_loss_that_fails(mode: str, work: Any, at
     model = used(MODELS["keeping"]())
     problem = problem_of(model, mode, loss)
     before = portrait(model)
-    batch = max(at - 3, 0)
-    with pytest.raises(ProblemError, match=rf"batch {batch} of the train data.*ZeroDivisionError"):
+    with pytest.raises(ProblemError, match=r"batch \d of the train data.*ZeroDivisionError"):
         with Evaluator(problem) as evaluator:
             work(evaluator)
     assert portrait(model) == before

@@ -16,7 +16,6 @@ from cases import CASES, case_named
 from torch import nn
 
 from landscape.directions import given_direction, plane_through, random_direction, random_plane
-from landscape.engine import Plan
 from landscape.errors import (
     DataError,
     InvalidArgumentError,
@@ -25,11 +24,10 @@ from landscape.errors import (
     NonFiniteWarning,
     ToleranceWarning,
 )
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Evaluator, Plan, check_variances, recalibrated
 from landscape.measure.ranges import automatic_range
 from landscape.measure.surfaces import line, span, surface
 from landscape.problem import Problem
-from landscape.statistics import check_variances, recalibrated
 from landscape.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -17,9 +17,8 @@ from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
 from landscape.directions import Direction, Plane, given_direction, random_direction, random_plane
-from landscape.engine import PLAIN, Engine
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
-from landscape.evaluate import Evaluator
+from landscape.evaluate import PLAIN, Engine, Evaluator
 from landscape.measure.evaluation import evaluation
 from landscape.measure.surfaces import line, span, surface
 from landscape.problem import Problem

@@ -183,7 +183,7 @@ def plane_through(
             other.weights - origin,
             kind="checkpoint",
             description=f"from {problem.name} to {other.name}",
-            buffers=dict(other.model.named_buffers()),
+            buffers={k: other.state()[k] for k, _ in other.model.named_buffers()},
         )
         for other in others
     )
@@ -318,11 +318,11 @@ def require_same_elsewhere(problem: Problem, other: Problem) -> None:
     Raises:
         InvalidArgumentError: if they do.
     """
-    explored, theirs = set(problem.space.names), dict(other.model.named_parameters())
+    explored, ours, theirs = set(problem.space.names), problem.state(), other.state()
     apart = [
         name
-        for name, own in problem.model.named_parameters()
-        if name not in explored and not torch.equal(own, theirs[name].to(own))
+        for name, _ in problem.model.named_parameters()
+        if name not in explored and not torch.equal(ours[name], theirs[name].to(ours[name]))
     ]
     if apart:
         some = ", ".join(apart[:4]) + (", …" if len(apart) > 4 else "")
@@ -355,7 +355,7 @@ def reader(
 
     def read(checkpoint: Checkpoint) -> Problem:
         if isinstance(checkpoint, Problem):
-            return problem.at(checkpoint.model, name=checkpoint.name)
+            return problem.at(checkpoint)
         return problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
 
     return read

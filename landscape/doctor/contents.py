@@ -78,8 +78,7 @@ def held_out(patient: Patient) -> Check:
         return not_applicable("held-out data", "none were given")
     own = patient.finite_loss
     buffers = {
-        name: buffer.to(patient.held_out.dtype) if buffer.is_floating_point() else buffer
-        for name, buffer in patient.problem.model.named_buffers()
+        name: patient.problem.state()[name] for name, _ in patient.problem.model.named_buffers()
     }
     with Evaluator(patient.held_out, seed=patient.seed) as evaluator:
         other = evaluator.loss(patient.evaluator.origin, buffers=buffers)

@@ -78,7 +78,7 @@ def diagnose(
     settings: dict[str, Any] = {"seed": seed}
     if held_out is not None:
         _check_held_out(problem, held_out)
-        held_out = held_out.at(problem.model, name=problem.name)
+        held_out = held_out.at(problem)
         settings["held_out"] = {
             "split": held_out.split,
             "data": held_out.batches.fingerprint,

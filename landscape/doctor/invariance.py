@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from landscape.directions import random_direction
 from landscape.doctor.minimum import RHO
 from landscape.doctor.patient import Patient, not_applicable
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Evaluator, sample, stand_ins
 from landscape.linalg.krylov import inner
 from landscape.operators import Hessian, parameter_scale
-from landscape.problem.data import examples_in, split_batch
+from landscape.problem import Problem
+from landscape.problem._live import tensors_by_name
 from landscape.randomness import seeded
 from landscape.rescaling import Outputs, find_rescalings, rescaled
 from landscape.results import FloatArray
@@ -67,14 +68,15 @@ def invariance(patient: Patient) -> tuple[Check, Moved | None]:
     own = patient.finite_loss
     if patient.problem.mode == "train":
         return not_applicable(_NAME, "in train mode the statistics of the batch take part"), None
-    model = patient.problem.model
-    found = find_rescalings(model, _outputs(patient), seed=patient.seed)
+    patient.evaluator.write()
+    state = _state(patient.problem)
+    found = find_rescalings(
+        patient.problem.model, _outputs(patient), state=state, seed=patient.seed
+    )
     if not found:
         why = "no layers that can be rescaled against each other without changing the outputs"
         return not_applicable(_NAME, why), None
-    state = model.state_dict()
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    other = patient.problem.at(state | rescaled(tensors, found))
+    other = patient.problem.at(rescaled(state, found))
     top = patient.spectrum.values[0]
     before = _measures(patient, patient.evaluator, own, patient.gradient, float(top))
     with Evaluator(other, seed=patient.seed) as evaluator:
@@ -179,9 +181,7 @@ def _trace(evaluator: Evaluator, seed: int) -> float:
 def _outputs(patient: Patient) -> Outputs:
     """Return a function that runs the model on a few examples with other values in place."""
     evaluator, problem = patient.evaluator, patient.problem
-    first = next(iter(problem.batches))
-    head = split_batch(first, _EXAMPLES)[0]
-    few = head if examples_in(head) == _EXAMPLES and problem.additive else first
+    few, like = sample(evaluator), evaluator.like
 
     def body(model: nn.Module, batch: Any) -> Tensor:
         terms, arguments = problem.loss(model, batch)
@@ -190,13 +190,21 @@ def _outputs(patient: Patient) -> Outputs:
             return output
         return terms.total.reshape(1)
 
+    buffers = dict(problem.model.named_buffers())
+    own = problem.space.unflatten(evaluator.origin)
+
     def run(state: Mapping[str, Tensor]) -> Tensor:
-        tensors = evaluator.substitutes(evaluator.origin)
-        for name, value in state.items():
-            dtype = problem.dtype if value.is_floating_point() else value.dtype
-            tensors[f"model.{name}"] = value.to(problem.device, dtype)
-        with torch.no_grad():
-            (found,) = evaluator.over(tensors, lambda: [(0, few)], body)
-        return found
+        explored = {name: state.get(name, value).to(value) for name, value in own.items()}
+        replaced = {name: value for name, value in state.items() if name in buffers}
+        others = {n: v.to(like) for n, v in state.items() if n not in own and n not in buffers}
+        with torch.no_grad(), stand_ins(problem.model, others):
+            vector = problem.space.flatten(explored)
+            return evaluator.on_batch(vector, few, 0, body, buffers=replaced)
 
     return run
+
+
+def _state(problem: Problem) -> dict[str, Tensor]:
+    """Return parameters and buffers that a state dict holds, each under one name."""
+    names, saved = dict(tensors_by_name(problem.model)), problem.model.state_dict()
+    return {name: problem.state()[name].clone() for name in names if name in saved}

@@ -7,11 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from landscape.derivatives import differentiate
 from landscape.doctor.patient import Patient
 from landscape.errors import LandscapeError
-from landscape.operators.pieces import divisible, pieces
-from landscape.problem.data import examples_in
+from landscape.operators._pieces import pieces
 from landscape.results.diagnoses import Check
 from landscape.wording import number
 
@@ -80,15 +78,13 @@ def gradient_noise(patient: Patient) -> float:
         The norm of the standard error; NaN with fewer than two groups. Cost: one gradient pass.
     """
     evaluator, problem = patient.evaluator, patient.problem
-    size = -(-problem.batches.n_examples // _GROUPS) if divisible(evaluator) else None
-    leaf = evaluator.origin.detach().requires_grad_(True)
-    total, squares, weights = torch.zeros_like(leaf, dtype=torch.float64), 0.0, []
+    size = -(-problem.batches.n_examples // _GROUPS) if evaluator.divisible else None
+    total, squares, weights = torch.zeros_like(evaluator.origin, dtype=torch.float64), 0.0, []
     evaluator.passes["gradients"] += 1
     for piece in pieces(problem, size):
-        with torch.enable_grad():
-            terms = evaluator.terms(leaf, piece.batch, piece.number)
-            group = differentiate(terms.total, leaf).double()
-        weight = float(examples_in(piece.batch) if problem.loss.sums else terms.weight)
+        terms, gradient = evaluator.batch_gradient(None, piece.batch, piece.number)
+        group = gradient.double()
+        weight = float(problem.batching.size(piece.batch) if problem.loss.sums else terms.weight)
         if weight > 0:
             total += group
             squares += float(group @ group) / weight

@@ -92,10 +92,9 @@ def _of_data(patient: Patient) -> dict[str, Tensor] | None:
         arguments = evaluator.problem.loss(model, batch)[1]
         return _of_batch(*arguments) if evaluator.problem.loss.splits else None
 
-    tensors = evaluator.substitutes(evaluator.origin)
     evaluator.passes["forwards"] += 1
     with torch.no_grad():
-        parts = evaluator.over(tensors, lambda: enumerate(evaluator.problem.batches), body)
+        parts = list(evaluator.over(None, enumerate(evaluator.problem.batches), body))
     if any(part is None for part in parts):
         return None
     sums = [part for part in parts if part is not None]

@@ -7,13 +7,12 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from landscape.evaluate import Evaluator, require_finite
+from landscape.evaluate import Evaluator, LossValue, require_finite
 from landscape.linalg import lanczos
 from landscape.linalg.krylov import EigenSolution
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.results.diagnoses import Check
-from landscape.sums import LossValue
 
 __all__ = ["Patient", "not_applicable"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from landscape.doctor.patient import Patient, not_applicable
-from landscape.problem.data import examples_in, split_batch
+from landscape.evaluate import LossSums, normalisers, recalibrated
+from landscape.problem.data import Batching
 from landscape.results.diagnoses import Check
-from landscape.statistics import normalisers, recalibrated
-from landscape.sums import LossSums
 from landscape.wording import number, with_error
 
 _SHIFT = 0.5  # of a running mean, in standard deviations of its channel
@@ -68,20 +66,17 @@ def batching(patient: Patient) -> Check:
     """Evaluate every batch in two halves. Cost: one forward pass."""
     whole = patient.finite_loss
     evaluator, batches = patient.evaluator, patient.problem.batches
-    sizes = [[examples_in(half) for half in _halves(batch)] for batch in batches]
+    batching = patient.problem.batching
+    sizes = [[batching.size(half) for half in _halves(batching, batch)] for batch in batches]
     if sum(map(sum, sizes)) != batches.n_examples:
         return not_applicable("batching", "only their owner can cut these batches")
     if max(map(len, sizes)) < 2:
         return not_applicable("batching", "every batch holds one example: there is none to cut")
     sums = LossSums(patient.problem.loss.sums)
-    tensors = evaluator.substitutes(evaluator.origin)
     evaluator.passes["forwards"] += 1
-
-    def halves() -> Iterator[tuple[int, Any]]:
-        return enumerate(half for batch in batches for half in _halves(batch))
-
+    halves = enumerate(half for batch in batches for half in _halves(batching, batch))
     with torch.no_grad():
-        for terms, _ in evaluator.over(tensors, halves, evaluator.result):
+        for terms, _ in evaluator.over(None, halves):
             sums.add(terms)
     difference = abs(sums.result().value - whole)
     # A loss near zero is a difference of logits of size 1: their rounding is what is left of it.
@@ -102,9 +97,9 @@ def batching(patient: Patient) -> Check:
     )
 
 
-def _halves(batch: Any) -> list[Any]:
-    parts = split_batch(batch, examples_in(batch) // 2)
-    return [part for part in parts if examples_in(part)]
+def _halves(batching: Batching, batch: Any) -> list[Any]:
+    parts = batching.split(batch, batching.size(batch) // 2)
+    return [part for part in parts if batching.size(part)]
 
 
 def mode(patient: Patient) -> Check:
@@ -135,14 +130,12 @@ def batchnorm(patient: Patient) -> Check:
     own = patient.finite_loss
     fresh = recalibrated(patient.evaluator, patient.evaluator.origin)
     anew = patient.evaluator.loss(buffers=fresh).value
-    shifts, stretches = {}, {}
+    shifts, stretches, state = {}, {}, patient.problem.state()
     for name, layer in layers.items():
         prefix = f"{name}." if name else ""
         mean, variance = (fresh[f"{prefix}running_{part}"].double() for part in ("mean", "var"))
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        kept = layer.running_var.to(variance) + layer.eps
-        shift = (mean - layer.running_mean.to(mean)).abs() / kept.sqrt()
+        kept = state[f"{prefix}running_var"].to(variance) + layer.eps
+        shift = (mean - state[f"{prefix}running_mean"].to(mean)).abs() / kept.sqrt()
         shifts[name] = float(shift.max())
         stretches[name] = float(((variance + layer.eps) / kept).log().abs().max().exp())
     worst = max(shifts, key=lambda name: max(shifts[name] / _SHIFT, stretches[name] / _STRETCH))

@@ -10,20 +10,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from landscape.engine import Engine
 from landscape.errors import InvalidArgumentError, NonFiniteError, one_of
-from landscape.evaluate import Evaluator
-from landscape.measure.arguments import check_pair
-from landscape.problem import Problem
-from landscape.problem.digest import Content
-from landscape.statistics import (
+from landscape.evaluate import (
     STATISTICS,
+    Engine,
+    Evaluator,
+    LossValue,
     check_variances,
+    error_of_mean,
     float_buffers,
     interpolated,
     recalibrated,
 )
-from landscape.sums import LossValue, error_of_mean
+from landscape.measure.arguments import check_pair
+from landscape.problem import Problem
+from landscape.problem.digest import Content
 
 METRIC = "metrics."  # as the arrays of a saved result are named
 

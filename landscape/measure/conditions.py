@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.engine import Engine
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Engine, Evaluator, error_of_mean
 from landscape.measure.ascent import Point
 from landscape.measure.quadratic import QuadraticModel
-from landscape.sums import error_of_mean
 
 PRODUCTS = 12
 _TOL = 1e-2

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from landscape.curves import Curve
-from landscape.derivatives import differentiate
 from landscape.errors import NonFiniteError
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Evaluator, normalisers
 from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
 from landscape.results import Provenance, TrainedCurve
-from landscape.statistics import normalisers
 from landscape.study import MAX_ARRAY_BYTES, Study
 
 MOMENTUM = 0.9
@@ -108,8 +106,8 @@ def objective(
     index: int,
     t: float,
     weight_decay: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Evaluate what one step of the training lowers, differentiably by the bends.
+) -> tuple[float, Tensor]:
+    """Evaluate the objective of one training step, and its gradient by the bends.
 
     Args:
         evaluator: an entered evaluator.
@@ -120,17 +118,19 @@ def objective(
         weight_decay: of w(t).
 
     Returns:
-        The mean loss of the batch at w(t) (its sum, for a loss that is a plain sum), and that
-        with ½ weight_decay ‖w(t)‖².
+        The mean loss of the batch at w(t) (its sum, for a loss that is a plain sum), and the
+        gradient by the bends of that with ½ weight_decay ‖w(t)‖².
     """
-    point = curve.at(t)
-    terms = evaluator.terms(point, batch, index)
-    plain_sum = evaluator.problem.loss.sums
+    with torch.enable_grad():
+        point = curve.at(t)
+    terms, slope = evaluator.batch_gradient(point.detach(), batch, index)
     # A batch in which every target is ignored has weight 0, and pulls nowhere.
-    mean = terms.total if plain_sum else terms.total / (float(terms.weight) or 1.0)
-    if not weight_decay:
-        return mean, mean
-    return mean, mean + 0.5 * weight_decay * point.square().sum()
+    share = 1.0 if evaluator.problem.loss.sums else 1.0 / (float(terms.weight) or 1.0)
+    slope = share * slope
+    if weight_decay:
+        slope = slope + weight_decay * point.detach()
+    (gradient,) = torch.autograd.grad(point, curve.bends, slope)
+    return share * float(terms.total), gradient
 
 
 @dataclasses.dataclass
@@ -178,7 +178,7 @@ def _one_epoch(
     group["lr"] = settings["lr"] * cosine(epoch - 1, settings["epochs"])
     losses = []
     for t, (index, batch) in zip(places, steps, strict=True):
-        mean, total = objective(
+        mean, state.bends.grad = objective(
             evaluator,
             state.curve,
             batch,
@@ -186,11 +186,10 @@ def _one_epoch(
             t=t,
             weight_decay=settings["weight_decay"],
         )
-        state.bends.grad = differentiate(total, state.bends)
         state.optimizer.step()
-        losses.append(mean.detach().double())
+        losses.append(mean)
     evaluator.passes["gradients"] += 1
-    return float(torch.stack(losses).mean())
+    return float(np.mean(losses))
 
 
 def cosine(epoch: int, epochs: int) -> float:
@@ -216,6 +215,7 @@ def _in_memory(batches: Iterable[Any]) -> list[Any] | None:
 
 @contextmanager
 def _batch_statistics(evaluator: Evaluator) -> Iterator[None]:
+    evaluator.write()  # in turn, before modes are changed
     layers = normalisers(evaluator.problem.model).values()
     modes = [layer.training for layer in layers]
     try:

@@ -13,20 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.engine import Engine
 from landscape.errors import InvalidArgumentError, LossError
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Engine, Evaluator, error_of_mean, final_divisor
 from landscape.linalg.sampling import student
 from landscape.measure.arguments import check_pair
 from landscape.measure.averages import average_sharpness
 from landscape.measure.paired_differences import paired_difference
 from landscape.measure.recall import recall_or_measure
 from landscape.measure.sharpness import sharpness
-from landscape.operators.scales import parameter_scale
+from landscape.operators import parameter_scale
 from landscape.problem import Problem
 from landscape.results import Cost, Differences, Provenance
 from landscape.study import Study
-from landscape.sums import error_of_mean, final_divisor
 
 CONFIDENCE = 0.95
 # Losses that differ by more than this share of the larger one mislead.

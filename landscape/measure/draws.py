@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.engine import Engine, Plan, choose_plan
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Engine, Evaluator, Plan, choose_plan
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import progress_bar

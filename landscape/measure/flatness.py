@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.engine import Engine, choose_plan
 from landscape.errors import InvalidArgumentError, LandscapeError, LossError, NonFiniteError
-from landscape.evaluate import Evaluator, require_finite
+from landscape.evaluate import Engine, Evaluator, choose_plan, error_of_mean, require_finite
 from landscape.measure.draws import Draws, positive
 from landscape.measure.eigenpairs import jackknife
 from landscape.measure.recall import recall_or_measure
@@ -24,7 +23,6 @@ from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Flatness, Provenance
 from landscape.study import Study
-from landscape.sums import error_of_mean
 
 FLOOR = 1e-3
 """What is added to |w| in the noise that is scaled by the weights."""

@@ -17,20 +17,21 @@ from torch import Tensor, nn
 from landscape.curves import Curve
 from landscape.directions import require_same_elsewhere
 from landscape.errors import InvalidArgumentError, MisleadingWarning, NonFiniteWarning, one_of
-from landscape.evaluate import Evaluator, require_finite
+from landscape.evaluate import (
+    STATISTICS,
+    Evaluator,
+    float_buffers,
+    interpolated,
+    normalisers,
+    recalibrated,
+    require_finite,
+)
 from landscape.measure.beside import METRIC, columns_of, held_out_columns
 from landscape.measure.connecting import MOMENTUM, train_curve
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.results import FloatArray, Path, Provenance
-from landscape.statistics import (
-    STATISTICS,
-    float_buffers,
-    interpolated,
-    normalisers,
-    recalibrated,
-)
 from landscape.study import Study
 
 N_PATH, EPOCHS, LR = 51, 50, 0.05
@@ -114,7 +115,7 @@ def path(
         Saukh, Neyshabur (2022), arXiv:2110.06296, for the barrier.
     """
     ts = _coordinates(t, n)
-    other = problem.at(end.model, name=end.name) if isinstance(end, Problem) else problem.at(end)
+    other = problem.at(end)
     require_same_elsewhere(problem, other)
     straight = _straight(problem, other, curve, bends)
     held = _held_out(problem, held_out)
@@ -265,7 +266,7 @@ def _straight(problem: Problem, other: Problem, curve: str, bends: int) -> Curve
 def _held_out(problem: Problem, held_out: Problem | None) -> Problem | None:
     if held_out is None:
         return None
-    held = held_out.at(problem.model, name=problem.name)
+    held = held_out.at(problem)
     if held.space != problem.space:
         msg = (
             f"held_out explores {held.space.n:,} parameters and the problem {problem.space.n:,}; "

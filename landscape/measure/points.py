@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from landscape.engine import PLAIN, Engine, Plan, choose_plan
 from landscape.errors import NonFiniteError
-from landscape.evaluate import Evaluator
+from landscape.evaluate import PLAIN, Engine, Evaluator, Plan, choose_plan, normalisers
 from landscape.measure.beside import (
     METRIC,
     Beside,
@@ -30,7 +29,6 @@ from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.randomness import whole_seed
 from landscape.results import Cost, FloatArray, Provenance
-from landscape.statistics import normalisers
 from landscape.study import Grid, Study
 
 Index = tuple[int, int]

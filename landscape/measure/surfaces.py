@@ -249,7 +249,7 @@ def _at_weights(problem: Problem, held_out: Problem | None) -> Problem | None:
             "ls.Problem(model, loss, data, split='test')"
         )
         raise InvalidArgumentError(msg)
-    return None if held_out is None else held_out.at(problem.model, name=problem.name)
+    return None if held_out is None else held_out.at(problem)
 
 
 def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 
-from landscape.engine import Engine
 from landscape.errors import LandscapeError
+from landscape.evaluate import Engine
 from landscape.measure.draws import Draws, rises_around
 from landscape.results import FloatArray
 

@@ -4,11 +4,11 @@ The Hessian, the generalised Gauss-Newton matrix and the empirical Fisher matrix
 data set and exact; `noise_floor` tells how far their products can be trusted.
 """
 
-from landscape.operators.curvature import GRAPH_BYTES, Curvature
-from landscape.operators.hessian import Hessian
-from landscape.operators.jacobians import EmpiricalFisher, GaussNewton
-from landscape.operators.noise import Noise, noise_floor
-from landscape.operators.scales import SCALES, parameter_scale
+from landscape.operators._curvature import GRAPH_BYTES, Curvature
+from landscape.operators._hessian import PRODUCTS, Hessian
+from landscape.operators._jacobians import EmpiricalFisher, GaussNewton
+from landscape.operators._noise import Noise, noise_floor
+from landscape.operators._scales import SCALES, parameter_scale
 
 CURVATURES: dict[str, type[Curvature]] = {
     "hessian": Hessian,
@@ -20,6 +20,7 @@ CURVATURES: dict[str, type[Curvature]] = {
 __all__ = [
     "CURVATURES",
     "GRAPH_BYTES",
+    "PRODUCTS",
     "SCALES",
     "Curvature",
     "EmpiricalFisher",

@@ -97,7 +97,7 @@ def _find_network(
         msg = f"{origin} holds no state dict (names to tensors); found {_outline(tree)}"
         raise CheckpointError(msg)
     best, *rivals = _best(networks if key is None else _under(key, networks, origin))
-    same = {name for name in expected if name in best.state}
+    same = {name for name in expected if isinstance(best.state.get(name), Tensor)}
     others = [n for n in rivals if best.fit[1] and not _agree(n.state, best.state, same)]
     name, *names = [n.address or "(top level)" for n in (best, *others)]
     msg = f"{origin} holds several state dicts that fit the model"
@@ -206,7 +206,7 @@ def _entries(tree: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, A
         return
     values = {k: _tensor(v, f"{path}.{k}") for k, v in tree.items() if isinstance(k, str)}
     if tensors := {name: tensor for name, tensor in values.items() if tensor is not None}:
-        yield path, tensors
+        yield path, tensors | {k: tree[k] for k in values if k.endswith("_extra_state")}
     for name in (name for name, tensor in values.items() if tensor is None):
         yield from _entries(tree[name], f"{path}.{name}" if path else name, depth + 1)
 
@@ -263,14 +263,18 @@ def _check_values(state: StateDict, model: nn.Module, expected: StateDict, origi
     marks = [
         name
         for name, tensor in state.items()
-        if tensor.is_quantized or (_QUANTISED.search(name) and name not in expected)
+        if getattr(tensor, "is_quantized", False)
+        or (_QUANTISED.search(name) and name not in expected)
+    ]
+    both = [
+        (name, state[name], own)
+        for name, own in expected.items()
+        if isinstance(own, Tensor) and isinstance(state.get(name), Tensor)
     ]
     integers = [
-        f"{name} ({str(state[name].dtype).removeprefix('torch.')})"
-        for name in expected
-        if name in state
-        and expected[name].is_floating_point()
-        and not (state[name].is_floating_point() or state[name].dtype == torch.bool)
+        f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
+        for name, tensor, own in both
+        if own.is_floating_point() > (tensor.is_floating_point() or tensor.dtype == torch.bool)
     ]
     if marks or integers:
         kind = (
@@ -284,9 +288,7 @@ def _check_values(state: StateDict, model: nn.Module, expected: StateDict, origi
             "model.dequantize().save_pretrained(folder))"
         )
         raise CheckpointError(msg)
-    if bad := [
-        name for name, own in expected.items() if name in state and _diverged(state[name], own)
-    ]:
+    if bad := [name for name, tensor, own in both if _diverged(tensor, own)]:
         msg = (
             f"{origin} holds NaN or infinity in {len(bad)} tensors ({listing(bad)}): the "
             "training has diverged; choose an earlier checkpoint"
@@ -363,22 +365,23 @@ def _aliases(model: nn.Module) -> dict[str, list[str]]:
     return {name: names for names in by_tensor.values() for name in names if len(names) > 1}
 
 
-def _same_shape(value: Tensor, own: Any) -> bool:
-    free = not isinstance(own, Tensor) or nn.parameter.is_lazy(own)
-    return free or value.shape == own.shape
+def _same_shape(value: Any, own: Any) -> bool:
+    fixed = isinstance(value, Tensor) and isinstance(own, Tensor) and not nn.parameter.is_lazy(own)
+    return not fixed or value.shape == own.shape
 
 
 def _agree(one: StateDict, two: StateDict, names: Iterable[str]) -> bool:
     return all(n in one and one[n].shape == two[n].shape and one[n].equal(two[n]) for n in names)
 
 
-def _diverged(tensor: Tensor, own: Any) -> bool:
+def _diverged(tensor: Tensor, own: Tensor) -> bool:
     """Tell whether a tensor is not finite, except as the fresh model has it: a mask of -inf."""
-    fixed = isinstance(own, Tensor) and not nn.parameter.is_lazy(own)
-    cast = tensor.to(own.dtype) if fixed else tensor  # which may overflow
+    if nn.parameter.is_lazy(own):
+        return not bool(torch.isfinite(tensor).all())
+    cast = tensor.to(own.dtype)  # which may overflow
     if cast.layout != torch.strided:
         return not bool(torch.isfinite(cast._values() if cast.is_sparse else cast.values()).all())
-    return not (torch.isfinite(cast).all() or (fixed and torch.equal(cast, own.to(cast.device))))
+    return not (torch.isfinite(cast).all() or torch.equal(cast, own.to(cast.device)))
 
 
 def _outline(tree: Any) -> str:

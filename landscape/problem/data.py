@@ -149,6 +149,23 @@ def as_batches(source: Any, batch_size: int = BATCH_SIZE) -> Iterable[Any]:
     raise DataError(msg)
 
 
+class Batching:
+    """How many examples a batch holds, and along which axis it is cut."""
+
+    def size(self, batch: Any) -> int:
+        return examples_in(batch)
+
+    def split(self, batch: Any, at: int) -> tuple[Any, Any]:
+        return split_batch(batch, at)
+
+    def can_split(self, batch: Any) -> bool:
+        size = self.size(batch)
+        if size < 2:
+            return False
+        halves = self.split(batch, size // 2)
+        return [self.size(half) for half in halves] == [size // 2, size - size // 2]
+
+
 def examples_in(batch: Any) -> int:
     """Return the number of examples in a batch: the length of its first tensor.
 

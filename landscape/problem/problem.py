@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from os import PathLike
@@ -17,15 +18,16 @@ from torch import Tensor, nn
 
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
-from landscape.params import ParameterSpace, known_device, preserved
 from landscape.problem._checkpoint import load_weights
+from landscape.problem._live import preserved, state_of, tensors_by_name, unwrapped
+from landscape.problem._parameters import ParameterSpace
 from landscape.problem.computation import (
     digest_of,
     digest_of_layers,
     look_of,
     loose_tensors,
 )
-from landscape.problem.data import BATCH_SIZE, Batches
+from landscape.problem.data import BATCH_SIZE, Batches, Batching
 from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
 from landscape.problem.losses import Loss, make_loss
@@ -36,14 +38,31 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 MODES = ("eval", "train")
 
 
+@dataclass
+class Trials:
+    """Results of the self-tests of a problem; None: not tested yet.
+
+    Attributes:
+        additive: whether the loss of a batch is the sum of its parts' losses.
+        writes_inputs: whether the model or the loss changes its inputs in place.
+        writes_unseen: whether a forward pass writes buffers behind autograd's back.
+    """
+
+    additive: bool | None = None
+    writes_inputs: bool = False
+    writes_unseen: bool = False
+
+
 class Problem:
     """A model with its weights, a loss and a data set.
 
-    The model is never changed by a measurement. Its weights are read when a measurement starts,
-    so that a model that is still in training can be measured again and again.
+    A measurement writes weights into the model itself and gives it back bit for bit. The model's
+    own weights are read when a measurement starts, so that a model that is still in training can
+    be measured again and again; `at` names other weights.
 
     Attributes:
-        model: the module.
+        model: the live module; what is wrapped by torch.compile or DistributedDataParallel is the
+            module inside.
         name: what people call these weights.
         space: the parameters that are explored.
         parameters: the pattern that they were chosen by; empty: all that are trainable.
@@ -101,7 +120,7 @@ class Problem:
         if data is None:
             msg = "the problem has no data: give a DataLoader, a Dataset or a pair of tensors"
             raise ProblemError(msg)
-        self.model = model
+        self.model = model = unwrapped(model)
         self.space = ParameterSpace.of(model)
         self.parameters = ""
         self.loss: Loss = make_loss(loss, batch_loss)
@@ -112,6 +131,11 @@ class Problem:
         self.device = next(model.parameters()).device if device is None else known_device(device)
         self.dtype = _dtype(dtype, model)
         self._data = _LazyBatches(data, self.device, self.dtype, batch_size, freeze_data)
+        self.batching = Batching()
+        self.trials = Trials()
+        self.derivatives: dict[str, Any] = {}  # what the tests of derivatives have said
+        self._state: dict[str, Tensor] | None = None
+        self._extra: dict[str, Any] = {}
         self._layers = _LayerDigests()
 
     @property
@@ -122,32 +146,29 @@ class Problem:
                 self._data.batches = self._data.read()
         return self._data.batches
 
+    def state(self) -> dict[str, Tensor]:
+        """Return parameters and buffers at the checkpoint, under all of their names.
+
+        Returns:
+            Tensors as they are kept, not to be written to; `weights` is a copy.
+        """
+        return state_of(self.model) if self._state is None else self._state
+
     @property
-    def additive(self) -> bool | None:
-        """Whether the loss of a batch is the mean of its parts' losses; None: not checked yet."""
-        return self._data.additive
-
-    @additive.setter
-    def additive(self, value: bool) -> None:
-        self._data.additive = value
-
-    @property
-    def writes_inputs(self) -> bool:
-        """Whether the model or the loss changes its inputs in place, so that it needs copies."""
-        return self._data.writes_inputs
-
-    @writes_inputs.setter
-    def writes_inputs(self, value: bool) -> None:
-        self._data.writes_inputs = value
+    def is_at_checkpoint(self) -> bool:
+        """Whether the weights are those of a checkpoint, and not the live model's own."""
+        return self._state is not None
 
     @property
     def weights(self) -> Tensor:
         """A copy of the current weights as one flat vector, shape (n,)."""
-        return self.space.read(self.model, device=self.device, dtype=self.dtype)
+        state = self.state()
+        flat = self.space.flatten({name: state[name] for name in self.space.names})
+        return flat.to(self.device, self.dtype)
 
     def at(
         self,
-        checkpoint: str | PathLike[str] | Mapping[str, Any] | nn.Module,
+        checkpoint: str | PathLike[str] | Mapping[str, Any] | nn.Module | Problem,
         *,
         name: str | None = None,
         key: str | None = None,
@@ -158,31 +179,52 @@ class Problem:
 
         Args:
             checkpoint: a file of torch, safetensors or NumPy, the index or the folder of shards, a
-                folder of Hugging Face or `torch.distributed.checkpoint`, a state dict, or a module.
+                folder of Hugging Face or `torch.distributed.checkpoint`, a state dict, a module,
+                or a problem at other weights.
             name: what to call these weights; by default the file's name.
             key: which entry of a nested checkpoint to read, or which network by the prefix of its
                 names, for example ``ema``, ``teacher`` or ``module.encoder_q``.
             unsafe_pickle: unpickle whatever the file holds, which runs any code in it.
-            partial: where the checkpoint has no weights, keep those that the model has; a warning
+            partial: where the checkpoint has no weights, keep those of this problem; a warning
                 lists them.
 
         Returns:
-            A problem that shares the loss and the data with this one.
+            A problem that shares the model, the loss and the data with this one.
 
         Raises:
             CheckpointError: if the checkpoint cannot be read, or does not fit.
-            ProblemError: if the model cannot be copied.
         """
         other = copy.copy(self)
-        try:
-            other.model = copy.deepcopy(self.model, _derived_tensors(self.model))
-        except Exception as error:
-            msg = f"the model {type(self.model).__name__} cannot be copied: {error}"
-            raise ProblemError(msg) from error
-        load_weights(other.model, checkpoint, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
-        is_file = isinstance(checkpoint, (str, PathLike))
-        other.name = name or (Path(checkpoint).name if is_file else self.name)  # type: ignore[arg-type]
+        other.derivatives = {}
+        if isinstance(checkpoint, Problem):
+            source: Any = _persistent(checkpoint.model, checkpoint.state())
+            default = checkpoint.name
+        else:
+            is_file = isinstance(checkpoint, (str, PathLike))
+            default = Path(checkpoint).name if is_file else self.name  # type: ignore[arg-type]
+            source = unwrapped(checkpoint) if isinstance(checkpoint, nn.Module) else checkpoint
+            if isinstance(source, nn.Module):
+                source = _persistent(source, state_of(source))
+        other.name = name or default
+        with preserved(self.model):
+            if self._state is not None:  # which adapters and parts go over
+                with torch.no_grad():
+                    for tensor_name, tensor in tensors_by_name(self.model):
+                        tensor.copy_(self._state[tensor_name])
+                self.restore_extra_state()
+            load_weights(self.model, source, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
+            other._state = {n: t.detach().clone() for n, t in tensors_by_name(self.model)}
+            other._extra = {
+                n: part.get_extra_state()
+                for n, part in self.model.named_modules()
+                if type(part).set_extra_state is not nn.Module.set_extra_state
+            }
         return other
+
+    def restore_extra_state(self) -> None:
+        """Hand each layer with extra state that of the checkpoint, while the model is measured."""
+        for name, extra in self._extra.items():
+            self.model.get_submodule(name).set_extra_state(extra)
 
     def named(self, name: str) -> Problem:
         """Return the same problem under another name.
@@ -237,8 +279,6 @@ class Problem:
         other = copy.copy(self)
         pieces = examples_between(self.batches, first, last)
         other._data = _LazyBatches(pieces, self.device, self.dtype, BATCH_SIZE, True)
-        other._data.additive = self._data.additive
-        other._data.writes_inputs = self._data.writes_inputs
         return other
 
     def with_normalised_logits(self) -> Problem:
@@ -254,6 +294,7 @@ class Problem:
         """
         other = copy.copy(self)
         other.loss = NormalisedLogits(self.loss)
+        other.trials, other.derivatives = Trials(), {}
         other.__dict__.pop("_asked", None)
         return other
 
@@ -340,8 +381,6 @@ class _LazyBatches:
     def __init__(
         self, source: Any, device: torch.device, dtype: torch.dtype, size: int, freeze: bool
     ) -> None:
-        self.additive: bool | None = None
-        self.writes_inputs = False
         self.batches: Batches | None = None
         self._arguments = (source, device, dtype, size, freeze)
 
@@ -350,15 +389,23 @@ class _LazyBatches:
         return Batches(source, device=device, dtype=dtype, batch_size=size, freeze=freeze)
 
 
-def _derived_tensors(model: nn.Module) -> dict[int, Any]:
-    """Copy what hooks have computed from parameters, which deepcopy refuses to do, as a memo."""
-    derived = [
-        value
-        for part in model.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    ]
-    return {id(tensor): tensor.detach().clone() for tensor in derived}
+def _persistent(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return a state dict with values from a state, which stays as it is."""
+    copies = {name: tensor.clone() for name, tensor in state.items()}
+    return {name: copies.get(name, value) for name, value in model.state_dict().items()}
+
+
+def known_device(device: str | torch.device) -> torch.device:
+    """Return a device that can be computed on, or raise."""
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        msg = f"unknown device {device!r}; known: cpu, cuda, cuda:0, mps, …"
+        raise InvalidArgumentError(msg) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        msg = f"device {device} was asked for, but this torch sees no CUDA device; use cpu"
+        raise InvalidArgumentError(msg)
+    return chosen
 
 
 def _dtype(dtype: str | torch.dtype | None, model: nn.Module) -> torch.dtype:

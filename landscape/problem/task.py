@@ -27,8 +27,8 @@ from typing import Any
 from torch import nn
 
 from landscape.errors import LandscapeError, ProblemError, did_you_mean
-from landscape.params import forked_rng
 from landscape.problem.problem import Problem
+from landscape.randomness import forked_rng
 from landscape.tasks import NAMES, module_of
 
 BUILTIN = {name: module_of(name) for name in NAMES}

@@ -17,9 +17,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
-from landscape.params import known_device
 from landscape.problem.data import describe
 from landscape.problem.losses import Loss, make_loss
+from landscape.problem.problem import known_device
 from landscape.problem.task import load_task, users_code
 from landscape.progress import progress_bar
 from landscape.training.batches import Batches

@@ -34,8 +34,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape.directions import random_plane
-from landscape.engine import Engine, choose_plan
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Engine, Evaluator, choose_plan
 from landscape.measure.surfaces import span, surface
 from landscape.problem import Problem
 from landscape.tasks import digits

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import DataError, ProblemError
+from landscape.problem._parameters import ParameterSpace
 from landscape.problem.data import describe
 from landscape.problem.losses import BatchTerms
 
@@ -35,25 +36,83 @@ class LossValue:
     examples: tuple[Tensor, Tensor] | None = None
 
 
-class VectorSum:
-    """Sum of vectors over batches: in float64, unless there is only one to add."""
+class GradientSum:
+    """Sum of gradients over batches, as one flat vector.
 
-    def __init__(self, n_batches: int) -> None:
-        self._single = n_batches == 1
-        self.value = torch.zeros(())
+    Short vectors are added in float64. Long ones are added in their own type in blocks of eight,
+    and the blocks in float64: that rounds less than the gradient of one batch does by itself, and
+    reads and writes a quarter of the memory.
+    """
 
-    def add(self, vector: Tensor) -> None:
-        """Add one vector.
+    _LONG, _BLOCK = 2**19, 8
 
-        Args:
-            vector: shape (n,).
-        """
-        if self._single:
-            self.value = vector
-        elif self.value.ndim == 0:
-            self.value = vector.double()
+    def __init__(self, space: ParameterSpace, like: Tensor) -> None:
+        """Start from zero; `like` has the type and device of the gradients."""
+        self._space, self._like = space, like
+        self._total: Tensor | None = None
+        self._block: Tensor | None = None
+        self._n = 0
+        self.is_empty = True
+
+    def add(self, gradients: list[Tensor | None]) -> None:
+        """Add the gradient of each tensor, None for zero; the list is emptied on the way."""
+        if self.is_empty:
+            self.is_empty = all(gradient is None for gradient in gradients)
+        if self._space.n < self._LONG:
+            flat = flattened(gradients, self._space, self._like)
+            self._total = flat if self._n == 0 else self._wide().add_(flat)
         else:
-            self.value += vector
+            self._add_long(gradients)
+        self._n += 1
+
+    def _wide(self) -> Tensor:
+        assert self._total is not None
+        if self._total.dtype != torch.float64:
+            self._total = self._total.double()
+        return self._total
+
+    def _add_long(self, gradients: list[Tensor | None]) -> None:
+        fresh = self._n % self._BLOCK == 0
+        if fresh and self._block is not None:
+            wide = torch.float64
+            first = self._total is None
+            self._total = (
+                self._block.to(wide, copy=True) if first else self._total.add_(self._block)
+            )
+        if self._block is None:
+            self._block = torch.empty(
+                self._space.n, dtype=self._like.dtype, device=self._like.device
+            )
+        views = self._space.views(self._block)
+        for i, view in enumerate(views):
+            gradient, gradients[i] = gradients[i], None  # freed as soon as it is added
+            if gradient is None:
+                if fresh:
+                    view.zero_()
+            elif fresh:
+                view.copy_(gradient)
+            else:
+                view.add_(gradient.to_dense() if gradient.is_sparse else gradient)
+
+    def result(self, divisor: float = 1.0) -> Tensor:
+        """Return the sum over the divisor, shape (n,), in the type of the gradients."""
+        total, block = self._total, self._block
+        if block is not None:
+            total = block if total is None else total.add_(block)
+        if total is None:
+            return torch.zeros(self._space.n, dtype=self._like.dtype, device=self._like.device)
+        return (total if divisor == 1.0 else total.div_(divisor)).to(self._like.dtype)
+
+
+def flattened(gradients: list[Tensor | None], space: ParameterSpace, like: Tensor) -> Tensor:
+    """Lay the gradient of each tensor end to end, zeros for None, in a new vector."""
+    parts = []
+    for gradient, size in zip(gradients, space.sizes, strict=True):
+        if gradient is None:
+            parts.append(torch.zeros(size, dtype=like.dtype, device=like.device))
+        else:
+            parts.append((gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1))
+    return torch.cat(parts)
 
 
 class LossSums:

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.engine.folding import Fold, find_folds
-from landscape.engine.pieces import arranged, sample_of
-from landscape.engine.plans import PLAIN, Plan
-from landscape.engine.running import Runner
 from landscape.errors import LandscapeError
-from landscape.evaluate import Evaluator
-from landscape.operators.pieces import divisible
+from landscape.evaluate._evaluator import Evaluator
+from landscape.evaluate._folding import Fold, find_folds
+from landscape.evaluate._pieces import arranged, sample_of
+from landscape.evaluate._plans import PLAIN, Plan
+from landscape.evaluate._running import Runner
+from landscape.evaluate._sums import LossSums
 from landscape.randomness import seeded
-from landscape.sums import LossSums
 
 # Examples that a plan is tried on, where batches can be cut: the first ones of several batches,
 # in pieces that join some and cut others, whatever the size of the pieces will be.
@@ -43,7 +42,7 @@ def plan_that_holds(evaluator: Evaluator, plan: Plan) -> tuple[Plan, tuple[Fold,
     """
     if plan == PLAIN or evaluator.problem.mode == "train":
         return PLAIN, ()
-    can_be_cut = divisible(evaluator)
+    can_be_cut = evaluator.divisible
     folds = _folds(evaluator, can_be_cut=can_be_cut) if plan.fold else ()
     reasons = []
     for wanted in _less_and_less(plan, fold=bool(folds), piece=can_be_cut):
@@ -89,7 +88,7 @@ def why_not(evaluator: Evaluator, runner: Runner, *, can_be_cut: bool) -> str:
     problem, plan = evaluator.problem, runner.plan
     batches = sample_of(problem, _TRIED, at_most=_OF_A_BATCH if can_be_cut else None)
     piece = None if plan.piece is None else min(plan.piece, _PIECE)
-    pieces = list(arranged(batches, replace(plan, piece=piece)))
+    pieces = list(arranged(problem.batching, batches, replace(plan, piece=piece)))
     vectors = [evaluator.origin, displaced(evaluator.origin)]
     plain = Runner(evaluator, PLAIN)
     expected = plain.sums(vectors, lambda: batches)

@@ -10,15 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from landscape.engine.folding import Fold
-from landscape.engine.holding import plan_that_holds
-from landscape.engine.pieces import arranged, sample_of
-from landscape.engine.plans import Plan
-from landscape.engine.running import Runner
 from landscape.errors import InvalidArgumentError, LandscapeError
-from landscape.evaluate import Evaluator
-from landscape.operators.pieces import divisible
-from landscape.problem.data import examples_in
+from landscape.evaluate._evaluator import Evaluator
+from landscape.evaluate._folding import Fold
+from landscape.evaluate._holding import plan_that_holds
+from landscape.evaluate._pieces import arranged, sample_of
+from landscape.evaluate._plans import Plan
+from landscape.evaluate._running import Runner
+from landscape.problem.data import Batching
 
 # Below this many points, or seconds for all of them, nothing is timed, and the plan is the same on
 # every run.
@@ -84,6 +83,7 @@ class _Candidate:
     """A plan that is timed, with the seconds of each turn for one point and one example, if any."""
 
     runner: Runner
+    batching: Batching
     pieces: list[tuple[int, Any]]
     seconds: list[float] = field(default_factory=list)
     failed: bool = False
@@ -95,7 +95,7 @@ class _Candidate:
     def time(self, vector: Tensor) -> float:
         """Time the plan once; return the seconds that this took."""
         points = self.runner.plan.points
-        n_examples = sum(examples_in(piece) for _, piece in self.pieces)
+        n_examples = sum(self.batching.size(piece) for _, piece in self.pieces)
         started = time.perf_counter()
         for sums in self.runner.sums([vector] * points, lambda: self.pieces):
             _ = sums.totals  # waits for the device
@@ -110,7 +110,7 @@ class _Clock:
     def __init__(self, evaluator: Evaluator, plan: Plan, folds: Sequence[Fold], at: Tensor) -> None:
         self._evaluator, self._plan, self._folds, self._at = evaluator, plan, folds, at
         own = _SIZES.get(evaluator.problem.device.type, _SIZES["cuda"])
-        self._sizes = own if divisible(evaluator) else ()
+        self._sizes = own if evaluator.divisible else ()
         self._n = max(own)
 
     def fastest(self, n_points: int) -> Plan:
@@ -154,7 +154,9 @@ class _Clock:
         # Whole batches, where they are what the model will see.
         n = self._n if plan.piece is None else max(self._n, plan.piece)
         sample = sample_of(problem, n, at_most=None if plan.piece is None else n)
-        return _Candidate(Runner(self._evaluator, plan, self._folds), list(arranged(sample, plan)))
+        runner = Runner(self._evaluator, plan, self._folds)
+        pieces = list(arranged(problem.batching, sample, plan))
+        return _Candidate(runner, problem.batching, pieces)
 
     def _plans(self, point: float) -> list[Plan]:
         """List the plans to try, the more promising ones first."""

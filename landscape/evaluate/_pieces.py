@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.engine.plans import Plan
+from landscape.evaluate._plans import Plan
 from landscape.problem import Problem
-from landscape.problem.data import examples_in, leaves, map_leaves, split_batch
+from landscape.problem.data import Batching, leaves, map_leaves
 
 Numbered = Iterable[tuple[int, Any]]
 # Pieces that take no more are made once and kept, beside the batches that they are made of.
@@ -35,8 +35,9 @@ def pieces_of(problem: Problem, plan: Plan) -> Callable[[], Numbered]:
     first = next(iter(problem.batches))
     size = sum(leaf.nbytes for leaf in leaves(first) if isinstance(leaf, Tensor))
     if size * problem.batches.n_batches <= _KEPT_BYTES:
-        kept = list(arranged(enumerate(problem.batches), plan))
-    return lambda: arranged(enumerate(problem.batches), plan) if kept is None else kept
+        kept = list(arranged(problem.batching, enumerate(problem.batches), plan))
+    batching = problem.batching
+    return lambda: arranged(batching, enumerate(problem.batches), plan) if kept is None else kept
 
 
 def sample_of(problem: Problem, n: int, *, at_most: int | None) -> list[tuple[int, Any]]:
@@ -52,16 +53,16 @@ def sample_of(problem: Problem, n: int, *, at_most: int | None) -> list[tuple[in
     """
     found, missing = [], n
     for i, batch in islice(enumerate(problem.batches), n):
-        if at_most is not None and examples_in(batch) > min(at_most, missing):
-            batch = split_batch(batch, min(at_most, missing))[0]
+        if at_most is not None and problem.batching.size(batch) > min(at_most, missing):
+            batch = problem.batching.split(batch, min(at_most, missing))[0]
         found.append((i, batch))
-        missing -= examples_in(batch)
+        missing -= problem.batching.size(batch)
         if missing <= 0:
             break
     return found
 
 
-def arranged(batches: Numbered, plan: Plan) -> Iterator[tuple[int, Any]]:
+def arranged(batching: Batching, batches: Numbered, plan: Plan) -> Iterator[tuple[int, Any]]:
     """Arrange batches as a plan wants them.
 
     Args:
@@ -71,7 +72,7 @@ def arranged(batches: Numbered, plan: Plan) -> Iterator[tuple[int, Any]]:
     Yields:
         The pieces, in the order of the data.
     """
-    for i, piece in batches if plan.piece is None else _cut_anew(batches, plan.piece):
+    for i, piece in batches if plan.piece is None else _cut_anew(batching, batches, plan.piece):
         yield i, map_leaves(piece, channels_last) if plan.channels_last else piece
 
 
@@ -91,36 +92,36 @@ def channels_last(leaf: Any) -> Any:
     return leaf
 
 
-def _cut_anew(batches: Numbered, size: int) -> Iterator[tuple[int, Any]]:
+def _cut_anew(batching: Batching, batches: Numbered, size: int) -> Iterator[tuple[int, Any]]:
     """Join batches that can be joined, and cut what comes out into pieces of one size."""
     waiting: list[Any] = []
     first = 0
     for i, batch in batches:
-        if waiting and not _joinable(waiting[0], batch):
-            yield from ((first, piece) for piece in _cut(_joined(waiting), size))
+        if waiting and not _joinable(batching, waiting[0], batch):
+            yield from ((first, piece) for piece in _cut(batching, _joined(waiting), size))
             waiting = []
         if not waiting:
             first = i
         waiting.append(batch)
-        if sum(map(examples_in, waiting)) >= size:
-            *whole, rest = _cut(_joined(waiting), size)
+        if sum(map(batching.size, waiting)) >= size:
+            *whole, rest = _cut(batching, _joined(waiting), size)
             yield from ((first, piece) for piece in whole)
             waiting, first = [rest], i
-            if examples_in(rest) == size:
+            if batching.size(rest) == size:
                 yield first, rest
                 waiting = []
     if waiting:
-        yield from ((first, piece) for piece in _cut(_joined(waiting), size))
+        yield from ((first, piece) for piece in _cut(batching, _joined(waiting), size))
 
 
-def _cut(batch: Any, size: int) -> Iterator[Any]:
-    while examples_in(batch) > size:
-        head, batch = split_batch(batch, size)
+def _cut(batching: Batching, batch: Any, size: int) -> Iterator[Any]:
+    while batching.size(batch) > size:
+        head, batch = batching.split(batch, size)
         yield head
     yield batch
 
 
-def _joinable(one: Any, other: Any) -> bool:
+def _joinable(batching: Batching, one: Any, other: Any) -> bool:
     pairs = list(zip(leaves(one), leaves(other), strict=False))
     return len(leaves(one)) == len(leaves(other)) and all(
         isinstance(a, Tensor)
@@ -128,7 +129,7 @@ def _joinable(one: Any, other: Any) -> bool:
         and (a.ndim, b.ndim, a.shape[1:], a.dtype) == (b.ndim, a.ndim, b.shape[1:], b.dtype)
         and a.layout == b.layout == torch.strided
         and a.ndim > 0
-        and (len(a), len(b)) == (examples_in(one), examples_in(other))
+        and (len(a), len(b)) == (batching.size(one), batching.size(other))
         for a, b in pairs
     )
 

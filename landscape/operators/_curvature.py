@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from landscape.errors import NonFiniteError
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Evaluator, final_divisor, twice_differentiable
 from landscape.linalg.krylov import inner
 from landscape.linalg.symmetric import SymmetricOperator
-from landscape.operators.pieces import Piece, divisible, pieces, size_that_fits
-from landscape.problem.data import examples_in
-from landscape.sums import VectorSum, final_divisor
+from landscape.operators._pieces import Piece, pieces, size_that_fits
 
 GRAPH_BYTES = 2 * 2**30
 _MIB = 2**20
@@ -33,8 +31,8 @@ class BatchProduct(Protocol):
     weight: float
     n_bytes: int
 
-    def times(self, vector: Tensor, *, retain: bool) -> Tensor:
-        """Return the product with a vector of shape (n,), keeping the graph for another or not."""
+    def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
+        """Return the product with a vector of shape (n,) as tensors, None for zero."""
 
 
 class Curvature(SymmetricOperator):
@@ -90,19 +88,26 @@ class Curvature(SymmetricOperator):
         Raises:
             NonFiniteError: if a product is not finite; the message names the batch.
         """
-        n_batches = self._evaluator.problem.batches.n_batches
-        sums = [VectorSum(n_batches if self._piece_size() is None else 2) for _ in vectors]
-        weight, checks = 0.0, []
-        for number, product, kept in self._batches():
-            for i, vector in enumerate(vectors):
-                part = product.times(vector, retain=kept or i + 1 < len(vectors))
-                checks.append((number, torch.isfinite(part).all()))
-                sums[i].add(part)
-            weight += product.weight
-        self._check_finite(checks)
-        self._evaluator.passes["hvps"] += len(vectors)
+        evaluator = self._evaluator
+        sums, weight = [evaluator.new_sum() for _ in vectors], 0.0
+        with twice_differentiable(evaluator.model):
+            for _, product, kept in self._batches():
+                for i, vector in enumerate(vectors):
+                    retain = kept or i + 1 < len(vectors)
+                    sums[i].add(self._times(product, vector, retain=retain))
+                weight += product.weight
+        evaluator.passes["hvps"] += len(vectors)
+        if all(each.is_empty for each in sums):
+            evaluator.require_dependence()
         divisor = self._divisor(weight)
-        return torch.stack([(each.value / divisor).to(self.dtype) for each in sums])
+        products = torch.stack([each.result(divisor) for each in sums])
+        self._check_finite(products, vectors)
+        return products
+
+    def _times(self, product: BatchProduct, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
+        # What is recomputed in a backward pass reads the live weights.
+        self._evaluator.write(self._at)
+        return product.times(vector, retain=retain)
 
     def forms(
         self, vectors: Tensor, *, n_groups: int
@@ -120,14 +125,16 @@ class Curvature(SymmetricOperator):
         """
         problem = self._evaluator.problem
         forms, weights = [], []
-        for piece in pieces(problem, self._group_size(n_groups)):
-            product = self._build(piece)
-            results = (
-                (vector, product.times(vector, retain=i + 1 < len(vectors)))
-                for i, vector in enumerate(vectors)
-            )
-            forms.append([float(inner(vector[None], result)) for vector, result in results])
-            weights.append(examples_in(piece.batch) if problem.loss.sums else product.weight)
+        with twice_differentiable(problem.model):
+            for piece in pieces(problem, self._group_size(n_groups)):
+                product = self._build(piece)
+                forms.append([])
+                for i, vector in enumerate(vectors):
+                    total = self._evaluator.new_sum()
+                    total.add(self._times(product, vector, retain=i + 1 < len(vectors)))
+                    forms[-1].append(float(inner(vector[None], total.result())))
+                size = problem.batching.size(piece.batch)
+                weights.append(size if problem.loss.sums else product.weight)
         self._evaluator.passes["hvps"] += len(vectors)
         kept = np.array(weights, dtype=np.float64) > 0
         return np.array(forms)[kept], np.array(weights, dtype=np.float64)[kept]
@@ -176,7 +183,7 @@ class Curvature(SymmetricOperator):
     def _group_size(self, n_groups: int) -> int | None:
         batches, size = self._evaluator.problem.batches, self._piece_size()
         wanted = -(-batches.n_examples // n_groups)
-        if batches.n_batches >= n_groups or not divisible(self._evaluator):
+        if batches.n_batches >= n_groups or not self._evaluator.divisible:
             return size
         return wanted if size is None else min(size, wanted)
 
@@ -197,14 +204,17 @@ class Curvature(SymmetricOperator):
                     self._full = True
                 yield piece.number, product, i in self._kept
 
-    def _check_finite(self, checks: list[tuple[int, Tensor]]) -> None:
-        # Asked for once, at the end: each answer is waited for on the device.
-        finite = torch.stack([check for _, check in checks]).tolist()
-        if all(finite):
+    def _check_finite(self, products: Tensor, vectors: Tensor) -> None:
+        if bool(torch.isfinite(products.sum())) or bool(torch.isfinite(products).all()):
             return
-        bad = next(number for (number, _), good in zip(checks, finite, strict=True) if not good)
+        with twice_differentiable(self._evaluator.model):
+            for number, product, _ in self._batches():
+                total = self._evaluator.new_sum()
+                total.add(self._times(product, vectors[0], retain=True))
+                if not bool(torch.isfinite(total.result()).all()):
+                    break
         msg = (
-            f"the product with batch {bad} of the {self._evaluator.problem.split} data is not "
+            f"the product with batch {number} of the {self._evaluator.problem.split} data is not "
             "finite, though the loss is: look for a square root, a norm or a logarithm at zero in "
             "that batch, or compute in float64"
         )

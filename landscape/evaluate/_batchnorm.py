@@ -16,31 +16,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
-from landscape.evaluate import Evaluator
+from landscape.evaluate._evaluator import Evaluator
 from landscape.problem import Problem
-from landscape.problem.data import examples_in
-
-__all__ = [
-    "STATISTICS",
-    "check_variances",
-    "float_buffers",
-    "interpolated",
-    "normalisers",
-    "recalibrated",
-]
 
 STATISTICS = ("frozen", "recalibrated", "interpolated")
 
 
 def normalisers(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Find the layers with running statistics.
-
-    Args:
-        model: any module.
-
-    Returns:
-        The BatchNorm layers that track statistics, by name.
-    """
+    """Find the BatchNorm layers with running statistics, by name."""
     return {
         name: layer
         for name, layer in model.named_modules()
@@ -81,9 +64,10 @@ def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
     if not layers:
         return {}
     moments = {name: _Moments() for name in layers}
+    evaluator.write(vector)
     with torch.no_grad(), _gathering(layers, moments):
         for i, batch in enumerate(problem.batches):
-            with _enough_examples(batch):
+            with _enough_examples(problem, batch):
                 evaluator.on_batch(vector, batch, i, problem.loss)
     evaluator.passes["forwards"] += 1
     found: dict[str, Tensor] = {}
@@ -100,15 +84,7 @@ def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
 def interpolated(
     own: Mapping[str, Tensor], others: Mapping[str, tuple[float, Mapping[str, Tensor]]]
 ) -> dict[str, Tensor]:
-    """Combine the floating-point buffers of checkpoints: b + Σ t (b′ − b).
-
-    Args:
-        own: buffers at the origin.
-        others: coordinate t and buffers of each other checkpoint, by its name.
-
-    Returns:
-        The combined buffers, for `Evaluator.loss`.
-    """
+    """Combine the floating-point buffers of checkpoints at coordinates t: b + Σ t (b′ − b)."""
     return {
         name: buffer + sum(t * (theirs[name].to(buffer) - buffer) for t, theirs in others.values())
         for name, buffer in own.items()
@@ -117,15 +93,7 @@ def interpolated(
 
 
 def check_variances(buffers: Mapping[str, Tensor], where: str) -> None:
-    """Refuse statistics that are none.
-
-    Args:
-        buffers: by name.
-        where: the point that they belong to, for the message.
-
-    Raises:
-        NonFiniteError: if a running variance is negative or not finite.
-    """
+    """Refuse a running variance that is negative or not finite."""
     for name, buffer in buffers.items():
         if name.endswith("running_var") and not bool(
             (torch.isfinite(buffer) & (buffer >= 0)).all()
@@ -139,23 +107,17 @@ def check_variances(buffers: Mapping[str, Tensor], where: str) -> None:
 
 
 def float_buffers(problem: Problem) -> dict[str, Tensor]:
-    """Return the floating-point buffers of a model, where and in what its problem computes.
-
-    Args:
-        problem: gives the model.
-
-    Returns:
-        The buffers by name.
-    """
+    """Return the floating-point buffers at a checkpoint, on its problem's device, in its type."""
+    state = problem.state()
     return {
-        name: buffer.to(problem.device, problem.dtype)
+        name: state[name].to(problem.device, problem.dtype)
         for name, buffer in problem.model.named_buffers()
         if buffer.is_floating_point()
     }
 
 
 @contextmanager
-def _enough_examples(batch: Any) -> Iterator[None]:
+def _enough_examples(problem: Problem, batch: Any) -> Iterator[None]:
     """Explain why a batch of one example has no statistics."""
     try:
         yield
@@ -163,7 +125,7 @@ def _enough_examples(batch: Any) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         msg = (
-            f"a batch of {examples_in(batch)} example has no variance to gather for BatchNorm; "
+            f"a batch of {problem.batching.size(batch)} example has no variance to gather for BatchNorm; "
             "choose a batch size that leaves no single example over"
         )
         raise DataError(msg) from error

@@ -7,12 +7,12 @@ from types import TracebackType
 
 from torch import Tensor
 
-from landscape.engine.holding import plan_that_holds
-from landscape.engine.pieces import pieces_of
-from landscape.engine.plans import PLAIN, Plan, check_precision
-from landscape.engine.running import Runner
-from landscape.evaluate import Evaluator
-from landscape.sums import LossSums, LossValue
+from landscape.evaluate._evaluator import Evaluator
+from landscape.evaluate._holding import plan_that_holds
+from landscape.evaluate._pieces import pieces_of
+from landscape.evaluate._plans import PLAIN, Plan, check_precision
+from landscape.evaluate._running import Runner
+from landscape.evaluate._sums import LossSums, LossValue
 
 __all__ = ["Engine"]
 

@@ -8,11 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.derivatives import differentiate, needing_derivatives
 from landscape.errors import LossError
-from landscape.operators.curvature import Curvature
-from landscape.operators.graphs import graph_bytes, twice_differentiable
-from landscape.operators.pieces import Piece
+from landscape.evaluate import (
+    Evaluator,
+    check_gradient,
+    differentiate,
+    needing_derivatives,
+    twice_differentiable,
+)
+from landscape.operators._curvature import Curvature
+from landscape.operators._graphs import graph_bytes
+from landscape.operators._pieces import Piece
 from landscape.problem.data import describe
 from landscape.problem.losses import BatchTerms, forward
 
@@ -27,31 +33,51 @@ class JacobianProduct:
     that whatever has a gradient of a gradient has a product.
 
     Attributes:
-        weight: what the sum over the batch is to be divided by in the end.
+        weight: divisor of the sum over the batch.
         n_bytes: memory of the graphs.
     """
 
+    is_idle = False
+
     def __init__(
-        self, leaf: Tensor, z: Tensor, middle: Middle, weight: float, also: Sequence[Tensor] = ()
+        self,
+        evaluator: Evaluator,
+        z: Tensor,
+        middle: Middle,
+        weight: float,
+        also: Sequence[Tensor] = (),
     ) -> None:
         self.weight = weight
-        self._leaf, self._z, self._middle = leaf, z, middle
+        self._space, self._inputs = evaluator.problem.space, evaluator.parameters
+        self._z, self._middle = z, middle
         self._u = torch.zeros_like(z, requires_grad=True)
-        self._transposed = differentiate(z, leaf, create_graph=True, along=self._u)
-        self.n_bytes = graph_bytes(z, self._transposed, *also)
+        transposed = differentiate(z, self._inputs, create_graph=True, along=self._u)
+        self._slots = [i for i, t in enumerate(transposed) if t is not None]
+        self._transposed = [t for t in transposed if t is not None]
+        self.n_bytes = graph_bytes(z, *self._transposed, *also)
 
-    def times(self, vector: Tensor, *, retain: bool) -> Tensor:
-        """Return the product with a vector of shape (n,), keeping the graph for another or not."""
+    def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
+        """Return the product with a vector of shape (n,) as tensors, None for zero."""
+        if not self._slots:
+            return [None] * len(self._inputs)
+        views = self._space.views(vector)
         with needing_derivatives("twice"):
             (along,) = torch.autograd.grad(
-                self._transposed, self._u, vector, retain_graph=True, materialize_grads=True
-            )
-            (product,) = torch.autograd.grad(
-                *(self._z, self._leaf, self._middle(along, retain)),
-                retain_graph=retain,
+                self._transposed,
+                self._u,
+                [views[i] for i in self._slots],
+                retain_graph=True,
                 materialize_grads=True,
             )
-        return product.detach()
+            return list(
+                torch.autograd.grad(
+                    self._z,
+                    self._inputs,
+                    self._middle(along, retain),
+                    retain_graph=retain,
+                    allow_unused=True,
+                )
+            )
 
 
 class GaussNewton(Curvature):
@@ -67,7 +93,7 @@ class GaussNewton(Curvature):
     """
 
     def _build(self, piece: Piece) -> JacobianProduct:
-        model, loss = self._evaluator.problem.model, self._evaluator.problem.loss
+        evaluator, loss = self._evaluator, self._evaluator.problem.loss
         if not loss.splits:
             msg = (
                 "the Gauss-Newton matrix splits the loss at the model's output, and "
@@ -75,6 +101,7 @@ class GaussNewton(Curvature):
                 "or use the operator hessian or fisher"
             )
             raise LossError(msg)
+        check_gradient(evaluator)
 
         def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
             output, target = forward(model, batch)
@@ -85,16 +112,15 @@ class GaussNewton(Curvature):
                 )
                 raise LossError(msg)
             z = output.detach().requires_grad_(True)
-            terms = loss.of_output(z, target, batch)
-            return output, z, terms
+            return output, z, loss.of_output(z, target, batch)
 
-        with twice_differentiable(model):
-            leaf = self._at.detach().clone().requires_grad_(True)
-            output, z, terms = self._evaluator.on_batch(leaf, piece.batch, piece.number, body)
-            slope = differentiate(terms.total, z, create_graph=True)
-            return JacobianProduct(
-                leaf, output, _hessian_of(slope, z), float(terms.weight), [slope]
-            )
+        with twice_differentiable(evaluator.model):
+            output, z, terms = evaluator.on_batch(self._at, piece.batch, piece.number, body)
+            (slope,) = differentiate(terms.total, [z], create_graph=True)
+            if slope is None:
+                slope = torch.zeros_like(z)
+            middle = _hessian_of(slope, z)
+            return JacobianProduct(evaluator, output, middle, float(terms.weight), [slope])
 
     def _way(self) -> str:
         return "two backward passes and the loss's own Hessian"
@@ -113,10 +139,10 @@ class EmpiricalFisher(Curvature):
     """
 
     def _build(self, piece: Piece) -> JacobianProduct:
-        problem = self._evaluator.problem
-        with twice_differentiable(problem.model):
-            leaf = self._at.detach().clone().requires_grad_(True)
-            terms = self._evaluator.terms(leaf, piece.batch, piece.number)
+        evaluator = self._evaluator
+        check_gradient(evaluator)
+        with twice_differentiable(evaluator.model):
+            terms = evaluator.terms(self._at, piece.batch, piece.number)
             if terms.terms is None or terms.weights is None:
                 msg = (
                     "the empirical Fisher matrix needs the loss of each example, and the loss "
@@ -125,12 +151,12 @@ class EmpiricalFisher(Curvature):
                 )
                 raise LossError(msg)
             weights = terms.weights.detach()
-            if problem.loss.sums:
+            if evaluator.problem.loss.sums:
                 weights = torch.ones_like(weights)
             # Examples without weight have a loss of zero, and no gradient.
             inverse = torch.where(weights > 0, 1.0 / weights, 0.0)
             return JacobianProduct(
-                leaf, terms.terms, lambda along, retain: along * inverse, float(terms.weight)
+                evaluator, terms.terms, lambda along, retain: along * inverse, float(terms.weight)
             )
 
     def _way(self) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from landscape.engine.folding import Fold, Folding
-from landscape.engine.pieces import Numbered, channels_last
-from landscape.engine.plans import Plan, computing_in
-from landscape.errors import LandscapeError
-from landscape.evaluate import Evaluator
+from landscape.evaluate._evaluator import Evaluator
+from landscape.evaluate._folding import Fold, Folding
+from landscape.evaluate._pieces import Numbered, channels_last
+from landscape.evaluate._plans import Plan, computing_in
+from landscape.evaluate._stand_ins import stand_ins, substituted
+from landscape.evaluate._sums import LossSums
+from landscape.problem._live import tensors_by_name
+from landscape.problem.data import rebuilt
 from landscape.problem.losses import BatchTerms
-from landscape.sums import LossSums
 
 # What a piece contributes, as tensors by name: torch.vmap can return nothing else.
 _Row = dict[str, Tensor]
@@ -52,7 +54,7 @@ class Runner:
         self._evaluator = evaluator
         self._precision = precision
         self._folding = Folding(evaluator, self.folds) if self.folds else None
-        model = evaluator.problem.model
+        model = evaluator.model
         self._compiled = torch.compile(model) if plan.compiled else None
         self.at_once = plan.points > 1 and evaluator.problem.mode == "eval"
 
@@ -77,7 +79,7 @@ class Runner:
             if self.at_once and len(vectors) > 1:
                 try:
                     return self._together(torch.stack(list(vectors)), pieces, buffers)
-                except (LandscapeError, RuntimeError):
+                except Exception:
                     # What is wrong with the model or the loss themselves is said below.
                     self.at_once = False
             return [self._alone(vector, pieces, buffers) for vector in vectors]
@@ -88,12 +90,12 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> LossSums:
-        sums = LossSums(self._evaluator.problem.loss.sums)
-        for terms, metrics in self._evaluator.over(
-            self._tensors(vector, buffers), pieces, self._result
-        ):
-            sums.add(terms)
-            sums.add_metrics(metrics)
+        evaluator, sums = self._evaluator, LossSums(self._evaluator.problem.loss.sums)
+        evaluator.write(vector, buffers)
+        with stand_ins(evaluator.model, self._replaced(dict(tensors_by_name(evaluator.model)))):
+            for terms, metrics in evaluator.over(vector, pieces(), self._result, buffers=buffers):
+                sums.add(terms)
+                sums.add_metrics(metrics)
         return sums
 
     def _together(
@@ -102,10 +104,16 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> list[LossSums]:
-        sizes: list[Mapping[str, int]] = []
+        evaluator, sizes = self._evaluator, list[Mapping[str, int]]()
+        evaluator.write(None, buffers)
+        live = dict(tensors_by_name(evaluator.model))
 
         def rows(vector: Tensor) -> list[_Row]:
-            found = self._evaluator.over(self._tensors(vector, buffers), pieces, self._result)
+            named = evaluator.problem.space.unflatten(vector)
+            named |= self._replaced(live | named)
+            found = [
+                substituted(evaluator, named, rebuilt(piece), self._result) for _, piece in pieces()
+            ]
             sizes[:] = [{name: size for name, (_, size) in metrics.items()} for _, metrics in found]
             return [_row(terms, metrics) for terms, metrics in found]
 
@@ -113,7 +121,7 @@ class Runner:
             # torch says where vmap has no rule and loops: that is slower, and not wrong.
             warnings.filterwarnings("ignore", ".*performance drop", UserWarning)
             batched: list[_Row] = torch.vmap(rows)(vectors)
-        found = [LossSums(self._evaluator.problem.loss.sums) for _ in vectors]
+        found = [LossSums(evaluator.problem.loss.sums) for _ in vectors]
         for row, size in zip(batched, sizes, strict=True):
             for i, sums in enumerate(found):
                 terms, metrics = _of_row({name: part[i] for name, part in row.items()}, size)
@@ -121,15 +129,13 @@ class Runner:
                 sums.add_metrics(metrics)
         return found
 
-    def _tensors(
-        self, vector: Tensor, buffers: Mapping[str, Tensor] | None
-    ) -> Mapping[str, Tensor]:
-        tensors = self._evaluator.substitutes(vector, buffers)
-        if self._folding is not None:
-            tensors = self._folding(tensors)
-        if self.plan.channels_last:
-            return {name: channels_last(tensor) for name, tensor in tensors.items()}
-        return tensors
+    def _replaced(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what takes the places of parameters: folded, and with the channels last."""
+        folded = self._folding(tensors) if self._folding is not None else {}
+        if not self.plan.channels_last:
+            return folded
+        weights = {n: t for n, t in tensors.items() if t.ndim == 4 and t.is_floating_point()}
+        return {name: channels_last(tensor) for name, tensor in (weights | folded).items()}
 
     def _result(
         self, model: nn.Module, batch: Any
@@ -139,12 +145,14 @@ class Runner:
 
     @contextmanager
     def _way(self) -> Iterator[None]:
-        with computing_in(self._precision, self._evaluator.problem.device):
-            if self._folding is None:
-                yield
-            else:
-                with self._folding.applied():
-                    yield
+        with ExitStack() as stack:
+            stack.enter_context(computing_in(self._precision, self._evaluator.problem.device))
+            if self._compiled is not None and hasattr(torch.compiler, "set_stance"):
+                stack.enter_context(torch.compiler.set_stance("default"))
+            if self._folding is not None:
+                self._evaluator.write()  # in turn, before layers are replaced
+                stack.enter_context(self._folding.applied())
+            yield
 
 
 def _row(terms: BatchTerms, metrics: Mapping[str, tuple[Tensor, int]]) -> _Row:

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from landscape.evaluate import Evaluator
+from landscape.evaluate._evaluator import Evaluator
+from landscape.problem._live import tensors_by_name
 from landscape.problem.data import leaves
 
 _LAYERS: tuple[type[nn.Module], ...] = (
@@ -93,17 +93,16 @@ def find_folds(evaluator: Evaluator, batch: Any) -> tuple[Fold, ...]:
     """
     if evaluator.problem.mode != "eval":
         return ()
-    watch, names = _Watch(), dict[int, str]()
+    watch, model = _Watch(), evaluator.model
+    names = {id(tensor): name for name, tensor in tensors_by_name(model)}
 
     def body(model: nn.Module, batch: Any) -> None:
-        own = chain(model.named_parameters(), model.named_buffers())
-        names.update({id(tensor): name for name, tensor in own})
         with watch:
             evaluator.result(model, batch)
 
     with torch.no_grad():
-        evaluator.on_batch(evaluator.origin, batch, 0, body)
-    pairs = (_pair(watch, call, names, evaluator.problem.model) for call in watch.normalisations)
+        evaluator.on_batch(None, batch, 0, body)
+    pairs = (_pair(watch, call, names, model) for call in watch.normalisations)
     return tuple(pair for pair in pairs if pair is not None)
 
 
@@ -133,18 +132,18 @@ class Folding:
         """Fold.
 
         Args:
-            tensors: what stands in for the model's, as from `Evaluator.substitutes`.
+            tensors: parameters and buffers by name.
 
         Returns:
-            The same with the weights and biases of the folded layers. Scale and shift are computed
-            in float64, those of all layers at once.
+            Weights and biases of the folded layers. Scale and shift are computed in float64,
+            those of all layers at once.
         """
 
         def joined(part: str, default: Sequence[Tensor], *, of_norm: bool = True) -> Tensor:
             owners = [fold.norm if of_norm else fold.layer for fold in self.folds]
             return torch.cat(
                 [
-                    tensors.get(f"model.{owner}.{part}", other)
+                    tensors.get(f"{owner}.{part}", other)
                     for owner, other in zip(owners, default, strict=True)
                 ]
             ).double()
@@ -153,14 +152,13 @@ class Folding:
         scale = joined("weight", self._ones) * torch.rsqrt(variance + self._eps)
         bias = joined("bias", self._zeros, of_norm=False)
         shift = (bias - joined("running_mean", self._zeros)) * scale + joined("bias", self._zeros)
-        found = dict(tensors)
+        folded: dict[str, Tensor] = {}
         dtype = self._ones[0].dtype
         scales, shifts = (torch.split(each.to(dtype), self._sizes) for each in (scale, shift))
         for fold, layer, s, b in zip(self.folds, self._layers, scales, shifts, strict=True):
-            name = f"model.{fold.layer}"
-            found[f"{name}.weight"] = _scaled(layer, tensors[f"{name}.weight"], s)
-            found[f"{name}.bias"] = b
-        return found
+            folded[f"{fold.layer}.weight"] = _scaled(layer, tensors[f"{fold.layer}.weight"], s)
+            folded[f"{fold.layer}.bias"] = b
+        return folded
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -1,0 +1,63 @@
+"""The one place that runs a user's model: loss, gradient, BatchNorm statistics, many points fast."""
+
+from landscape.evaluate._batchnorm import (
+    STATISTICS,
+    check_variances,
+    float_buffers,
+    interpolated,
+    normalisers,
+    recalibrated,
+)
+from landscape.evaluate._choosing import choose_plan
+from landscape.evaluate._derivatives import (
+    differentiate,
+    graph_nodes,
+    needing_derivatives,
+    twice_differentiable,
+)
+from landscape.evaluate._engine import Engine
+from landscape.evaluate._evaluator import Evaluator, require_finite
+from landscape.evaluate._layers import LayerTrial, layer_trials
+from landscape.evaluate._plans import PLAIN, PRECISIONS, Plan
+from landscape.evaluate._selftest import check_gradient, check_hessian, in_type, sample
+from landscape.evaluate._stand_ins import stand_ins, substituted
+from landscape.evaluate._sums import (
+    GradientSum,
+    LossSums,
+    LossValue,
+    error_of_mean,
+    final_divisor,
+)
+
+__all__ = [
+    "PLAIN",
+    "PRECISIONS",
+    "STATISTICS",
+    "Engine",
+    "Evaluator",
+    "GradientSum",
+    "LayerTrial",
+    "LossSums",
+    "LossValue",
+    "Plan",
+    "check_gradient",
+    "check_hessian",
+    "check_variances",
+    "choose_plan",
+    "differentiate",
+    "error_of_mean",
+    "final_divisor",
+    "float_buffers",
+    "graph_nodes",
+    "in_type",
+    "interpolated",
+    "layer_trials",
+    "needing_derivatives",
+    "normalisers",
+    "recalibrated",
+    "require_finite",
+    "sample",
+    "stand_ins",
+    "substituted",
+    "twice_differentiable",
+]

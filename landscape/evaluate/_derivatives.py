@@ -1,0 +1,117 @@
+"""Derivatives of a user's loss, and kernels that have a second one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from landscape.errors import LossError
+
+INDEPENDENT = (
+    "the loss does not depend on the parameters in a differentiable way; is there a "
+    "detach(), a no_grad() or an argmax between the parameters and the loss, or does the "
+    "loss use another model than the one that it is given?"
+)
+REENTRANT = "Checkpointing is not compatible with .grad()"
+"""What torch says of reentrant activation checkpointing, which only knows `Tensor.backward`."""
+
+
+_ONCE = "torch::autograd::Error"  # the node that torch puts behind once_differentiable
+
+
+def differentiate(
+    total: Tensor,
+    inputs: Sequence[Tensor],
+    *,
+    create_graph: bool = False,
+    along: Tensor | None = None,
+) -> list[Tensor | None]:
+    """Return the gradient (or Jᵀ along) by each input; None where there is no dependence."""
+    if not total.requires_grad:
+        return [None] * len(inputs)
+    with needing_derivatives("twice" if create_graph else "once"):
+        found = list(
+            torch.autograd.grad(total, inputs, along, create_graph=create_graph, allow_unused=True)
+        )
+    if create_graph and any(
+        node.name() == _ONCE for node in graph_nodes(*(g for g in found if g is not None))
+    ):
+        # torch only says so where its dead end is walked into, and gives zeros elsewhere.
+        msg = (
+            "the loss cannot be differentiated twice: it uses a torch.autograd.Function that "
+            "is marked once_differentiable"
+        )
+        raise LossError(msg)
+    return found
+
+
+def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
+    """Walk through the graphs of differentiable tensors, each node once."""
+    seen: set[object] = set()
+    todo: list[Any] = [tensor.grad_fn for tensor in tensors]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        todo.extend(parent for parent, _ in node.next_functions)
+
+
+@contextmanager
+def needing_derivatives(how_often: str) -> Iterator[None]:
+    """Turn what torch says of a missing derivative into an error of ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        msg = (
+            f"the loss cannot be differentiated {how_often}: {first}; replace the operation by "
+            "one whose derivative torch knows"
+        )
+        raise LossError(msg) from error
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Compute with kernels that have a right second derivative, and with gradients on.
+
+    The fused attention kernels have none, nor have cuDNN's recurrent layers; that of the fused
+    weight norm is wrong (torch 2.13: gradgradcheck fails). What is recomputed in a backward pass
+    must find the same kernels, so that products are made inside of the context as well.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(part, nn.RNNBase) for part in model.modules()):
+            # Not torch.backends.cudnn.flags: it reads all other settings too, which can fail.
+            stack.callback(setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled)
+            torch.backends.cudnn.enabled = False
+        if any(map(_normalises_weights, model.modules())):
+            stack.enter_context(_WrittenOut())
+        yield
+
+
+def _normalises_weights(part: nn.Module) -> bool:
+    hooks = getattr(part, "_forward_pre_hooks", {}).values()
+    return type(part).__name__ == "_WeightNorm" or any(
+        type(hook).__name__ == "WeightNorm" for hook in hooks
+    )
+
+
+class _WrittenOut(TorchFunctionMode):
+    """Computes the weight norm as g v / ‖v‖."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") != "_weight_norm":
+            return func(*args, **(kwargs or {}))
+        v, g, dim = (*args, *(kwargs or {}).values(), 0)[:3]
+        return v * (g / torch.norm_except_dim(v, 2, dim))

@@ -1,0 +1,507 @@
+"""The loss of the whole data set, and its gradient, at any flat weight vector.
+
+`Evaluator` is the one place that runs a user's model. It writes weights into the live model,
+accumulates (sum, weight) in float64 and divides once, so that any batching gives the same numbers
+to rounding, and it counts the passes that it makes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError
+from landscape.evaluate._derivatives import INDEPENDENT, REENTRANT, differentiate
+from landscape.evaluate._selftest import check_gradient, check_values
+from landscape.evaluate._sums import GradientSum, LossSums, LossValue, flattened, metric_total
+from landscape.precision import float32_products
+from landscape.problem import Problem
+from landscape.problem._live import Session, uninterruptible
+from landscape.problem.data import copied, describe, rebuilt
+from landscape.problem.losses import BatchTerms
+from landscape.randomness import forked_rng, seed_all, whole_seed
+from landscape.results import Cost
+
+T = TypeVar("T")
+
+
+class Evaluator:
+    """Evaluates a problem over its whole data set; a context that leaves the model as it was.
+
+    Several of them on one model take turns: each call puts its own weights, buffers and modes in
+    place, and the last context that ends gives the model back.
+
+    Attributes:
+        problem: what is evaluated.
+        model: the live module.
+        passes: forward, gradient and Hessian-vector passes made so far.
+    """
+
+    def __init__(self, problem: Problem, *, seed: int = 0) -> None:
+        """Prepare; the context manager does the rest.
+
+        Args:
+            problem: what to evaluate.
+            seed: of the dropout masks in ``train`` mode, which are the same on every pass.
+
+        Raises:
+            ProblemError: inside `torch.inference_mode`, where nothing has a derivative.
+        """
+        if torch.is_inference_mode_enabled():
+            msg = (
+                "torch.inference_mode() is on, and a measurement needs derivatives: leave it first"
+            )
+            raise ProblemError(msg)
+        self.problem = problem
+        self.model = problem.model
+        self.passes = {"forwards": 0, "gradients": 0, "hvps": 0}
+        self._seed = whole_seed(seed)
+        self._session: Session | None = None
+        self._settings = ExitStack()
+        self._origin: Tensor | None = None
+        self._by_backward = False
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> Evaluator:
+        self._batches = self.problem.batches
+        try:
+            self._open()
+            self._take_turn()
+            check_values(self)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    @uninterruptible
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def __del__(self) -> None:
+        """Give the model back where an interrupt came between entering and the body."""
+        if getattr(self, "_session", None) is not None and not sys.is_finalizing():
+            self._close()
+
+    @uninterruptible
+    def _open(self) -> None:
+        self._session = Session.enter(self.model)
+        self._settings.enter_context(_settings())
+
+    @uninterruptible
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        try:
+            self._settings.close()
+        finally:
+            if session is not None:
+                session.leave()
+
+    @property
+    def origin(self) -> Tensor:
+        """The weights at the checkpoint, shape (n,); not to be written to."""
+        if self._origin is None:
+            self._origin = self.problem.weights
+        return self._origin
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent since the evaluator was made."""
+        return Cost(**self.passes, seconds=time.perf_counter() - self._started)
+
+    def loss(
+        self, vector: Tensor | None = None, *, buffers: Mapping[str, Tensor] | None = None
+    ) -> LossValue:
+        """Evaluate the loss and the metrics.
+
+        Args:
+            vector: weights of shape (n,); None: the origin.
+            buffers: values for some of the model's buffers, by name; None: the checkpoint's.
+
+        Returns:
+            The loss of the data set. Cost: one forward pass.
+        """
+        sums = LossSums(self.problem.loss.sums)
+        self.passes["forwards"] += 1
+        with torch.no_grad():
+            for terms, metrics in self.over(vector, enumerate(self._batches), buffers=buffers):
+                sums.add(terms)
+                sums.add_metrics(metrics)
+        return sums.result()
+
+    def gradient(self, vector: Tensor | None = None) -> tuple[LossValue, Tensor]:
+        """Evaluate the loss and its gradient.
+
+        Args:
+            vector: weights of shape (n,); None: the origin.
+
+        Returns:
+            The loss of the data set (without metrics) and its gradient, shape (n,). Cost: one
+            gradient pass.
+
+        Raises:
+            LossError: if the loss depends on no parameter, or its gradient by autograd is not
+                the slope of the loss.
+        """
+        check_gradient(self)
+        sums = LossSums(self.problem.loss.sums)
+        total = self.new_sum()
+        self.passes["gradients"] += 1
+        for i, batch in enumerate(self._batches):
+            terms, gradients = self._differentiated(vector, batch, i)
+            total.add(gradients)
+            sums.add(terms)
+        if total.is_empty:
+            self.require_dependence()
+        return sums.result(), total.result(sums.divisor)
+
+    def batch_gradient(
+        self, vector: Tensor | None, batch: Any, index: int
+    ) -> tuple[BatchTerms, Tensor]:
+        """Evaluate the summed loss of one batch, and its gradient, shape (n,)."""
+        terms, gradients = self._differentiated(vector, batch, index)
+        return terms, flattened(gradients, self.problem.space, self.like)
+
+    def new_sum(self) -> GradientSum:
+        """Return a sum of gradients or products over batches, at zero."""
+        return GradientSum(self.problem.space, self.like)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor with the type and device of the weights in place."""
+        return torch.empty(0, dtype=self._dtype, device=self.problem.device)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether batches can be cut: loss and weight are sums over the parts."""
+        if self.problem.mode != "eval" or not self.problem.trials.additive:
+            return False
+        return self.problem.batching.can_split(next(iter(self._batches)))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The live parameters that are explored, in the order of the space."""
+        return self._parameters
+
+    def result(
+        self, model: nn.Module, batch: Any
+    ) -> tuple[BatchTerms, dict[str, tuple[Tensor, int]]]:
+        """Evaluate the loss and the metrics of one batch, inside of `over` or `on_batch`."""
+        terms, arguments = self.problem.loss(model, batch)
+        if not self.problem.metrics:
+            return terms, {}
+        size = self.problem.batching.size(batch)
+        return terms, {
+            name: metric_total(name, metric(*rebuilt(arguments)), size)
+            for name, metric in self.problem.metrics.items()
+        }
+
+    def terms(self, vector: Tensor | None, batch: Any, index: int) -> BatchTerms:
+        """Evaluate one batch; the result is differentiable by `parameters`."""
+        return self.on_batch(vector, batch, index, self._terms)
+
+    def on_batch(
+        self,
+        vector: Tensor | None,
+        batch: Any,
+        index: int,
+        body: Callable[[nn.Module, Any], T],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> T:
+        """Run a function of the model and a batch with weights in place.
+
+        Args:
+            vector: weights of shape (n,); None: the origin.
+            batch: one of the problem's batches, or a part of one.
+            index: its number, for messages and for the dropout masks.
+            body: the function.
+            buffers: values for some of the model's buffers, by name; None: the checkpoint's.
+
+        Returns:
+            The function's result.
+        """
+        self.write(vector, buffers)
+        if self.problem.mode == "train":
+            # Each batch has masks of its own, the same at all weights.
+            key = np.random.SeedSequence((self._seed % 2**64, index)).generate_state(1)
+            seed_all(int(key[0]))
+        with self._users_code(batch, index):
+            return body(self.model, self._handed_over(batch))
+
+    def over(
+        self,
+        vector: Tensor | None,
+        batches: Iterable[tuple[int, Any]],
+        body: Callable[[nn.Module, Any], Any] | None = None,
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[Any]:
+        """Run a function of the model and a batch on many batches, each with its number.
+
+        Args:
+            vector: weights of shape (n,); None: the origin.
+            batches: the batches with their numbers.
+            body: the function; None: `result`.
+            buffers: values for some of the model's buffers, by name; None: the checkpoint's.
+
+        Yields:
+            The function's result for each batch.
+        """
+        for i, batch in batches:
+            yield self.on_batch(vector, batch, i, body or self.result, buffers=buffers)
+
+    def write(
+        self, vector: Tensor | None = None, buffers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Put weights, and values for some buffers, into the live model, where they are not yet."""
+        session = self._session
+        if session is None:
+            msg = "the evaluator has not been entered: use it in a with statement"
+            raise ProblemError(msg)
+        if session.turn is not self:
+            session.check_thread()
+            self._take_turn()
+        vector = self.origin if vector is None else vector
+        touched = self._versions != [t._version for t in self._watched] or any(
+            part._buffers.get(key) is not buffer for part, key, buffer in self._places
+        )
+        version = 0 if vector.is_inference() else vector._version
+        if touched or self._written[0] is not vector or self._written[1] != version:
+            with torch.no_grad():
+                torch._foreach_copy_(self._slots, self.problem.space.views(vector.detach()))
+            self._written = vector, version
+        if touched or self.restore_always or buffers is not self._buffers_written:
+            self._write_buffers(buffers)
+
+    def _write_buffers(self, buffers: Mapping[str, Tensor] | None) -> None:
+        for part, key, buffer in self._places:
+            if part._buffers.get(key) is not buffer:
+                part._buffers[key] = buffer
+        values = self._buffers | dict(buffers or {})
+        names = [name for name in self._buffer_slots if name in values]
+        if names:
+            with torch.no_grad():
+                torch._foreach_copy_(
+                    [self._buffer_slots[n] for n in names], [values[n] for n in names]
+                )
+        self._buffers_written = buffers
+        self._versions = [t._version for t in self._watched]
+
+    def _take_turn(self) -> None:
+        """Put the checkpoint, the mode, the type and the device of this problem in place."""
+        session, problem = self._session, self.problem
+        assert session is not None
+        if session.turn is not None:
+            session.put_back()
+        session.turn = self
+        self.install(problem.dtype)
+
+    @torch.no_grad()
+    def install(self, dtype: torch.dtype) -> None:
+        """Move the model to a type and to the problem's device, and write the checkpoint into it.
+
+        It is for measurements in another type; weights are then vectors of that type.
+        """
+        problem, model = self.problem, self.model
+        self._dtype = dtype
+        model.train(problem.mode == "train")
+        chosen, state = set(problem.space.names), problem.state()
+        named = dict(model.named_parameters())
+        named_buffers = dict(model.named_buffers())
+        for name, tensor in (named | named_buffers).items():
+            self._place(tensor, state.get(name, tensor.detach()), written=name in chosen)
+        for name, parameter in named.items():
+            parameter.grad = None
+            if name not in chosen and parameter.is_leaf and parameter.requires_grad:
+                parameter.requires_grad_(False)  # as its owner would freeze it
+        problem.restore_extra_state()
+        _write_out_embeddings(model)
+        self._parameters = [named[name] for name in problem.space.names]
+        self._slots = [p.data for p in self._parameters]
+        strided = {n: b for n, b in named_buffers.items() if b.layout == torch.strided}
+        self._buffer_slots = {name: buffer.data for name, buffer in strided.items()}
+        self._buffers = {name: buffer.detach().clone() for name, buffer in strided.items()}
+        self._places = [
+            (part, key, buffer)
+            for part in model.modules()
+            for key, buffer in part._buffers.items()
+            if buffer is not None
+        ]
+        self._watched = [*self._parameters, *strided.values()]
+        self._written: tuple[Tensor | None, int] = (None, 0)
+        self._versions = [t._version for t in self._watched]
+        self._buffers_written: Mapping[str, Tensor] | None = None
+        # What is written through .data leaves no trace in the version counters.
+        self.restore_always = problem.mode == "train" or problem.trials.writes_unseen
+
+    def _place(self, tensor: Tensor, value: Tensor, *, written: bool) -> None:
+        """Give a tensor its type, device and value, in its own memory if that will do."""
+        assert self._session is not None
+        alias = self._session.snapshot.alias_of(tensor)
+        wanted = self._dtype if value.is_floating_point() else value.dtype
+        if (alias.dtype, alias.device) == (wanted, self.problem.device):
+            if tensor.dtype != wanted or tensor.device != alias.device:
+                tensor.data = alias
+            if self.problem.is_at_checkpoint and not written and alias.layout == torch.strided:
+                alias.copy_(value)
+        else:
+            tensor.data = value.to(self.problem.device, wanted, copy=True)
+
+    def is_written(self) -> bool:
+        """Tell whether weights or buffers in the model are not those that were put there."""
+        vector = self._written[0]
+        if vector is None:
+            return False
+        pairs = list(zip(self._slots, self.problem.space.views(vector.detach()), strict=True))
+        pairs += [(slot, self._buffers[name]) for name, slot in self._buffer_slots.items()]
+        return not all(_same_bits(slot, value) for slot, value in pairs)
+
+    def _differentiated(
+        self, vector: Tensor | None, batch: Any, index: int
+    ) -> tuple[BatchTerms, list[Tensor | None]]:
+        with torch.enable_grad():
+            terms = self.terms(vector, batch, index)
+            if not self._by_backward:
+                try:
+                    gradients = differentiate(terms.total, self._parameters)
+                except LossError as error:
+                    if REENTRANT not in str(error):
+                        raise
+                    self._by_backward = True
+                    terms = self.terms(vector, batch, index)
+            if self._by_backward:
+                terms.total.backward()  # type: ignore[no-untyped-call]
+                gradients = [p.grad for p in self._parameters]
+                for p in self.model.parameters():
+                    p.grad = None
+        return terms, gradients
+
+    def require_dependence(self) -> None:
+        """Refuse a loss that no parameter of the model moves; an idle part of one has slope zero.
+
+        Raises:
+            LossError: if the loss of the first batch depends on none of them.
+        """
+        owned = Session.snapshot_of(self.model)
+        assert owned is not None
+        others = [p for p in self.model.parameters() if owned.requires_grad(p)]
+        flags = [p.requires_grad for p in others]
+        try:
+            for p in others:
+                p.requires_grad_(True)
+            with torch.enable_grad():
+                terms = self.terms(None, next(iter(self._batches)), 0)
+                gradients = differentiate(terms.total, others)
+        finally:
+            for p, flag in zip(others, flags, strict=True):
+                p.requires_grad_(flag)
+        if all(gradient is None for gradient in gradients):
+            raise LossError(INDEPENDENT)
+
+    def _terms(self, model: nn.Module, batch: Any) -> BatchTerms:
+        return self.problem.loss(model, batch)[0]
+
+    def _handed_over(self, batch: Any) -> Any:
+        # The user's code may take a batch apart, and some of it writes to the tensors.
+        return copied(batch) if self.problem.trials.writes_inputs else rebuilt(batch)
+
+    @contextmanager
+    def _users_code(self, batch: Any, index: int) -> Iterator[None]:
+        try:
+            yield
+        except LandscapeError as error:
+            msg = f"batch {index} of the {self.problem.split} data: {error}"
+            raise type(error)(msg) from error
+        except Exception as error:
+            first = next((line for line in str(error).splitlines() if line.strip()), "")
+            msg = (
+                f"batch {index} of the {self.problem.split} data ({describe(batch)}): the model, "
+                f"the loss or a metric failed with {type(error).__name__}: {first}{_hint(first)}"
+            )
+            raise ProblemError(msg) from error
+
+
+def _hint(message: str) -> str:
+    if "does not require grad" not in message:
+        return ""
+    return (
+        "; values are computed without gradients: if the loss itself differentiates, by its inputs "
+        "for example, let it do so under torch.enable_grad()"
+    )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other.to(one)) or torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Compute in full precision, and one function, with gradients and without."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(forked_rng())
+        stack.enter_context(float32_products(tf32=False))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        # Without gradients the fused encoder layer puts zeros at padded places.
+        torch.backends.mha.set_fastpath_enabled(False)
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            # Code compiled by its owner has no second derivative; the plain code has.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def _write_out_embeddings(model: nn.Module) -> None:
+    """Let embeddings have dense gradients, and renormalise a copy of their rows differentiably."""
+    for part in model.modules():
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            part.sparse = False
+            if part.max_norm is not None and "forward" not in vars(part):
+                _renormalise_in_forward(part)
+
+
+def _renormalise_in_forward(part: nn.Embedding | nn.EmbeddingBag) -> None:
+    forward, limit = part.forward, part.max_norm
+    assert limit is not None
+
+    def renormalising(*args: Any, **kwargs: Any) -> Any:
+        weight = part.weight
+        norm = partial(torch.linalg.vector_norm, ord=part.norm_type, dim=1, keepdim=True)
+        with torch.no_grad():
+            over = norm(weight) > limit
+        scale = torch.where(over, limit / (norm(torch.where(over, weight, 1.0)) + 1e-7), 1.0)
+        part._parameters["weight"] = weight * scale  # type: ignore[assignment]
+        part.max_norm = None
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            part._parameters["weight"] = weight
+            part.max_norm = limit
+
+    vars(part)["forward"] = renormalising
+
+
+def require_finite(value: float, problem: Problem) -> None:
+    """Refuse to go on from a loss that is not finite.
+
+    Args:
+        value: the loss at the checkpoint.
+        problem: what was evaluated.
+
+    Raises:
+        NonFiniteError: if it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        msg = (
+            f"the loss of {problem.name} on the {problem.split} data is {value}: nothing can be "
+            "measured from there; check the data for NaN, or choose another checkpoint"
+        )
+        raise NonFiniteError(msg)

@@ -1,0 +1,305 @@
+"""The one live model: what running it can change, and how all of that is given back.
+
+A measurement writes weights into the model's own parameters. The first one that opens a session
+on a model takes a snapshot, and the last one that closes it puts everything back, bit for bit.
+Values are written through aliases (``tensor.data``), which have version counters of their own:
+graphs that were recorded before stay valid, the user's among them.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import ProblemError
+from landscape.randomness import forked_rng
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CONTAINERS = (dict, OrderedDict, list, set)
+_WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside of torch.compile, DistributedDataParallel and DataParallel."""
+    while type(model).__name__ in _WRAPPERS and type(model).__module__.startswith("torch."):
+        inner = getattr(model, "_orig_mod", None)
+        model = model.module if inner is None else inner  # type: ignore[assignment]
+    if type(model).__name__ == "FullyShardedDataParallel":
+        msg = (
+            "the model is sharded by FSDP (FullyShardedDataParallel): measure the plain model at "
+            "the whole checkpoint, saved with FSDP's StateDictType.FULL_STATE_DICT"
+        )
+        raise ProblemError(msg)
+    return model
+
+
+class Snapshot:
+    """All of a module that running it can change: attributes, values, gradients and modes.
+
+    Attributes:
+        named: parameters and buffers under all of their names.
+        flat: the trainable parameters of each dtype and device, laid end to end; not to be written.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.named = dict(tensors_by_name(model))
+        self._parts = [(part, _attributes(part)) for part in model.modules()]
+        tensors = {id(t): t for t in self.named.values()}
+        tensors |= {id(t): t for part, _ in self._parts for t in _tensors_of(part)}
+        leaves = [t for t in tensors.values() if t.is_leaf]
+        self._flags = [(t, t.data, t.requires_grad, t.grad) for t in leaves]
+        self.flat: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        with torch.no_grad():
+            self._copy([t for t in model.parameters() if t.requires_grad and _is_strided(t)])
+            for tensor in leaves:
+                if id(tensor) not in self._values and _is_strided(tensor):
+                    self._values[id(tensor)] = tensor.detach().clone()
+        self._aliases = {id(t): alias for t, alias, _, _ in self._flags}
+        self._trainable = {id(t) for t, _, requires_grad, _ in self._flags if requires_grad}
+
+    def _copy(self, parameters: Sequence[Tensor]) -> None:
+        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for p in parameters:
+            groups.setdefault((p.dtype, p.device), []).append(p)
+        for key, group in groups.items():
+            self.flat[key] = torch.cat([p.detach().reshape(-1) for p in group])
+            pieces = torch.split(self.flat[key], [p.numel() for p in group])
+            self._values |= {
+                id(p): piece.view(p.shape) for p, piece in zip(group, pieces, strict=True)
+            }
+
+    def value_of(self, tensor: Tensor) -> Tensor:
+        """Return the value that a tensor had; not to be written."""
+        alias = self._aliases.get(id(tensor))
+        return self._values.get(id(tensor), tensor.detach() if alias is None else alias)
+
+    def alias_of(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that shares the memory of a leaf as its owner left it."""
+        return self._aliases.get(id(tensor), tensor.data)
+
+    def requires_grad(self, tensor: Tensor) -> bool:
+        """Tell whether a leaf required a gradient."""
+        return id(tensor) in self._trainable
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back; a second call does the same again."""
+        for part, attributes in self._parts:
+            _restore(part, attributes)
+        aliases, values = [], []
+        for tensor, alias, requires_grad, grad in self._flags:
+            if not _same_memory(tensor, alias):
+                tensor.data = alias
+            if id(tensor) in self._values:
+                aliases.append(alias)
+                values.append(self._values[id(tensor)])
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if tensor.grad is not grad:
+                tensor.grad = grad
+        if aliases:
+            torch._foreach_copy_(aliases, values)
+
+
+_UNINTERRUPTIBLE: set[CodeType] = set()
+
+
+def uninterruptible(function: F) -> F:
+    """Mark a function that Ctrl-C must not end half-way; it is delivered when the session closes."""
+    _UNINTERRUPTIBLE.add(function.__code__)
+    return function
+
+
+class Session:
+    """A model in the hands of measurements: they take turns, and the last one puts it back.
+
+    Attributes:
+        model: the live model.
+        snapshot: what its owner left.
+        turn: the measurement whose weights and modes are in place; None: the owner's are.
+    """
+
+    _open: dict[int, Session] = {}  # noqa: RUF012
+    _lock = threading.Lock()
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.snapshot = Snapshot(model)
+        self.turn: object = None
+        self._depth = 0
+        self._thread = threading.get_ident()
+        self._interrupts = _Interrupts()
+
+    @classmethod
+    @uninterruptible
+    def enter(cls, model: nn.Module) -> Session:
+        """Open a session on a model, or join the one that is open."""
+        with cls._lock:
+            session = cls._open.get(id(model))
+            if session is None:
+                session = cls._open[id(model)] = cls(model)
+                session._interrupts.start()
+            session.check_thread()
+            session._depth += 1
+        return session
+
+    @classmethod
+    def snapshot_of(cls, model: nn.Module) -> Snapshot | None:
+        """Return what the owner of a model left, while it is being measured."""
+        session = cls._open.get(id(model))
+        return None if session is None else session.snapshot
+
+    def check_thread(self) -> None:
+        """Refuse two measurements of one model at once."""
+        if self._thread != threading.get_ident():
+            msg = (
+                f"the model {type(self.model).__name__} is being measured in another thread: its "
+                "weights are written in place, so measure one after the other, or give each "
+                "thread a model of its own (copy.deepcopy)"
+            )
+            raise ProblemError(msg)
+
+    @uninterruptible
+    def put_back(self) -> None:
+        """Give the model back as its owner left it, until the next turn."""
+        self.turn = None
+        try:
+            self.snapshot.restore()
+        except BaseException:
+            self.snapshot.restore()  # nothing that ends it half-way may leave it half done
+            raise
+        self._interrupts.deliver()
+
+    @uninterruptible
+    def leave(self) -> None:
+        """Close the session; the last one to leave puts the model back."""
+        self._depth -= 1
+        self.turn = None
+        if self._depth:
+            return
+        try:
+            self.put_back()
+        finally:
+            self._open.pop(id(self.model), None)
+            self._interrupts.stop()
+
+
+class preserved:  # noqa: N801
+    """Context that gives a model back as it was, whatever happens inside; its owner's values hold."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._generators = model, forked_rng()
+
+    @uninterruptible
+    def __enter__(self) -> None:
+        self._generators.__enter__()
+        self._session = Session.enter(self._model)
+        if self._session.turn is not None:
+            self._session.put_back()
+        self._session.turn = self
+
+    @uninterruptible
+    def __exit__(self, *error: object) -> None:
+        self._session.leave()
+        self._generators.__exit__(None, None, None)
+
+
+class _Interrupts:
+    """Holds Ctrl-C back while a function that is marked as uninterruptible runs."""
+
+    def __init__(self) -> None:
+        self._previous: Any = None
+        self._pending = False
+
+    def start(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        previous = signal.getsignal(signal.SIGINT)
+        if callable(previous):
+            self._previous = previous
+            signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        inner = frame
+        while inner is not None:
+            if inner.f_code in _UNINTERRUPTIBLE:
+                self._pending = True
+                return
+            inner = inner.f_back
+        self._previous(number, frame)
+
+    def deliver(self) -> None:
+        if self._pending:
+            self._pending = False
+            self._previous(signal.SIGINT, None)
+
+    def stop(self) -> None:
+        if self._previous is not None and signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, self._previous)
+        self.deliver()
+
+
+def tensors_by_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Give the parameters and buffers of a model under all of their names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the values that the owner gave to parameters and buffers; not to be written."""
+    snapshot = Session.snapshot_of(model)
+    if snapshot is None:
+        return {name: tensor.detach() for name, tensor in tensors_by_name(model)}
+    return {name: snapshot.value_of(tensor) for name, tensor in snapshot.named.items()}
+
+
+def _tensors_of(part: nn.Module) -> Iterator[Tensor]:
+    for value in vars(part).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif type(value) in _CONTAINERS:
+            items = value.values() if isinstance(value, Mapping) else value
+            yield from (item for item in items if isinstance(item, Tensor))
+
+
+def _is_strided(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_inference()
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if one.layout != torch.strided or other.layout != torch.strided:
+        return one.layout == other.layout
+    return (one.dtype, one.device, one.shape, one.stride()) == (
+        other.dtype,
+        other.device,
+        other.shape,
+        other.stride(),
+    ) and one.data_ptr() == other.data_ptr()
+
+
+def _attributes(part: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Note every attribute, and of a plain container also its content."""
+    return {
+        key: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
+        for key, value in vars(part).items()
+    }
+
+
+def _restore(part: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+    vars(part).clear()
+    for key, (value, content) in attributes.items():
+        # Refilled in place: other objects may hold a reference to the container.
+        if content is not None:
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(content)
+        vars(part)[key] = value

@@ -1,0 +1,183 @@
+"""Which parameters are explored, as one flat vector of shape (n,)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from landscape.errors import InvalidArgumentError, ProblemError, did_you_mean
+
+
+@dataclass(frozen=True)
+class ParameterSpace:
+    """The trainable parameters of a module, tied ones once, laid end to end.
+
+    Attributes:
+        names: names of the tensors, in the module's order.
+        shapes: their shapes.
+        n: length of the flat vector.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    n: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ParameterSpace:
+        """Describe the parameters of a module that require a gradient.
+
+        Args:
+            module: any module; a tensor registered under several names counts once.
+
+        Returns:
+            The description; it keeps no reference to the module.
+
+        Raises:
+            ProblemError: if nothing is trainable, or a parameter cannot be explored: it is
+                complex, sharded, has no values yet, or shares memory with another one.
+
+        >>> ParameterSpace.of(nn.Linear(3, 2)).n
+        8
+        """
+        parameters = dict(module.named_parameters())
+        for name, tensor in parameters.items():
+            _require_explorable(name, tensor)
+        chosen = {
+            name: tensor
+            for name, tensor in parameters.items()
+            if tensor.requires_grad and tensor.is_floating_point()
+        }
+        if not chosen:
+            msg = (
+                "the model has no trainable parameter, so its loss has no landscape; "
+                "set requires_grad_(True) on the parameters to explore"
+            )
+            raise ProblemError(msg)
+        _require_memory_of_their_own(chosen)
+        shapes = tuple(tensor.shape for tensor in chosen.values())
+        return cls(tuple(chosen), shapes, sum(shape.numel() for shape in shapes))
+
+    def only(self, patterns: Sequence[str]) -> ParameterSpace:
+        """Return the space of some of the parameters, in the order of this space.
+
+        Args:
+            patterns: names of parameters or of modules; one that is no such name may have ``*``,
+                ``?`` and ``[…]`` in it, as in a shell.
+
+        Returns:
+            The parameters that match one of the patterns.
+
+        Raises:
+            InvalidArgumentError: if a pattern matches nothing; the message lists the names.
+
+        >>> ParameterSpace.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))).only(["1"]).names
+        ('1.weight', '1.bias')
+        """
+        chosen = set()
+        for pattern in patterns:
+            matches = self._named(pattern) or self._matching(pattern)
+            if not matches:
+                near = did_you_mean(pattern, [*self.names, *self.layers()])
+                shown = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
+                msg = f"no parameter matches {pattern!r}{near}; the parameters are: {shown}"
+                raise InvalidArgumentError(msg)
+            chosen |= matches
+        kept = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] in chosen]
+        names, shapes = zip(*kept, strict=True)
+        return ParameterSpace(names, shapes, sum(shape.numel() for shape in shapes))
+
+    def _named(self, name: str) -> set[str]:
+        return {own for own in self.names if own == name or own.startswith(f"{name}.")}
+
+    def _matching(self, pattern: str) -> set[str]:
+        return {
+            name
+            for name in self.names
+            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+        }
+
+    def layers(self) -> dict[str, slice]:
+        """Return the part of the flat vector that each module with parameters of its own holds.
+
+        Returns:
+            Slices by the module's name, in order; parameters of the root are named by themselves.
+
+        >>> ParameterSpace.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))).layers()
+        {'0': slice(0, 8, None), '1': slice(8, 14, None)}
+        """
+        layers: dict[str, slice] = {}
+        stop = 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            owner = name.rpartition(".")[0] or name
+            start, stop = stop, stop + size
+            layers[owner] = slice(layers[owner].start if owner in layers else start, stop)
+        return layers
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each tensor."""
+        return tuple(shape.numel() for shape in self.shapes)
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Copy named tensors, at least the names of this space, into a new vector of shape (n,)."""
+        return torch.cat([tensors[name].reshape(-1) for name in self.names])
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """View a vector of shape (n,) as the tensors of this space, differentiably, in order."""
+        pieces = torch.split(vector, list(self.sizes))
+        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """View a vector of shape (n,) as named tensors, differentiably."""
+        return dict(zip(self.names, self.views(vector), strict=True))
+
+
+def _require_explorable(name: str, tensor: Tensor) -> None:
+    if is_lazy(tensor) or tensor.is_meta:
+        msg = (
+            f"the parameter {name} has no values yet (a lazy layer, or the device meta): "
+            "run the model once on a batch before it is measured, or build it on the CPU"
+        )
+        raise ProblemError(msg)
+    if hasattr(tensor, "device_mesh"):
+        msg = (
+            f"the parameter {name} is a shard (a DTensor, as fully_shard of FSDP2 makes them): "
+            "measure the plain model at the whole checkpoint, which can be a folder of "
+            "torch.distributed.checkpoint"
+        )
+        raise ProblemError(msg)
+    if tensor.is_inference():
+        msg = (
+            f"the parameter {name} was made under torch.inference_mode() and has no derivative: "
+            "build the model outside of it"
+        )
+        raise ProblemError(msg)
+    if tensor.is_complex() and tensor.requires_grad:
+        msg = (
+            f"the parameter {name} is complex, and a landscape is explored over real "
+            "numbers: hold its real and imaginary parts apart, or freeze it"
+        )
+        raise ProblemError(msg)
+
+
+def _require_memory_of_their_own(parameters: Mapping[str, Tensor]) -> None:
+    """Refuse two parameters in one memory: writing one would move the other unseen."""
+    spans = []
+    for name, tensor in parameters.items():
+        if tensor.layout == torch.strided and tensor.numel():
+            reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+            first = tensor.data_ptr()
+            spans.append((first, first + (reach + 1) * tensor.element_size(), name))
+    spans.sort()
+    for (_, end, name), (start, _, other) in zip(spans, spans[1:], strict=False):
+        if start < end:
+            msg = (
+                f"the parameters {name} and {other} share memory but are two parameters: register "
+                "one Parameter under both names to tie them, or clone one to part them"
+            )
+            raise ProblemError(msg)
