@@ -311,6 +311,19 @@ def test_any_prefixes_come_off(prefixes: list[str]) -> None:
     assert holds(loaded(under("".join(f"{p}." for p in prefixes), weights())), weights())
 
 
+def test_a_model_around_one_network_takes_its_checkpoint() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+    model = Around()
+    load_weights(model, {"state_dict": weights()})
+    assert holds(model.net, weights())
+    with pytest.raises(CheckpointError, match=r"0 of 2 names agree"):  # 1 is not 0
+        load_weights(nn.Sequential(nn.Linear(3, 4)), under("1.", nn.Linear(3, 4).state_dict()))
+
+
 def test_parts_wrapped_for_sharding_and_recomputation() -> None:
     state = {
         name.replace("norm.", "_fsdp_wrapped_module.norm._checkpoint_wrapped_module."): tensor

@@ -136,11 +136,14 @@ def _networks(
 ) -> Iterator[_Network]:
     """List what the weights may be in one entry: all of it, or the names under a prefix."""
     own = _own_names(expected, _of_peft(model))
+    # A model around one network takes that network's bare names.
+    around = len({name.split(".")[0] for name in own}) == 1
+    bare = {name.partition(".")[2]: full for name, full in own.items()} if around else {}
     plain = {name: _INSIDE.sub("", name) for name in tensors}
     n_under = {"": 0}
     for name in plain.values():
         for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
-            if name[start:] in own:
+            if name[start:] in own or (start == 0 and name in bare):
                 n_under[name[:start]] = n_under.get(name[:start], 0) + 1
         if key and (place := re.search(rf"(^|\.){re.escape(key)}\.", name)):
             n_under.setdefault(name[: place.end()], 0)
@@ -153,7 +156,9 @@ def _networks(
         state: StateDict = {}
         for name in sorted(inside, key=lambda name: plain[name] != name):
             rest = plain[name].removeprefix(prefix)
-            state.setdefault(own.get(rest, rest), tensors[name])
+            state.setdefault(
+                own.get(rest) or (not prefix and bare.get(rest)) or rest, tensors[name]
+            )
         fitting = [name for name in state if name in expected]
         n_same = sum(_same_shape(state[name], expected[name]) for name in fitting)
         outside = tuple(name for name in plain if not plain[name].startswith(prefix))
@@ -274,7 +279,8 @@ def _check_values(state: StateDict, model: nn.Module, expected: StateDict, origi
     integers = [
         f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
         for name, tensor, own in both
-        if own.is_floating_point() > (tensor.is_floating_point() or tensor.dtype == torch.bool)
+        if own.is_floating_point()
+        and not (tensor.is_floating_point() or tensor.dtype == torch.bool)
     ]
     if marks or integers:
         kind = (
