@@ -572,7 +572,7 @@ def test_the_state_dict_is_that_of_the_base_optimizer_and_holds_no_copies():
     assert all(set(entry) == {"momentum_buffer"} for entry in state["state"].values())
     assert state["param_groups"][0]["rho"] == 0.1
     assert optimizer.base_optimizer.state_dict()["state"].keys() == state["state"].keys()
-    assert optimizer._saved is None
+    assert optimizer._climb.saved is None
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o)), None])
