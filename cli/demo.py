@@ -67,7 +67,7 @@ def command(output: str, epochs: int, points: int, seed: int, quiet: bool) -> No
 
 def _trained(task: Task, name: str, folder: Path, *, epochs: int, seed: int, quiet: bool) -> Path:
     """Train unless the folder holds that very training already."""
-    from landscape.problem.checkpoint import read_checkpoint
+    from landscape.problem._checkpoint import read_checkpoint
     from landscape.training import save_checkpoint, train
 
     file = folder / f"{name}.pt"

@@ -34,7 +34,8 @@ class Measuring:
         params: patterns of the parameters to explore; empty: all that are trainable.
         split: part of the data.
         mode: ``eval`` or ``train``.
-        key: entry of a nested checkpoint.
+        key: entry of a nested checkpoint, or prefix of names in it.
+        partial: whether the model keeps its own weights where a file has none.
         unsafe_pickle: whether files may run code.
         freeze_data: whether one pass of a changing loader is kept as the data.
         batch_size: for data that come without batches.
@@ -53,6 +54,7 @@ class Measuring:
     split: str
     mode: str
     key: str | None
+    partial: bool
     unsafe_pickle: bool
     freeze_data: bool
     batch_size: int
@@ -64,6 +66,11 @@ class Measuring:
     def progress(self) -> bool | None:
         """What to pass as ``progress``: never, or where stderr is a terminal."""
         return False if self.quiet else None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `Problem.at`."""
+        return {"key": self.key, "unsafe_pickle": self.unsafe_pickle, "partial": self.partial}
 
     def names(self) -> list[str]:
         """Return a name for each checkpoint: the file's stem, or the path where stems collide."""
@@ -96,7 +103,7 @@ class Measuring:
         if self.params:
             base = base.only(*self.params)
         problems = {
-            name: base.at(file, name=name, key=self.key, unsafe_pickle=self.unsafe_pickle)
+            name: base.at(file, name=name, **self.reading)
             for name, file in zip(self.names(), self.checkpoints, strict=True)
         }
         _say_what_is_equal(problems)
@@ -163,7 +170,18 @@ def measuring(function: F) -> F:
             type=click.IntRange(min=1),
             help="For data that come without batches.",
         ),
-        click.option("--key", default=None, help="Entry of a nested checkpoint, such as ema."),
+        click.option(
+            "--key",
+            default=None,
+            metavar="NAME",
+            help="Entry of a nested checkpoint (ema), or the network whose names have this prefix "
+            "(teacher, module.encoder_q).",
+        ),
+        click.option(
+            "--partial",
+            is_flag=True,
+            help="Where a checkpoint has no weights, keep those of the freshly built model.",
+        ),
         click.option(
             "--freeze-data",
             is_flag=True,

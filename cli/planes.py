@@ -146,7 +146,7 @@ def make_plane(
     from landscape.measure.sharpness import sharpness
 
     shared: dict[str, Any] = {"seed": told.seed, "study": study, "progress": told.progress}
-    read: dict[str, Any] = {"key": told.key, "unsafe_pickle": told.unsafe_pickle}
+    read: dict[str, Any] = told.reading
     near, unit = _both(-2.0 * asked.rho, 2.0 * asked.rho), _both(-1.0, 1.0)
     if asked.plane == "eigenvectors":
         return directions.eigenvector_plane(problem, top_eigenpairs(problem, 2, **shared)), near

@@ -51,7 +51,7 @@ class MissingDependencyError(LandscapeError, ImportError):
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint holds more than one set of weights, and one of them was chosen."""
+    """A checkpoint holds several sets of weights, more than the model has, or less."""
 
 
 class LossNotAdditiveWarning(UserWarning):

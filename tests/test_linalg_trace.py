@@ -279,7 +279,7 @@ def test_decay_makes_xtrace_and_hutchpp_far_better_than_hutchinson():
 def test_low_rank_is_exact(method, rank):
     values = np.r_[np.linspace(2.0, -3.0, rank), np.zeros(N - rank)] if rank else np.zeros(N)
     for seed in range(5):
-        found = run(method, values, seed=seed)
+        found = run(method, values, seed=seed, max_matvecs=N - 1)
         assert found.value == pytest.approx(values.sum(), abs=1e-12)
         assert found.standard_error < 1e-12
         assert found.converged
@@ -303,7 +303,7 @@ def test_rank_just_below_the_number_of_probes(rank, extra, dtype):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_multiple_of_the_identity(method):
-    found = method(lambda v: -2.5 * v, N, dtype=torch.float64, device="cpu")
+    found = method(lambda v: -2.5 * v, N, max_matvecs=N - 1, dtype=torch.float64, device="cpu")
     if method is hutchpp_trace:
         assert found.low <= -2.5 * N <= found.high
     else:
@@ -313,7 +313,8 @@ def test_multiple_of_the_identity(method):
 
 
 def test_without_normalising_the_identity_is_no_longer_exact():
-    found = xtrace(lambda v: v, N, normalise=False, rtol=1.0, dtype=torch.float64, device="cpu")
+    settings = {"max_matvecs": N - 1, "dtype": torch.float64, "device": "cpu"}
+    found = xtrace(lambda v: v, N, normalise=False, rtol=1.0, **settings)
     assert found.standard_error > 1e-3
 
 
@@ -330,26 +331,37 @@ def test_small_operators_are_exact(method, values):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_unit_vectors_take_over_where_the_tolerance_asks_for_as_many_probes(method):
-    values = SPECTRA["indefinite"]
-    found = run(method, values, atol=1e-9, rtol=0.0)
+@pytest.mark.parametrize("n", [60, 159, 160, 239, 240, 470])
+@pytest.mark.parametrize("spare", [0, 1, 3, 50, 10_000])
+def test_a_budget_of_n_products_is_enough_for_the_exact_trace(method, n, spare):
+    """Whatever the probes before them spent: never much more than n, never too few left."""
+    values = torch.linspace(-1.0, 1.0, n, dtype=torch.float64) + 0.02
+    found = run(method, values, atol=1e-9, rtol=0.0, max_matvecs=n + spare)
     assert found.exact
-    assert found.value == pytest.approx(values.sum(), abs=1e-12)
-    assert found.matvecs < 2 * N
-    short = run(method, values, atol=1e-9, rtol=0.0, max_matvecs=N - 1)
+    assert (found.half_width, found.converged) == (0.0, True)
+    assert found.value == pytest.approx(float(values.sum()), abs=1e-11)
+    assert found.matvecs <= min(n + spare, 1.2 * n)
+    short = run(method, values, atol=1e-9, rtol=0.0, max_matvecs=n - 1)
     assert not short.exact
     assert not short.converged
-    assert short.matvecs <= N - 1
+    assert short.matvecs <= n - 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_probes_that_meet_the_tolerance_are_not_followed_by_unit_vectors(method):
+    found = run(method, 1.0 + 0.5 * np.sin(np.arange(480)), rtol=0.5)
+    assert (found.exact, found.converged) == (False, True)
+    assert found.matvecs <= 0.2 * 480
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_tolerances(method):
     values = SPECTRA["flat"]
-    loose = run(method, values, rtol=0.5)
+    loose = run(method, values, rtol=0.5, max_matvecs=N - 1)
     assert loose.converged
     assert loose.n_probes == (32 if method is hutchinson_trace else 16)
     assert loose.matvecs == COST[method] * loose.n_probes
-    absolute = run(method, values, rtol=0.0, atol=0.5 * abs(values.sum()))
+    absolute = run(method, values, rtol=0.0, atol=0.5 * abs(values.sum()), max_matvecs=N - 1)
     assert absolute.matvecs == loose.matvecs
     near_zero = np.linspace(-1.0, 1.0, N)
     hopeless = run(method, near_zero, rtol=0.01, max_matvecs=50)
@@ -458,6 +470,41 @@ def test_traces_of_blocks_are_exact_where_the_total_is():
     blocks = [float(matrix[g, g].trace()) for g in GROUPS]
     np.testing.assert_allclose(found.groups.value, blocks, atol=1e-12)
     np.testing.assert_array_equal(found.groups.standard_error, 0.0)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_small_blocks_are_exact_for_a_fifth_more_products(overlap):
+    n = 600
+    matrix = symmetric(1.0 + np.sin(np.arange(n)))
+    groups = [slice(0, 580), slice(580, 597), slice(597, 600)]
+    if overlap:
+        groups.append(slice(590, 598))  # of the others it is smaller than one only
+    settings = {"rtol": 0.05, "max_matvecs": n - 1, "dtype": torch.float64, "device": "cpu"}
+    plain = hutchinson_trace(lambda v: matrix @ v, n, **settings)
+    found = hutchinson_trace(lambda v: matrix @ v, n, groups=groups, **settings)
+    few = found.matvecs - found.n_probes
+    assert (found.n_probes, few) == (plain.n_probes, 3)
+    assert 3 <= 0.2 * found.n_probes < 3 + 8
+    blocks = [float(matrix[g, g].trace()) for g in groups]
+    assert found.groups.value[2] == pytest.approx(blocks[2], rel=1e-12)
+    assert found.groups.low[2] == found.groups.high[2]
+    assert found.groups.standard_error[1] > 0.0
+    if not overlap:
+        assert found.groups.value.sum() == pytest.approx(found.value, rel=1e-12)
+    assert found.low <= float(matrix.trace()) <= found.high
+
+
+def test_the_noise_of_small_blocks_leaves_the_whole():
+    """One large number in a block of one row, and its row's noise with it."""
+    matrix = symmetric(SPECTRA["flat"])
+    matrix[0] = matrix[:, 0] = 1.0
+    settings = {"rtol": 1e3, "max_matvecs": N - 1, "dtype": torch.float64, "device": "cpu"}
+    plain, settled = (
+        hutchinson_trace(lambda v: matrix @ v, N, groups=groups, **settings)
+        for groups in ([], [slice(0, 1), slice(1, N)])
+    )
+    assert settled.standard_error < 0.6 * plain.standard_error
+    assert abs(settled.value - float(matrix.trace())) < 4 * settled.standard_error
 
 
 # The diagonal.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from landscape.directions._owner import Owner, owner_of
 from landscape.directions.filters import is_vector, layout, normalise_filterwise
 from landscape.directions.vectors import Direction, Plane, orthogonalised
 from landscape.errors import InvalidArgumentError, one_of
@@ -24,7 +25,8 @@ def random_direction(
     ``filter``: every filter dⱼ becomes dⱼ / ‖dⱼ‖ · ‖wⱼ‖, so that a step of 1 is as large as the
     filter itself; a filter is what makes one output, see `filters`. ``layer``: the same with whole
     tensors, ``global``: with all of them as one. ``none``: the Gaussian numbers as they are.
-    Biases, gains and shifts get zero, unless asked for (and with ``none``).
+    Biases, gains (of weight normalisation too) and shifts get zero, unless asked for (and with
+    ``none``).
 
     Args:
         problem: gives the architecture and the weights.
@@ -96,7 +98,7 @@ def _random(
     for name, weight in problem.space.unflatten(problem.weights).items():
         # Drawn on the CPU in float64, then rounded: the same direction on every device and dtype.
         numbers = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-        owner = problem.model.get_submodule(name.rpartition(".")[0])
+        owner = owner_of(problem.model, name)
         drawn[name], treatment[name] = _treated(
             numbers.to(weight.device, weight.dtype), weight, owner, normalisation, vectors
         )
@@ -116,18 +118,18 @@ def _random(
 
 
 def _treated(
-    gaussian: Tensor, weight: Tensor, owner: nn.Module, normalisation: str, vectors: bool
+    gaussian: Tensor, weight: Tensor, owner: Owner, normalisation: str, vectors: bool
 ) -> tuple[Tensor, str]:
     """Return what a tensor gets, and the same in words."""
     if normalisation == "none":
         return gaussian, "Gaussian"
-    if is_vector(weight, owner):
+    if is_vector(weight, *owner):
         if not vectors:
             return torch.zeros_like(weight), "zero: a bias, gain or shift"
         scaled = gaussian if normalisation == "global" else _to_norm_of(weight, gaussian)
         return scaled, "one filter: a bias, gain or shift"
     if normalisation == "filter":
-        return normalise_filterwise(gaussian, weight, owner), layout(weight, owner)
+        return normalise_filterwise(gaussian, weight, *owner), layout(weight, *owner)
     if normalisation == "layer":
         return _to_norm_of(weight, gaussian), "as a whole"
     return gaussian, "together with the others"

@@ -153,6 +153,7 @@ def plane_through(
     *,
     key: str | None = None,
     unsafe_pickle: bool = False,
+    partial: bool = False,
 ) -> Plane:
     """Span the plane through three checkpoints.
 
@@ -162,6 +163,7 @@ def plane_through(
         third: the checkpoint at (0, 1).
         key: which entry of nested checkpoints to read.
         unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
+        partial: keep the model's own weights where a checkpoint has none.
 
     Returns:
         The plane, its axes the differences themselves; they know the checkpoints' buffers.
@@ -171,7 +173,7 @@ def plane_through(
             in parameters that are not explored.
     """
     origin = problem.weights
-    read = reader(problem, key, unsafe_pickle)
+    read = reader(problem, key, unsafe_pickle, partial)
     others = [read(checkpoint) for checkpoint in (second, third)]
     for other in others:
         require_same_elsewhere(problem, other)
@@ -197,6 +199,7 @@ def principal_plane(
     *,
     key: str | None = None,
     unsafe_pickle: bool = False,
+    partial: bool = False,
 ) -> PrincipalPlane:
     """Find the plane through the weights w that holds most of a training run.
 
@@ -208,6 +211,7 @@ def principal_plane(
         checkpoints: the others, at least two, in order.
         key: which entry of nested checkpoints to read.
         unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
+        partial: keep the model's own weights where a checkpoint has none.
 
     Returns:
         The plane, the checkpoints in it, and how much of the run it holds.
@@ -224,7 +228,7 @@ def principal_plane(
     if len(checkpoints) < 2:
         msg = f"a plane takes a run of at least two checkpoints beside w; got {len(checkpoints)}"
         raise InvalidArgumentError(msg)
-    read = reader(problem, key, unsafe_pickle)
+    read = reader(problem, key, unsafe_pickle, partial)
     gram = _gram(problem, read, checkpoints)
     values, vectors = np.linalg.eigh(gram)
     top, a = values[::-1][:2], vectors[:, ::-1][:, :2]
@@ -245,7 +249,9 @@ def principal_plane(
         for k, total in enumerate(sums)
     )
     plane = Plane(x, y, f"principal plane of a run of {len(checkpoints) + 1} checkpoints")
-    run = project(problem, plane, checkpoints, key=key, unsafe_pickle=unsafe_pickle)
+    run = project(
+        problem, plane, checkpoints, key=key, unsafe_pickle=unsafe_pickle, partial=partial
+    )
     return PrincipalPlane(plane=plane, trajectory=run, explained=top / gram.trace())
 
 
@@ -256,6 +262,7 @@ def project(
     *,
     key: str | None = None,
     unsafe_pickle: bool = False,
+    partial: bool = False,
 ) -> Projection:
     """Find where checkpoints lie in a plane through the problem's weights.
 
@@ -265,6 +272,7 @@ def project(
         checkpoints: one or more of the same architecture; one is in memory at a time.
         key: which entry of nested checkpoints to read, see `Problem.at`.
         unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
+        partial: keep the model's own weights where a checkpoint has none.
 
     Returns:
         Least-squares coordinates, in units of the axes, and the distances from the plane and from
@@ -277,7 +285,7 @@ def project(
     axes = torch.stack([plane.x.vector, plane.y.vector]).double()
     metric = (axes @ axes.T).cpu().numpy()
     origin = problem.weights
-    read = reader(problem, key, unsafe_pickle)
+    read = reader(problem, key, unsafe_pickle, partial)
     coordinates, off, distances, names, hashes = [], [], [], [], []
     for checkpoint in checkpoints:
         other = read(checkpoint)
@@ -331,7 +339,7 @@ def _unit(problem: Problem, vector: Tensor, like: Direction) -> Direction:
 
 
 def reader(
-    problem: Problem, key: str | None, unsafe_pickle: bool
+    problem: Problem, key: str | None, unsafe_pickle: bool, partial: bool = False
 ) -> Callable[[Checkpoint], Problem]:
     """Return what puts the problem at a checkpoint, or at the weights of another problem.
 
@@ -339,6 +347,7 @@ def reader(
         problem: what is put there.
         key: which entry of nested checkpoints to read.
         unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
+        partial: keep the model's own weights where a checkpoint has none.
 
     Returns:
         A function of the checkpoint.
@@ -347,7 +356,7 @@ def reader(
     def read(checkpoint: Checkpoint) -> Problem:
         if isinstance(checkpoint, Problem):
             return problem.at(checkpoint)
-        return problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle)
+        return problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
 
     return read
 

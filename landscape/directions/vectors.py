@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.directions._owner import owner_of
 from landscape.directions.filters import filter_norms
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.problem import Problem
@@ -195,7 +196,7 @@ def filter_norms_of(problem: Problem) -> Tensor:
     weights = problem.space.unflatten(problem.weights)
     return problem.space.flatten(
         {
-            name: filter_norms(weight, problem.model.get_submodule(name.rpartition(".")[0]))
+            name: filter_norms(weight, *owner_of(problem.model, name))
             for name, weight in weights.items()
         }
     )

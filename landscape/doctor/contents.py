@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape.directions import filters
+from landscape.directions._owner import owner_of
 from landscape.directions.filters import is_vector
 from landscape.doctor.patient import Patient, not_applicable
 from landscape.evaluate import Evaluator
@@ -113,10 +114,10 @@ def weights(patient: Patient) -> Check:
     not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     gains, zero, dead = {}, [], 0
     for name, tensor in tensors.items():
-        owner = problem.model.get_submodule(name.rpartition(".")[0])
-        if is_vector(tensor, owner):
+        owner = owner_of(problem.model, name)
+        if is_vector(tensor, *owner):
             continue
-        rows = filters(tensor, owner)
+        rows = filters(tensor, *owner)
         if not rows.any():
             zero.append(name)
             continue

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from landscape.doctor import contents, minimum, outputs, setup
+from landscape.doctor.derivatives import derivatives
 from landscape.doctor.invariance import Moved, invariance
 from landscape.doctor.patient import Patient, not_applicable
 from landscape.errors import InvalidArgumentError, LandscapeError
@@ -26,6 +27,7 @@ _FIRST: dict[str, Callable[[Patient], Check]] = {
     "batching": setup.batching,
     "mode": setup.mode,
     "BatchNorm": setup.batchnorm,
+    "derivatives": derivatives,
     "gradient": minimum.gradient,
     "lowest curvature": minimum.lowest_curvature,
     "saturation": outputs.saturation,
@@ -49,10 +51,11 @@ def diagnose(
     """Check whether a checkpoint and a problem are set up so that sharpness can be trusted.
 
     In order: is the loss finite, the same twice, and the same in other batches; train or eval
-    mode; do BatchNorm's running statistics fit the data; is the checkpoint a minimum (gradient,
-    lowest eigenvalue); do the outputs saturate; which measures move when the network is rescaled
-    without changing what it computes; what is in the data and in the weights; would a regulariser
-    outweigh the loss. A check that cannot be made says why, and the others go on.
+    mode; do BatchNorm's running statistics fit the data; are the derivatives of each layer right;
+    is the checkpoint a minimum (gradient, lowest eigenvalue); do the outputs saturate; which
+    measures move when the network is rescaled without changing what it computes; what is in the
+    data and in the weights; would a regulariser outweigh the loss. A check that cannot be made
+    says why, and the others go on.
 
     Args:
         problem: what to examine.

@@ -1,4 +1,4 @@
-"""The one place that runs a user's model: loss, gradient, BatchNorm statistics, many points fast."""
+"""The one place that runs a user's model: loss, gradient, BatchNorm, many points fast."""
 
 from landscape.evaluate._batchnorm import (
     STATISTICS,
@@ -19,7 +19,13 @@ from landscape.evaluate._engine import Engine
 from landscape.evaluate._evaluator import Evaluator, require_finite
 from landscape.evaluate._layers import LayerTrial, layer_trials
 from landscape.evaluate._plans import PLAIN, PRECISIONS, Plan
-from landscape.evaluate._selftest import check_gradient, check_hessian, in_type, sample
+from landscape.evaluate._selftest import (
+    check_gradient,
+    check_hessian,
+    in_type,
+    rounding_of_products,
+    sample,
+)
 from landscape.evaluate._stand_ins import stand_ins, substituted
 from landscape.evaluate._sums import (
     GradientSum,
@@ -56,6 +62,7 @@ __all__ = [
     "normalisers",
     "recalibrated",
     "require_finite",
+    "rounding_of_products",
     "sample",
     "stand_ins",
     "substituted",

@@ -125,8 +125,8 @@ def _enough_examples(problem: Problem, batch: Any) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         msg = (
-            f"a batch of {problem.batching.size(batch)} example has no variance to gather for BatchNorm; "
-            "choose a batch size that leaves no single example over"
+            f"a batch of {problem.batching.size(batch)} example has no variance to gather for "
+            "BatchNorm; choose a batch size that leaves no single example over"
         )
         raise DataError(msg) from error
 

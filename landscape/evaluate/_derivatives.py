@@ -18,8 +18,6 @@ INDEPENDENT = (
     "detach(), a no_grad() or an argmax between the parameters and the loss, or does the "
     "loss use another model than the one that it is given?"
 )
-REENTRANT = "Checkpointing is not compatible with .grad()"
-"""What torch says of reentrant activation checkpointing, which only knows `Tensor.backward`."""
 
 
 _ONCE = "torch::autograd::Error"  # the node that torch puts behind once_differentiable
@@ -36,7 +34,7 @@ def differentiate(
     if not total.requires_grad:
         return [None] * len(inputs)
     with needing_derivatives("twice" if create_graph else "once"):
-        found = list(
+        found: list[Tensor | None] = list(
             torch.autograd.grad(total, inputs, along, create_graph=create_graph, allow_unused=True)
         )
     if create_graph and any(
@@ -62,6 +60,11 @@ def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
         seen.add(node)
         yield node
         todo.extend(parent for parent, _ in node.next_functions)
+
+
+def is_reentrant(total: Tensor) -> bool:
+    """Tell whether reentrant activation checkpointing hides parameters from torch.autograd.grad."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in graph_nodes(total))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError
-from landscape.evaluate._derivatives import INDEPENDENT, REENTRANT, differentiate
+from landscape.evaluate._derivatives import INDEPENDENT, differentiate, is_reentrant
 from landscape.evaluate._selftest import check_gradient, check_values
 from landscape.evaluate._sums import GradientSum, LossSums, LossValue, flattened, metric_total
 from landscape.precision import float32_products
@@ -68,7 +68,10 @@ class Evaluator:
         self._session: Session | None = None
         self._settings = ExitStack()
         self._origin: Tensor | None = None
-        self._by_backward = False
+        self._by_backward: bool | None = None
+        self._written: tuple[Tensor | None, int] = (None, 0)
+        self._buffers_written: Mapping[str, Tensor] | None = None
+        self.restore_always = False
         self._started = time.perf_counter()
 
     def __enter__(self) -> Evaluator:
@@ -129,6 +132,7 @@ class Evaluator:
         Returns:
             The loss of the data set. Cost: one forward pass.
         """
+        self.write(vector, buffers)
         sums = LossSums(self.problem.loss.sums)
         self.passes["forwards"] += 1
         with torch.no_grad():
@@ -151,6 +155,7 @@ class Evaluator:
             LossError: if the loss depends on no parameter, or its gradient by autograd is not
                 the slope of the loss.
         """
+        self.write(vector)
         check_gradient(self)
         sums = LossSums(self.problem.loss.sums)
         total = self.new_sum()
@@ -178,6 +183,11 @@ class Evaluator:
     def like(self) -> Tensor:
         """An empty tensor with the type and device of the weights in place."""
         return torch.empty(0, dtype=self._dtype, device=self.problem.device)
+
+    @property
+    def moves(self) -> int:
+        """How often the model went to another type or device, which no graph survives."""
+        return 0 if self._session is None else self._session.moves
 
     @property
     def divisible(self) -> bool:
@@ -337,9 +347,9 @@ class Evaluator:
             if buffer is not None
         ]
         self._watched = [*self._parameters, *strided.values()]
-        self._written: tuple[Tensor | None, int] = (None, 0)
+        self._written = (None, 0)
         self._versions = [t._version for t in self._watched]
-        self._buffers_written: Mapping[str, Tensor] | None = None
+        self._buffers_written = None
         # What is written through .data leaves no trace in the version counters.
         self.restore_always = problem.mode == "train" or problem.trials.writes_unseen
 
@@ -351,10 +361,12 @@ class Evaluator:
         if (alias.dtype, alias.device) == (wanted, self.problem.device):
             if tensor.dtype != wanted or tensor.device != alias.device:
                 tensor.data = alias
+                self._session.moves += 1
             if self.problem.is_at_checkpoint and not written and alias.layout == torch.strided:
                 alias.copy_(value)
         else:
             tensor.data = value.to(self.problem.device, wanted, copy=True)
+            self._session.moves += 1
 
     def is_written(self) -> bool:
         """Tell whether weights or buffers in the model are not those that were put there."""
@@ -370,15 +382,11 @@ class Evaluator:
     ) -> tuple[BatchTerms, list[Tensor | None]]:
         with torch.enable_grad():
             terms = self.terms(vector, batch, index)
+            if self._by_backward is None:
+                self._by_backward = is_reentrant(terms.total)
             if not self._by_backward:
-                try:
-                    gradients = differentiate(terms.total, self._parameters)
-                except LossError as error:
-                    if REENTRANT not in str(error):
-                        raise
-                    self._by_backward = True
-                    terms = self.terms(vector, batch, index)
-            if self._by_backward:
+                gradients = differentiate(terms.total, self._parameters)
+            else:
                 terms.total.backward()  # type: ignore[no-untyped-call]
                 gradients = [p.grad for p in self._parameters]
                 for p in self.model.parameters():
@@ -478,12 +486,13 @@ def _renormalise_in_forward(part: nn.Embedding | nn.EmbeddingBag) -> None:
         with torch.no_grad():
             over = norm(weight) > limit
         scale = torch.where(over, limit / (norm(torch.where(over, weight, 1.0)) + 1e-7), 1.0)
-        part._parameters["weight"] = weight * scale  # type: ignore[assignment]
+        holder: dict[str, Any] = part._parameters
+        holder["weight"] = weight * scale
         part.max_norm = None
         try:
             return forward(*args, **kwargs)
         finally:
-            part._parameters["weight"] = weight
+            holder["weight"] = weight
             part.max_norm = limit
 
     vars(part)["forward"] = renormalising

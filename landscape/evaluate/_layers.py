@@ -1,4 +1,4 @@
-"""Which layer's derivatives are wrong or missing: each is tried alone on the inputs that it gets."""
+"""Derivatives of each layer, tried alone on the inputs that it gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.evaluate._derivatives import twice_differentiable
-from landscape.problem.data import leaves, map_leaves
+from landscape.problem.data import leaves, map_leaves, move
 from landscape.randomness import seeded
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def layer_trials(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> list[L
     Returns:
         A trial for each layer, in the model's order. Cost: some passes through each layer.
     """
+    batch = move(batch, evaluator.problem.device, dtype)
     calls: dict[str, tuple[nn.Module, Any]] = {}
 
     def run(model: nn.Module, batch: Any) -> None:
@@ -84,7 +85,7 @@ def layer_trials(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> list[L
                 hook.remove()
 
     with torch.no_grad():
-        evaluator.on_batch(None, batch, 0, run)
+        evaluator.on_batch(evaluator.origin.to(dtype), batch, 0, run)
     return [_trial(name, part, given, dtype) for name, (part, given) in calls.items()]
 
 

@@ -32,6 +32,7 @@ from landscape.evaluate._derivatives import (
 )
 from landscape.evaluate._halves import check_halves, same_loss
 from landscape.evaluate._layers import culprit
+from landscape.problem._live import unwrapped
 from landscape.problem.data import copied, leaves, move, written_to
 from landscape.randomness import random_unit_vector
 
@@ -120,7 +121,13 @@ def check_hessian(evaluator: Evaluator) -> str:
     known = evaluator.problem.derivatives
     if "hessian" not in known:
         known["hessian"] = _tested(evaluator, _wrong_product)
+        known["rounding"] = _rounding(evaluator, *known.pop("wide", ()))
     return str(known["hessian"])
+
+
+def rounding_of_products(evaluator: Evaluator) -> float:
+    """Return the relative error of a product on the test's examples, of its type; 0 if unknown."""
+    return float(evaluator.problem.derivatives.get("rounding", 0.0))
 
 
 # Values
@@ -173,20 +180,27 @@ def _recorded(evaluator: Evaluator, batch: Any) -> float:
 def _low_precision(evaluator: Evaluator) -> Iterator[list[str]]:
     """Note the first layer whose output has fewer digits than the problem."""
     seen: list[str] = []
-    names = {id(part): name for name, part in evaluator.model.named_modules()}
 
-    def note(part: nn.Module, args: Any, output: Any) -> None:
-        for leaf in leaves(output) if not seen else ():
-            if isinstance(leaf, Tensor) and leaf.dtype in {torch.float16, torch.bfloat16}:
-                name = names.get(id(part)) or "the model"
-                seen[:] = [f"{name} ({type(part).__name__})", str(leaf.dtype)[6:]]
-                return
+    def note(name: str) -> Any:
+        def hook(part: nn.Module, args: Any, output: Any) -> None:
+            for leaf in leaves(output) if not seen else ():
+                if isinstance(leaf, Tensor) and leaf.dtype in {torch.float16, torch.bfloat16}:
+                    kind = type(part).__name__
+                    seen[:] = [f"{name or 'the model'} ({kind})", str(leaf.dtype)[6:]]
+                    return
 
-    handle = nn.modules.module.register_module_forward_hook(note)
+        return hook
+
+    handles = [
+        part.register_forward_hook(note(name))
+        for name, part in evaluator.model.named_modules()
+        if unwrapped(part) is part
+    ]
     try:
         yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 # Derivatives
@@ -302,12 +316,25 @@ def _wrong_product(point: _Point) -> str:
         return (up - down) / reach, max(float(up.norm()), float(down.norm())) / reach
 
     if _contradiction(product, differences, point.dtype) is None:
+        if point.dtype != point.evaluator.problem.dtype:
+            point.evaluator.problem.derivatives["wide"] = point.batch, point.direction, product
         return ""
     return (
         f"{_cause(point)}: the second derivative by autograd is not that of the gradient; an "
         "operation hides how its backward pass depends on its inputs, such as by no_grad(), or "
         "torch has it wrong"
     )
+
+
+def _rounding(evaluator: Evaluator, *wide: Any) -> float:
+    """Compare a product in float64 with one in the problem's own type."""
+    if not wide:
+        return 0.0
+    batch, direction, product = wide
+    point = _Point(evaluator, batch, evaluator.problem.dtype)
+    point.direction = direction.to(evaluator.origin)
+    size = float(product.norm())
+    return float((point.product().double() - product).norm()) / size if size else 0.0
 
 
 def _contradiction(

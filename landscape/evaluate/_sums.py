@@ -73,26 +73,22 @@ class GradientSum:
 
     def _add_long(self, gradients: list[Tensor | None]) -> None:
         fresh = self._n % self._BLOCK == 0
-        if fresh and self._block is not None:
-            wide = torch.float64
-            first = self._total is None
-            self._total = (
-                self._block.to(wide, copy=True) if first else self._total.add_(self._block)
-            )
         if self._block is None:
-            self._block = torch.empty(
-                self._space.n, dtype=self._like.dtype, device=self._like.device
-            )
-        views = self._space.views(self._block)
-        for i, view in enumerate(views):
+            self._block = self._like.new_empty(self._space.n)
+        elif fresh and self._total is None:
+            self._total = self._block.to(torch.float64, copy=True)
+        elif fresh and self._total is not None:
+            self._total.add_(self._block)
+        for i, view in enumerate(self._space.views(self._block)):
             gradient, gradients[i] = gradients[i], None  # freed as soon as it is added
-            if gradient is None:
-                if fresh:
-                    view.zero_()
+            if gradient is None and fresh:
+                view.zero_()
+            elif gradient is None:
+                continue
             elif fresh:
-                view.copy_(gradient)
+                view.copy_(_dense(gradient))
             else:
-                view.add_(gradient.to_dense() if gradient.is_sparse else gradient)
+                view.add_(_dense(gradient))
 
     def result(self, divisor: float = 1.0) -> Tensor:
         """Return the sum over the divisor, shape (n,), in the type of the gradients."""
@@ -111,7 +107,7 @@ def flattened(gradients: list[Tensor | None], space: ParameterSpace, like: Tenso
         if gradient is None:
             parts.append(torch.zeros(size, dtype=like.dtype, device=like.device))
         else:
-            parts.append((gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1))
+            parts.append(_dense(gradient).reshape(-1))
     return torch.cat(parts)
 
 
@@ -214,6 +210,10 @@ class LossSums:
         if keep and self.examples is not None:
             examples = self.examples[0].cpu(), self.examples[1].cpu()
         return LossValue(value, se, self.metrics, examples)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def metric_total(name: str, value: Any, size: int) -> tuple[Tensor, int]:

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
-from landscape.linalg.sampling import Interval, ProbeSource, confidence_interval, student
+from landscape.linalg.sampling import (
+    Interval,
+    ProbeSource,
+    confidence_interval,
+    exact_diagonal,
+    student,
+)
 
 # Of a product, what is left beside the products before it, relative to it, that is rounding only.
 _ROUNDING = 10.0
@@ -81,6 +87,7 @@ class Hutchinson(Method):
         self.groups = groups
         self._samples: list[float] = []
         self._blocks: list[list[float]] = []
+        self._settled: dict[int, float] = {}
 
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
         """Draw probes up to a number, and return the mean of vᵀAv over all."""
@@ -89,13 +96,43 @@ class Hutchinson(Method):
             w = self.operator(v)
             self._samples.append(float(inner(v[None], w)))
             self._blocks.append([float(inner(v[None, g], w[g])) for g in self.groups])
-        samples = np.array(self._samples)
+        return self._estimate(confidence)
+
+    def settle(self, left: int, confidence: float) -> Estimate:
+        """Take the unit vectors for the smallest blocks, and return what all products say.
+
+        Args:
+            left: products that may be spent.
+            confidence: probability that an interval is to cover its trace.
+
+        Returns:
+            The estimate; the noise of these blocks is gone from that of the whole too.
+        """
+        chosen: list[slice] = []  # must not overlap, or their rows would count twice
+        for i in sorted(range(len(self.groups)), key=lambda i: _size(self.groups[i])):
+            group = self.groups[i]
+            overlaps = any(g.start < group.stop and group.start < g.stop for g in chosen)
+            if _size(group) <= left and not overlaps:
+                left -= _size(group)
+                chosen.append(group)
+                trace = float(exact_diagonal(self.operator, group).sum())
+                self._settled[i] = trace
+                for k, block in enumerate(self._blocks):
+                    self._samples[k] += trace - block[i]
+        return self._estimate(confidence)
+
+    def _estimate(self, confidence: float) -> Estimate:
+        samples, n_probes = np.array(self._samples), len(self._samples)
         blocks = np.array(self._blocks).reshape(n_probes, len(self.groups))
-        return Estimate(
-            confidence_interval(samples, confidence),
-            samples,
-            confidence_interval(blocks, confidence),
-        )
+        groups = confidence_interval(blocks, confidence)
+        for i, trace in self._settled.items():
+            groups.value[i] = groups.low[i] = groups.high[i] = trace
+            groups.standard_error[i] = 0.0
+        return Estimate(confidence_interval(samples, confidence), samples, groups)
+
+
+def _size(group: slice) -> int:
+    return int(group.stop - group.start)
 
 
 def _check_group(group: slice, n: int) -> None:

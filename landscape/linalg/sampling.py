@@ -175,20 +175,22 @@ def _hall(y: float, skewness: Floats, p: int) -> Floats:
     return np.where(straight, y, bent)
 
 
-def exact_diagonal(operator: Operator) -> Floats:
+def exact_diagonal(operator: Operator, part: slice = slice(None)) -> Floats:
     """Return the diagonal of an operator from its products with the unit vectors.
 
     Args:
-        operator: with n products left.
+        operator: with as many products left as there are rows in the part.
+        part: the rows; all by default.
 
     Returns:
-        The diagonal, float64, shape (n,). Cost: n products.
+        That part of the diagonal, float64. Cost: one product for each row.
     """
-    diagonal = np.empty(operator.n)
+    rows = range(operator.n)[part]
+    diagonal = np.empty(len(rows))
     unit = torch.zeros(operator.n, dtype=operator.storage, device=operator.device)
-    for i in range(operator.n):
+    for k, i in enumerate(rows):
         unit[i] = 1.0
-        diagonal[i] = float(operator(unit)[i])
+        diagonal[k] = float(operator(unit)[i])
         unit[i] = 0.0
     return diagonal
 

@@ -20,6 +20,10 @@ from landscape.linalg.sampling import (
     exact_diagonal,
 )
 
+# Products of the probes, relative to n, before the n unit vectors take over; and those with unit
+# vectors for small blocks, relative to the probes.
+_EXTRA = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class TraceSolution:
@@ -78,7 +82,8 @@ def hutchinson_trace(
 
     One probe has variance 2 (‖A‖_F² − Σ aᵢᵢ²) with random signs and 2 ‖A‖_F² with Gaussian
     entries. The same probes give the trace of every diagonal block A_gg, as v_g·(Av)_g is
-    unbiased for it: its variance also holds the rest of the block's rows.
+    unbiased for it: its variance also holds the rest of the block's rows. A fifth more products
+    than probes makes the traces of the smallest blocks exact, as far as ``max_matvecs`` allows.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
@@ -96,15 +101,15 @@ def hutchinson_trace(
         device: device that ``matvec`` takes.
 
     Returns:
-        The estimate. If as many probes as n would be needed, the n unit vectors are used
-        instead, as far as ``max_matvecs`` allows, and the answer is exact.
+        The estimate. Where ``max_matvecs`` allows n products, and n/5 of them do not meet the
+        tolerance, the n unit vectors are used instead, and the answer is exact.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
         NonFiniteError: if a product holds NaN or infinity.
 
-    Cost: one product per probe, at least 32; about 8 ‖A‖_F² / w² for a 95 % interval of
-    half-width w. Memory: two vectors.
+    Cost: one product per probe, at least 32, and those for small blocks; about 8 ‖A‖_F² / w² for
+    a 95 % interval of half-width w. Memory: two vectors.
 
     References:
         Hutchinson (1990), A stochastic estimator of the trace of the influence matrix, Commun.
@@ -159,9 +164,9 @@ def hutchpp_trace(
         device: device that ``matvec`` takes.
 
     Returns:
-        The estimate. If n products would not be enough, the n unit vectors are used instead, as
-        far as ``max_matvecs`` allows, and the answer is exact. Of an operator of rank below p it
-        is exact to rounding too.
+        The estimate. Where ``max_matvecs`` allows n products, and n/5 of them do not meet the
+        tolerance, the n unit vectors are used instead, and the answer is exact. Of an operator of
+        rank below p it is exact to rounding too.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
@@ -174,8 +179,8 @@ def hutchpp_trace(
         Meyer, Musco, Musco and Woodruff (2021), Hutch++: optimal stochastic trace estimation,
         SOSA; arXiv:2010.09649.
 
-    >>> u = torch.linspace(-1, 1, 100, dtype=torch.float64)
-    >>> found = hutchpp_trace(lambda v: (u @ v) * u, 100, dtype=torch.float64, device="cpu")
+    >>> u = torch.linspace(-1, 1, 500, dtype=torch.float64)
+    >>> found = hutchpp_trace(lambda v: (u @ v) * u, 500, dtype=torch.float64, device="cpu")
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 33)
     """
@@ -227,9 +232,9 @@ def xtrace(
         device: device that ``matvec`` takes.
 
     Returns:
-        The estimate. If n products would not be enough, the n unit vectors are used instead, as
-        far as ``max_matvecs`` allows, and the answer is exact. Of an operator of rank below p it
-        is exact to rounding too.
+        The estimate. Where ``max_matvecs`` allows n products, and n/5 of them do not meet the
+        tolerance, the n unit vectors are used instead, and the answer is exact. Of an operator of
+        rank below p it is exact to rounding too.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
@@ -242,8 +247,8 @@ def xtrace(
         Epperly, Tropp and Webber (2024), XTrace: making the most of every sample in stochastic
         trace estimation, SIAM J. Matrix Anal. Appl. 45; arXiv:2301.07825.
 
-    >>> u = torch.linspace(-1, 1, 100, dtype=torch.float64)
-    >>> found = xtrace(lambda v: (u @ v) * u, 100, dtype=torch.float64, device="cpu")
+    >>> u = torch.linspace(-1, 1, 500, dtype=torch.float64)
+    >>> found = xtrace(lambda v: (u @ v) * u, 500, dtype=torch.float64, device="cpu")
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 17)
     """
@@ -253,22 +258,30 @@ def xtrace(
 
 
 def _run(method: Method, *, rtol: float, atol: float, confidence: float) -> TraceSolution:
-    """Draw until the stopping rule is met, the budget is spent, or the trace is exact."""
-    operator, cost = method.operator, method.cost
-    n = operator.n
+    """Draw until the stopping rule is met or the budget is spent, or take the unit vectors."""
+    operator, cost, n = method.operator, method.cost, method.operator.n
     check_sampling(n, confidence=confidence, dtype=operator.dtype, rtol=rtol, atol=atol)
     check_at_least("max_matvecs", operator.left, min(2 * cost, n))
     rule = StoppingRule(first=method.first, rtol=rtol, atol=atol)
+    # Where n products can be afforded, probes may spend so little that n still follow.
+    exact = n <= operator.left
+    spendable = min(operator.left - n, int(_EXTRA * n)) if exact else operator.left
+    most = spendable // cost
+    if exact and most < 2 * method.first:  # one look is never enough
+        return _exact(method, confidence)
     width_before, before, met = math.inf, 1, False
-    for n_probes in rule.looks(max(1, operator.left // cost)):
-        if n <= operator.left and n < (n_probes + 1) * cost:
-            return _exact(method, confidence)
+    for n_probes in rule.looks(most):
         found = method.estimate(n_probes, confidence)
         expected = width_before * math.sqrt(before / n_probes)
         met = rule.met(float(found.total.value), width=found.width, width_before=expected)
         if met:
             break
         width_before, before = found.width, n_probes
+    if exact and not met:
+        return _exact(method, confidence)
+    if isinstance(method, Hutchinson) and method.groups:
+        few = min(operator.left, int(_EXTRA * operator.matvecs))
+        found = method.settle(few, confidence)
     return TraceSolution(
         value=float(found.total.value),
         standard_error=float(found.total.standard_error),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.evaluate import Evaluator, require_finite
+from landscape.evaluate import Evaluator, require_finite, rounding_of_products
 from landscape.linalg import SymmetricOperator
 from landscape.operators import (
     CURVATURES,
@@ -103,7 +103,8 @@ class Prepared:
         Returns:
             Values for the fields ``products`` and ``noise``.
         """
-        return {"products": self.curvature.describe(), "noise": self.noise.floor}
+        rounding = rounding_of_products(self.evaluator)
+        return {"products": self.curvature.describe(), "noise": max(self.noise.floor, rounding)}
 
     def require(self, tol: float) -> None:
         """Refuse a tolerance that the noise of the products makes meaningless.

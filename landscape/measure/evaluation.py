@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import torch
 
+from landscape.errors import LossError, MisleadingWarning
 from landscape.evaluate import Evaluator
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
@@ -23,22 +27,31 @@ def evaluation(problem: Problem, *, seed: int = 0, study: Study | None = None) -
 
     Returns:
         The loss with its standard error over the examples (of the ratio, by the delta method).
-        Cost: one forward and one gradient pass.
+        The gradient norm is NaN, with a warning, where autograd does not give the gradient. Cost:
+        one forward and one gradient pass.
     """
     settings = {"seed": seed}
 
     def measure(provenance: Provenance) -> Evaluation:
         with Evaluator(problem, seed=seed) as evaluator:
             loss = evaluator.loss()
-            _, gradient = evaluator.gradient()
             return Evaluation(
                 loss=loss.value,
                 loss_se=loss.se,
                 metrics=dict(loss.metrics),
-                gradient_norm=float(torch.linalg.vector_norm(gradient, dtype=torch.float64)),
+                gradient_norm=_gradient_norm(evaluator),
                 settings=settings,
                 cost=evaluator.cost,
                 provenance=provenance,
             )
 
     return recall_or_measure(Evaluation, problem, settings, study, measure)
+
+
+def _gradient_norm(evaluator: Evaluator) -> float:
+    try:
+        gradient = evaluator.gradient()[1]
+    except LossError as error:  # the loss is right all the same
+        warnings.warn(f"no gradient norm: {error}", MisleadingWarning, stacklevel=5)
+        return math.nan
+    return float(torch.linalg.vector_norm(gradient, dtype=torch.float64))

@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from landscape.directions._owner import owner_of
 from landscape.linalg import SymmetricOperator, TraceSolution, hutchinson_trace
 from landscape.linalg.krylov import Operator
 from landscape.linalg.sampling import Interval, exact_diagonal
@@ -70,9 +71,9 @@ def neuron_blocks(problem: Problem) -> list[NeuronBlock]:
     stops = list(accumulate(space.sizes))
     blocks = []
     for name, size, stop in zip(space.names, space.sizes, stops, strict=True):
-        owner, _, leaf = name.rpartition(".")
-        layer = problem.model.get_submodule(owner)
-        if leaf == "weight" and isinstance(layer, _LAYERS):
+        layer, role = owner_of(problem.model, name)
+        # Of a parametrized layer the Hessian is that of what its weight is made of.
+        if role in layer._parameters and role == "weight" and isinstance(layer, _LAYERS):
             groups = int(getattr(layer, "groups", 1))
             rows = tensors[name].reshape(groups, len(tensors[name]) // groups, -1)
             part = slice(stop - size, stop)

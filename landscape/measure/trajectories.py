@@ -31,6 +31,7 @@ def trajectory(
     names: Sequence[str] | None = None,
     key: str | None = None,
     unsafe_pickle: bool = False,
+    partial: bool = False,
     seed: int = 0,
     study: Study | None = None,
     progress: bool | None = None,
@@ -49,6 +50,7 @@ def trajectory(
         names: what to call the checkpoints; None: the names of their files.
         key: which entry of nested checkpoints to read, see `Problem.at`.
         unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
+        partial: keep the model's own weights where a checkpoint has none.
         seed: of the dropout masks in ``train`` mode.
         study: where points are kept as they are measured, and taken up again after a kill.
         progress: show a bar on stderr; None: where stderr is a terminal.
@@ -65,7 +67,7 @@ def trajectory(
         Li, Xu, Taylor, Studer, Goldstein (2018), section 7, arXiv:1712.09913.
     """
     _check(checkpoints, names)
-    reading = {"key": key, "unsafe_pickle": unsafe_pickle}
+    reading = {"key": key, "unsafe_pickle": unsafe_pickle, "partial": partial}
     seen = project(problem, plane, checkpoints, **reading)  # type: ignore[arg-type]
     called = seen.names if names is None else tuple(names)
     settings = {

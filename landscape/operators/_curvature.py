@@ -72,6 +72,7 @@ class Curvature(SymmetricOperator):
         self._measured = False
         self._size: int | None = None
         self._n_pieces = 0
+        self._moves = -1
         super().__init__(
             self._single, evaluator.problem.space.n, dtype=self._at.dtype, device=self._at.device
         )
@@ -124,7 +125,8 @@ class Curvature(SymmetricOperator):
             Cost: b products, graphs built once.
         """
         problem = self._evaluator.problem
-        forms, weights = [], []
+        forms: list[list[float]] = []
+        weights = []
         with twice_differentiable(problem.model):
             for piece in pieces(problem, self._group_size(n_groups)):
                 product = self._build(piece)
@@ -189,6 +191,11 @@ class Curvature(SymmetricOperator):
 
     def _batches(self) -> Iterator[tuple[int, BatchProduct, bool]]:
         """Give the number of each batch, its product, and whether it is kept."""
+        self._evaluator.write(self._at)
+        if self._evaluator.moves != self._moves:
+            self._kept.clear()
+            self._moves, self._room = self._evaluator.moves, self._limit
+            self._full = self._limit <= 0
         for i, piece in enumerate(pieces(self._evaluator.problem, self._piece_size())):
             self._n_pieces = max(self._n_pieces, i + 1)
             if i in self._kept:
@@ -207,10 +214,12 @@ class Curvature(SymmetricOperator):
     def _check_finite(self, products: Tensor, vectors: Tensor) -> None:
         if bool(torch.isfinite(products.sum())) or bool(torch.isfinite(products).all()):
             return
+        number = 0
         with twice_differentiable(self._evaluator.model):
-            for number, product, _ in self._batches():
+            for batch, product, _ in self._batches():
                 total = self._evaluator.new_sum()
                 total.add(self._times(product, vectors[0], retain=True))
+                number = batch
                 if not bool(torch.isfinite(total.result()).all()):
                     break
         msg = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from landscape.evaluate import graph_nodes
@@ -15,7 +16,7 @@ def graph_bytes(*tensors: Tensor) -> int:
             if name.startswith("_saved_") or name == "saved_tensors":
                 saved = getattr(node, name)
                 for item in saved if isinstance(saved, (tuple, list)) else (saved,):
-                    if isinstance(item, Tensor):
+                    if isinstance(item, Tensor) and item.layout == torch.strided:
                         storage = item.untyped_storage()
                         sizes[storage.data_ptr()] = storage.nbytes()
     return sum(sizes.values())

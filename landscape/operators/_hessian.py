@@ -45,7 +45,7 @@ class Hessian(Curvature):
         n: number of rows and columns.
         dtype: of the vectors.
         device: of the vectors.
-        error: largest relative error of the differences so far.
+        error: largest error of the differences so far, relative to the largest product.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Hessian(Curvature):
         one_of(products, PRODUCTS, what="way of making products")
         keeps = products in {"auto", "fastest", "double-backward"}
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
-        self._wanted, self._reason, self.error = products, "", 0.0
+        self._wanted, self._reason, self.error, self._largest = products, "", 0.0, 0.0
         self._build_one: Callable[[Piece], BatchProduct] = self._double_backward
         self._tested = False
         if products == "forward-over-reverse":
@@ -147,7 +147,10 @@ class Hessian(Curvature):
     def _differences(self, piece: Piece) -> BatchProduct:
         return Differences(self._evaluator, self._at, piece, self._check_difference)
 
-    def _check_difference(self, error: float) -> None:
+    def _check_difference(self, off: float, size: float) -> None:
+        # Relative to the largest product so far: a vector in the null space has none of its own.
+        self._largest = max(self._largest, size, 1e-300)
+        error = off / self._largest
         self.error = max(self.error, error)
         if error > _LARGEST_DIFFERENCE:
             chosen = self._wanted == "differences"

@@ -115,8 +115,8 @@ class Differences:
     """Central differences of gradients, with two steps that tell of their error. Nothing is kept.
 
     With D(h) = (∇L(w + hv) − ∇L(w − hv)) / 2h = Hv + O(h²), the product is the extrapolation
-    (4 D(h) − D(2h)) / 3 = Hv + O(h⁴), and the relative error is taken to be ‖D(h) − D(2h)‖ / ‖Hv‖,
-    which is larger than what the extrapolation leaves. The step makes ‖hv‖ = ε^(1/3) ‖w‖.
+    (4 D(h) − D(2h)) / 3 = Hv + O(h⁴); what is reported, ‖D(h) − D(2h)‖ / ‖v‖ and ‖Hv‖ / ‖v‖, gives
+    a larger error than the extrapolation leaves. The step makes ‖hv‖ = ε^(1/3) ‖w‖.
 
     References:
         Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6.
@@ -125,7 +125,7 @@ class Differences:
     n_bytes, is_idle = 0, False
 
     def __init__(
-        self, evaluator: Evaluator, at: Tensor, piece: Piece, report: Callable[[float], None]
+        self, evaluator: Evaluator, at: Tensor, piece: Piece, report: Callable[[float, float], None]
     ) -> None:
         self._evaluator, self._at, self._piece, self._report = evaluator, at, piece, report
         self.weight = 0.0
@@ -137,7 +137,8 @@ class Differences:
         (near, rounding), (far, _) = (self._slope(vector, step) for step in (h, 2.0 * h))
         product = (4.0 * near - far) / 3.0
         # Where Hv is zero but for the rounding of the gradients, there is nothing to be wrong by.
-        self._report(norm(near - far) / max(norm(product), 10.0 * rounding, 1e-300))
+        size = max(norm(vector), 1e-300)
+        self._report(norm(near - far) / size, max(norm(product), 10.0 * rounding) / size)
         return list(self._evaluator.problem.space.views(product.to(vector.dtype)))
 
     def _slope(self, vector: Tensor, h: float) -> tuple[Tensor, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from landscape.errors import LandscapeError
+from landscape.optim._accumulation import refuse_accumulation
 from landscape.optim.ascent import Ascent
 from landscape.optim.checks import (
     check_base,
@@ -28,10 +30,10 @@ from landscape.optim.random_numbers import rng_states, set_rng_states
 from landscape.optim.statistics import BufferStandIns
 from landscape.optim.surrogate import (
     add_gradients,
-    climb,
     finish_gradients,
     forget_casts,
     loss_gradients,
+    move,
     with_gradient,
 )
 
@@ -46,6 +48,20 @@ _OWN = (
     "replay_rng",
     "sync_perturbation",
 )
+
+
+@dataclass
+class _Climb:
+    """What a step under way needs to come back to w.
+
+    Outside of the optimizer's ``state``, so that a state dict never holds it, and one object, so
+    that Lightning's wrapper, which has attributes of its own, climbs with the optimizer itself.
+    """
+
+    saved: dict[nn.Parameter, Tensor] | None = None
+    at_w: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    n: int = 0
+    stand_ins: BufferStandIns | None = None
 
 
 class SAM(Optimizer):
@@ -77,8 +93,9 @@ class SAM(Optimizer):
     Given the ``model``, only the pass at w counts in its running statistics (BatchNorm); without
     it use `landscape.optim.frozen_statistics`, or they count every batch twice. When gradients
     are clipped, clip those of the last pass; when they are accumulated, accumulate all
-    micro-batches at w, then all at w + ε. The mean of the SAM gradients of the micro-batches,
-    m-SAM, is `step_micro_batches`.
+    micro-batches at w, then all at w + ε, by hand or in the closure: gradients that a closure adds
+    to those of micro-batches before it are refused. The mean of the SAM gradients of the
+    micro-batches, m-SAM, is `step_micro_batches`.
 
     Mixed precision: bfloat16 needs no loss scaling, and one autocast context may hold all passes:
     the weights are cast anew in each. With a `torch.amp.GradScaler`, by hand:
@@ -176,14 +193,7 @@ class SAM(Optimizer):
         self.state = self.base_optimizer.state
         self.model, self.decay = model, decay
         self.replay_rng, self.sync_perturbation = replay_rng, sync_perturbation
-        self._forget()
-
-    def _forget(self) -> None:
-        # Outside `state`, so that a state dict never holds them.
-        self._saved: dict[nn.Parameter, Tensor] | None = None
-        self._at_w: dict[nn.Parameter, Tensor] = {}
-        self._climbs = 0
-        self._stand_ins: BufferStandIns | None = None
+        self._climb = _Climb()
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False, *, loss_scale: float = 1.0) -> None:
@@ -197,7 +207,8 @@ class SAM(Optimizer):
             LandscapeError: if the step before is not finished, or there is no usable gradient.
         """
         check_loss_scale(loss_scale)
-        if self._climbs >= self.n_steps:
+        climb = self._climb
+        if climb.n >= self.n_steps:
             often = "twice" if self.n_steps == 1 else f"{self.n_steps + 1} times"
             msg = (
                 f"first_step() was called {often} without second_step(): the weights are at w + ε. "
@@ -210,24 +221,24 @@ class SAM(Optimizer):
         gradients = loss_gradients(
             self.param_groups, groups, loss_scale=loss_scale, decay=self.decay
         )
-        saved = self._saved if self._saved is not None else {}
+        saved = climb.saved if climb.saved is not None else {}
         saved.update({p: p.detach().clone() for ps in groups for p in ps if p not in saved})
         rhos = [scale for scale, ps in zip(scales, groups, strict=True) for _ in ps]
         weights = [saved[p] for ps in groups for p in ps]
         epsilons = iter(self.ascent.epsilons(gradients, weights, rhos))
-        if self.model is not None and self._saved is None:
-            self._stand_ins = BufferStandIns(self.model)
-        if self.gsam_alpha and self._saved is None:
+        if self.model is not None and climb.saved is None:
+            climb.stand_ins = BufferStandIns(self.model)
+        if self.gsam_alpha and climb.saved is None:
             everything = [p for ps in groups for p in ps]
-            self._at_w = {p: g.clone() for p, g in zip(everything, gradients, strict=True)}
-        self._saved = saved
+            climb.at_w = {p: g.clone() for p, g in zip(everything, gradients, strict=True)}
+        climb.saved = saved
         try:
             for ps in groups:
-                climb(ps, [next(epsilons) for _ in ps])
+                move(ps, [next(epsilons) for _ in ps])
         except BaseException:
             self.restore()
             raise
-        self._climbs += 1
+        climb.n += 1
         if zero_grad:
             self.zero_grad()
 
@@ -241,12 +252,18 @@ class SAM(Optimizer):
         Raises:
             LandscapeError: if there was no `first_step`, or not all of ``n_steps``.
         """
-        self._come_back()
+        if "_climb" not in vars(self):  # Lightning's wrapper, which counts the calls of its step
+            self.step()
+        else:
+            self._come_back()
+            self._descend()
+        if zero_grad:
+            self.zero_grad()
+
+    def _descend(self) -> None:
         self.base_optimizer.step()
         # A learning-rate scheduler on this optimizer looks here for a step before its own.
         self._opt_called = True
-        if zero_grad:
-            self.zero_grad()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -255,12 +272,13 @@ class SAM(Optimizer):
         The weights become what they were at `first_step`, bit for bit, in place, and the model has
         its buffers back. Between steps there is nothing to do.
         """
-        if self._saved:
-            torch._foreach_copy_(list[Tensor](self._saved), list(self._saved.values()))
+        climb = self._climb
+        if climb.saved:
+            torch._foreach_copy_(list[Tensor](climb.saved), list(climb.saved.values()))
             forget_casts()
-        if self._stand_ins is not None:
-            self._stand_ins.leave()
-        self._forget()
+        if climb.stand_ins is not None:
+            climb.stand_ins.leave()
+        vars(climb).update(vars(_Climb()))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Do one whole step.
@@ -269,21 +287,33 @@ class SAM(Optimizer):
 
         Args:
             closure: clears the gradients, computes the loss and the gradients, returns the loss;
-                called ``n_steps`` + 1 times. None after `first_step`: what is left of the step,
-                as a `torch.amp.GradScaler` asks for it.
+                called ``n_steps`` + 1 times. After `first_step`: what is left of the step, with
+                the gradients at w + ε that the closure makes, or that are there without one, as
+                `torch.amp.GradScaler`, accelerate and Lightning's manual optimization ask for it.
 
         Returns:
-            What the closure returned at w.
+            What the closure returned at w; after `first_step` at w + ε.
 
         Raises:
             InvalidArgumentError: if there is no closure, and no `first_step` either.
+            LandscapeError: if the closure adds its gradients to others, as of micro-batches that
+                were accumulated before: those would count at w only.
         """
-        if closure is None and self._saved is not None:
-            return self.second_step()
-        loss = self._sam_gradient(given_closure(closure))
-        self.base_optimizer.step()
-        self._opt_called = True
+        if self._climb.saved is None:
+            loss = self._sam_gradient(given_closure(closure))
+        else:
+            loss = None if closure is None else self._last_gradient(given_closure(closure))
+            self._come_back()
+        self._descend()
         return loss
+
+    def _last_gradient(self, closure: Callable[[], Any]) -> Any:
+        try:
+            with torch.enable_grad(), refuse_accumulation(self._parameters()):
+                return closure()
+        except BaseException:
+            self.restore()
+            raise
 
     def step_micro_batches(
         self, closures: Sequence[Callable[[], Any]], *, weights: Sequence[float] | None = None
@@ -315,15 +345,14 @@ class SAM(Optimizer):
             add_gradients(total, self._parameters(), share=share)
         for p in self._parameters():
             p.grad = total.get(p)
-        self.base_optimizer.step()
-        self._opt_called = True
+        self._descend()
         return losses
 
     def _sam_gradient(self, closure: Callable[[], Any]) -> Any:
         # Leaves the gradients that the base optimizer is to step with; the weights are w again.
         devices = {p.device for p in self._parameters()}
         random_numbers = rng_states(devices) if self.replay_rng else {}
-        with self._unsynced(), torch.enable_grad():
+        with self._unsynced(), torch.enable_grad(), refuse_accumulation(self._parameters()):
             loss = closure()
         try:
             for _ in range(self.n_steps - 1):
@@ -342,7 +371,8 @@ class SAM(Optimizer):
 
     @torch.no_grad()
     def _come_back(self) -> None:
-        if self._saved is None or self._climbs < self.n_steps:
+        climb = self._climb
+        if climb.saved is None or climb.n < self.n_steps:
             often = "" if self.n_steps == 1 else f" had been called {self.n_steps} times"
             msg = (
                 f"second_step() was called before first_step(){often}: compute the loss, call "
@@ -351,7 +381,7 @@ class SAM(Optimizer):
             )
             raise LandscapeError(msg)
         finish_gradients(
-            self.param_groups, self._saved, self._at_w, alpha=self.gsam_alpha, decay=self.decay
+            self.param_groups, climb.saved, climb.at_w, alpha=self.gsam_alpha, decay=self.decay
         )
         self.restore()
 
@@ -387,7 +417,7 @@ class SAM(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Called by load_state_dict too, which makes a new state and new groups: share them again.
         super().__setstate__(state)
-        self._forget()
+        self._climb = _Climb()
         for group in self.param_groups:
             group.setdefault("rho", self.defaults["rho"])
         shared = {"state": self.state, "param_groups": self.param_groups}

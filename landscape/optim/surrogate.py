@@ -135,7 +135,7 @@ def add_gradients(
             total[p] = p.grad.mul(share)
 
 
-def climb(params: list[nn.Parameter], epsilons: list[Tensor | None]) -> None:
+def move(params: list[nn.Parameter], epsilons: list[Tensor | None]) -> None:
     """Add ε to the parameters, all tensors of a device in one call; None adds nothing."""
     by_device: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
     for p, epsilon in zip(params, epsilons, strict=True):

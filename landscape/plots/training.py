@@ -33,16 +33,16 @@ class TrainingRecord(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
 
     @property
-    def epochs(self) -> npt.NDArray[Any]: ...  # noqa: D102
+    def epochs(self) -> npt.NDArray[Any]: ...
 
     @property
-    def train_loss(self) -> FloatArray: ...  # noqa: D102
+    def train_loss(self) -> FloatArray: ...
 
     @property
-    def lr(self) -> FloatArray: ...  # noqa: D102
+    def lr(self) -> FloatArray: ...
 
 
 @styled()

@@ -92,14 +92,15 @@ class Snapshot:
         return id(tensor) in self._trainable
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Put everything back; a second call does the same again."""
+    def restore(self) -> int:
+        """Put everything back, again if called twice; return how many tensors had been moved."""
         for part, attributes in self._parts:
             _restore(part, attributes)
-        aliases, values = [], []
+        aliases, values, n_moved = [], [], 0
         for tensor, alias, requires_grad, grad in self._flags:
             if not _same_memory(tensor, alias):
                 tensor.data = alias
+                n_moved += 1
             if id(tensor) in self._values:
                 aliases.append(alias)
                 values.append(self._values[id(tensor)])
@@ -109,13 +110,14 @@ class Snapshot:
                 tensor.grad = grad
         if aliases:
             torch._foreach_copy_(aliases, values)
+        return n_moved
 
 
 _UNINTERRUPTIBLE: set[CodeType] = set()
 
 
 def uninterruptible(function: F) -> F:
-    """Mark a function that Ctrl-C must not end half-way; it is delivered when the session closes."""
+    """Mark a function that Ctrl-C must not end half-way; it is delivered afterwards."""
     _UNINTERRUPTIBLE.add(function.__code__)
     return function
 
@@ -127,6 +129,7 @@ class Session:
         model: the live model.
         snapshot: what its owner left.
         turn: the measurement whose weights and modes are in place; None: the owner's are.
+        moves: how often parameters went to another type or device; graphs do not survive that.
     """
 
     _open: dict[int, Session] = {}  # noqa: RUF012
@@ -136,6 +139,7 @@ class Session:
         self.model = model
         self.snapshot = Snapshot(model)
         self.turn: object = None
+        self.moves = 0
         self._depth = 0
         self._thread = threading.get_ident()
         self._interrupts = _Interrupts()
@@ -174,8 +178,9 @@ class Session:
         """Give the model back as its owner left it, until the next turn."""
         self.turn = None
         try:
-            self.snapshot.restore()
+            self.moves += self.snapshot.restore()
         except BaseException:
+            self.moves += 1
             self.snapshot.restore()  # nothing that ends it half-way may leave it half done
             raise
         self._interrupts.deliver()
@@ -191,11 +196,15 @@ class Session:
             self.put_back()
         finally:
             self._open.pop(id(self.model), None)
-            self._interrupts.stop()
+            try:
+                self._interrupts.stop()
+            except BaseException:
+                self._interrupts.stop()
+                raise
 
 
-class preserved:  # noqa: N801
-    """Context that gives a model back as it was, whatever happens inside; its owner's values hold."""
+class preserved:
+    """Context that starts from the owner's values and gives a model back as it was."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model, self._generators = model, forked_rng()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -174,7 +175,7 @@ def _require_memory_of_their_own(parameters: Mapping[str, Tensor]) -> None:
             first = tensor.data_ptr()
             spans.append((first, first + (reach + 1) * tensor.element_size(), name))
     spans.sort()
-    for (_, end, name), (start, _, other) in zip(spans, spans[1:], strict=False):
+    for (_, end, name), (start, _, other) in pairwise(spans):
         if start < end:
             msg = (
                 f"the parameters {name} and {other} share memory but are two parameters: register "

@@ -21,9 +21,9 @@ from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.problem._batches import BATCH_SIZE, MAX_EXAMPLES, Batches
 from landscape.problem._batching import Batching
+from landscape.problem._checkpoint import load_weights
 from landscape.problem._live import preserved, state_of, tensors_by_name, unwrapped
 from landscape.problem._parameters import ParameterSpace
-from landscape.problem.checkpoint import load_weights
 from landscape.problem.computation import (
     digest_of,
     digest_of_layers,
@@ -190,11 +190,15 @@ class Problem:
         """Return the same problem at the weights of a checkpoint; this one stays as it is.
 
         Args:
-            checkpoint: a file or folder, a state dict, a module, or a problem at other weights.
+            checkpoint: a file of torch, safetensors or NumPy, the index or the folder of shards, a
+                folder of Hugging Face or `torch.distributed.checkpoint`, a state dict, a module,
+                or a problem at other weights.
             name: what to call these weights; by default the file's name.
-            key: which entry or prefix of a checkpoint to read, for example ``ema``.
+            key: which entry of a nested checkpoint to read, or which network by the prefix of its
+                names, for example ``ema``, ``teacher`` or ``module.encoder_q``.
             unsafe_pickle: unpickle whatever the file holds, which runs any code in it.
-            partial: let parameters that the checkpoint does not hold stay as they are.
+            partial: where the checkpoint has no weights, keep those of this problem; a warning
+                lists them.
 
         Returns:
             A problem that shares the model, the loss and the data with this one.
@@ -215,6 +219,11 @@ class Problem:
                 source = _persistent(source, state_of(source))
         other.name = name or default
         with preserved(self.model):
+            if self._state is not None:  # which adapters and parts go over
+                with torch.no_grad():
+                    for tensor_name, tensor in tensors_by_name(self.model):
+                        tensor.copy_(self._state[tensor_name])
+                self.restore_extra_state()
             load_weights(self.model, source, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
             other._state = {n: t.detach().clone() for n, t in tensors_by_name(self.model)}
             other._extra = {

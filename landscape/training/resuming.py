@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from landscape.errors import CheckpointError
 from landscape.files import write_file
-from landscape.problem.checkpoint_file import read_checkpoint
+from landscape.problem._formats import read_checkpoint
 from landscape.problem.computation import digest_of, digest_of_layers
 from landscape.problem.digest import Content, attributes_of
 from landscape.problem.losses import Loss

@@ -1,0 +1,568 @@
+"""The one live model: weights written in place, turns, and all of it given back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+import landscape as ls
+from landscape.errors import LossError, ProblemError
+from landscape.evaluate import Engine, Evaluator, Plan
+from landscape.operators import Hessian
+from landscape.problem import Problem
+from landscape.problem._live import preserved
+
+D = torch.float64
+X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=D)
+Y = torch.arange(12) % 3
+LOSS = nn.CrossEntropyLoss()
+
+
+def of(model: nn.Module, loss: Any = LOSS, **options: Any) -> Problem:
+    return Problem(model, loss, (X, Y), **options)
+
+
+def written(model: nn.Module, vector: Tensor) -> nn.Module:
+    """The oracle: the weights written into the model by hand."""
+    nn.utils.vector_to_parameters(vector, model.parameters())
+    return model
+
+
+def by_hand(model: nn.Module, vector: Tensor, x: Tensor = X) -> tuple[float, Tensor, Tensor]:
+    """Loss, gradient and dense Hessian of a plain model at weights, by a plain loop."""
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    written(model, vector)
+    own = list(model.parameters())
+    value = LOSS(model(x), Y)
+    slopes = torch.autograd.grad(value, own, create_graph=True)
+    flat = torch.cat([g.reshape(-1) for g in slopes])
+    rows = [torch.autograd.grad(g, own, retain_graph=True, materialize_grads=True) for g in flat]
+    hessian = torch.stack([torch.cat([t.reshape(-1) for t in row]) for row in rows])
+    written(model, before)
+    return float(value.detach()), flat.detach(), hessian
+
+
+# What reaches a parameter by another way than the module's attribute
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.stem(x)))
+
+
+class ByLambda(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = lambda t: torch.tanh(self.stem(t))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(x))
+
+
+class ByList(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = [self.stem.weight, self.stem.bias]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(F.linear(x, *self.weights)))
+
+
+class ByHook(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Tensor | None = None
+        self.stem.register_forward_hook(lambda m, a, out: setattr(self, "seen", torch.tanh(out)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.stem(x)
+        return self.head(self.seen)
+
+
+class ByWeakReference(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = weakref.ref(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.owner().stem(x)))  # type: ignore[union-attr]
+
+
+class ByView(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.transposed = self.stem.weight.t()  # a view of its memory, with a history
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(x @ self.transposed + self.stem.bias))
+
+
+class ByRecomputation(Plain):
+    reentrant = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = lambda t: torch.tanh(self.stem(t))
+        if self.reentrant:
+            x = x.detach().requires_grad_(True)
+        return self.head(checkpoint(block, x, use_reentrant=self.reentrant))
+
+
+class ByReentrantRecomputation(ByRecomputation):
+    reentrant = True
+
+
+class Adjoint(torch.autograd.Function):
+    """Keeps the layer, and runs it again in the backward pass, as reversible networks do."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: nn.Module, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.layer, ctx.x = layer, x
+        with torch.no_grad():
+            return torch.tanh(layer(x))
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        with torch.enable_grad():
+            x = ctx.x.detach().requires_grad_(True)
+            out = torch.tanh(ctx.layer(x))
+            found = torch.autograd.grad(out, [x, *ctx.layer.parameters()], slope)
+        return None, *found
+
+
+class ByAdjoint(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(Adjoint.apply(self.stem, x, *self.stem.parameters()))
+
+
+ROUTES = [
+    ByLambda,
+    ByList,
+    ByHook,
+    ByWeakReference,
+    ByView,
+    ByRecomputation,
+    ByReentrantRecomputation,
+    ByAdjoint,
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant")
+@pytest.mark.parametrize("make", ROUTES)
+def test_every_route_to_a_parameter_sees_the_weights_of_the_point(make: type[Plain]) -> None:
+    plain, model = Plain().double(), make()
+    if make is ByView:
+        model = make().double()
+        model.transposed = model.stem.weight.t()
+    model = model.double()
+    model.load_state_dict(plain.state_dict())
+    problem = of(model)
+    at = problem.weights + 0.3
+    value, gradient, hessian = by_hand(plain, at)
+    with Evaluator(problem) as evaluator:
+        found = evaluator.gradient(at)
+        assert evaluator.loss(at).value == pytest.approx(value, rel=1e-12)
+        assert torch.allclose(found[1], gradient, rtol=1e-11, atol=1e-13)
+        operator = Hessian(evaluator, at=at)
+        vector = torch.linspace(-1, 1, len(at), dtype=D)
+        assert torch.allclose(operator.matvec(vector), hessian @ vector, rtol=1e-6, atol=1e-8)
+
+
+def test_a_regulariser_over_a_global_model_and_a_checkpoint() -> None:
+    net, trained = Plain().double(), Plain().double()
+    decay = lambda m: 0.05 * sum(p.square().sum() for p in m.parameters())
+    problem = of(net, lambda o, t: F.cross_entropy(o, t) + decay(net)).at(trained.state_dict())
+    found = ls.evaluation(problem)
+    assert found.loss == pytest.approx(float((LOSS(trained(X), Y) + decay(trained)).detach()))
+
+
+@pytest.mark.parametrize("kept", [0, 2**30])
+def test_kept_graphs_hold_while_other_weights_are_measured(kept: int) -> None:
+    plain = Plain().double()
+    problem = of(plain, batch_size=5)
+    vector = torch.linspace(-1, 1, problem.space.n, dtype=D)
+    expected = by_hand(plain, problem.weights)[2] @ vector
+    with Evaluator(problem) as evaluator:
+        operator = Hessian(evaluator, graph_bytes=kept)
+        for _ in range(2):
+            assert torch.allclose(operator.matvec(vector), expected, rtol=1e-11, atol=1e-13)
+            evaluator.loss(evaluator.origin + 1.0)  # writes other weights in between
+
+
+def test_the_owners_own_graph_survives_a_measurement() -> None:
+    model = Plain().double()
+    loss = LOSS(model(X), Y)
+    ls.top_eigenpairs(of(model), k=1)
+    loss.backward()
+    assert model.stem.weight.grad is not None
+
+
+# Turns
+
+
+def checkpoints() -> tuple[Problem, Problem, Problem]:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = {k: torch.rand_like(v) + 0.1 for k, v in model.state_dict().items() if v.ndim}
+        states.append(state | {"1.num_batches_tracked": torch.tensor(seed)})
+    base = of(model)
+    return base, *(base.at(state, name=f"w{i}") for i, state in enumerate(states))  # type: ignore[return-value]
+
+
+def test_problems_on_one_model_take_turns() -> None:
+    base, one, other = checkpoints()
+    expected = [ls.evaluation(problem).loss for problem in (base, one, other)]
+    assert len(set(expected)) == 3
+    with Evaluator(one) as first:
+        assert first.loss().value == expected[1]
+        with Evaluator(other) as second, Evaluator(base) as third:
+            for _ in range(2):
+                assert first.loss().value == expected[1]
+                assert second.loss().value == expected[2]
+                assert third.loss().value == expected[0]
+                assert torch.equal(base.weights, third.origin)
+        assert first.loss().value == expected[1]
+
+
+def test_turns_of_other_types_and_modes() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+    narrow = Problem(model, LOSS, (X.float(), Y))
+    wide = Problem(model, LOSS, (X, Y), dtype="float64", mode="train")
+    expected = [ls.evaluation(problem).loss for problem in (narrow, wide)]
+    with Evaluator(narrow) as first, Evaluator(wide) as second:
+        operator = Hessian(first)
+        product = operator.matvec(first.origin)
+        for _ in range(2):
+            assert [first.loss().value, second.loss().value] == expected
+            assert torch.equal(operator.matvec(first.origin), product)
+    assert model[0].weight.dtype == torch.float32
+
+
+def test_a_problem_at_a_checkpoint_copies_no_model_and_reads_it_once() -> None:
+    base, one, _ = checkpoints()
+    before = {k: v.clone() for k, v in base.model.state_dict().items()}
+    assert one.model is base.model
+    state = one.state()
+    assert not torch.equal(state["0.weight"], before["0.weight"])
+    with Evaluator(base):  # and inside a measurement of other weights
+        again = base.at({k: v.clone() for k, v in state.items()})
+    assert torch.equal(again.weights, one.weights)
+    assert all(torch.equal(v, before[k]) for k, v in base.model.state_dict().items())
+
+
+def test_two_threads_at_once_are_refused() -> None:
+    problem, said = of(Plain().double()), list[str]()
+
+    def measure() -> None:
+        try:
+            ls.evaluation(problem)
+        except ProblemError as error:
+            said.append(str(error))
+
+    with Evaluator(problem) as evaluator:
+        thread = threading.Thread(target=measure)
+        thread.start()
+        thread.join()
+        assert evaluator.loss().value > 0
+    assert len(said) == 1
+    assert "is being measured in another thread" in said[0]
+    thread = threading.Thread(target=measure)  # one after the other is fine
+    thread.start()
+    thread.join()
+    assert len(said) == 1
+
+
+def test_an_evaluator_that_was_not_entered() -> None:
+    with pytest.raises(ProblemError, match="use it in a with statement"):
+        Evaluator(of(Plain().double())).loss()
+
+
+# What is given back
+
+
+class Busy(nn.Module):
+    """Does to itself whatever a forward pass can do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 3, max_norm=0.5, sparse=True)
+        self.norm, self.drop, self.head = nn.BatchNorm1d(3), nn.Dropout(0.3), nn.Linear(3, 3)
+        self.register_buffer("count", torch.zeros(3))
+        self.register_buffer("passing", torch.ones(2), persistent=False)
+        self.table = torch.zeros(4)
+        self.log: list[float] = []
+        self.head.register_forward_hook(lambda m, a, out: self.log.append(float(out.sum())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.passing.data.mul_(1.5)
+        self.table[0] += 1
+        self.last = x
+        random.random()
+        np.random.rand()
+        h = self.words((x.detach() * 7).long().sum(dim=1).abs() % 5)
+        return self.head(self.drop(self.norm(h + x.to(h))))
+
+
+def portrait(model: nn.Module) -> str:
+    """A digest of parameters, buffers, attributes, modes, gradients, hooks' results and RNG."""
+    digest = hashlib.sha256()
+    for name, part in model.named_modules():
+        digest.update(f"{name} {id(part)} {part.training} {sorted(vars(part))}".encode())
+        for key, value in sorted(vars(part).items()):
+            items = value.items() if isinstance(value, dict) else [(key, value)]
+            for inner, item in items:
+                digest.update(f"{key} {inner} {id(item)}".encode())
+                if isinstance(item, Tensor):
+                    digest.update(item.detach().numpy().tobytes())
+                    grad = item.grad if item.is_leaf else None
+                    digest.update(f"{item.dtype} {item.requires_grad} {id(grad)}".encode())
+                elif isinstance(item, list):
+                    digest.update(repr(item).encode())
+    digest.update(torch.get_rng_state().numpy().tobytes())
+    digest.update(repr((np.random.get_state()[1].tolist(), random.getstate())).encode())
+    digest.update(
+        repr((torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled())).encode()
+    )
+    return digest.hexdigest()
+
+
+def busy(mode: str) -> Problem:
+    torch.manual_seed(0)
+    model = Busy().train(mode != "train")
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.head.bias.requires_grad_(False)
+    return Problem(model, LOSS, (X.float(), Y), mode=mode, dtype="float64", batch_size=5)
+
+
+def work(problem: Problem) -> None:
+    with Evaluator(problem) as evaluator:
+        evaluator.loss(evaluator.origin + 0.1)
+        evaluator.gradient()
+        Hessian(evaluator).matvec(evaluator.origin)
+        Engine(evaluator, Plan(fold=True, points=2)).losses([evaluator.origin] * 2)
+
+
+@contextmanager
+def interrupting(at: int, event: Callable[[], None], places: set[str]) -> Iterator[list[int]]:
+    """Do something at the n-th call of a function of the core; count the calls."""
+    calls = [0]
+
+    def trace(frame: FrameType, what: str, argument: Any) -> None:
+        code = frame.f_code
+        if what == "call" and "landscape" in code.co_filename and "tests" not in code.co_filename:
+            calls[0] += 1
+            if calls[0] == at:
+                places.add(f"{code.co_filename}:{code.co_name}")
+                event()
+
+    sys.setprofile(trace)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("how", ["interrupt", "exception"])
+def test_an_interrupt_at_any_call_leaves_the_model_as_it_was(mode: str, how: str) -> None:
+    class Injected(Exception):
+        pass
+
+    def fail() -> None:
+        raise Injected
+
+    event = (lambda: signal.raise_signal(signal.SIGINT)) if how == "interrupt" else fail
+    problem = busy(mode)
+    _ = problem.batches
+    before = portrait(problem.model)
+    with interrupting(0, event, set()) as calls, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        work(problem)
+    assert portrait(problem.model) == before
+    total, places, caught = calls[0], set[str](), 0
+    steps = np.unique(np.linspace(1, total, 55).astype(int))
+    for at in steps:
+        problem = busy(mode)
+        _ = problem.batches
+        before = portrait(problem.model)
+        try:
+            with interrupting(int(at), event, places), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                work(problem)
+        except (KeyboardInterrupt, Injected, ls.LandscapeError):
+            caught += 1
+        assert portrait(problem.model) == before, (at, places)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert caught > 0.7 * len(steps)
+    assert len(places) > 30
+
+
+def test_a_nested_guard_shows_the_owners_values() -> None:
+    problem = of(Plain().double())
+    own = problem.weights
+    with Evaluator(problem) as evaluator:
+        at = evaluator.origin + 1.0
+        value = evaluator.loss(at).value
+        with preserved(problem.model):
+            assert torch.equal(nn.utils.parameters_to_vector(problem.model.parameters()), own)
+        assert evaluator.loss(at).value == value
+
+
+def test_memory_is_written_in_place_where_the_type_allows_it() -> None:
+    model, seen = Plain().double(), set[int]()
+    place = model.stem.weight.data_ptr()
+    model.stem.register_forward_hook(lambda m, a, o: seen.add(m.weight.data_ptr()))
+    ls.top_eigenpairs(of(model), k=1)
+    assert seen == {place}
+
+
+# What is wrapped, and what cannot be written
+
+
+def test_wrappers_are_taken_off() -> None:
+    plain = Plain().double()
+    right = ls.top_eigenpairs(of(plain), k=1).values[0]
+    for wrapped in (
+        torch.compile(plain, backend="aot_eager"),
+        nn.DataParallel(plain),
+        nn.DataParallel(torch.compile(plain, backend="aot_eager")),
+    ):
+        problem = of(wrapped)
+        assert problem.model is plain
+        assert problem.space.names[0] == "stem.weight"
+        assert ls.top_eigenpairs(problem, k=1).values[0] == right
+
+
+def test_a_part_that_is_compiled() -> None:
+    plain = Plain().double()
+    right = ls.top_eigenpairs(of(plain), k=1).values[0]
+
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.compile(plain, backend="aot_eager")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    model = Partly()
+    model(X)  # it has been compiled
+    assert ls.top_eigenpairs(of(model), k=1).values[0] == pytest.approx(right, rel=1e-10)
+
+
+def test_parameters_that_share_memory_are_refused() -> None:
+    model = Plain().double()
+    model.other = nn.Parameter(model.stem.weight.data.view(-1)[3:9])
+    with pytest.raises(ProblemError, match=r"stem.weight and other share memory|other and stem"):
+        of(model)
+
+
+def test_parameters_made_under_inference_mode_are_refused() -> None:
+    with torch.inference_mode():
+        model = Plain().double()
+    with pytest.raises(ProblemError, match="was made under"):
+        of(model)
+
+
+# Embeddings
+
+
+def words(**options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(6, 4, **options), nn.Tanh(), nn.Linear(4, 3)).double()
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0])
+def test_max_norm_is_differentiated_as_part_of_the_function(norm_type: float) -> None:
+    index = torch.arange(12) % 5  # the last row is not used
+    model = words(max_norm=1.0, norm_type=norm_type)
+    before = model[0].weight.detach().clone()
+    problem = Problem(model, LOSS, (index, Y))
+
+    def function(vector: Tensor) -> Tensor:
+        table, head, bias = vector.split([24, 12, 3])
+        table = table.view(6, 4)
+        norms = torch.linalg.vector_norm(table, ord=norm_type, dim=1, keepdim=True)
+        table = torch.where(norms > 1.0, table / (norms + 1e-7), table)
+        return F.cross_entropy(torch.tanh(table[index]) @ head.view(3, 4).T + bias, Y)
+
+    at = problem.weights
+    expected = torch.autograd.functional.hessian(function, at)
+    with Evaluator(problem) as evaluator:
+        value, gradient = evaluator.gradient()
+        product = Hessian(evaluator).matvec(torch.ones_like(at))
+    assert value.value == pytest.approx(float(function(at)), rel=1e-12)
+    assert torch.allclose(gradient, torch.func.grad(function)(at), atol=1e-12)
+    assert torch.allclose(product, expected.sum(dim=1), atol=1e-10)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_sparse_gradients_are_made_dense() -> None:
+    index = torch.arange(12) % 6
+    dense, sparse = words(), words(sparse=True)
+    expected, found = (
+        ls.top_eigenpairs(Problem(m, LOSS, (index, Y)), k=2) for m in (dense, sparse)
+    )
+    assert found.values == pytest.approx(expected.values, rel=1e-10)
+    assert sparse[0].sparse
+
+
+# A parametrization of any kind
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_parametrized_layers_against_differences(name: str) -> None:
+    torch.manual_seed(0)
+    layer = getattr(parametrizations, name)(nn.Linear(3, 3))
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(3, 3)).double().eval()
+    problem = of(model)
+    with Evaluator(problem) as evaluator:
+        vector = torch.linspace(-1, 1, problem.space.n, dtype=D)
+        product = Hessian(evaluator).matvec(vector)
+        up, down = (evaluator.gradient(evaluator.origin + s * 1e-5 * vector)[1] for s in (1, -1))
+    assert torch.allclose(product, (up - down) / 2e-5, rtol=1e-5, atol=1e-7)
+
+
+# Parts that are idle
+
+
+def test_an_idle_part_has_slope_zero_and_an_idle_loss_is_refused() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(3, 3), "idle": nn.Linear(2, 2)}).double()
+    problem = Problem(
+        model, batch_loss=lambda m, b: F.cross_entropy(m["used"](b[0]), b[1]), data=[(X, Y)]
+    )
+    idle = problem.only("idle")
+    with Evaluator(idle) as evaluator:
+        assert not evaluator.gradient()[1].any()
+        assert not Hessian(evaluator).matvec(evaluator.origin).any()
+    layers = ls.eigenpairs_by_layer(problem, k=1)
+    assert layers["idle"].values[0] == 0.0
+    assert layers["used"].values[0] == pytest.approx(ls.top_eigenpairs(problem).values[0])
+    nothing = Problem(model, batch_loss=lambda m, b: b[0].square().mean(), data=[(X, Y)])
+    with Evaluator(nothing) as evaluator, pytest.raises(LossError, match="does not depend on the"):
+        evaluator.gradient()
