@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError
+from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError, first_line
 from landscape.evaluate._derivatives import INDEPENDENT, differentiate, is_reentrant
 from landscape.evaluate._selftest import check_gradient, check_values
 from landscape.evaluate._sums import GradientSum, LossSums, LossValue, flattened, metric_total
@@ -430,7 +430,7 @@ class Evaluator:
             msg = f"batch {index} of the {self.problem.split} data: {error}"
             raise type(error)(msg) from error
         except Exception as error:
-            first = next((line for line in str(error).splitlines() if line.strip()), "")
+            first = first_line(error)
             msg = (
                 f"batch {index} of the {self.problem.split} data ({describe(batch)}): the model, "
                 f"the loss or a metric failed with {type(error).__name__}: {first}{_hint(first)}"

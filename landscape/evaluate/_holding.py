@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, first_line
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._folding import Fold, find_folds
 from landscape.evaluate._pieces import arranged, sample_of
@@ -97,7 +97,7 @@ def why_not(evaluator: Evaluator, runner: Runner, *, can_be_cut: bool) -> str:
         found = runner.sums(vectors, lambda: pieces)
     except Exception as error:
         # Whatever it is, the plain way does without it, and says what is wrong with the model.
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return f"{type(error).__name__}: {first_line(error)}"
     if runner.plan.points > 1 and not runner.at_once:
         return "torch.vmap cannot run the model or the loss"
     same = all(

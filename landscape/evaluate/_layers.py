@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from landscape.errors import first_line
 from landscape.evaluate._derivatives import twice_differentiable
 from landscape.problem.data import leaves, map_leaves, move
 from landscape.randomness import seeded
@@ -130,8 +131,7 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
             step = _STEP[dtype] * max(_norm(inputs), 1e-3)
             (up, more), (down, less) = (_at(inputs, along, s, slopes) for s in (step, -step))
         except RuntimeError as error:
-            first = (str(error).splitlines() or [""])[0]
-            return LayerTrial(name, kind, float("nan"), float("nan"), first)
+            return LayerTrial(name, kind, float("nan"), float("nan"), first_line(error))
     claimed = [
         torch.zeros_like(x) if p is None else p for p, x in zip(products, inputs, strict=True)
     ]
