@@ -7,6 +7,7 @@ import warnings
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -903,3 +904,55 @@ def test_what_a_loader_makes_of_a_pair_of_inputs() -> None:
     model = Masked()
     right = float(F.cross_entropy(model(x, (x > 0).to(D)), y).detach())
     assert measured(Problem(model, nn.CrossEntropyLoss(), loader)) == pytest.approx(right)
+
+
+def test_images_with_their_boxes() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Conv2d(3, 4, 1).double()
+
+        def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+            found = [self.head(image[None]).mean((0, 2, 3)) for image in images]
+            boxes = [target["boxes"].mean(0) for target in targets]
+            return (torch.stack(found) - torch.stack(boxes)).square().sum(1)
+
+    def batch(n: int) -> Any:
+        images = [drawn(3, 5 + i, 6, seed=i) for i in range(n)]
+        return images, [{"boxes": drawn(i + 1, 4), "labels": labels(i + 1)} for i in range(n)]
+
+    model, data = Detector(), [batch(4), batch(2)]
+    right = float(torch.cat([model(*part) for part in data]).mean().detach())
+    for loss in (lambda m, b: m(*b), lambda m, b: m(*b).mean()):
+        assert measured(Problem(model, data=data, batch_loss=loss)) == pytest.approx(right)
+    part = Problem(model, data=data, batch_loss=lambda m, b: m(*b)).on_examples(1, 3)
+    each = model(*data[0]).detach()
+    assert measured(part) == pytest.approx(float(each[1:3].mean()), rel=1e-12)
+
+
+def test_objects_that_do_not_say_their_number() -> None:
+    class Moved:
+        def __init__(self, x: Tensor, y: Tensor) -> None:
+            self.x, self.y = x, y
+
+        def to(self, device: Any) -> Moved:
+            return self
+
+    def mean(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch.x), batch.y)
+
+    model = nn.Linear(2, 3).double()
+    parts = [(drawn(n, 2), labels(n)) for n in (3, 4)]
+    right = by_hand(model, parts)
+    assert measured(Problem(model, data=[Moved(*p) for p in parts], batch_loss=mean)) == right
+    plain = [SimpleNamespace(x=x, y=y) for x, y in parts]
+    with pytest.raises(DataError, match=r"how many examples are in a batch of SimpleNamespace"):
+        measured(Problem(model, data=plain, batch_loss=mean))
+    counted = Problem(model, data=plain, batch_loss=mean, examples=lambda b: len(b.y))
+    assert measured(counted) == pytest.approx(right, rel=1e-12)
+
+
+def test_a_list_that_could_be_cut_in_two_ways_is_not_cut() -> None:
+    batch = [drawn(2, 2), drawn(2, 3)], labels(2)
+    with pytest.raises(DataError, match=r"between its entries or within them"):
+        Batching().split(batch, 1)

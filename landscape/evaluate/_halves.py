@@ -30,10 +30,11 @@ def check_halves(evaluator: Evaluator, batch: Any, whole: BatchTerms, *, n: int)
     problem = evaluator.problem
     others = problem.batches.kinds[1:] if whole.is_guess else []
     for number, other in [(0, batch), *others]:
-        if not problem.batching.can_split(other):
-            continue
-        few = problem.batching.split(other, n)[0] if problem.batching.size(other) > n else other
-        finding = _difference(evaluator, few, number)
+        can_split = problem.batching.can_split(other)
+        few = problem.batching.part(other, 0, n) if can_split else other
+        finding = None
+        if problem.batching.can_split(few):
+            finding = _difference(evaluator, few, number)
         if finding is not None:
             problem.trials.additive = False
             if whole.is_guess:

@@ -64,8 +64,9 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
 
 def _parts(batching: Batching, piece: Piece, size: int) -> Iterator[Piece]:
     """Cut a piece into parts of at most a size, as evenly as it goes."""
-    rest, n_parts = piece.batch, -(-batching.size(piece.batch) // size)
-    for i in range(n_parts - 1):
-        head, rest = batching.split(rest, -(-batching.size(rest) // (n_parts - i)))
-        yield Piece(head, piece.number)
-    yield Piece(rest, piece.number)
+    n = batching.size(piece.batch)
+    each, longer = divmod(n, n_parts := -(-n // size))
+    last = 0
+    for i in range(n_parts):
+        first, last = last, last + each + (i < longer)
+        yield Piece(batching.part(piece.batch, first, last), piece.number)

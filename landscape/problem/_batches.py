@@ -237,8 +237,7 @@ def _example_digests(batches: Iterable[Any], batching: Batching) -> list[str]:
         single = not batching.can_split(batch)
         for i in range(1 if single else batching.size(batch)):
             digest = Content()
-            example = batch if single else batching.split(batching.split(batch, i + 1)[0], i)[1]
-            digest.add(example)
+            digest.add(batch if single else batching.part(batch, i, i + 1))
             found.append(digest.hexdigest())
     return found
 

@@ -93,11 +93,12 @@ class Batching:
 
     def split(self, batch: Any, at: int) -> tuple[Any, Any]:
         """Cut a batch after its first ``at`` examples; what has no such axis goes to both parts."""
-        n, entries = self.size(batch), self._has_entries(batch)
-        head, tail = (
-            _cut(batch, self.axis, n, rows, entries=entries) for rows in (slice(at), slice(at, n))
-        )
-        return head, tail
+        return self.part(batch, 0, at), self.part(batch, at, self.size(batch))
+
+    def part(self, batch: Any, first: int, last: int) -> Any:
+        """Return some consecutive examples of a batch, for which `can_split` holds."""
+        entries, rows = self._has_entries(batch), slice(first, last)
+        return _cut(batch, self.axis, self.size(batch), rows, entries=entries)
 
     def _sizes(self, batch: Any) -> set[int] | None:
         entries = self._has_entries(batch)
@@ -163,7 +164,8 @@ def _sizes(
     parts = branches(value)
     if parts is None:
         n = _count(value)
-        return None if n is None else {n}
+        inside = {t.size(0) for t in tensors_in(value) if t.dim()} if n is None else {n}
+        return (inside if len(inside) == 1 else set()) if inside else None
     found = [_sizes(part, _axis_at(axis, place), objects=objects) for place, part in parts]
     known = [sizes for sizes in found if sizes is not None]
     inner = set.intersection(*known) if known else None
@@ -232,6 +234,10 @@ def _cut(value: Any, axis: Any, n: int, rows: slice, *, entries: bool = True) ->
     if branches(value) is None:
         whole = _count(value) != n or not hasattr(value, "to_data_list")
         return value if whole else type(value).from_data_list(value.to_data_list()[rows])
-    if entries and _are_alike(value) and _by_entries(value, axis, n):
+    by_entries = _by_entries(value, axis, n) if entries and _are_alike(value) else False
+    if by_entries is None:
+        msg = f"{describe(value)} can be cut between its entries or within them, and is not cut"
+        raise DataError(msg)
+    if by_entries:
         return value[rows]
     return map_parts(value, lambda place, part: _cut(part, _axis_at(axis, place), n, rows))

@@ -50,5 +50,4 @@ def _cut(batch: Any, low: int, high: int, batching: Batching) -> Any:
             "batches of as many examples as a subset is to have"
         )
         raise DataError(msg)
-    head = batching.split(batch, high)[0] if high < size else batch
-    return batching.split(head, low)[1] if low else head
+    return batching.part(batch, low, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,11 +89,8 @@ def cut_batch(batch: Any, size: int, batching: Batching | None = None) -> list[A
             "batch_axis, or leave micro_batch out"
         )
         raise DataError(msg)
-    pieces = []
-    for length in _lengths(batching.size(batch), size)[:-1]:
-        piece, batch = batching.split(batch, length)
-        pieces.append(piece)
-    return [*pieces, batch]
+    ends = np.cumsum([0, *_lengths(batching.size(batch), size)]).tolist()
+    return [batching.part(batch, first, last) for first, last in itertools.pairwise(ends)]
 
 
 def _lengths(n: int, size: int) -> list[int]:
