@@ -14,18 +14,8 @@ _OFF = 0.01  # of a sum of probabilities; log-softmax in half precision is well 
 def check_classes(
     name: str, output: Tensor, target: Tensor, *, ignored: int | None, shares: bool
 ) -> None:
-    """Check the labels of a loss of classes before it runs: on a GPU a bad one ends the process.
-
-    Args:
-        name: of the loss.
-        output: of the model, classes along the second axis.
-        target: labels.
-        ignored: the label that does not count; None: there is no such.
-        shares: whether probabilities of the classes will do.
-
-    Raises:
-        LossError: if they are of another type or shape, or out of range.
-    """
+    """Check labels before the loss runs, which on a GPU would end the process."""
+    # `ignored` is the label that does not count; with `shares` probabilities will do as well.
     of_indices = output.shape[:1] + output.shape[2:] if output.ndim > 1 else output.shape[:0]
     what = f"{name} got an output of {describe(output)} and labels of {describe(target)}"
     if target.is_floating_point():

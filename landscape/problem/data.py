@@ -179,17 +179,7 @@ def _replaced(batch: Mapping[Any, Any], values: dict[Any, Any]) -> Mapping[Any, 
 
 
 def describe(value: Any) -> str:
-    """Say in a few words what a value is, for a message.
-
-    Args:
-        value: anything.
-
-    Returns:
-        Its type, with shape and dtype for tensors.
-
-    >>> describe((torch.zeros(2, 3), 1))
-    'a tuple of (a float32 tensor of shape (2, 3), int)'
-    """
+    """Say in a few words what a value is, for a message."""
     if isinstance(value, Tensor):
         kind = str(value.dtype).removeprefix("torch.")
         shape = "that is nested" if value.is_nested else f"of shape {tuple(value.shape)}"

@@ -13,20 +13,7 @@ from landscape.problem.data import describe
 def examples_between(
     batches: Iterable[Any], first: int, last: int, *, batching: Batching
 ) -> list[Any]:
-    """Cut consecutive examples out of the batches of a whole data set.
-
-    Args:
-        batches: of the whole data set.
-        first: index of the first example, from 0.
-        last: index after the last one.
-        batching: counts the examples of a batch, and cuts it.
-
-    Returns:
-        The batches that hold them, the first and the last one cut where need be.
-
-    Raises:
-        DataError: if a batch would have to be cut that cannot be.
-    """
+    """Cut consecutive examples out of the batches of a whole data set, or raise a DataError."""
     found, seen = [], 0
     for batch in batches:
         size = batching.size(batch)
