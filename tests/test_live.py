@@ -122,7 +122,7 @@ class ByRecomputation(Plain):
     reentrant = False
 
     def forward(self, x: Tensor) -> Tensor:
-        block = lambda t: torch.tanh(self.stem(t))
+        block = lambda t: torch.tanh(self.stem(t))  # noqa: E731
         if self.reentrant:
             x = x.detach().requires_grad_(True)
         return self.head(checkpoint(block, x, use_reentrant=self.reentrant))
@@ -190,7 +190,7 @@ def test_every_route_to_a_parameter_sees_the_weights_of_the_point(make: type[Pla
 
 def test_a_regulariser_over_a_global_model_and_a_checkpoint() -> None:
     net, trained = Plain().double(), Plain().double()
-    decay = lambda m: 0.05 * sum(p.square().sum() for p in m.parameters())
+    decay = lambda m: 0.05 * sum(p.square().sum() for p in m.parameters())  # noqa: E731
     problem = of(net, lambda o, t: F.cross_entropy(o, t) + decay(net)).at(trained.state_dict())
     found = ls.evaluation(problem)
     assert found.loss == pytest.approx(float((LOSS(trained(X), Y) + decay(trained)).detach()))

@@ -254,8 +254,8 @@ def test_maximising_climbs_down_first():
 
 
 def test_the_published_loop_runs_as_written():
-    YourModel = lambda: make_net()
-    loss_function = lambda output, prediction: F.cross_entropy(prediction, output)
+    YourModel = lambda: make_net()  # noqa: E731
+    loss_function = lambda output, prediction: F.cross_entropy(prediction, output)  # noqa: E731
     data = make_batches(5)
 
     model = YourModel()
@@ -801,7 +801,7 @@ def test_the_second_pass_still_normalises_with_the_statistics_of_its_batch(known
 def test_frozen_statistics_come_back_after_an_exception_and_may_be_nested(norm):
     model, batch = make_net(norm=NORMALISERS[norm]()), make_batches(1)[0]
     before = state_bits(model)
-    with pytest.raises(ZeroDivisionError), frozen_statistics(model):
+    with pytest.raises(ZeroDivisionError), frozen_statistics(model):  # noqa: PT012
         model(batch[0])
         with frozen_statistics(model):
             model(batch[0])

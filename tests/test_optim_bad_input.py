@@ -40,7 +40,7 @@ BAD_RHOS = [-0.1, -1, math.nan, math.inf, "0.05", None, True, torch.tensor(0.1)]
 @pytest.mark.parametrize("place", ["argument", "group", "group added later", "group at the step"])
 def test_a_bad_rho_is_refused_wherever_it_is_written(rho, place):
     (w,) = weights()
-    with pytest.raises(InvalidArgumentError) as error:
+    with pytest.raises(InvalidArgumentError) as error:  # noqa: PT012
         if place == "argument":
             SAM([w], SGD, rho, lr=0.1)
         elif place == "group":
@@ -184,7 +184,7 @@ def test_sparse_gradients_are_refused_and_nothing_moves(settings, with_closure):
         optimizer.zero_grad()
         model(torch.tensor([1, 2])).sum().backward()
 
-    with pytest.raises(LandscapeError) as error:
+    with pytest.raises(LandscapeError) as error:  # noqa: PT012
         if with_closure:
             optimizer.step(closure)
         closure()

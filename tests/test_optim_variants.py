@@ -60,7 +60,7 @@ def plain(
     decay=0.0, lr=LR,
 ):  # fmt: skip
     w = W0.copy()
-    gradient = lambda w: loss_gradient(w) + decay * w
+    gradient = lambda w: loss_gradient(w) + decay * w  # noqa: E731
     for _ in range(steps):
         # Two parameters of one dimension each: filter-wise is element-wise there.
         t = np.ones(3) if adaptive == "none" else np.abs(w) + eta
@@ -378,7 +378,7 @@ def test_clipping_is_that_of_the_last_gradient(name, way):
     """Inside of a closure both passes clip, which only unnormalised SAM can notice."""
     settings = {"rho": 0.3, **CLIPPED[name]}
     most = 0.5
-    clip = lambda g: g * min(1.0, most / (np.linalg.norm(g) + 1e-6))
+    clip = lambda g: g * min(1.0, most / (np.linalg.norm(g) + 1e-6))  # noqa: E731
     g = loss_gradient(W0)
     unnormalised = not settings.get("normalised", True)
     if unnormalised and way == "closure":

@@ -447,7 +447,7 @@ def test_other_norms_against_a_general_optimiser(p):
         q = Quadratic(spectrum(rng.exponential(size=4), seed), 0.3 * rng.standard_normal(4))
 
         def fall(u):
-            return -q.rise(rho * u / max(norm(u, p), 1e-9))
+            return -q.rise(rho * u / max(norm(u, p), 1e-9))  # noqa: B023 - used in this turn
 
         starts = rng.standard_normal((10, 4))
         best = max(-minimize(fall, u, method="Nelder-Mead", tol=1e-10).fun for u in starts)

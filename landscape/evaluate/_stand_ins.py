@@ -38,7 +38,7 @@ def substituted(
     batch: Any,
     body: Callable[[nn.Module, Any], T],
 ) -> T:
-    """Run a function of the model and a batch with tensors that torch.vmap or forward mode wraps."""
+    """Run a function of model and batch with tensors that torch.vmap or forward mode wraps."""
     # Whatever reaches a parameter by another way than the module's attribute sees the live one.
     named = {f"model.{name}": tensor for name, tensor in tensors.items()}
     result: T = functional_call(_Host(evaluator.model), named, (body, batch), tie_weights=True)

@@ -33,16 +33,16 @@ class TrainingRecord(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str: ...  # noqa: D102
 
     @property
-    def epochs(self) -> npt.NDArray[Any]: ...
+    def epochs(self) -> npt.NDArray[Any]: ...  # noqa: D102
 
     @property
-    def train_loss(self) -> FloatArray: ...
+    def train_loss(self) -> FloatArray: ...  # noqa: D102
 
     @property
-    def lr(self) -> FloatArray: ...
+    def lr(self) -> FloatArray: ...  # noqa: D102
 
 
 @styled()

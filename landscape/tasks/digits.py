@@ -79,7 +79,7 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         purpose = "the built-in problem 'digits'"
-        raise missing_dependency("scikit-learn", extra="demo", purpose=purpose) from error
+        raise missing_dependency("scikit-learn", extra="demo", purpose=purpose) from error  # noqa: EM101
     bunch = load_digits()
     return bunch.images, bunch.target
 

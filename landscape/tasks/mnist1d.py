@@ -75,7 +75,7 @@ def _signals() -> tuple[np.ndarray, np.ndarray]:
         from mnist1d.data import get_dataset_args, make_dataset
     except ImportError as error:
         purpose = "the built-in problem 'mnist1d'"
-        raise missing_dependency("mnist1d", extra="demo", purpose=purpose) from error
+        raise missing_dependency("mnist1d", extra="demo", purpose=purpose) from error  # noqa: EM101
     # The package seeds both global generators.
     states = random.getstate(), np.random.get_state()
     try:
