@@ -7,6 +7,7 @@ with data, in any number of examples and batches.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -183,3 +184,12 @@ def spectrum(values: Floats, seed: int) -> Floats:
     basis, _ = np.linalg.qr(rng.standard_normal((len(values), len(values))))
     matrix = (basis * values) @ basis.T
     return (matrix + matrix.T) / 2
+
+
+def model_at(problem: Problem) -> nn.Module:
+    """Return a copy of the problem's model that holds the weights and buffers of its checkpoint."""
+    model = copy.deepcopy(problem.model)
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor.copy_(problem.state()[name])
+    return model

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:Deprecation
 
 N = 120
 NAMES = [
-    "loss", "determinism", "batching", "mode", "BatchNorm", "gradient", "lowest curvature",
+    "loss", "determinism", "batching", "mode", "BatchNorm", "derivatives",
+    "gradient", "lowest curvature",
     "saturation", "invariance", "data", "held-out data", "weights", "regulariser",
 ]  # fmt: skip
 
@@ -191,7 +192,7 @@ def test_rows_say_every_verdict_in_words():
 
 
 class Counting(nn.Module):
-    """Multiplies its output by 1 + size from the fourth call on."""
+    """Multiplies its output by 1 + size from the sixth call on."""
 
     def __init__(self, size):
         super().__init__()
@@ -199,13 +200,13 @@ class Counting(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        return self.linear(x) * (1 + self.size * (self.calls >= 4))
+        return self.linear(x) * (1 + self.size * (self.calls >= 6))
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(0.0, "fine"), (1e-12, "note"), (0.5, "warning")])
 def test_determinism(size, verdict):
     problem = Problem(seeded(lambda: Counting(size)), nn.MSELoss(), (normal(9, 2), normal(9, 1)))
-    with Evaluator(problem) as evaluator:  # two calls to check the loss, one for the loss itself
+    with Evaluator(problem) as evaluator:  # four calls to check the loss, one for the loss itself
         patient = Patient(evaluator, None, 0)
         first = patient.loss.value
         found = setup.determinism(patient)

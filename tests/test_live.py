@@ -244,6 +244,9 @@ def test_problems_on_one_model_take_turns() -> None:
                 assert third.loss().value == expected[0]
                 assert torch.equal(base.weights, third.origin)
         assert first.loss().value == expected[1]
+    with Evaluator(base) as first:  # whose weights and buffers are the owner's
+        assert ls.evaluation(one).loss == expected[1]
+        assert first.loss().value == expected[0]
 
 
 def test_turns_of_other_types_and_modes() -> None:

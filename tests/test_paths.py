@@ -13,7 +13,7 @@ import pytest
 import samples
 import torch
 from cases import case_named
-from oracles import Quadratic, quadratic_problem, spectrum
+from oracles import Quadratic, model_at, quadratic_problem, spectrum
 from torch import nn
 from torch.func import functional_call
 
@@ -221,9 +221,7 @@ def test_a_curve_goes_around_the_barrier_between_two_permutations_of_one_network
 def losses_of_record(problem: Problem, end: Problem, found: Path, bezier: bool) -> np.ndarray:
     """The losses by torch alone, from the bends that are in the record."""
     x, y = (torch.cat(parts) for parts in zip(*problem.batches, strict=True))
-    w0, w1 = (
-        torch.cat([p.detach().reshape(-1) for p in m.model.parameters()]) for m in (problem, end)
-    )
+    w0, w1 = (m.weights for m in (problem, end))
     bend = torch.from_numpy(found.bends[0])
     losses = []
     for t in found.t.tolist():
@@ -249,18 +247,18 @@ def test_the_gradient_by_the_bends_is_that_of_finite_differences(kind, n_bends, 
     (batch,) = problem.batches
     with Evaluator(problem) as evaluator:
 
-        def value(inner: torch.Tensor) -> torch.Tensor:
-            curve = Curve(kind, start, end, inner)
-            told = {"index": 0, "t": 0.4, "weight_decay": weight_decay}
-            return connecting.objective(evaluator, curve, batch, **told)[1]
+        def objective(inner: torch.Tensor) -> tuple[float, torch.Tensor]:
+            curve = Curve(kind, start, end, inner.clone().requires_grad_(True))
+            options = {"index": 0, "t": 0.4, "weight_decay": weight_decay}
+            value, gradient = connecting.objective(evaluator, curve, batch, **options)
+            square = float(curve.at(0.4).detach().square().sum())
+            return value + 0.5 * weight_decay * square, gradient
 
-        leaf = bends.clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(value(leaf), leaf)
+        gradient = objective(bends)[1]
         for seed in range(5):
             step = torch.randn(bends.shape, generator=rng.manual_seed(seed), dtype=torch.float64)
             h = 1e-5
-            with torch.no_grad():
-                slope = float(value(bends + h * step) - value(bends - h * step)) / (2 * h)
+            slope = (objective(bends + h * step)[0] - objective(bends - h * step)[0]) / (2 * h)
             assert float((gradient * step).sum()) == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
 
@@ -301,9 +299,9 @@ def test_points_are_those_asked_for_and_the_ends():
 def test_an_end_may_be_a_problem_a_module_a_state_or_a_file(tmp_path):
     problem = case_named("mlp").build()
     end = moved(problem)
-    torch.save(end.model.state_dict(), tmp_path / "end.pt")
+    torch.save(model_at(end).state_dict(), tmp_path / "end.pt")
     expected = path(problem, end, n=3).loss.tobytes()
-    for other in (end.model, end.model.state_dict(), tmp_path / "end.pt"):
+    for other in (model_at(end), model_at(end).state_dict(), tmp_path / "end.pt"):
         assert path(problem, other, n=3).loss.tobytes() == expected
 
 
@@ -319,7 +317,7 @@ def test_recalibrated_statistics_are_those_of_a_plain_pass_in_train_mode():
     for i, t in enumerate(found.t.tolist()):
         model = copy.deepcopy(problem.model)
         with torch.no_grad():
-            for p, q in zip(model.parameters(), end.model.parameters(), strict=True):
+            for p, q in zip(model.parameters(), model_at(end).parameters(), strict=True):
                 p.copy_((1 - t) * p + t * q)
             norm = model[1]
             norm.reset_running_stats()
@@ -337,7 +335,7 @@ def test_frozen_and_interpolated_statistics_at_the_ends():
     frozen = path(problem, end, n=3, statistics="frozen")
     assert frozen.loss[0] == plain[0]
     assert frozen.loss[-1] != pytest.approx(plain[1], rel=1e-3)
-    state = end.model.state_dict() | {
+    state = model_at(end).state_dict() | {
         k: v for k, v in problem.model.state_dict().items() if "running" in k
     }
     assert frozen.loss[-1] == evaluation(problem.at(state)).loss
@@ -345,7 +343,7 @@ def test_frozen_and_interpolated_statistics_at_the_ends():
     assert interpolated.loss[0] == plain[0]
     assert interpolated.loss[-1] == pytest.approx(plain[1], rel=1e-13)
     halfway = {
-        k: (v + end.model.state_dict()[k]) / 2 if v.is_floating_point() else v
+        k: (v + model_at(end).state_dict()[k]) / 2 if v.is_floating_point() else v
         for k, v in problem.model.state_dict().items()
     }
     expected = evaluation(problem.at(halfway)).loss
@@ -365,7 +363,7 @@ def test_a_curve_is_trained_with_the_statistics_of_the_batch_and_without_dropout
     model = copy.deepcopy(problem.model)
     model[1].train()
     w0, w1 = (
-        torch.cat([p.detach().reshape(-1) for p in m.parameters()]) for m in (model, end.model)
+        torch.cat([p.detach().reshape(-1) for p in m.parameters()]) for m in (model, model_at(end))
     )
     bend = ((w0 + w1) / 2).requires_grad_(True)
     w = (1 - t) ** 2 * w0 + 2 * t * (1 - t) * bend + t**2 * w1
@@ -402,13 +400,13 @@ def test_held_out_data_are_measured_at_the_same_points_with_the_statistics_of_th
     }
     data = (x, torch.arange(10) % 3)
     test = Problem(
-        copy.deepcopy(end.model), nn.CrossEntropyLoss(), data, metrics=metrics, split="test"
+        copy.deepcopy(model_at(end)), nn.CrossEntropyLoss(), data, metrics=metrics, split="test"
     )
     found = path(problem, end, n=3, held_out=test)
     assert found.loss.tobytes() == path(problem, end, n=3).loss.tobytes()
     assert sorted(found.metrics) == ["test loss", "test loss_se", "test metric loss", "test top"]
     w = Curve("linear", problem.weights, end.weights, torch.empty(0, problem.space.n)).at(0.5)
-    model = at_weights(problem, w).model
+    model = model_at(at_weights(problem, w))
     with torch.no_grad():
         norm = model[1]
         norm.reset_running_stats()
@@ -431,7 +429,7 @@ def test_held_out_data_are_measured_at_the_same_points_with_the_statistics_of_th
 def test_held_out_data_need_the_same_parameters():
     problem, another = normalised()
     state = dict(problem.model.state_dict())
-    state |= {k: v for k, v in another.model.state_dict().items() if k.startswith("0.")}
+    state |= {k: v for k, v in model_at(another).state_dict().items() if k.startswith("0.")}
     end, some = problem.at(state, name="end"), problem.only("0")
     with pytest.raises(InvalidArgumentError, match="differ in parameters that are not explored"):
         path(some, another)

@@ -162,7 +162,7 @@ def test_one_checkpoint_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) 
         gc.collect()
         most[0] = max(most[0], sum(model() is not None for model in models))
         other = at(self, *args, **options)  # type: ignore[arg-type]
-        models.append(weakref.ref(other.model))
+        models.append(weakref.ref(next(iter(other.state().values()))))
         return other
 
     monkeypatch.setattr(Problem, "at", counted)

@@ -64,15 +64,7 @@ def sample_of(problem: Problem, n: int, *, at_most: int | None) -> list[tuple[in
 
 
 def arranged(batching: Batching, batches: Numbered, plan: Plan) -> Iterator[tuple[int, Any]]:
-    """Arrange batches as a plan wants them.
-
-    Args:
-        batches: with their numbers.
-        plan: says how.
-
-    Yields:
-        The pieces, in the order of the data.
-    """
+    """Arrange numbered batches as a plan wants them, in the order of the data."""
     for i, piece in batches if plan.piece is None else _cut_anew(batching, batches, plan.piece):
         yield i, map_leaves(piece, channels_last) if plan.channels_last else piece
 

@@ -147,7 +147,7 @@ def _as_trained(trained: Trained) -> Problem:
     given = trained.run.settings
     task = load_task(trained.run.problem)
     noisy = with_label_noise(task, given["label_noise"], seed=given["seed"])
-    return noisy.problem().at(trained.problem().model, name=trained.run.name)
+    return noisy.problem().at(trained.problem(), name=trained.run.name)
 
 
 def _test(found: Found) -> Evaluation:

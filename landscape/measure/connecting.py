@@ -130,7 +130,7 @@ def objective(
     if weight_decay:
         slope = slope + weight_decay * point.detach()
     (gradient,) = torch.autograd.grad(point, curve.bends, slope)
-    return share * float(terms.total), gradient
+    return share * float(terms.total.detach()), gradient
 
 
 @dataclasses.dataclass

@@ -189,8 +189,8 @@ class Session:
     def leave(self) -> None:
         """Close the session; the last one to leave puts the model back."""
         self._depth -= 1
-        self.turn = None
         if self._depth:
+            self.put_back()
             return
         try:
             self.put_back()
