@@ -72,7 +72,7 @@ def check_pair(
                 f"paired difference takes the same; give both the same {what}"
             )
             raise InvalidArgumentError(msg)
-    if problem.loss.fingerprint != other.loss.fingerprint:
+    if problem.loss.name != other.loss.name:
         msg = f"{problem.name} and {other.name} have different losses: give both the same"
         raise InvalidArgumentError(msg)
     if problem.batches.fingerprint != other.batches.fingerprint:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LossError
-from landscape.problem.computation import digest_of
 from landscape.problem.data import describe
 from landscape.problem.losses import BatchTerms, Loss, StandardLoss, forward
 
@@ -43,7 +42,7 @@ class NormalisedLogits:
     Attributes:
         sums: whether the data set's loss is the plain sum.
         splits: always True: it is a function of the model's output.
-        fingerprint: digest of what it computes.
+        name: of the loss, and that its logits are normalised.
     """
 
     splits = True
@@ -66,7 +65,7 @@ class NormalisedLogits:
             )
             raise LossError(msg)
         self.sums = loss.sums
-        self.fingerprint = digest_of(("normalised logits", loss.fingerprint))
+        self.name = f"{loss.name} of normalised logits"
         self._loss = loss
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:

@@ -8,6 +8,7 @@ examples, and `is_additive` tells whether that is plausible.
 from __future__ import annotations
 
 import copy
+import functools
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from landscape.errors import LossError, ProblemError
-from landscape.problem.computation import digest_of
 from landscape.problem.data import describe, examples_in, rebuilt
+from landscape.problem.digest import Content
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Loss(Protocol):
     Attributes:
         sums: whether the data set's loss is the plain sum (``reduction="sum"``), not the mean.
         splits: whether it is a function of the model's output, with `of_output`.
-        fingerprint: digest of what the loss computes.
+        name: class and settings of the loss, or the name of the function.
     """
 
     sums: bool
     splits: bool
-    fingerprint: str
+    name: str
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and (output, target) where the loss has them."""
@@ -93,6 +94,30 @@ def make_loss(loss: Any, batch_loss: Any) -> Loss:
     return CallableLoss(loss)
 
 
+def loss_name(function: Any) -> str:
+    """Return class and settings of a loss module, or the qualified name of a function."""
+    if isinstance(function, functools.partial):
+        settings = {str(i): value for i, value in enumerate(function.args)} | function.keywords
+        name = loss_name(function.func)
+    elif isinstance(function, nn.Module):
+        plain = {k: v for k, v in vars(function).items() if not k.startswith("_")}
+        settings = {**plain, **function.state_dict()}
+        settings.pop("training")
+        name = type(function).__qualname__
+    else:
+        return str(getattr(function, "__qualname__", type(function).__qualname__))
+    parts = [f"{key}={_setting(value)}" for key, value in sorted(settings.items())]
+    return f"{name}({', '.join(parts)})"
+
+
+def _setting(value: Any) -> str:
+    if value is None or isinstance(value, (str, int, float)):
+        return repr(value)
+    content = Content()
+    content.add(value)
+    return content.hexdigest()
+
+
 class StandardLoss:
     """A loss module of torch, taken apart into its terms."""
 
@@ -100,7 +125,7 @@ class StandardLoss:
 
     def __init__(self, module: Any) -> None:
         self.sums: bool = module.reduction == "sum"
-        self.fingerprint = digest_of(module)
+        self.name = loss_name(module)
         self._batchmean = module.reduction == "batchmean"
         self._module = copy.deepcopy(module).requires_grad_(False)
         self._module.reduction = "none"
@@ -188,7 +213,7 @@ class CallableLoss:
     splits = True
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        self.fingerprint = digest_of(function)
+        self.name = loss_name(function)
         self._function = function
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
@@ -208,7 +233,7 @@ class WholeBatchLoss:
     splits = False
 
     def __init__(self, function: Callable[[nn.Module, Any], Any]) -> None:
-        self.fingerprint = digest_of(function)
+        self.name = loss_name(function)
         self._function = function
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import platform
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,12 @@ from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.params import ParameterSpace, known_device, preserved
 from landscape.problem.checkpoint import load_weights
-from landscape.problem.computation import (
-    digest_of,
-    digest_of_layers,
-    look_of,
-    loose_tensors,
-)
 from landscape.problem.data import BATCH_SIZE, Batches
 from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
 from landscape.problem.losses import Loss, make_loss
 from landscape.problem.parts import examples_between
-from landscape.results import Provenance
+from landscape.results import Provenance, Signature
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 MODES = ("eval", "train")
@@ -45,6 +39,7 @@ class Problem:
     Attributes:
         model: the module.
         name: what people call these weights.
+        path: absolute path of the file that they were read from; empty: of none.
         space: the parameters that are explored.
         parameters: the pattern that they were chosen by; empty: all that are trainable.
         loss: the loss, as sums and weights.
@@ -107,12 +102,12 @@ class Problem:
         self.loss: Loss = make_loss(loss, batch_loss)
         self.metrics = dict(metrics or {})
         self.name = name or type(model).__name__
+        self.path = ""
         self.split = split
         self.mode = one_of(mode, MODES, what="mode")
         self.device = next(model.parameters()).device if device is None else known_device(device)
         self.dtype = _dtype(dtype, model)
         self._data = _LazyBatches(data, self.device, self.dtype, batch_size, freeze_data)
-        self._layers = _LayerDigests()
 
     @property
     def batches(self) -> Batches:
@@ -177,6 +172,7 @@ class Problem:
         load_weights(other.model, checkpoint, key=key, unsafe_pickle=unsafe_pickle)
         is_file = isinstance(checkpoint, (str, PathLike))
         other.name = name or (Path(checkpoint).name if is_file else self.name)  # type: ignore[arg-type]
+        other.path = os.path.abspath(checkpoint) if is_file else ""  # type: ignore[arg-type]
         return other
 
     def named(self, name: str) -> Problem:
@@ -249,32 +245,31 @@ class Problem:
         """
         other = copy.copy(self)
         other.loss = NormalisedLogits(self.loss)
-        other.__dict__.pop("_asked", None)
         return other
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of what is computed: the model's code and settings, the loss, the metrics."""
-        return digest_of(self._asked, self._layers.of(self.model))
+    def signature(self) -> Signature:
+        """What the problem computes now, in a few numbers; measured at each use.
 
-    @cached_property
-    def _asked(self) -> str:
-        metrics = [(name, digest_of(function)) for name, function in sorted(self.metrics.items())]
-        return digest_of(self.loss.fingerprint, metrics)
+        Not kept: what a model reads from globals or files may change. Cost: four passes over at
+        most 64 examples.
+        """
+        from landscape.evaluate_signature import measure_signature
+
+        return measure_signature(self)
 
     @property
     def checkpoint_hash(self) -> str:
-        """Digest of the weights and buffers, the same for the same values in any file format.
-
-        Buffers that are not persistent count too, and tensors in plain attributes.
-        """
+        """Digest of parameters and buffers, the same for the same values in any file format."""
         content = Content()
         trainable = set(ParameterSpace.of(self.model).names)
-        for name, tensor in sorted(self.model.state_dict().items()):
+        state = self.model.state_dict()
+        for name, tensor in sorted(state.items()):
             if isinstance(tensor, Tensor):
                 content.add((name, name in trainable, tensor))
-        for name, tensor in loose_tensors(self.model):
-            content.add((name, tensor))
+        for name, tensor in sorted(self.model.named_buffers(remove_duplicate=False)):
+            if name not in state:
+                content.add((name, tensor))
         return content.hexdigest()
 
     def provenance(self) -> Provenance:
@@ -283,11 +278,12 @@ class Problem:
         Returns:
             The record, with the current time.
         """
+        signature = self.signature
         return Provenance(
             checkpoint=self.name,
             checkpoint_hash=self.checkpoint_hash,
             data_fingerprint=self.batches.fingerprint,
-            problem_fingerprint=self.fingerprint,
+            problem_fingerprint=signature.identity,
             split=self.split,
             mode=self.mode,
             device=self.device.type,
@@ -302,6 +298,8 @@ class Problem:
             },
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             parameters=self.parameters,
+            loss=self.loss.name,
+            signature=signature,
         )
 
     def __repr__(self) -> str:
@@ -310,23 +308,6 @@ class Problem:
             f"parameters, {self.split} data, {self.mode} mode, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-class _LayerDigests:
-    """Digests of models without their tensors, as they were when first asked for.
-
-    Problems on different checkpoints share them: what the code of a model fills while it is used,
-    in globals and closures, makes it no other one. What somebody sets in a layer does.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[str, list[object]]] = {}
-
-    def of(self, model: nn.Module) -> str:
-        look, held = look_of(model)
-        if look not in self._known:
-            self._known[look] = digest_of_layers(model), held
-        return self._known[look][0]
 
 
 class _LazyBatches:

@@ -1,7 +1,8 @@
 """One SQLite file that holds every measurement on a set of checkpoints.
 
 Measured work is never repeated: a measurement is known by the content that was measured and by
-the settings (`content_key`), not by the name of a file. Measured work is never lost: everything is
+the settings (`content_key`), not by the name of a file; and it is given back only where the problem
+still computes the same, by a few losses and a derivative (`landscape.results.Signature`). Measured work is never lost: everything is
 written in transactions, and the points of a line or surface one by one, so that a run that is
 killed at any instant resumes where it stopped. The file stays readable while a run writes, and
 with any SQLite client; its tables are described in `landscape.study.file.SCHEMA`, and in the file
@@ -30,7 +31,7 @@ from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, conten
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
 from landscape.study.grid import Grid
-from landscape.study.store import Entry, Study
+from landscape.study.store import Entry, Name, Study
 
 __all__ = [
     "APPLICATION_ID",
@@ -39,6 +40,7 @@ __all__ = [
     "ArrayNotStoredWarning",
     "Entry",
     "Grid",
+    "Name",
     "Study",
     "content_key",
     "same_part",
