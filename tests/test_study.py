@@ -343,14 +343,15 @@ def test_an_array_that_is_too_large_is_left_out(
     assert same(loaded.values, eigenpairs().values)
 
 
-def test_saving_again_replaces_and_keeps_the_number(study: Study) -> None:
+def test_saving_again_replaces_and_keeps_number_and_name(study: Study) -> None:
     first = study.save(a_line())
     other = study.save(an_evaluation())
     newer = dataclasses.replace(a_line(checkpoint="renamed.pt"), x=np.ones(2), metrics={})
     assert study.save(newer) == first != other
-    assert same(study.load(first), newer)
+    assert same(study.load(first, "renamed.pt"), newer)
+    assert study.load(first).name == "sgd.pt"
     assert [(entry.id, entry.name) for entry in study.entries()] == [
-        (first, "renamed.pt"),
+        (first, "sgd.pt"),
         (other, "sgd.pt"),
     ]
 
@@ -818,7 +819,7 @@ def test_a_newer_schema_asks_for_an_upgrade(path: Path, readonly: bool) -> None:
     Study(path).close()
     with closing(sqlite3.connect(path)) as plain:
         plain.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    message = r"has version 2 of the study schema, .* up to 1; upgrade landscape-sharpness"
+    message = r"has version 3 of the study schema, .* up to 2; upgrade landscape-sharpness"
     with pytest.raises(StudyError, match=message):
         Study(path, readonly=readonly)
 

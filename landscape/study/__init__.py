@@ -27,11 +27,12 @@ itself (``.schema``, and the table ``about``).
 
 from __future__ import annotations
 
+from landscape.study._names import Name, choose_names
 from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, content_key
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
 from landscape.study.grid import Grid
-from landscape.study.store import Entry, Name, Study
+from landscape.study.store import Entry, Study
 
 __all__ = [
     "APPLICATION_ID",
@@ -42,6 +43,7 @@ __all__ = [
     "Grid",
     "Name",
     "Study",
+    "choose_names",
     "content_key",
     "same_part",
     "usual_part",

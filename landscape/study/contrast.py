@@ -107,8 +107,8 @@ def choose(
     evaluation, leaving out the split ``test``; else of the newest measurement with a role beside
     it. What a checkpoint has elsewhere only is taken from where most of that is the same.
 
-    Two checkpoints that share a name are kept apart: the one that was measured last has the name,
-    the others get the first eight digits of their hash behind it (``sgd.pt@1a2b3c4d``). One
+    Two checkpoints that share a name are kept apart: the one that has it by ``hashes``, else the
+    one that was measured last, is called so; the others get the first eight digits of their hash behind it (``sgd.pt@1a2b3c4d``). One
     checkpoint with several names has the first, and the others where they are asked for.
 
     Args:
@@ -127,7 +127,7 @@ def choose(
         StudyError: if nothing was measured of these parameters, or of a checkpoint that is named.
     """
     every = list(candidates)
-    labelled = _labelled(every)
+    labelled = _labelled(every, hashes or {})
     if names is not None:
         by_hash = {pool[0].checkpoint_hash: pool for pool in labelled.values()}
         others = {k: by_hash[h] for k, h in (hashes or {}).items() if h and h in by_hash}
@@ -191,7 +191,9 @@ def _has_part(measured: Iterable[Candidate]) -> bool:
     return any(one.role not in {None, *_OF_NONE} for one in measured)
 
 
-def _labelled(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+def _labelled(
+    candidates: Sequence[Candidate], hashes: Mapping[str, str]
+) -> dict[str, list[Candidate]]:
     """Sort by checkpoint, under labels that tell apart those of one name."""
     checkpoints: dict[tuple[str, str], list[Candidate]] = {}
     newest_hash: dict[str, str] = {}
@@ -203,6 +205,7 @@ def _labelled(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
         name = first_name[digest] if digest else candidate.name
         checkpoints.setdefault((name, digest), []).append(candidate)
         newest_hash[name] = digest
+    newest_hash |= {name: digest for name, digest in hashes.items() if (name, digest) in checkpoints}
     ordered = sorted(checkpoints.items(), key=lambda item: min(map(_id, item[1])))
     labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:

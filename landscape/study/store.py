@@ -25,6 +25,7 @@ from landscape.results import (
     from_record,
     to_record,
 )
+from landscape.study._names import Name
 from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import APART, Candidate, choose
 from landscape.study.file import StudyFile
@@ -62,21 +63,6 @@ class Entry:
     points_total: int
     settings: Mapping[str, Any]
     parameters: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Name:
-    """What a checkpoint is called in a study.
-
-    Attributes:
-        name: the name.
-        path: absolute path of the file; empty: not known.
-        checkpoint_hash: digest of the weights that were last measured under the name.
-    """
-
-    name: str
-    path: str
-    checkpoint_hash: str
 
 
 class Study:
@@ -496,8 +482,9 @@ def _set_name(
     connection: sqlite3.Connection, name: str, checkpoint_hash: str, path: str = ""
 ) -> None:
     connection.execute(
+        # A record without a file does not take the name of one.
         "INSERT INTO names VALUES (:name, :path, :hash) ON CONFLICT (name) DO UPDATE SET"
-        " checkpoint_hash = :hash, path = coalesce(nullif(:path, ''), path)",
+        " checkpoint_hash = :hash, path = :path WHERE :path != '' OR (path = '' AND :hash != '')",
         {"name": printable(name), "path": printable(path), "hash": checkpoint_hash},
     )
 
