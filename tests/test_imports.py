@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("params", "linalg", "optim", "measured", "study", "plots", "export", "balls", "interpolation"),
     ("problem", "tasks", "directions", "curves", "training", "rescaling"),
-    ("sums", "derivatives", "loss_check", "evaluate", "statistics", "engine", "operators"),
+    ("sums", "derivatives", "loss_check", "evaluate", "evaluate_signature", "statistics", "engine", "operators"),
     ("measure",),
     ("comparison", "report", "doctor"),
     ("experiments",),
