@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, cast
 
 from landscape.errors import InvalidArgumentError, StudyError
@@ -25,7 +25,7 @@ def in_full(study: Study, names: Sequence[str]) -> tuple[str, ...]:
     known = [one.name for one in study.names()]
 
     def full(name: str) -> str:
-        ends = [one for one in known if PurePath(one).stem == name]
+        ends = [one for one in known if os.path.splitext(one)[0] == name]
         return ends[0] if name not in known and len(ends) == 1 else name
 
     return tuple(map(full, names))
@@ -198,8 +198,7 @@ def random_lines(
     along_random = [
         entry
         for entry in sorted(_finished(study, "line", names), key=_age)
-        if entry.settings.get("direction") == "random"
-        and (not names or entry.name in names)
+        if entry.settings.get("direction") == "random" and (not names or entry.name in names)
     ]
     found = _of_part(along_random, names, parameters)
     if not found:

@@ -38,7 +38,7 @@ def command(file: str, study: str, name: str | None, split: str | None) -> None:
             opened.set_name(name, "", path)
             result = import_hdf5(file, name=name, split=split)
         number = opened.save(result)
-        result = opened.load(number)  # under the name that it had, if it was there before
-    click.echo(f"{result.name}: {result.kind}")
+        called = opened.load(number).name  # as before, if it was there already
+    click.echo(f"{called}: {result.kind}")
     print_rows(result.rows(), indent="  ")
     click.echo(f"Stored as number {number} in {study}.")

@@ -49,8 +49,8 @@ def command(name: str | None, study: str, kind: str | None, as_json: bool) -> No
         click.echo(f"Nothing of that in {study}.")
     else:
         print_rows([COLUMNS, *map(row, entries)])
-        for names in _same_weights(known):
-            click.echo(f"Same weights: {', '.join(names)}")
+        for same in _same_weights(known):
+            click.echo(f"Same weights: {', '.join(same)}")
 
 
 def _same_weights(known: list[Name]) -> list[list[str]]:

@@ -16,6 +16,10 @@ from landscape.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from landscape.problem import Problem, Task
 
+    ParamType = click.ParamType["CheckpointFile"]
+else:
+    ParamType = click.ParamType  # not generic before click 8.2
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_STUDY = "landscape.db"
@@ -37,7 +41,7 @@ class CheckpointFile:
         return self.file
 
 
-class CheckpointType(click.ParamType):
+class CheckpointType(ParamType):
     """``FILE`` or ``NAME=FILE``; a path that exists is a path, with an equals sign too."""
 
     name = "checkpoint"

@@ -1,4 +1,4 @@
-"""Numbers that tell what a problem computes: a few losses and a derivative on its first examples."""
+"""What a problem computes, in a few losses and a derivative on its first examples."""
 
 from __future__ import annotations
 

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import UserDict, deque, namedtuple
+from collections import UserDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor

@@ -253,10 +253,12 @@ def test_a_second_problem_is_measured_again_when_it_computes_something_else(
 
     problem = of_model(Net)(1.0)
     measures: list[Callable[[float, Study], Any]] = [
-        lambda c, study: line(problem, x=NINE[::4], held_out=held_out(c), study=study).metrics["test loss"],
-        lambda c, study: path(
-            problem, other(1.0), n=3, held_out=held_out(c), study=study
-        ).held_out_loss,
+        lambda c, study: line(problem, x=NINE[::4], held_out=held_out(c), study=study).metrics[
+            "test loss"
+        ],
+        lambda c, study: (
+            path(problem, other(1.0), n=3, held_out=held_out(c), study=study).held_out_loss
+        ),
         lambda c, study: differences(problem, other(c), full=False, study=study).other,
     ]
     with Study(tmp_path / "study.db") as study:
@@ -295,7 +297,9 @@ def test_a_run_lies_in_the_surface_of_its_computation_only(tmp_path: Path) -> No
     one, other = (of_model(InHook)(c) for c in (1.0, 2.0))
     with Study(tmp_path / "study.db") as study:
         over = surface(one, random_plane(one, seed=0), n=3, study=study)
-        runs = [trajectory(p, random_plane(p, seed=0), [p.model], study=study) for p in (one, other)]
+        runs = [
+            trajectory(p, random_plane(p, seed=0), [p.model], study=study) for p in (one, other)
+        ]
     assert [run.lies_in(over) for run in runs] == [True, False]
 
 

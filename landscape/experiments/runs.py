@@ -359,9 +359,7 @@ def _found(study: Study, entries: Sequence[Entry], run: Run, label: str) -> Foun
     return None
 
 
-def _measured_on(
-    study: Study, entries: Sequence[Entry], log: Entry, run: Run
-) -> Iterator[Result]:
+def _measured_on(study: Study, entries: Sequence[Entry], log: Entry, run: Run) -> Iterator[Result]:
     apart = ("experiment", "computation")
     names = {run.name_at(epoch) for epoch in run.epochs_kept}
     for entry in entries:

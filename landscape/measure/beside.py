@@ -24,6 +24,7 @@ from landscape.statistics import (
     interpolated,
     recalibrated,
 )
+from landscape.study import Study
 from landscape.sums import LossValue, error_of_mean
 
 METRIC = "metrics."  # as the arrays of a saved result are named

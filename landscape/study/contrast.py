@@ -108,8 +108,9 @@ def choose(
     it. What a checkpoint has elsewhere only is taken from where most of that is the same.
 
     Two checkpoints that share a name are kept apart: the one that has it by ``hashes``, else the
-    one that was measured last, is called so; the others get the first eight digits of their hash behind it (``sgd.pt@1a2b3c4d``). One
-    checkpoint with several names has the first, and the others where they are asked for.
+    one that was measured last, is called so; the others get the first eight digits of their hash
+    behind it (``sgd.pt@1a2b3c4d``). One checkpoint with several names has the first, and the others
+    where they are asked for.
 
     Args:
         candidates: the finished measurements, oldest first.
@@ -205,7 +206,9 @@ def _labelled(
         name = first_name[digest] if digest else candidate.name
         checkpoints.setdefault((name, digest), []).append(candidate)
         newest_hash[name] = digest
-    newest_hash |= {name: digest for name, digest in hashes.items() if (name, digest) in checkpoints}
+    newest_hash |= {
+        name: digest for name, digest in hashes.items() if (name, digest) in checkpoints
+    }
     ordered = sorted(checkpoints.items(), key=lambda item: min(map(_id, item[1])))
     labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:

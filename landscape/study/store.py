@@ -110,8 +110,8 @@ class Study:
     def save(self, result: Result) -> int:
         """Save a result, in place of an earlier one of the same computation and settings.
 
-        The earlier one's name and the points that were recorded for it are kept. An array of more than 256 MiB is left out, with
-        a warning; it reads as an array of shape (0,).
+        The earlier one's name and the points that were recorded for it are kept. An array of more
+        than 256 MiB is left out, with a warning; it reads as an array of shape (0,).
 
         Args:
             result: any record of `landscape.results`.
