@@ -231,6 +231,8 @@ def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
     differing = differences(saved["settings"], run.settings)
     if not differing:
         others = [what for what, now in run.start.items() if not _same(saved["start"][what], now)]
+        # The measured loss is the last, and other data or weights are reason enough for another.
+        others = others[:-1] or others
         differing = [f"not as before: {', '.join(others)}"] if others else []
     if differing:
         msg = (
