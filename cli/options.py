@@ -133,7 +133,7 @@ class Measuring:
         if self.params:
             base = base.only(*self.params)
         if len({*map(os.path.abspath, self.files)}) < len(self.files):
-            msg = f"a checkpoint is given twice: {' '.join(self.files)}"
+            msg = f"a checkpoint is named twice: {' '.join(self.files)}"
             raise InvalidArgumentError(msg)
         each = [
             base.at(file, key=self.key, unsafe_pickle=self.unsafe_pickle) for file in self.files
@@ -150,7 +150,8 @@ def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> l
     from landscape.study import Name, Study, choose_names
 
     known: list[Name] = []
-    if Path(study).expanduser().is_file():
+    file = Path(study).expanduser()
+    if file.is_file() and file.stat().st_size:
         with Study(study, readonly=True) as opened:
             known = opened.names()
     files = [

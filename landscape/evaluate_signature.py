@@ -60,6 +60,6 @@ def _slope(evaluator: Evaluator, weights: Tensor, step: Tensor, batch: Any) -> f
             terms = evaluator.terms(leaf, batch, 0)
             gradient = differentiate(terms.total, leaf)
         sums.add(terms)
-        return float(torch.dot(gradient.double(), step.double())) / sums.divisor
+        return float((gradient * step).sum(dtype=torch.float64)) / sums.divisor
     except LandscapeError:  # a measurement that takes derivatives says what is wrong
         return math.nan

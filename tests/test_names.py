@@ -99,7 +99,7 @@ def test_names_on_the_command_line(here: Path, run) -> None:
         (["B=a.pt"], "the name 'B' belongs to"),
         (["x=a.pt", "x=copy.pt"], "two checkpoints are called 'x'"),
         (["=a.pt"], "expected FILE or NAME=FILE, got '=a.pt'"),
-        (["a.pt", "again=./a.pt"], "a checkpoint is given twice"),
+        (["a.pt", "again=./a.pt"], "a checkpoint is named twice"),
     ):
         refused = run("eigs", *arguments, *problem)
         assert refused.code in {1, 2}
