@@ -103,19 +103,27 @@ VALUES = """[
 ]"""
 
 
+IMPORTS = """
+import torch, numpy as np
+from pathlib import Path
+from collections import UserDict, deque
+from landscape.problem.digest import Content
+content = Content()
+"""
+
+
 def test_every_process_finds_the_same_digest() -> None:
-    imports = (
-        "import torch, numpy as np; from pathlib import Path; from collections import UserDict,"
-        " deque; from landscape.problem.digest import Content; content = Content();"
-    )
+    program = f"{IMPORTS}\ncontent.add({VALUES})\ndigest = content.hexdigest()\n"
+    here: dict[str, Any] = {}
+    exec(program, here)
     there = subprocess.run(
-        [sys.executable, "-c", f"{imports} content.add({VALUES}); print(content.hexdigest())"],
+        [sys.executable, "-c", f"{program}print(digest)"],
         env={"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)},  # another order of sets
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    assert there == digest_of(eval(VALUES))
+    assert there == here["digest"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,7 @@ def test_what_is_nested_too_deeply_is_refused() -> None:
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
-    with pytest.raises(ProblemError, match="a list of the problem holds things within each other"):
+    with pytest.raises(ProblemError, match="a list of the problem is nested too deeply"):
         digest_of(deep)
 
 

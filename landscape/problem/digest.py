@@ -16,10 +16,7 @@ from landscape.errors import ProblemError
 
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
 _BY_NAME = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-_COMPRESSED = {
-    **dict.fromkeys((torch.sparse_csr, torch.sparse_bsr), ("crow_indices", "col_indices")),
-    **dict.fromkeys((torch.sparse_csc, torch.sparse_bsc), ("ccol_indices", "row_indices")),
-}
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 class Content:
@@ -39,10 +36,8 @@ class Content:
         try:
             self._add(value)
         except RecursionError as error:
-            msg = (
-                f"a {type(value).__qualname__} of the problem holds things within each other too "
-                "many times to be digested: keep it out of the data"
-            )
+            kind = type(value).__qualname__
+            msg = f"a {kind} of the problem is nested too deeply: keep it out of the data"
             raise ProblemError(msg) from error
 
     def _add(self, value: Any) -> None:
@@ -71,12 +66,10 @@ class Content:
     def _add_tensor(self, tensor: Tensor) -> None:
         if tensor.is_nested:
             self._add(list(tensor.unbind()))
-        elif tensor.layout == torch.sparse_coo:
-            whole = tensor.detach().coalesce()
-            self._add([str(tensor.layout), tuple(tensor.shape), whole.indices(), whole.values()])
-        elif tensor.layout in _COMPRESSED:
-            parts = [getattr(tensor, name)() for name in _COMPRESSED[tensor.layout]]
-            self._add([str(tensor.layout), tuple(tensor.shape), *parts, tensor.values()])
+        elif tensor.layout in _SPARSE:
+            entries = tensor.detach().to_sparse_coo().coalesce()
+            shape = tuple(tensor.shape)
+            self._add([str(tensor.layout), shape, entries.indices(), entries.values()])
         elif tensor.is_meta:  # nothing is in it
             self._mark(f"meta {tensor.dtype}{tuple(tensor.shape)}")
         else:
@@ -94,10 +87,7 @@ class Content:
         if parts is None:
             parts = list(enumerate(_state_of(value)))
         for place, part in parts:
-            if isinstance(place, _PLAIN):
-                self._mark(str(place))
-            else:
-                self._add(place)
+            self._mark(str(place)) if isinstance(place, _PLAIN) else self._add(place)
             self._add(part)
 
 
