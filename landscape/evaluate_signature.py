@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,22 +24,28 @@ NEAR, FAR = 0.01, 0.3  # of ‖w‖
 def measure_signature(problem: Problem) -> Signature:
     """Measure three losses, a directional derivative and the metrics on at most 64 examples."""
     with Evaluator(problem) as evaluator:
-        batch, w = _first_examples(problem), evaluator.origin
+        w = evaluator.origin
+        for batch in _first_examples(problem):
+            here = _loss(evaluator, w, batch)
+            if not math.isnan(here.value):
+                break
         # Drawn on the CPU, so that every device moves the same way.
         step = torch.randn(len(w), generator=torch.Generator().manual_seed(0)).to(w)
         step *= NEAR * (float(w.norm()) or 1.0) / float(step.norm())
-        points = (w, w + step, torch.add(w, step, alpha=FAR / NEAR))
-        here, near, far = (_loss(evaluator, point, batch) for point in points)
+        points = (w + step, torch.add(w, step, alpha=FAR / NEAR))
+        near, far = (_loss(evaluator, point, batch) for point in points)
         slope = _slope(evaluator, w, step, batch)
     losses = (here.value, near.value, far.value)
     return Signature(losses=losses, slope=slope, metrics=dict(here.metrics))
 
 
-def _first_examples(problem: Problem) -> Any:
-    whole = next(iter(problem.batches))
-    first = split_batch(whole, N_EXAMPLES)[0]
-    can_be_cut = problem.additive and examples_in(first) == N_EXAMPLES
-    return first if can_be_cut else whole
+def _first_examples(problem: Problem) -> Iterator[Any]:
+    """Yield the first of each batch and the whole; some cannot be cut, or weigh nothing."""
+    for whole in problem.batches:
+        first = split_batch(whole, N_EXAMPLES)[0]
+        if problem.additive and examples_in(first) == N_EXAMPLES:
+            yield first
+        yield whole
 
 
 def _loss(evaluator: Evaluator, weights: Tensor, batch: Any) -> LossValue:

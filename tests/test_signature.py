@@ -386,6 +386,44 @@ def test_a_signature_that_agrees_gets_the_identity_of_the_first(tmp_path: Path) 
     assert moved.identity != at.problem_fingerprint
 
 
+def test_a_batch_that_cannot_be_cut_is_evaluated_whole(tmp_path: Path) -> None:
+    sizes = []
+
+    def make(c: float) -> Problem:
+        class Net(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                sizes.append(len(x))
+                return c * super().forward(x.view(-1, 100, 3)).flatten(0, 1)
+
+        torch.manual_seed(0)
+        return Problem(Net(3, 3), nn.CrossEntropyLoss(), (X.repeat(10, 1), Y.repeat(10)))
+
+    one, other = make(1.0), make(2.0)
+    with Study(tmp_path / "study.db") as study:
+        losses = [evaluation(problem, study=study).loss for problem in (one, other, one, other)]
+    assert losses[:2] == losses[2:]
+    assert losses[0] != losses[1]
+    assert 64 in sizes
+
+
+def test_a_first_batch_without_weight_is_passed_over(tmp_path: Path) -> None:
+    def make(c: float) -> Problem:
+        model = InHook(c)
+        batches = [(X, torch.full_like(Y, -100)), (X, Y)]
+        return Problem(model, nn.CrossEntropyLoss(), batches)
+
+    one, other = (make(c).signature for c in (1.0, 2.0))
+    assert math.isfinite(one.losses[0])
+    assert one == make(1.0).signature
+    assert not one.agrees(other, "float32")
+
+
+def test_a_signature_that_tells_nothing_agrees_with_none() -> None:
+    nothing = Signature(losses=(math.nan,) * 3, slope=math.nan, metrics={})
+    assert not nothing.agrees(nothing, "float32")
+    assert nothing.identity != nothing.identity
+
+
 def test_a_loss_that_refuses_far_weights_has_a_signature() -> None:
     def loss(output: Tensor, target: Tensor) -> Tensor:
         if float(output.abs().max()) > 3:

@@ -67,7 +67,7 @@ class Content:
         if tensor.is_nested:
             self._add(list(tensor.unbind()))
         elif tensor.layout in _SPARSE:
-            entries = tensor.detach().to_sparse_coo().coalesce()
+            entries = tensor.detach().to_sparse().coalesce()
             shape = tuple(tensor.shape)
             self._add([str(tensor.layout), shape, entries.indices(), entries.values()])
         elif tensor.is_meta:  # nothing is in it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -63,14 +64,20 @@ class Signature:
     metrics: Mapping[str, float]
 
     @property
+    def _tells_something(self) -> bool:
+        return not all(map(math.isnan, (*self.losses, self.slope)))
+
+    @property
     def identity(self) -> str:
-        """Digest of the numbers, 16 hexadecimal digits."""
+        """Digest of the numbers, 16 hexadecimal digits; a random one where none is known."""
+        if not self._tells_something:
+            return secrets.token_hex(8)
         numbers = [*self.losses, self.slope, *sorted(self.metrics.items())]
         return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
 
     def agrees(self, other: Signature, dtype: str) -> bool:
         """Return whether another signature has the same numbers to the rounding of a dtype."""
-        if self.metrics.keys() != other.metrics.keys():
+        if self.metrics.keys() != other.metrics.keys() or not self._tells_something:
             return False
         relative = 1e-9 if dtype == "float64" else 1e-5
         # Rounding does not shrink with a loss near zero; the near point says what is large here.
