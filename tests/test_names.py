@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from torch import nn
@@ -188,6 +189,20 @@ def test_a_record_that_is_saved_or_imported_does_not_take_the_name_of_a_file(
         a, b = (one.checkpoint_hash for one in study.entries())
         assert {one.name: one.checkpoint_hash for one in study.names()} == {"a.pt": a, "b.pt": b}
         assert [entry.name for entry in study.entries()] == ["a.pt", "b.pt"]
+
+
+def test_importing_renames_nothing(here: Path, run) -> None:
+    for folder, slope in (("run1", 1.0), ("run2", 2.0)):
+        Path(folder).mkdir()
+        with h5py.File(f"{folder}/line.h5", "w") as file:
+            file["xcoordinates"], file["train_loss"] = [-1.0, 0.0, 1.0], [0.0, slope, 3.0]
+    for file in ("run1/line.h5", "run2/line.h5", "run2/line.h5"):
+        assert run("import", file).code == 0
+    assert listed(run) == [("line", "line"), ("run2/line", "line")]
+    ran = run("import", "run1/line.h5", "--name", "resnet")
+    assert ran.out.startswith("line: line")
+    assert ran.out.endswith("Stored as number 1 in landscape.db.\n")
+    assert listed(run) == [("line", "line"), ("run2/line", "line")]
 
 
 # -- studies of the first version of the schema --------------------------------------------------
