@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -15,7 +17,34 @@ if TYPE_CHECKING:
 Named = list[tuple[str, "Result"]]
 
 # What matters most of it first.
-_SOURCE = ("data_fingerprint", "split", "mode", "dtype", "problem_fingerprint")
+_SOURCE = ("data_fingerprint", "split", "mode", "dtype", "objective")
+
+
+def in_full(study: Study, names: Sequence[str]) -> tuple[str, ...]:
+    """Return names as the study has them; one may leave out the ending of a file's name."""
+    known = [one.name for one in study.names()]
+
+    def full(name: str) -> str:
+        ends = [one for one in known if os.path.splitext(one)[0] == name]
+        return ends[0] if name not in known and len(ends) == 1 else name
+
+    return tuple(map(full, names))
+
+
+def _finished(study: Study, kind: str, names: Sequence[str]) -> list[Entry]:
+    """List finished measurements, those of weights with several names under each that is asked."""
+    entries = [entry for entry in study.entries(kind) if entry.status == "complete"]
+    hashes = {one.name: one.checkpoint_hash for one in study.names() if one.checkpoint_hash}
+    return entries + [
+        dataclasses.replace(entry, name=name)
+        for name in names
+        for entry in entries
+        if entry.name != name and entry.checkpoint_hash == hashes.get(name)
+    ]
+
+
+def _load(study: Study, entry: Entry) -> Result:
+    return study.load(entry.id, entry.name)
 
 
 def newest(
@@ -37,7 +66,7 @@ def newest(
     Returns:
         The checkpoints' names with their records.
     """
-    complete = [entry for entry in study.entries(kind) if entry.status == "complete"]
+    complete = _finished(study, kind, names)
     whole = _of_part(complete, names, parameters)
     asked = [entry for entry in whole if entry.name in names]
     last = max(asked or whole, key=_age, default=None)
@@ -60,7 +89,7 @@ def newest(
     splits = set.intersection(*({entry.split for entry in entries[name]} for name in order))
     shown = [entry for name in order for entry in entries[name]]
     first = max([entry for entry in shown if entry.split in splits] or shown, key=_age)
-    like = study.load(first.id)
+    like = _load(study, first)
     return [(name, _most_like(like, study, entries[name])) for name in order]
 
 
@@ -80,11 +109,11 @@ def _age(entry: Entry) -> tuple[str, int]:
 
 def _most_like(one: Result, study: Study, entries: Sequence[Entry]) -> Result:
     """Return the newest record that has most in common with another one; newest first."""
-    best = study.load(entries[0].id)
+    best = _load(study, entries[0])
     for entry in entries[1:]:
         if all(_shared(best, one)):
             break
-        best = max(best, study.load(entry.id), key=lambda result: _shared(result, one))
+        best = max(best, _load(study, entry), key=lambda result: _shared(result, one))
     return best
 
 
@@ -138,8 +167,8 @@ def every_path(study: Study, names: Sequence[str] = ()) -> Named:
         From which checkpoint to which, with the records, as they were begun.
     """
     ids: dict[tuple[str, ...], int] = {}
-    for entry in sorted(study.entries("path"), key=_age):
-        if entry.status == "complete" and (not names or entry.name in names):
+    for entry in sorted(_finished(study, "path", names), key=_age):
+        if not names or entry.name in names:
             shape = (str(entry.settings.get(key)) for key in ("end", "curve", "bends"))
             key = (entry.name, entry.split, *shape)
             ids[key] = entry.id
@@ -168,10 +197,8 @@ def random_lines(
     """
     along_random = [
         entry
-        for entry in sorted(study.entries("line"), key=_age)
-        if entry.status == "complete"
-        and entry.settings.get("direction") == "random"
-        and (not names or entry.name in names)
+        for entry in sorted(_finished(study, "line", names), key=_age)
+        if entry.settings.get("direction") == "random" and (not names or entry.name in names)
     ]
     found = _of_part(along_random, names, parameters)
     if not found:
@@ -184,16 +211,16 @@ def random_lines(
     shared = ("x", "statistics", "weight_decay")
     like = [found[-1].split, *(found[-1].settings.get(key) for key in shared)]
     hashes = {entry.name: entry.checkpoint_hash for entry in found}
-    ids: dict[str, dict[str, int]] = {name: {} for name in names}
+    chosen: dict[str, dict[str, Entry]] = {name: {} for name in names}
     for entry in found:
         same = [entry.split, *(entry.settings.get(key) for key in shared)] == like
         if same and entry.checkpoint_hash == hashes[entry.name]:
             digest = str(entry.settings["d"].get("digest"))
-            ids.setdefault(entry.name, {})[digest] = entry.id
+            chosen.setdefault(entry.name, {})[digest] = entry
     newest_line = cast("Line", study.load(found[-1].id))
     lines = {
-        name: [cast("Line", study.load(id)) for id in by_digest.values()]
-        for name, by_digest in ids.items()
+        name: [cast("Line", _load(study, entry)) for entry in by_digest.values()]
+        for name, by_digest in chosen.items()
     }
     return {
         name: [line for line in every if _same_source(line, newest_line)]
@@ -216,10 +243,10 @@ def every_run(study: Study, names: Sequence[str] = ()) -> list[Trajectory]:
     Returns:
         The records, as they were begun.
     """
-    entries = [entry for entry in study.entries("trajectory") if entry.status == "complete"]
-    found = [entry.id for entry in entries if not names or entry.name in names]
+    entries = _finished(study, "trajectory", names)
+    found = [entry for entry in entries if not names or entry.name in names]
     if not found:
         whose = f" beside a plane through {', '.join(names)}" if names else ""
         msg = f"{study.path} holds no training run{whose}; measure it first: landscape trajectory"
         raise StudyError(msg)
-    return [cast("Trajectory", study.load(id)) for id in found]
+    return [cast("Trajectory", _load(study, entry)) for entry in found]

@@ -52,7 +52,7 @@ def command(
     \b
     Examples:
       landscape compare sgd.pt sam.pt --problem digits --rho 0.2 --report contrast.html
-      landscape compare sgd.pt sam.pt --problem digits --rho 0.2 --paired
+      landscape compare SGD=run1/last.pt SAM=run2/last.pt --problem digits --rho 0.2 --paired
     """
     from landscape.balls import Ball
     from landscape.comparison import N_COMPARED_LINE, compare

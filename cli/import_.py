@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .options import study_option
@@ -25,11 +27,18 @@ def command(file: str, study: str, name: str | None, split: str | None) -> None:
       landscape plot resnet56 --what surface -o surface.png
     """
     from landscape.export import import_hdf5
-    from landscape.study import Study
+    from landscape.study import Name, Study, choose_names
 
     result = import_hdf5(file, name=name, split=split)
     with Study(study) as opened:
+        if name is None and not result.provenance.checkpoint_hash:  # of another program
+            path = str(Path(file).absolute().with_suffix(""))
+            unnamed = Name(name="", path=path, checkpoint_hash="")
+            (name,) = choose_names(opened.names(), [unnamed])
+            opened.set_name(name, "", path)
+            result = import_hdf5(file, name=name, split=split)
         number = opened.save(result)
-    click.echo(f"{result.name}: {result.kind}")
+        called = opened.load(number).name  # as before, if it was there already
+    click.echo(f"{called}: {result.kind}")
     print_rows(result.rows(), indent="  ")
     click.echo(f"Stored as number {number} in {study}.")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .chosen import in_full
 from .options import json_option, study_option
 from .output import print_rows, to_json
 
 if TYPE_CHECKING:
-    from landscape.study import Entry
+    from landscape.study import Entry, Name
 
 
 COLUMNS = ("id", "checkpoint", "kind", "asked for", "data", "status", "measured", "cost")
@@ -36,16 +37,29 @@ def command(name: str | None, study: str, kind: str | None, as_json: bool) -> No
     if kind is not None:
         one_of(kind, KINDS, what="kind")
     with Study(study, readonly=True) as opened:
+        name = None if name is None else in_full(opened, [name])[0]
         entries = opened.entries(kind, name)
         if name is not None and not opened.entries(checkpoint=name):
-            names = dict.fromkeys(entry.name for entry in opened.entries())
+            names = dict.fromkeys(one.name for one in opened.names())
             one_of(name, names, what=f"checkpoint in {study}:")
+        known = opened.names()
     if as_json:
         click.echo(to_json([dataclasses.asdict(entry) for entry in entries]))
     elif not entries:
         click.echo(f"Nothing of that in {study}.")
     else:
         print_rows([COLUMNS, *map(row, entries)])
+        for same in _same_weights(known):
+            click.echo(f"Same weights: {', '.join(same)}")
+
+
+def _same_weights(known: list[Name]) -> list[list[str]]:
+    """List the names of checkpoints that have several."""
+    by_hash: dict[str, list[str]] = {}
+    for one in known:
+        if one.checkpoint_hash:
+            by_hash.setdefault(one.checkpoint_hash, []).append(one.name)
+    return [names for names in by_hash.values() if len(names) > 1]
 
 
 def row(entry: Entry) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,48 @@ from landscape.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from landscape.problem import Problem, Task
 
+    ParamType = click.ParamType["CheckpointFile"]
+else:
+    ParamType = click.ParamType  # not generic before click 8.2
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_STUDY = "landscape.db"
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint as it is given on the command line.
+
+    Attributes:
+        file: its path.
+        name: what to call it; empty: not said.
+    """
+
+    file: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.file
+
+
+class CheckpointType(ParamType):
+    """``FILE`` or ``NAME=FILE``; a path that exists is a path, with an equals sign too."""
+
+    name = "checkpoint"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> CheckpointFile:
+        """Take the text apart."""
+        if isinstance(value, CheckpointFile) or "=" not in value or Path(value).exists():
+            return value if isinstance(value, CheckpointFile) else CheckpointFile(value)
+        ends = [i for i, letter in enumerate(value) if letter == "="]
+        at = next((i for i in ends if Path(value[i + 1 :]).exists()), ends[0])
+        name, file = value[:at].strip(), value[at + 1 :]
+        if not (name and file):
+            self.fail(f"expected FILE or NAME=FILE, got {value!r}", param, ctx)
+        return CheckpointFile(file, name)
 
 
 @dataclass(frozen=True)
@@ -25,7 +65,7 @@ class Measuring:
     """What every measuring verb is told.
 
     Attributes:
-        checkpoints: files to measure.
+        checkpoints: files to measure, with the names that were given.
         problem: problem file, module or built-in name.
         study: file that results are stored in.
         device: where to compute, or None for the default.
@@ -44,7 +84,7 @@ class Measuring:
         quiet: whether to show no progress.
     """
 
-    checkpoints: tuple[str, ...]
+    checkpoints: tuple[CheckpointFile, ...]
     problem: str
     study: str
     device: str | None
@@ -72,13 +112,10 @@ class Measuring:
         """Options of `Problem.at`."""
         return {"key": self.key, "unsafe_pickle": self.unsafe_pickle, "partial": self.partial}
 
-    def names(self) -> list[str]:
-        """Return a name for each checkpoint: the file's stem, or the path where stems collide."""
-        stems = [Path(file).stem for file in self.checkpoints]
-        if len(set(self.checkpoints)) < len(self.checkpoints):
-            msg = f"a checkpoint is named twice: {' '.join(self.checkpoints)}"
-            raise InvalidArgumentError(msg)
-        return stems if len(set(stems)) == len(stems) else list(self.checkpoints)
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of the checkpoints."""
+        return tuple(one.file for one in self.checkpoints)
 
     def task(self) -> Task:
         """Read the problem file."""
@@ -102,12 +139,31 @@ class Measuring:
         """Put the problem at every checkpoint; all are read before anything is measured."""
         if self.params:
             base = base.only(*self.params)
-        problems = {
-            name: base.at(file, name=name, **self.reading)
-            for name, file in zip(self.names(), self.checkpoints, strict=True)
-        }
+        if len({*map(os.path.abspath, self.files)}) < len(self.files):
+            msg = f"a checkpoint is named twice: {' '.join(self.files)}"
+            raise InvalidArgumentError(msg)
+        each = [base.at(file, **self.reading) for file in self.files]
+        given = [one.name for one in self.checkpoints]
+        names = names_in(self.study, each, given)
+        problems = {name: one.named(name) for name, one in zip(names, each, strict=True)}
         _say_what_is_equal(problems)
         return problems
+
+
+def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> list[str]:
+    """Choose the names under which a study holds checkpoints, see `choose_names`."""
+    from landscape.study import Name, Study, choose_names
+
+    known: list[Name] = []
+    file = Path(study).expanduser()
+    if file.is_file() and file.stat().st_size:
+        with Study(study, readonly=True) as opened:
+            known = opened.names()
+    files = [
+        Name(name=name, path=problem.path, checkpoint_hash=problem.checkpoint_hash)
+        for name, problem in zip(given, problems, strict=True)
+    ]
+    return choose_names(known, files)
 
 
 def _say_what_is_equal(problems: Mapping[str, Problem]) -> None:
@@ -118,7 +174,7 @@ def _say_what_is_equal(problems: Mapping[str, Problem]) -> None:
     for names in by_hash.values():
         if len(names) > 1:
             told = f"{', '.join(names[:-1])} and {names[-1]} hold the same weights"
-            msg = f"Warning: {told}: the study lists them once, under the last name"
+            msg = f"Warning: {told}: the study lists them once, and knows them by each name"
             click.echo(msg, err=True)
 
 
@@ -132,7 +188,13 @@ def measuring(function: F) -> F:
         return function(told, **options)
 
     decorators = [
-        click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT..."),
+        click.argument(
+            "checkpoints",
+            nargs=-1,
+            required=True,
+            type=CheckpointType(),
+            metavar="[NAME=]CHECKPOINT...",
+        ),
         click.option(
             "--problem",
             required=True,

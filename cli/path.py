@@ -61,7 +61,7 @@ def command(told: Measuring, points: int, held_out: str | None, **asked: Any) ->
     if len(told.checkpoints) != 2:
         msg = (
             "a path leads from one checkpoint to another: give two, got "
-            f"{len(told.checkpoints)}: {' '.join(told.checkpoints)}"
+            f"{len(told.checkpoints)}: {' '.join(told.files)}"
         )
         raise InvalidArgumentError(msg)
     _refuse_idle(asked["curve"])
@@ -77,6 +77,7 @@ def command(told: Measuring, points: int, held_out: str | None, **asked: Any) ->
         return
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with Study(told.study) as study:
+        study.set_name(end.name, end.checkpoint_hash, end.path)
         result = path(
             problem,
             end,

@@ -11,7 +11,7 @@ import click
 from landscape.errors import InvalidArgumentError, StudyError, one_of
 from landscape.measured import Comparison, Measured
 
-from .chosen import every_path, every_run, newest, numbered, random_lines
+from .chosen import every_path, every_run, in_full, newest, numbered, random_lines
 from .options import part_of, part_option, study_option
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def command(
         if numbers:
             figure = _by_number(opened, numbers, what, look)
         else:
-            figure = _newest(opened, names, what, look, part_of(params))
+            figure = _newest(opened, in_full(opened, names), what, look, part_of(params))
     saved = save_figure(figure, output)
     click.echo(f"Drawn in {', '.join(map(str, saved))}.")
 

@@ -9,6 +9,7 @@ import click
 
 from landscape.errors import StudyError
 
+from .chosen import in_full
 from .options import part_of, part_option, study_option
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def command(
     from landscape.study import Study
 
     with Study(study, readonly=True) as opened:
-        comparison = opened.comparison(names or None, parameters=part_of(params))
+        comparison = opened.comparison(in_full(opened, names) or None, parameters=part_of(params))
     if not names:
         comparison = _measured(comparison)
     if not comparison.models:

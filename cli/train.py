@@ -10,7 +10,7 @@ import click
 from landscape.errors import DataError, NonFiniteError, did_you_mean
 
 from .idle import refuse_given
-from .options import json_option, study_option
+from .options import json_option, names_in, study_option
 from .output import to_json
 
 if TYPE_CHECKING:
@@ -182,8 +182,10 @@ def _keep_log(trained: Trained, task: Task, path: Path, study: Study) -> bool:
     split = trained.settings.get("split", "train")
 
     def log(*, freeze_data: bool) -> TrainingLog:
-        problem = task.problem(split=split, freeze_data=freeze_data)
-        return training_log(trained, problem.at(trained.model, name=path.stem), task=task.name)
+        problem = task.problem(split=split, freeze_data=freeze_data).at(path)
+        (name,) = names_in(str(study.path), [problem], [""])
+        study.set_name(name, problem.checkpoint_hash, problem.path)
+        return training_log(trained, problem.named(name), task=task.name)
 
     try:
         try:

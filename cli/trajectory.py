@@ -46,7 +46,7 @@ def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
     if len(told.checkpoints) != 1:
         msg = (
             "a plane has one checkpoint as its origin: give one, and the others by --run; got "
-            f"{len(told.checkpoints)}: {' '.join(told.checkpoints)}"
+            f"{len(told.checkpoints)}: {' '.join(told.files)}"
         )
         raise InvalidArgumentError(msg)
     wanted = _runs(told, plane, runs)
@@ -83,7 +83,7 @@ def _runs(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> list[Run]:
         msg = "name the checkpoints of a run, in order: --run e1.pt,e2.pt,last.pt"
         raise InvalidArgumentError(msg)
     if not runs:
-        return [("", (*plane.via, *told.checkpoints))]
+        return [("", (*plane.via, *told.files))]
     found = []
     for text in runs:
         name, equals, rest = text.partition("=")

@@ -29,7 +29,7 @@ ABSENT = "–"
 # What numbers must have in common to be compared; digests are short, as Git shows them.
 _SOURCES: Mapping[str, Callable[[Provenance], str]] = {
     "data": lambda at: f"{at.n_examples:,} {at.split} examples, {at.data_fingerprint[:8]}",
-    "loss or model": lambda at: at.problem_fingerprint[:8],
+    "loss or model": lambda at: at.loss or at.problem_fingerprint[:8],
     "mode": lambda at: at.mode,
     "dtype": lambda at: at.dtype,
     "parameters": lambda at: f"{at.n_parameters:,}",
@@ -155,6 +155,9 @@ class Comparison:
             columns = [_told(model.sources(), told) for model in self.models]
             if len({text for column in columns for text in column}) > 1:
                 rows.append((f"{label} (not the same)", *map(_cell, columns)))
+        columns = [_told(model.sources(), _identity) for model in self.models]
+        if not rows and any(len(column) > 1 for column in columns):
+            rows.append(("model (not the same)", *map(_cell, columns)))
         return rows
 
     def plot(self, **kwargs: Any) -> Any:
@@ -190,6 +193,10 @@ class Comparison:
             The path of the file.
         """
         return importlib.import_module("landscape.report").write_report(self, path, **kwargs)
+
+
+def _identity(at: Provenance) -> str:
+    return at.problem_fingerprint[:8]
 
 
 def _told(

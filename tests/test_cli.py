@@ -46,8 +46,8 @@ def test_sharpness_prints_a_table_and_stores_the_result(here: Path, run) -> None
         assert ran.out.count(words) == 2
     with Study("landscape.db", readonly=True) as study:
         assert [(e.name, e.kind) for e in study.entries()] == [
-            ("a", "sharpness"),
-            ("b", "sharpness"),
+            ("a.pt", "sharpness"),
+            ("b.pt", "sharpness"),
         ]
         result = study.load(study.entries()[0].id)
     assert f"{result.value:.4g}" in ran.out
@@ -84,7 +84,7 @@ def test_a_copy_under_another_name_is_recognised(here: Path, run) -> None:
     first = run("eigs", "a.pt", "--problem", "task.py", "--json")
     Path("a.pt").rename("renamed.pt")
     again = json.loads(run("eigs", "renamed.pt", "--problem", "task.py", "--json").out)[0]
-    assert again["provenance"]["checkpoint"] == "renamed"
+    assert again["provenance"]["checkpoint"] == "renamed.pt"
     assert again["values"] == json.loads(first.out)[0]["values"]
     assert again["cost"] == json.loads(first.out)[0]["cost"]
 
@@ -136,7 +136,7 @@ def test_checkpoints_with_the_same_weights_are_named(here: Path, run) -> None:
     Path("copy.pt").write_bytes(Path("a.pt").read_bytes())
     ran = run("eigs", "a.pt", "b.pt", "copy.pt", "--problem", "task.py")
     assert ran.code == 0
-    told = "a and copy hold the same weights: the study lists them once, under the last name"
+    told = "a.pt and copy.pt hold the same weights: the study lists them once"
     assert told in ran.err
     assert "hold the same weights" not in run("eigs", "a.pt", "b.pt", "--problem", "task.py").err
 
@@ -172,7 +172,7 @@ def test_measurements_of_some_parameters_are_drawn_and_reported(here: Path, run)
     assert run("eigs", "a.pt", "--problem", "task.py").code == 0
     refused = run("report", "a", "b", "-o", "x.html")
     assert refused.code == 1
-    assert "b and the others were measured with other parameters" in refused.err
+    assert "b.pt and the others were measured with other parameters" in refused.err
     assert run("eigs", *given).code == 0
     assert parts["2.*"] not in shown()
     missing = run("plot", "--what", "eigs", "--params", "1", "-o", "x.png")
@@ -238,7 +238,7 @@ def test_list_of_a_checkpoint_that_is_not_there_names_the_nearest(here: Path, ru
     assert run("eigs", "a.pt", "--problem", "task.py").code == 0
     ran = run("list", "aa")
     assert ran.code == 2
-    assert "unknown checkpoint in landscape.db: 'aa' (nearest: a); known: a" in ran.err
+    assert "unknown checkpoint in landscape.db: 'aa'; known: a.pt" in ran.err
     assert run("list", "a", "--kind", "trace").out == "Nothing of that in landscape.db.\n"
 
 
@@ -288,8 +288,8 @@ def test_the_log_of_a_training_is_kept_shown_drawn_and_exported(here: Path, run)
         assert json.loads(ran.out)["study"] == "s.db"
     entries = json.loads(run("list", "--study", "s.db", "--json").out)
     assert [(entry["kind"], entry["name"]) for entry in entries] == [
-        ("training", "sgd"),
-        ("training", "sam"),
+        ("training", "sgd.pt"),
+        ("training", "sam.pt"),
     ]
     measured = json.loads(
         run("eigs", "sam.pt", "--problem", "task.py", "--study", "s.db", "--json").out
@@ -320,7 +320,7 @@ def test_the_log_of_a_loader_that_shuffles_is_kept_too(here: Path, run) -> None:
     ran = run("train", "--problem", "shuffled.py", "--epochs", "1", "-o", "w.pt")
     assert ran.code == 0, ran.err
     (entry,) = json.loads(run("list", "--json").out)
-    assert (entry["kind"], entry["name"]) == ("training", "w")
+    assert (entry["kind"], entry["name"]) == ("training", "w.pt")
 
 
 def test_a_training_that_diverged_leaves_nothing_in_the_way(here: Path, run) -> None:
@@ -375,11 +375,11 @@ def test_eigs_print_their_evidence_and_the_overlap(here: Path, run) -> None:
     assert ran.err == ""
     for words in ("another sample: ±", "GGN", "no eigenvalue above", "products", "noise"):
         assert ran.out.count(words) >= 2
-    assert "overlap of a and b" in ran.out
+    assert "overlap of a.pt and b.pt" in ran.out
     records = json.loads(
         run("eigs", "a.pt", "b.pt", "--problem", "task.py", "-k", "2", "--ggn-split", "--json").out
     )
-    assert [r["start"] for r in records] == ["random", "a and a random vector"]
+    assert [r["start"] for r in records] == ["random", "a.pt and a random vector"]
     assert "asked for" in run("list").out
     assert "k 2" in run("list").out
 
@@ -400,7 +400,7 @@ def test_eigs_of_each_layer(here: Path, run) -> None:
     args = ("eigs", "a.pt", "--problem", "task.py", "--layers", "--operator", "ggn")
     ran = run(*args)
     assert ran.code == 0
-    layers = json.loads(run(*args, "--json").out)["a"]
+    layers = json.loads(run(*args, "--json").out)["a.pt"]
     assert len(layers) == 2
     for name, record in layers.items():
         assert f"λ1 {record['values'][0]:.4g}" in ran.out
@@ -462,8 +462,8 @@ def test_a_part_of_a_checkpoint_does_not_stand_for_it(here: Path, run) -> None:
     run("trace", "a.pt", *args, "--params", "*.bias")
     with Study("landscape.db", readonly=True) as study:
         comparison = study.comparison()
-        whole = comparison["a"].eigenpairs
-    assert comparison.names == ("a", "b")
+        whole = comparison["a.pt"].eigenpairs
+    assert comparison.names == ("a.pt", "b.pt")
     assert whole is not None
     assert whole.provenance.parameters == ""
     assert whole.operator == "Hessian"
@@ -472,7 +472,7 @@ def test_a_part_of_a_checkpoint_does_not_stand_for_it(here: Path, run) -> None:
         assert run("plot", "a", "--what", what, "-o", "x.svg").code == 0
     assert "matching" not in Path("x.svg").read_text()
     ran = run("plot", "a", "b", "--what", "sweep", "-o", "x.png")
-    assert "holds no finished eigs of b; it holds those of a" in ran.err  # the newest is ggn
+    assert "holds no finished eigs of b.pt; it holds those of a.pt" in ran.err  # the newest is ggn
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_planes(here: Path, run, args: tuple[str, ...], words: str, x: tuple[flo
         ),
         (
             ("--plane", "through", "--via", "b.pt", "--via", "copy.pt"),
-            "--via copy.pt has the weights of the checkpoint a itself",
+            "--via copy.pt has the weights of the checkpoint a.pt itself",
         ),
         (("--plane", "sideways"), "'sideways' is not one of"),
     ],

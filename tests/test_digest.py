@@ -1,147 +1,28 @@
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from collections import UserDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from landscape.problem.computation import digest_of
+from landscape.errors import ProblemError
+from landscape.problem.digest import Content
 
 ROOT = Path(__file__).parents[1]
-ALPHA = 0.1
 
 
-def scaled(alpha: float) -> Callable[..., Any]:
-    return lambda output, target: alpha * (output - target).abs()
-
-
-def with_default(alpha: float) -> Callable[..., Any]:
-    def loss(output: Any, target: Any, alpha: float = alpha) -> Any:
-        return alpha * (output - target)
-
-    return loss
-
-
-def with_keyword(alpha: float) -> Callable[..., Any]:
-    def loss(output: Any, target: Any, *, alpha: float = alpha) -> Any:
-        return alpha * (output - target)
-
-    return loss
-
-
-class Scaled:
-    def __init__(self, alpha: float) -> None:
-        self.alpha = alpha
-
-    def __call__(self, output: Any, target: Any) -> Any:
-        return self.alpha * (output - target)
-
-    def loss(self, output: Any, target: Any) -> Any:
-        return self.alpha + output
-
-
-class Module(nn.Module):
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
-        self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.bfloat16))
-
-
-class PlainSetting(nn.Module):
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-
-def nested(alpha: float) -> Callable[..., Any]:
-    inner = scaled(alpha)
-    return lambda output, target: inner(output, target) + 1
-
-
-SETTINGS: list[Callable[[float], Any]] = [
-    scaled,
-    with_default,
-    with_keyword,
-    nested,
-    Scaled,
-    Module,
-    PlainSetting,
-    lambda alpha: Scaled(alpha).loss,
-    lambda alpha: partial(F.huber_loss, delta=alpha),
-    lambda alpha: nn.HuberLoss(delta=alpha),
-    lambda alpha: nn.CrossEntropyLoss(label_smoothing=alpha),
-    lambda alpha: nn.CrossEntropyLoss(weight=torch.tensor([alpha, 1.0])),
-    lambda alpha: scaled(torch.tensor(alpha)),
-    lambda alpha: scaled(np.array([alpha])),
-    lambda alpha: scaled([{"alpha": alpha}]),
-    lambda alpha: scaled(SimpleNamespace(alpha=alpha)),
-    lambda alpha: scaled(nn.CrossEntropyLoss(label_smoothing=alpha)),
-]
-
-
-@pytest.mark.parametrize("make", SETTINGS)
-def test_what_a_callable_uses_is_part_of_it(make: Callable[[float], Any]) -> None:
-    assert digest_of(make(0.1)) == digest_of(make(0.1))
-    assert digest_of(make(0.1)) != digest_of(make(0.2))
-
-
-def compiled(source: str) -> Callable[..., Any]:
-    space: dict[str, Any] = {}
-    exec(source, space)
-    return space["loss"]
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("def loss(o, t): return (o - t) ** 2", "def loss(o, t): return (o - t) ** 3"),
-        ("def loss(o, t): return abs(o - t)", "def loss(o, t): return abs(t - o)"),
-        ("def loss(o, t): return o.mean()", "def loss(o, t): return o.sum()"),
-        ("A = 1\ndef loss(o, t): return A * o", "A = 2\ndef loss(o, t): return A * o"),
-        (
-            "A = {'a': 1}\ndef loss(o, t): return A['a']",
-            "A = {'a': 2}\ndef loss(o, t): return A['a']",
-        ),
-        (
-            "def help(o): return o\ndef loss(o, t): return help(o)",
-            "def help(o): return -o\ndef loss(o, t): return help(o)",
-        ),
-        (
-            "A = 1\ndef loss(o, t): return [A * p for p in o]",
-            "A = 2\ndef loss(o, t): return [A * p for p in o]",
-        ),
-        ("def loss(o, t): return (lambda: 1)()", "def loss(o, t): return (lambda: 2)()"),
-    ],
-)
-def test_another_code_or_constant_is_another_loss(one: str, other: str) -> None:
-    assert digest_of(compiled(one)) == digest_of(compiled(one))
-    assert digest_of(compiled(one)) != digest_of(compiled(other))
-
-
-def test_constants_that_are_not_used_do_not_count() -> None:
-    body = "def loss(o, t): return o.shape\n"
-    assert digest_of(compiled("shape = 1\n" + body)) == digest_of(compiled("shape = 2\n" + body))
-
-
-def test_modules_with_another_forward_are_different() -> None:
-    class One(nn.Module):
-        def forward(self, o: Tensor, t: Tensor) -> Tensor:
-            return o - t
-
-    first = digest_of(One())
-    One.forward = lambda self, o, t: o + t
-    assert digest_of(One()) != first
+def digest_of(value: Any) -> str:
+    content = Content()
+    content.add(value)
+    return content.hexdigest()
 
 
 Pair = namedtuple("Pair", "x y")
@@ -214,31 +95,83 @@ def test_objects_that_hold_each_other_have_an_end() -> None:
     assert digest_of(ring) == digest_of(ring)
 
 
-def test_every_process_finds_the_same_digest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = """
-KINDS = {"a", "b", "c", "d", "e", "f"}
+VALUES = """[
+    {"a", "b", "c", "d", "e", "f"},
+    {frozenset({"u", "v"}): ("x", 1.5), "pairs": deque([(1, None)])},
+    UserDict(x=torch.arange(3), y=np.float32(2)),
+    Path("a/b"), torch.float32, torch.device("cpu"), range(3), torch.relu,
+]"""
 
-def loss(output, target, *, some=frozenset({"u", "v", "w", "x", "y", "z"})):
-    return output if "u" in {"u", "v", "w", "x", "y"} and KINDS and some else target
+
+IMPORTS = """
+import torch, numpy as np
+from pathlib import Path
+from collections import UserDict, deque
+from landscape.problem.digest import Content
+content = Content()
 """
-    (tmp_path / "mine.py").write_text(source)
-    script = (
-        "import mine; from landscape.problem.computation import digest_of;"
-        "print(digest_of(mine.loss))"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    here = digest_of(importlib.import_module("mine").loss)
+
+
+def test_every_process_finds_the_same_digest() -> None:
+    program = f"{IMPORTS}\ncontent.add({VALUES})\ndigest = content.hexdigest()\n"
+    here: dict[str, Any] = {}
+    exec(program, here)
     there = subprocess.run(
-        [sys.executable, "-c", script],
-        env={"PYTHONHASHSEED": "1", "PYTHONPATH": f"{ROOT}:{tmp_path}"},  # another order of sets
-        cwd=tmp_path,
+        [sys.executable, "-c", f"{program}print(digest)"],
+        env={"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)},  # another order of sets
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    assert there == here
+    assert there == here["digest"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.to_sparse(),
+        lambda x: x.to_sparse_csr(),
+        lambda x: x.to_sparse_csc(),
+        lambda x: x.to_sparse_bsr((1, 1)),
+        lambda x: torch.nested.nested_tensor([x[0], x[1, :2]]),
+        lambda x: torch.nested.nested_tensor([x[0], x[1, :2]], layout=torch.jagged),
+        lambda x: torch.quantize_per_tensor(x, 0.5, 0, torch.qint8),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse .* is in beta:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor:UserWarning")
+def test_tensors_of_other_layouts(make: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])
+    first = digest_of(make(x))
+    assert digest_of(make(x.clone())) == first
+    for changed in (2 * x, x.flip(0), x.flip(1)):
+        assert digest_of(make(changed)) != first
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+def test_the_order_of_the_entries_of_a_sparse_tensor_does_not_count() -> None:
+    places, values = torch.tensor([[0, 1], [1, 0]]), torch.tensor([2.0, 3.0])
+    one = torch.sparse_coo_tensor(places, values, (2, 2))
+    other = torch.sparse_coo_tensor(places.flip(1), values.flip(0), (2, 2))
+    assert digest_of(one) == digest_of(other)
+
+
+def test_equal_parts_may_be_one_object_or_two() -> None:
+    part = [1.5, "a"]
+    assert digest_of([part, part]) == digest_of([part, list(part)])
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ProblemError, match="a list of the problem is nested too deeply"):
+        digest_of(deep)
+
+
+def test_an_object_without_state_counts_by_its_type() -> None:
+    assert digest_of(i for i in range(2)) == digest_of(i for i in range(3)) != digest_of(None)
 
 
 def test_tensors_without_values_are_told_apart_by_their_shape() -> None:

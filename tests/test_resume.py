@@ -275,7 +275,6 @@ class Interruptible(nn.Module):
             signal.raise_signal(signal.SIGINT)
 
 
-# Not a plain object: what a model names is part of what it computes, unless nobody can look in.
 bell = threading.local()
 bell.counts, bell.ring_at = Counter(), None
 
@@ -335,7 +334,7 @@ def test_after_ctrl_c_the_model_is_as_it_was(name, mode):
     total = Counter(bell.counts)
     assert total["forward"] > 0
     for where, calls in total.items():
-        for call in sorted({1, 2, calls, rng.randint(1, calls), rng.randint(1, calls)}):
+        for call in sorted({1, min(2, calls), calls, rng.randint(1, calls), rng.randint(1, calls)}):
             bell.counts.clear()
             bell.ring_at = (where, call)
             with pytest.raises(KeyboardInterrupt):
@@ -374,8 +373,9 @@ def test_a_surface_goes_on_after_ctrl_c(tmp_path):
         else:
             with pytest.raises(KeyboardInterrupt):
                 surface(problem, n=4, study=study)
-        (entry,) = study.entries()
-        return entry.points_done
+        entries = study.entries()  # none before the signature is measured
+        assert len(entries) <= 1
+        return sum(entry.points_done for entry in entries)
 
     with Study(tmp_path / "trial.db") as study:
         rung(study, None)

@@ -30,6 +30,7 @@ import landscape.study.codec as codec
 import landscape.study.file as file_module
 from landscape.errors import InvalidArgumentError, StudyError
 from landscape.measured import Measured
+from landscape.report.verdict import verdict
 from landscape.results import (
     KINDS,
     Cost,
@@ -343,14 +344,15 @@ def test_an_array_that_is_too_large_is_left_out(
     assert same(loaded.values, eigenpairs().values)
 
 
-def test_saving_again_replaces_and_keeps_the_number(study: Study) -> None:
+def test_saving_again_replaces_and_keeps_number_and_name(study: Study) -> None:
     first = study.save(a_line())
     other = study.save(an_evaluation())
     newer = dataclasses.replace(a_line(checkpoint="renamed.pt"), x=np.ones(2), metrics={})
     assert study.save(newer) == first != other
-    assert same(study.load(first), newer)
+    assert same(study.load(first, "renamed.pt"), newer)
+    assert study.load(first).name == "sgd.pt"
     assert [(entry.id, entry.name) for entry in study.entries()] == [
-        (first, "renamed.pt"),
+        (first, "sgd.pt"),
         (other, "sgd.pt"),
     ]
 
@@ -684,6 +686,45 @@ def test_what_is_measured_elsewhere_only_is_kept_and_told(
     assert row == (f"{label} (not the same)", texts[0], f"{texts[0]}; λmax: {texts[1]}")
 
 
+def test_computations_of_one_checkpoint_are_not_mixed(study: Study) -> None:
+    of_sgd = {"loss": "CrossEntropyLoss()", "problem_fingerprint": "one"}
+    of_sam = SAM | of_sgd | {"problem_fingerprint": "two"}  # other weights, another signature
+    other = of_sgd | {"problem_fingerprint": "three"}  # the same weights in another model
+    for who in (of_sgd, of_sam):
+        for make in SIDE_BY_SIDE.values():
+            study.save(make(**who))
+    study.save(an_evaluation(**other))
+    comparison = study.comparison()
+    for model, identity in zip(comparison.models, ("one", "two"), strict=True):
+        found = {part.provenance.problem_fingerprint for part in model.roles().values()}
+        assert found == {identity}
+    assert not any("not the same" in row[0] for row in comparison.table())
+    study.save(eigenpairs(**other))
+    (row,) = [row for row in study.comparison().table() if "not the same" in row[0]]
+    assert row == ("model (not the same)", "one; loss, λmax: three", "two")
+    (caution,) = [c for c in verdict(study.comparison()).cautions if "something else" in c]
+    assert caution.startswith("Some numbers of sgd.pt are of a model or loss that computes")
+
+
+def test_a_loss_in_words_tells_the_plain_sharpness_from_another(study: Study) -> None:
+    plain, normal = ({"loss": name, "problem_fingerprint": name} for name in ("CE", "CE of logits"))
+    study.save(an_evaluation(**plain))
+    study.save(a_sharpness(**plain))
+    study.save(a_sharpness(**normal))
+    found = study.comparison()["sgd.pt"].sharpness
+    assert found is not None
+    assert found.provenance.loss == "CE"
+
+
+def test_weights_with_two_names_are_one_checkpoint_under_the_first(study: Study) -> None:
+    study.save(an_evaluation(checkpoint="best.pt"))
+    study.save(eigenpairs(checkpoint="last.pt"))
+    assert study.comparison().names == ("best.pt",)
+    assert study.comparison()["best.pt"].eigenpairs is not None
+    assert study.comparison(["last.pt"])["last.pt"].evaluation is not None
+    assert [entry.name for entry in study.entries(checkpoint="last.pt")] == ["last.pt"] * 2
+
+
 def test_a_loss_on_other_data_alone_moves_nothing(study: Study) -> None:
     for make in (an_evaluation, eigenpairs):
         for who in ({}, SAM):
@@ -818,7 +859,7 @@ def test_a_newer_schema_asks_for_an_upgrade(path: Path, readonly: bool) -> None:
     Study(path).close()
     with closing(sqlite3.connect(path)) as plain:
         plain.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    message = r"has version 2 of the study schema, .* up to 1; upgrade landscape-sharpness"
+    message = r"has version 3 of the study schema, .* up to 2; upgrade landscape-sharpness"
     with pytest.raises(StudyError, match=message):
         Study(path, readonly=readonly)
 

@@ -11,7 +11,7 @@ from landscape.doctor.invariance import Moved, invariance
 from landscape.doctor.patient import Patient, not_applicable
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.evaluate import Evaluator
-from landscape.measure.recall import recall_or_measure
+from landscape.measure.recall import identity_of, recall_or_measure
 from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Cost, Provenance
@@ -85,7 +85,7 @@ def diagnose(
         settings["held_out"] = {
             "split": held_out.split,
             "data": held_out.batches.fingerprint,
-            "problem": held_out.fingerprint,
+            "problem": identity_of(held_out, study),
             "mode": held_out.mode,
             "dtype": str(held_out.dtype),
         }

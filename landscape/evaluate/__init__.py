@@ -26,6 +26,7 @@ from landscape.evaluate._selftest import (
     rounding_of_products,
     sample,
 )
+from landscape.evaluate._signature import measure_signature, provenance_of
 from landscape.evaluate._stand_ins import stand_ins, substituted
 from landscape.evaluate._sums import (
     GradientSum,
@@ -58,8 +59,10 @@ __all__ = [
     "in_type",
     "interpolated",
     "layer_trials",
+    "measure_signature",
     "needing_derivatives",
     "normalisers",
+    "provenance_of",
     "recalibrated",
     "require_finite",
     "rounding_of_products",

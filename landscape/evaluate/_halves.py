@@ -57,9 +57,8 @@ def _difference(evaluator: Evaluator, batch: Any, number: int) -> str | None:
     size, at = problem.batching.size(batch), problem.batching.size(batch) // 2
     halves = problem.batching.split(batch, at)
     with torch.no_grad():
-        whole = evaluator.terms(None, batch, number)
         try:
-            parts = [evaluator.terms(None, half, number) for half in halves]
+            whole, *parts = (evaluator.terms(None, each, number) for each in (batch, *halves))
         except LandscapeError as error:
             return f"the loss cannot be evaluated on half of batch {number} ({error}). {_ADVICE}"
     total, first, second = (float(terms.total) for terms in (whole, *parts))

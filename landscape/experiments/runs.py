@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from landscape.errors import CheckpointError, LandscapeError, StudyError
+from landscape.evaluate import provenance_of
 from landscape.experiments.processes import side_by_side
 from landscape.problem import Problem, load_task
 from landscape.progress import progress_bar
-from landscape.results import Eigenpairs, Result, Sharpness, TrainingLog
+from landscape.results import Eigenpairs, Provenance, Result, Sharpness, TrainingLog
 from landscape.study import Entry, Study
 from landscape.study.codec import dumps, loads
 from landscape.training import Trained as Finished
@@ -222,7 +223,7 @@ class Bench:
             self._work(missing, measure), what=what, total=len(missing), show=self.progress
         ):
             # The log last: where it is, everything of its run is.
-            for result in results:
+            for result in _of_computation(self.study, results):
                 self.study.save(result)
         entries = self.study.entries() if missing else entries
         return [
@@ -346,27 +347,25 @@ def _required(study: Study, entries: Sequence[Entry], run: Run, label: str) -> F
 
 def _found(study: Study, entries: Sequence[Entry], run: Run, label: str) -> Found | None:
     """Return what a study holds of a training, if it holds its log."""
-    wanted, content = {**_expected(run), "experiment": label}, _content(run)
+    start = _start_of(run.problem, str(run.settings.get("split", "train")))
+    computation = study.identify(start).problem_fingerprint
+    wanted = {**_expected(run), "experiment": label, "computation": computation}
     for entry in entries:
         if entry.kind != TrainingLog.kind or entry.settings != wanted:
             continue
         log = study.load(entry.id)
-        where = log.provenance
-        if isinstance(log, TrainingLog) and content == (
-            where.data_fingerprint,
-            where.problem_fingerprint,
-        ):
-            return Found(run, log, tuple(_measured_on(study, entries, entry, run, label)))
+        same_data = log.provenance.data_fingerprint == start.data_fingerprint
+        if isinstance(log, TrainingLog) and same_data:
+            return Found(run, log, tuple(_measured_on(study, entries, entry, run)))
     return None
 
 
-def _measured_on(
-    study: Study, entries: Sequence[Entry], log: Entry, run: Run, label: str
-) -> Iterator[Result]:
+def _measured_on(study: Study, entries: Sequence[Entry], log: Entry, run: Run) -> Iterator[Result]:
+    apart = ("experiment", "computation")
     names = {run.name_at(epoch) for epoch in run.epochs_kept}
     for entry in entries:
         of_run = entry.checkpoint_hash == log.checkpoint_hash or entry.name in names
-        if of_run and entry.settings.get("experiment") == label:
+        if of_run and all(entry.settings.get(key) == log.settings[key] for key in apart):
             result = study.load(entry.id)
             # Another run may have come to the same weights under another name.
             named = dataclasses.replace(result.provenance, checkpoint=run.name)
@@ -383,13 +382,21 @@ def _expected(run: Run) -> Mapping[str, Any]:
 
 
 @functools.lru_cache
-def _content_of(problem: str, split: str) -> tuple[str, str]:
-    where = load_task(problem).problem(split=split).provenance()
-    return where.data_fingerprint, where.problem_fingerprint
+def _start_of(problem: str, split: str) -> Provenance:
+    """Return what a problem computes at its initial weights, which stands for its code."""
+    with _one_thread():
+        return provenance_of(load_task(problem).problem(split=split))
 
 
-def _content(run: Run) -> tuple[str, str]:
-    return _content_of(run.problem, str(run.settings.get("split", "train")))
+def _of_computation(study: Study, results: Sequence[Result]) -> list[Result]:
+    """Add to the settings what the problem of a training computes; its log is the last record."""
+    asked = results[-1].settings
+    start = _start_of(str(asked["problem"]), str(asked.get("split", "train")))
+    computation = study.identify(start).problem_fingerprint
+    return [
+        dataclasses.replace(one, settings={**one.settings, "computation": computation})
+        for one in results
+    ]
 
 
 def _without_vectors(result: Result) -> Result:

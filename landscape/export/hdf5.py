@@ -276,7 +276,7 @@ class _Reader:
 
 
 def _provenance(path: Path, split: str) -> Provenance:
-    unknown = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint", "mode", "device")
+    unknown = ""
     return Provenance(
         checkpoint=path.stem,
         split=split,
@@ -285,7 +285,11 @@ def _provenance(path: Path, split: str) -> Provenance:
         n_examples=0,
         versions={"imported from": path.name},
         created="",
-        **dict.fromkeys(unknown, ""),
+        checkpoint_hash=unknown,
+        data_fingerprint=unknown,
+        problem_fingerprint=unknown,
+        mode=unknown,
+        device=unknown,
     )
 
 

@@ -23,8 +23,10 @@ from landscape.evaluate import (
     recalibrated,
 )
 from landscape.measure.arguments import check_pair
+from landscape.measure.recall import identity_of
 from landscape.problem import Problem
 from landscape.problem.digest import Content
+from landscape.study import Study
 
 METRIC = "metrics."  # as the arrays of a saved result are named
 
@@ -108,11 +110,12 @@ class PointOptions:
         paired = {"difference", "difference_se"} if self.against is not None else set[str]()
         return paired | ({"penalty"} if self.weight_decay else set())
 
-    def settings(self, where: Where) -> dict[str, Any]:
+    def settings(self, where: Where, study: Study | None) -> dict[str, Any]:
         """Return what differs from the usual, as JSON values.
 
         Args:
             where: where the points lie.
+            study: which knows what the other problems compute.
 
         Returns:
             A part of the settings of the result.
@@ -123,7 +126,7 @@ class PointOptions:
         if self.statistics == "interpolated":
             found["buffers"] = _digest_of_buffers(where)
         if self.held_out is not None:
-            found["held_out"] = {"split": self.held_out.split, **_source(self.held_out)}
+            found["held_out"] = {"split": self.held_out.split, **_source(self.held_out, study)}
         if self.weight_decay:
             found["weight_decay"] = self.weight_decay
         if self.against is not None:
@@ -131,7 +134,7 @@ class PointOptions:
             found["against"] = {
                 "checkpoint": other.checkpoint_hash,
                 **its.identity(),
-                **_source(other),
+                **_source(other, study),
                 **({"buffers": _digest_of_buffers(its)} if "buffers" in found else {}),
             }
         if self.precision != "exact":
@@ -139,11 +142,11 @@ class PointOptions:
         return found
 
 
-def _source(problem: Problem) -> dict[str, str]:
+def _source(problem: Problem, study: Study | None) -> dict[str, str]:
     """Return what else than the weights decides the losses of a problem."""
     return {
         "data": problem.batches.fingerprint,
-        "problem": problem.fingerprint,
+        "problem": identity_of(problem, study),
         "mode": problem.mode,
         "dtype": str(problem.dtype).removeprefix("torch."),
         "parameters": problem.parameters,

@@ -19,7 +19,7 @@ from landscape.linalg.sampling import student
 from landscape.measure.arguments import check_pair
 from landscape.measure.averages import average_sharpness
 from landscape.measure.paired_differences import paired_difference
-from landscape.measure.recall import recall_or_measure
+from landscape.measure.recall import identity_of, recall_or_measure
 from landscape.measure.sharpness import sharpness
 from landscape.operators import parameter_scale
 from landscape.problem import Problem
@@ -95,7 +95,7 @@ def differences(
     settings = {
         "against": against.checkpoint_hash,
         "mode": against.mode,
-        "problem": against.fingerprint,
+        "problem": identity_of(against, study),
         "rho": float(rho),
         "full": full,
         "seed": seed,

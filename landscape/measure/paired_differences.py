@@ -10,7 +10,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.measure.averages import interval_of_mean
 from landscape.results import AverageSharpness, PairedDifference
 
-_SOURCE = ("data_fingerprint", "problem_fingerprint", "split", "mode")
+_SOURCE = ("data_fingerprint", "objective", "split", "mode")
 
 
 def paired_difference(first: AverageSharpness, second: AverageSharpness) -> PairedDifference:

@@ -28,7 +28,7 @@ from landscape.evaluate import (
 )
 from landscape.measure.beside import METRIC, columns_of, held_out_columns
 from landscape.measure.connecting import MOMENTUM, train_curve
-from landscape.measure.recall import recall_or_measure
+from landscape.measure.recall import identity_of, recall_or_measure
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.results import FloatArray, Path, Provenance
@@ -126,7 +126,7 @@ def path(
     settings = (trained_as or line) | {
         "t": ts.tolist(),
         "statistics": which,
-        "held_out": _identity(held),
+        "held_out": _identity(held, study),
     }
 
     def measure(provenance: Provenance) -> Path:
@@ -276,13 +276,13 @@ def _held_out(problem: Problem, held_out: Problem | None) -> Problem | None:
     return held
 
 
-def _identity(held_out: Problem | None) -> dict[str, str] | None:
+def _identity(held_out: Problem | None, study: Study | None) -> dict[str, str] | None:
     if held_out is None:
         return None
     return {
         "split": held_out.split,
         "data": held_out.batches.fingerprint,
-        "problem": held_out.fingerprint,
+        "problem": identity_of(held_out, study),
         "mode": held_out.mode,
     }
 

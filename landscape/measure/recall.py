@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from landscape.evaluate import provenance_of
 from landscape.problem import Problem
 from landscape.results import Provenance, Result
 from landscape.study import Study
@@ -24,25 +25,29 @@ def recall_or_measure(
 
     Args:
         cls: the kind of result.
-        problem: what is measured; its weights, data and loss are part of the key.
+        problem: what is measured; its weights, its data and what it computes are part of the key.
         settings: everything else that the result depends on.
         study: where results are kept; None: measure, and keep nothing.
         measure: makes the result.
 
     Returns:
-        The result, under the problem's present name.
+        The result, under the problem's present name; the study keeps the name that it has.
     """
-    provenance = problem.provenance()
-    if study is not None:
-        found = study.find(cls.kind, provenance, settings)
-        if isinstance(found, cls):
-            if found.name == problem.name:
-                return found
-            named = dataclasses.replace(found.provenance, checkpoint=problem.name)
-            renamed = dataclasses.replace(found, provenance=named)
-            study.save(renamed)  # the study lists it under the name that is in use now
-            return renamed
-    result = measure(provenance)
-    if study is not None:
-        study.save(result)
-    return result
+    provenance = provenance_of(problem)
+    if study is None:
+        return measure(provenance)
+    provenance = study.identify(provenance)
+    found = study.find(cls.kind, provenance, settings)
+    if not isinstance(found, cls):
+        found = measure(provenance)
+        study.save(found)
+    if not study.readonly:
+        study.set_name(problem.name, provenance.checkpoint_hash, problem.path)
+    named = dataclasses.replace(found.provenance, checkpoint=problem.name)
+    return dataclasses.replace(found, provenance=named)
+
+
+def identity_of(problem: Problem, study: Study | None) -> str:
+    """Return the identity of what a second problem computes, for the settings of a measurement."""
+    provenance = provenance_of(problem)
+    return (provenance if study is None else study.identify(provenance)).problem_fingerprint

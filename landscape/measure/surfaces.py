@@ -83,7 +83,7 @@ def line(
     settings = {
         **along.identity(),
         "x": xs.tolist(),
-        **options.settings(along),
+        **options.settings(along, study),
         **_masks(seed, problem, options),
     }
 
@@ -195,7 +195,7 @@ def surface(
         "x": xs.tolist(),
         "y": ys.tolist(),
         **adaptive,
-        **options.settings(plane),
+        **options.settings(plane, study),
         **_masks(seed, problem, options),
     }
 

@@ -150,7 +150,7 @@ def of_other_problems(a: Surface, b: Surface) -> str:
     Returns:
         A phrase; empty where both are the same or one is not known.
     """
-    one, other = a.provenance.problem_fingerprint, b.provenance.problem_fingerprint
+    one, other = a.provenance.objective, b.provenance.objective
     if not (one and other) or one == other:
         return ""
     return (
@@ -174,7 +174,7 @@ def _paired_errors(a: Surface, b: Surface) -> Floats | None:
 
 
 def _alike(a: Surface, b: Surface) -> bool:
-    what = ("data_fingerprint", "problem_fingerprint", "mode", "dtype")
+    what = ("data_fingerprint", "objective", "mode", "dtype")
     same = all(getattr(a.provenance, name) == getattr(b.provenance, name) for name in what)
     return same and (a.statistics, a.precision) == (b.statistics, b.precision)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,11 @@ from landscape.problem._batching import Batching
 from landscape.problem._checkpoint import load_weights
 from landscape.problem._live import preserved, state_of, tensors_by_name, unwrapped
 from landscape.problem._parameters import ParameterSpace
-from landscape.problem.computation import (
-    digest_of,
-    digest_of_layers,
-    look_of,
-    loose_tensors,
-)
 from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
 from landscape.problem.losses import Loss, count_examples, make_loss
 from landscape.problem.parts import examples_between
-from landscape.results import Provenance
+from landscape.results import Provenance, Signature
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 MODES = ("eval", "train")
@@ -66,6 +60,7 @@ class Problem:
         model: the live module; what is wrapped by torch.compile or DistributedDataParallel is the
             module inside.
         name: what people call these weights.
+        path: absolute path of the file that they were read from; empty: of none.
         space: the parameters that are explored.
         parameters: the pattern that they were chosen by; empty: all that are trainable.
         loss: the loss, as sums and weights.
@@ -136,6 +131,7 @@ class Problem:
         self.loss: Loss = make_loss(loss, batch_loss, examples=examples, batch_axis=batch_axis)
         self.metrics = dict(metrics or {})
         self.name = name or type(model).__name__
+        self.path = ""
         self.split = split
         self.mode = one_of(mode, MODES, what="mode")
         self.device = next(model.parameters()).device if device is None else known_device(device)
@@ -147,7 +143,6 @@ class Problem:
         self.derivatives: dict[str, Any] = {}  # what the tests of derivatives have said
         self._state: dict[str, Tensor] | None = None
         self._extra: dict[str, Any] = {}
-        self._layers = _LayerDigests()
 
     @property
     def batches(self) -> Batches:
@@ -210,14 +205,15 @@ class Problem:
         other.derivatives = {}
         if isinstance(checkpoint, Problem):
             source: Any = _persistent(checkpoint.model, checkpoint.state())
-            default = checkpoint.name
+            other.name, other.path = checkpoint.name, checkpoint.path
+        elif isinstance(checkpoint, (str, PathLike)):
+            source, other.path = checkpoint, os.path.abspath(checkpoint)
+            other.name = Path(checkpoint).name
         else:
-            is_file = isinstance(checkpoint, (str, PathLike))
-            default = Path(checkpoint).name if is_file else self.name  # type: ignore[arg-type]
-            source = unwrapped(checkpoint) if isinstance(checkpoint, nn.Module) else checkpoint
+            source, other.path = checkpoint, ""
             if isinstance(source, nn.Module):
-                source = _persistent(source, state_of(source))
-        other.name = name or default
+                source = _persistent(unwrapped(source), state_of(unwrapped(source)))
+        other.name = name or other.name
         with preserved(self.model):
             if self._state is not None:  # which adapters and parts go over
                 with torch.no_grad():
@@ -307,36 +303,24 @@ class Problem:
         other = copy.copy(self)
         other.loss = NormalisedLogits(self.loss)
         other.trials, other.derivatives = Trials(), {}
-        other.__dict__.pop("_asked", None)
         return other
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of what is computed: the model's code and settings, the loss, the metrics."""
-        return digest_of(self._asked, self._layers.of(self.model))
-
-    @cached_property
-    def _asked(self) -> str:
-        metrics = [(name, digest_of(function)) for name, function in sorted(self.metrics.items())]
-        return digest_of(self.loss.name, metrics)
-
-    @property
     def checkpoint_hash(self) -> str:
-        """Digest of the weights and buffers, the same for the same values in any file format.
-
-        Buffers that are not persistent count too, and tensors in plain attributes.
-        """
-        content = Content()
-        trainable = set(ParameterSpace.of(self.model).names)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            if isinstance(tensor, Tensor):
-                content.add((name, name in trainable, tensor))
-        for name, tensor in loose_tensors(self.model):
-            content.add((name, tensor))
+        """Digest of parameters and buffers, the same for the same values in any file format."""
+        content, state = Content(), self.state()
+        trainable, saved = set(ParameterSpace.of(self.model).names), self.model.state_dict()
+        for name in sorted(saved.keys() & state.keys()):
+            content.add((name, name in trainable, state[name]))
+        for name in sorted(state.keys() - saved.keys()):
+            content.add((name, state[name]))
         return content.hexdigest()
 
-    def provenance(self) -> Provenance:
+    def provenance(self, signature: Signature | None = None) -> Provenance:
         """Return where a number measured now comes from.
+
+        Args:
+            signature: what the problem computes, in a few numbers.
 
         Returns:
             The record, with the current time.
@@ -345,7 +329,7 @@ class Problem:
             checkpoint=self.name,
             checkpoint_hash=self.checkpoint_hash,
             data_fingerprint=self.batches.fingerprint,
-            problem_fingerprint=self.fingerprint,
+            problem_fingerprint="" if signature is None else signature.identity,
             split=self.split,
             mode=self.mode,
             device=self.device.type,
@@ -360,6 +344,8 @@ class Problem:
             },
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             parameters=self.parameters,
+            loss=self.loss.name,
+            signature=signature,
         )
 
     def __repr__(self) -> str:
@@ -368,23 +354,6 @@ class Problem:
             f"parameters, {self.split} data, {self.mode} mode, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-class _LayerDigests:
-    """Digests of models without their tensors, as they were when first asked for.
-
-    Problems on different checkpoints share them: what the code of a model fills while it is used,
-    in globals and closures, makes it no other one. What somebody sets in a layer does.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[str, list[object]]] = {}
-
-    def of(self, model: nn.Module) -> str:
-        look, held = look_of(model)
-        if look not in self._known:
-            self._known[look] = digest_of_layers(model), held
-        return self._known[look][0]
 
 
 class _LazyBatches:

@@ -19,7 +19,7 @@ LOSSES_DIFFER = 0.20
 
 _DIFFERENCES = {
     "data_fingerprint": "on different data",
-    "problem_fingerprint": "with different losses or models",
+    "objective": "with different losses or models",
     "mode": "in different layer modes",
     "dtype": "in different dtypes",
     "n_parameters": "in models of different size",
@@ -191,7 +191,8 @@ def _slopes(models: Sequence[Measured]) -> list[str]:
         found, at = model.sharpness, model.evaluation
         if found is None or at is None or found.p != 2 or not math.isfinite(at.gradient_norm):
             continue
-        if any(_differ([found.provenance, at.provenance], field) for field in _DIFFERENCES):
+        same = (*_DIFFERENCES, "problem_fingerprint")
+        if any(_differ([found.provenance, at.provenance], field) for field in same):
             continue  # the gradient is that of another loss
         slope = found.rho * at.gradient_norm
         if slope > 0.5 * found.value > 0:
@@ -237,6 +238,12 @@ def _different_sources(models: Sequence[Measured]) -> list[str]:
             said.append(f"{who} measured {what}: {whose} numbers are not strictly comparable.")
         if field in _HELD_OUT and _differ(tests, field):
             said.append(f"The losses on held-out data were measured {what}, and are not compared.")
+    for model in models:
+        if not said and _differ(list(model.sources().values()), "problem_fingerprint"):
+            said.append(
+                f"Some numbers of {_short(model)} are of a model or loss that computes something "
+                "else: its numbers are not strictly comparable."
+            )
     return said
 
 

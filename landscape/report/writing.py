@@ -299,6 +299,7 @@ def _model_details(index: int, model: Measured) -> str:
             ("file or name", at.checkpoint),
             ("hash of the weights", at.checkpoint_hash),
             ("parameters", f"{at.n_parameters:,}"),
+            ("loss", at.loss or "not known"),
             ("fingerprint of the problem", at.problem_fingerprint),
             ("computed on", f"{at.device}, {at.dtype}, layers in {at.mode} mode"),
         ]

@@ -8,7 +8,7 @@ plots and reports. `Result.plot` and `Result.explore` are the one door out, open
 
 from landscape.results.areas import LevelSetArea, level_set_area
 from landscape.results.averages import AverageSharpness, Flatness, PairedDifference
-from landscape.results.base import Cost, FloatArray, Provenance, Result
+from landscape.results.base import Cost, FloatArray, Provenance, Result, Signature
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.results.differences import Differences
 from landscape.results.losses import Evaluation
@@ -42,6 +42,7 @@ __all__ = [
     "Provenance",
     "Result",
     "Sharpness",
+    "Signature",
     "StepwiseSharpness",
     "SubsetSharpness",
     "Surface",

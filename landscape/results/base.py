@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -44,6 +47,51 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Signature:
+    """Numbers that tell what a problem computes, from its first examples.
+
+    The near and the far point lie along one random direction from the weights w, at 1 % and 30 %
+    of ‖w‖.
+
+    Attributes:
+        losses: at w, at the near point and at the far point.
+        slope: derivative of the loss at w along the step to the near point.
+        metrics: at w, by name.
+    """
+
+    losses: tuple[float, float, float]
+    slope: float
+    metrics: Mapping[str, float]
+
+    @property
+    def _tells_something(self) -> bool:
+        return not all(map(math.isnan, (*self.losses, self.slope)))
+
+    @property
+    def identity(self) -> str:
+        """Digest of the numbers, 16 hexadecimal digits; a random one where none is known."""
+        if not self._tells_something:
+            return secrets.token_hex(8)
+        numbers = [*self.losses, self.slope, *sorted(self.metrics.items())]
+        return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
+
+    def agrees(self, other: Signature, dtype: str) -> bool:
+        """Return whether another signature has the same numbers to the rounding of a dtype."""
+        if self.metrics.keys() != other.metrics.keys() or not self._tells_something:
+            return False
+        relative = 1e-9 if dtype == "float64" else 1e-5
+        # Rounding does not shrink with a loss near zero; the near point says what is large here.
+        size = abs(self.losses[1]) if math.isfinite(self.losses[1]) else 0.0
+        pairs = [*zip(self.losses, other.losses, strict=True), (self.slope, other.slope)]
+        pairs += [(value, other.metrics[name]) for name, value in self.metrics.items()]
+        return all(
+            (math.isnan(a) and math.isnan(b))
+            or math.isclose(a, b, rel_tol=relative, abs_tol=0.01 * relative * size)
+            for a, b in pairs
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where a number came from; with the settings, enough to measure it again.
 
@@ -51,7 +99,8 @@ class Provenance:
         checkpoint: the name that people read (a file name, or the name given to the problem).
         checkpoint_hash: digest of the weights and buffers that were measured.
         data_fingerprint: digest of the batches that were measured.
-        problem_fingerprint: digest of the loss, the metrics and the model's code and settings.
+        problem_fingerprint: identity of what was computed, see `Signature`; in a study, that of
+            the first signature that agrees. In records of older versions a digest of code.
         split: which part of the data (``train``, ``test``).
         mode: ``eval`` (frozen statistics, no dropout) or ``train`` (statistics of the batch).
         device: type of the device that computed (``cpu``, ``cuda``).
@@ -61,6 +110,8 @@ class Provenance:
         versions: versions of this package, torch, numpy and Python.
         created: when, in UTC, as ISO 8601.
         parameters: pattern of the parameters that were explored; empty: all of them.
+        loss: class and settings of the loss, or the name of its function; empty: not known.
+        signature: what the problem computed; None: not known.
     """
 
     checkpoint: str
@@ -76,6 +127,13 @@ class Provenance:
     versions: Mapping[str, str]
     created: str
     parameters: str = ""
+    loss: str = ""
+    signature: Signature | None = None
+
+    @property
+    def objective(self) -> str:
+        """The loss, the same for all checkpoints; in records without it, their fingerprint."""
+        return self.loss or self.problem_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.results.averages import AverageSharpness, Flatness
-from landscape.results.base import Cost, Provenance, Result
+from landscape.results.base import Cost, Provenance, Result, Signature
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.results.differences import Differences
 from landscape.results.losses import Evaluation
@@ -95,7 +95,11 @@ def _typed(name: str, value: Any) -> Any:
     if name == "cost":
         return Cost(**value)
     if name == "provenance":
-        return Provenance(**value)
+        return Provenance(**value | {"signature": _signature(value.get("signature"))})
     if name == "checks":
         return tuple(Check(**check) for check in value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _signature(value: Mapping[str, Any] | None) -> Signature | None:
+    return None if value is None else Signature(**{**value, "losses": tuple(value["losses"])})

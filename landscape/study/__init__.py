@@ -1,11 +1,12 @@
 """One SQLite file that holds every measurement on a set of checkpoints.
 
-Measured work is never repeated: a measurement is known by the content that was measured and by
-the settings (`content_key`), not by the name of a file. Measured work is never lost: everything is
-written in transactions, and the points of a line or surface one by one, so that a run that is
-killed at any instant resumes where it stopped. The file stays readable while a run writes, and
-with any SQLite client; its tables are described in `landscape.study.file.SCHEMA`, and in the file
-itself (``.schema``, and the table ``about``).
+Measured work is never repeated: a measurement is known by the content that was measured and by the
+settings (`content_key`), not by the name of a file, and is given back only where the problem still
+computes the same, by a few losses and a derivative (`landscape.results.Signature`). Measured work
+is never lost: everything is written in transactions, and the points of a line or surface one by
+one, so that a run that is killed at any instant resumes where it stopped. The file stays readable
+while a run writes, and with any SQLite client; its tables are described in
+`landscape.study.file.SCHEMA`, and in the file itself (``.schema``, and the table ``about``).
 
 >>> import tempfile
 >>> from landscape.results import Cost, Evaluation, Provenance
@@ -26,6 +27,7 @@ itself (``.schema``, and the table ``about``).
 
 from __future__ import annotations
 
+from landscape.study._names import Name, choose_names
 from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, content_key
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
@@ -39,7 +41,9 @@ __all__ = [
     "ArrayNotStoredWarning",
     "Entry",
     "Grid",
+    "Name",
     "Study",
+    "choose_names",
     "content_key",
     "same_part",
     "usual_part",

@@ -36,9 +36,10 @@ class Candidate:
         split: part of the data.
         settings: what was asked for.
         parameters: pattern of the parameters that were explored; empty: all of them.
-        problem_fingerprint: digest of the loss, the metrics and the model's code.
+        problem_fingerprint: identity of what was computed.
         mode: of the layers, ``eval`` or ``train``.
         dtype: floating-point type that computed.
+        loss: in words; empty: not known.
     """
 
     id: int
@@ -52,12 +53,16 @@ class Candidate:
     problem_fingerprint: str = ""
     mode: str = ""
     dtype: str = ""
+    loss: str = ""
 
     @property
     def source(self) -> Source:
-        """What numbers that stand side by side should share, what matters most first."""
+        """What numbers that stand side by side should share, what matters most first.
+
+        The last is never the same for two checkpoints.
+        """
         where = (self.data_fingerprint, self.split, self.mode, self.dtype)
-        return (*where, self.problem_fingerprint)
+        return (*where, self.loss or self.problem_fingerprint, self.problem_fingerprint)
 
     @property
     def role(self) -> str | None:
@@ -93,6 +98,7 @@ def choose(
     candidates: Iterable[Candidate],
     names: Iterable[str] | None = None,
     parameters: str | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, int]]:
     """Choose the newest measurement of each role, for each checkpoint.
 
@@ -101,14 +107,17 @@ def choose(
     evaluation, leaving out the split ``test``; else of the newest measurement with a role beside
     it. What a checkpoint has elsewhere only is taken from where most of that is the same.
 
-    Two checkpoints that share a name are kept apart: the one that was measured last has the name,
-    the others get the first eight digits of their hash behind it (``sgd.pt@1a2b3c4d``).
+    Two checkpoints that share a name are kept apart: the one that has it by ``hashes``, else the
+    one that was measured last, is called so; the others get the first eight digits of their hash
+    behind it (``sgd.pt@1a2b3c4d``). One checkpoint with several names has the first, and the others
+    where they are asked for.
 
     Args:
         candidates: the finished measurements, oldest first.
         names: the labels to choose for; None: all.
         parameters: pattern of the parameters that were explored, empty for all of them; None: see
             `usual_part`.
+        hashes: digest of the weights by each name that they have.
 
     Returns:
         Numbers of the measurements by role, by label of the checkpoint, in the order of the names;
@@ -119,8 +128,11 @@ def choose(
         StudyError: if nothing was measured of these parameters, or of a checkpoint that is named.
     """
     every = list(candidates)
-    labelled = _labelled(every)
+    labelled = _labelled(every, hashes or {})
     if names is not None:
+        by_hash = {pool[0].checkpoint_hash: pool for pool in labelled.values()}
+        others = {k: by_hash[h] for k, h in (hashes or {}).items() if h and h in by_hash}
+        labelled = others | labelled
         labelled = {k: labelled[one_of(k, labelled, what="checkpoint")] for k in names}
     named, labelled = labelled, _of_part(labelled, every, parameters)
     missing = [k for k in named if _has_part(named[k]) and not _has_part(labelled.get(k, []))]
@@ -180,20 +192,34 @@ def _has_part(measured: Iterable[Candidate]) -> bool:
     return any(one.role not in {None, *_OF_NONE} for one in measured)
 
 
-def _labelled(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+def _labelled(
+    candidates: Sequence[Candidate], hashes: Mapping[str, str]
+) -> dict[str, list[Candidate]]:
     """Sort by checkpoint, under labels that tell apart those of one name."""
     checkpoints: dict[tuple[str, str], list[Candidate]] = {}
     newest_hash: dict[str, str] = {}
+    first_name: dict[str, str] = {}
+    for candidate in sorted(candidates, key=_id):
+        first_name.setdefault(candidate.checkpoint_hash, candidate.name)
     for candidate in candidates:
-        checkpoints.setdefault((candidate.name, candidate.checkpoint_hash), []).append(candidate)
-        newest_hash[candidate.name] = candidate.checkpoint_hash
-    ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
+        digest = candidate.checkpoint_hash
+        name = first_name[digest] if digest else candidate.name
+        checkpoints.setdefault((name, digest), []).append(candidate)
+        newest_hash[name] = digest
+    newest_hash |= {
+        name: digest for name, digest in hashes.items() if (name, digest) in checkpoints
+    }
+    ordered = sorted(checkpoints.items(), key=lambda item: min(map(_id, item[1])))
     labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:
         short = f"{name}@{digest[:8]}"
         older = f"{name}@{digest}" if short in labelled else short
         labelled[name if newest_hash[name] == digest else older] = measured
     return labelled
+
+
+def _id(one: Candidate) -> int:
+    return one.id
 
 
 def _common_source(candidates: Sequence[Candidate]) -> Source:
@@ -224,14 +250,14 @@ def _pools(
     measured: Sequence[Candidate], shared: Source, held_out: Source
 ) -> dict[str, list[Candidate]]:
     """Return what each role of a checkpoint may be filled with, oldest first."""
-    # Another architecture has its own fingerprint, and one source of its own.
+    # Each checkpoint has an identity, and one source, of its own.
     beside = [one for one in measured if one.role in {"evaluation", *_BESIDE}]
     own = _common_source(_nearest(beside, shared)) or shared
     by_role: dict[str, list[Candidate]] = {}
     for one in measured:
         if one.role is not None:
             by_role.setdefault(one.role, []).append(one)
-    wanted = {"test": held_out[:-1] + own[-1:]}
+    wanted = {"test": held_out[:-2] + own[-2:]}
     return {role: _nearest(pool, wanted.get(role, own)) for role, pool in by_role.items()}
 
 
@@ -249,7 +275,7 @@ def _look(one: Candidate) -> str:
     what = ("plane", "direction", "x", "y", "statistics", "rho", "p")
     axes = [one.settings.get(key) for key in what]
     seeds = [(one.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
-    return repr([*axes, *seeds, *one.source[:-1]])  # models of other code may look alike
+    return repr([*axes, *seeds, *one.source[:-2]])  # other losses and models may look alike
 
 
 def _roles(pools: Mapping[str, list[Candidate]], alike: Mapping[str, str | None]) -> dict[str, int]:
@@ -266,10 +292,14 @@ def _roles(pools: Mapping[str, list[Candidate]], alike: Mapping[str, str | None]
 def _of_one_loss(measured: list[Candidate]) -> list[Candidate]:
     """Leave out the sharpness of another loss than the plain one, such as normalised logits."""
     plain = [one for one in measured if one.role in {"evaluation", "eigenpairs"}]
-    losses = {one.problem_fingerprint for one in plain}
-    if not losses:
-        return measured
-    return [one for one in measured if one.role != "sharpness" or one.problem_fingerprint in losses]
+    losses = {one.source[-2] for one in plain}
+    # Records with a loss in words and those of older versions cannot be told apart by it.
+    known = {bool(one.loss) for one in plain}
+    return [
+        one
+        for one in measured
+        if one.role != "sharpness" or bool(one.loss) not in known or one.source[-2] in losses
+    ]
 
 
 def _n_pairs(one: Candidate) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from landscape.errors import StudyError
 
 APPLICATION_ID = 0x4C534850  # "LSHP"; `file landscape.db` shows it
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0
 
 # SQLite keeps these statements with their comments, so that `.schema` documents the file.
@@ -32,9 +32,9 @@ SCHEMA = (
 )""",
     """CREATE TABLE measurements ( -- one row for each measurement, finished or begun
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL UNIQUE, -- SHA-256 of what identifies it: content and settings, no names
+    key TEXT NOT NULL UNIQUE, -- SHA-256 of content, computation and settings, no names
     kind TEXT NOT NULL, -- loss, sharpness, eigs, line, surface
-    checkpoint TEXT NOT NULL, -- the name that people read
+    checkpoint TEXT NOT NULL, -- the name that it was first measured under; never changes
     checkpoint_hash TEXT NOT NULL, -- digest of the weights and buffers
     data_fingerprint TEXT NOT NULL, -- digest of the data
     split TEXT NOT NULL, -- part of the data: train, test
@@ -64,6 +64,21 @@ SCHEMA = (
     PRIMARY KEY (measurement, i, j)
 )""",
 )
+ADDED_IN_2 = (
+    """CREATE TABLE computations ( -- what problems computed, as a few numbers
+    place TEXT NOT NULL, -- SHA-256 of weights, data, split, mode, device, dtype and parameters
+    identity TEXT NOT NULL, -- problem_fingerprint of the measurements
+    signature TEXT NOT NULL, -- JSON: losses, a derivative and metrics on the first examples
+    PRIMARY KEY (place, identity)
+)""",
+    """CREATE TABLE names ( -- what checkpoints are called; several names may have the same weights
+    name TEXT PRIMARY KEY, -- given, or the shortest end of the path that tells the files apart
+    path TEXT NOT NULL, -- of the file, from the folder of the study; empty: not known
+    checkpoint_hash TEXT NOT NULL -- digest of the weights that were last measured under the name
+)""",
+)
+_NAMES_BEFORE_2 = """INSERT OR REPLACE INTO names
+    SELECT checkpoint, '', checkpoint_hash FROM measurements ORDER BY revision"""
 ABOUT = {
     "what": "Measurements of landscape-sharpness: loss landscapes of PyTorch checkpoints.",
     "start": "SELECT id, kind, checkpoint, status, settings, record FROM measurements;",
@@ -223,7 +238,7 @@ def _connect(path: Path, how: str) -> sqlite3.Connection:
 
 def _is_study(connection: sqlite3.Connection, path: Path) -> bool:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version = _version(connection)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (application, version, tables) == (0, 0, 0):
         return False
@@ -260,6 +275,9 @@ def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
         with _transaction(connection, "BEGIN IMMEDIATE"):
             if not _is_study(connection, path):
                 _write_schema(connection)
+            elif _version(connection) < SCHEMA_VERSION:
+                _upgrade(connection)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         connection.close()
         raise
@@ -281,11 +299,22 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _write_schema(connection: sqlite3.Connection) -> None:
-    for statement in SCHEMA:
+    for statement in (*SCHEMA, *ADDED_IN_2):
         connection.execute(statement)
     connection.executemany("INSERT INTO about VALUES (?, ?)", ABOUT.items())
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _upgrade(connection: sqlite3.Connection, create: str = "CREATE") -> None:
+    """Add the tables that version 1 lacks."""
+    for statement in ADDED_IN_2:
+        connection.execute(statement.replace("CREATE", create, 1))
+    connection.execute(_NAMES_BEFORE_2)
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
@@ -306,8 +335,11 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
 def _opened_to_read(path: Path, how: str) -> sqlite3.Connection:
     connection = _connect(path, how)
     try:
-        connection.execute("PRAGMA query_only = ON")
         _check_study(connection, path)
+        if _version(connection) < SCHEMA_VERSION:  # the file stays as it is
+            connection.execute("PRAGMA temp_store = MEMORY")
+            _upgrade(connection, "CREATE TEMP")
+        connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
         raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +19,13 @@ from landscape.results import (
     Cost,
     Provenance,
     Result,
+    Signature,
     Surface,
     Trajectory,
     from_record,
     to_record,
 )
+from landscape.study._names import Name
 from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import APART, Candidate, choose
 from landscape.study.file import StudyFile
@@ -97,11 +102,16 @@ class Study:
         """Close the file; a second time does nothing."""
         self._file.close()
 
-    def save(self, result: Result) -> int:
-        """Save a result, in place of an earlier one of the same content and settings.
+    @property
+    def readonly(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._file.readonly
 
-        Points that were recorded for it are kept. An array of more than 256 MiB is left out, with
-        a warning; it reads as an array of shape (0,).
+    def save(self, result: Result) -> int:
+        """Save a result, in place of an earlier one of the same computation and settings.
+
+        The earlier one's name and the points that were recorded for it are kept. An array of more
+        than 256 MiB is left out, with a warning; it reads as an array of shape (0,).
 
         Args:
             result: any record of `landscape.results`.
@@ -112,13 +122,17 @@ class Study:
         scalars, arrays = to_record(result)
         cost = scalars.pop("cost")
         del scalars["settings"], scalars["provenance"]  # these have columns of their own
-        row = _identity(result.kind, result.provenance, result.settings) | {
-            "status": "complete",
-            "cost": dumps(cost),
-            "record": dumps(scalars),
-        }
+        finished = {"status": "complete", "cost": dumps(cost), "record": dumps(scalars)}
         packed = list(map(pack, arrays.keys(), arrays.values()))
         with self._file.writing() as connection:
+            provenance = _registered(connection, result.provenance)
+            _set_name(connection, provenance.checkpoint, provenance.checkpoint_hash)
+            row = _identity(result.kind, provenance, result.settings)
+            earlier = _row_of_key(connection, row["key"])
+            if earlier is not None:
+                name = loads(earlier["provenance"])["checkpoint"]
+                provenance = dataclasses.replace(provenance, checkpoint=name)
+            row = _identity(result.kind, provenance, result.settings) | finished
             _insert(connection, row, "ON CONFLICT (key) DO UPDATE SET " + _overwrite(row))
             number = int(_row_of_key(connection, row["key"])["id"])
             connection.execute("DELETE FROM arrays WHERE measurement = ?", (number,))
@@ -129,7 +143,9 @@ class Study:
         return number
 
     def find(self, kind: str, provenance: Provenance, settings: Mapping[str, Any]) -> Result | None:
-        """Return the finished result of the same content and settings, if there is one.
+        """Return the finished result of the same computation and settings, if there is one.
+
+        The signature of what is to be measured has to agree with the one that was measured then.
 
         Args:
             kind: kind of the result, a key of `landscape.results.KINDS`.
@@ -139,18 +155,80 @@ class Study:
         Returns:
             The result, under the name that it was saved under; or None.
         """
-        key = content_key(kind, provenance, settings)
         with self._file.reading() as connection:
-            row = _row_of_key(connection, key)
+            known = _identified(connection, provenance)
+            row = _row_of_key(connection, content_key(kind, known, settings))
             if row is None or row["status"] != "complete":
                 return None
             return self._result(connection, row)
 
-    def load(self, id: int) -> Result:
+    def identify(self, provenance: Provenance) -> Provenance:
+        """Return where a number comes from, with the identity that the study gives to it.
+
+        Signatures that agree have one identity; that of the first is remembered.
+
+        Args:
+            provenance: of a problem.
+
+        Returns:
+            The same, with another ``problem_fingerprint`` where an earlier signature agrees.
+        """
+        if self.readonly or self.knows(provenance):
+            with self._file.reading() as connection:
+                return _identified(connection, provenance)
+        with self._file.writing() as connection:
+            return _registered(connection, provenance)
+
+    def knows(self, provenance: Provenance) -> bool:
+        """Return whether the signature agrees with one that was measured before.
+
+        Args:
+            provenance: of a problem.
+
+        Returns:
+            False also where there is no signature.
+        """
+        with self._file.reading() as connection:
+            return _known_identity(connection, provenance) is not None
+
+    def set_name(self, name: str, checkpoint_hash: str, path: str = "") -> None:
+        """Remember what a checkpoint is called; what is stored keeps the names that it has.
+
+        Args:
+            name: the name, which from now on finds the measurements of these weights.
+            checkpoint_hash: digest of the weights.
+            path: of the file, absolute; empty: not known.
+        """
+        given = Name(name=printable(name), path=printable(path), checkpoint_hash=checkpoint_hash)
+        if given not in self.names():
+            here = os.path.relpath(path, self.path.absolute().parent) if path else ""
+            with self._file.writing() as connection:
+                _set_name(connection, name, checkpoint_hash, here)
+
+    def names(self) -> list[Name]:
+        """List what the checkpoints are called.
+
+        Returns:
+            One entry for each name.
+        """
+        folder = self.path.absolute().parent
+        with self._file.reading() as connection:
+            rows = connection.execute("SELECT * FROM names ORDER BY rowid").fetchall()
+        return [
+            Name(
+                name=row["name"],
+                path=os.path.normpath(folder / row["path"]) if row["path"] else "",
+                checkpoint_hash=row["checkpoint_hash"],
+            )
+            for row in rows
+        ]
+
+    def load(self, id: int, name: str | None = None) -> Result:
         """Return a finished result.
 
         Args:
             id: its number, from `save` or `entries`.
+            name: what to call the checkpoint; None: as it was saved.
 
         Returns:
             The result, equal to the one that was saved.
@@ -166,7 +244,7 @@ class Study:
                     "run the same command again: it goes on where it stopped"
                 )
                 raise StudyError(msg)
-            return self._result(connection, row)
+            return self._result(connection, row, name)
 
     def delete(self, id: int) -> None:
         """Delete a measurement, finished or not, with its points.
@@ -183,7 +261,8 @@ class Study:
 
         Args:
             kind: only this kind of result.
-            checkpoint: only the checkpoint of this name or this hash.
+            checkpoint: only the checkpoint of this name or this hash; what was saved under another
+                name of the same weights is listed under this one.
 
         Returns:
             One entry for each measurement.
@@ -195,10 +274,15 @@ class Study:
             rows = connection.execute(
                 "SELECT *, (SELECT count(*) FROM points WHERE measurement = id) AS n_done"
                 " FROM measurements WHERE (:kind IS NULL OR kind = :kind)"
-                " AND (:name IS NULL OR :name IN (checkpoint, checkpoint_hash)) ORDER BY id",
+                " AND (:name IS NULL OR :name IN (checkpoint, checkpoint_hash)"
+                " OR (checkpoint_hash != '' AND checkpoint_hash ="
+                " (SELECT checkpoint_hash FROM names WHERE name = :name))) ORDER BY id",
                 {"kind": kind, "name": name},
             ).fetchall()
-        return [_entry(row) for row in rows]
+        listed = [_entry(row) for row in rows]
+        if name is None or name in {entry.checkpoint_hash for entry in listed}:
+            return listed
+        return [dataclasses.replace(entry, name=name) for entry in listed]
 
     def grid(
         self,
@@ -210,8 +294,8 @@ class Study:
     ) -> Grid:
         """Return the points of a line or surface, to record them one by one and to resume.
 
-        The measurement is listed as partial until `save` is given the result of the same content
-        and settings.
+        The measurement is listed as partial until `save` is given the result of the same
+        computation and settings. Points of another computation are never among them.
 
         Args:
             kind: kind of the result, ``line`` or ``surface``.
@@ -227,9 +311,11 @@ class Study:
             StudyError: if the study was opened for reading only and holds no such points.
         """
         n_x, n_y = (int(n) for n in shape)
-        row = _identity(kind, provenance, settings) | {"status": "partial", "n_x": n_x, "n_y": n_y}
+        known = self.identify(provenance)
+        row = _identity(kind, known, settings) | {"status": "partial", "n_x": n_x, "n_y": n_y}
         if not self._file.readonly:
             with self._file.writing() as connection:
+                _set_name(connection, known.checkpoint, known.checkpoint_hash)
                 _insert(
                     connection,
                     row,
@@ -259,7 +345,8 @@ class Study:
         ``test``, else of the newest result. Where a result is to be had elsewhere only, the table
         says so. Checkpoints that share a name but not their weights are told apart: the one
         measured last has the name, an older one reads ``name@hash``, with eight digits of the
-        hash.
+        hash. Those that share their weights are one, under the first name; ``names`` may have
+        the others too.
 
         Args:
             names: the checkpoints to show, in this order; all, in the order in which they were
@@ -274,13 +361,15 @@ class Study:
             rows = connection.execute(
                 "SELECT * FROM measurements WHERE status = 'complete' ORDER BY revision"
             ).fetchall()
+            named = connection.execute("SELECT name, checkpoint_hash FROM names").fetchall()
             shown = None if names is None else map(printable, names)
-            chosen = choose(map(_candidate, rows), shown, parameters)
+            chosen = choose(map(_candidate, rows), shown, parameters, dict(map(tuple, named)))
             by_id = {row["id"]: row for row in rows}
             models: list[Measured] = []
             for name, roles in chosen.items():
                 results: dict[str, Any] = {
-                    role: self._result(connection, by_id[id]) for role, id in roles.items()
+                    role: self._result(connection, by_id[id], name if names else None)
+                    for role, id in roles.items()
                 }
                 surface = results.get("surface")
                 runs = () if surface is None else self._runs(connection, rows, surface)
@@ -312,7 +401,9 @@ class Study:
             raise StudyError(msg)
         return row
 
-    def _result(self, connection: sqlite3.Connection, row: sqlite3.Row) -> Result:
+    def _result(
+        self, connection: sqlite3.Connection, row: sqlite3.Row, name: str | None = None
+    ) -> Result:
         parts = connection.execute(
             "SELECT name, dtype, shape, data FROM arrays WHERE measurement = ? ORDER BY rowid",
             (row["id"],),
@@ -320,6 +411,8 @@ class Study:
         try:
             arrays = {name: unpack(dtype, shape, data) for name, dtype, shape, data in parts}
             scalars = {field: loads(row[field]) for field in ("settings", "provenance", "cost")}
+            if name is not None:
+                scalars["provenance"]["checkpoint"] = name
             return from_record(row["kind"], loads(row["record"]) | scalars, arrays)
         except (KeyError, TypeError, ValueError) as error:
             msg = (
@@ -343,8 +436,57 @@ def _identity(kind: str, provenance: Provenance, settings: Mapping[str, Any]) ->
         "kind": kind,
         **{column: printable(text) for column, text in scalars.items()},
         "settings": dumps(settings),
-        "provenance": dumps(vars(provenance)),
+        "provenance": dumps(dataclasses.asdict(provenance)),
     }
+
+
+def _place(provenance: Provenance) -> str:
+    fields = ("checkpoint_hash", "data_fingerprint", "split", "mode", "device", "dtype")
+    parts = [getattr(provenance, field) for field in (*fields, "parameters")]
+    return hashlib.sha256(dumps(parts).encode()).hexdigest()
+
+
+def _known_identity(connection: sqlite3.Connection, provenance: Provenance) -> str | None:
+    """Return the identity of the first stored signature that agrees."""
+    signature = provenance.signature
+    rows = connection.execute(
+        "SELECT identity, signature FROM computations WHERE place = ? ORDER BY rowid",
+        (_place(provenance),),
+    )
+    known = ((row["identity"], Signature(**loads(row["signature"]))) for row in rows)
+    return next(
+        (name for name, one in known if signature and signature.agrees(one, provenance.dtype)), None
+    )
+
+
+def _identified(connection: sqlite3.Connection, provenance: Provenance) -> Provenance:
+    known = _known_identity(connection, provenance)
+    return dataclasses.replace(
+        provenance, problem_fingerprint=known or provenance.problem_fingerprint
+    )
+
+
+def _registered(connection: sqlite3.Connection, provenance: Provenance) -> Provenance:
+    """Identify, and remember a signature that is new."""
+    found = _identified(connection, provenance)
+    if provenance.signature is not None:
+        signature = dumps(dataclasses.asdict(provenance.signature))
+        connection.execute(
+            "INSERT OR IGNORE INTO computations VALUES (?, ?, ?)",
+            (_place(provenance), found.problem_fingerprint, signature),
+        )
+    return found
+
+
+def _set_name(
+    connection: sqlite3.Connection, name: str, checkpoint_hash: str, path: str = ""
+) -> None:
+    connection.execute(
+        # A record without a file does not take the name of one.
+        "INSERT INTO names VALUES (:name, :path, :hash) ON CONFLICT (name) DO UPDATE SET"
+        " checkpoint_hash = :hash, path = :path WHERE :path != '' OR (path = '' AND :hash != '')",
+        {"name": printable(name), "path": printable(path), "hash": checkpoint_hash},
+    )
 
 
 def _insert(connection: sqlite3.Connection, row: Mapping[str, Any], on_conflict: str) -> None:
@@ -376,6 +518,7 @@ def _candidate(row: sqlite3.Row) -> Candidate:
         split=row["split"],
         settings=loads(row["settings"]),
         parameters=origin.get("parameters", ""),
+        loss=origin.get("loss", ""),
         **{what: origin.get(what, "") for what in ("problem_fingerprint", "mode", "dtype")},
     )
 

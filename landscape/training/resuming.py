@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,20 +16,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    default_collate,
+)
 
 from landscape.errors import CheckpointError
 from landscape.files import write_file
 from landscape.problem._formats import read_checkpoint
-from landscape.problem.computation import digest_of, digest_of_layers
-from landscape.problem.digest import Content, attributes_of
+from landscape.problem.data import move
+from landscape.problem.digest import Content
 from landscape.problem.losses import Loss
+from landscape.randomness import forked_rng
 from landscape.training.batches import Batches
 from landscape.training.labels import Relabelled
 from landscape.training.records import Epoch, Trained
 from landscape.training.settings import differences
 
-_FORMAT = "landscape training state, version 2"
+_FORMAT = "landscape training state, version 3"
+_FIRST = 64  # examples
 
 
 @dataclass
@@ -52,7 +62,7 @@ class Run:
     scheduler: LambdaLR
     batches: Batches
     settings: Mapping[str, Any]
-    start: Mapping[str, str]
+    start: Mapping[str, str | float]
     log: list[Epoch] = field(default_factory=list)
     gradients: int = 0
     seconds: float = 0.0
@@ -68,27 +78,57 @@ class Run:
         )
 
 
-def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str]:
-    """Digest what a training starts from, but for its settings.
+def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float]:
+    """Describe what a training starts from, but for its settings.
 
     Args:
         model: with its initial weights.
-        source: the training data. Of data sets and loaders the code, the length, and the arrays,
-            tensors, texts and real numbers in their attributes count; nothing is read from them.
+        source: the training data. Of data sets and loaders the class, the length, and the arrays,
+            tensors, texts and real numbers in their attributes count.
         loss: what is minimised.
 
     Returns:
-        Short hexadecimal digests by what they are of.
+        Digests and numbers by what they are of; the loss at the start on the first examples stands
+        for the model's code.
     """
-    weights = Content()
-    weights.add({name: value.detach() for name, value in model.named_parameters()})
-    weights.add({name: value.detach() for name, value in model.named_buffers()})
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    buffers = {name: value.detach() for name, value in model.named_buffers()}
     return {
-        "the initial weights": weights.hexdigest(),
-        "the model or its code": digest_of_layers(model),
+        "the initial weights": _digest_of(weights, buffers),
         "the loss": loss.name,
-        "the training data": digest_of(_told_of(source)),
+        "the training data": _digest_of(_told_of(source)),
+        "the model or the loss": _first_loss(model, source, loss),
     }
+
+
+def _digest_of(*values: Any) -> str:
+    content = Content()
+    for value in values:
+        content.add(value)
+    return content.hexdigest()
+
+
+def _first_loss(model: nn.Module, source: Any, loss: Loss) -> float:
+    """Evaluate the loss on the first examples; NaN where they cannot be had apart from the rest."""
+    collate = source.collate_fn if isinstance(source, DataLoader) else default_collate
+    data = source.dataset if isinstance(source, DataLoader) else source
+    training = [part for part in model.modules() if part.training]
+    with forked_rng(), torch.no_grad():
+        if isinstance(data, tuple) and all(isinstance(part, (Tensor, np.ndarray)) for part in data):
+            batch: Any = tuple(torch.as_tensor(part[:_FIRST]) for part in data)
+        elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+            first = range(min(_FIRST, len(data)))  # type: ignore[arg-type]
+            batch = collate([data[i] for i in first])
+        else:
+            return math.nan
+        parameter = next(model.parameters())
+        model.eval()
+        try:
+            terms, _ = loss(model, move(batch, parameter.device, parameter.dtype))
+        finally:
+            for part in training:
+                part.training = True
+        return float(terms.total)
 
 
 def _told_of(source: Any) -> Any:
@@ -105,7 +145,7 @@ def _told_of(source: Any) -> Any:
         return list(source.indices), _told_of(source.dataset)
     if isinstance(source, ConcatDataset):
         return [_told_of(part) for part in source.datasets]
-    held = {k: v for k, v in attributes_of(source).items() if _is_data(v)}
+    held = {k: v for k, v in getattr(source, "__dict__", {}).items() if _is_data(v)}
     return type(source), _length_of(source), held
 
 
@@ -190,7 +230,9 @@ def take_up(path: Path, run: Run) -> None:
 def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
     differing = differences(saved["settings"], run.settings)
     if not differing:
-        others = [what for what, digest in run.start.items() if saved["start"][what] != digest]
+        others = [what for what, now in run.start.items() if not _same(saved["start"][what], now)]
+        # The measured loss is the last, and other data or weights are reason enough for another.
+        others = others[:-1] or others
         differing = [f"not as before: {', '.join(others)}"] if others else []
     if differing:
         msg = (
@@ -199,6 +241,13 @@ def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
             "or delete the file to begin anew (landscape train --restart does)"
         )
         raise CheckpointError(msg)
+
+
+def _same(before: str | float, now: str | float) -> bool:
+    if isinstance(before, float) and isinstance(now, float):
+        both_unknown = math.isnan(before) and math.isnan(now)
+        return both_unknown or math.isclose(before, now, rel_tol=1e-5, abs_tol=1e-7)
+    return before == now
 
 
 def _random_states(model: nn.Module) -> dict[str, Tensor]:
