@@ -394,11 +394,7 @@ class Evaluator:
         return terms, gradients
 
     def require_dependence(self) -> None:
-        """Refuse a loss that no parameter of the model moves; an idle part of one has slope zero.
-
-        Raises:
-            LossError: if the loss of the first batch depends on none of them.
-        """
+        """Refuse a loss that no parameter of the model moves; idle parts have slope zero."""
         owned = Session.snapshot_of(self.model)
         assert owned is not None
         others = [p for p in self.model.parameters() if owned.requires_grad(p)]
@@ -499,15 +495,7 @@ def _renormalise_in_forward(part: nn.Embedding | nn.EmbeddingBag) -> None:
 
 
 def require_finite(value: float, problem: Problem) -> None:
-    """Refuse to go on from a loss that is not finite.
-
-    Args:
-        value: the loss at the checkpoint.
-        problem: what was evaluated.
-
-    Raises:
-        NonFiniteError: if it is NaN or infinite.
-    """
+    """Refuse to go on from a loss that is not finite."""
     if not math.isfinite(value):
         msg = (
             f"the loss of {problem.name} on the {problem.split} data is {value}: nothing can be "

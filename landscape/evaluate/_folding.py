@@ -80,17 +80,7 @@ class Fold:
 
 
 def find_folds(evaluator: Evaluator, batch: Any) -> tuple[Fold, ...]:
-    """Find the BatchNorm layers that can be folded, by watching one forward pass.
-
-    Args:
-        evaluator: an entered evaluator.
-        batch: a batch, or a part of one.
-
-    Returns:
-        The pairs; none in ``train`` mode. A pair is left out if the layer or the BatchNorm is
-        called more than once, shares its weights, carries hooks, or is of a class that computes
-        something else, and if anything but the BatchNorm uses the layer's output.
-    """
+    """Find the BatchNorm layers that can be folded, by watching one forward pass."""
     if evaluator.problem.mode != "eval":
         return ()
     watch, model = _Watch(), evaluator.model
@@ -110,12 +100,7 @@ class Folding:
     """Makes folded weights from those of a vector, and lets BatchNorm pass on what it is given."""
 
     def __init__(self, evaluator: Evaluator, folds: Sequence[Fold]) -> None:
-        """Prepare what does not depend on the weights.
-
-        Args:
-            evaluator: an entered evaluator.
-            folds: what is to be folded.
-        """
+        """Prepare what does not depend on the weights."""
         problem = evaluator.problem
         self.folds = tuple(folds)
         self._layers = [problem.model.get_submodule(fold.layer) for fold in folds]
@@ -129,15 +114,7 @@ class Folding:
         )
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Fold.
-
-        Args:
-            tensors: parameters and buffers by name.
-
-        Returns:
-            Weights and biases of the folded layers. Scale and shift are computed in float64,
-            those of all layers at once.
-        """
+        """Fold."""
 
         def joined(part: str, default: Sequence[Tensor], *, of_norm: bool = True) -> Tensor:
             owners = [fold.norm if of_norm else fold.layer for fold in self.folds]
@@ -162,11 +139,7 @@ class Folding:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let every folded BatchNorm pass on what it is given.
-
-        Yields:
-            Nothing.
-        """
+        """Let every folded BatchNorm pass on what it is given."""
         try:
             for norm in self._norms:
                 vars(norm)["forward"] = _passed_on

@@ -28,18 +28,8 @@ _ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 
 def plan_that_holds(evaluator: Evaluator, plan: Plan) -> tuple[Plan, tuple[Fold, ...]]:
-    """Try a plan on the first examples, and drop what does not give the same numbers.
-
-    At the origin and at a displaced weight vector, the sums of the loss and of the metrics and the
-    loss of each example are compared with those of the plain evaluation.
-
-    Args:
-        evaluator: an entered evaluator.
-        plan: what is wanted.
-
-    Returns:
-        What of it holds, and the BatchNorm layers that are folded.
-    """
+    """Try a plan on the first examples, and drop what does not give the same numbers."""
+    # At the origin and beside it: sums of loss and metrics, and the loss of each example.
     if plan == PLAIN or evaluator.problem.mode == "train":
         return PLAIN, ()
     can_be_cut = evaluator.divisible
@@ -75,16 +65,7 @@ def _less_and_less(plan: Plan, *, fold: bool, piece: bool) -> Iterator[Plan]:
 
 
 def why_not(evaluator: Evaluator, runner: Runner, *, can_be_cut: bool) -> str:
-    """Compare a way with the plain one on the first examples.
-
-    Args:
-        evaluator: an entered evaluator.
-        runner: the way.
-        can_be_cut: whether batches can.
-
-    Returns:
-        Why it cannot be gone; empty where the numbers are equal to rounding.
-    """
+    """Compare a way with the plain one on the first examples."""
     problem, plan = evaluator.problem, runner.plan
     batches = sample_of(problem, _TRIED, at_most=_OF_A_BATCH if can_be_cut else None)
     piece = None if plan.piece is None else min(plan.piece, _PIECE)
@@ -108,15 +89,7 @@ def why_not(evaluator: Evaluator, runner: Runner, *, can_be_cut: bool) -> str:
 
 
 def displaced(vector: Tensor, seed: int = 0) -> Tensor:
-    """Return a weight vector near another one: each weight moved by about a tenth of their size.
-
-    Args:
-        vector: shape (n,).
-        seed: of the displacement.
-
-    Returns:
-        The other vector.
-    """
+    """Return a weight vector near another one: each weight moved by about a tenth of their size."""
     generator = seeded(seed)
     shift = torch.randn(len(vector), generator=generator, dtype=torch.float64)
     size = float(vector.double().square().mean().sqrt()) or 1.0
@@ -124,19 +97,7 @@ def displaced(vector: Tensor, seed: int = 0) -> Tensor:
 
 
 def same_sums(one: LossSums, other: LossSums, noisy: LossSums, rounding: float) -> bool:
-    """Tell whether two evaluations are equal to rounding; NaN is NaN.
-
-    Args:
-        one: what one way has summed up.
-        other: what the other has.
-        noisy: what the first has where each weight is moved by its rounding error: the measure of
-            rounding for a loss that is a small difference of large numbers, as the cross entropy
-            of an example that is classified with certainty.
-        rounding: how far they may be apart in any case, relative to their size.
-
-    Returns:
-        Whether loss, weight, metrics and the loss of each example are.
-    """
+    """Tell whether two evaluations are equal to rounding; NaN is NaN."""
     triples = list(zip(_values(one), _values(other), _values(noisy), strict=False))
     return len(_values(one)) == len(_values(other)) and all(
         _close(*triple, rounding) for triple in triples

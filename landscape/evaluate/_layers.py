@@ -55,16 +55,7 @@ def culprit(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> str:
 
 
 def layer_trials(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> list[LayerTrial]:
-    """Compare first and second derivatives of each layer with differences.
-
-    Args:
-        evaluator: an entered evaluator, in the type.
-        batch: a few examples.
-        dtype: the type.
-
-    Returns:
-        A trial for each layer, in the model's order. Cost: some passes through each layer.
-    """
+    """Compare first and second derivatives of each layer with differences."""
     batch = move(batch, evaluator.problem.device, dtype)
     calls: dict[str, tuple[nn.Module, Any]] = {}
 

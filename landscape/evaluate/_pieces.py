@@ -20,16 +20,7 @@ _KEPT_BYTES = 2**30
 
 
 def pieces_of(problem: Problem, plan: Plan) -> Callable[[], Numbered]:
-    """Give the whole data as a plan wants them.
-
-    Args:
-        problem: gives the batches.
-        plan: says how.
-
-    Returns:
-        A function that gives the pieces from the first one at each call, each with the number of
-        the first batch that is in it.
-    """
+    """Give the whole data as a plan wants them."""
     if plan.piece is None and not plan.channels_last:
         return lambda: enumerate(problem.batches)
     kept: list[tuple[int, Any]] | None = None
@@ -42,16 +33,7 @@ def pieces_of(problem: Problem, plan: Plan) -> Callable[[], Numbered]:
 
 
 def sample_of(problem: Problem, n: int, *, at_most: int | None) -> list[tuple[int, Any]]:
-    """Return the first batches of the data.
-
-    Args:
-        problem: gives the batches.
-        n: examples that they are to hold, if there are so many.
-        at_most: examples of a batch, which is cut to hold no more; None: whole batches.
-
-    Returns:
-        The batches with their numbers.
-    """
+    """Return the first batches of the data."""
     found, missing = [], n
     for i, batch in islice(enumerate(problem.batches), n):
         if at_most is not None and problem.batching.size(batch) > min(at_most, missing):
@@ -70,14 +52,7 @@ def arranged(batching: Batching, batches: Numbered, plan: Plan) -> Iterator[tupl
 
 
 def channels_last(leaf: Any) -> Any:
-    """Lay the channels of images, or of the weights of a convolution, out last.
-
-    Args:
-        leaf: anything.
-
-    Returns:
-        The same values; what is no floating-point tensor with four axes stays as it is.
-    """
+    """Lay the channels of images, or of the weights of a convolution, out last."""
     if isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point():
         # Not by contiguous(), which leaves one channel, or a kernel of one pixel, as it is, and
         # the layer then lays its output out the other way.

@@ -35,11 +35,7 @@ class Plan:
     points: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done.
-
-        Raises:
-            InvalidArgumentError: if a number is below 1, or vmap is to go with what it cannot.
-        """
+        """Refuse what cannot be done."""
         if self.points < 1 or (self.piece is not None and self.piece < 1):
             msg = (
                 "a plan needs pieces of at least 1 example and at least 1 point at once, got "
@@ -75,11 +71,7 @@ class Plan:
         return cls(**settings)
 
     def settings(self) -> dict[str, Any]:
-        """Return the plan as values for JSON.
-
-        Returns:
-            The attributes by name.
-        """
+        """Return the plan as values for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -105,15 +97,7 @@ PLAIN = Plan()
 
 
 def check_precision(precision: str, problem: Problem) -> None:
-    """Refuse a precision that there is not, or not for this problem.
-
-    Args:
-        precision: one of `PRECISIONS`.
-        problem: what is to be evaluated.
-
-    Raises:
-        InvalidArgumentError: if it is unknown, or needs another device or dtype.
-    """
+    """Refuse a precision that there is not, or not for this problem."""
     one_of(precision, PRECISIONS, what="precision")
     if precision == "exact":
         return
@@ -133,15 +117,7 @@ def check_precision(precision: str, problem: Problem) -> None:
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in a precision inside of the context.
-
-    Args:
-        precision: one of `PRECISIONS`.
-        device: where.
-
-    Yields:
-        Nothing.
-    """
+    """Compute in a precision inside of the context."""
     if precision == "exact":
         yield
     elif precision == "tf32":

@@ -41,14 +41,7 @@ class Runner:
         *,
         precision: str = "exact",
     ) -> None:
-        """Prepare what does not depend on the weights.
-
-        Args:
-            evaluator: an entered evaluator.
-            plan: the way.
-            folds: what is folded, if the plan folds.
-            precision: one of `PRECISIONS`.
-        """
+        """Prepare what does not depend on the weights."""
         self.plan = plan
         self.folds = tuple(folds) if plan.fold else ()
         self._evaluator = evaluator
@@ -64,17 +57,7 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None = None,
     ) -> list[LossSums]:
-        """Evaluate.
-
-        Args:
-            vectors: weights, each of shape (n,).
-            pieces: gives the data, as the plan wants them.
-            buffers: values for some of the model's buffers, by name.
-
-        Returns:
-            The sums at each vector, evaluated at once if the plan says so and that works. Cost: one
-            forward pass each.
-        """
+        """Evaluate."""
         with torch.no_grad(), self._way():
             if self.at_once and len(vectors) > 1:
                 try:

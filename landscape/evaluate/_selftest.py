@@ -51,11 +51,7 @@ _MARGIN = 20.0  # times the error of the differences, and times their rounding
 
 
 def check_values(evaluator: Evaluator) -> None:
-    """Evaluate a few examples twice, with gradients and without, and in halves; once a problem.
-
-    Raises:
-        ProblemError: if the loss of the same examples at the same weights is another one.
-    """
+    """Evaluate a few examples twice, with gradients and without, and in halves; once a problem."""
     problem, trials = evaluator.problem, evaluator.problem.trials
     if trials.additive is not None:
         return
@@ -96,11 +92,7 @@ def sample(evaluator: Evaluator) -> Any:
 
 
 def check_gradient(evaluator: Evaluator) -> None:
-    """Refuse a gradient that is not the slope of the loss; tested once for a checkpoint.
-
-    Raises:
-        LossError: if it is not; the message names the layer or operation.
-    """
+    """Refuse a gradient that is not the slope of the loss; tested once for a checkpoint."""
     known = evaluator.problem.derivatives
     if "gradient" not in known:
         known["gradient"] = _tested(evaluator, _wrong_gradient)
@@ -109,14 +101,7 @@ def check_gradient(evaluator: Evaluator) -> None:
 
 
 def check_hessian(evaluator: Evaluator) -> str:
-    """Test the product by double backward once for a checkpoint.
-
-    Returns:
-        Why it cannot be used, in words; empty if it can.
-
-    Raises:
-        LossError: if the gradient already is wrong.
-    """
+    """Test the product by double backward once for a checkpoint."""
     check_gradient(evaluator)
     known = evaluator.problem.derivatives
     if "hessian" not in known:

@@ -115,11 +115,7 @@ class LossSums:
     """Accumulates what batches contribute; waits for the device once, at the end."""
 
     def __init__(self, sums: bool) -> None:
-        """Start from nothing.
-
-        Args:
-            sums: whether the loss of the data set is the plain sum.
-        """
+        """Start from nothing."""
         self._plain_sum = sums
         self._totals: list[Tensor] = []
         self._weights: list[Tensor] = []
@@ -128,11 +124,7 @@ class LossSums:
         self._known: list[float] | None = None
 
     def add(self, terms: BatchTerms) -> None:
-        """Add one batch.
-
-        Args:
-            terms: what it contributes to the loss.
-        """
+        """Add one batch."""
         total = terms.total.detach()
         self._known = None
         self._totals.append(total)
@@ -147,11 +139,7 @@ class LossSums:
             self._examples.append((terms.terms.detach(), terms.weights.detach()))
 
     def add_metrics(self, totals: Mapping[str, tuple[Tensor, int]]) -> None:
-        """Add the metrics of one batch.
-
-        Args:
-            totals: the sum over its examples and their number, as from `metric_total`, by name.
-        """
+        """Add the metrics of one batch."""
         for name, pair in totals.items():
             self._metrics.setdefault(name, []).append(pair)
 
@@ -190,14 +178,7 @@ class LossSums:
         return final_divisor(self.totals[1], plain_sum=self._plain_sum)
 
     def result(self, *, keep: bool = False) -> LossValue:
-        """Divide.
-
-        Args:
-            keep: also give the loss and the weight of each example.
-
-        Returns:
-            The loss of all that has been added.
-        """
+        """Divide."""
         total, _, ss, sw, ww, n = self.totals
         value = total / self.divisor
         # Standard error of the ratio Σs/Σw over examples (delta method); of n·mean for a sum.
@@ -217,19 +198,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def metric_total(name: str, value: Any, size: int) -> tuple[Tensor, int]:
-    """Sum a metric of one batch over its examples.
-
-    Args:
-        name: which one, for the message.
-        value: one value per example, or their mean.
-        size: number of examples in the batch.
-
-    Returns:
-        The sum, a float64 scalar, and the number of examples.
-
-    Raises:
-        ProblemError: if it is neither.
-    """
+    """Sum a metric of one batch over its examples."""
     tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(value)
     if tensor is None or tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != size):
         msg = (
@@ -245,14 +214,6 @@ def error_of_mean(values: Tensor, weights: Tensor, *, plain_sum: bool) -> float:
 
     With differences of losses at two weight vectors, example by example, it is that of the paired
     difference.
-
-    Args:
-        values: of each example, float64, shape (N,).
-        weights: of each example, shape (N,).
-        plain_sum: whether Σ values itself is meant, as for a loss with ``reduction="sum"``.
-
-    Returns:
-        The error; NaN for less than two examples.
     """
     n = len(values)
     if n < 2:
@@ -264,18 +225,7 @@ def error_of_mean(values: Tensor, weights: Tensor, *, plain_sum: bool) -> float:
 
 
 def final_divisor(weight: float, *, plain_sum: bool) -> float:
-    """Return what the sums over the data are divided by, once.
-
-    Args:
-        weight: Σ weight over the data.
-        plain_sum: whether the loss of the data set is the sum itself.
-
-    Returns:
-        The weight, or 1 for a plain sum.
-
-    Raises:
-        DataError: if nothing in the data has a weight.
-    """
+    """Return what the sums over the data are divided by, once."""
     if not weight > 0:
         msg = "the total weight of the data is zero: is every target ignored (ignore_index)?"
         raise DataError(msg)

@@ -142,11 +142,7 @@ class Curvature(SymmetricOperator):
         return np.array(forms)[kept], np.array(weights, dtype=np.float64)[kept]
 
     def describe(self) -> str:
-        """Return how products are made, in words.
-
-        Returns:
-            For example ``double backward, 3 of 3 graphs kept (512 MiB)``.
-        """
+        """Return how products are made, in words."""
         n_pieces, n_batches = self._n_pieces, self._evaluator.problem.batches.n_batches
         used = self._limit - self._room
         parts = [self._way(), f"{len(self._kept)} of {n_pieces} graphs kept"]

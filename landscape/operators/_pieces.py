@@ -35,19 +35,9 @@ def pieces(problem: Problem, size: int | None) -> Iterator[Piece]:
 
 
 def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], int]) -> int | None:
-    """Measure how many examples a piece may have so that its graph stays within a limit.
-
-    The graph of a whole batch is never built to find out: its size is a constant and so much for
-    each example, measured on two small samples of the first batch.
-
-    Args:
-        evaluator: gives the data, and tells whether they can be cut.
-        limit: bytes; 0: none. On a CPU, graphs of more than 48 MiB are cut in any case.
-        n_bytes: builds the graph of a piece and measures it.
-
-    Returns:
-        The number of examples, at least 8; None where whole batches fit, or cannot be cut.
-    """
+    """Measure how many examples a piece may have so that its graph stays within a limit."""
+    # The graph of a whole batch is never built to find out: its size is a constant and so much for
+    # each example, measured on two small samples of the first batch.
     batch, batching = next(iter(evaluator.problem.batches)), evaluator.problem.batching
     if evaluator.problem.device.type == "cpu":
         limit = min(limit, _CACHED) if limit > 0 else _CACHED
