@@ -54,10 +54,9 @@ from .options import Measuring, measuring
     help="What the quadratic model predicts, from 16 Hessian-vector products.",
 )
 @click.option(
-    "--tune/--no-tune",
-    default=True,
-    show_default=True,
-    help="Time ways to evaluate before a long run; the choice can change roundings.",
+    "--tune",
+    is_flag=True,
+    help="Choose how to evaluate by a short timing, for long runs; can change roundings.",
 )
 @measuring
 def command(told: Measuring, rhos: tuple[float, ...], **options: Any) -> None:

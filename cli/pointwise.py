@@ -256,9 +256,8 @@ def _options(usual: str) -> list[Callable[[Any], Any]]:
         ),
         click.option("--compile", is_flag=True, help="Use torch.compile where it works."),
         click.option(
-            "--tune/--no-tune",
-            default=True,
-            show_default=True,
-            help="Time ways to evaluate before a long run; the choice can change roundings.",
+            "--tune",
+            is_flag=True,
+            help="Choose how to evaluate by a short timing, for long runs; can change roundings.",
         ),
     ]

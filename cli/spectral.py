@@ -69,10 +69,13 @@ def spectral(function: F) -> F:
         ),
         click.option(
             "--products",
-            type=click.Choice(["auto", "double-backward", "forward-over-reverse", "differences"]),
+            type=click.Choice(
+                ["auto", "fastest", "double-backward", "forward-over-reverse", "differences"]
+            ),
             default="auto",
             show_default=True,
-            help="How Hessian-vector products are made; the result says what was used.",
+            help="How Hessian-vector products are made; fastest: chosen by timing where no graph "
+            "fits in memory. The result says what was used.",
         ),
         click.option(
             "--memory",

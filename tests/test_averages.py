@@ -32,7 +32,7 @@ GRADIENT = np.array([0.3, -1.0, 0.2, 0.0, 2.0, -0.4])
 AT = np.array([1.0, -2.0, 0.5, 0.1, -0.3, 3.0])
 N = len(AT)
 FACTORS = {"gaussian": 1 / 2, "sphere": 1 / (2 * N), "ball": 1 / (2 * (N + 2)), "box": 1 / 6}
-FIXED = {"relative_error": None, "tune": False}
+FIXED = {"relative_error": None}
 
 
 def bowl(*, scale: float = 1.0, gradient=GRADIENT, at=AT, **options) -> Problem:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import PLAIN, Engine, Evaluator, LossValue, Plan, choose_plan
 from landscape.evaluate._folding import Fold
+from landscape.evaluate._runner import Runner
 from landscape.problem import Problem
 
 N = 13
@@ -585,13 +586,81 @@ def test_precisions_that_are_refused(precision: str, dtype: str, match: str) -> 
             Engine(evaluator, precision=precision)
 
 
+def test_points_of_lower_precision_have_weights_of_their_own() -> None:
+    """Autocast keeps what it has cast of a parameter, whatever is written into that later."""
+    with Evaluator(case_named("mlp").build(5, "float32")) as evaluator:
+        runner = Runner(evaluator, Plan(points=3), precision="bfloat16")
+        runner.at_once = False  # as if torch.vmap had failed under way
+        points, batches = several(evaluator), list(enumerate(evaluator.problem.batches))
+        found = [sums.totals[0] for sums in runner.sums(points, lambda: batches)]
+        single = Engine(evaluator, precision="bfloat16")
+        expected = [single.loss(point).value * N for point in points]
+    assert len(set(found)) == 3
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+# What models and data may be
+
+
+def test_a_kernel_that_is_a_buffer_stays_one() -> None:
+    def blurred(net: Any, x: Tensor) -> Tensor:
+        return F.conv2d(net.layer(x), net.kernel, groups=4)
+
+    net = Net(blurred, 4, layer=nn.Conv2d(2, 4, 3))
+    net.register_buffer("kernel", torch.rand(4, 1, 2, 2))
+    with Evaluator(problem_of(net, 2, 6, 6)) as evaluator:
+        engine = Engine(evaluator, Plan(channels_last=True))
+        assert engine.plan.channels_last
+        for point in several(evaluator):
+            assert_same(engine.loss(point), evaluator.loss(point))
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_a_model_may_write_to_its_inputs(points: int) -> None:
+    def shifted(net: Any, x: Tensor) -> Tensor:
+        return net.layer(x.sub_(0.1))
+
+    with Evaluator(problem_of(Net(shifted, 4, layer=nn.Conv2d(2, 4, 3)), 2, 6, 6)) as evaluator:
+        expected = evaluator.loss().value
+        found = Engine(evaluator, Plan(points=points)).losses([evaluator.origin] * 2)
+        assert evaluator.loss().value == expected
+    assert [one.value for one in found] == pytest.approx([expected] * 2, rel=1e-12)
+
+
+def test_sparse_batches_are_cut() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 7, generator=generator).relu().to_sparse()
+    y = torch.randint(0, 3, (N,), generator=generator)
+    problem = Problem(nn.Linear(7, 3), nn.CrossEntropyLoss(), [(x, y)], dtype="float32")
+    with Evaluator(problem) as evaluator:
+        engine = Engine(evaluator, Plan(piece=4))
+        assert engine.plan.piece == 4
+        assert_same(engine.loss(), evaluator.loss(), rel=1e-6)
+
+
+def test_batches_whose_size_is_unknown_are_evaluated() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+    def batch_loss(model: Any, batch: Any) -> tuple[Tensor, float]:
+        return model.layer(batch["x"]).square().sum() * batch["scale"].sum(), 2.0
+
+    batch = {"x": torch.ones(4, 3), "scale": torch.ones(3)}
+    problem = Problem(Scaled(), data=[batch], batch_loss=batch_loss)
+    with Evaluator(problem) as evaluator:
+        engine = Engine(evaluator, choose_plan(evaluator))
+        assert engine.loss().value == evaluator.loss().value
+
+
 # The choice
 
 
 @pytest.mark.parametrize("n_points", [1, 31, 32, 10_000])
 def test_the_chosen_plan_holds(n_points: int) -> None:
     with Evaluator(case_named("conv_batch_norm_eval").build(5)) as evaluator:
-        plan = choose_plan(evaluator, torch.ones_like(evaluator.origin), n_points=n_points)
+        plan = choose_plan(evaluator, n_points=n_points)
         assert plan.fold
         if n_points < 32:
             assert plan == Plan(fold=True)

@@ -227,19 +227,19 @@ def test_points_of_another_computation_are_never_mixed(tmp_path: Path) -> None:
         torch.manual_seed(0)
         return Problem(nn.Linear(3, 3), loss, (X, Y))
 
-    alone = {c: line(make(c), x=NINE, tune=False).loss for c in (1.0, 2.0)}
+    alone = {c: line(make(c), x=NINE).loss for c in (1.0, 2.0)}
     with Study(tmp_path / "study.db") as study:
         for c in (1.0, 2.0):
             calls = 0
-            line(make(c), x=NINE, tune=False, study=None)
+            line(make(c), x=NINE, study=None)
             whole, calls = calls, 0
             with pytest.raises(KeyboardInterrupt):
-                line(make(c, stop_at=0.8 * whole), x=NINE, tune=False, study=study)
+                line(make(c, stop_at=0.8 * whole), x=NINE, study=study)
         (one, other) = study.entries()
         assert 0 < one.points_done < 9
         assert 0 < other.points_done < 9
         for c in (1.0, 2.0):
-            found = line(make(c), x=NINE, tune=False, study=study)
+            found = line(make(c), x=NINE, study=study)
             assert found.loss.tolist() == alone[c].tolist()
         assert [entry.status for entry in study.entries()] == ["complete"] * 2
 

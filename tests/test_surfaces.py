@@ -19,6 +19,7 @@ from torch import nn
 from landscape.directions import Direction, Plane, given_direction, random_direction, random_plane
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
 from landscape.evaluate import PLAIN, Engine, Evaluator
+from landscape.measure.averages import average_sharpness
 from landscape.measure.evaluation import evaluation
 from landscape.measure.surfaces import line, span, surface
 from landscape.problem import Problem
@@ -406,3 +407,20 @@ def test_refuses_a_direction_of_another_model():
     problem = case_named("mlp").build()
     with pytest.raises(InvalidArgumentError, match="is it of another architecture"):
         line(problem, np.ones(5))
+
+
+# -- how points are evaluated ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", [line, surface, average_sharpness])
+def test_nothing_is_timed_unless_asked_for(measure, monkeypatch):
+    def timed(*args):
+        msg = "timed"
+        raise NotImplementedError(msg)
+
+    monkeypatch.setattr("landscape.evaluate._choosing._fastest", timed)
+    size = {line: {}, surface: {"n": 6}, average_sharpness: {"rho": 0.1, "prediction": False}}
+    problem = case_named("conv_batch_norm_eval").build(5)
+    assert measure(problem, **size[measure]).engine == "BatchNorm folded"
+    with pytest.raises(NotImplementedError, match="timed"):
+        measure(problem, **size[measure], tune=True)

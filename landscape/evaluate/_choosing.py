@@ -1,28 +1,23 @@
-"""Chooses the way of evaluating many points: what holds, and then what a short measurement says."""
+"""Chooses a plan: what holds, and on request what a short measurement says is faster."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import Tensor
+from dataclasses import replace
 
 from landscape.errors import InvalidArgumentError, LandscapeError
+from landscape.evaluate._engine import plan_that_holds
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._folding import Fold
-from landscape.evaluate._holding import plan_that_holds
 from landscape.evaluate._pieces import arranged, sample_of
 from landscape.evaluate._plans import Plan
-from landscape.evaluate._running import Runner
-from landscape.problem._batching import Batching
+from landscape.evaluate._runner import Runner
 
-# Below this many points, or seconds for all of them, nothing is timed, and the plan is the same on
-# every run.
-_FEW_POINTS = 32
-_SHORT = 10.0
+# Below this many points, or seconds for all of them, nothing is timed.
+_FEW_POINTS, _SHORT = 32, 10.0
 # Share of the time of all points that may go into timing, or so many seconds if that is more.
 _SHARE, _AT_LEAST = 0.03, 0.1
 _ROUNDS = 5
@@ -35,25 +30,17 @@ _SIZES = {"cpu": (256, 128, 512, 64), "cuda": (1024, 4096, 256)}
 _LARGE, _AT_ONCE = 4096, 8
 
 
-def choose_plan(
-    evaluator: Evaluator,
-    direction_like: Tensor | None = None,
-    *,
-    n_points: int,
-    compile: bool = False,
-) -> Plan:
+def choose_plan(evaluator: Evaluator, *, n_points: int = 1, compile: bool = False) -> Plan:
     """Choose how to evaluate the loss at many weight vectors.
 
-    BatchNorm is folded wherever that holds. Layout, size of the pieces and points at once are
-    timed against each other on the first examples, and taken where they are clearly faster (3 %)
-    than what is simpler, but only if 32 points or more are to be evaluated, and take 10 seconds or
-    more.
+    BatchNorm is folded wherever that holds. For 32 points or more that take 10 seconds or more,
+    layout, size of the pieces and points at once are timed against each other on the first
+    examples at the origin, and taken where they are clearly faster (3 %) than what is simpler.
 
     Args:
         evaluator: an entered evaluator.
-        direction_like: where to time: at the origin plus this vector of shape (n,); None: at the
-            origin.
-        n_points: how many points are to be evaluated.
+        n_points: how many points are to be evaluated; 1: nothing is timed, and the plan is the
+            same on every run.
         compile: whether to use torch.compile, if it works here and gives the same numbers.
 
     Returns:
@@ -62,117 +49,100 @@ def choose_plan(
     Raises:
         InvalidArgumentError: if n_points is below 1.
 
-    Cost: about 4 % of the forward passes over the points, and those that an `Engine` takes to try
-    a plan; compiling comes on top.
+    Cost: that of trying an `Engine`; timing takes about 4 % of the forward passes over the points.
     """
     if n_points < 1:
         msg = f"a plan is for at least 1 point, got n_points = {n_points}"
         raise InvalidArgumentError(msg)
     plan, folds = plan_that_holds(evaluator, Plan(fold=True))
+    wanted = plan
     if evaluator.problem.mode == "eval" and n_points >= _FEW_POINTS:
-        shift = 0.0 if direction_like is None else direction_like
-        clock = _Clock(evaluator, plan, folds, evaluator.origin + shift)
-        plan = clock.fastest(n_points)
+        wanted = _fastest(evaluator, plan, folds, n_points)
     if compile:
-        plan = replace(plan, compiled=True, points=1)
-    return plan_that_holds(evaluator, plan)[0]
+        wanted = replace(wanted, compiled=True, points=1)
+    return plan if wanted == plan else plan_that_holds(evaluator, wanted)[0]
 
 
-@dataclass
+def _fastest(evaluator: Evaluator, plan: Plan, folds: Sequence[Fold], n_points: int) -> Plan:
+    """Return the simplest of the plans that none beats clearly, timed in turn within a budget."""
+    base = _Candidate(evaluator, plan, folds)
+    base.time()  # warm: allocations, and the algorithms that a device chooses
+    base.seconds.clear()
+    once = base.time()
+    point = base.seconds[0] * evaluator.problem.batches.n_examples
+    if n_points * point < _SHORT:
+        return plan
+    left = max(_SHARE * n_points * point, _AT_LEAST) - 2 * once
+    # Two turns of each at least, or there is nothing to go by.
+    affordable = max(0, int(left / (2 * once)))
+    rivals = _rivals(evaluator, plan, point)[:affordable]
+    racing = [base, *(_Candidate(evaluator, rival, folds) for rival in rivals)]
+    for _ in range(_ROUNDS):
+        for candidate in racing:
+            if left > 0:
+                left -= candidate.try_to_time()
+        racing = [each for each in racing if each.seconds]
+        best = min(min(each.seconds) for each in racing)
+        racing = [each for each in racing if min(each.seconds) <= _HOPELESS * best]
+    best = min(each.median for each in racing)
+    good = [each.plan for each in racing if each.median <= _CLEARLY * best]
+    return min(good, key=_complication)
+
+
 class _Candidate:
-    """A plan that is timed, with the seconds of each turn for one point and one example, if any."""
+    """A plan that is timed; `seconds` are those of each turn, for one point and one example."""
 
-    runner: Runner
-    batching: Batching
-    pieces: list[tuple[int, Any]]
-    seconds: list[float] = field(default_factory=list)
-    failed: bool = False
+    def __init__(self, evaluator: Evaluator, plan: Plan, folds: Sequence[Fold]) -> None:
+        batching, sizes = evaluator.problem.batching, _sizes(evaluator)
+        # Whole batches, where they are what the model will see.
+        n = max(*sizes, plan.piece or 0)
+        sample = sample_of(evaluator, n, at_most=None if plan.piece is None else n)
+        self.plan, self.seconds = plan, list[float]()
+        self._pieces = list(arranged(batching, sample, plan))
+        self._n = plan.points * sum(batching.size(piece) for _, piece in self._pieces)
+        self._runner, self._vectors = (
+            Runner(evaluator, plan, folds),
+            [evaluator.origin] * plan.points,
+        )
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    def time(self, vector: Tensor) -> float:
+    def time(self) -> float:
         """Time the plan once; return the seconds that this took."""
-        points = self.runner.plan.points
-        n_examples = sum(self.batching.size(piece) for _, piece in self.pieces)
         started = time.perf_counter()
-        for sums in self.runner.sums([vector] * points, lambda: self.pieces):
+        for sums in self._runner.sums(self._vectors, lambda: self._pieces):
             _ = sums.totals  # waits for the device
         spent = time.perf_counter() - started
-        self.seconds.append(spent / (points * n_examples))
+        self.seconds.append(spent / self._n)
         return spent
 
-
-class _Clock:
-    """Times plans in turn on the first examples, as long as the budget lasts."""
-
-    def __init__(self, evaluator: Evaluator, plan: Plan, folds: Sequence[Fold], at: Tensor) -> None:
-        self._evaluator, self._plan, self._folds, self._at = evaluator, plan, folds, at
-        own = _SIZES.get(evaluator.problem.device.type, _SIZES["cuda"])
-        self._sizes = own if evaluator.divisible else ()
-        self._n = max(own)
-
-    def fastest(self, n_points: int) -> Plan:
-        """Return the simplest of the plans that nothing beats clearly."""
-        base = self._candidate(self._plan)
-        base.time(self._at)  # warm: allocations, and the algorithms that a device chooses
-        base.seconds.clear()
-        once = base.time(self._at)
-        point = base.median * self._evaluator.problem.batches.n_examples
-        if n_points * point < _SHORT:
-            return self._plan
-        left = max(_SHARE * n_points * point, _AT_LEAST) - 2 * once
-        # Two turns of each at least, or there is nothing to go by.
-        affordable = max(0, int(left / (2 * once)))
-        racing = [base, *map(self._candidate, self._plans(point)[:affordable])]
-        for _ in range(_ROUNDS):
-            for candidate in racing:
-                if left > 0:
-                    left -= self._tried(candidate)
-            racing = [each for each in racing if each.seconds and not each.failed]
-            best = min(min(each.seconds) for each in racing)
-            racing = [each for each in racing if min(each.seconds) <= _HOPELESS * best]
-        best = min(each.median for each in racing)
-        good = [each.runner.plan for each in racing if each.median <= _CLEARLY * best]
-        return min(good, key=_complication)
-
-    def _tried(self, candidate: _Candidate) -> float:
-        """Time a plan; one that fails, for want of memory, say, is out of the race."""
+    def try_to_time(self) -> float:
+        """Time the plan; one that fails, for want of memory, say, is out of the race."""
         started = time.perf_counter()
         try:
-            return candidate.time(self._at)
+            return self.time()
         except (LandscapeError, RuntimeError):
-            if candidate.runner.plan == self._plan:
-                raise
-            candidate.seconds.clear()
-            candidate.failed = True
+            self.seconds = [math.inf]
             return time.perf_counter() - started
 
-    def _candidate(self, plan: Plan) -> _Candidate:
-        problem = self._evaluator.problem
-        # Whole batches, where they are what the model will see.
-        n = self._n if plan.piece is None else max(self._n, plan.piece)
-        sample = sample_of(problem, n, at_most=None if plan.piece is None else n)
-        runner = Runner(self._evaluator, plan, self._folds)
-        pieces = list(arranged(problem.batching, sample, plan))
-        return _Candidate(runner, problem.batching, pieces)
 
-    def _plans(self, point: float) -> list[Plan]:
-        """List the plans to try, the more promising ones first."""
-        plan = self._plan
-        if point < _SMALL:
-            large = [replace(plan, piece=_LARGE)] if self._sizes else []
-            return [*large, replace((large or [plan])[0], points=_AT_ONCE)]
-        images = any(p.ndim == 4 for p in self._evaluator.problem.model.parameters())
-        sizes: list[int | None] = [*self._sizes]
-        sizes.insert(1, None)
-        found = [
-            replace(plan, piece=size, channels_last=last)
-            for size in sizes
-            for last in ((True, False) if images else (False,))
-        ]
-        return [each for each in found if each != plan]
+def _rivals(evaluator: Evaluator, plan: Plan, point: float) -> list[Plan]:
+    """List the plans to try, the more promising ones first, for points of so many seconds."""
+    sizes: list[int | None] = [*_sizes(evaluator)] if evaluator.divisible else []
+    if point < _SMALL:
+        large = [replace(plan, piece=_LARGE)] if sizes else []
+        return [*large, replace((large or [plan])[0], points=_AT_ONCE)]
+    sizes.insert(1, None)
+    images = any(p.ndim == 4 for p in evaluator.problem.model.parameters())
+    layouts = (True, False) if images else (False,)
+    found = [replace(plan, piece=n, channels_last=last) for n in sizes for last in layouts]
+    return [each for each in found if each != plan]
+
+
+def _sizes(evaluator: Evaluator) -> tuple[int, ...]:
+    return _SIZES.get(evaluator.problem.device.type, _SIZES["cuda"])
 
 
 def _complication(plan: Plan) -> int:

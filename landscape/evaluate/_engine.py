@@ -1,27 +1,44 @@
-"""The engine: the loss at many weight vectors, the way of a plan."""
+"""The loss at many weight vectors, by a plan that has given the numbers of the plain way."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from landscape.errors import LandscapeError, first_line
 from landscape.evaluate._evaluator import Evaluator
-from landscape.evaluate._holding import plan_that_holds
-from landscape.evaluate._pieces import pieces_of
+from landscape.evaluate._folding import Fold, find_folds
+from landscape.evaluate._pieces import arranged, pieces_of, sample_of
 from landscape.evaluate._plans import PLAIN, Plan, check_precision
-from landscape.evaluate._running import Runner
+from landscape.evaluate._runner import Runner
 from landscape.evaluate._sums import LossSums, LossValue
+from landscape.randomness import seeded
 
-__all__ = ["Engine"]
+# Examples that a plan is tried on, where batches can be cut: the first ones of several batches,
+# in pieces that join some and cut others, whatever the size of the pieces will be.
+_TRIED, _OF_A_BATCH, _PIECE = 64, 32, 24
+# How far a plan may be off: times the change by rounding the weights, or relative to the norm.
+_NOISE = 30.0
+_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-11}
+# What of a plan is left out first, where it does not hold; the plain plan holds.
+_LEAVING: tuple[dict[str, Any], ...] = (
+    {"compiled": False},
+    {"points": 1},
+    {"piece": None, "channels_last": False},
+    {"fold": False},
+)
 
 
 class Engine:
     """Evaluates the loss of the data set at many weight vectors.
 
     The numbers are those of `Evaluator.loss` to rounding: what of a plan does not give them on the
-    first examples, at the origin and beside it, is not done. Nothing is left in the model between
+    first examples, at the origin and near it, is not done. Nothing is left in the model between
     two calls.
 
     Attributes:
@@ -50,23 +67,10 @@ class Engine:
         none for the plain plan.
         """
         check_precision(precision, evaluator.problem)
-        self.precision = precision
+        self.evaluator, self.precision = evaluator, precision
         self.plan, self.folds = plan_that_holds(evaluator, plan)
-        self.evaluator = evaluator
         self._runner = Runner(evaluator, self.plan, self.folds, precision=precision)
         self._pieces = pieces_of(evaluator.problem, self.plan)
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Forget the pieces of the data that were kept."""
-        self._pieces = pieces_of(self.evaluator.problem, PLAIN)
 
     def loss(
         self,
@@ -74,18 +78,8 @@ class Engine:
         buffers: Mapping[str, Tensor] | None = None,
         keep: bool = False,
     ) -> LossValue:
-        """Evaluate the loss and the metrics.
-
-        Args:
-            vector: weights of shape (n,); None: the origin.
-            buffers: values for some of the model's buffers, by name; None: its own.
-            keep: also give the loss and the weight of each example.
-
-        Returns:
-            The loss of the data set. Cost: one forward pass.
-        """
-        vector = self.evaluator.origin if vector is None else vector
-        return self.losses([vector], buffers, keep)[0]
+        """Evaluate the loss and the metrics at one weight vector; None: the origin."""
+        return self.losses([self.evaluator.origin if vector is None else vector], buffers, keep)[0]
 
     def losses(
         self,
@@ -109,3 +103,89 @@ class Engine:
             found += self._runner.sums(chunk, self._pieces, buffers)
         self.evaluator.passes["forwards"] += len(vectors)
         return [sums.result(keep=keep) for sums in found]
+
+
+def plan_that_holds(evaluator: Evaluator, plan: Plan) -> tuple[Plan, tuple[Fold, ...]]:
+    """Try a plan on the first examples, and leave out what does not give the plain numbers."""
+    if plan == PLAIN or evaluator.problem.mode == "train":
+        return PLAIN, ()
+    folds = _folds(evaluator) if plan.fold else ()
+    held = replace(plan, fold=bool(folds), piece=plan.piece if evaluator.divisible else None)
+    tried = {held: _why_not(evaluator, held, folds)}
+    for less in _LEAVING:
+        if not tried[held]:
+            break
+        held = replace(held, **less)
+        if held not in tried:
+            tried[held] = _why_not(evaluator, held, folds)
+    if plan.compiled and not held.compiled:
+        msg = f"the model is evaluated without torch.compile: {next(iter(tried.values()))}"
+        warnings.warn(msg, UserWarning, stacklevel=4)
+    return held, folds if held.fold else ()
+
+
+def _folds(evaluator: Evaluator) -> tuple[Fold, ...]:
+    ((_, batch),) = sample_of(evaluator, 1, at_most=_OF_A_BATCH)
+    try:
+        return find_folds(evaluator, batch)
+    except (LandscapeError, RuntimeError):
+        return ()
+
+
+def _why_not(evaluator: Evaluator, plan: Plan, folds: Sequence[Fold]) -> str:
+    """Say why a plan does not give the plain numbers on the first examples; empty if it does."""
+    if plan == PLAIN:
+        return ""
+    batches = sample_of(evaluator, _TRIED, at_most=_OF_A_BATCH)
+    piece = None if plan.piece is None else min(plan.piece, _PIECE)
+    pieces = list(arranged(evaluator.problem.batching, batches, replace(plan, piece=piece)))
+    # At the origin and near it, each weight moved by about a tenth of their size.
+    origin, generator = evaluator.origin, seeded(0)
+    shift = torch.randn(len(origin), generator=generator, dtype=torch.float64)
+    size = float(origin.double().square().mean().sqrt()) or 1.0
+    vectors = [origin, origin + (0.1 * size * shift).to(origin)]
+    plain, runner = Runner(evaluator, PLAIN), Runner(evaluator, plan, folds)
+    expected = plain.sums(vectors, lambda: batches)
+    noisy = plain.sums([_rounded(vector) for vector in vectors], lambda: batches)
+    try:
+        found = runner.sums(vectors, lambda: pieces)
+    except Exception as error:
+        # Whatever it is, the plain way does without it, and says what is wrong with the model.
+        return f"{type(error).__name__}: {first_line(error)}"
+    if plan.points > 1 and not runner.at_once:
+        return "torch.vmap cannot run the model or the loss"
+    rounding = _ROUNDING[evaluator.problem.dtype]
+    same = all(_same(*sums, rounding) for sums in zip(expected, found, noisy, strict=True))
+    return "" if same else "its numbers differ by more than rounding"
+
+
+def _rounded(vector: Tensor) -> Tensor:
+    """Move each weight up or down by its rounding error."""
+    sign = torch.randint(2, (len(vector),), generator=seeded(0)) * 2 - 1
+    return vector * (1 + torch.finfo(vector.dtype).eps * sign.to(vector))
+
+
+def _same(one: LossSums, other: LossSums, noisy: LossSums, rounding: float) -> bool:
+    """Tell whether sums, metrics and the losses of the examples are equal to rounding."""
+    values = [_values(sums) for sums in (one, other, noisy)]
+    return len(values[0]) == len(values[1]) and all(
+        _close(a, b, c, rounding) for a, b, c in zip(*values, strict=True)
+    )
+
+
+def _values(sums: LossSums) -> list[Tensor]:
+    metrics = [value for _, value in sorted(sums.metrics.items())]
+    numbers = torch.tensor([*sums.totals[:2], *metrics], dtype=torch.float64)
+    return [*torch.split(numbers, 1), *(sums.examples or ())]
+
+
+def _close(one: Tensor, other: Tensor, noisy: Tensor, rounding: float) -> bool:
+    """Compare in the Euclidean norm; what is not finite must be the same, NaN like NaN."""
+    finite = torch.isfinite(one)
+    if one.shape != other.shape or not torch.equal(finite, torch.isfinite(other)):
+        return False
+    rest = torch.equal(one[~finite].nan_to_num(0.5), other[~finite].nan_to_num(0.5))
+    both = finite & torch.isfinite(noisy)
+    noise = float((one[both] - noisy[both]).norm())
+    allowed = max(rounding * float(one[finite].norm()), _NOISE * noise)
+    return rest and float((one[finite] - other[finite]).norm()) <= allowed

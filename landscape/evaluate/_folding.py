@@ -17,51 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from landscape.evaluate._evaluator import Evaluator
 from landscape.problem._live import tensors_by_name
 from landscape.problem.data import leaves
 
-_LAYERS: tuple[type[nn.Module], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
-_CALLS = frozenset(
-    {
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "linear",
-    }
-)
+_CALLS = {f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)} | {"linear"}
 # What asks a tensor about itself, and not for its values.
 _QUESTIONS = frozenset(
-    {
-        "dim",
-        "ndim",
-        "shape",
-        "size",
-        "dtype",
-        "device",
-        "layout",
-        "requires_grad",
-        "is_cuda",
-        "is_floating_point",
-        "numel",
-        "stride",
-        "is_contiguous",
-        "__len__",
-    }
+    "dim ndim shape size dtype device layout requires_grad is_cuda is_floating_point numel stride "
+    "is_contiguous __len__".split()
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -92,82 +60,63 @@ def find_folds(evaluator: Evaluator, batch: Any) -> tuple[Fold, ...]:
 
     with torch.no_grad():
         evaluator.on_batch(None, batch, 0, body)
-    pairs = (_pair(watch, call, names, model) for call in watch.normalisations)
+    pairs = (_pair(watch, *call, names, model) for call in watch.normalisations)
     return tuple(pair for pair in pairs if pair is not None)
 
 
 class Folding:
-    """Makes folded weights from those of a vector, and lets BatchNorm pass on what it is given."""
+    """Makes folded weights, and lets the folded BatchNorm layers return their input."""
 
     def __init__(self, evaluator: Evaluator, folds: Sequence[Fold]) -> None:
-        """Prepare what does not depend on the weights."""
-        problem = evaluator.problem
-        self.folds = tuple(folds)
-        self._layers = [problem.model.get_submodule(fold.layer) for fold in folds]
-        self._norms: list[Any] = [problem.model.get_submodule(fold.norm) for fold in folds]
-        self._sizes = [norm.num_features for norm in self._norms]
+        problem, model = evaluator.problem, evaluator.model
+        self._folds, self._dtype = tuple(folds), problem.dtype
+        self._layers = [model.get_submodule(fold.layer) for fold in folds]
+        self._norms: list[Any] = [model.get_submodule(fold.norm) for fold in folds]
+        self._sizes: list[int] = [norm.num_features for norm in self._norms]
         like = torch.zeros((), dtype=problem.dtype, device=problem.device)
         self._zeros = [like.new_zeros(size) for size in self._sizes]
         self._ones = [like.new_ones(size) for size in self._sizes]
-        self._eps = torch.cat(
-            [one.double() * norm.eps for one, norm in zip(self._ones, self._norms, strict=True)]
-        )
+        eps = [like.new_full((norm.num_features,), norm.eps).double() for norm in self._norms]
+        self._eps = torch.cat(eps)
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Fold."""
+        """Return the folded weights and biases by name, from tensors of the model by name."""
+        norms, layers = [fold.norm for fold in self._folds], [fold.layer for fold in self._folds]
 
-        def joined(part: str, default: Sequence[Tensor], *, of_norm: bool = True) -> Tensor:
-            owners = [fold.norm if of_norm else fold.layer for fold in self.folds]
-            return torch.cat(
-                [
-                    tensors.get(f"{owner}.{part}", other)
-                    for owner, other in zip(owners, default, strict=True)
-                ]
-            ).double()
+        def joined(owners: list[str], part: str, default: list[Tensor]) -> Tensor:
+            pairs = zip(owners, default, strict=True)
+            return torch.cat([tensors.get(f"{name}.{part}", none) for name, none in pairs]).double()
 
-        variance = joined("running_var", self._ones)
-        scale = joined("weight", self._ones) * torch.rsqrt(variance + self._eps)
-        bias = joined("bias", self._zeros, of_norm=False)
-        shift = (bias - joined("running_mean", self._zeros)) * scale + joined("bias", self._zeros)
-        folded: dict[str, Tensor] = {}
-        dtype = self._ones[0].dtype
-        scales, shifts = (torch.split(each.to(dtype), self._sizes) for each in (scale, shift))
-        for fold, layer, s, b in zip(self.folds, self._layers, scales, shifts, strict=True):
-            folded[f"{fold.layer}.weight"] = _scaled(layer, tensors[f"{fold.layer}.weight"], s)
-            folded[f"{fold.layer}.bias"] = b
-        return folded
+        variance = joined(norms, "running_var", self._ones)
+        scale = joined(norms, "weight", self._ones) * torch.rsqrt(variance + self._eps)
+        shift = joined(layers, "bias", self._zeros) - joined(norms, "running_mean", self._zeros)
+        bias = shift * scale + joined(norms, "bias", self._zeros)
+        scales, biases = (torch.split(v.to(self._dtype), self._sizes) for v in (scale, bias))
+        found = {f"{name}.bias": b for name, b in zip(layers, biases, strict=True)}
+        for name, layer, s in zip(layers, self._layers, scales, strict=True):
+            found[f"{name}.weight"] = _scaled(layer, tensors[f"{name}.weight"], s)
+        return found
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let every folded BatchNorm pass on what it is given."""
+        """Let every folded BatchNorm return its input."""
         try:
             for norm in self._norms:
-                vars(norm)["forward"] = _passed_on
+                vars(norm)["forward"] = _identity
             yield
         finally:
             for norm in self._norms:
                 vars(norm).pop("forward", None)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A call of a layer: the arguments, by place or name, and what came out."""
-
-    arguments: tuple[Any, ...]
-    output: Tensor
-
-    def argument(self, place: int) -> Any:
-        return self.arguments[place] if len(self.arguments) > place else None
-
-
 class _Watch(TorchFunctionMode):
-    """Notes which tensors are used how often, and the calls of layers and of BatchNorm."""
+    """Notes how often each tensor is used, and the calls of layers and of BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
         self.uses: dict[int, int] = defaultdict(int)
-        self.layers: dict[int, _Call] = {}
-        self.normalisations: list[_Call] = []
+        self.layers: dict[int, tuple[Any, Any]] = {}  # weight and bias, by the id of the output
+        self.normalisations: list[tuple[Any, Any]] = []  # input and running mean
         self._held: list[Any] = []  # so that no two tensors have one id
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -180,31 +129,28 @@ class _Watch(TorchFunctionMode):
         for leaf in leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
                 self.uses[id(leaf)] += 1
-        if name in _CALLS and isinstance(output, Tensor):
-            weight_and_bias = kwargs.get("weight"), kwargs.get("bias")
-            arguments = tuple(args) if len(args) >= 2 else (*args, *weight_and_bias)
-            self.layers[id(output)] = _Call(arguments, output)
-        elif name == "batch_norm" and isinstance(output, Tensor):
-            self.normalisations.append(_Call(tuple(args), output))
+        given = dict(enumerate(args)) | kwargs
+        if name in _CALLS:
+            parts = given.get(1, given.get("weight")), given.get(2, given.get("bias"))
+            self.layers[id(output)] = parts
+        elif name == "batch_norm":
+            self.normalisations.append((given.get(0), given.get(1)))
         return output
 
 
-def _pair(watch: _Watch, call: _Call, names: Mapping[int, str], model: nn.Module) -> Fold | None:
+def _pair(
+    watch: _Watch, given: Any, mean: Any, names: Mapping[int, str], model: nn.Module
+) -> Fold | None:
     """Return the pair that a call of batch_norm belongs to, if it can be folded."""
-    given = call.argument(0)
-    before = watch.layers.get(id(given))
-    if before is None:
-        return None
-    weight, bias = before.argument(1), before.argument(2)
+    weight, bias = watch.layers.get(id(given), (None, None))
     # Only weight and bias of the layer are replaced, so nothing else may read them; the running
     # mean tells how often the BatchNorm is called.
-    alone = [given, weight, bias, call.argument(1)]
-    if any(watch.uses[id(tensor)] != 1 for tensor in alone if tensor is not None):
+    if any(watch.uses[id(t)] != 1 for t in (given, weight, bias, mean) if t is not None):
         return None
-    layer, norm = _owner(names, weight, "weight"), _owner(names, call.argument(1), "running_mean")
+    layer, norm = _owner(names, weight, "weight"), _owner(names, mean, "running_mean")
     if layer is None or norm is None:
         return None
-    if not _is_plain(model, layer, _LAYERS) or not _is_plain(model, norm, (_BatchNorm,)):
+    if not _is_plain(model, layer, (_ConvNd, nn.Linear)) or not _is_plain(model, norm, _BatchNorm):
         return None
     # Channels are the second axis for BatchNorm, and the last one for a linear layer.
     axes = 2 if isinstance(model.get_submodule(layer), nn.Linear) else weight.ndim
@@ -218,22 +164,17 @@ def _owner(names: Mapping[int, str], tensor: Any, role: str) -> str | None:
     return owner if owner and last == role else None
 
 
-def _is_plain(model: nn.Module, name: str, classes: tuple[type[nn.Module], ...]) -> bool:
+def _is_plain(model: nn.Module, name: str, kinds: Any) -> bool:
     """Tell whether a layer is one of torch's own, unchanged, with weights of its own."""
     layer = model.get_submodule(name)
-    own = [cls for cls in (*classes, SyncBatchNorm) if isinstance(layer, cls)]
-    tensors = {id(t) for t in layer.parameters(recurse=False)}
-    holders = [
-        key
-        for key, tensor in model.named_parameters(remove_duplicate=False)
-        if id(tensor) in tensors
-    ]
+    own = {id(tensor) for tensor in layer.parameters(recurse=False)}
+    named = model.named_parameters(remove_duplicate=False)
     return (
-        bool(own)
-        and any(getattr(type(layer), "forward", None) is vars(cls).get("forward") for cls in own)
+        isinstance(layer, kinds)
+        and type(layer).forward.__module__.startswith("torch.nn.modules.")
         and "forward" not in vars(layer)
         and not any(getattr(layer, hooks, None) for hooks in _HOOKS)
-        and len(holders) == len(tensors)
+        and sum(id(tensor) in own for _, tensor in named) == len(own)
         and not layer._modules
     )
 
@@ -249,7 +190,7 @@ def _scaled(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
     return (grouped * scale.view(groups, 1, -1, *rest)).view(weight.shape)
 
 
-def _passed_on(given: Tensor) -> Tensor:
+def _identity(given: Tensor) -> Tensor:
     return given
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._plans import Plan
 from landscape.problem import Problem
 from landscape.problem._batching import Batching
-from landscape.problem.data import leaves, map_leaves
+from landscape.problem.data import leaves, map_leaves, n_bytes
 
 Numbered = Iterable[tuple[int, Any]]
 # Pieces that take no more are made once and kept, beside the batches that they are made of.
@@ -20,26 +21,26 @@ _KEPT_BYTES = 2**30
 
 
 def pieces_of(problem: Problem, plan: Plan) -> Callable[[], Numbered]:
-    """Give the whole data as a plan wants them."""
+    """Return a function that goes through the whole data as a plan wants them."""
+    batches = problem.batches
     if plan.piece is None and not plan.channels_last:
-        return lambda: enumerate(problem.batches)
-    kept: list[tuple[int, Any]] | None = None
-    first = next(iter(problem.batches))
-    size = sum(leaf.nbytes for leaf in leaves(first) if isinstance(leaf, Tensor))
-    if size * problem.batches.n_batches <= _KEPT_BYTES:
-        kept = list(arranged(problem.batching, enumerate(problem.batches), plan))
-    batching = problem.batching
-    return lambda: arranged(batching, enumerate(problem.batches), plan) if kept is None else kept
+        return lambda: enumerate(batches)
+    if n_bytes(next(iter(batches))) * batches.n_batches > _KEPT_BYTES:
+        return lambda: arranged(problem.batching, enumerate(batches), plan)
+    kept = list(arranged(problem.batching, enumerate(batches), plan))
+    return lambda: kept
 
 
-def sample_of(problem: Problem, n: int, *, at_most: int | None) -> list[tuple[int, Any]]:
-    """Return the first batches of the data."""
-    found, missing = [], n
+def sample_of(evaluator: Evaluator, n: int, *, at_most: int | None) -> list[tuple[int, Any]]:
+    """Return the first batches, with n examples or more, of each at most so many if it is cut."""
+    problem, cuts = evaluator.problem, at_most is not None and evaluator.divisible
+    found, missing = list[tuple[int, Any]](), n
     for i, batch in islice(enumerate(problem.batches), n):
-        if at_most is not None and problem.batching.size(batch) > min(at_most, missing):
-            batch = problem.batching.split(batch, min(at_most, missing))[0]
+        size, limit = problem.batching.known_size(batch) or 1, min(at_most or n, missing)
+        if cuts and size > limit and problem.batching.can_split(batch):
+            batch, size = problem.batching.part(batch, 0, limit), limit
         found.append((i, batch))
-        missing -= problem.batching.size(batch)
+        missing -= size
         if missing <= 0:
             break
     return found
@@ -65,50 +66,48 @@ def _cut_anew(batching: Batching, batches: Numbered, size: int) -> Iterator[tupl
     waiting: list[Any] = []
     first = 0
     for i, batch in batches:
-        if waiting and not _joinable(batching, waiting[0], batch):
-            yield from ((first, piece) for piece in _cut(batching, _joined(waiting), size))
+        whole = bool(waiting) and batching.size(waiting[0]) >= size
+        if waiting and (whole or not _joinable(batching, waiting[0], batch)):
+            yield from ((first, piece) for piece in _cut(batching, waiting, size))
             waiting = []
-        if not waiting:
-            first = i
+        first = first if waiting else i
         waiting.append(batch)
         if sum(map(batching.size, waiting)) >= size:
-            *whole, rest = _cut(batching, _joined(waiting), size)
-            yield from ((first, piece) for piece in whole)
+            *before, rest = _cut(batching, waiting, size)
+            yield from ((first, piece) for piece in before)
             waiting, first = [rest], i
-            if batching.size(rest) == size:
-                yield first, rest
-                waiting = []
     if waiting:
-        yield from ((first, piece) for piece in _cut(batching, _joined(waiting), size))
+        yield from ((first, piece) for piece in _cut(batching, waiting, size))
 
 
-def _cut(batching: Batching, batch: Any, size: int) -> Iterator[Any]:
-    while batching.size(batch) > size and batching.can_split(batch):
-        head, batch = batching.split(batch, size)
-        yield head
-    yield batch
+def _cut(batching: Batching, batches: list[Any], size: int) -> Iterator[Any]:
+    """Join batches, and cut them into pieces of a size; the last one may be smaller."""
+    batch = batches[0]
+    if len(batches) > 1:
+        parts = iter([torch.cat(tensors) for tensors in zip(*map(leaves, batches), strict=True)])
+        batch = map_leaves(batch, lambda _: next(parts))
+    n = batching.size(batch)
+    if n <= size or not batching.can_split(batch):
+        yield batch
+        return
+    for at in range(0, n, size):
+        yield batching.part(batch, at, min(at + size, n))
 
 
 def _joinable(batching: Batching, one: Any, other: Any) -> bool:
-    pairs = list(zip(leaves(one), leaves(other), strict=False))
-    first_axis = batching.axis == 0 and batching.can_split(one)
+    ours, theirs = leaves(one), leaves(other)
+    sizes = batching.size(one), batching.size(other)
     return (
-        first_axis
-        and len(leaves(one)) == len(leaves(other))
+        batching.axis == 0
+        and batching.can_split(one)
+        and len(ours) == len(theirs)
         and all(
             isinstance(a, Tensor)
             and isinstance(b, Tensor)
-            and (a.ndim, b.ndim, a.shape[1:], a.dtype) == (b.ndim, a.ndim, b.shape[1:], b.dtype)
             and a.layout == b.layout == torch.strided
-            and a.ndim > 0
-            and (len(a), len(b)) == (batching.size(one), batching.size(other))
-            for a, b in pairs
+            and a.ndim == b.ndim > 0
+            and (a.shape[1:], a.dtype) == (b.shape[1:], b.dtype)
+            and (len(a), len(b)) == sizes
+            for a, b in zip(ours, theirs, strict=True)
         )
     )
-
-
-def _joined(batches: list[Any]) -> Any:
-    if len(batches) == 1:
-        return batches[0]
-    parts = iter([torch.cat(tensors) for tensors in zip(*map(leaves, batches), strict=True)])
-    return map_leaves(batches[0], lambda _: next(parts))

@@ -1,4 +1,4 @@
-"""How the loss is evaluated at many weight vectors: what changes the time, and not the numbers."""
+"""Plans: how to evaluate the loss at many weight vectors, for other times and no other numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ class Plan:
     points: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
         if self.points < 1 or (self.piece is not None and self.piece < 1):
             msg = (
                 "a plan needs pieces of at least 1 example and at least 1 point at once, got "
@@ -51,16 +50,7 @@ class Plan:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Plan:
-        """Read a plan from what `settings` returned.
-
-        Args:
-            settings: values by name; what is left out is not done.
-
-        Returns:
-            The plan.
-
-        Raises:
-            InvalidArgumentError: if there is an unknown name among them.
+        """Return the plan with some settings, as `settings` returned them.
 
         >>> Plan.of({"fold": True}).fold
         True
@@ -75,10 +65,7 @@ class Plan:
         return asdict(self)
 
     def __str__(self) -> str:
-        """Say it in words.
-
-        Returns:
-            What is done, or ``plain``.
+        """Return the plan in words.
 
         >>> str(Plan(fold=True, piece=256, channels_last=True))
         'BatchNorm folded, pieces of 256, channels last'
@@ -97,17 +84,15 @@ PLAIN = Plan()
 
 
 def check_precision(precision: str, problem: Problem) -> None:
-    """Refuse a precision that there is not, or not for this problem."""
+    """Refuse an unknown precision, and one that the problem cannot be computed in."""
     one_of(precision, PRECISIONS, what="precision")
-    if precision == "exact":
-        return
     if precision == "tf32" and problem.device.type != "cuda":
         msg = (
             f"precision 'tf32' needs a CUDA device, and the problem is on {problem.device}; use "
             "'exact' or 'bfloat16'"
         )
         raise InvalidArgumentError(msg)
-    if problem.dtype != torch.float32:
+    if precision != "exact" and problem.dtype != torch.float32:
         msg = (
             f"precision {precision!r} lowers that of float32, and the problem computes in "
             f"{str(problem.dtype).removeprefix('torch.')}; use dtype='float32', or 'exact'"
@@ -117,7 +102,7 @@ def check_precision(precision: str, problem: Problem) -> None:
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in a precision inside of the context."""
+    """Compute in a precision, at one weight vector: autocast caches what it has cast."""
     if precision == "exact":
         yield
     elif precision == "tf32":

@@ -160,7 +160,7 @@ def _measure(
         trace(problem, progress=False),
         sharpness(problem, radius, eigenvectors=pairs.vectors[:1], progress=False),
         sharpness(problem, relative_radius, adaptive="elementwise", progress=False),
-        average_sharpness(problem, deviation, prediction=False, tune=False, progress=False),
+        average_sharpness(problem, deviation, prediction=False, progress=False),
         flatness(problem, progress=False),
     ]
 

@@ -45,7 +45,7 @@ class Asked:
     relative_error: float | None = 0.1
     max_samples: int = 128
     prediction: bool = True
-    tune: bool = True
+    tune: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ def average_sharpness(
     relative_error: float | None = 0.1,
     max_samples: int = 128,
     prediction: bool = True,
-    tune: bool = True,
+    tune: bool = False,
     seed: int = 0,
     study: Study | None = None,
     progress: bool | None = None,
@@ -136,7 +136,7 @@ def average_sharpness(
             products with the Hessian. The kinks of ReLU networks add to the average at the same
             order in ρ, and no Hessian sees them: there it can be several times as large as
             predicted at any ρ that is not tiny.
-        tune: time how to evaluate before a long run; the choice can change roundings.
+        tune: choose how to evaluate by a short timing, see `landscape.surface`.
         seed: of the draws, the products and the dropout masks.
         study: where each sample is kept as soon as it is measured, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.

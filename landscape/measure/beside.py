@@ -56,7 +56,7 @@ class PointOptions:
             the same examples.
         precision: ``exact``, ``bfloat16``, ``float16`` or ``tf32``.
         compile: whether torch.compile may be tried.
-        tune: whether a long run may choose how to evaluate by timing.
+        tune: whether a long run chooses how to evaluate by timing.
     """
 
     statistics: str = "frozen"
@@ -65,7 +65,7 @@ class PointOptions:
     against: tuple[Problem, Where] | None = None
     precision: str = "exact"
     compile: bool = False
-    tune: bool = True
+    tune: bool = False
 
     def check(self, problem: Problem, where: Where) -> None:
         """Refuse what does not fit.

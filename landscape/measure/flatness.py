@@ -207,7 +207,7 @@ class _At:
 
     def _width(self, name: str, scale: Tensor) -> dict[str, Any]:
         draws = Draws(scale, "gaussian", seed=self.asked["seed"])
-        engine = Engine(self.evaluator, choose_plan(self.evaluator, n_points=1))
+        engine = Engine(self.evaluator, choose_plan(self.evaluator))
         # Noise of a tenth of the weights' norm, or of a tenth where there are none.
         size = float(torch.linalg.vector_norm(self._weights))
         start = 0.1 * (size / float(torch.linalg.vector_norm(draws.scale)) or 1.0)

@@ -37,7 +37,7 @@ def line(
     against: tuple[Problem, Direction] | None = None,
     precision: str = "exact",
     compile: bool = False,
-    tune: bool = True,
+    tune: bool = False,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Line:
@@ -128,7 +128,7 @@ def surface(
     against: tuple[Problem, Plane] | None = None,
     precision: str = "exact",
     compile: bool = False,
-    tune: bool = True,
+    tune: bool = False,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Surface:
@@ -161,7 +161,8 @@ def surface(
             at five points, the largest difference being kept in the result.
         compile: use torch.compile, if it works here and gives the same numbers.
         tune: choose how to evaluate by a short timing, where all points take more than 10
-            seconds; the choice is noted in the study, and can change roundings between runs.
+            seconds: the size of the pieces, the layout of images, several points at once. The
+            choice can change roundings from run to run; the study notes it.
         study: where points are kept as they are measured, and taken up again after a kill.
         progress: show a bar on stderr; None: where stderr is a terminal.
 

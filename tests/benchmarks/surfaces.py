@@ -204,7 +204,7 @@ def peers(repeats: int) -> None:
 
     rows: dict[str, Callable[[], float]] = {
         f"surface, {n} points": lambda: timed(
-            lambda: surface(problem, plane, x=grid, y=grid, progress=False), units=n
+            lambda: surface(problem, plane, x=grid, y=grid, tune=True, progress=False), units=n
         ),
         f"engine, plan for {N_POINTS} points": lambda: timed(engine_points, units=n),
         "loop of 2018, batches of 128": lambda: timed(
@@ -265,9 +265,9 @@ def adaptive(tolerance: float = 1e-3, n: int = 51) -> None:
 
     before = classic()
     started = time.perf_counter()
-    few = surface(problem, plane, x=grid, y=grid, tolerance=tolerance, progress=False)
+    few = surface(problem, plane, x=grid, y=grid, tolerance=tolerance, tune=True, progress=False)
     between = time.perf_counter()
-    full = surface(problem, plane, x=grid, y=grid, progress=False)
+    full = surface(problem, plane, x=grid, y=grid, tune=True, progress=False)
     ended = time.perf_counter()
     per_point = (before + classic()) / 2
     measured = int(few.is_measured.sum())

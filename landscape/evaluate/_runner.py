@@ -17,19 +17,16 @@ from landscape.evaluate._plans import Plan, computing_in
 from landscape.evaluate._stand_ins import stand_ins, substituted
 from landscape.evaluate._sums import LossSums
 from landscape.problem._live import tensors_by_name
-from landscape.problem.data import rebuilt
 from landscape.problem.losses import BatchTerms
 
-# What a piece contributes, as tensors by name: torch.vmap can return nothing else.
-_Row = dict[str, Tensor]
+_Result = tuple[BatchTerms, dict[str, tuple[Tensor, int]]]
 
 
 class Runner:
-    """Goes the way of a plan, as it is told, without asking whether it gives the same numbers.
+    """Evaluates as a plan says, without asking whether that gives the same numbers.
 
     Attributes:
-        plan: the way.
-        folds: the BatchNorm layers that are folded.
+        plan: the plan.
         at_once: whether several vectors are evaluated at once; False as soon as that has failed.
     """
 
@@ -41,14 +38,9 @@ class Runner:
         *,
         precision: str = "exact",
     ) -> None:
-        """Prepare what does not depend on the weights."""
-        self.plan = plan
-        self.folds = tuple(folds) if plan.fold else ()
-        self._evaluator = evaluator
-        self._precision = precision
-        self._folding = Folding(evaluator, self.folds) if self.folds else None
-        model = evaluator.model
-        self._compiled = torch.compile(model) if plan.compiled else None
+        self.plan, self._evaluator, self._precision = plan, evaluator, precision
+        self._folding = Folding(evaluator, folds) if plan.fold and folds else None
+        self._compiled: Any = torch.compile(evaluator.model) if plan.compiled else None
         self.at_once = plan.points > 1 and evaluator.problem.mode == "eval"
 
     def sums(
@@ -57,8 +49,8 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None = None,
     ) -> list[LossSums]:
-        """Evaluate."""
-        with torch.no_grad(), self._way():
+        """Evaluate the pieces at each vector, with values for some of the buffers."""
+        with torch.no_grad():
             if self.at_once and len(vectors) > 1:
                 try:
                     return self._together(torch.stack(list(vectors)), pieces, buffers)
@@ -74,8 +66,8 @@ class Runner:
         buffers: Mapping[str, Tensor] | None,
     ) -> LossSums:
         evaluator, sums = self._evaluator, LossSums(self._evaluator.problem.loss.sums)
-        evaluator.write(vector, buffers)
-        with stand_ins(evaluator.model, self._replaced(dict(tensors_by_name(evaluator.model)))):
+        evaluator.write(vector, buffers)  # in turn, before layers are replaced
+        with self._applied(), stand_ins(evaluator.model, self._replaced({})):
             for terms, metrics in evaluator.over(vector, pieces(), self._result, buffers=buffers):
                 sums.add(terms)
                 sums.add_metrics(metrics)
@@ -87,67 +79,64 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> list[LossSums]:
-        evaluator, sizes = self._evaluator, list[Mapping[str, int]]()
-        evaluator.write(None, buffers)
-        live = dict(tensors_by_name(evaluator.model))
+        evaluator, sizes = self._evaluator, list[int]()
 
-        def rows(vector: Tensor) -> list[_Row]:
+        def rows(vector: Tensor) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
             named = evaluator.problem.space.unflatten(vector)
-            named |= self._replaced(live | named)
-            found = [
-                substituted(evaluator, named, rebuilt(piece), self._result) for _, piece in pieces()
-            ]
-            sizes[:] = [{name: size for name, (_, size) in metrics.items()} for _, metrics in found]
-            return [_row(terms, metrics) for terms, metrics in found]
+            named |= self._replaced(named)
 
-        with warnings.catch_warnings():
+            def body(model: nn.Module, batch: Any) -> _Result:
+                return substituted(evaluator, named, batch, self._result)
+
+            results = list(evaluator.over(None, pieces(), body, buffers=buffers))
+            sizes[:] = [next((n for _, n in metrics.values()), 0) for _, metrics in results]
+            return [
+                (_tensors_of(terms), {name: total for name, (total, _) in metrics.items()})
+                for terms, metrics in results
+            ]
+
+        evaluator.write(None, buffers)
+        with self._applied(), warnings.catch_warnings():
             # torch says where vmap has no rule and loops: that is slower, and not wrong.
             warnings.filterwarnings("ignore", ".*performance drop", UserWarning)
-            batched: list[_Row] = torch.vmap(rows)(vectors)
+            batched = torch.vmap(rows)(vectors)
         found = [LossSums(evaluator.problem.loss.sums) for _ in vectors]
-        for row, size in zip(batched, sizes, strict=True):
+        for (fields, totals), size in zip(batched, sizes, strict=True):
             for i, sums in enumerate(found):
-                terms, metrics = _of_row({name: part[i] for name, part in row.items()}, size)
-                sums.add(terms)
-                sums.add_metrics(metrics)
+                own = {name: part[i] for name, part in fields.items()}
+                examples = own.get("terms"), own.get("weights")
+                sums.add(BatchTerms(own["total"], own["weight"], *examples))
+                sums.add_metrics({name: (part[i], size) for name, part in totals.items()})
         return found
 
-    def _replaced(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _replaced(self, substitutes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what takes the places of parameters: folded, and with the channels last."""
-        folded = self._folding(tensors) if self._folding is not None else {}
-        if not self.plan.channels_last:
-            return folded
-        weights = {n: t for n, t in tensors.items() if t.ndim == 4 and t.is_floating_point()}
-        return {name: channels_last(tensor) for name, tensor in (weights | folded).items()}
+        model, found = self._evaluator.model, dict[str, Tensor]()
+        if self._folding is not None:
+            found = self._folding(dict(tensors_by_name(model)) | dict(substitutes))
+        if self.plan.channels_last:
+            own = dict(model.named_parameters(remove_duplicate=False))
+            kernels = {name: weight for name, weight in own.items() if weight.ndim == 4}
+            found = {name: channels_last(tensor) for name, tensor in (kernels | found).items()}
+        return found
 
-    def _result(
-        self, model: nn.Module, batch: Any
-    ) -> tuple[BatchTerms, dict[str, tuple[Tensor, int]]]:
-        used: Any = model if self._compiled is None else self._compiled
-        return self._evaluator.result(used, batch)
+    def _result(self, model: nn.Module, batch: Any) -> _Result:
+        return self._evaluator.result(model if self._compiled is None else self._compiled, batch)
 
     @contextmanager
-    def _way(self) -> Iterator[None]:
+    def _applied(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(computing_in(self._precision, self._evaluator.problem.device))
             if self._compiled is not None and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("default"))
             if self._folding is not None:
-                self._evaluator.write()  # in turn, before layers are replaced
                 stack.enter_context(self._folding.applied())
             yield
 
 
-def _row(terms: BatchTerms, metrics: Mapping[str, tuple[Tensor, int]]) -> _Row:
+def _tensors_of(terms: BatchTerms) -> dict[str, Tensor]:
+    """Return what a batch contributes as tensors by name: torch.vmap returns nothing else."""
     weight = torch.as_tensor(terms.weight, dtype=torch.float64, device=terms.total.device)
-    row = {"total": terms.total, "weight": weight}
-    if terms.terms is not None and terms.weights is not None:
-        row |= {"terms": terms.terms, "weights": terms.weights}
-    return row | {f"metrics.{name}": total for name, (total, _) in metrics.items()}
-
-
-def _of_row(
-    row: _Row, sizes: Mapping[str, int]
-) -> tuple[BatchTerms, dict[str, tuple[Tensor, int]]]:
-    terms = BatchTerms(row["total"], row["weight"], row.get("terms"), row.get("weights"))
-    return terms, {name: (row[f"metrics.{name}"], size) for name, size in sizes.items()}
+    parts = {"terms": terms.terms, "weights": terms.weights}
+    given = {name: part for name, part in parts.items() if part is not None}
+    return {"total": terms.total, "weight": weight, **given}
