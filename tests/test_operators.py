@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -10,12 +12,11 @@ from cases import CASES, Case, case_named, cut, equal_batches, in_batches, parti
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from landscape.errors import LossError
+from landscape.errors import LossError, NonFiniteError
 from landscape.evaluate import Evaluator
 from landscape.operators import CURVATURES, Hessian
-from landscape.operators._graphs import graph_bytes
 from landscape.operators._pieces import pieces
-from landscape.operators._products import DoubleBackward, ForwardOverReverse
+from landscape.operators._products import DoubleBackward, ForwardOverReverse, graph_bytes
 from landscape.problem import Problem
 
 
@@ -365,3 +366,50 @@ def test_running_out_of_memory_is_not_called_a_fault_of_the_loss(
         monkeypatch.setattr(torch.autograd, "grad", full)
         with pytest.raises(torch.cuda.OutOfMemoryError):
             evaluator.gradient()
+
+
+def masked(mode: str = "train") -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (12,), generator=generator)
+    layers = nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3)
+    model = nn.Sequential(*layers).double()
+    return Problem(model, nn.CrossEntropyLoss(), (x, y), batch_size=4, mode=mode)
+
+
+def test_forward_mode_has_the_dropout_masks_of_double_backward() -> None:
+    with Evaluator(masked()) as evaluator:
+        vector = torch.linspace(-1, 1, len(evaluator.origin), dtype=torch.float64)
+        found = Hessian(evaluator, products="forward-over-reverse").matvec(vector)
+        expected = Hessian(evaluator, products="double-backward").matvec(vector)
+    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_batch_of_any_product_that_is_not_finite_is_named() -> None:
+    """The product along the first vector is finite in every batch."""
+
+    def batch_loss(model: Any, batch: Any) -> Tensor:
+        x, large = batch
+        return (x * model.weight**2).sum(dim=1) + large * model.weight[0, 1] ** 2
+
+    x, zeros = torch.ones(4, 2, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    data = [(x, zeros), (x, zeros + 1e200), (x, zeros)]
+    model = nn.Linear(2, 1, bias=False).double()
+    vectors = torch.diag(torch.tensor([1.0, 1e200], dtype=torch.float64))
+    with Evaluator(Problem(model, data=data, batch_loss=batch_loss)) as evaluator:
+        operator = Hessian(evaluator, products="double-backward")
+        with pytest.raises(NonFiniteError, match="with batch 1 of the train data"):
+            operator.matmat(vectors)
+
+
+def test_the_graphs_go_with_their_operator() -> None:
+    with Evaluator(masked("eval")) as evaluator:
+        operator = Hessian(evaluator)
+        operator.matvec(torch.ones(operator.n, dtype=torch.float64))
+        known = weakref.ref(operator)
+        gc.disable()
+        try:
+            del operator
+            assert known() is None
+        finally:
+            gc.enable()

@@ -65,17 +65,16 @@ class Curvature(SymmetricOperator):
         """
         self._evaluator = evaluator
         self._at = evaluator.origin if at is None else at
-        self._limit = graph_bytes
-        self._room = graph_bytes
-        self._full = graph_bytes <= 0
+        self._limit = self._room = graph_bytes
         self._kept: dict[int, BatchProduct] = {}
-        self._measured = False
-        self._size: int | None = None
-        self._n_pieces = 0
-        self._moves = -1
-        super().__init__(
-            self._single, evaluator.problem.space.n, dtype=self._at.dtype, device=self._at.device
-        )
+        self._size: tuple[int | None] | None = None  # of a piece, once it has been measured
+        self._n_pieces, self._moves = 0, -1
+        # No matvec is handed over: one that is bound to the operator would keep its graphs alive.
+        self.n, self.dtype, self.device = len(self._at), self._at.dtype, self._at.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Multiply with a vector of shape (n,), see `matmat`."""
+        return self.matmat(vector[None])[0]
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """Multiply with several vectors; the graph of each batch serves all of them.
@@ -100,15 +99,10 @@ class Curvature(SymmetricOperator):
         evaluator.passes["hvps"] += len(vectors)
         if all(each.is_empty for each in sums):
             evaluator.require_dependence()
-        divisor = self._divisor(weight)
+        divisor = final_divisor(weight, plain_sum=evaluator.problem.loss.sums)
         products = torch.stack([each.result(divisor) for each in sums])
         self._check_finite(products, vectors)
         return products
-
-    def _times(self, product: BatchProduct, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
-        # What is recomputed in a backward pass reads the live weights.
-        self._evaluator.write(self._at)
-        return product.times(vector, retain=retain)
 
     def forms(
         self, vectors: Tensor, *, n_groups: int
@@ -126,17 +120,16 @@ class Curvature(SymmetricOperator):
         """
         problem = self._evaluator.problem
         forms: list[list[float]] = []
-        weights = []
+        weights: list[float] = []
         with twice_differentiable(problem.model):
             for piece in pieces(problem, self._group_size(n_groups)):
                 product = self._build(piece)
                 forms.append([])
                 for i, vector in enumerate(vectors):
-                    total = self._evaluator.new_sum()
-                    total.add(self._times(product, vector, retain=i + 1 < len(vectors)))
-                    forms[-1].append(float(inner(vector[None], total.result())))
-                size = problem.batching.size(piece.batch)
-                weights.append(size if problem.loss.sums else product.weight)
+                    parts = self._times(product, vector, retain=i + 1 < len(vectors))
+                    forms[-1].append(float(inner(vector[None], self._flat(parts))))
+                sums = problem.loss.sums
+                weights.append(problem.batching.size(piece.batch) if sums else product.weight)
         self._evaluator.passes["hvps"] += len(vectors)
         kept = np.array(weights, dtype=np.float64) > 0
         return np.array(forms)[kept], np.array(weights, dtype=np.float64)[kept]
@@ -144,39 +137,42 @@ class Curvature(SymmetricOperator):
     def describe(self) -> str:
         """Return how products are made, in words."""
         n_pieces, n_batches = self._n_pieces, self._evaluator.problem.batches.n_batches
-        used = self._limit - self._room
         parts = [self._way(), f"{len(self._kept)} of {n_pieces} graphs kept"]
         if self._kept:
+            used = sum(product.n_bytes for product in self._kept.values())
             parts[-1] += f" ({max(1, round(used / _MIB)):,} MiB)"
         if n_pieces > n_batches:
             parts.append(f"{n_batches} batch{'es' * (n_batches > 1)} cut into {n_pieces} parts")
         return ", ".join(parts)
 
-    def _single(self, vector: Tensor) -> Tensor:
-        return self.matmat(vector[None])[0]
-
     def _build(self, piece: Piece) -> BatchProduct:
         """Build the product of one piece of the data, with whatever it keeps."""
-        raise NotImplementedError
-
-    def _way(self) -> str:
         raise NotImplementedError
 
     def _anew(self, piece: Piece) -> BatchProduct:
         """Build the product of a piece that is not to be kept."""
         return self._build(piece)
 
-    def _divisor(self, weight: float) -> float:
-        return final_divisor(weight, plain_sum=self._evaluator.problem.loss.sums)
+    def _way(self) -> str:
+        raise NotImplementedError
+
+    def _times(self, product: BatchProduct, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
+        # What is recomputed in a backward pass reads the live weights.
+        self._evaluator.write(self._at)
+        return product.times(vector, retain=retain)
+
+    def _flat(self, parts: list[Tensor | None]) -> Tensor:
+        total = self._evaluator.new_sum()
+        total.add(parts)
+        return total.result()
 
     def _piece_size(self) -> int | None:
         """Return how many examples a piece may have, measured at the first call."""
-        if not self._measured:
-            self._size = size_that_fits(
-                self._evaluator, self._limit, lambda piece: self._build(piece).n_bytes
+        if self._size is None:
+            self._size = (
+                size_that_fits(self._evaluator, self._limit, lambda p: self._build(p).n_bytes),
             )
-            self._measured = True
-        return self._size
+        return self._size[0]
 
     def _group_size(self, n_groups: int) -> int | None:
         batches, size = self._evaluator.problem.batches, self._piece_size()
@@ -185,38 +181,42 @@ class Curvature(SymmetricOperator):
             return size
         return wanted if size is None else min(size, wanted)
 
+    def _forget(self) -> None:
+        """Drop the graphs that are kept."""
+        self._kept.clear()
+        self._room = self._limit
+
     def _batches(self) -> Iterator[tuple[int, BatchProduct, bool]]:
         """Give the number of each batch, its product, and whether it is kept."""
         self._evaluator.write(self._at)
         if self._evaluator.moves != self._moves:
-            self._kept.clear()
-            self._moves, self._room = self._evaluator.moves, self._limit
-            self._full = self._limit <= 0
+            self._forget()
+            self._moves = self._evaluator.moves
         for i, piece in enumerate(pieces(self._evaluator.problem, self._piece_size())):
             self._n_pieces = max(self._n_pieces, i + 1)
             if i in self._kept:
                 yield piece.number, self._kept[i], True
-            elif self._full:
+            elif self._room <= 0:
                 yield piece.number, self._anew(piece), False
             else:
                 product = self._build(piece)
-                if product.n_bytes < self._room:
-                    self._room -= product.n_bytes
+                fits = product.n_bytes < self._room
+                self._room = self._room - product.n_bytes if fits else 0
+                if fits:
                     self._kept[i] = product
-                else:
-                    self._full = True
-                yield piece.number, product, i in self._kept
+                yield piece.number, product, fits
 
     def _check_finite(self, products: Tensor, vectors: Tensor) -> None:
-        if bool(torch.isfinite(products.sum())) or bool(torch.isfinite(products).all()):
+        if bool(torch.isfinite(products.sum())):
             return
-        number = 0
+        finite = torch.isfinite(products).all(dim=1)
+        if bool(finite.all()):
+            return
+        vector, number = vectors[int(finite.int().argmin())], 0
         with twice_differentiable(self._evaluator.model):
-            for batch, product, _ in self._batches():
-                total = self._evaluator.new_sum()
-                total.add(self._times(product, vectors[0], retain=True))
-                number = batch
-                if not bool(torch.isfinite(total.result()).all()):
+            for number, product, _ in self._batches():  # noqa: B007
+                parts = self._times(product, vector, retain=True)
+                if not bool(torch.isfinite(self._flat(parts)).all()):
                     break
         msg = (
             f"the product with batch {number} of the {self._evaluator.problem.split} data is not "

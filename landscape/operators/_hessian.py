@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from landscape.errors import LandscapeError, LossError, one_of
 from landscape.evaluate import Evaluator, check_hessian, twice_differentiable
+from landscape.linalg.krylov import norm
 from landscape.operators._curvature import GRAPH_BYTES, BatchProduct, Curvature
 from landscape.operators._pieces import Piece
 from landscape.operators._products import (
@@ -16,7 +17,6 @@ from landscape.operators._products import (
     DoubleBackward,
     ForwardOverReverse,
     NotTwiceDifferentiableError,
-    agree,
 )
 from landscape.randomness import random_unit_vector
 
@@ -70,15 +70,13 @@ class Hessian(Curvature):
             InvalidArgumentError: if there is no such way.
         """
         one_of(products, PRODUCTS, what="way of making products")
-        keeps = products in {"auto", "fastest", "double-backward"}
+        is_open = products in {"auto", "fastest"}
+        keeps = is_open or products == "double-backward"
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
-        self._wanted, self._reason, self.error, self._largest = products, "", 0.0, 0.0
-        self._build_one: Callable[[Piece], BatchProduct] = self._double_backward
+        self._wanted, self._chosen = products, "double-backward" if is_open else products
+        self._reason = "the option products"  # why differences are taken
         self._tested = False
-        if products == "forward-over-reverse":
-            self._build_one = self._forward_over_reverse
-        elif products == "differences":
-            self._use_differences("the option products")
+        self.error, self._largest = 0.0, 0.0
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """Multiply with several vectors; the graph of each batch serves all of them.
@@ -101,51 +99,40 @@ class Hessian(Curvature):
             return super().matmat(vectors)
 
     def _test(self) -> None:
-        if self._tested or self._build_one == self._differences:
-            return
-        self._tested = True
-        reason = check_hessian(self._evaluator)
-        if reason:
-            self._give_up(reason)
+        if not self._tested and self._chosen != "differences":
+            self._tested = True
+            if reason := check_hessian(self._evaluator):
+                self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
         """Go on with differences, if the way of making products was left open."""
         if self._wanted not in {"auto", "fastest"}:
             raise LossError(reason)
-        self._use_differences(reason)
+        self._chosen, self._reason = "differences", reason
+        self._limit, self._size = 0, None
+        self._forget()
 
     def _build(self, piece: Piece) -> BatchProduct:
         self._test()
-        return self._build_one(piece)
+        return self._product(self._chosen, piece)
 
     def _anew(self, piece: Piece) -> BatchProduct:
-        if self._wanted == "fastest" and self._build_one == self._double_backward:
-            self._wanted = "auto"
-            self._build_one = self._faster(piece)
-        return self._build_one(piece)
+        self._test()
+        if self._wanted == "fastest" and self._chosen == "double-backward":
+            self._wanted, self._chosen = "auto", self._faster(piece)
+        return self._product(self._chosen, piece)
+
+    def _product(self, way: str, piece: Piece) -> BatchProduct:
+        if way == "double-backward":
+            return DoubleBackward(self._evaluator, self._at, piece)
+        if way == "forward-over-reverse":
+            return ForwardOverReverse(self._evaluator, self._at, piece)
+        return Differences(self._evaluator, self._at, piece, self._check_difference)
 
     def _way(self) -> str:
-        if self._build_one == self._differences:
+        if self._chosen == "differences":
             return f"finite differences, relative error {self.error:.0e}, because of {self._reason}"
-        if self._build_one == self._forward_over_reverse:
-            return "forward over reverse"
-        return "double backward"
-
-    def _use_differences(self, reason: str) -> None:
-        self._kept.clear()
-        self._limit = self._room = 0
-        self._full = True
-        self._size = None
-        self._build_one, self._reason = self._differences, reason
-
-    def _double_backward(self, piece: Piece) -> BatchProduct:
-        return DoubleBackward(self._evaluator, self._at, piece)
-
-    def _forward_over_reverse(self, piece: Piece) -> BatchProduct:
-        return ForwardOverReverse(self._evaluator, self._at, piece)
-
-    def _differences(self, piece: Piece) -> BatchProduct:
-        return Differences(self._evaluator, self._at, piece, self._check_difference)
+        return self._chosen.replace("-", " ")
 
     def _check_difference(self, off: float, size: float) -> None:
         # Relative to the largest product so far: a vector in the null space has none of its own.
@@ -162,26 +149,27 @@ class Hessian(Curvature):
             )
             raise LossError(msg)
 
-    def _faster(self, piece: Piece) -> Callable[[Piece], BatchProduct]:
+    def _faster(self, piece: Piece) -> str:
         """Return the faster way on one piece; forward mode only where it gives the same."""
-        vector = random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
-        double, expected = self._timed(self._double_backward, piece, vector)
+        double, expected = self._timed("double-backward", piece)
         try:
-            forward, found = self._timed(self._forward_over_reverse, piece, vector)
+            forward, found = self._timed("forward-over-reverse", piece)
         except LandscapeError:  # an operation that forward mode does not know
-            return self._double_backward
-        is_faster = agree(expected, found, self.dtype) and forward < _CLEARLY * double
-        return self._forward_over_reverse if is_faster else self._double_backward
+            return "double-backward"
+        rounding = torch.finfo(self.dtype).eps ** 0.5
+        agree = norm(expected - found) <= rounding * norm(expected)
+        return (
+            "forward-over-reverse" if agree and forward < _CLEARLY * double else "double-backward"
+        )
 
-    def _timed(
-        self, way: Callable[[Piece], BatchProduct], piece: Piece, vector: Tensor
-    ) -> tuple[float, list[Tensor | None]]:
+    def _timed(self, way: str, piece: Piece) -> tuple[float, Tensor]:
         """Return the seconds of a product with all that it needs, and the product."""
+        vector = random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
         seconds = []
         with twice_differentiable(self._evaluator.model):
             for _ in range(2):
                 started = time.perf_counter()
-                product = way(piece).times(vector, retain=False)
-                float(next((p.sum() for p in product if p is not None), 0.0))  # waits for it
+                product = self._flat(self._product(way, piece).times(vector, retain=False))
+                norm(product)  # waits for the device
                 seconds.append(time.perf_counter() - started)
         return min(seconds), product

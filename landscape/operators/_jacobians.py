@@ -17,8 +17,8 @@ from landscape.evaluate import (
     twice_differentiable,
 )
 from landscape.operators._curvature import Curvature
-from landscape.operators._graphs import graph_bytes
 from landscape.operators._pieces import Piece
+from landscape.operators._products import graph_bytes
 from landscape.problem.data import describe, leaves, map_leaves
 from landscape.problem.losses import BatchTerms
 
@@ -36,8 +36,6 @@ class JacobianProduct:
         weight: divisor of the sum over the batch.
         n_bytes: memory of the graphs.
     """
-
-    is_idle = False
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ from typing import Any
 
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
-from landscape.problem._batching import Batching
 
 # On a CPU, graphs beyond this leave the caches and make the allocator give memory back and fetch
 # it again: on a ResNet-20 products took 20 % longer with whole batches of 190 MiB.
@@ -26,12 +25,17 @@ class Piece:
 
 
 def pieces(problem: Problem, size: int | None) -> Iterator[Piece]:
-    """Walk through the data once, in pieces of at most a size; None: whole batches."""
+    """Walk through the data once, in even pieces of at most a size; None: whole batches."""
+    batching = problem.batching
     for i, batch in enumerate(problem.batches):
-        if size is None or not problem.batching.can_split(batch):
+        if size is None or not batching.can_split(batch):
             yield Piece(batch, i)
-        else:
-            yield from _parts(problem.batching, Piece(batch, i), size)
+            continue
+        n = batching.size(batch)
+        n_parts = -(-n // size)
+        for k in range(n_parts):
+            first, last = n * k // n_parts, n * (k + 1) // n_parts
+            yield Piece(batching.part(batch, first, last), i)
 
 
 def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], int]) -> int | None:
@@ -43,20 +47,7 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
         limit = min(limit, _CACHED) if limit > 0 else _CACHED
     if limit <= 0 or not evaluator.divisible or batching.size(batch) < 4 * _SAMPLE:
         return None
-    size = batching.size(batch)
-    heads = (batching.split(batch, n)[0] for n in (_SAMPLE, 2 * _SAMPLE))
-    small, large = (n_bytes(Piece(head, 0)) for head in heads)
+    small, large = (n_bytes(Piece(batching.part(batch, 0, k * _SAMPLE), 0)) for k in (1, 2))
     each = max(1.0, (large - small) / _SAMPLE)
-    constant = max(0.0, small - _SAMPLE * each)
-    fits = int((limit - constant) / each)
-    return None if fits >= size else max(_SAMPLE, fits)
-
-
-def _parts(batching: Batching, piece: Piece, size: int) -> Iterator[Piece]:
-    """Cut a piece into parts of at most a size, as evenly as it goes."""
-    n = batching.size(piece.batch)
-    each, longer = divmod(n, n_parts := -(-n // size))
-    last = 0
-    for i in range(n_parts):
-        first, last = last, last + each + (i < longer)
-        yield Piece(batching.part(piece.batch, first, last), piece.number)
+    fits = int((limit - max(0.0, small - _SAMPLE * each)) / each)
+    return None if fits >= batching.size(batch) else max(_SAMPLE, fits)

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_mode
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape.errors import LossError
 from landscape.evaluate import (
     Evaluator,
     differentiate,
+    graph_nodes,
     needing_derivatives,
     substituted,
     twice_differentiable,
 )
 from landscape.linalg.krylov import norm
-from landscape.operators._graphs import graph_bytes
 from landscape.operators._pieces import Piece
+from landscape.problem.losses import BatchTerms
 
 
 class NotTwiceDifferentiableError(LossError):
     """An operation in the loss or the model has no second derivative."""
+
+
+def graph_bytes(*tensors: Tensor) -> int:
+    """Measure the memory of all tensors that the graphs of some outputs have saved."""
+    sizes: dict[int, int] = {}
+    for node in graph_nodes(*tensors):
+        for name in dir(node):
+            if name.startswith("_saved_") or name == "saved_tensors":
+                saved = getattr(node, name)
+                for item in saved if isinstance(saved, (tuple, list)) else (saved,):
+                    if isinstance(item, Tensor) and item.layout == torch.strided:
+                        storage = item.untyped_storage()
+                        sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 class DoubleBackward:
@@ -42,7 +58,6 @@ class DoubleBackward:
                 gradients = differentiate(terms.total, evaluator.parameters, create_graph=True)
             except LossError as error:
                 raise NotTwiceDifferentiableError(str(error)) from error
-        self.is_idle = all(g is None for g in gradients)
         # A gradient that does not depend on the weights adds nothing.
         self._slots = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
         self._outputs = [g for g in gradients if g is not None and g.requires_grad]
@@ -72,7 +87,7 @@ class DoubleBackward:
 class ForwardOverReverse:
     """The gradient of a dual number: its tangent is the product. Nothing is kept."""
 
-    n_bytes, is_idle = 0, False
+    n_bytes = 0
 
     def __init__(self, evaluator: Evaluator, at: Tensor, piece: Piece) -> None:
         self._evaluator, self._at, self._piece = evaluator, at, piece
@@ -81,7 +96,6 @@ class ForwardOverReverse:
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
         """Return the product with a vector of shape (n,) as tensors, None for zero."""
         evaluator, space = self._evaluator, self._evaluator.problem.space
-        evaluator.write(self._at)
         leaf = self._at.detach().clone().requires_grad_(True)
         with (
             warnings.catch_warnings(),
@@ -92,23 +106,30 @@ class ForwardOverReverse:
             # torch's own rules for forward mode are still compiled by what it has deprecated.
             warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
             dual = forward_mode.make_dual(leaf, vector)  # type: ignore[no-untyped-call]
-            try:
-                terms = substituted(
-                    evaluator,
-                    space.unflatten(dual),
-                    self._piece.batch,
-                    lambda model, batch: evaluator.problem.loss(model, batch)[0],
-                )
-            except (NotImplementedError, RuntimeError) as error:
-                msg = f"an operation of the model has no forward mode, use double backward: {error}"
-                raise LossError(msg) from error
-            (gradient,) = differentiate(terms.total, [dual])
+            named = space.unflatten(dual)
+
+            def body(model: nn.Module, batch: Any) -> BatchTerms:
+                try:
+                    return substituted(
+                        evaluator, named, batch, lambda *args: evaluator.problem.loss(*args)[0]
+                    )
+                except (NotImplementedError, RuntimeError) as error:
+                    msg = (
+                        "an operation of the model has no forward mode, use double backward: "
+                        f"{error}"
+                    )
+                    raise LossError(msg) from error
+
+            # By way of the evaluator, which draws the same dropout masks for every product.
+            terms = evaluator.on_batch(self._at, self._piece.batch, self._piece.number, body)
             self.weight = float(terms.weight)
-            if gradient is None:
-                return [None] * len(space.names)
-            tangent = forward_mode.unpack_dual(gradient).tangent  # type: ignore[no-untyped-call]
-            empty = tangent is None
-            return [None] * len(space.names) if empty else list(space.views(tangent.detach()))
+            (gradient,) = differentiate(terms.total, [dual])
+            tangent = (
+                None if gradient is None else forward_mode.unpack_dual(gradient).tangent  # type: ignore[no-untyped-call]
+            )
+        if tangent is None:
+            return [None] * len(space.names)
+        return list(space.views(tangent.detach()))
 
 
 class Differences:
@@ -122,7 +143,7 @@ class Differences:
         Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6.
     """
 
-    n_bytes, is_idle = 0, False
+    n_bytes = 0
 
     def __init__(
         self, evaluator: Evaluator, at: Tensor, piece: Piece, report: Callable[[float, float], None]
@@ -151,18 +172,3 @@ class Differences:
         terms, gradient = self._evaluator.batch_gradient(at, self._piece.batch, self._piece.number)
         self.weight = float(terms.weight)
         return gradient.double()
-
-
-Product = DoubleBackward | ForwardOverReverse | Differences
-
-
-def agree(one: list[Tensor | None], other: list[Tensor | None], dtype: torch.dtype) -> bool:
-    """Tell whether two products are equal to the square root of rounding."""
-    pairs = [
-        (torch.zeros_like(b) if a is None else a, torch.zeros_like(a) if b is None else b)  # type: ignore[arg-type]
-        for a, b in zip(one, other, strict=True)
-        if not (a is None and b is None)
-    ]
-    size = sum(float(a.double().square().sum()) for a, _ in pairs)
-    off = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-    return off <= torch.finfo(dtype).eps * size
