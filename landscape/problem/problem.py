@@ -22,7 +22,7 @@ from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.problem._batches import BATCH_SIZE, MAX_EXAMPLES, Batches
 from landscape.problem._batching import Batching
 from landscape.problem._checkpoint import load_weights
-from landscape.problem._live import preserved, state_of, tensors_by_name, unwrapped
+from landscape.problem._live import flat_copy, preserved, state_of, tensors_by_name, unwrapped
 from landscape.problem._parameters import ParameterSpace
 from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
@@ -142,6 +142,7 @@ class Problem:
         self.trials = Trials()
         self.derivatives: dict[str, Any] = {}  # what the tests of derivatives have said
         self._state: dict[str, Tensor] | None = None
+        self.flat_weights: Mapping[tuple[torch.dtype, torch.device], Tensor] = {}
         self._extra: dict[str, Any] = {}
 
     @property
@@ -221,7 +222,7 @@ class Problem:
                         tensor.copy_(self._state[tensor_name])
                 self.restore_extra_state()
             load_weights(self.model, source, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
-            other._state = {n: t.detach().clone() for n, t in tensors_by_name(self.model)}
+            other._state, other.flat_weights = flat_copy(self.model)
             other._extra = {
                 n: part.get_extra_state()
                 for n, part in self.model.named_modules()
