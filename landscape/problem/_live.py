@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from landscape.errors import ProblemError
 from landscape.randomness import forked_rng
@@ -56,7 +57,7 @@ class Snapshot:
         self._parts = [(part, _attributes(part)) for part in model.modules()]
         tensors = {id(t): t for t in self.named.values()}
         tensors |= {id(t): t for part, _ in self._parts for t in _tensors_of(part)}
-        leaves = [t for t in tensors.values() if t.is_leaf]
+        leaves = [t for t in tensors.values() if t.is_leaf and not is_lazy(t)]
         self._flags = [(t, t.data, t.requires_grad, t.grad) for t in leaves]
         with torch.no_grad():
             self.flat, self._values = _flat(model)
@@ -297,7 +298,8 @@ def _tensors_of(part: nn.Module) -> Iterator[Tensor]:
 
 
 def _is_strided(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_inference()
+    has_values = not (is_lazy(tensor) or tensor.is_meta or tensor.is_inference())
+    return has_values and tensor.layout == torch.strided
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
