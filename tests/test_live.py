@@ -569,3 +569,20 @@ def test_an_idle_part_has_slope_zero_and_an_idle_loss_is_refused() -> None:
     nothing = Problem(model, batch_loss=lambda m, b: b[0].square().mean(), data=[(X, Y)])
     with Evaluator(nothing) as evaluator, pytest.raises(LossError, match="does not depend on the"):
         evaluator.gradient()
+
+
+# Layers that learn their shapes
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_layers_learn_their_shapes_from_the_data() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(3))
+
+    trained = make()
+    trained(X.float())
+    trained.eval()
+    problem = Problem(make(), LOSS, (X, Y), dtype="float64").at(trained.state_dict())
+    right = LOSS(trained.double()(X), Y)
+    assert ls.evaluation(problem).loss == pytest.approx(float(right.detach()), rel=1e-12)
+    assert problem.model[1].training

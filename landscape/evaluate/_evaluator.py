@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError, first_line
 from landscape.evaluate._derivatives import INDEPENDENT, differentiate, is_reentrant
 from landscape.evaluate._selftest import check_gradient, check_values
-from landscape.evaluate._sums import GradientSum, LossSums, LossValue, flattened, metric_total
+from landscape.evaluate._sums import GradientSum, LossSums, LossValue, metric_total
 from landscape.precision import float32_products
 from landscape.problem import Problem
 from landscape.problem._live import Session, uninterruptible
@@ -69,7 +70,8 @@ class Evaluator:
         self._settings = ExitStack()
         self._origin: Tensor | None = None
         self._by_backward: bool | None = None
-        self._written: tuple[Tensor | None, int] = (None, 0)
+        # Of the vector whose values are in the model, if it still lives; and its version.
+        self._written: tuple[Callable[[], Tensor | None], int] = (_nothing, 0)
         self._buffers_written: Mapping[str, Tensor] | None = None
         self.restore_always = False
         self._started = time.perf_counter()
@@ -112,8 +114,18 @@ class Evaluator:
     def origin(self) -> Tensor:
         """The weights at the checkpoint, shape (n,); not to be written to."""
         if self._origin is None:
-            self._origin = self.problem.weights
+            self._origin = self._shared_origin()
         return self._origin
+
+    def _shared_origin(self) -> Tensor:
+        """Return the copy of the weights that is kept anyway, or a new one."""
+        problem, snapshot = self.problem, Session.snapshot_of(self.model)
+        kept = (
+            problem.flat_weights if problem.is_at_checkpoint or snapshot is None else snapshot.flat
+        )
+        flat = kept.get((problem.dtype, problem.device))
+        is_whole = flat is not None and len(flat) == problem.space.n
+        return flat if flat is not None and is_whole else problem.weights
 
     @property
     def cost(self) -> Cost:
@@ -173,7 +185,18 @@ class Evaluator:
     ) -> tuple[BatchTerms, Tensor]:
         """Evaluate the summed loss of one batch, and its gradient, shape (n,)."""
         terms, gradients = self._differentiated(vector, batch, index)
-        return terms, flattened(gradients, self.problem.space, self.like)
+        total = self.new_sum()
+        total.add(gradients)
+        return terms, total.result()
+
+    def batch_slope(
+        self, vector: Tensor | None, along: Tensor, batch: Any, index: int
+    ) -> tuple[BatchTerms, float]:
+        """Evaluate the summed loss of one batch, and its slope along a vector of shape (n,)."""
+        terms, gradients = self._differentiated(vector, batch, index)
+        pairs = zip(gradients, self.problem.space.views(along), strict=True)
+        parts = [(g.to_dense() * d).sum(dtype=torch.float64) for g, d in pairs if g is not None]
+        return terms, float(torch.stack(parts).sum()) if parts else 0.0
 
     def new_sum(self) -> GradientSum:
         """Return a sum of gradients or products over batches, at zero."""
@@ -285,10 +308,10 @@ class Evaluator:
             part._buffers.get(key) is not buffer for part, key, buffer in self._places
         )
         version = 0 if vector.is_inference() else vector._version
-        if touched or self._written[0] is not vector or self._written[1] != version:
+        if touched or self._written[0]() is not vector or self._written[1] != version:
             with torch.no_grad():
                 torch._foreach_copy_(self._slots, self.problem.space.views(vector.detach()))
-            self._written = vector, version
+            self._written = weakref.ref(vector), version
         if touched or self.restore_always or buffers is not self._buffers_written:
             self._write_buffers(buffers)
 
@@ -347,7 +370,7 @@ class Evaluator:
             if buffer is not None
         ]
         self._watched = [*self._parameters, *strided.values()]
-        self._written = (None, 0)
+        self._written = (_nothing, 0)
         self._versions = [t._version for t in self._watched]
         self._buffers_written = None
         # What is written through .data leaves no trace in the version counters.
@@ -370,7 +393,7 @@ class Evaluator:
 
     def is_written(self) -> bool:
         """Tell whether weights or buffers in the model are not those that were put there."""
-        vector = self._written[0]
+        vector = self._written[0]()
         if vector is None:
             return False
         pairs = list(zip(self._slots, self.problem.space.views(vector.detach()), strict=True))
@@ -441,6 +464,10 @@ def _hint(message: str) -> str:
         "; values are computed without gradients: if the loss itself differentiates, by its inputs "
         "for example, let it do so under torch.enable_grad()"
     )
+
+
+def _nothing() -> None:
+    """Stand for a reference to a tensor that is gone."""
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

@@ -206,20 +206,26 @@ class _Point:
             for node in graph_nodes(terms.total)
             if isinstance(node, BackwardCFunction)
         ]
-        self.gradient = self.scale * gradient
-        self.direction = random_unit_vector(len(gradient), seed=0).to(gradient)
+        self.gradient = gradient.mul_(self.scale)
         size = float(self.gradient.norm())
-        if math.isfinite(size) and size > 0.0:
-            self.direction = self.direction + self.gradient / size
+        has_slope = math.isfinite(size) and size > 0.0
+        if has_slope and len(gradient) > WIDE_PARAMETERS:  # each copy costs memory
+            self.direction = self.gradient.div_(size)
+            self.claimed = torch.tensor(size, dtype=dtype)
+            return
+        self.direction = random_unit_vector(len(gradient), seed=0).to(gradient)
+        if has_slope:
+            self.direction.add_(self.gradient, alpha=1.0 / size)
             self.direction /= self.direction.norm()
+        self.claimed = self.gradient @ self.direction
 
     def loss(self, step: float) -> float:
         with torch.no_grad():
-            at = self.origin + step * self.norm * self.direction
+            at = torch.add(self.origin, self.direction, alpha=step * self.norm)
             return self.scale * float(self.evaluator.terms(at, self.batch, 0).total)
 
     def slope(self, step: float) -> Tensor:
-        at = self.origin + step * self.norm * self.direction
+        at = torch.add(self.origin, self.direction, alpha=step * self.norm)
         return self.scale * self.evaluator.batch_gradient(at, self.batch, 0)[1]
 
     def product(self) -> Tensor:
@@ -268,7 +274,7 @@ def in_type(evaluator: Evaluator, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _wrong_gradient(point: _Point) -> str:
-    claimed = point.gradient @ point.direction
+    claimed = point.claimed
 
     def differences(step: float) -> tuple[Tensor, float]:
         up, down = point.loss(step), point.loss(-step)

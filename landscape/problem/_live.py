@@ -12,17 +12,19 @@ import copy
 import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from landscape.errors import ProblemError
 from landscape.randomness import forked_rng
 
 F = TypeVar("F", bound=Callable[..., Any])
+Flat = dict[tuple[torch.dtype, torch.device], Tensor]
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
@@ -55,28 +57,15 @@ class Snapshot:
         self._parts = [(part, _attributes(part)) for part in model.modules()]
         tensors = {id(t): t for t in self.named.values()}
         tensors |= {id(t): t for part, _ in self._parts for t in _tensors_of(part)}
-        leaves = [t for t in tensors.values() if t.is_leaf]
+        leaves = [t for t in tensors.values() if t.is_leaf and not is_lazy(t)]
         self._flags = [(t, t.data, t.requires_grad, t.grad) for t in leaves]
-        self.flat: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-        self._values: dict[int, Tensor] = {}
         with torch.no_grad():
-            self._copy([t for t in model.parameters() if t.requires_grad and _is_strided(t)])
+            self.flat, self._values = _flat(model)
             for tensor in leaves:
                 if id(tensor) not in self._values and _is_strided(tensor):
                     self._values[id(tensor)] = tensor.detach().clone()
         self._aliases = {id(t): alias for t, alias, _, _ in self._flags}
         self._trainable = {id(t) for t, _, requires_grad, _ in self._flags if requires_grad}
-
-    def _copy(self, parameters: Sequence[Tensor]) -> None:
-        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-        for p in parameters:
-            groups.setdefault((p.dtype, p.device), []).append(p)
-        for key, group in groups.items():
-            self.flat[key] = torch.cat([p.detach().reshape(-1) for p in group])
-            pieces = torch.split(self.flat[key], [p.numel() for p in group])
-            self._values |= {
-                id(p): piece.view(p.shape) for p, piece in zip(group, pieces, strict=True)
-            }
 
     def value_of(self, tensor: Tensor) -> Tensor:
         """Return the value that a tensor had; not to be written."""
@@ -258,6 +247,33 @@ class _Interrupts:
         self.deliver()
 
 
+def flat_copy(model: nn.Module) -> tuple[dict[str, Tensor], Flat]:
+    """Copy parameters and buffers by name, and the trainable ones as views of flat vectors."""
+    with torch.no_grad():
+        flat, values = _flat(model)
+        state = {}
+        for name, tensor in tensors_by_name(model):
+            if id(tensor) not in values:
+                values[id(tensor)] = tensor.detach().clone()
+            state[name] = values[id(tensor)]
+    return state, flat
+
+
+def _flat(model: nn.Module) -> tuple[Flat, dict[int, Tensor]]:
+    """Copy the trainable parameters of each type and device into one vector; and views, by id."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for p in model.parameters():
+        if p.requires_grad and _is_strided(p):
+            groups.setdefault((p.dtype, p.device), []).append(p)
+    flat: Flat = {}
+    values: dict[int, Tensor] = {}
+    for key, group in groups.items():
+        flat[key] = torch.cat([p.detach().reshape(-1) for p in group])
+        pieces = torch.split(flat[key], [p.numel() for p in group])
+        values |= {id(p): piece.view(p.shape) for p, piece in zip(group, pieces, strict=True)}
+    return flat, values
+
+
 def tensors_by_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Give the parameters and buffers of a model under all of their names."""
     yield from model.named_parameters(remove_duplicate=False)
@@ -282,7 +298,8 @@ def _tensors_of(part: nn.Module) -> Iterator[Tensor]:
 
 
 def _is_strided(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_inference()
+    has_values = not (is_lazy(tensor) or tensor.is_meta or tensor.is_inference())
+    return has_values and tensor.layout == torch.strided
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
