@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import PLAIN, Engine, Evaluator, LossValue, Plan, choose_plan
+from landscape.evaluate._engine import Runner
 from landscape.evaluate._folding import Fold
-from landscape.evaluate._runner import Runner
 from landscape.problem import Problem
 
 N = 13

@@ -49,6 +49,7 @@ def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
     Raises:
         InvalidArgumentError: in ``train`` mode, which does not use them.
         DataError: if a batch of one example has no variance.
+        ProblemError: if the model or the loss fails.
 
     Cost: one forward pass.
 
@@ -67,18 +68,23 @@ def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
     evaluator.write(vector)
     with torch.no_grad(), _gathering(layers, moments):
         for i, batch in enumerate(problem.batches):
-            with _enough_examples(problem, batch):
+            try:
                 evaluator.on_batch(vector, batch, i, problem.loss)
+            except ProblemError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                msg = (
+                    f"a batch of {problem.batching.size(batch)} example has no variance to gather "
+                    "for BatchNorm; choose a batch size that leaves no single example over"
+                )
+                raise DataError(msg) from error
     evaluator.passes["forwards"] += 1
-    found: dict[str, Tensor] = {}
-    for name, own in moments.items():
-        if not own.n:
-            continue  # its buffers are used otherwise than by calling the layer
-        mean, variance = own.result()
-        prefix = f"{name}." if name else ""
-        found[f"{prefix}running_mean"] = mean.to(problem.device, problem.dtype)
-        found[f"{prefix}running_var"] = variance.to(problem.device, problem.dtype)
-    return found
+    return {
+        f"{name}.{key}".lstrip("."): value.to(problem.device, problem.dtype)
+        for name, own in moments.items()
+        if own.n  # or its buffers are used otherwise than by calling the layer
+        for key, value in own.result().items()
+    }
 
 
 def interpolated(
@@ -116,47 +122,30 @@ def float_buffers(problem: Problem) -> dict[str, Tensor]:
     }
 
 
-@contextmanager
-def _enough_examples(problem: Problem, batch: Any) -> Iterator[None]:
-    """Explain why a batch of one example has no statistics."""
-    try:
-        yield
-    except ProblemError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        msg = (
-            f"a batch of {problem.batching.size(batch)} example has no variance to gather for "
-            "BatchNorm; choose a batch size that leaves no single example over"
-        )
-        raise DataError(msg) from error
-
-
 class _Moments:
     """Mean and sum of squared deviations of each channel, pooled batch by batch."""
 
     def __init__(self) -> None:
         self.n = 0
-        self._mean = torch.zeros(())
-        self._squares = torch.zeros(())
+        self._mean = self._squares = torch.zeros(())
 
     def add(self, inputs: Tensor) -> None:
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         n = inputs.numel() // inputs.shape[1]
         if n == 0:
             return
-        variance, mean = (
-            part.double() for part in torch.var_mean(inputs.detach(), dim=axes, correction=0)
-        )
-        shift = mean - self._mean.to(mean)
-        total = self.n + n
+        variance, mean = torch.var_mean(inputs.detach(), dim=axes, correction=0)
+        known, total = self._mean.to(mean.device, torch.float64), self.n + n
+        shift = mean.double() - known
         self._squares = (
-            self._squares.to(mean) + n * variance + shift.square() * (self.n * n / total)
+            self._squares.to(known) + n * variance.double() + shift**2 * (self.n * n / total)
         )
-        self._mean = self._mean.to(mean) + shift * (n / total)
+        self._mean = known + shift * (n / total)
         self.n = total
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        return self._mean, self._squares / max(self.n - 1, 1)
+    def result(self) -> dict[str, Tensor]:
+        variance = self._squares / max(self.n - 1, 1)
+        return {"running_mean": self._mean, "running_var": variance}
 
 
 @contextmanager
@@ -168,7 +157,7 @@ def _gathering(layers: Mapping[str, _BatchNorm], moments: Mapping[str, _Moments]
         layer.register_forward_pre_hook(hook(name), with_kwargs=True)
         for name, layer in layers.items()
     ]
-    modes = {name: layer.training for name, layer in layers.items()}
+    modes = [(layer, layer.training) for layer in layers.values()]
     try:
         for layer in layers.values():
             layer.train()
@@ -176,5 +165,5 @@ def _gathering(layers: Mapping[str, _BatchNorm], moments: Mapping[str, _Moments]
     finally:
         for handle in handles:
             handle.remove()
-        for name, layer in layers.items():
-            layer.train(modes[name])
+        for layer, mode in modes:
+            layer.train(mode)

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from landscape.errors import InvalidArgumentError, LandscapeError
-from landscape.evaluate._engine import plan_that_holds
+from landscape.evaluate._engine import Runner, plan_that_holds
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._folding import Fold
 from landscape.evaluate._pieces import arranged, sample_of
 from landscape.evaluate._plans import Plan
-from landscape.evaluate._runner import Runner
 
 # Below this many points, or seconds for all of them, nothing is timed.
 _FEW_POINTS, _SHORT = 32, 10.0

@@ -56,38 +56,34 @@ class GradientSum:
 
     def add(self, gradients: list[Tensor | None]) -> None:
         """Add the gradient of each tensor, None for zero; the list is emptied on the way."""
-        if self.is_empty:
-            self.is_empty = all(gradient is None for gradient in gradients)
+        self.is_empty = self.is_empty and all(gradient is None for gradient in gradients)
         if self._space.n < self._LONG:
-            flat = flattened(gradients, self._space, self._like)
-            self._total = flat if self._n == 0 else self._wide().add_(flat)
+            self._add_short(gradients)
         else:
             self._add_long(gradients)
         self._n += 1
 
-    def _wide(self) -> Tensor:
-        assert self._total is not None
-        if self._total.dtype != torch.float64:
-            self._total = self._total.double()
-        return self._total
+    def _add_short(self, gradients: list[Tensor | None]) -> None:
+        parts = [
+            self._like.new_zeros(size) if gradient is None else _dense(gradient).reshape(-1)
+            for gradient, size in zip(gradients, self._space.sizes, strict=True)
+        ]
+        flat = torch.cat(parts)
+        self._total = flat if self._total is None else self._total.double().add_(flat)
 
     def _add_long(self, gradients: list[Tensor | None]) -> None:
-        fresh = self._n % self._BLOCK == 0
+        is_first = self._n % self._BLOCK == 0
         if self._block is None:
             self._block = self._like.new_empty(self._space.n)
-        elif fresh and self._total is None:
+        elif is_first and self._total is None:
             self._total = self._block.to(torch.float64, copy=True)
-        elif fresh and self._total is not None:
+        elif is_first and self._total is not None:
             self._total.add_(self._block)
         for i, view in enumerate(self._space.views(self._block)):
             gradient, gradients[i] = gradients[i], None  # freed as soon as it is added
-            if gradient is None and fresh:
-                view.zero_()
-            elif gradient is None:
-                continue
-            elif fresh:
-                view.copy_(_dense(gradient))
-            else:
+            if is_first:
+                view.zero_() if gradient is None else view.copy_(_dense(gradient))
+            elif gradient is not None:
                 view.add_(_dense(gradient))
 
     def result(self, divisor: float = 1.0) -> Tensor:
@@ -96,19 +92,12 @@ class GradientSum:
         if block is not None:
             total = block if total is None else total.add_(block)
         if total is None:
-            return torch.zeros(self._space.n, dtype=self._like.dtype, device=self._like.device)
+            return self._like.new_zeros(self._space.n)
         return (total if divisor == 1.0 else total.div_(divisor)).to(self._like.dtype)
 
 
-def flattened(gradients: list[Tensor | None], space: ParameterSpace, like: Tensor) -> Tensor:
-    """Lay the gradient of each tensor end to end, zeros for None, in a new vector."""
-    parts = []
-    for gradient, size in zip(gradients, space.sizes, strict=True):
-        if gradient is None:
-            parts.append(torch.zeros(size, dtype=like.dtype, device=like.device))
-        else:
-            parts.append(_dense(gradient).reshape(-1))
-    return torch.cat(parts)
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 class LossSums:
@@ -125,12 +114,10 @@ class LossSums:
 
     def add(self, terms: BatchTerms) -> None:
         """Add one batch."""
-        total = terms.total.detach()
-        self._known = None
+        self._known, total = None, terms.total.detach()
+        weight = torch.as_tensor(terms.weight, dtype=torch.float64, device=total.device)
         self._totals.append(total)
-        self._weights.append(
-            torch.as_tensor(terms.weight, dtype=torch.float64, device=total.device)
-        )
+        self._weights.append(weight)
         # Kept as they are, and summed once at the end: a sum for every batch would cost more than
         # the forward pass of a small model.
         if terms.terms is None or terms.weights is None:
@@ -156,12 +143,11 @@ class LossSums:
         """Σ of the loss s, of the weight w, of s·s, s·w and w·w over examples; their number."""
         if self._known is None:
             total, weight = torch.stack(self._totals).sum(), torch.stack(self._weights).sum()
-            if self.examples is None:
-                squares = [torch.full_like(total, math.nan)] * 3 + [torch.zeros_like(total)]
-            else:
-                s, w = self.examples
-                squares = [s @ s, s @ w, w @ w, torch.full_like(total, len(s))]
-            self._known = torch.stack([total, weight, *squares]).tolist()
+            squares, n, examples = [torch.full_like(total, math.nan)] * 3, 0, self.examples
+            if examples is not None:
+                s, w = examples
+                squares, n = [s @ s, s @ w, w @ w], len(s)
+            self._known = [*torch.stack([total, weight, *squares]).tolist(), float(n)]
         return self._known
 
     @property
@@ -187,20 +173,18 @@ class LossSums:
         se = math.nan
         if n > 1 and math.isfinite(residual):
             se = math.sqrt(max(residual, 0.0) * n / (n - 1)) / self.divisor
-        examples = None
-        if keep and self.examples is not None:
-            examples = self.examples[0].cpu(), self.examples[1].cpu()
+        kept = self.examples if keep else None
+        examples = None if kept is None else (kept[0].cpu(), kept[1].cpu())
         return LossValue(value, se, self.metrics, examples)
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def metric_total(name: str, value: Any, size: int) -> tuple[Tensor, int]:
     """Sum a metric of one batch over its examples."""
-    tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(value)
-    if tensor is None or tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != size):
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.empty(0, 0)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != size):
         msg = (
             f"metric {name!r} returned {describe(value)} for a batch of {size}; expected one "
             "value per example, or their mean"
@@ -230,10 +214,3 @@ def final_divisor(weight: float, *, plain_sum: bool) -> float:
         msg = "the total weight of the data is zero: is every target ignored (ignore_index)?"
         raise DataError(msg)
     return 1.0 if plain_sum else weight
-
-
-def _as_tensor(value: Any) -> Tensor | None:
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
