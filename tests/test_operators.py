@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from landscape.errors import LossError, NonFiniteError
 from landscape.evaluate import Evaluator
 from landscape.operators import CURVATURES, Hessian
-from landscape.operators._pieces import pieces
-from landscape.operators._products import DoubleBackward, ForwardOverReverse, graph_bytes
+from landscape.operators._hessian import DoubleBackward, ForwardOverReverse
+from landscape.operators._pieces import graph_bytes, pieces
 from landscape.problem import Problem
 
 

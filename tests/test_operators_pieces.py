@@ -14,8 +14,8 @@ from landscape.errors import LossError, NonFiniteError, ProblemError
 from landscape.evaluate import Evaluator
 from landscape.linalg import SymmetricOperator
 from landscape.operators import CURVATURES, Hessian, noise_floor, parameter_scale
+from landscape.operators._hessian import DoubleBackward
 from landscape.operators._pieces import pieces, size_that_fits
-from landscape.operators._products import DoubleBackward
 from landscape.problem import Problem
 
 SIZE = 101

@@ -17,8 +17,7 @@ from landscape.evaluate import (
     twice_differentiable,
 )
 from landscape.operators._curvature import Curvature
-from landscape.operators._pieces import Piece
-from landscape.operators._products import graph_bytes
+from landscape.operators._pieces import Piece, graph_bytes
 from landscape.problem.data import describe, leaves, map_leaves
 from landscape.problem.losses import BatchTerms
 
@@ -112,8 +111,16 @@ class GaussNewton(Curvature):
             (slope,) = differentiate(terms.total, [z], create_graph=True)
             if slope is None:
                 slope = torch.zeros_like(z)
-            middle = _hessian_of(slope, z)
-            return JacobianProduct(evaluator, output, middle, float(terms.weight), [slope])
+
+            def hessian_of_loss(along: Tensor, retain: bool) -> Tensor:
+                if not slope.requires_grad:
+                    return torch.zeros_like(along)  # the loss is linear in the output
+                return torch.autograd.grad(
+                    slope, z, along, retain_graph=retain, materialize_grads=True
+                )[0]
+
+            weight = float(terms.weight)
+            return JacobianProduct(evaluator, output, hessian_of_loss, weight, [slope])
 
     def _way(self) -> str:
         return "two backward passes and the loss's own Hessian"
@@ -177,15 +184,3 @@ def _as_one_tensor(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         )
 
     return torch.cat([t.reshape(-1) for t in parts]), restored
-
-
-def _hessian_of(slope: Tensor, z: Tensor) -> Middle:
-    def middle(along: Tensor, retain: bool) -> Tensor:
-        if not slope.requires_grad:
-            return torch.zeros_like(along)  # the loss is linear in the output
-        (product,) = torch.autograd.grad(
-            slope, z, along, retain_graph=retain, materialize_grads=True
-        )
-        return product
-
-    return middle

@@ -1,4 +1,4 @@
-"""The pieces that the data are walked through in: batches, or parts of them that fit in memory."""
+"""The pieces that the data are walked through in, so that their graphs fit in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from landscape.evaluate import Evaluator
+import torch
+from torch import Tensor
+
+from landscape.evaluate import Evaluator, graph_nodes
 from landscape.problem import Problem
 
 # On a CPU, graphs beyond this leave the caches and make the allocator give memory back and fetch
@@ -51,3 +54,17 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
     each = max(1.0, (large - small) / _SAMPLE)
     fits = int((limit - max(0.0, small - _SAMPLE * each)) / each)
     return None if fits >= batching.size(batch) else max(_SAMPLE, fits)
+
+
+def graph_bytes(*tensors: Tensor) -> int:
+    """Measure the memory of all tensors that the graphs of some outputs have saved."""
+    sizes: dict[int, int] = {}
+    for node in graph_nodes(*tensors):
+        for name in dir(node):
+            if name.startswith("_saved_") or name == "saved_tensors":
+                saved = getattr(node, name)
+                for item in saved if isinstance(saved, (tuple, list)) else (saved,):
+                    if isinstance(item, Tensor) and item.layout == torch.strided:
+                        storage = item.untyped_storage()
+                        sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
