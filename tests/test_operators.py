@@ -413,3 +413,35 @@ def test_the_graphs_go_with_their_operator() -> None:
             assert known() is None
         finally:
             gc.enable()
+
+
+class Hidden(torch.autograd.Function):
+    """A sine whose backward pass does not show that it depends on the gradient that it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient.detach() * x.cos()
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Hidden.apply(x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["ggn", "fisher"])
+def test_a_backward_pass_that_hides_its_dependence_is_refused(kind: str, dtype: str) -> None:
+    """The gradient is right, and the matrix would lack the first layer without a word."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(9, 3, generator=generator), torch.randn(9, 2, generator=generator)
+    model = nn.Sequential(nn.Linear(3, 4), Sine(), nn.Linear(4, 2))
+    with Evaluator(Problem(model, nn.MSELoss(), data, dtype=dtype)) as evaluator:
+        operator = CURVATURES[kind](evaluator)
+        with pytest.raises(LossError, match=r"1 \(Sine\): the backward pass hides from autograd"):
+            operator.matvec(evaluator.origin)

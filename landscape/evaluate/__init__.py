@@ -17,7 +17,7 @@ from landscape.evaluate._derivatives import (
 )
 from landscape.evaluate._engine import Engine
 from landscape.evaluate._evaluator import Evaluator, require_finite
-from landscape.evaluate._layers import LayerTrial, layer_trials
+from landscape.evaluate._layers import LayerTrial, culprit, layer_trials
 from landscape.evaluate._plans import PLAIN, PRECISIONS, Plan
 from landscape.evaluate._selftest import (
     check_gradient,
@@ -51,6 +51,7 @@ __all__ = [
     "check_hessian",
     "check_variances",
     "choose_plan",
+    "culprit",
     "differentiate",
     "error_of_mean",
     "final_divisor",

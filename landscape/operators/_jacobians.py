@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,14 +13,17 @@ from landscape.errors import LossError
 from landscape.evaluate import (
     Evaluator,
     check_gradient,
+    culprit,
     differentiate,
     needing_derivatives,
+    sample,
     twice_differentiable,
 )
 from landscape.operators._curvature import Curvature
 from landscape.operators._pieces import Piece, graph_bytes
 from landscape.problem.data import describe, leaves, map_leaves
 from landscape.problem.losses import BatchTerms
+from landscape.randomness import seeded
 
 # Multiplies with M; the flag keeps a graph for another product.
 Middle = Callable[[Tensor, bool], Tensor]
@@ -47,11 +51,27 @@ class JacobianProduct:
         self.weight = weight
         self._space, self._inputs = evaluator.problem.space, evaluator.parameters
         self._z, self._middle = z, middle
-        self._u = torch.zeros_like(z, requires_grad=True)
+        u = torch.randn(z.shape, generator=seeded(0), dtype=torch.float64)
+        self._u = u.to(z).requires_grad_(True)  # any will do, but for `is_linear`
         transposed = differentiate(z, self._inputs, create_graph=True, along=self._u)
         self._slots = [i for i, t in enumerate(transposed) if t is not None]
         self._transposed = [t for t in transposed if t is not None]
         self.n_bytes = graph_bytes(z, *self._transposed, *also)
+
+    def is_linear(self) -> bool:
+        """Tell whether nothing of u ↦ Jᵀu is hidden from autograd: ⟨u, JJᵀu⟩ = ‖Jᵀu‖²."""
+        fixed = [t.detach() for t in self._transposed]
+        size = sum(float(t.double().square().sum()) for t in fixed)
+        if size == 0.0 or not math.isfinite(size):
+            return True
+        if not all(t.requires_grad for t in self._transposed):
+            return False
+        (along,) = torch.autograd.grad(
+            self._transposed, self._u, fixed, retain_graph=True, materialize_grads=True
+        )
+        rounding: float = max(torch.finfo(t.dtype).eps for t in (*fixed, self._z)) ** 0.5
+        product = float((along.detach().double() * self._u.detach()).sum())
+        return abs(product - size) <= 10.0 * rounding * size
 
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
         """Return the product with a vector of shape (n,) as tensors, None for zero."""
@@ -77,7 +97,33 @@ class JacobianProduct:
             )
 
 
-class GaussNewton(Curvature):
+class _Sandwich(Curvature):
+    """An operator of the form JᵀMJ; what its products need is tested on the first piece."""
+
+    _tested = False
+
+    def _build(self, piece: Piece) -> JacobianProduct:
+        evaluator = self._evaluator
+        if not self._tested:
+            check_gradient(evaluator)
+        with twice_differentiable(evaluator.model):
+            product = self._jacobian(piece)
+            if not self._tested and not product.is_linear():
+                cause = culprit(evaluator, sample(evaluator), evaluator.problem.dtype)
+                msg = (
+                    f"{cause}: the backward pass hides from autograd how it depends on what it is "
+                    "given, such as by detach() or no_grad(), so that this operator cannot be had; "
+                    "use the operator hessian, or differentiable operations in the backward pass"
+                )
+                raise LossError(msg)
+        self._tested = True
+        return product
+
+    def _jacobian(self, piece: Piece) -> JacobianProduct:
+        raise NotImplementedError
+
+
+class GaussNewton(_Sandwich):
     """The generalised Gauss-Newton matrix of the data set's loss at one weight vector.
 
     G = Σ JᵀBJ / Σ weight, with J the Jacobian of the model's output in the weights and B the
@@ -89,7 +135,7 @@ class GaussNewton(Curvature):
         Schraudolph (2002), Neural Computation 14; Martens (2020), JMLR 21, arXiv:1412.1193.
     """
 
-    def _build(self, piece: Piece) -> JacobianProduct:
+    def _jacobian(self, piece: Piece) -> JacobianProduct:
         evaluator, loss = self._evaluator, self._evaluator.problem.loss
         if not loss.splits:
             msg = (
@@ -98,7 +144,6 @@ class GaussNewton(Curvature):
                 "or use the operator hessian or fisher"
             )
             raise LossError(msg)
-        check_gradient(evaluator)
 
         def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
             output, target = loss.forward(model, batch)
@@ -106,27 +151,26 @@ class GaussNewton(Curvature):
             z = joined.detach().requires_grad_(True)
             return joined, z, loss.of_output(restored(z), target, batch)
 
-        with twice_differentiable(evaluator.model):
-            output, z, terms = evaluator.on_batch(self._at, piece.batch, piece.number, body)
-            (slope,) = differentiate(terms.total, [z], create_graph=True)
-            if slope is None:
-                slope = torch.zeros_like(z)
+        output, z, terms = evaluator.on_batch(self._at, piece.batch, piece.number, body)
+        (slope,) = differentiate(terms.total, [z], create_graph=True)
+        if slope is None:
+            slope = torch.zeros_like(z)
 
-            def hessian_of_loss(along: Tensor, retain: bool) -> Tensor:
-                if not slope.requires_grad:
-                    return torch.zeros_like(along)  # the loss is linear in the output
-                return torch.autograd.grad(
-                    slope, z, along, retain_graph=retain, materialize_grads=True
-                )[0]
+        def hessian_of_loss(along: Tensor, retain: bool) -> Tensor:
+            if not slope.requires_grad:
+                return torch.zeros_like(along)  # the loss is linear in the output
+            return torch.autograd.grad(
+                slope, z, along, retain_graph=retain, materialize_grads=True
+            )[0]
 
-            weight = float(terms.weight)
-            return JacobianProduct(evaluator, output, hessian_of_loss, weight, [slope])
+        weight = float(terms.weight)
+        return JacobianProduct(evaluator, output, hessian_of_loss, weight, [slope])
 
     def _way(self) -> str:
         return "two backward passes and the loss's own Hessian"
 
 
-class EmpiricalFisher(Curvature):
+class EmpiricalFisher(_Sandwich):
     """The empirical Fisher matrix: the second moment of the gradients of the examples.
 
     F = Σᵢ ωᵢ gᵢgᵢᵀ / Σᵢ ωᵢ, with gᵢ the gradient of the loss of example i and ωᵢ its weight: the
@@ -138,26 +182,24 @@ class EmpiricalFisher(Curvature):
         arXiv:1905.12558.
     """
 
-    def _build(self, piece: Piece) -> JacobianProduct:
+    def _jacobian(self, piece: Piece) -> JacobianProduct:
         evaluator = self._evaluator
-        check_gradient(evaluator)
-        with twice_differentiable(evaluator.model):
-            terms = evaluator.terms(self._at, piece.batch, piece.number)
-            if terms.terms is None or terms.weights is None:
-                msg = (
-                    "the empirical Fisher matrix needs the loss of each example, and the loss "
-                    "returned one number for the batch: return per-example losses, or use the "
-                    "operator hessian"
-                )
-                raise LossError(msg)
-            weights = terms.weights.detach()
-            if evaluator.problem.loss.sums:
-                weights = torch.ones_like(weights)
-            # Examples without weight have a loss of zero, and no gradient.
-            inverse = torch.where(weights > 0, 1.0 / weights, 0.0)
-            return JacobianProduct(
-                evaluator, terms.terms, lambda along, retain: along * inverse, float(terms.weight)
+        terms = evaluator.terms(self._at, piece.batch, piece.number)
+        if terms.terms is None or terms.weights is None:
+            msg = (
+                "the empirical Fisher matrix needs the loss of each example, and the loss "
+                "returned one number for the batch: return per-example losses, or use the "
+                "operator hessian"
             )
+            raise LossError(msg)
+        weights = terms.weights.detach()
+        if evaluator.problem.loss.sums:
+            weights = torch.ones_like(weights)
+        # Examples without weight have a loss of zero, and no gradient.
+        inverse = torch.where(weights > 0, 1.0 / weights, 0.0)
+        return JacobianProduct(
+            evaluator, terms.terms, lambda along, retain: along * inverse, float(terms.weight)
+        )
 
     def _way(self) -> str:
         return "two backward passes through the examples' losses"
