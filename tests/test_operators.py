@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from cases import CASES, Case, case_named, cut, equal_batches, in_batches, partitions
 from hypothesis import given, settings
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from landscape.errors import LossError, NonFiniteError
 from landscape.evaluate import Evaluator
@@ -445,3 +446,33 @@ def test_a_backward_pass_that_hides_its_dependence_is_refused(kind: str, dtype: 
         operator = CURVATURES[kind](evaluator)
         with pytest.raises(LossError, match=r"1 \(Sine\): the backward pass hides from autograd"):
             operator.matvec(evaluator.origin)
+
+
+class Checkpointed(nn.Module):
+    """Recomputes its layers in the backward pass, and counts how often they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
+        self.runs = 0
+
+    def run(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.layers(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.run, x, use_reentrant=False)
+
+
+def test_measuring_a_graph_recomputes_nothing() -> None:
+    """For each saved tensor that it looked at, activation checkpointing ran the layers again."""
+    data = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 4
+    model = Checkpointed()
+    with Evaluator(Problem(model, nn.CrossEntropyLoss(), data)) as evaluator:
+        operator = Hessian(evaluator)
+        operator.matvec(evaluator.origin)  # the derivatives have been tested
+        (piece,) = pieces(evaluator.problem, None)
+        product = operator._build(piece)
+        model.runs = 0
+        assert product.n_bytes > 0
+        assert model.runs == 0

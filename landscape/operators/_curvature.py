@@ -25,11 +25,13 @@ class BatchProduct(Protocol):
 
     Attributes:
         weight: what the sum is to be divided by in the end.
-        n_bytes: memory of what is kept between products.
     """
 
     weight: float
-    n_bytes: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of what is kept between products."""
 
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
         """Return the product with a vector of shape (n,) as tensors, None for zero."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -190,7 +191,6 @@ class DoubleBackward:
 
     Attributes:
         weight: divisor of the summed loss.
-        n_bytes: memory of the graph.
     """
 
     def __init__(self, evaluator: Evaluator, at: Tensor, piece: Piece) -> None:
@@ -205,7 +205,11 @@ class DoubleBackward:
         self._slots = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
         self._outputs = [g for g in gradients if g is not None and g.requires_grad]
         self.weight = float(terms.weight)
-        self.n_bytes = graph_bytes(*self._outputs)
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Memory of the graph."""
+        return graph_bytes(*self._outputs)
 
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
         """Return the product with a vector of shape (n,) as tensors, None for zero."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,7 +38,6 @@ class JacobianProduct:
 
     Attributes:
         weight: divisor of the sum over the batch.
-        n_bytes: memory of the graphs.
     """
 
     def __init__(
@@ -56,7 +56,12 @@ class JacobianProduct:
         transposed = differentiate(z, self._inputs, create_graph=True, along=self._u)
         self._slots = [i for i, t in enumerate(transposed) if t is not None]
         self._transposed = [t for t in transposed if t is not None]
-        self.n_bytes = graph_bytes(z, *self._transposed, *also)
+        self._also = also
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Memory of the graphs."""
+        return graph_bytes(self._z, *self._transposed, *self._also)
 
     def is_linear(self) -> bool:
         """Tell whether nothing of u ↦ Jᵀu is hidden from autograd: ⟨u, JJᵀu⟩ = ‖Jᵀu‖²."""
@@ -71,7 +76,7 @@ class JacobianProduct:
         )
         rounding: float = max(torch.finfo(t.dtype).eps for t in (*fixed, self._z)) ** 0.5
         product = float((along.detach().double() * self._u.detach()).sum())
-        return abs(product - size) <= 10.0 * rounding * size
+        return abs(product - size) <= rounding * size
 
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
         """Return the product with a vector of shape (n,) as tensors, None for zero."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,20 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
 
 def graph_bytes(*tensors: Tensor) -> int:
     """Measure the memory of all tensors that the graphs of some outputs have saved."""
-    sizes: dict[int, int] = {}
-    for node in graph_nodes(*tensors):
-        for name in dir(node):
-            if name.startswith("_saved_") or name == "saved_tensors":
-                saved = getattr(node, name)
-                for item in saved if isinstance(saved, (tuple, list)) else (saved,):
+    saved = [item.untyped_storage() for node in graph_nodes(*tensors) for item in _saved_by(node)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values())
+
+
+def _saved_by(node: Any) -> Iterator[Tensor]:
+    for name in dir(node):
+        if name.startswith("_saved_") or name == "saved_tensors":
+            # What has a hook is not here: activation checkpointing would compute it again.
+            raw = _listed(getattr(node, f"_raw_{name.removeprefix('_')}", ()))
+            if all(getattr(item, "unpack_hook", None) is None for item in raw):
+                for item in _listed(getattr(node, name)):
                     if isinstance(item, Tensor) and item.layout == torch.strided:
-                        storage = item.untyped_storage()
-                        sizes[storage.data_ptr()] = storage.nbytes()
-    return sum(sizes.values())
+                        yield item
+
+
+def _listed(saved: Any) -> Sequence[Any]:
+    return saved if isinstance(saved, (tuple, list)) else (saved,)
