@@ -140,9 +140,11 @@ class Session:
         with cls._lock:
             session = cls._open.get(id(model))
             if session is None:
-                session = cls._open[id(model)] = cls(model)
+                session = cls(model)
                 session._interrupts.start()
-            session.check_thread()
+                cls._open[id(model)] = session
+            else:
+                session.check_thread()
             session._depth += 1
         return session
 
