@@ -51,8 +51,7 @@ class JacobianProduct:
         self.weight = weight
         self._space, self._inputs = evaluator.problem.space, evaluator.parameters
         self._z, self._middle = z, middle
-        u = torch.randn(z.shape, generator=seeded(0), dtype=torch.float64)
-        self._u = u.to(z).requires_grad_(True)  # any will do, but for `is_linear`
+        self._u = torch.zeros_like(z, requires_grad=True)
         transposed = differentiate(z, self._inputs, create_graph=True, along=self._u)
         self._slots = [i for i, t in enumerate(transposed) if t is not None]
         self._transposed = [t for t in transposed if t is not None]
@@ -65,17 +64,21 @@ class JacobianProduct:
 
     def is_linear(self) -> bool:
         """Tell whether nothing of u ↦ Jᵀu is hidden from autograd: ⟨u, JJᵀu⟩ = ‖Jᵀu‖²."""
-        fixed = [t.detach() for t in self._transposed]
+        u = torch.randn(self._z.shape, generator=seeded(0), dtype=torch.float64)
+        u = u.to(self._z).requires_grad_(True)
+        gradients = differentiate(self._z, self._inputs, create_graph=True, along=u)
+        transposed = [t for t in gradients if t is not None]
+        fixed = [t.detach() for t in transposed]
         size = sum(float(t.double().square().sum()) for t in fixed)
         if size == 0.0 or not math.isfinite(size):
             return True
-        if not all(t.requires_grad for t in self._transposed):
+        if not all(t.requires_grad for t in transposed):
             return False
         (along,) = torch.autograd.grad(
-            self._transposed, self._u, fixed, retain_graph=True, materialize_grads=True
+            transposed, u, fixed, retain_graph=True, materialize_grads=True
         )
         rounding: float = max(torch.finfo(t.dtype).eps for t in (*fixed, self._z)) ** 0.5
-        product = float((along.detach().double() * self._u.detach()).sum())
+        product = float((along.detach().double() * u.detach()).sum())
         return abs(product - size) <= rounding * size
 
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
