@@ -13,11 +13,12 @@ from landscape.evaluate._derivatives import (
     differentiate,
     graph_nodes,
     needing_derivatives,
+    noting_reentrant,
     twice_differentiable,
 )
 from landscape.evaluate._engine import Engine
 from landscape.evaluate._evaluator import Evaluator, require_finite
-from landscape.evaluate._layers import LayerTrial, culprit, layer_trials
+from landscape.evaluate._layers import LayerTrial, layer_trials
 from landscape.evaluate._plans import PLAIN, PRECISIONS, Plan
 from landscape.evaluate._selftest import (
     check_gradient,
@@ -51,7 +52,6 @@ __all__ = [
     "check_hessian",
     "check_variances",
     "choose_plan",
-    "culprit",
     "differentiate",
     "error_of_mean",
     "final_divisor",
@@ -63,6 +63,7 @@ __all__ = [
     "measure_signature",
     "needing_derivatives",
     "normalisers",
+    "noting_reentrant",
     "provenance_of",
     "recalibrated",
     "require_finite",

@@ -18,6 +18,7 @@ from landscape.evaluate import (
     check_hessian,
     differentiate,
     needing_derivatives,
+    noting_reentrant,
     substituted,
     twice_differentiable,
 )
@@ -82,7 +83,7 @@ class Hessian(Curvature):
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
         self._wanted, self._chosen = products, "double-backward" if is_open else products
         self._reason = "the option products"  # why differences are taken
-        self._tested = False
+        self._tested = self._verified = False
         self.error, self._largest = 0.0, 0.0
 
     def matmat(self, vectors: Tensor) -> Tensor:
@@ -133,8 +134,29 @@ class Hessian(Curvature):
         if way == "double-backward":
             return DoubleBackward(self._evaluator, self._at, piece)
         if way == "forward-over-reverse":
+            self._verify_forward_mode(piece)
             return ForwardOverReverse(self._evaluator, self._at, piece)
         return Differences(self._evaluator, self._at, piece, self._check_difference)
+
+    def _verify_forward_mode(self, piece: Piece) -> None:
+        """Refuse forward mode where it does not give what double backward gives on a piece."""
+        if self._verified:
+            return
+        self._verified = True
+        expected, found = (
+            self._flat(self._product(way, piece).times(self._probe(), retain=False))
+            for way in ("double-backward", "forward-over-reverse")
+        )
+        if norm(expected - found) > torch.finfo(self.dtype).eps ** 0.5 * norm(expected):
+            msg = (
+                "forward over reverse gives another product than double backward: something "
+                "reaches the parameters by another way than the module's attributes; use another "
+                "way of making products"
+            )
+            raise LossError(msg)
+
+    def _probe(self) -> Tensor:
+        return random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
 
     def _way(self) -> str:
         if self._chosen == "differences":
@@ -158,28 +180,22 @@ class Hessian(Curvature):
 
     def _faster(self, piece: Piece) -> str:
         """Return the faster way on one piece; forward mode only where it gives the same."""
-        double, expected = self._timed("double-backward", piece)
+        double = self._seconds("double-backward", piece)
         try:
-            forward, found = self._timed("forward-over-reverse", piece)
-        except LandscapeError:  # an operation that forward mode does not know
+            forward = self._seconds("forward-over-reverse", piece)
+        except LandscapeError:  # an operation that forward mode does not know, or another product
             return "double-backward"
-        rounding = torch.finfo(self.dtype).eps ** 0.5
-        agree = norm(expected - found) <= rounding * norm(expected)
-        return (
-            "forward-over-reverse" if agree and forward < _CLEARLY * double else "double-backward"
-        )
+        return "forward-over-reverse" if forward < _CLEARLY * double else "double-backward"
 
-    def _timed(self, way: str, piece: Piece) -> tuple[float, Tensor]:
-        """Return the seconds of a product with all that it needs, and the product."""
-        vector = random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
-        seconds = []
+    def _seconds(self, way: str, piece: Piece) -> float:
+        """Time a product with all that it needs."""
+        seconds, vector = [], self._probe()
         with twice_differentiable(self._evaluator.model):
             for _ in range(2):
                 started = time.perf_counter()
-                product = self._flat(self._product(way, piece).times(vector, retain=False))
-                norm(product)  # waits for the device
+                norm(self._flat(self._product(way, piece).times(vector, retain=False)))
                 seconds.append(time.perf_counter() - started)
-        return min(seconds), product
+        return min(seconds)
 
 
 class NotTwiceDifferentiableError(LossError):
@@ -196,7 +212,14 @@ class DoubleBackward:
     def __init__(self, evaluator: Evaluator, at: Tensor, piece: Piece) -> None:
         self._evaluator, self._inputs = evaluator, evaluator.parameters
         with twice_differentiable(evaluator.model):
-            terms = evaluator.terms(at, piece.batch, piece.number)
+            with noting_reentrant() as reentrant:
+                terms = evaluator.terms(at, piece.batch, piece.number)
+            if reentrant:
+                msg = (
+                    "reentrant activation checkpointing has no second derivative: call "
+                    "torch.utils.checkpoint.checkpoint with use_reentrant=False"
+                )
+                raise NotTwiceDifferentiableError(msg)
             try:
                 gradients = differentiate(terms.total, evaluator.parameters, create_graph=True)
             except LossError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,18 +12,15 @@ from torch import Tensor, nn
 from landscape.errors import LossError
 from landscape.evaluate import (
     Evaluator,
-    check_gradient,
-    culprit,
+    check_hessian,
     differentiate,
     needing_derivatives,
-    sample,
     twice_differentiable,
 )
 from landscape.operators._curvature import Curvature
 from landscape.operators._pieces import Piece, graph_bytes
 from landscape.problem.data import describe, leaves, map_leaves
 from landscape.problem.losses import BatchTerms
-from landscape.randomness import seeded
 
 # Multiplies with M; the flag keeps a graph for another product.
 Middle = Callable[[Tensor, bool], Tensor]
@@ -62,25 +58,6 @@ class JacobianProduct:
         """Memory of the graphs."""
         return graph_bytes(self._z, *self._transposed, *self._also)
 
-    def is_linear(self) -> bool:
-        """Tell whether nothing of u ↦ Jᵀu is hidden from autograd: ⟨u, JJᵀu⟩ = ‖Jᵀu‖²."""
-        u = torch.randn(self._z.shape, generator=seeded(0), dtype=torch.float64)
-        u = u.to(self._z).requires_grad_(True)
-        gradients = differentiate(self._z, self._inputs, create_graph=True, along=u)
-        transposed = [t for t in gradients if t is not None]
-        fixed = [t.detach() for t in transposed]
-        size = sum(float(t.double().square().sum()) for t in fixed)
-        if size == 0.0 or not math.isfinite(size):
-            return True
-        if not all(t.requires_grad for t in transposed):
-            return False
-        (along,) = torch.autograd.grad(
-            transposed, u, fixed, retain_graph=True, materialize_grads=True
-        )
-        rounding: float = max(torch.finfo(t.dtype).eps for t in (*fixed, self._z)) ** 0.5
-        product = float((along.detach().double() * u.detach()).sum())
-        return abs(product - size) <= rounding * size
-
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
         """Return the product with a vector of shape (n,) as tensors, None for zero."""
         if not self._slots:
@@ -105,33 +82,7 @@ class JacobianProduct:
             )
 
 
-class _Sandwich(Curvature):
-    """An operator of the form JᵀMJ; what its products need is tested on the first piece."""
-
-    _tested = False
-
-    def _build(self, piece: Piece) -> JacobianProduct:
-        evaluator = self._evaluator
-        if not self._tested:
-            check_gradient(evaluator)
-        with twice_differentiable(evaluator.model):
-            product = self._jacobian(piece)
-            if not self._tested and not product.is_linear():
-                cause = culprit(evaluator, sample(evaluator), evaluator.problem.dtype)
-                msg = (
-                    f"{cause}: the backward pass hides from autograd how it depends on what it is "
-                    "given, such as by detach() or no_grad(), so that this operator cannot be had; "
-                    "use the operator hessian, or differentiable operations in the backward pass"
-                )
-                raise LossError(msg)
-        self._tested = True
-        return product
-
-    def _jacobian(self, piece: Piece) -> JacobianProduct:
-        raise NotImplementedError
-
-
-class GaussNewton(_Sandwich):
+class GaussNewton(Curvature):
     """The generalised Gauss-Newton matrix of the data set's loss at one weight vector.
 
     G = Σ JᵀBJ / Σ weight, with J the Jacobian of the model's output in the weights and B the
@@ -143,7 +94,7 @@ class GaussNewton(_Sandwich):
         Schraudolph (2002), Neural Computation 14; Martens (2020), JMLR 21, arXiv:1412.1193.
     """
 
-    def _jacobian(self, piece: Piece) -> JacobianProduct:
+    def _build(self, piece: Piece) -> JacobianProduct:
         evaluator, loss = self._evaluator, self._evaluator.problem.loss
         if not loss.splits:
             msg = (
@@ -152,6 +103,7 @@ class GaussNewton(_Sandwich):
                 "or use the operator hessian or fisher"
             )
             raise LossError(msg)
+        _require_second_derivatives(evaluator)
 
         def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
             output, target = loss.forward(model, batch)
@@ -159,26 +111,27 @@ class GaussNewton(_Sandwich):
             z = joined.detach().requires_grad_(True)
             return joined, z, loss.of_output(restored(z), target, batch)
 
-        output, z, terms = evaluator.on_batch(self._at, piece.batch, piece.number, body)
-        (slope,) = differentiate(terms.total, [z], create_graph=True)
-        if slope is None:
-            slope = torch.zeros_like(z)
+        with twice_differentiable(evaluator.model):
+            output, z, terms = evaluator.on_batch(self._at, piece.batch, piece.number, body)
+            (slope,) = differentiate(terms.total, [z], create_graph=True)
+            if slope is None:
+                slope = torch.zeros_like(z)
 
-        def hessian_of_loss(along: Tensor, retain: bool) -> Tensor:
-            if not slope.requires_grad:
-                return torch.zeros_like(along)  # the loss is linear in the output
-            return torch.autograd.grad(
-                slope, z, along, retain_graph=retain, materialize_grads=True
-            )[0]
+            def hessian_of_loss(along: Tensor, retain: bool) -> Tensor:
+                if not slope.requires_grad:
+                    return torch.zeros_like(along)  # the loss is linear in the output
+                return torch.autograd.grad(
+                    slope, z, along, retain_graph=retain, materialize_grads=True
+                )[0]
 
-        weight = float(terms.weight)
-        return JacobianProduct(evaluator, output, hessian_of_loss, weight, [slope])
+            weight = float(terms.weight)
+            return JacobianProduct(evaluator, output, hessian_of_loss, weight, [slope])
 
     def _way(self) -> str:
         return "two backward passes and the loss's own Hessian"
 
 
-class EmpiricalFisher(_Sandwich):
+class EmpiricalFisher(Curvature):
     """The empirical Fisher matrix: the second moment of the gradients of the examples.
 
     F = Σᵢ ωᵢ gᵢgᵢᵀ / Σᵢ ωᵢ, with gᵢ the gradient of the loss of example i and ωᵢ its weight: the
@@ -190,24 +143,26 @@ class EmpiricalFisher(_Sandwich):
         arXiv:1905.12558.
     """
 
-    def _jacobian(self, piece: Piece) -> JacobianProduct:
+    def _build(self, piece: Piece) -> JacobianProduct:
         evaluator = self._evaluator
-        terms = evaluator.terms(self._at, piece.batch, piece.number)
-        if terms.terms is None or terms.weights is None:
-            msg = (
-                "the empirical Fisher matrix needs the loss of each example, and the loss "
-                "returned one number for the batch: return per-example losses, or use the "
-                "operator hessian"
+        _require_second_derivatives(evaluator)
+        with twice_differentiable(evaluator.model):
+            terms = evaluator.terms(self._at, piece.batch, piece.number)
+            if terms.terms is None or terms.weights is None:
+                msg = (
+                    "the empirical Fisher matrix needs the loss of each example, and the loss "
+                    "returned one number for the batch: return per-example losses, or use the "
+                    "operator hessian"
+                )
+                raise LossError(msg)
+            weights = terms.weights.detach()
+            if evaluator.problem.loss.sums:
+                weights = torch.ones_like(weights)
+            # Examples without weight have a loss of zero, and no gradient.
+            inverse = torch.where(weights > 0, 1.0 / weights, 0.0)
+            return JacobianProduct(
+                evaluator, terms.terms, lambda along, retain: along * inverse, float(terms.weight)
             )
-            raise LossError(msg)
-        weights = terms.weights.detach()
-        if evaluator.problem.loss.sums:
-            weights = torch.ones_like(weights)
-        # Examples without weight have a loss of zero, and no gradient.
-        inverse = torch.where(weights > 0, 1.0 / weights, 0.0)
-        return JacobianProduct(
-            evaluator, terms.terms, lambda along, retain: along * inverse, float(terms.weight)
-        )
 
     def _way(self) -> str:
         return "two backward passes through the examples' losses"
@@ -234,3 +189,10 @@ def _as_one_tensor(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         )
 
     return torch.cat([t.reshape(-1) for t in parts]), restored
+
+
+def _require_second_derivatives(evaluator: Evaluator) -> None:
+    """Refuse where double backward, which makes Jv, is wrong or missing."""
+    if reason := check_hessian(evaluator):
+        msg = f"{reason}; the operator hessian goes on with differences of gradients"
+        raise LossError(msg)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import signal
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -24,9 +24,10 @@ from landscape.errors import ProblemError
 from landscape.randomness import forked_rng
 
 F = TypeVar("F", bound=Callable[..., Any])
-Flat = dict[tuple[torch.dtype, torch.device], Tensor]
+# Names of the parameters of one type and device, and their values end to end.
+Flat = dict[tuple[torch.dtype, torch.device], tuple[tuple[str, ...], Tensor]]
 
-_CONTAINERS = (dict, OrderedDict, list, set)
+_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
 
 
@@ -49,7 +50,8 @@ class Snapshot:
 
     Attributes:
         named: parameters and buffers under all of their names.
-        flat: the trainable parameters of each dtype and device, laid end to end; not to be written.
+        flat: the trainable parameters of each type and device, by name and laid end to end; not to
+            be written.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,7 +64,7 @@ class Snapshot:
         with torch.no_grad():
             self.flat, self._values = _flat(model)
             for tensor in leaves:
-                if id(tensor) not in self._values and _is_strided(tensor):
+                if id(tensor) not in self._values and is_plain(tensor):
                     self._values[id(tensor)] = tensor.detach().clone()
         self._aliases = {id(t): alias for t, alias, _, _ in self._flags}
         self._trainable = {id(t) for t, _, requires_grad, _ in self._flags if requires_grad}
@@ -140,6 +142,7 @@ class Session:
         with cls._lock:
             session = cls._open.get(id(model))
             if session is None:
+                cls._check_apart(model)
                 session = cls(model)
                 session._interrupts.start()
                 cls._open[id(model)] = session
@@ -147,6 +150,19 @@ class Session:
                 session.check_thread()
             session._depth += 1
         return session
+
+    @classmethod
+    def _check_apart(cls, model: nn.Module) -> None:
+        """Refuse a model that shares parameters with another one that is being measured."""
+        own = {id(p) for p in model.parameters()}
+        for other in cls._open.values():
+            if any(id(p) in own for p in other.model.parameters()):
+                msg = (
+                    f"the model {type(model).__name__} shares parameters with a "
+                    f"{type(other.model).__name__} that is being measured, and their weights are "
+                    "written in place: measure one after the other"
+                )
+                raise ProblemError(msg)
 
     @classmethod
     def snapshot_of(cls, model: nn.Module) -> Snapshot | None:
@@ -263,16 +279,18 @@ def flat_copy(model: nn.Module) -> tuple[dict[str, Tensor], Flat]:
 
 def _flat(model: nn.Module) -> tuple[Flat, dict[int, Tensor]]:
     """Copy the trainable parameters of each type and device into one vector; and views, by id."""
-    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for p in model.parameters():
-        if p.requires_grad and _is_strided(p):
-            groups.setdefault((p.dtype, p.device), []).append(p)
+    groups: dict[tuple[torch.dtype, torch.device], dict[str, Tensor]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad and is_plain(p):
+            groups.setdefault((p.dtype, p.device), {})[name] = p
     flat: Flat = {}
     values: dict[int, Tensor] = {}
     for key, group in groups.items():
-        flat[key] = torch.cat([p.detach().reshape(-1) for p in group])
-        pieces = torch.split(flat[key], [p.numel() for p in group])
-        values |= {id(p): piece.view(p.shape) for p, piece in zip(group, pieces, strict=True)}
+        vector = torch.cat([p.detach().reshape(-1) for p in group.values()])
+        flat[key] = tuple(group), vector
+        pieces = torch.split(vector, [p.numel() for p in group.values()])
+        pairs = zip(group.values(), pieces, strict=True)
+        values |= {id(p): piece.view(p.shape) for p, piece in pairs}
     return flat, values
 
 
@@ -280,6 +298,16 @@ def tensors_by_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Give the parameters and buffers of a model under all of their names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def trainable_names(model: nn.Module) -> set[str]:
+    """Return the names of parameters that require a gradient in their owner's hands."""
+    snapshot = Session.snapshot_of(model)
+    return {
+        name
+        for name, p in model.named_parameters()
+        if (p.requires_grad if snapshot is None else snapshot.requires_grad(p))
+    }
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -292,16 +320,25 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 def _tensors_of(part: nn.Module) -> Iterator[Tensor]:
     for value in vars(part).values():
-        if isinstance(value, Tensor):
-            yield value
-        elif type(value) in _CONTAINERS:
-            items = value.values() if isinstance(value, Mapping) else value
-            yield from (item for item in items if isinstance(item, Tensor))
+        yield from _tensors_in(value)
 
 
-def _is_strided(tensor: Tensor) -> bool:
-    has_values = not (is_lazy(tensor) or tensor.is_meta or tensor.is_inference())
-    return has_values and tensor.layout == torch.strided
+def _tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and (type(value) in _CONTAINERS or type(value) is tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(item, depth - 1)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor has values of its own that can be copied and written back."""
+    if is_lazy(tensor) or tensor.is_meta or tensor.is_inference():
+        return False
+    if tensor.layout != torch.strided:
+        return False
+    # Expanded tensors have several entries in one place.
+    return not any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
@@ -315,19 +352,31 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
     ) and one.data_ptr() == other.data_ptr()
 
 
-def _attributes(part: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Note every attribute, and of a plain container also its content."""
-    return {
-        key: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
-        for key, value in vars(part).items()
-    }
+def _attributes(part: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
+    """Note every attribute, and what containers and generators among them hold."""
+    content: list[tuple[Any, Any]] = []
+    for value in vars(part).values():
+        _note(value, content)
+    return dict(vars(part)), content
 
 
-def _restore(part: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+def _note(value: Any, content: list[tuple[Any, Any]], depth: int = 3) -> None:
+    if isinstance(value, torch.Generator):
+        content.append((value, value.get_state()))
+    elif type(value) in _CONTAINERS and depth:
+        content.append((value, copy.copy(value)))
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _note(item, content, depth - 1)
+
+
+def _restore(part: nn.Module, noted: tuple[dict[str, Any], list[tuple[Any, Any]]]) -> None:
+    attributes, content = noted
     vars(part).clear()
-    for key, (value, content) in attributes.items():
+    vars(part).update(attributes)
+    for value, state in content:
+        if isinstance(value, torch.Generator):
+            value.set_state(state)
+            continue
         # Refilled in place: other objects may hold a reference to the container.
-        if content is not None:
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(content)
-        vars(part)[key] = value
+        value.clear()
+        (value.extend if isinstance(value, (list, deque)) else value.update)(state)

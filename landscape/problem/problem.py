@@ -23,7 +23,15 @@ from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.problem._batches import BATCH_SIZE, MAX_EXAMPLES, Batches
 from landscape.problem._batching import Batching
 from landscape.problem._checkpoint import load_weights
-from landscape.problem._live import flat_copy, preserved, state_of, tensors_by_name, unwrapped
+from landscape.problem._live import (
+    Flat,
+    flat_copy,
+    preserved,
+    state_of,
+    tensors_by_name,
+    trainable_names,
+    unwrapped,
+)
 from landscape.problem._parameters import ParameterSpace
 from landscape.problem.data import move
 from landscape.problem.digest import Content
@@ -146,7 +154,7 @@ class Problem:
         self.trials = Trials()
         self.derivatives: dict[str, Any] = {}  # what the tests of derivatives have said
         self._state: dict[str, Tensor] | None = None
-        self.flat_weights: Mapping[tuple[torch.dtype, torch.device], Tensor] = {}
+        self.flat_weights: Flat = {}
         self._extra: dict[str, Any] = {}
         if any(is_lazy(tensor) for _, tensor in tensors_by_name(model)):
             self._infer_shapes()
@@ -279,7 +287,7 @@ class Problem:
             InvalidArgumentError: if a pattern matches no parameter; the message lists them.
         """
         other = copy.copy(self)
-        other.space = self.space.only(patterns)
+        other.space, other.derivatives = self.space.only(patterns), {}
         # As none may share a key: of two patterns either may match, of two choices both have to.
         other.parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
         return other
@@ -327,7 +335,7 @@ class Problem:
     def checkpoint_hash(self) -> str:
         """Digest of parameters and buffers, the same for the same values in any file format."""
         content, state = Content(), self.state()
-        trainable, saved = set(ParameterSpace.of(self.model).names), self.model.state_dict()
+        trainable, saved = trainable_names(self.model), self.model.state_dict()
         for name in sorted(saved.keys() & state.keys()):
             content.add((name, name in trainable, state[name]))
         for name in sorted(state.keys() - saved.keys()):
