@@ -23,7 +23,7 @@ from landscape.problem.data import (
     n_bytes,
     tensors_in,
 )
-from landscape.problem.digest import Content
+from landscape.problem.digest import Content, digest_of
 
 CACHE_BYTES = 4 * 2**30
 BATCH_SIZE = 512
@@ -236,9 +236,7 @@ def _example_digests(batches: Iterable[Any], batching: Batching) -> list[str]:
     for batch in batches:
         single = not batching.can_split(batch)
         for i in range(1 if single else batching.size(batch)):
-            digest = Content()
-            digest.add(batch if single else batching.part(batch, i, i + 1))
-            found.append(digest.hexdigest())
+            found.append(digest_of(batch if single else batching.part(batch, i, i + 1)))
     return found
 
 

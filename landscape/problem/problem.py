@@ -27,7 +27,6 @@ from landscape.problem._parameters import ParameterSpace
 from landscape.problem.digest import Content
 from landscape.problem.logits import NormalisedLogits
 from landscape.problem.losses import Loss, count_examples, make_loss
-from landscape.problem.parts import examples_between
 from landscape.results import Provenance, Signature
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -285,7 +284,7 @@ class Problem:
             msg = f"examples {first} to {last} were asked for, and the data have 0 to {n:,}"
             raise InvalidArgumentError(msg)
         other = copy.copy(self)
-        pieces = examples_between(self.batches, first, last, batching=self.batching)
+        pieces = list(self.batching.between(self.batches, first, last))
         other._data = _LazyBatches(pieces, device=self.device, dtype=self.dtype, freeze=True)
         return other
 
