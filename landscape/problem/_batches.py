@@ -218,7 +218,7 @@ def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
 
 def _example_digests(batches: Iterable[Any], batching: Batching) -> list[str]:
     """Digest every example apart, in order; a batch that cannot be cut as one."""
-    found = []
+    found: list[str] = []
     for batch in batches:
         n = batching.size(batch) if batching.can_split(batch) else 0
         parts = [batching.part(batch, i, i + 1) for i in range(n)] or [batch]
