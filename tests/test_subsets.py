@@ -20,7 +20,7 @@ from landscape.measure.auto_pgd import auto_pgd, checkpoints
 from landscape.measure.sharpness import sharpness
 from landscape.measure.subsets import m_sharpness
 from landscape.problem import Problem
-from landscape.problem.logits import normalised_logits
+from landscape.problem.losses import normalised_logits
 from landscape.study import Study
 
 EXACT = {"tol": 1e-9, "max_gradients": 300}

@@ -25,8 +25,7 @@ from landscape.problem._checkpoint import load_weights
 from landscape.problem._live import preserved, state_of, tensors_by_name, unwrapped
 from landscape.problem._parameters import ParameterSpace
 from landscape.problem.digest import Content
-from landscape.problem.logits import NormalisedLogits
-from landscape.problem.losses import Loss, count_examples, make_loss
+from landscape.problem.losses import Loss, NormalisedLogits, count_examples, make_loss
 from landscape.results import Provenance, Signature
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
