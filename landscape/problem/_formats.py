@@ -34,23 +34,21 @@ _IN_FOLDERS = [
 ]
 
 
-def _as_npz(kind: str, reader: str) -> str:
-    return (
-        f"{kind}; read it with {reader}, and write its arrays under torch's names and in torch's "
-        "layouts: numpy.savez('weights.npz', **{name: array})"
-    )
-
-
-# Other formats by first bytes, or by how the name of the file, or of one in the folder, ends.
-_OTHERS: dict[str | bytes, str] = {
-    ".onnx": _as_npz("an ONNX graph", "onnx.load and onnx.numpy_helper.to_array"),
-    ".msgpack": _as_npz("a Flax (msgpack) file", "flax.serialization.msgpack_restore"),
-    ".pb": _as_npz("a TensorFlow model", "tf.train.load_checkpoint"),
-    ".index": _as_npz("a TensorFlow checkpoint", "tf.train.load_checkpoint"),
-    "_CHECKPOINT_METADATA": _as_npz("an Orbax (JAX) checkpoint", "orbax.checkpoint"),
-    ".keras": _as_npz("a Keras file", "keras.models.load_model"),
-    b"\x89HDF\r\n\x1a\n": _as_npz("an HDF5 (Keras) file", "keras.models.load_model, or h5py"),
-    b"\x93NUMPY": _as_npz("a single NumPy array", "numpy.load"),
+_AS_ARRAYS = (
+    "{}; read it with {}, and write its arrays under torch's names and in torch's layouts: "
+    "numpy.savez('weights.npz', **{{name: array}})"
+)
+# Other formats by first bytes, or by how the name of the file, or of one in the folder, ends. A
+# pair names the format and what reads it as arrays.
+_OTHERS: dict[str | bytes, str | tuple[str, str]] = {
+    ".onnx": ("an ONNX graph", "onnx.load and onnx.numpy_helper.to_array"),
+    ".msgpack": ("a Flax (msgpack) file", "flax.serialization.msgpack_restore"),
+    ".pb": ("a TensorFlow model", "tf.train.load_checkpoint"),
+    ".index": ("a TensorFlow checkpoint", "tf.train.load_checkpoint"),
+    "_CHECKPOINT_METADATA": ("an Orbax (JAX) checkpoint", "orbax.checkpoint"),
+    ".keras": ("a Keras file", "keras.models.load_model"),
+    b"\x89HDF\r\n\x1a\n": ("an HDF5 (Keras) file", "keras.models.load_model, or h5py"),
+    b"\x93NUMPY": ("a single NumPy array", "numpy.load"),
     b"GGUF": "a GGUF file of quantised weights; dequantise it by transformers: "
     "from_pretrained(folder, gguf_file=name).save_pretrained(new_folder)",
     ".pt2": "a program of torch.export; save its weights: "
@@ -102,9 +100,9 @@ def read_checkpoint(path: str | PathLike[str], *, unsafe_pickle: bool = False) -
 
 
 def _other_format(name: str, head: bytes = b"") -> str | None:
-    for mark, said in _OTHERS.items():
+    for mark, about in _OTHERS.items():
         if name.endswith(mark) if isinstance(mark, str) else head.startswith(mark):
-            return said
+            return about if isinstance(about, str) else _AS_ARRAYS.format(*about)
     return None
 
 

@@ -34,17 +34,11 @@ MODES = ("eval", "train")
 
 @dataclass
 class Trials:
-    """Results of the self-tests of a problem; None: not tested yet.
+    """Results of the self-tests of a problem."""
 
-    Attributes:
-        additive: whether the loss of a batch is the sum of its parts' losses.
-        writes_inputs: whether the model or the loss changes its inputs in place.
-        writes_unseen: whether a forward pass writes buffers behind autograd's back.
-    """
-
-    additive: bool | None = None
-    writes_inputs: bool = False
-    writes_unseen: bool = False
+    additive: bool | None = None  # the loss of a batch is the sum of its parts'; None: not tested
+    writes_inputs: bool = False  # the model or the loss changes its inputs in place
+    writes_unseen: bool = False  # a forward pass writes buffers behind autograd's back
 
 
 class Problem:
@@ -241,9 +235,7 @@ class Problem:
         Returns:
             A problem that shares everything else with this one.
         """
-        other = copy.copy(self)
-        other.name = name
-        return other
+        return self._with(name=name)
 
     def only(self, *patterns: str) -> Problem:
         """Return the same problem with some of the parameters; the others stay where they are.
@@ -258,11 +250,9 @@ class Problem:
         Raises:
             InvalidArgumentError: if a pattern matches no parameter; the message lists them.
         """
-        other = copy.copy(self)
-        other.space = self.space.only(patterns)
         # As none may share a key: of two patterns either may match, of two choices both have to.
-        other.parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
-        return other
+        parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
+        return self._with(space=self.space.only(patterns), parameters=parameters)
 
     def on_examples(self, first: int, last: int) -> Problem:
         """Return the same problem on some of the examples, in the order of the data.
@@ -282,10 +272,9 @@ class Problem:
         if not 0 <= first < last <= n:
             msg = f"examples {first} to {last} were asked for, and the data have 0 to {n:,}"
             raise InvalidArgumentError(msg)
-        other = copy.copy(self)
         pieces = list(self.batching.between(self.batches, first, last))
-        other._data = _LazyBatches(pieces, device=self.device, dtype=self.dtype, freeze=True)
-        return other
+        options = {"device": self.device, "dtype": self.dtype, "freeze": True}
+        return self._with(_data=_LazyBatches(pieces, **options))
 
     def with_normalised_logits(self) -> Problem:
         """Return the same problem with a loss of normalised logits, see `normalised_logits`.
@@ -298,10 +287,7 @@ class Problem:
         Raises:
             LossError: if the loss is not one of classes by their logits.
         """
-        other = copy.copy(self)
-        other.loss = NormalisedLogits(self.loss)
-        other.trials, other.derivatives = Trials(), {}
-        return other
+        return self._with(loss=NormalisedLogits(self.loss), trials=Trials(), derivatives={})
 
     @property
     def checkpoint_hash(self) -> str:
@@ -345,6 +331,11 @@ class Problem:
             loss=self.loss.name,
             signature=signature,
         )
+
+    def _with(self, **attributes: Any) -> Problem:
+        other = copy.copy(self)
+        vars(other).update(attributes)
+        return other
 
     def __repr__(self) -> str:
         return (
