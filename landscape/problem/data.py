@@ -122,11 +122,11 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
     def place(leaf: Any) -> Any:
-        if isinstance(leaf, PackedSequence) or not _is_object(leaf):
-            return map_tensors(leaf, cast)
-        own = copy.copy(leaf)  # some change themselves
-        moved = own.to(device)
-        return map_tensors(own if moved is None else moved, cast)
+        if _is_object(leaf) and not isinstance(leaf, PackedSequence):
+            leaf = copy.copy(leaf)  # some change themselves
+            moved = leaf.to(device)
+            leaf = leaf if moved is None else moved
+        return map_tensors(leaf, cast)
 
     return map_leaves(batch, place)
 

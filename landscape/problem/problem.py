@@ -252,7 +252,8 @@ class Problem:
         """
         # As none may share a key: of two patterns either may match, of two choices both have to.
         parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
-        return self._with(space=self.space.only(patterns), parameters=parameters)
+        space = self.space.only(patterns)
+        return self._with(space=space, parameters=parameters, derivatives={})
 
     def on_examples(self, first: int, last: int) -> Problem:
         """Return the same problem on some of the examples, in the order of the data.
