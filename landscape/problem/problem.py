@@ -275,7 +275,8 @@ class Problem:
             raise InvalidArgumentError(msg)
         pieces = list(self.batching.between(self.batches, first, last))
         options = {"device": self.device, "dtype": self.dtype, "freeze": True}
-        return self._with(_data=_LazyBatches(pieces, **options))
+        # What the tests say of a part does not hold for the whole: other batches may be padded.
+        return self._with(_data=_LazyBatches(pieces, **options), trials=copy.copy(self.trials))
 
     def with_normalised_logits(self) -> Problem:
         """Return the same problem with a loss of normalised logits, see `normalised_logits`.
