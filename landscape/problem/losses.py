@@ -439,7 +439,7 @@ def loss_name(loss: Any) -> str:
         captured = {k: c.cell_contents for k, c in cells if c != types.CellType()}
         settings = {k: v for k, v in captured.items() if isinstance(v, _PLAIN)}
         return f"{where}.{loss.__qualname__}" + (f" with {_words(settings)}" if settings else "")
-    held = {k: v for k, v in vars(loss).items() if k[0] != "_" and k != "training"}
+    held = {k: v for k, v in getattr(loss, "__dict__", {}).items() if k[0] != "_" and k != "training"}
     if isinstance(loss, nn.Module):
         held |= dict(loss.state_dict(keep_vars=True))
     name = type(loss).__qualname__
