@@ -143,21 +143,22 @@ class _StandardLoss(Loss):
         element = self.module(output, target)
         element = element if element.ndim else element.reshape(1)
         if known is None:
-            weights = self._weights(target, element).reshape(element.shape)
-            known = weights.sum(), self._per_example(weights)
+            share = self._weights(target, element).reshape(element.shape)
+            known = share.sum(), self._per_example(share)
             if not target.is_inference():  # those have no version
                 self._seen[target] = (target._version, output.shape, element.device, *known)
-        weight, each = known
+        weight, weights = known
         total = element.sum(dtype=torch.float64)
-        return BatchTerms(total, weight, terms=self._per_example(element), weights=each)
+        return BatchTerms(total, weight, self._per_example(element), weights)
 
     def _known(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
         """Return the weights that were found for this very target before, unless it changed."""
         seen = self._seen.get(target) if isinstance(target, Tensor) else None
         if seen is None or not isinstance(output, Tensor):
             return None
-        *state, weight, each = seen
-        return (weight, each) if state == [target._version, output.shape, output.device] else None
+        *state, weight, weights = seen
+        same = state == [target._version, output.shape, output.device]
+        return (weight, weights) if same else None
 
     def _weights(self, target: Tensor, element: Tensor) -> Tensor:
         """Return what torch's own mean would divide by, element by element."""
@@ -366,8 +367,7 @@ def read_loss(value: Any, batch: Any, batching: Batching) -> BatchTerms:
             return BatchTerms(value.double() * n, float(n), is_guess=True)
         if value.ndim == 1 and size in {None, len(value)}:
             ones = torch.ones_like(value, dtype=torch.float64)
-            total = value.sum(dtype=torch.float64)
-            return BatchTerms(total, float(len(value)), terms=value, weights=ones)
+            return BatchTerms(value.sum(dtype=torch.float64), float(len(value)), value, ones)
     msg = (
         f"the loss returned {describe(value)} for a batch of {'?' if size is None else size}; "
         "expected a floating-point tensor: a scalar (the mean over the batch), a vector with one "
@@ -384,22 +384,19 @@ def _read_pair(total: Any, weight: Any, *, size: int | None) -> BatchTerms | Non
             "once, after the sum over the batches, so it must be a number: use detach()"
         )
         raise LossError(msg)
-    real = isinstance(weight, numbers.Real)
-    given = torch.tensor(float(weight), dtype=torch.float64) if real else weight
-    if not isinstance(given, Tensor) or given.is_complex():
+    if isinstance(weight, numbers.Real):
+        weight = torch.tensor(float(weight), dtype=torch.float64)
+    if not isinstance(weight, Tensor) or weight.is_complex():
         return None
     if not isinstance(total, Tensor) or not total.is_floating_point():
         return None
-    weights = given.to(total.device, torch.float64)
+    weights = weight.to(total.device, torch.float64)
     if not bool((weights.isfinite() & (weights >= 0)).all()):
         return None
     if total.ndim == 0 and weights.numel() == 1:
-        weights = weights.reshape(())
-    if total.ndim == weights.ndim == 0:
-        return BatchTerms(total=total.double(), weight=float(weights))
+        return BatchTerms(total.double(), float(weights))
     if total.ndim == 1 and total.shape == weights.shape and size in {None, len(total)}:
-        summed = total.sum(dtype=torch.float64)
-        return BatchTerms(summed, float(weights.sum()), terms=total, weights=weights)
+        return BatchTerms(total.sum(dtype=torch.float64), float(weights.sum()), total, weights)
     return None
 
 
@@ -439,7 +436,9 @@ def loss_name(loss: Any) -> str:
         captured = {k: c.cell_contents for k, c in cells if c != types.CellType()}
         settings = {k: v for k, v in captured.items() if isinstance(v, _PLAIN)}
         return f"{where}.{loss.__qualname__}" + (f" with {_words(settings)}" if settings else "")
-    held = {k: v for k, v in getattr(loss, "__dict__", {}).items() if k[0] != "_" and k != "training"}
+    held = {
+        k: v for k, v in getattr(loss, "__dict__", {}).items() if k[0] != "_" and k != "training"
+    }
     if isinstance(loss, nn.Module):
         held |= dict(loss.state_dict(keep_vars=True))
     name = type(loss).__qualname__

@@ -193,18 +193,16 @@ class Problem:
         Raises:
             CheckpointError: if the checkpoint cannot be read, or does not fit.
         """
-        other = copy.copy(self)
-        other.derivatives = {}
+        other = self._with(derivatives={}, path="")
+        source: Any = checkpoint
         if isinstance(checkpoint, Problem):
-            source: Any = _persistent(checkpoint.model, checkpoint.state())
+            source = _persistent(checkpoint.model, checkpoint.state())
             other.name, other.path = checkpoint.name, checkpoint.path
-        elif isinstance(checkpoint, (str, PathLike)):
-            source, other.path = checkpoint, os.path.abspath(checkpoint)
-            other.name = Path(checkpoint).name
-        else:
-            source, other.path = checkpoint, ""
-            if isinstance(source, nn.Module):
-                source = _persistent(unwrapped(source), state_of(unwrapped(source)))
+        elif isinstance(checkpoint, nn.Module):
+            inside = unwrapped(checkpoint)
+            source = _persistent(inside, state_of(inside))
+        elif not isinstance(checkpoint, Mapping):
+            other.name, other.path = Path(checkpoint).name, os.path.abspath(checkpoint)
         other.name = name or other.name
         with preserved(self.model):
             if self._state is not None:  # which adapters and parts go over
