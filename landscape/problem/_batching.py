@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -82,23 +82,17 @@ class Batching:
 
     def split(self, batch: Any, at: int) -> tuple[Any, Any]:
         """Cut a batch after its first ``at`` examples; what has no such axis goes to both parts."""
-        return self.part(batch, 0, at), self.part(batch, at, self.size(batch))
+        n = self.size(batch)
+        cut = self._cutter(batch, n) or _refuse(batch)
+        return cut(slice(0, at)), cut(slice(at, n))
 
     def part(self, batch: Any, first: int, last: int) -> Any:
         """Return some consecutive examples of a batch, or raise a DataError."""
         n = self.size(batch)
         if (first, last) == (0, n):
             return batch
-        cutter = self._cutter(batch, n)
-        if cutter is None:
-            msg = (
-                f"examples {first} to {last} of {n} were asked for, and a batch of "
-                f"{describe(batch)} cannot be cut: a part of it has no row for each example, or "
-                "can be cut between its entries or within them. Say along which axis by "
-                "batch_axis, or give data in batches of as many examples as a subset is to have"
-            )
-            raise DataError(msg)
-        return cutter(slice(first, last))
+        cut = self._cutter(batch, n) or _refuse(batch)
+        return cut(slice(first, last))
 
     def between(self, batches: Iterable[Any], first: int, last: int) -> Iterator[Any]:
         """Cut consecutive examples out of the batches of a whole data set."""
@@ -126,6 +120,15 @@ class Batching:
         if self.pairs or not isinstance(batch, list):
             return False
         return not any(isinstance(part, (Tensor, list)) for part in batch)
+
+
+def _refuse(batch: Any) -> NoReturn:
+    msg = (
+        f"a batch of {describe(batch)} cannot be cut: a part of it has no row for each example, or "
+        "can be cut between its entries or within them. Say along which axis by batch_axis, or "
+        "give data in batches of as many examples as a subset is to have"
+    )
+    raise DataError(msg)
 
 
 def _axis_at(axis: Any, place: Any) -> Any:

@@ -379,6 +379,4 @@ def _dtype(dtype: str | torch.dtype | None, model: nn.Module) -> torch.dtype:
     if dtype is None:
         own = next(p.dtype for p in model.parameters() if p.is_floating_point())
         return own if own in DTYPES.values() else torch.float32
-    if dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
     return DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, what="dtype")]
