@@ -74,8 +74,7 @@ def load_weights(
     partial: bool = False,
 ) -> None:
     """Load a file, folder, state dict or module into a model, in place; see `Problem.at`."""
-    tree: Any = source
-    origin = type(source).__name__ if isinstance(source, nn.Module) else "the state dict"
+    tree, origin = source, "the state dict"
     if not isinstance(source, (Mapping, nn.Module)):
         tree, origin = read_checkpoint(source, unsafe_pickle=unsafe_pickle), str(source)
     expected = model.state_dict()
@@ -103,14 +102,15 @@ def _find_network(
     same = [name for name in expected if isinstance(best.state.get(name), Tensor)]
     others = [n for n in rivals if best.fit[1] and not _agree(n.state, best.state, same)]
     name, *names = [n.title for n in (best, *others)]
-    msg = f"{origin} holds several state dicts that fit the model"
+    several = f"{origin} holds several state dicts that fit the model"
     if alike := [n.address for n in others if n.rank == best.rank]:
-        msg += f" alike: {listing([name, *alike])}; choose one, for example by key={name!r} "
-        msg += f"(--key {name})"
+        choice = f"choose one, for example by key={name!r} (--key {name})"
+        msg = f"{several} alike: {listing([name, *alike])}; {choice}"
         raise CheckpointError(msg)
     if key is None and others:
-        msg += f": {name!r} is taken, not {listing(names)}; choose by key={names[0]!r}"
-        warnings.warn(f"{msg} (--key {names[0]})", CheckpointWarning, stacklevel=2)
+        choice = f"choose by key={names[0]!r} (--key {names[0]})"
+        msg = f"{several}: {name!r} is taken, not {listing(names)}; {choice}"
+        warnings.warn(msg, CheckpointWarning, stacklevel=2)
     if best.from_list and (named := [n for n in networks if not n.from_list]):
         # Averages are of parameters only; the buffers are those beside them.
         best = replace(best, state=_best(named)[0].state | best.state)

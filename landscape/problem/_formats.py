@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from landscape.errors import CheckpointError, did_you_mean
+from landscape.errors import CheckpointError, did_you_mean, first_line
 from landscape.problem import _safe_pickle
 
 _SUFFIXES = {".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".npz"}
@@ -144,13 +144,11 @@ def _read_archive(file: Path, unsafe_pickle: bool) -> Any:
     except Exception as error:
         # Damaged files raise almost anything (EOFError, RuntimeError, struct.error, KeyError, …),
         # and on the unsafe path so does foreign code.
-        first = (str(error).splitlines() or [""])[0].split(". ")[0].rstrip(".")
+        first = first_line(error).split(". ")[0].rstrip(".")
         if isinstance(error, (pickle.UnpicklingError, EOFError)):
             first = "its pickle breaks off"
-        msg = (
-            f"{file} ({file.stat().st_size:,} bytes) is truncated or no checkpoint: "
-            f"{first}; copy or save it again"
-        )
+        kind = f"{file} ({file.stat().st_size:,} bytes) is truncated or no checkpoint"
+        msg = f"{kind}: {first}; copy or save it again"
         if unsafe_pickle:
             msg = f"{file} cannot be unpickled: {type(error).__name__}: {error}"
     raise CheckpointError(msg)
@@ -172,12 +170,9 @@ def _read_as_data(file: Path) -> Any:
 def _read_numpy(file: Path) -> dict[str, Tensor]:
     with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    unknown = [name for name, array in arrays.items() if array.dtype.kind == "V"]
-    if unknown:
-        msg = (
-            f"{file} has arrays of a type that NumPy does not know, such as bfloat16 "
-            f"({listing(unknown)}); save them as float32"
-        )
+    if unknown := [name for name, array in arrays.items() if array.dtype.kind == "V"]:
+        kind = "of a type that NumPy does not know, such as bfloat16"
+        msg = f"{file} has arrays {kind} ({listing(unknown)}); save them as float32"
         raise CheckpointError(msg)
     return {
         name: torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
