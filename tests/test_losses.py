@@ -684,3 +684,11 @@ def test_a_loss_may_be_an_object_without_a_dictionary() -> None:
 
     x, y = DATA["numbers"]
     assert measured(x, y, Slots()).value == measured(x, y, nn.MSELoss()).value
+
+
+def test_a_target_that_is_no_tensor() -> None:
+    x, y = DATA["numbers"]
+    match = r"MSELoss needs tensors, got an output of .* and a target of a dict .*batch_loss\("
+    problem = Problem(Passing(), nn.MSELoss(), [(x, {"y": y})])
+    with pytest.raises(LossError, match=match), Evaluator(problem):
+        pass

@@ -34,11 +34,8 @@ def leaves(batch: Any) -> list[Any]:
 
 
 def map_parts(value: Any, function: Callable[[Any, Any], Any]) -> Any:
-    """Build a container anew from function(place, part); a leaf stays as it is."""
-    pairs = branches(value)
-    if pairs is None:
-        return value
-    parts = {place: function(place, part) for place, part in pairs}
+    """Build a container anew from function(place, part)."""
+    parts = {place: function(place, part) for place, part in branches(value) or ()}
     if isinstance(value, (tuple, list)):
         named = isinstance(value, tuple) and hasattr(value, "_fields")
         return type(value)(*parts.values()) if named else type(value)(parts.values())

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from landscape.errors import ProblemError
-from landscape.problem.data import branches
+from landscape.problem.data import branches, strided_parts
 
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
 _BY_NAME = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 class Content:
@@ -66,7 +65,7 @@ class Content:
     def _add_tensor(self, tensor: Tensor) -> None:
         if tensor.is_nested:
             self._add(list(tensor.unbind()))
-        elif tensor.layout in _SPARSE:
+        elif len(strided_parts(tensor)) > 1:  # sparse
             entries = tensor.detach().to_sparse().coalesce()
             shape = tuple(tensor.shape)
             self._add([str(tensor.layout), shape, entries.indices(), entries.values()])

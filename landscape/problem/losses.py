@@ -151,10 +151,10 @@ class _StandardLoss(Loss):
         total = element.sum(dtype=torch.float64)
         return BatchTerms(total, weight, self._per_example(element), weights)
 
-    def _known(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
+    def _known(self, output: Tensor, target: Any) -> tuple[Tensor, Tensor] | None:
         """Return the weights that were found for this very target before, unless it changed."""
         seen = self._seen.get(target) if isinstance(target, Tensor) else None
-        if seen is None or not isinstance(output, Tensor):
+        if seen is None:
             return None
         *state, weight, weights = seen
         same = state == [target._version, output.shape, output.device]
@@ -179,9 +179,9 @@ class _StandardLoss(Loss):
             element = element.movedim(self._axis, 0)
         return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)
 
-    def _check(self, output: Any, target: Any) -> None:
+    def _check(self, output: Tensor, target: Any) -> None:
         module, name = self.module, type(self.module).__name__
-        if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+        if not isinstance(target, Tensor):
             msg = (
                 f"{name} needs tensors, got an output of {describe(output)} and a target of "
                 f"{describe(target)}; write a function (output, target) that takes them, or "
