@@ -111,7 +111,13 @@ def seed_all(seed: int) -> None:
         InvalidArgumentError: if it is not a whole number of at most 64 bits.
     """
     number = whole_seed(seed)
-    torch.manual_seed(number)
+    # Not torch.manual_seed, which costs more than a small model: it formats a stack for devices
+    # that are not in use.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(number)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
 

@@ -258,7 +258,8 @@ def test_statistics_that_a_layer_updates_do_not_pass_from_batch_to_batch() -> No
     for value, gradient, product in found[1:]:
         assert value == pytest.approx(found[0][0], rel=1e-12)
         assert torch.allclose(gradient, found[0][1], rtol=1e-10)
-        assert torch.allclose(product, found[0][2], rtol=1e-8, atol=1e-12)
+        # By differences: autograd does not see the vectors of the norm move with the weights.
+        assert torch.allclose(product, found[0][2], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("draw", [torch.rand, np.random.rand, lambda n: [random.random()] * n])

@@ -373,9 +373,10 @@ def test_a_model_is_left_as_it_was_by_ctrl_c(name: str, mode: str, work: Any, at
     with pytest.raises(KeyboardInterrupt), Evaluator(problem) as evaluator:
         work(evaluator)
     assert portrait(model) == before
-    moves = mode == "train" and name == "hooks"
-    with refused() if moves else nullcontext(), Evaluator(problem) as evaluator:
-        work(evaluator)  # and the work can be done after all
+    # And the work can be done after all, but for a spectral norm in train mode (see above).
+    moves = mode == "train" and name in {"hooks", "parametrizations"}
+    with suppress(LossError) if moves else nullcontext(), Evaluator(problem) as evaluator:
+        work(evaluator)
     assert portrait(model) == before
 
 

@@ -310,7 +310,8 @@ def interruptible_problem(mode: str) -> Problem:
     x = torch.randn(20, 3, generator=generator)
     y = torch.randint(0, 2, (20,), generator=generator)
     problem = Problem(model, nn.CrossEntropyLoss(), (x, y), batch_size=8, mode=mode)
-    evaluation(problem)  # the data are read, and the loss is checked, before the counting begins
+    # The data are read, loss and derivatives are checked, before the counting begins.
+    top_eigenpairs(problem, 1, max_matvecs=20)
     return problem
 
 

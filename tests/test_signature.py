@@ -317,7 +317,7 @@ def test_the_signature_is_what_it_says() -> None:
     n = min(64, len(batch[0]))
     x, y = batch[0][:n], batch[1][:n]
     w = problem.weights
-    d = torch.randn(len(w), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    d = torch.randn(len(w), generator=torch.Generator().manual_seed(0)).double()
     step = 0.01 * w.norm() * d / d.norm()
 
     def loss(vector: Tensor) -> Tensor:

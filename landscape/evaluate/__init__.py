@@ -13,6 +13,7 @@ from landscape.evaluate._derivatives import (
     differentiate,
     graph_nodes,
     needing_derivatives,
+    noting_reentrant,
     twice_differentiable,
 )
 from landscape.evaluate._engine import Engine
@@ -62,6 +63,7 @@ __all__ = [
     "measure_signature",
     "needing_derivatives",
     "normalisers",
+    "noting_reentrant",
     "provenance_of",
     "recalibrated",
     "require_finite",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from landscape.errors import LossError
 
@@ -62,9 +63,21 @@ def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
         todo.extend(parent for parent, _ in node.next_functions)
 
 
-def is_reentrant(total: Tensor) -> bool:
-    """Tell whether reentrant activation checkpointing hides parameters from torch.autograd.grad."""
-    return any(node.name() == "CheckpointFunctionBackward" for node in graph_nodes(total))
+@contextmanager
+def noting_reentrant() -> Iterator[list[str]]:
+    """Note calls of reentrant activation checkpointing, whose parameters no graph shows."""
+    calls: list[str] = []
+    forward: Any = CheckpointFunction.forward
+
+    def noting(ctx: Any, *args: Any) -> Any:
+        calls.append("reentrant")
+        return forward(ctx, *args)
+
+    CheckpointFunction.forward = staticmethod(noting)  # type: ignore[method-assign]
+    try:
+        yield calls
+    finally:
+        CheckpointFunction.forward = staticmethod(forward)  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError, first_line
-from landscape.evaluate._derivatives import INDEPENDENT, differentiate, is_reentrant
+from landscape.evaluate._derivatives import INDEPENDENT, differentiate, noting_reentrant
 from landscape.evaluate._selftest import check_gradient, check_values
-from landscape.evaluate._sums import GradientSum, LossSums, LossValue, flattened, metric_total
+from landscape.evaluate._sums import GradientSum, LossSums, LossValue, metric_total
 from landscape.precision import float32_products
 from landscape.problem import Problem
-from landscape.problem._live import Session, uninterruptible
+from landscape.problem._live import Session, is_plain, uninterruptible
 from landscape.problem.data import copied, describe, rebuilt
 from landscape.problem.losses import BatchTerms
 from landscape.randomness import forked_rng, seed_all, whole_seed
@@ -66,15 +67,20 @@ class Evaluator:
         self.passes = {"forwards": 0, "gradients": 0, "hvps": 0}
         self._seed = whole_seed(seed)
         self._session: Session | None = None
+        self._token = object()  # names whose turn it is, and holds nothing
         self._settings = ExitStack()
         self._origin: Tensor | None = None
-        self._by_backward: bool | None = None
-        self._written: tuple[Tensor | None, int] = (None, 0)
+        # Of the vector whose values are in the model, if it still lives; and its version.
+        self._written: tuple[Callable[[], Tensor | None], int] = (_nothing, 0)
+        self._places: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
         self._buffers_written: Mapping[str, Tensor] | None = None
         self.restore_always = False
         self._started = time.perf_counter()
 
     def __enter__(self) -> Evaluator:
+        if self._session is not None:
+            msg = "the evaluator has been entered already: make another one"
+            raise ProblemError(msg)
         self._batches = self.problem.batches
         try:
             self._open()
@@ -112,8 +118,17 @@ class Evaluator:
     def origin(self) -> Tensor:
         """The weights at the checkpoint, shape (n,); not to be written to."""
         if self._origin is None:
-            self._origin = self.problem.weights
+            self._origin = self._shared_origin()
         return self._origin
+
+    def _shared_origin(self) -> Tensor:
+        """Return the copy of the weights that is kept anyway, or a new one."""
+        problem, snapshot = self.problem, Session.snapshot_of(self.model)
+        kept = (
+            problem.flat_weights if problem.is_at_checkpoint or snapshot is None else snapshot.flat
+        )
+        names, flat = kept.get((problem.dtype, problem.device), ((), None))
+        return problem.weights if flat is None or names != problem.space.names else flat
 
     @property
     def cost(self) -> Cost:
@@ -173,7 +188,18 @@ class Evaluator:
     ) -> tuple[BatchTerms, Tensor]:
         """Evaluate the summed loss of one batch, and its gradient, shape (n,)."""
         terms, gradients = self._differentiated(vector, batch, index)
-        return terms, flattened(gradients, self.problem.space, self.like)
+        total = self.new_sum()
+        total.add(gradients)
+        return terms, total.result()
+
+    def batch_slope(
+        self, vector: Tensor | None, along: Tensor, batch: Any, index: int
+    ) -> tuple[BatchTerms, float]:
+        """Evaluate the summed loss of one batch, and its slope along a vector of shape (n,)."""
+        terms, gradients = self._differentiated(vector, batch, index)
+        pairs = zip(gradients, self.problem.space.views(along), strict=True)
+        parts = [(g.to_dense() * d).sum(dtype=torch.float64) for g, d in pairs if g is not None]
+        return terms, float(torch.stack(parts).sum()) if parts else 0.0
 
     def new_sum(self) -> GradientSum:
         """Return a sum of gradients or products over batches, at zero."""
@@ -239,13 +265,19 @@ class Evaluator:
         Returns:
             The function's result.
         """
+        self.prepare(vector, index, buffers)
+        with self._users_code(batch, index):
+            return body(self.model, self._handed_over(batch))
+
+    def prepare(
+        self, vector: Tensor | None, index: int, buffers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Put weights and buffers in place for a batch, and start the generators of its masks."""
         self.write(vector, buffers)
         if self.problem.mode == "train":
             # Each batch has masks of its own, the same at all weights.
             key = np.random.SeedSequence((self._seed % 2**64, index)).generate_state(1)
             seed_all(int(key[0]))
-        with self._users_code(batch, index):
-            return body(self.model, self._handed_over(batch))
 
     def over(
         self,
@@ -277,32 +309,42 @@ class Evaluator:
         if session is None:
             msg = "the evaluator has not been entered: use it in a with statement"
             raise ProblemError(msg)
-        if session.turn is not self:
+        if session.turn is not self._token:
             session.check_thread()
             self._take_turn()
         vector = self.origin if vector is None else vector
-        touched = self._versions != [t._version for t in self._watched] or any(
-            part._buffers.get(key) is not buffer for part, key, buffer in self._places
-        )
+        touched = self.restore_always or self._is_touched()
         version = 0 if vector.is_inference() else vector._version
-        if touched or self._written[0] is not vector or self._written[1] != version:
-            with torch.no_grad():
-                torch._foreach_copy_(self._slots, self.problem.space.views(vector.detach()))
-            self._written = vector, version
-        if touched or self.restore_always or buffers is not self._buffers_written:
-            self._write_buffers(buffers)
+        if touched or self._written[0]() is not vector or self._written[1] != version:
+            self._write_weights(vector)
+            self._written = weakref.ref(vector), version
+        if touched or buffers is not self._buffers_written:
+            self._write_others(buffers)
 
-    def _write_buffers(self, buffers: Mapping[str, Tensor] | None) -> None:
-        for part, key, buffer in self._places:
-            if part._buffers.get(key) is not buffer:
-                part._buffers[key] = buffer
-        values = self._buffers | dict(buffers or {})
-        names = [name for name in self._buffer_slots if name in values]
+    def _is_touched(self) -> bool:
+        """Tell whether a pass has written to parameters or buffers, or has replaced one."""
+        return (
+            self._versions != [t._version for t in self._watched]
+            or any(holder.get(key) is not buffer for holder, key, buffer in self._places)
+            or self._at != [p.data_ptr() for p in self._parameters]
+        )
+
+    @torch.no_grad()
+    def _write_weights(self, vector: Tensor) -> None:
+        for parameter, slot, place in zip(self._parameters, self._slots, self._at, strict=True):
+            if parameter.data_ptr() != place:
+                parameter.data = slot
+        torch._foreach_copy_(self._slots, self.problem.space.views(vector.detach()))
+
+    @torch.no_grad()
+    def _write_others(self, buffers: Mapping[str, Tensor] | None) -> None:
+        """Write frozen parameters and buffers, some of these with values that are given."""
+        for holder, key, buffer in self._places:
+            holder[key] = buffer
+        values = self._others | dict(buffers or {})
+        names = [name for name in self._other_slots if name in values]
         if names:
-            with torch.no_grad():
-                torch._foreach_copy_(
-                    [self._buffer_slots[n] for n in names], [values[n] for n in names]
-                )
+            torch._foreach_copy_([self._other_slots[n] for n in names], [values[n] for n in names])
         self._buffers_written = buffers
         self._versions = [t._version for t in self._watched]
 
@@ -312,23 +354,27 @@ class Evaluator:
         assert session is not None
         if session.turn is not None:
             session.put_back()
-        session.turn = self
+        session.turn = self._token
         self.install(problem.dtype)
+
+    def move_to(self, dtype: torch.dtype) -> None:
+        """Start from the owner's model again, in a type; weights are vectors of that type then."""
+        assert self._session is not None
+        self._session.put_back()
+        self._session.turn = self._token
+        self.install(dtype)
 
     @torch.no_grad()
     def install(self, dtype: torch.dtype) -> None:
-        """Move the model to a type and to the problem's device, and write the checkpoint into it.
-
-        It is for measurements in another type; weights are then vectors of that type.
-        """
+        """Move the model to a type and the problem's device, and write the checkpoint into it."""
         problem, model = self.problem, self.model
         self._dtype = dtype
-        model.train(problem.mode == "train")
+        self._set_mode()
         chosen, state = set(problem.space.names), problem.state()
         named = dict(model.named_parameters())
-        named_buffers = dict(model.named_buffers())
-        for name, tensor in (named | named_buffers).items():
-            self._place(tensor, state.get(name, tensor.detach()), written=name in chosen)
+        tensors = named | dict(model.named_buffers())
+        for name, tensor in tensors.items():
+            self._place(tensor, state.get(name, tensor.detach()))
         for name, parameter in named.items():
             parameter.grad = None
             if name not in chosen and parameter.is_leaf and parameter.requires_grad:
@@ -337,24 +383,39 @@ class Evaluator:
         _write_out_embeddings(model)
         self._parameters = [named[name] for name in problem.space.names]
         self._slots = [p.data for p in self._parameters]
-        strided = {n: b for n, b in named_buffers.items() if b.layout == torch.strided}
-        self._buffer_slots = {name: buffer.data for name, buffer in strided.items()}
-        self._buffers = {name: buffer.detach().clone() for name, buffer in strided.items()}
+        self._at = [p.data_ptr() for p in self._parameters]
+        others = {n: t for n, t in tensors.items() if n not in chosen and is_plain(t)}
+        self._other_slots = {name: tensor.data for name, tensor in others.items()}
+        self._others = {name: state.get(name, t.detach()).to(t) for name, t in others.items()}
         self._places = [
-            (part, key, buffer)
+            (part._buffers, key, buffer)
             for part in model.modules()
+            if isinstance(part._buffers, dict)
             for key, buffer in part._buffers.items()
             if buffer is not None
         ]
-        self._watched = [*self._parameters, *strided.values()]
-        self._written = (None, 0)
-        self._versions = [t._version for t in self._watched]
-        self._buffers_written = None
+        self._watched = [*self._parameters, *others.values()]
+        self._written = (_nothing, 0)
+        self._write_others(None)
         # What is written through .data leaves no trace in the version counters.
         self.restore_always = problem.mode == "train" or problem.trials.writes_unseen
 
-    def _place(self, tensor: Tensor, value: Tensor, *, written: bool) -> None:
-        """Give a tensor its type, device and value, in its own memory if that will do."""
+    def _set_mode(self) -> None:
+        """Set train or eval mode, without what some models do to their weights on that occasion."""
+        training = self.problem.mode == "train"
+        if training:  # by the model's own method, which may keep some layers in eval mode
+            before = [p._version for p in self.model.parameters()]
+            self.model.train()
+            if before == [p._version for p in self.model.parameters()]:
+                return
+            assert self._session is not None
+            self._session.put_back()
+            self._session.turn = self._token
+        for part in self.model.modules():
+            part.training = training
+
+    def _place(self, tensor: Tensor, value: Tensor) -> None:
+        """Give a tensor its type and device, in its own memory if that will do."""
         assert self._session is not None
         alias = self._session.snapshot.alias_of(tensor)
         wanted = self._dtype if value.is_floating_point() else value.dtype
@@ -362,31 +423,27 @@ class Evaluator:
             if tensor.dtype != wanted or tensor.device != alias.device:
                 tensor.data = alias
                 self._session.moves += 1
-            if self.problem.is_at_checkpoint and not written and alias.layout == torch.strided:
-                alias.copy_(value)
         else:
             tensor.data = value.to(self.problem.device, wanted, copy=True)
             self._session.moves += 1
 
     def is_written(self) -> bool:
         """Tell whether weights or buffers in the model are not those that were put there."""
-        vector = self._written[0]
+        vector = self._written[0]()
         if vector is None:
             return False
         pairs = list(zip(self._slots, self.problem.space.views(vector.detach()), strict=True))
-        pairs += [(slot, self._buffers[name]) for name, slot in self._buffer_slots.items()]
+        pairs += [(slot, self._others[name]) for name, slot in self._other_slots.items()]
         return not all(_same_bits(slot, value) for slot, value in pairs)
 
     def _differentiated(
         self, vector: Tensor | None, batch: Any, index: int
     ) -> tuple[BatchTerms, list[Tensor | None]]:
-        with torch.enable_grad():
+        with torch.enable_grad(), noting_reentrant() as reentrant:
             terms = self.terms(vector, batch, index)
-            if self._by_backward is None:
-                self._by_backward = is_reentrant(terms.total)
-            if not self._by_backward:
+            if not reentrant:
                 gradients = differentiate(terms.total, self._parameters)
-            else:
+            else:  # which torch.autograd.grad passes over
                 terms.total.backward()  # type: ignore[no-untyped-call]
                 gradients = [p.grad for p in self._parameters]
                 for p in self.model.parameters():
@@ -443,6 +500,10 @@ def _hint(message: str) -> str:
     )
 
 
+def _nothing() -> None:
+    """Stand for a reference to a tensor that is gone."""
+
+
 def _same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other.to(one)) or torch.equal(one.nan_to_num(), other.nan_to_num())
 
@@ -465,11 +526,21 @@ def _settings() -> Iterator[None]:
 
 def _write_out_embeddings(model: nn.Module) -> None:
     """Let embeddings have dense gradients, and renormalise a copy of their rows differentiably."""
-    for part in model.modules():
-        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
-            part.sparse = False
-            if part.max_norm is not None and "forward" not in vars(part):
-                _renormalise_in_forward(part)
+    holders = [id(p) for m in model.modules() for p in m._parameters.values() if p is not None]
+    for name, part in model.named_modules():
+        if not isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            continue
+        part.sparse = False
+        if part.max_norm is None or "forward" in vars(part):
+            continue
+        if holders.count(id(part.weight)) > 1:
+            msg = (
+                f"{name} has max_norm and shares its weight with another layer, which sees rows "
+                "renormalised or not by the order of the calls: renormalise the weight once, and "
+                "set max_norm to None to measure"
+            )
+            raise ProblemError(msg)
+        _renormalise_in_forward(part)
 
 
 def _renormalise_in_forward(part: nn.Embedding | nn.EmbeddingBag) -> None:

@@ -46,7 +46,7 @@ def culprit(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> str:
     except Exception:  # whatever a user's layer does by itself, it must not end the measurement
         return "an operation of the model"
     finally:
-        evaluator.install(dtype)
+        evaluator.move_to(dtype)
     wrong = [t for t in trials if t.failure or max(t.gradient, t.second) > _WRONG[dtype]]
     if not wrong:
         return "the loss, or an operation outside of the layers"
@@ -69,6 +69,7 @@ def layer_trials(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> list[L
         hooks = [
             part.register_forward_pre_hook(note(name), with_kwargs=True)
             for name, part in model.named_modules()
+            if not isinstance(part, torch.jit.ScriptModule)
         ]
         try:
             evaluator.problem.loss(model, batch)
@@ -88,11 +89,14 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
 
     args, kwargs = map_leaves(given[0], fresh), map_leaves(given[1], fresh)
     inputs = [x for x in leaves([args, kwargs]) if isinstance(x, Tensor) and x.requires_grad]
+    own = {id(x) for x in inputs}
     inputs += [p for p in part.parameters() if p.requires_grad]
     kind = type(part).__name__
 
     def value() -> Tensor | None:
-        outputs = [x for x in leaves(part(*args, **kwargs)) if isinstance(x, Tensor)]
+        # Handed over as copies with a history: some layers write to their inputs.
+        given = map_leaves((args, kwargs), lambda x: x * 1 if id(x) in own else x)
+        outputs = [x for x in leaves(part(*given[0], **given[1])) if isinstance(x, Tensor)]
         used = [x for x in outputs if x.is_floating_point() and x.requires_grad]
         # Squares, so that the second derivative passes through the layer's own backward.
         return (
@@ -108,9 +112,9 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
         return total.detach(), [zero(x) if g is None else g for g, x in pairs]
 
     with twice_differentiable(part):
-        if not inputs or value() is None:
-            return LayerTrial(name, kind, 0.0, 0.0)
         try:
+            if not inputs or value() is None:
+                return LayerTrial(name, kind, 0.0, 0.0)
             total, gradients = slopes(create_graph=True)
             along = _along(inputs, gradients)
             usable = [
@@ -121,7 +125,7 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
                 products = torch.autograd.grad(torch.stack(usable).sum(), inputs, allow_unused=True)
             step = _STEP[dtype] * max(_norm(inputs), 1e-3)
             (up, more), (down, less) = (_at(inputs, along, s, slopes) for s in (step, -step))
-        except RuntimeError as error:
+        except Exception as error:  # some cannot be called alone, or have no such derivative
             return LayerTrial(name, kind, float("nan"), float("nan"), first_line(error))
     claimed = [
         torch.zeros_like(x) if p is None else p for p, x in zip(products, inputs, strict=True)

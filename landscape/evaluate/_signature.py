@@ -13,7 +13,7 @@ from landscape.errors import LandscapeError
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._sums import LossSums, LossValue
 from landscape.problem import Problem
-from landscape.randomness import random_unit_vector
+from landscape.randomness import seeded
 from landscape.results import Provenance, Signature
 
 N_EXAMPLES = 64
@@ -34,9 +34,12 @@ def measure_signature(problem: Problem) -> Signature:
             here = _loss(evaluator, w, batch)
             if not math.isnan(here.value):
                 break
-        step = NEAR * (float(w.norm()) or 1.0) * random_unit_vector(len(w), seed=0).to(w)
-        points = (w + step, torch.add(w, step, alpha=FAR / NEAR))
-        near, far = (_loss(evaluator, point, batch) for point in points)
+        # Drawn in float32, on the CPU: every device moves the same way, and copies cost memory.
+        step = torch.randn(len(w), generator=seeded(0)).to(w)
+        step *= NEAR * (float(w.norm()) or 1.0) / float(step.norm())
+        near, far = (
+            _loss(evaluator, torch.add(w, step, alpha=far), batch) for far in (1.0, FAR / NEAR)
+        )
         slope = _slope(evaluator, w, step, batch)
     losses = (here.value, near.value, far.value)
     return Signature(losses=losses, slope=slope, metrics=dict(here.metrics))
@@ -67,8 +70,8 @@ def _loss(evaluator: Evaluator, weights: Tensor, batch: Any) -> LossValue:
 def _slope(evaluator: Evaluator, weights: Tensor, step: Tensor, batch: Any) -> float:
     sums = LossSums(evaluator.problem.loss.sums)
     try:
-        terms, gradient = evaluator.batch_gradient(weights, batch, 0)
+        terms, slope = evaluator.batch_slope(weights, step, batch, 0)
         sums.add(terms)
-        return float((gradient * step).sum(dtype=torch.float64)) / sums.divisor
+        return slope / sums.divisor
     except LandscapeError:  # a measurement that takes derivatives says what is wrong
         return math.nan

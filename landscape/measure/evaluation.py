@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 
-import torch
-
 from landscape.errors import LossError, MisleadingWarning
 from landscape.evaluate import Evaluator
+from landscape.linalg.krylov import norm
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.results import Evaluation, Provenance
@@ -54,4 +53,4 @@ def _gradient_norm(evaluator: Evaluator) -> float:
     except LossError as error:  # the loss is right all the same
         warnings.warn(f"no gradient norm: {error}", MisleadingWarning, stacklevel=5)
         return math.nan
-    return float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+    return norm(gradient)

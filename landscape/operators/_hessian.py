@@ -74,7 +74,7 @@ class Hessian(Curvature):
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
         self._wanted, self._reason, self.error, self._largest = products, "", 0.0, 0.0
         self._build_one: Callable[[Piece], BatchProduct] = self._double_backward
-        self._tested = False
+        self._tested = self._verified = False
         if products == "forward-over-reverse":
             self._build_one = self._forward_over_reverse
         elif products == "differences":
@@ -142,7 +142,24 @@ class Hessian(Curvature):
         return DoubleBackward(self._evaluator, self._at, piece)
 
     def _forward_over_reverse(self, piece: Piece) -> BatchProduct:
-        return ForwardOverReverse(self._evaluator, self._at, piece)
+        forward = ForwardOverReverse(self._evaluator, self._at, piece)
+        if not self._verified:
+            self._verified = True
+            self._verify(forward, piece)
+        return forward
+
+    def _verify(self, forward: ForwardOverReverse, piece: Piece) -> None:
+        """Refuse forward mode where it does not give what double backward gives on a piece."""
+        vector = random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
+        product = forward.times(vector, retain=False)
+        expected = self._double_backward(piece).times(vector, retain=False)
+        if not agree(expected, product, self.dtype):
+            msg = (
+                "forward over reverse gives another product than double backward: something "
+                "reaches the parameters by another way than the module's attributes; use another "
+                "way of making products"
+            )
+            raise LossError(msg)
 
     def _differences(self, piece: Piece) -> BatchProduct:
         return Differences(self._evaluator, self._at, piece, self._check_difference)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from landscape.errors import LossError
 from landscape.evaluate import (
     Evaluator,
-    check_gradient,
+    check_hessian,
     differentiate,
     needing_derivatives,
     twice_differentiable,
@@ -36,8 +36,6 @@ class JacobianProduct:
         weight: divisor of the sum over the batch.
         n_bytes: memory of the graphs.
     """
-
-    is_idle = False
 
     def __init__(
         self,
@@ -101,7 +99,7 @@ class GaussNewton(Curvature):
                 "or use the operator hessian or fisher"
             )
             raise LossError(msg)
-        check_gradient(evaluator)
+        _require_second_derivatives(evaluator)
 
         def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
             output, target = loss.forward(model, batch)
@@ -135,7 +133,7 @@ class EmpiricalFisher(Curvature):
 
     def _build(self, piece: Piece) -> JacobianProduct:
         evaluator = self._evaluator
-        check_gradient(evaluator)
+        _require_second_derivatives(evaluator)
         with twice_differentiable(evaluator.model):
             terms = evaluator.terms(self._at, piece.batch, piece.number)
             if terms.terms is None or terms.weights is None:
@@ -179,6 +177,14 @@ def _as_one_tensor(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         )
 
     return torch.cat([t.reshape(-1) for t in parts]), restored
+
+
+def _require_second_derivatives(evaluator: Evaluator) -> None:
+    """Refuse where double backward, which makes Jv, is wrong or missing."""
+    reason = check_hessian(evaluator)
+    if reason:
+        msg = f"{reason}; the operator hessian goes on with differences of gradients"
+        raise LossError(msg)
 
 
 def _hessian_of(slope: Tensor, z: Tensor) -> Middle:

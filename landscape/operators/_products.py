@@ -14,6 +14,7 @@ from landscape.evaluate import (
     Evaluator,
     differentiate,
     needing_derivatives,
+    noting_reentrant,
     substituted,
     twice_differentiable,
 )
@@ -37,12 +38,18 @@ class DoubleBackward:
     def __init__(self, evaluator: Evaluator, at: Tensor, piece: Piece) -> None:
         self._evaluator, self._inputs = evaluator, evaluator.parameters
         with twice_differentiable(evaluator.model):
-            terms = evaluator.terms(at, piece.batch, piece.number)
+            with noting_reentrant() as reentrant:
+                terms = evaluator.terms(at, piece.batch, piece.number)
+            if reentrant:
+                msg = (
+                    "reentrant activation checkpointing has no second derivative: call "
+                    "torch.utils.checkpoint.checkpoint with use_reentrant=False"
+                )
+                raise NotTwiceDifferentiableError(msg)
             try:
                 gradients = differentiate(terms.total, evaluator.parameters, create_graph=True)
             except LossError as error:
                 raise NotTwiceDifferentiableError(str(error)) from error
-        self.is_idle = all(g is None for g in gradients)
         # A gradient that does not depend on the weights adds nothing.
         self._slots = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
         self._outputs = [g for g in gradients if g is not None and g.requires_grad]
@@ -72,7 +79,7 @@ class DoubleBackward:
 class ForwardOverReverse:
     """The gradient of a dual number: its tangent is the product. Nothing is kept."""
 
-    n_bytes, is_idle = 0, False
+    n_bytes = 0
 
     def __init__(self, evaluator: Evaluator, at: Tensor, piece: Piece) -> None:
         self._evaluator, self._at, self._piece = evaluator, at, piece
@@ -81,7 +88,7 @@ class ForwardOverReverse:
     def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
         """Return the product with a vector of shape (n,) as tensors, None for zero."""
         evaluator, space = self._evaluator, self._evaluator.problem.space
-        evaluator.write(self._at)
+        evaluator.prepare(self._at, self._piece.number)
         leaf = self._at.detach().clone().requires_grad_(True)
         with (
             warnings.catch_warnings(),
@@ -122,7 +129,7 @@ class Differences:
         Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6.
     """
 
-    n_bytes, is_idle = 0, False
+    n_bytes = 0
 
     def __init__(
         self, evaluator: Evaluator, at: Tensor, piece: Piece, report: Callable[[float, float], None]

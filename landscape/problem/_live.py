@@ -11,20 +11,23 @@ from __future__ import annotations
 import copy
 import signal
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from landscape.errors import ProblemError
 from landscape.randomness import forked_rng
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Names of the parameters of one type and device, and their values end to end.
+Flat = dict[tuple[torch.dtype, torch.device], tuple[tuple[str, ...], Tensor]]
 
-_CONTAINERS = (dict, OrderedDict, list, set)
+_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
 
 
@@ -47,7 +50,8 @@ class Snapshot:
 
     Attributes:
         named: parameters and buffers under all of their names.
-        flat: the trainable parameters of each dtype and device, laid end to end; not to be written.
+        flat: the trainable parameters of each type and device, by name and laid end to end; not to
+            be written.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -55,28 +59,15 @@ class Snapshot:
         self._parts = [(part, _attributes(part)) for part in model.modules()]
         tensors = {id(t): t for t in self.named.values()}
         tensors |= {id(t): t for part, _ in self._parts for t in _tensors_of(part)}
-        leaves = [t for t in tensors.values() if t.is_leaf]
+        leaves = [t for t in tensors.values() if t.is_leaf and not is_lazy(t)]
         self._flags = [(t, t.data, t.requires_grad, t.grad) for t in leaves]
-        self.flat: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-        self._values: dict[int, Tensor] = {}
         with torch.no_grad():
-            self._copy([t for t in model.parameters() if t.requires_grad and _is_strided(t)])
+            self.flat, self._values = _flat(model)
             for tensor in leaves:
-                if id(tensor) not in self._values and _is_strided(tensor):
+                if id(tensor) not in self._values and is_plain(tensor):
                     self._values[id(tensor)] = tensor.detach().clone()
         self._aliases = {id(t): alias for t, alias, _, _ in self._flags}
         self._trainable = {id(t) for t, _, requires_grad, _ in self._flags if requires_grad}
-
-    def _copy(self, parameters: Sequence[Tensor]) -> None:
-        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-        for p in parameters:
-            groups.setdefault((p.dtype, p.device), []).append(p)
-        for key, group in groups.items():
-            self.flat[key] = torch.cat([p.detach().reshape(-1) for p in group])
-            pieces = torch.split(self.flat[key], [p.numel() for p in group])
-            self._values |= {
-                id(p): piece.view(p.shape) for p, piece in zip(group, pieces, strict=True)
-            }
 
     def value_of(self, tensor: Tensor) -> Tensor:
         """Return the value that a tensor had; not to be written."""
@@ -151,11 +142,27 @@ class Session:
         with cls._lock:
             session = cls._open.get(id(model))
             if session is None:
-                session = cls._open[id(model)] = cls(model)
+                cls._check_apart(model)
+                session = cls(model)
                 session._interrupts.start()
-            session.check_thread()
+                cls._open[id(model)] = session
+            else:
+                session.check_thread()
             session._depth += 1
         return session
+
+    @classmethod
+    def _check_apart(cls, model: nn.Module) -> None:
+        """Refuse a model that shares parameters with another one that is being measured."""
+        own = {id(p) for p in model.parameters()}
+        for other in cls._open.values():
+            if any(id(p) in own for p in other.model.parameters()):
+                msg = (
+                    f"the model {type(model).__name__} shares parameters with a "
+                    f"{type(other.model).__name__} that is being measured, and their weights are "
+                    "written in place: measure one after the other"
+                )
+                raise ProblemError(msg)
 
     @classmethod
     def snapshot_of(cls, model: nn.Module) -> Snapshot | None:
@@ -258,10 +265,49 @@ class _Interrupts:
         self.deliver()
 
 
+def flat_copy(model: nn.Module) -> tuple[dict[str, Tensor], Flat]:
+    """Copy parameters and buffers by name, and the trainable ones as views of flat vectors."""
+    with torch.no_grad():
+        flat, values = _flat(model)
+        state = {}
+        for name, tensor in tensors_by_name(model):
+            if id(tensor) not in values:
+                values[id(tensor)] = tensor.detach().clone()
+            state[name] = values[id(tensor)]
+    return state, flat
+
+
+def _flat(model: nn.Module) -> tuple[Flat, dict[int, Tensor]]:
+    """Copy the trainable parameters of each type and device into one vector; and views, by id."""
+    groups: dict[tuple[torch.dtype, torch.device], dict[str, Tensor]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad and is_plain(p):
+            groups.setdefault((p.dtype, p.device), {})[name] = p
+    flat: Flat = {}
+    values: dict[int, Tensor] = {}
+    for key, group in groups.items():
+        vector = torch.cat([p.detach().reshape(-1) for p in group.values()])
+        flat[key] = tuple(group), vector
+        pieces = torch.split(vector, [p.numel() for p in group.values()])
+        pairs = zip(group.values(), pieces, strict=True)
+        values |= {id(p): piece.view(p.shape) for p, piece in pairs}
+    return flat, values
+
+
 def tensors_by_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Give the parameters and buffers of a model under all of their names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def trainable_names(model: nn.Module) -> set[str]:
+    """Return the names of parameters that require a gradient in their owner's hands."""
+    snapshot = Session.snapshot_of(model)
+    return {
+        name
+        for name, p in model.named_parameters()
+        if (p.requires_grad if snapshot is None else snapshot.requires_grad(p))
+    }
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -274,15 +320,25 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 def _tensors_of(part: nn.Module) -> Iterator[Tensor]:
     for value in vars(part).values():
-        if isinstance(value, Tensor):
-            yield value
-        elif type(value) in _CONTAINERS:
-            items = value.values() if isinstance(value, Mapping) else value
-            yield from (item for item in items if isinstance(item, Tensor))
+        yield from _tensors_in(value)
 
 
-def _is_strided(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_inference()
+def _tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and (type(value) in _CONTAINERS or type(value) is tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(item, depth - 1)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor has values of its own that can be copied and written back."""
+    if is_lazy(tensor) or tensor.is_meta or tensor.is_inference():
+        return False
+    if tensor.layout != torch.strided:
+        return False
+    # Expanded tensors have several entries in one place.
+    return not any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
@@ -296,19 +352,31 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
     ) and one.data_ptr() == other.data_ptr()
 
 
-def _attributes(part: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Note every attribute, and of a plain container also its content."""
-    return {
-        key: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
-        for key, value in vars(part).items()
-    }
+def _attributes(part: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
+    """Note every attribute, and what containers and generators among them hold."""
+    content: list[tuple[Any, Any]] = []
+    for value in vars(part).values():
+        _note(value, content)
+    return dict(vars(part)), content
 
 
-def _restore(part: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+def _note(value: Any, content: list[tuple[Any, Any]], depth: int = 3) -> None:
+    if isinstance(value, torch.Generator):
+        content.append((value, value.get_state()))
+    elif type(value) in _CONTAINERS and depth:
+        content.append((value, copy.copy(value)))
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _note(item, content, depth - 1)
+
+
+def _restore(part: nn.Module, noted: tuple[dict[str, Any], list[tuple[Any, Any]]]) -> None:
+    attributes, content = noted
     vars(part).clear()
-    for key, (value, content) in attributes.items():
+    vars(part).update(attributes)
+    for value, state in content:
+        if isinstance(value, torch.Generator):
+            value.set_state(state)
+            continue
         # Refilled in place: other objects may hold a reference to the container.
-        if content is not None:
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(content)
-        vars(part)[key] = value
+        value.clear()
+        (value.extend if isinstance(value, (list, deque)) else value.update)(state)

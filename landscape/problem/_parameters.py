@@ -59,7 +59,8 @@ class ParameterSpace:
                 "set requires_grad_(True) on the parameters to explore"
             )
             raise ProblemError(msg)
-        _require_memory_of_their_own(chosen)
+        others = {**parameters, **dict(module.named_buffers())}
+        _require_memory_of_their_own(chosen, {n: t for n, t in others.items() if n not in chosen})
         shapes = tuple(tensor.shape for tensor in chosen.values())
         return cls(tuple(chosen), shapes, sum(shape.numel() for shape in shapes))
 
@@ -166,19 +167,21 @@ def _require_explorable(name: str, tensor: Tensor) -> None:
         raise ProblemError(msg)
 
 
-def _require_memory_of_their_own(parameters: Mapping[str, Tensor]) -> None:
-    """Refuse two parameters in one memory: writing one would move the other unseen."""
+def _require_memory_of_their_own(
+    parameters: Mapping[str, Tensor], others: Mapping[str, Tensor]
+) -> None:
+    """Refuse a parameter in the memory of another tensor: writing one moves the other unseen."""
     spans = []
-    for name, tensor in parameters.items():
-        if tensor.layout == torch.strided and tensor.numel():
+    for name, tensor in (*parameters.items(), *others.items()):
+        if tensor.layout == torch.strided and not tensor.is_meta and tensor.numel():
             reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
             first = tensor.data_ptr()
             spans.append((first, first + (reach + 1) * tensor.element_size(), name))
     spans.sort()
     for (_, end, name), (start, _, other) in pairwise(spans):
-        if start < end:
+        if start < end and not (name in others and other in others):
             msg = (
-                f"the parameters {name} and {other} share memory but are two parameters: register "
-                "one Parameter under both names to tie them, or clone one to part them"
+                f"{name} and {other} share memory but are two tensors of the model: register one "
+                "Parameter under both names to tie them, or clone one to part them"
             )
             raise ProblemError(msg)

@@ -16,16 +16,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.problem._batches import BATCH_SIZE, MAX_EXAMPLES, Batches
 from landscape.problem._batching import Batching
 from landscape.problem._checkpoint import load_weights
-from landscape.problem._live import preserved, state_of, tensors_by_name, unwrapped
+from landscape.problem._live import (
+    Flat,
+    flat_copy,
+    preserved,
+    state_of,
+    tensors_by_name,
+    trainable_names,
+    unwrapped,
+)
 from landscape.problem._parameters import ParameterSpace
+from landscape.problem.data import move
 from landscape.problem.digest import Content
 from landscape.problem.losses import Loss, NormalisedLogits, count_examples, make_loss
+from landscape.randomness import forked_rng
 from landscape.results import Provenance, Signature
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -118,7 +129,6 @@ class Problem:
             msg = "the problem has no data: give a DataLoader, a Dataset or a pair of tensors"
             raise ProblemError(msg)
         self.model = model = unwrapped(model)
-        self.space = ParameterSpace.of(model)
         self.parameters = ""
         self.loss: Loss = make_loss(loss, batch_loss, examples=examples, batch_axis=batch_axis)
         self.metrics = dict(metrics or {})
@@ -126,7 +136,9 @@ class Problem:
         self.path = ""
         self.split = split
         self.mode = one_of(mode, MODES, what="mode")
-        self.device = next(model.parameters()).device if device is None else known_device(device)
+        first = next(model.parameters(), None)
+        own = torch.device("cpu") if first is None else first.device
+        self.device = own if device is None else known_device(device)
         self.dtype = _dtype(dtype, model)
         options = {"batch_size": batch_size, "freeze": freeze_data, "max_examples": max_examples}
         self._data = _LazyBatches(data, device=self.device, dtype=self.dtype, **options)
@@ -134,7 +146,21 @@ class Problem:
         self.trials = Trials()
         self.derivatives: dict[str, Any] = {}  # what the tests of derivatives have said
         self._state: dict[str, Tensor] | None = None
+        self.flat_weights: Flat = {}
         self._extra: dict[str, Any] = {}
+        if any(is_lazy(tensor) for _, tensor in tensors_by_name(model)):
+            self._infer_shapes()
+        self.space = ParameterSpace.of(model)
+
+    def _infer_shapes(self) -> None:
+        """Run the model on the first batch, from which lazy layers learn their shapes."""
+        modes = [(part, part.training) for part in self.model.modules()]
+        own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        batch = move(next(iter(self.batches)), self.device, own)
+        with torch.no_grad(), forked_rng(0):
+            self.loss(self.model.eval(), batch)
+        for part, mode in modes:
+            part.training = mode
 
     @property
     def batches(self) -> Batches:
@@ -211,7 +237,7 @@ class Problem:
                         tensor.copy_(self._state[tensor_name])
                 self.restore_extra_state()
             load_weights(self.model, source, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
-            other._state = {n: t.detach().clone() for n, t in tensors_by_name(self.model)}
+            other._state, other.flat_weights = flat_copy(self.model)
             other._extra = {
                 n: part.get_extra_state()
                 for n, part in self.model.named_modules()
@@ -293,7 +319,7 @@ class Problem:
     def checkpoint_hash(self) -> str:
         """Digest of parameters and buffers, the same for the same values in any file format."""
         content, state = Content(), self.state()
-        trainable, saved = set(ParameterSpace.of(self.model).names), self.model.state_dict()
+        trainable, saved = trainable_names(self.model), self.model.state_dict()
         for name in sorted(saved.keys() & state.keys()):
             content.add((name, name in trainable, state[name]))
         for name in sorted(state.keys() - saved.keys()):
