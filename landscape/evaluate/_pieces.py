@@ -36,8 +36,10 @@ def sample_of(problem: Problem, n: int, *, at_most: int | None) -> list[tuple[in
     """Return the first batches of the data."""
     found, missing = [], n
     for i, batch in islice(enumerate(problem.batches), n):
-        if at_most is not None and problem.batching.size(batch) > min(at_most, missing):
-            batch = problem.batching.split(batch, min(at_most, missing))[0]
+        few = missing if at_most is None else min(at_most, missing)
+        too_many = at_most is not None and problem.batching.size(batch) > few
+        if too_many and problem.batching.can_split(batch):
+            batch = problem.batching.part(batch, 0, few)
         found.append((i, batch))
         missing -= problem.batching.size(batch)
         if missing <= 0:
