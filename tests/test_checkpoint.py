@@ -1039,6 +1039,19 @@ class Settings(dict[str, Any]):
     pass
 
 
+class Keyed:
+    def __new__(cls, *, a: int) -> Keyed:
+        return super().__new__(cls)
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, int]]:
+        return (), {"a": 1}
+
+
+def test_an_object_that_is_made_with_keywords(tmp_path: Path) -> None:
+    torch.save({"model": weights(), "it": Keyed(a=1)}, tmp_path / "a.pt", pickle_protocol=4)
+    assert holds(loaded(tmp_path / "a.pt"), weights())
+
+
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
 def test_a_whole_pickled_module(save: Callable[..., None], tmp_path: Path) -> None:
     model = loaded(weights())

@@ -30,6 +30,7 @@ from landscape.errors import (
     first_line,
 )
 from landscape.evaluate import Evaluator
+from landscape.evaluate._pieces import sample_of
 from landscape.problem import Problem, load_problem
 from landscape.problem._batches import Batches
 from landscape.problem._batching import Batching
@@ -944,7 +945,8 @@ def test_objects_that_do_not_say_their_number() -> None:
     model = nn.Linear(2, 3).double()
     parts = [(drawn(n, 2), labels(n)) for n in (3, 4)]
     right = by_hand(model, parts)
-    assert measured(Problem(model, data=[Moved(*p) for p in parts], batch_loss=mean)) == right
+    moved = Problem(model, data=[Moved(*p) for p in parts], batch_loss=mean)
+    assert measured(moved) == pytest.approx(right, rel=1e-12)
     plain = [SimpleNamespace(x=x, y=y) for x, y in parts]
     with pytest.raises(DataError, match=r"how many examples are in a batch of SimpleNamespace"):
         measured(Problem(model, data=plain, batch_loss=mean))
@@ -956,3 +958,19 @@ def test_a_list_that_could_be_cut_in_two_ways_is_not_cut() -> None:
     batch = [drawn(2, 2), drawn(2, 3)], labels(2)
     with pytest.raises(DataError, match=r"between its entries or within them"):
         Batching().split(batch, 1)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused_or_taken_whole() -> None:
+    first, second = {"x": drawn(8, 2)}, {"x": drawn(8, 2), "scale": drawn(3)}
+    batching = Batching(examples=lambda batch: len(batch["x"]))
+    assert [batching.can_split(batch) for batch in (first, second)] == [True, False]
+    with pytest.raises(DataError, match=r"keys x, scale cannot be cut: .* batch_axis"):
+        batching.part(second, 0, 2)
+    problem = Problem(
+        nn.Linear(2, 1).double(),
+        batch_loss=lambda model, batch: model(batch["x"]).square().mean(),
+        data=[first, second],
+        examples=batching.examples,
+    )
+    sample = sample_of(problem, 10, at_most=2)
+    assert [len(batch["x"]) for _, batch in sample] == [2, 8]

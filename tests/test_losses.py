@@ -673,3 +673,22 @@ def test_a_target_that_fits_one_output_is_checked_against_another():
     loss.of_output(torch.zeros(2, 5), target, None)
     with pytest.raises(LossError, match="4"):
         loss.of_output(torch.zeros(2, 3), target, None)
+
+
+def test_a_loss_may_be_an_object_without_a_dictionary() -> None:
+    class Slots:
+        __slots__ = ()
+
+        def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+            return (output - target).square().mean()
+
+    x, y = DATA["numbers"]
+    assert measured(x, y, Slots()).value == measured(x, y, nn.MSELoss()).value
+
+
+def test_a_target_that_is_no_tensor() -> None:
+    x, y = DATA["numbers"]
+    match = r"MSELoss needs tensors, got an output of .* and a target of a dict .*batch_loss\("
+    problem = Problem(Passing(), nn.MSELoss(), [(x, {"y": y})])
+    with pytest.raises(LossError, match=match), Evaluator(problem):
+        pass

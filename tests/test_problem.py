@@ -10,7 +10,7 @@ from cases import CASES, Case, case_named
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from landscape.errors import ProblemError
+from landscape.errors import LossError, ProblemError
 from landscape.evaluate import Evaluator, measure_signature, provenance_of
 from landscape.problem import Problem
 
@@ -200,3 +200,31 @@ def test_parameters_that_are_not_the_same_have_another_name():
     nested, both = problem.only("0").only("0.weight"), problem.only("0", "0.weight")
     assert (nested.space.n, both.space.n) == (6, 8)
     assert (nested.parameters, both.parameters) == ("0 & 0.weight", "0, 0.weight")
+
+
+class WrongSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2.5 * ctx.saved_tensors[0] * grad
+
+
+def test_the_derivative_of_some_parameters_says_nothing_about_the_others() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(WrongSlope.apply(self.body(x)))
+
+    problem = of(Model())
+    with Evaluator(problem.only("head")) as evaluator:
+        evaluator.gradient()  # does not pass through the wrong one
+    with pytest.raises(LossError, match="is not the slope of the loss"):
+        with Evaluator(problem) as evaluator:
+            evaluator.gradient()

@@ -12,7 +12,12 @@ from scipy.stats import t as student
 from torch import nn
 
 from landscape.balls import Ball
-from landscape.errors import DataError, InvalidArgumentError, LossError
+from landscape.errors import (
+    DataError,
+    InvalidArgumentError,
+    LossError,
+    LossNotAdditiveWarning,
+)
 from landscape.evaluate import Evaluator, measure_signature
 from landscape.measure import subsets
 from landscape.measure.ascent import Point
@@ -20,7 +25,7 @@ from landscape.measure.auto_pgd import auto_pgd, checkpoints
 from landscape.measure.sharpness import sharpness
 from landscape.measure.subsets import m_sharpness
 from landscape.problem import Problem
-from landscape.problem.logits import normalised_logits
+from landscape.problem.losses import normalised_logits
 from landscape.study import Study
 
 EXACT = {"tol": 1e-9, "max_gradients": 300}
@@ -350,3 +355,17 @@ def test_refuses_subsets_that_there_are_not():
         m_sharpness(problem, 0.1, m=4, protocol="pgd")
     with pytest.raises(InvalidArgumentError, match=r"published for p = 2 and p = inf, got p = 3"):
         m_sharpness(problem, 0.1, m=4, p=3, protocol="auto-pgd")
+
+
+def test_the_additivity_of_some_examples_says_nothing_about_the_others():
+    def mean_over_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits.movedim(-1, 1), tokens)
+
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    full = torch.arange(48).reshape(8, 6) % 5
+    padded = torch.where(torch.arange(6) < 6 - torch.arange(8)[:, None] // 2, full, -100)
+    problem = Problem(model, mean_over_tokens, [(full, full), (full, padded)])
+    with Evaluator(problem.on_examples(0, 8)) as evaluator:
+        evaluator.loss()
+    with pytest.warns(LossNotAdditiveWarning, match="the loss of batch 1"), Evaluator(problem):
+        pass

@@ -237,7 +237,7 @@ def test_a_state_does_not_change_the_training_and_a_finished_one_is_read_back(tm
         ({}, {"lr": 0.1, "seed": 1}, r"lr was 0.05 and is 0.1; seed was 0 and is 1. Use the"),
         ({}, {"label_noise": 0.2}, r"label_noise was the default and is 0.2"),
         ({"hidden": 6}, {}, r"not as before: the initial weights\. Use"),
-        ({"smoothing": 0.1}, {}, r"not as before: the model or the loss\. Use"),
+        ({"smoothing": 0.1}, {}, r"not as before: the loss\. Use"),
         (
             {"data": lambda: (make_data()[0] + 1, make_data()[1])},
             {},

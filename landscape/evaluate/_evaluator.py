@@ -373,6 +373,7 @@ class Evaluator:
         chosen, state = set(problem.space.names), problem.state()
         named = dict(model.named_parameters())
         tensors = named | dict(model.named_buffers())
+        plain = {id(t) for t in tensors.values() if is_plain(t)}
         for name, tensor in tensors.items():
             self._place(tensor, state.get(name, tensor.detach()))
         for name, parameter in named.items():
@@ -384,7 +385,7 @@ class Evaluator:
         self._parameters = [named[name] for name in problem.space.names]
         self._slots = [p.data for p in self._parameters]
         self._at = [p.data_ptr() for p in self._parameters]
-        others = {n: t for n, t in tensors.items() if n not in chosen and is_plain(t)}
+        others = {n: t for n, t in tensors.items() if n not in chosen and id(t) in plain}
         self._other_slots = {name: tensor.data for name, tensor in others.items()}
         self._others = {name: state.get(name, t.detach()).to(t) for name, t in others.items()}
         self._places = [

@@ -62,7 +62,8 @@ def layer_trials(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> list[L
     def run(model: nn.Module, batch: Any) -> None:
         def note(name: str) -> Any:
             def hook(part: nn.Module, args: Any, kwargs: Any) -> None:
-                calls.setdefault(name, (part, (args, kwargs)))
+                if name not in calls:  # copies: a later layer may write to these
+                    calls[name] = part, map_leaves((args, kwargs), _copy)
 
             return hook
 
@@ -83,9 +84,15 @@ def layer_trials(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> list[L
 
 
 def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerTrial:
+    generator = seeded(1)
+
     def fresh(leaf: Any) -> Any:
-        usable = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return leaf.detach().clone().requires_grad_(True) if usable else leaf
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        # Moved a little: what a ReLU has passed on is zero, and zero is a kink of the next one.
+        noise = torch.randn(leaf.shape, generator=generator).to(leaf)
+        moved = leaf.detach() + 1e-3 * leaf.detach().abs().mean() * noise
+        return moved.requires_grad_(True)
 
     args, kwargs = map_leaves(given[0], fresh), map_leaves(given[1], fresh)
     inputs = [x for x in leaves([args, kwargs]) if isinstance(x, Tensor) and x.requires_grad]
@@ -141,6 +148,10 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
         _norm([a - b for a, b in zip(claimed, measured, strict=True)])
         / max(_norm(claimed), _norm(measured), 1e3 * floor),
     )
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _at(inputs: list[Tensor], along: list[Tensor], step: float, slopes: Any) -> Any:

@@ -202,8 +202,9 @@ def _low_precision(evaluator: Evaluator) -> Iterator[list[str]]:
 class _Point:
     """A few examples at the weights: their mean loss and its derivatives in one type.
 
-    The test direction is (g/‖g‖ + r)/√2: g the gradient, r random, its part in each tensor of the
-    same norm, so that a part that is missing from a small layer shows beside a large one.
+    Test directions are r, which is random, its part in each tensor of the same norm, so that what
+    is missing from one layer shows beside the others; and (g/‖g‖ + r)/√2 with the gradient g,
+    along which the loss changes by more than the rounding of float32.
     """
 
     def __init__(self, evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> None:
@@ -220,25 +221,28 @@ class _Point:
         ]
         self.gradient = gradient.mul_(self.scale)
         self.size = float(self.gradient.norm())
+        self.has_slope = math.isfinite(self.size) and self.size > 0.0
 
-    def displaced(self, step: float, *, idle: bool = False) -> Tensor:
-        """Return weights along the test direction; of the tensors with gradient zero alone."""
-        reach = step * self.norm / math.sqrt(2.0)
-        has_slope = math.isfinite(self.size) and self.size > 0.0
-        if has_slope and not idle:
+    def displaced(self, step: float, *, along: str = "mixed") -> Tensor:
+        """Return weights along a direction: mixed, random, or random in the idle tensors alone."""
+        reach = step * self.norm
+        if along == "mixed" and self.has_slope:
+            reach /= math.sqrt(2.0)
             at = torch.add(self.origin, self.gradient, alpha=reach / self.size)
         else:
             at = self.origin.clone()
-        for view, part in self._random_parts(at, idle=idle):
+        for view, part in self._random_parts(at, idle=along == "idle"):
             view.add_(part, alpha=reach)
         return at
 
-    def claimed(self) -> Tensor:
-        """Return the slope along the test direction that the gradient says."""
-        total = self.size if math.isfinite(self.size) else 0.0
-        for view, part in self._random_parts(self.gradient):
+    def claimed(self, along: str) -> Tensor:
+        """Return the slope along a direction that the gradient says."""
+        total = 0.0
+        for view, part in self._random_parts(self.gradient, idle=along == "idle"):
             total += float((view * part).sum(dtype=torch.float64))
-        return torch.tensor(total / math.sqrt(2.0), dtype=torch.float64)
+        if along == "mixed" and self.has_slope:
+            total = (self.size + total) / math.sqrt(2.0)
+        return torch.tensor(total, dtype=torch.float64)
 
     def idle_tensors(self) -> list[int]:
         """Return which tensors have a gradient of exactly zero."""
@@ -256,9 +260,9 @@ class _Point:
                 part = torch.randn(view.shape, generator=generator).to(view)
                 yield view, part.div_(math.sqrt(len(chosen)) * float(part.norm()) or 1.0)
 
-    def loss(self, step: float, *, idle: bool = False) -> float:
+    def loss(self, step: float, *, along: str) -> float:
         with torch.no_grad():
-            at = self.displaced(step, idle=idle)
+            at = self.displaced(step, along=along)
             return self.scale * float(self.evaluator.terms(at, self.batch, 0).total)
 
     def slope(self, step: float) -> Tensor:
@@ -318,13 +322,15 @@ def in_type(evaluator: Evaluator, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _wrong_gradient(point: _Point) -> str:
-    claimed = point.claimed()
-    true = _contradiction(claimed, _differences_of_losses(point), point.dtype)
-    if true is None and point.idle_tensors():
-        # What autograd passes over would be lost beside the rest.
-        claimed = torch.zeros((), dtype=torch.float64)
-        true = _contradiction(claimed, _differences_of_losses(point, idle=True), point.dtype)
-    if true is None:
+    directions = ["random" if point.dtype == torch.float64 else "mixed"]
+    if point.idle_tensors():  # what autograd passes over could be lost beside the rest
+        directions.append("idle")
+    for along in directions:
+        claimed = point.claimed(along)
+        true = _contradiction(claimed, _differences_of_losses(point, along), point.dtype)
+        if true is not None:
+            break
+    else:
         return ""
     why = "a straight-through estimator, a detach() or a hook on gradients does that on purpose"
     if point.evaluator.problem.mode == "train":
@@ -336,9 +342,9 @@ def _wrong_gradient(point: _Point) -> str:
     )
 
 
-def _differences_of_losses(point: _Point, *, idle: bool = False) -> Differences:
+def _differences_of_losses(point: _Point, along: str) -> Differences:
     def differences(step: float) -> tuple[Tensor, float]:
-        up, down = point.loss(step, idle=idle), point.loss(-step, idle=idle)
+        up, down = (point.loss(sign * step, along=along) for sign in (1.0, -1.0))
         reach = 2 * step * point.norm
         unit = max(abs(up), abs(down)) / reach
         return torch.tensor((up - down) / reach, dtype=torch.float64), unit

@@ -49,7 +49,8 @@ def _first_examples(evaluator: Evaluator) -> Iterator[Any]:
     """Yield the first of each batch and the whole; some cannot be cut, or weigh nothing."""
     batching = evaluator.problem.batching
     for whole in evaluator.problem.batches:
-        if evaluator.divisible and (batching.known_size(whole) or 0) > N_EXAMPLES:
+        can_split = evaluator.divisible and batching.can_split(whole)
+        if can_split and batching.size(whole) > N_EXAMPLES:
             yield batching.part(whole, 0, N_EXAMPLES)
         yield whole
 

@@ -23,7 +23,7 @@ from landscape.problem.data import (
     n_bytes,
     tensors_in,
 )
-from landscape.problem.digest import Content
+from landscape.problem.digest import Content, digest_of
 
 CACHE_BYTES = 4 * 2**30
 BATCH_SIZE = 512
@@ -33,20 +33,12 @@ N_KINDS, N_FEW = 8, 64
 
 
 class Batches:
-    """A data set as batches on one device, the same values in the same order on every pass.
+    """A data set as batches on one device, the same values in the same order on every pass."""
 
-    The source is read twice before anything is measured: a source that gives other examples, or
-    another order, is refused by name. What fits in ``cache_bytes`` is then kept on the device, as
-    a copy: a loader may use its memory again.
-
-    Attributes:
-        fingerprint: digest of all values.
-        n_examples: number of examples.
-        n_batches: number of batches.
-        batching: the number of examples of a batch, and its cut in two.
-        kinds: examples of the first batch, and of the first ones of another structure, with the
-            numbers of the batches.
-    """
+    # The source is read twice before anything is measured: one that gives other examples, or
+    # another order, is refused by name. What fits in `cache_bytes` is then kept on the device, as
+    # a copy: a loader may use its memory again. `kinds` has examples of the first batch, and of
+    # the first ones of another structure, with the numbers of the batches.
 
     def __init__(
         self,
@@ -92,7 +84,8 @@ class Batches:
         if self.n_examples == 0:
             msg = "the data set is empty: it gave no batch with an example in it"
             raise DataError(msg)
-        if not freeze and not _is_fixed(source):
+        in_memory = type(source) in {list, tuple} and all(map(is_array, leaves(source)))
+        if not freeze and not in_memory:
             self._check_second_pass(source)
 
     def __iter__(self) -> Iterator[Any]:
@@ -129,21 +122,19 @@ class Batches:
             raise DataError(msg)
 
     def _check_second_pass(self, source: Any) -> None:
-        digest, n_batches = Content(), 0
+        again = Content()
         for batch in islice(self._read(), self.n_batches + 1):
-            digest.add(batch)
-            n_batches += 1
-        if digest.hexdigest() == self.fingerprint:
+            again.add(batch)
+        if again.hexdigest() == self.fingerprint:
             return
-        if n_batches == 0:
+        if again.hexdigest() == Content().hexdigest():
             msg = (
                 f"the {type(source).__name__} gives nothing on a second pass: it is used up, and a "
                 "measurement needs many passes; give a list of batches, a DataLoader, or tensors"
             )
             raise DataError(msg)
         first, second = (_example_digests(self._read(), self.batching) for _ in range(2))
-        msg = _difference(source, first, second)
-        raise DataError(msg)
+        raise DataError(_difference(source, first, second))
 
 
 def structure(batch: Any) -> tuple[Any, ...]:
@@ -209,11 +200,6 @@ def _has_length(source: Any) -> bool:
         return False
 
 
-def _is_fixed(source: Any) -> bool:
-    """Tell whether two passes cannot differ: tensors in memory."""
-    return type(source) in {list, tuple} and all(is_array(leaf) for leaf in leaves(source))
-
-
 def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
     if any(part.layout != torch.strided or part.is_nested for part in parts):
         msg = "sparse tensors cannot be cut into batches here; give a list of batches instead"
@@ -232,13 +218,11 @@ def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
 
 def _example_digests(batches: Iterable[Any], batching: Batching) -> list[str]:
     """Digest every example apart, in order; a batch that cannot be cut as one."""
-    found = []
+    found: list[str] = []
     for batch in batches:
-        single = not batching.can_split(batch)
-        for i in range(1 if single else batching.size(batch)):
-            digest = Content()
-            digest.add(batch if single else batching.part(batch, i, i + 1))
-            found.append(digest.hexdigest())
+        n = batching.size(batch) if batching.can_split(batch) else 0
+        parts = [batching.part(batch, i, i + 1) for i in range(n)] or [batch]
+        found += map(digest_of, parts)
     return found
 
 

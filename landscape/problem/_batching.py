@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,30 +19,21 @@ _CUT_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
 @dataclass(frozen=True)
 class Batching:
-    """The number of examples of a batch, and its cut in two.
+    """The number of examples of a batch, and its cut in parts."""
 
-    The tensors of a batch have to agree on one size, along their first axis or ``axis``; a list
-    may hold one entry for each example instead. What they do not say, ``examples`` does.
-
-    Attributes:
-        examples: function of the batch; None: the tensors say it.
-        axis: axis of the examples, or axes in the nesting of the batch, as in `torch.vmap`; None
-            in it stands for what has no such axis. A tensor with too few axes has them first.
-        pairs: whether batches are (inputs, target).
-        by_target: whether the target alone says the number, as for a loss module of torch.
-    """
-
-    examples: Callable[[Any], int] | None = None
+    examples: Callable[[Any], int] | None = None  # of the batch; None: its tensors say it
+    # Axis of the examples, or axes in the nesting of the batch, as in `torch.vmap`; None in it
+    # stands for what has no such axis. A tensor with too few axes has them first.
     axis: Any = 0
-    pairs: bool = False
-    by_target: bool = False
+    pairs: bool = False  # batches are (inputs, target)
+    by_target: bool = False  # the target alone says the number, as for a loss module of torch
 
     def __post_init__(self) -> None:
         given: object = self.examples
         if not (given is None or callable(given)):
             msg = f"examples must be a function of a batch, got {given!r}"
             raise InvalidArgumentError(msg)
-        if not _is_axis(self.axis):
+        if not all(leaf is None or type(leaf) is int for leaf in leaves(self.axis)):
             msg = (
                 "batch_axis must be a whole number, or numbers and None in the nesting of a batch, "
                 f"such as (1, 0) for (inputs, target); got {self.axis!r}"
@@ -87,18 +78,37 @@ class Batching:
     def can_split(self, batch: Any) -> bool:
         """Tell whether a batch has two or more examples and each part of it can be cut."""
         n = self.known_size(batch)
-        if n is None or n < 2 or n not in (self._sizes(batch) or ()):
-            return False
-        return _cuttable(batch, self.axis, n, entries=self._has_entries(batch))
+        return n is not None and n > 1 and self._cutter(batch, n) is not None
 
     def split(self, batch: Any, at: int) -> tuple[Any, Any]:
         """Cut a batch after its first ``at`` examples; what has no such axis goes to both parts."""
-        return self.part(batch, 0, at), self.part(batch, at, self.size(batch))
+        n = self.size(batch)
+        cut = self._cutter(batch, n) or _refuse(batch)
+        return cut(slice(0, at)), cut(slice(at, n))
 
     def part(self, batch: Any, first: int, last: int) -> Any:
-        """Return some consecutive examples of a batch, for which `can_split` holds."""
-        entries, rows = self._has_entries(batch), slice(first, last)
-        return _cut(batch, self.axis, self.size(batch), rows, entries=entries)
+        """Return some consecutive examples of a batch, or raise a DataError."""
+        n = self.size(batch)
+        if (first, last) == (0, n):
+            return batch
+        cut = self._cutter(batch, n) or _refuse(batch)
+        return cut(slice(first, last))
+
+    def between(self, batches: Iterable[Any], first: int, last: int) -> Iterator[Any]:
+        """Cut consecutive examples out of the batches of a whole data set."""
+        for batch in batches:
+            size = self.size(batch)
+            low, high = max(first, 0), min(last, size)
+            if low < high:
+                yield self.part(batch, low, high)
+            first, last = first - size, last - size
+            if last <= 0:
+                break
+
+    def _cutter(self, batch: Any, n: int) -> Callable[[slice], Any] | None:
+        if n not in (self._sizes(batch) or ()):
+            return None
+        return _cutter(batch, self.axis, n, entries=self._has_entries(batch))
 
     def _sizes(self, batch: Any) -> set[int] | None:
         entries = self._has_entries(batch)
@@ -112,12 +122,13 @@ class Batching:
         return not any(isinstance(part, (Tensor, list)) for part in batch)
 
 
-def _is_axis(axis: Any) -> bool:
-    if isinstance(axis, Mapping):
-        return all(map(_is_axis, axis.values()))
-    if isinstance(axis, (tuple, list)):
-        return all(map(_is_axis, axis))
-    return axis is None or (isinstance(axis, int) and not isinstance(axis, bool))
+def _refuse(batch: Any) -> NoReturn:
+    msg = (
+        f"a batch of {describe(batch)} cannot be cut: a part of it has no row for each example, or "
+        "can be cut between its entries or within them. Say along which axis by batch_axis, or "
+        "give data in batches of as many examples as a subset is to have"
+    )
+    raise DataError(msg)
 
 
 def _axis_at(axis: Any, place: Any) -> Any:
@@ -196,22 +207,40 @@ def _by_entries(value: Any, axis: Any, n: int) -> bool | None:
     return None if inner is not None and n in inner else True
 
 
-def _cuttable(value: Any, axis: Any, n: int, *, entries: bool = True) -> bool:
-    if axis is None:
-        return True
+def _cutter(
+    value: Any, axis: Any, n: int, *, entries: bool = True
+) -> Callable[[slice], Any] | None:
+    """Return the function that takes rows of a value; None if it cannot be cut."""
+    if axis is None or (isinstance(value, Tensor) and not value.ndim):
+        return lambda rows: value
     if isinstance(value, Tensor):
-        return not value.ndim or (value.size(_fitting(value, axis)) == n and _has_rows(value))
+        along = _fitting(value, axis)
+        fits = value.size(along) == n and _has_rows(value)
+        return (lambda rows: rows_of(value, rows, along)) if fits else None
     parts = branches(value)
     if parts is None:
-        if _count(value) is None:
-            return not hasattr(value, "to")
-        owned = isinstance(value, PackedSequence) or hasattr(value, "to_data_list")
-        return owned and _count(value) == n
-    if entries and _are_alike(value):
-        cut = _by_entries(value, axis, n)
-        if cut is not False:
-            return cut is True
-    return all(_cuttable(part, _axis_at(axis, place), n) for place, part in parts)
+        return _object_cutter(value, n)
+    by_entries = _by_entries(value, axis, n) if entries and _are_alike(value) else False
+    if by_entries is not False:
+        return value.__getitem__ if by_entries else None
+    inside = {place: _cutter(part, _axis_at(axis, place), n) for place, part in parts}
+    cutters = {place: cutter for place, cutter in inside.items() if cutter is not None}
+    whole = len(cutters) == len(inside)
+    return (lambda r: map_parts(value, lambda place, _: cutters[place](r))) if whole else None
+
+
+def _object_cutter(value: Any, n: int) -> Callable[[slice], Any] | None:
+    count = _count(value)
+    if count is None and not hasattr(value, "to"):
+        return lambda rows: value
+    if count != n:
+        return None
+    if isinstance(value, PackedSequence):
+        alike = value.sorted_indices is None
+        return lambda rows: pack_sequence(unpack_sequence(value)[rows], enforce_sorted=alike)
+    if hasattr(value, "to_data_list"):  # a batch of graphs
+        return lambda rows: type(value).from_data_list(value.to_data_list()[rows])
+    return None
 
 
 def _has_rows(tensor: Tensor) -> bool:
@@ -220,24 +249,3 @@ def _has_rows(tensor: Tensor) -> bool:
         return True
     square = tensor.ndim == 2 and tensor.size(0) == tensor.size(1)
     return tensor.layout in _CUT_LAYOUTS and not square
-
-
-def _cut(value: Any, axis: Any, n: int, rows: slice, *, entries: bool = True) -> Any:
-    if axis is None:
-        return value
-    if isinstance(value, Tensor):
-        fits = value.ndim and value.size(_fitting(value, axis)) == n
-        return rows_of(value, rows, _fitting(value, axis)) if fits else value
-    if isinstance(value, PackedSequence):
-        sequences = unpack_sequence(value)[rows]
-        return pack_sequence(sequences, enforce_sorted=value.sorted_indices is None)
-    if branches(value) is None:
-        whole = _count(value) != n or not hasattr(value, "to_data_list")
-        return value if whole else type(value).from_data_list(value.to_data_list()[rows])
-    by_entries = _by_entries(value, axis, n) if entries and _are_alike(value) else False
-    if by_entries is None:
-        msg = f"{describe(value)} can be cut between its entries or within them, and is not cut"
-        raise DataError(msg)
-    if by_entries:
-        return value[rows]
-    return map_parts(value, lambda place, part: _cut(part, _axis_at(axis, place), n, rows))

@@ -4,45 +4,35 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from landscape.errors import LossError, ProblemError
+from landscape.problem._live import unwrapped
 from landscape.problem.data import describe
 
+_ANYTHING = inspect.signature(lambda *args, **kwargs: None)
 
-@dataclass(frozen=True)
+
 class _Signature:
     """The arguments of a forward; what is no Python function takes anything."""
 
-    names: frozenset[str] = frozenset()
-    required_names: frozenset[str] = frozenset()
-    n_required: int = 0
-    n_positional: float = float("inf")
-    any_name: bool = True
-
-    @classmethod
-    def of(cls, forward: Callable[..., Any]) -> _Signature:
+    def __init__(self, function: Callable[..., Any]) -> None:
         try:
-            parameters = list(inspect.signature(forward).parameters.values())
+            parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):
-            return cls()
-        positional = [
-            p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
-        ]
+            parameters = _ANYTHING.parameters.values()
+        kinds = {p.kind for p in parameters}
+        placed = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
         named = [p for p in parameters if p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}]
-        any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        return cls(
-            names=frozenset(p.name for p in named),
-            required_names=frozenset(p.name for p in named if p.default is p.empty),
-            n_required=sum(p.default is p.empty for p in positional),
-            n_positional=float("inf") if any_number else len(positional),
-            any_name=any(p.kind is p.VAR_KEYWORD for p in parameters),
-        )
+        self.names = {p.name for p in named}
+        self.required_names = {p.name for p in named if p.default is p.empty}
+        self.n_required = sum(p.default is p.empty for p in placed)
+        self.n_positional = float("inf") if Parameter.VAR_POSITIONAL in kinds else len(placed)
+        self.any_name = Parameter.VAR_KEYWORD in kinds
 
     def takes_apart(self, inputs: Sequence[Any], target: Any) -> bool:
         """Tell whether each entry of a tuple or list is an argument."""
@@ -100,17 +90,11 @@ def main_output(output: Any, taker: str) -> Any:
 
 
 def _signature(model: nn.Module) -> _Signature:
-    while True:  # a wrapper's own forward takes anything
-        inside = getattr(model, "_orig_mod", None)  # of torch.compile
-        if isinstance(model, (DataParallel, DistributedDataParallel)):
-            inside = model.module
-        if not isinstance(inside, nn.Module):
-            break
-        model = inside
-    key = getattr(model.forward, "__func__", model.forward)
+    forward = unwrapped(model).forward  # a wrapper's own takes anything
+    key = getattr(forward, "__func__", forward)
     try:
         if key not in _SIGNATURES:
-            _SIGNATURES[key] = _Signature.of(model.forward)
+            _SIGNATURES[key] = _Signature(forward)
         return _SIGNATURES[key]
     except TypeError:  # no weak reference to it
-        return _Signature.of(model.forward)
+        return _Signature(forward)

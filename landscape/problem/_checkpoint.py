@@ -47,13 +47,17 @@ class _Network:
     entry: str
     prefix: str
     state: StateDict
-    fit: tuple[int, int]  # names that agree in shape too, and in name
+    fit: tuple[int, int]  # how many names agree in shape too, and in name
     outside: tuple[str, ...] = ()
     from_list: bool = False
 
     @property
     def address(self) -> str:
         return ".".join(filter(None, [self.entry, self.prefix.rstrip(".")]))
+
+    @property
+    def title(self) -> str:
+        return self.address or "(top level)"
 
     @property
     def rank(self) -> tuple[int, bool]:
@@ -70,10 +74,8 @@ def load_weights(
     partial: bool = False,
 ) -> None:
     """Load a file, folder, state dict or module into a model, in place; see `Problem.at`."""
-    if isinstance(source, (Mapping, nn.Module)):
-        tree: Any = source
-        origin = type(source).__name__ if isinstance(source, nn.Module) else "the state dict"
-    else:
+    tree, origin = source, "the state dict"
+    if not isinstance(source, (Mapping, nn.Module)):
         tree, origin = read_checkpoint(source, unsafe_pickle=unsafe_pickle), str(source)
     expected = model.state_dict()
     network = _find_network(tree, model, expected, key, origin)
@@ -97,17 +99,18 @@ def _find_network(
         msg = f"{origin} holds no state dict (names to tensors); found {_outline(tree)}"
         raise CheckpointError(msg)
     best, *rivals = _best(networks if key is None else _under(key, networks, origin))
-    same = {name for name in expected if isinstance(best.state.get(name), Tensor)}
+    same = [name for name in expected if isinstance(best.state.get(name), Tensor)]
     others = [n for n in rivals if best.fit[1] and not _agree(n.state, best.state, same)]
-    name, *names = [n.address or "(top level)" for n in (best, *others)]
-    msg = f"{origin} holds several state dicts that fit the model"
+    name, *names = [n.title for n in (best, *others)]
+    several = f"{origin} holds several state dicts that fit the model"
     if alike := [n.address for n in others if n.rank == best.rank]:
-        msg += f" alike: {listing([name, *alike])}; choose one, for example by key={name!r} "
-        msg += f"(--key {name})"
+        choice = f"choose one, for example by key={name!r} (--key {name})"
+        msg = f"{several} alike: {listing([name, *alike])}; {choice}"
         raise CheckpointError(msg)
     if key is None and others:
-        msg += f": {name!r} is taken, not {listing(names)}; choose by key={names[0]!r}"
-        warnings.warn(f"{msg} (--key {names[0]})", CheckpointWarning, stacklevel=2)
+        choice = f"choose by key={names[0]!r} (--key {names[0]})"
+        msg = f"{several}: {name!r} is taken, not {listing(names)}; {choice}"
+        warnings.warn(msg, CheckpointWarning, stacklevel=2)
     if best.from_list and (named := [n for n in networks if not n.from_list]):
         # Averages are of parameters only; the buffers are those beside them.
         best = replace(best, state=_best(named)[0].state | best.state)
@@ -126,7 +129,7 @@ def _under(key: str, networks: list[_Network], origin: str) -> list[_Network]:
         if chosen := [network for network in networks if pattern.match(network.address)]:
             return chosen
     most = max(network.fit for network in networks)
-    names = [n.address or "(top level)" for n in networks if not n.prefix or n.fit == most]
+    names = [n.title for n in networks if not n.prefix or n.fit == most]
     msg = f"{origin} has no state dict {key!r}{did_you_mean(key, names)}; it has: {listing(names)}"
     raise CheckpointError(msg)
 
@@ -156,9 +159,8 @@ def _networks(
         state: StateDict = {}
         for name in sorted(inside, key=lambda name: plain[name] != name):
             rest = plain[name].removeprefix(prefix)
-            state.setdefault(
-                own.get(rest) or (not prefix and bare.get(rest)) or rest, tensors[name]
-            )
+            full = own.get(rest) or (not prefix and bare.get(rest)) or rest
+            state.setdefault(full, tensors[name])
         fitting = [name for name in state if name in expected]
         n_same = sum(_same_shape(state[name], expected[name]) for name in fitting)
         outside = tuple(name for name in plain if not plain[name].startswith(prefix))
@@ -227,18 +229,19 @@ def _flat(thing: Placeholder, prefix: str = "", depth: int = 0) -> Iterator[tupl
 
 def _tensor(value: Any, name: str) -> Tensor | None:
     """Return what is a tensor or an array of numbers; refuse a shard of a larger tensor."""
+    name = name.lstrip(".")
     array = value.array() if isinstance(value, Placeholder) else value
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array) if array.dtype.kind in "biufc" else None
     local, size, layout = _local_part(value)
     if isinstance(value, Tensor) and value.is_meta:
-        msg = f"{name.lstrip('.')} was saved on the meta device, without its values"
+        msg = f"{name} was saved on the meta device, without its values"
         raise CheckpointError(msg)
     if not isinstance(local, Tensor):
         return value if isinstance(value, Tensor) else None
     if tuple(local.shape) != tuple(size) or "Partial" in repr(layout):
         msg = (
-            f"{name.lstrip('.')} is one process's part {tuple(local.shape)} of a tensor "
+            f"{name} is one process's part {tuple(local.shape)} of a tensor "
             f"{tuple(size)}; save the whole by torch.distributed.checkpoint (and give its folder), "
             "or by get_model_state_dict with StateDictOptions(full_state_dict=True)"
         )
@@ -265,49 +268,44 @@ def _local_part(value: Any) -> tuple[Any, Any, Any]:
 
 def _check_values(state: StateDict, model: nn.Module, expected: StateDict, origin: str) -> None:
     """Refuse values that are quantised, not finite, or different for one tensor."""
-    marks = [
+    own = {name: value for name, value in expected.items() if isinstance(value, Tensor)}
+    both = {name: state[name] for name in own if isinstance(state.get(name), Tensor)}
+    wrong = [
         name
-        for name, tensor in state.items()
-        if getattr(tensor, "is_quantized", False)
-        or (_QUANTISED.search(name) and name not in expected)
+        for name, value in state.items()
+        if getattr(value, "is_quantized", False)
+        or (name not in expected and _QUANTISED.search(name))
     ]
-    both = [
-        (name, state[name], own)
-        for name, own in expected.items()
-        if isinstance(own, Tensor) and isinstance(state.get(name), Tensor)
-    ]
-    integers = [
-        f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
-        for name, tensor, own in both
-        if own.is_floating_point()
-        and not (tensor.is_floating_point() or tensor.dtype == torch.bool)
-    ]
-    if marks or integers:
-        kind = (
-            "quantised weights"
-            if marks
-            else "integers or complex numbers for floating-point weights"
-        )
+    kind = "quantised weights"
+    if not wrong:
+        kind = "integers or complex numbers for floating-point weights"
+        wrong = [
+            f"{name} ({str(value.dtype).removeprefix('torch.')})"
+            for name, value in both.items()
+            if own[name].is_floating_point()
+            and not (value.is_floating_point() or value.dtype == torch.bool)
+        ]
+    if wrong:
         msg = (
-            f"{origin} holds {kind} ({listing(marks or integers)}); give the checkpoint from "
-            "before quantisation, or dequantise this one (transformers: "
+            f"{origin} holds {kind} ({listing(wrong)}); give the checkpoint from before "
+            "quantisation, or dequantise this one (transformers: "
             "model.dequantize().save_pretrained(folder))"
         )
         raise CheckpointError(msg)
-    if bad := [name for name, tensor, own in both if _diverged(tensor, own)]:
+    if bad := [name for name, value in both.items() if _diverged(value, own[name])]:
         msg = (
             f"{origin} holds NaN or infinity in {len(bad)} tensors ({listing(bad)}): the "
             "training has diverged; choose an earlier checkpoint"
         )
         raise CheckpointError(msg)
-    for name, others in _aliases(model).items():
-        for other in others:
-            if name in state and other in state and not torch.equal(state[name], state[other]):
-                msg = (
-                    f"{name} and {other} are one tensor in the model {type(model).__name__}, but "
-                    f"{origin} holds other values for each; build the model without tying them"
-                )
-                raise CheckpointError(msg)
+    for names in _ties(model):
+        name, *others = [name for name in names if name in state] or [""]
+        if unlike := [other for other in others if not torch.equal(state[name], state[other])]:
+            msg = (
+                f"{name} and {unlike[0]} are one tensor in the model {type(model).__name__}, but "
+                f"{origin} holds other values for each; build the model without tying them"
+            )
+            raise CheckpointError(msg)
 
 
 def _load(
@@ -327,14 +325,9 @@ def _load(
     except RuntimeError as error:
         msg = f"{origin} does not fit the model {type(model).__name__}: {error}"
         raise CheckpointError(msg) from error
-    aliases = _aliases(model)
-    missing = [
-        name
-        for name in report.missing_keys
-        if name not in _IGNORED
-        and not name.endswith(_OPTIONAL)
-        and not any(other in state for other in aliases.get(name, [name]))
-    ]
+    present = {n for names in _ties(model) for n in names if state.keys() & set(names)} | {*state}
+    absent = [name for name in report.missing_keys if name not in present]
+    missing = [n for n in absent if n not in _IGNORED and not n.endswith(_OPTIONAL)]
     unexpected = [name for name in report.unexpected_keys if name not in _IGNORED]
     left_out = unexpected + [name for name in network.outside if name not in _IGNORED]
     adapter = re.compile(f"{_ADAPTER}|{_of_peft(model)}")
@@ -362,13 +355,13 @@ def _load(
         warnings.warn(msg + listing(left_out), CheckpointWarning, stacklevel=3)
 
 
-def _aliases(model: nn.Module) -> dict[str, list[str]]:
-    """List all names of tied tensors; safetensors files keep only one of them."""
-    by_tensor: dict[int, list[str]] = {}
+def _ties(model: nn.Module) -> list[list[str]]:
+    """List all names of each tied tensor; safetensors files keep only one of them."""
+    names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
-            by_tensor.setdefault(id(tensor), []).append(name)
-    return {name: names for names in by_tensor.values() for name in names if len(names) > 1}
+            names.setdefault(id(tensor), []).append(name)
+    return [alike for alike in names.values() if len(alike) > 1]
 
 
 def _same_shape(value: Any, own: Any) -> bool:

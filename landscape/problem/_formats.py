@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from landscape.errors import CheckpointError, did_you_mean
+from landscape.errors import CheckpointError, did_you_mean, first_line
 from landscape.problem import _safe_pickle
 
 _SUFFIXES = {".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".npz"}
@@ -34,23 +34,21 @@ _IN_FOLDERS = [
 ]
 
 
-def _as_npz(kind: str, reader: str) -> str:
-    return (
-        f"{kind}; read it with {reader}, and write its arrays under torch's names and in torch's "
-        "layouts: numpy.savez('weights.npz', **{name: array})"
-    )
-
-
-# Other formats by first bytes, or by how the name of the file, or of one in the folder, ends.
-_OTHERS: dict[str | bytes, str] = {
-    ".onnx": _as_npz("an ONNX graph", "onnx.load and onnx.numpy_helper.to_array"),
-    ".msgpack": _as_npz("a Flax (msgpack) file", "flax.serialization.msgpack_restore"),
-    ".pb": _as_npz("a TensorFlow model", "tf.train.load_checkpoint"),
-    ".index": _as_npz("a TensorFlow checkpoint", "tf.train.load_checkpoint"),
-    "_CHECKPOINT_METADATA": _as_npz("an Orbax (JAX) checkpoint", "orbax.checkpoint"),
-    ".keras": _as_npz("a Keras file", "keras.models.load_model"),
-    b"\x89HDF\r\n\x1a\n": _as_npz("an HDF5 (Keras) file", "keras.models.load_model, or h5py"),
-    b"\x93NUMPY": _as_npz("a single NumPy array", "numpy.load"),
+_AS_ARRAYS = (
+    "{}; read it with {}, and write its arrays under torch's names and in torch's layouts: "
+    "numpy.savez('weights.npz', **{{name: array}})"
+)
+# Other formats by first bytes, or by how the name of the file, or of one in the folder, ends. A
+# pair names the format and what reads it as arrays.
+_OTHERS: dict[str | bytes, str | tuple[str, str]] = {
+    ".onnx": ("an ONNX graph", "onnx.load and onnx.numpy_helper.to_array"),
+    ".msgpack": ("a Flax (msgpack) file", "flax.serialization.msgpack_restore"),
+    ".pb": ("a TensorFlow model", "tf.train.load_checkpoint"),
+    ".index": ("a TensorFlow checkpoint", "tf.train.load_checkpoint"),
+    "_CHECKPOINT_METADATA": ("an Orbax (JAX) checkpoint", "orbax.checkpoint"),
+    ".keras": ("a Keras file", "keras.models.load_model"),
+    b"\x89HDF\r\n\x1a\n": ("an HDF5 (Keras) file", "keras.models.load_model, or h5py"),
+    b"\x93NUMPY": ("a single NumPy array", "numpy.load"),
     b"GGUF": "a GGUF file of quantised weights; dequantise it by transformers: "
     "from_pretrained(folder, gguf_file=name).save_pretrained(new_folder)",
     ".pt2": "a program of torch.export; save its weights: "
@@ -102,9 +100,9 @@ def read_checkpoint(path: str | PathLike[str], *, unsafe_pickle: bool = False) -
 
 
 def _other_format(name: str, head: bytes = b"") -> str | None:
-    for mark, said in _OTHERS.items():
+    for mark, about in _OTHERS.items():
         if name.endswith(mark) if isinstance(mark, str) else head.startswith(mark):
-            return said
+            return about if isinstance(about, str) else _AS_ARRAYS.format(*about)
     return None
 
 
@@ -146,13 +144,11 @@ def _read_archive(file: Path, unsafe_pickle: bool) -> Any:
     except Exception as error:
         # Damaged files raise almost anything (EOFError, RuntimeError, struct.error, KeyError, …),
         # and on the unsafe path so does foreign code.
-        first = (str(error).splitlines() or [""])[0].split(". ")[0].rstrip(".")
+        first = first_line(error).split(". ")[0].rstrip(".")
         if isinstance(error, (pickle.UnpicklingError, EOFError)):
             first = "its pickle breaks off"
-        msg = (
-            f"{file} ({file.stat().st_size:,} bytes) is truncated or no checkpoint: "
-            f"{first}; copy or save it again"
-        )
+        kind = f"{file} ({file.stat().st_size:,} bytes) is truncated or no checkpoint"
+        msg = f"{kind}: {first}; copy or save it again"
         if unsafe_pickle:
             msg = f"{file} cannot be unpickled: {type(error).__name__}: {error}"
     raise CheckpointError(msg)
@@ -174,12 +170,9 @@ def _read_as_data(file: Path) -> Any:
 def _read_numpy(file: Path) -> dict[str, Tensor]:
     with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    unknown = [name for name, array in arrays.items() if array.dtype.kind == "V"]
-    if unknown:
-        msg = (
-            f"{file} has arrays of a type that NumPy does not know, such as bfloat16 "
-            f"({listing(unknown)}); save them as float32"
-        )
+    if unknown := [name for name, array in arrays.items() if array.dtype.kind == "V"]:
+        kind = "of a type that NumPy does not know, such as bfloat16"
+        msg = f"{file} has arrays {kind} ({listing(unknown)}); save them as float32"
         raise CheckpointError(msg)
     return {
         name: torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))

@@ -10,7 +10,6 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -30,11 +29,10 @@ class ForbiddenError(pickle.UnpicklingError):
     """A pickle asks for something that runs commands."""
 
 
-@dataclass(frozen=True)
-class _Name:
+class _Name(str):
     """The name of a class or function that a pickle refers to."""
 
-    text: str
+    __slots__ = ()
 
 
 class Placeholder(dict[Any, Any]):
@@ -87,9 +85,8 @@ class Placeholder(dict[Any, Any]):
 
 
 def _call(function: Any, args: tuple[Any, ...]) -> Any:
-    name = function.text if isinstance(function, _Name) else repr(function)
-    known = _CALLS.get(name) if isinstance(function, _Name) else None
-    return known(*args) if known else Placeholder(name, args)
+    known = _CALLS.get(function) if isinstance(function, _Name) else None
+    return known(*args) if known else Placeholder(str(function), args)
 
 
 def _of_type(function: Any, _type: Any, args: tuple[Any, ...], state: Any) -> Any:
@@ -99,8 +96,12 @@ def _of_type(function: Any, _type: Any, args: tuple[Any, ...], state: Any) -> An
     return made
 
 
-_rebuild: Any = torch._utils
-# Without the hooks and attributes of the pickle.
+def _plain(rebuild: Callable[..., Any], n: int = 4) -> Callable[..., Any]:
+    """Rebuild a tensor without the gradient, the hooks and the attributes of the pickle."""
+    return lambda *args: rebuild(*args[:n], False, OrderedDict(), *args[n + 2 :])
+
+
+_utils: Any = torch._utils
 _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
     "builtins.set": set,
@@ -116,18 +117,12 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._utils._rebuild_tensor": _rebuild._rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": lambda *args: _rebuild._rebuild_tensor_v2(
-        *args[:4], False, OrderedDict(), *args[6:]
-    ),
-    "torch._utils._rebuild_tensor_v3": lambda *args: _rebuild._rebuild_tensor_v3(
-        *args[:4], False, OrderedDict(), *args[6:]
-    ),
-    "torch._utils._rebuild_sparse_tensor": _rebuild._rebuild_sparse_tensor,
-    "torch._utils._rebuild_meta_tensor_no_storage": _rebuild._rebuild_meta_tensor_no_storage,
-    "torch._utils._rebuild_qtensor": lambda *args: _rebuild._rebuild_qtensor(
-        *args[:5], False, OrderedDict()
-    ),
+    "torch._utils._rebuild_tensor": _utils._rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _plain(_utils._rebuild_tensor_v2),
+    "torch._utils._rebuild_tensor_v3": _plain(_utils._rebuild_tensor_v3),
+    "torch._utils._rebuild_sparse_tensor": _utils._rebuild_sparse_tensor,
+    "torch._utils._rebuild_meta_tensor_no_storage": _utils._rebuild_meta_tensor_no_storage,
+    "torch._utils._rebuild_qtensor": _plain(_utils._rebuild_qtensor, 5),
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": lambda data, dtype, *_: data.to(dtype),
 }
 

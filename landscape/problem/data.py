@@ -34,31 +34,34 @@ def leaves(batch: Any) -> list[Any]:
 
 
 def map_parts(value: Any, function: Callable[[Any, Any], Any]) -> Any:
-    """Build a container anew from function(place, part); a leaf stays as it is."""
-    parts = branches(value)
-    if parts is None:
-        return value
-    return _built(value, {place: function(place, part) for place, part in parts})
+    """Build a container anew from function(place, part)."""
+    parts = {place: function(place, part) for place, part in branches(value) or ()}
+    if isinstance(value, (tuple, list)):
+        named = isinstance(value, tuple) and hasattr(value, "_fields")
+        return type(value)(*parts.values()) if named else type(value)(parts.values())
+    if type(value) is dict:
+        return parts
+    if isinstance(value, Mapping) and not isinstance(value, dict):
+        try:
+            return type(value)(parts)  # type: ignore[call-arg]
+        except TypeError:
+            return parts
+    # A copy carries methods that the user's loss may rely on, and owns its entries: a mapping of
+    # another kind may share them. A dataclass may be frozen.
+    twin = copy.copy(value)
+    for place, part in parts.items():
+        if isinstance(twin, dict):
+            twin[place] = part
+        else:
+            object.__setattr__(twin, place, part)
+    return twin
 
 
 def map_leaves(batch: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to every leaf, keeping the nesting."""
-    parts = branches(batch)
-    if parts is None:
+    if branches(batch) is None:
         return function(batch)
-    return _built(batch, {place: map_leaves(part, function) for place, part in parts})
-
-
-def _built(like: Any, parts: dict[Any, Any]) -> Any:
-    if isinstance(like, (tuple, list)):
-        named = isinstance(like, tuple) and hasattr(like, "_fields")
-        return type(like)(*parts.values()) if named else type(like)(parts.values())
-    if isinstance(like, Mapping):
-        return _replaced(like, parts)
-    twin = copy.copy(like)
-    for name, part in parts.items():
-        object.__setattr__(twin, name, part)  # a frozen one, too
-    return twin
+    return map_parts(batch, lambda _, part: map_leaves(part, function))
 
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
@@ -116,11 +119,11 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
     def place(leaf: Any) -> Any:
-        if isinstance(leaf, PackedSequence) or not _is_object(leaf):
-            return map_tensors(leaf, cast)
-        own = copy.copy(leaf)  # some change themselves
-        moved = own.to(device)
-        return map_tensors(own if moved is None else moved, cast)
+        if _is_object(leaf) and not isinstance(leaf, PackedSequence):
+            leaf = copy.copy(leaf)  # some change themselves
+            moved = leaf.to(device)
+            leaf = leaf if moved is None else moved
+        return map_tensors(leaf, cast)
 
     return map_leaves(batch, place)
 
@@ -161,21 +164,6 @@ def strided_parts(tensor: Tensor) -> list[Tensor]:
     if tensor.layout in {torch.sparse_csc, torch.sparse_bsc}:
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
     return [tensor]
-
-
-def _replaced(batch: Mapping[Any, Any], values: dict[Any, Any]) -> Mapping[Any, Any]:
-    """Return a mapping of the same kind, which may carry methods that the user's loss relies on."""
-    if type(batch) is dict:
-        return values
-    if isinstance(batch, dict):  # its copy owns its entries: one of another kind may share them
-        twin = copy.copy(batch)
-        for key, value in values.items():
-            twin[key] = value
-        return twin
-    try:
-        return type(batch)(values)  # type: ignore[call-arg]
-    except TypeError:
-        return values
 
 
 def describe(value: Any) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import types
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Set
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import torch
 from torch import Tensor
 
 from landscape.errors import ProblemError
+from landscape.problem.data import branches, strided_parts
 
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
 _BY_NAME = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 class Content:
@@ -66,7 +65,7 @@ class Content:
     def _add_tensor(self, tensor: Tensor) -> None:
         if tensor.is_nested:
             self._add(list(tensor.unbind()))
-        elif tensor.layout in _SPARSE:
+        elif len(strided_parts(tensor)) > 1:  # sparse
             entries = tensor.detach().to_sparse().coalesce()
             shape = tuple(tensor.shape)
             self._add([str(tensor.layout), shape, entries.indices(), entries.values()])
@@ -83,30 +82,16 @@ class Content:
     def _add_object(self, value: Any) -> None:
         # A loader may make lists of what others hand over as tuples.
         self._mark("tuple" if type(value) is list else type(value).__qualname__)
-        parts = parts_of(value)
-        if parts is None:
-            parts = list(enumerate(_state_of(value)))
-        for place, part in parts:
+        parts = branches(value)
+        for place, part in enumerate(_state_of(value)) if parts is None else parts:
             self._mark(str(place)) if isinstance(place, _PLAIN) else self._add(place)
             self._add(part)
-
-
-def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
-    """List pairs (place, part) of a mapping, tuple, list or dataclass; None for a leaf."""
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if isinstance(value, (tuple, list)):
-        return list(enumerate(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
-    return None
 
 
 def _state_of(value: Any) -> Iterable[Any]:
     """Return what pickle would build the object from."""
     if isinstance(value, Set):  # sorted: its own order changes from one process to the next
-        return sorted(map(_digest_of, value))
+        return sorted(map(digest_of, value))
     try:
         reduced = value.__reduce_ex__(4)
     except Exception as error:  # whatever somebody raises where there is no state
@@ -117,7 +102,9 @@ def _state_of(value: Any) -> Iterable[Any]:
     return [function, arguments, state, list(items or ()), list(pairs or ())]
 
 
-def _digest_of(value: Any) -> str:
+def digest_of(*values: Any) -> str:
+    """Return the digest of values, see `Content`."""
     content = Content()
-    content.add(value)
+    for value in values:
+        content.add(value)
     return content.hexdigest()

@@ -25,49 +25,53 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from landscape.errors import LandscapeError, LossError, MisleadingWarning, ProblemError, first_line
 from landscape.problem._batching import Batching
 from landscape.problem._calling import forward, main_output
-from landscape.problem._classes import check_classes, doubt_of_log_probabilities
 from landscape.problem.data import copied, describe, move, rebuilt
-from landscape.problem.digest import Content
+from landscape.problem.digest import digest_of
+
+_PLAIN = (str, int, float, type(None))
+_FUNCTIONAL: dict[Any, Any] = {
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
+    F.multi_margin_loss: nn.MultiMarginLoss,
+    F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
+    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.kl_div: nn.KLDivLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
+    F.hinge_embedding_loss: nn.HingeEmbeddingLoss,
+}
+_STANDARD: Any = tuple(_FUNCTIONAL.values())
+_OF_CLASSES, _ELEMENTWISE = _STANDARD[:3], _STANDARD[5:]
+_OFF = 0.01  # of a sum of probabilities; log-softmax in half precision is well within it
+_SMALLEST = 1e-10  # length of logits
 
 
 @dataclass(frozen=True)
 class BatchTerms:
-    """What one batch contributes to the loss of the data set.
+    """What one batch contributes to the loss of the data set."""
 
-    Attributes:
-        total: sum of the loss over the batch, a float64 scalar, differentiable.
-        weight: what the sum is to be divided by, in the end, once; a number, or a scalar on the
-            device, which is not waited for.
-        terms: the part of the total of each example, shape (B,), differentiable; None if unknown.
-        weights: the part of the weight of each example, shape (B,); None if unknown.
-        is_guess: whether the weight is a guess: the loss returned one number, taken for the mean
-            over the examples.
-    """
-
-    total: Tensor
-    weight: float | Tensor
-    terms: Tensor | None = None
+    total: Tensor  # sum of the loss over the batch, a float64 scalar, differentiable
+    weight: float | Tensor  # divides the sum, in the end, once; on the device it is not waited for
+    terms: Tensor | None = None  # of each example, shape (B,), differentiable; None: unknown
     weights: Tensor | None = None
-    is_guess: bool = False
+    is_guess: bool = False  # the loss returned one number, taken for the mean over the examples
 
 
 class Loss:
-    """The loss of one batch as a sum with its weight, from the model's output and the target.
+    """The loss of one batch as a sum with its weight, from the model's output and the target."""
 
-    Attributes:
-        name: class and settings of a loss module, or the name of a function.
-        sums: whether the data set's loss is the plain sum (``reduction="sum"``), not the mean.
-        splits: whether it is a function of the model's output, with `forward` and `of_output`.
-        batching: the number of examples of a batch, and its cut in two.
-        doubts: what was noticed about its use, in sentences.
-    """
-
-    sums = False
-    splits = True
+    sums = False  # the data set's loss is the plain sum (``reduction="sum"``), not the mean
+    splits = True  # it is a function of the model's output, with `forward` and `of_output`
 
     def __init__(self, function: Callable[..., Any], batching: Batching) -> None:
         self.name, self.batching, self._function = loss_name(function), batching, function
-        self.doubts: list[str] = []
+        self.doubts: list[str] = []  # what was noticed about its use, in sentences
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
         """Return the terms of a batch, and the arguments of the metrics."""
@@ -104,14 +108,14 @@ def make_loss(
         raise ProblemError(msg)
     batching = functools.partial(Batching, examples, batch_axis)
     if loss is None:
-        return WholeBatchLoss(batch_loss, batching())
+        return _WholeBatchLoss(batch_loss, batching())
     module = _module_of(loss)
     if _is_standard(module):
-        return StandardLoss(module, batching(pairs=True, by_target=True))
+        return _StandardLoss(module, batching(pairs=True, by_target=True))
     return Loss(loss, batching(pairs=True))
 
 
-class StandardLoss(Loss):
+class _StandardLoss(Loss):
     """A loss module of torch, taken apart into its terms."""
 
     def __init__(self, module: Any, batching: Batching) -> None:
@@ -119,61 +123,55 @@ class StandardLoss(Loss):
         self.sums = module.reduction == "sum"
         self._axis = batching.target_axis
         self._batchmean = module.reduction == "batchmean"
-        self._module = copy.deepcopy(module).requires_grad_(False)
-        self._module.reduction = "none"
-        self._weighted = isinstance(module, (nn.CrossEntropyLoss, nn.NLLLoss))
-        self._elementwise = isinstance(module, _ELEMENTWISE)
+        self.module: Any = copy.deepcopy(module).requires_grad_(False)
+        self.module.reduction = "none"
         # Of each target that is alive: what was found out about it, at which version.
         self._seen: Any = WeakTensorKeyDictionary()
         self._is_new = True
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
-        """Return the tensor of the model's output that the loss takes, and the target."""
         output, target = forward(model, batch)
-        return main_output(output, type(self._module).__name__), target
+        return main_output(output, type(self.module).__name__), target
 
     def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
-        """Return the terms of a batch from the model's output."""
         known = self._known(output, target)
         if known is None:
             self._check(output, target)
         if output.dtype in {torch.float16, torch.bfloat16}:
             output = output.float()  # as torch's autocast does for losses
-        self._module.to(output.device, output.dtype)
-        element = self._module(output, target)
-        if element.ndim == 0:
-            element = element.reshape(1)
+        self.module.to(output.device, output.dtype)
+        element = self.module(output, target)
+        element = element if element.ndim else element.reshape(1)
         if known is None:
-            weights = self._weights(target, element).reshape(element.shape)
-            known = weights.sum(), self._per_example(weights)
+            share = self._weights(target, element).reshape(element.shape)
+            known = share.sum(), self._per_example(share)
             if not target.is_inference():  # those have no version
                 self._seen[target] = (target._version, output.shape, element.device, *known)
-        weight, each = known
+        weight, weights = known
         total = element.sum(dtype=torch.float64)
-        return BatchTerms(total, weight, terms=self._per_example(element), weights=each)
+        return BatchTerms(total, weight, self._per_example(element), weights)
 
-    def _known(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
+    def _known(self, output: Tensor, target: Any) -> tuple[Tensor, Tensor] | None:
         """Return the weights that were found for this very target before, unless it changed."""
         seen = self._seen.get(target) if isinstance(target, Tensor) else None
-        if seen is None or not isinstance(output, Tensor):
+        if seen is None:
             return None
-        version, shape, device, weight, each = seen
-        same = target._version == version and output.shape == shape and output.device == device
-        return (weight, each) if same else None
+        *state, weight, weights = seen
+        same = state == [target._version, output.shape, output.device]
+        return (weight, weights) if same else None
 
     def _weights(self, target: Tensor, element: Tensor) -> Tensor:
         """Return what torch's own mean would divide by, element by element."""
-        if self._weighted and not target.is_floating_point():
-            kept: Tensor = target != self._module.ignore_index
-            if self._module.weight is None:
+        if isinstance(self.module, _OF_CLASSES[:2]) and not target.is_floating_point():
+            kept: Tensor = target != self.module.ignore_index
+            if self.module.weight is None:
                 return kept.double()
-            weights: Tensor = self._module.weight.double()[target.where(kept, 0)] * kept
+            weights: Tensor = self.module.weight.double()[target.where(kept, 0)] * kept
             return weights
+        share = torch.ones(element.shape, dtype=torch.float64, device=element.device)
         if self._batchmean:
-            share = torch.zeros(element.shape, dtype=torch.float64, device=element.device)
-            share.view(len(share), -1)[:, 0] = 1.0
-            return share
-        return torch.ones(element.shape, dtype=torch.float64, device=element.device)
+            share.view(len(share), -1)[:, 1:] = 0.0
+        return share
 
     def _per_example(self, element: Tensor) -> Tensor:
         """Sum everything but the axis of the examples."""
@@ -181,51 +179,172 @@ class StandardLoss(Loss):
             element = element.movedim(self._axis, 0)
         return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)
 
-    def _check(self, output: Any, target: Any) -> None:
-        name = type(self._module).__name__
-        if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+    def _check(self, output: Tensor, target: Any) -> None:
+        module, name = self.module, type(self.module).__name__
+        if not isinstance(target, Tensor):
             msg = (
                 f"{name} needs tensors, got an output of {describe(output)} and a target of "
                 f"{describe(target)}; write a function (output, target) that takes them, or "
                 "batch_loss(model, batch)"
             )
             raise LossError(msg)
-        if self._elementwise and output.shape != target.shape and not _broadcasts(output, target):
+        # Shapes that differ may still pair each example with its own target.
+        paired = output.ndim == target.ndim and output.shape[:1] == target.shape[:1]
+        if isinstance(module, _ELEMENTWISE) and output.shape != target.shape and not paired:
             msg = (
                 f"{name} compares the output with the target element by element, but their shapes "
                 f"are {tuple(output.shape)} and {tuple(target.shape)}; reshape one of them, for "
                 "example by output.squeeze(1)"
             )
             raise LossError(msg)
-        if isinstance(self._module, _BINARY) and not target.is_floating_point():
+        if (
+            isinstance(module, (nn.BCELoss, nn.BCEWithLogitsLoss))
+            and not target.is_floating_point()
+        ):
             msg = f"{name} needs targets of floating point, got {describe(target)}: use y.float()"
             raise LossError(msg)
-        if isinstance(self._module, _OF_CLASSES):
-            shares = isinstance(self._module, nn.CrossEntropyLoss)
-            ignored = getattr(self._module, "ignore_index", None)
-            check_classes(name, output, target, ignored=ignored, shares=shares)
-        if self._is_new and isinstance(self._module, nn.NLLLoss):
-            self._doubt(doubt_of_log_probabilities(output))
+        if isinstance(module, _OF_CLASSES):
+            _check_classes(module, output, target)
+        is_first = self._is_new and isinstance(module, nn.NLLLoss)
+        if is_first and (doubt := _doubt_of_log_probabilities(output)):
+            self.doubts.append(doubt)
+            warnings.warn(doubt, MisleadingWarning, stacklevel=7)
         self._is_new = False
 
-    def _doubt(self, doubt: str | None) -> None:
-        if doubt is not None:
-            self.doubts.append(doubt)
-            warnings.warn(doubt, MisleadingWarning, stacklevel=8)
+
+def _check_classes(module: Any, output: Tensor, target: Tensor) -> None:
+    """Check labels before the loss runs, which on a GPU would end the process."""
+    ignored = getattr(module, "ignore_index", None)
+    same = target.shape == output.shape
+    if target.is_floating_point() and same and isinstance(module, nn.CrossEntropyLoss):
+        return  # probabilities
+    if hint := _hint_on_labels(output, target, has_ignored=ignored is not None):
+        name = type(module).__name__
+        msg = f"{name} got an output of {describe(output)} and labels of {describe(target)}: {hint}"
+        raise LossError(msg)
+    n_classes = output.shape[min(1, output.ndim - 1)]
+    kept = target if ignored is None else target[target != ignored]
+    if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= n_classes):
+        bad = sorted(set(kept[(kept < 0) | (kept >= n_classes)].tolist()))
+        msg = (
+            f"labels out of range: the model has {n_classes} outputs, so labels are 0 to "
+            f"{n_classes - 1}, but the data contain {', '.join(map(str, bad[:5]))}"
+            f"{', …' if len(bad) > 5 else ''}; change the last layer or the labels, or set "
+            "ignore_index"
+        )
+        raise LossError(msg)
 
 
-class WholeBatchLoss(Loss):
+def _hint_on_labels(output: Tensor, target: Tensor, *, has_ignored: bool) -> str | None:
+    """Say what is wrong with the type or the shape of labels, and what puts it right."""
+    of_indices = output.shape[:1] + output.shape[2:] if output.ndim > 1 else output.shape[:0]
+    expected = f"class indices of shape {tuple(of_indices)}"
+    if target.is_floating_point():
+        if target.shape == of_indices:
+            return "class indices are whole numbers, use labels.long()"
+        same = target.shape == output.shape
+        return (
+            "it takes class indices, use labels.argmax(1)" if same else f"expected int64 {expected}"
+        )
+    if target.shape == of_indices:
+        known = {torch.int64, torch.uint8} if has_ignored else {torch.int64}
+        return None if target.dtype in known else "class indices are int64, use labels.long()"
+    if target.shape == output.shape:
+        return f"expected {expected}, one-hot labels become such by labels.argmax(1)"
+    if output.ndim > 2 and target.shape == output.shape[:-1]:
+        return f"expected {expected}; classes are the second axis, use output.movedim(-1, 1)"
+    squeezable = target.ndim == output.ndim and target.shape[1:2] == (1,)
+    return f"expected {expected}" + (", use labels.squeeze(1)" if squeezable else "")
+
+
+def _doubt_of_log_probabilities(output: Tensor) -> str | None:
+    """Say so if outputs are no log-probabilities, as NLLLoss takes them."""
+    probabilities = output.detach().double().exp().sum(dim=min(1, output.ndim - 1))
+    finite = probabilities[probabilities.isfinite()]
+    high = float(output.detach().max()) if output.numel() else 0.0
+    if high <= _OFF and not bool(((finite - 1).abs() > _OFF).any()):
+        return None
+    return (
+        "NLLLoss takes log-probabilities, and the model's outputs are none: "
+        + (f"the largest is {high:.3g}" if high > _OFF else "their exp does not sum to 1")
+        + "; if they are logits, use CrossEntropyLoss (the loss is measured as it is)"
+    )
+
+
+def normalised_logits(logits: Tensor) -> Tensor:
+    """Return (z − mean z) / max(‖z − mean z‖₂, 1e-10), over the classes.
+
+    That is what the code of Andriushchenko et al. (2023) does. Their text divides by the standard
+    deviation of the logits instead: those are √K times as long, with K classes.
+
+    Args:
+        logits: z, shape (B, K) or (B, K, …).
+
+    Returns:
+        The same shape.
+
+    >>> normalised_logits(torch.tensor([[3.0, -1.0]])).double().round(decimals=4).tolist()
+    [[0.7071, -0.7071]]
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    unit: Tensor = centred / length.clamp_min(_SMALLEST)
+    return unit
+
+
+class NormalisedLogits(Loss):
+    """A classification loss after the logits were normalised: `normalised_logits`."""
+
+    def __init__(self, loss: Loss) -> None:
+        """Wrap a loss (output, target) of logits, or raise a LossError for any other."""
+        module = loss.module if isinstance(loss, _StandardLoss) else None
+        of_logits = module is None or isinstance(module, (nn.CrossEntropyLoss, nn.MultiMarginLoss))
+        if not loss.splits or not of_logits:
+            name = "batch_loss(model, batch)" if module is None else type(module).__name__
+            msg = (
+                f"logits can be normalised for a loss of classes alone, and {name} is none: give "
+                "loss=torch.nn.CrossEntropyLoss(), or a function (output, target) of logits"
+            )
+            raise LossError(msg)
+        self.sums, self.batching, self.doubts = loss.sums, loss.batching, loss.doubts
+        self.name = f"{loss.name} of normalised logits"
+        self._loss = loss
+
+    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """Return what the loss takes of the model's output, and the target."""
+        return self._loss.forward(model, batch)
+
+    def of_output(self, output: Any, target: Any, batch: Any) -> BatchTerms:
+        """Return the terms of a batch from the model's output."""
+        tensors = isinstance(output, Tensor) and isinstance(target, Tensor)
+        logits = tensors and output.ndim >= 2 and output.shape[1] > 1
+        if not logits or (target.is_floating_point() and not _are_shares(target, output)):
+            msg = (
+                "logits can be normalised for classes alone: expected logits of shape (B, K) with "
+                "K at least 2, and classes or their probabilities, got an output of "
+                f"{describe(output)} and a target of {describe(target)}"
+            )
+            raise LossError(msg)
+        return self._loss.of_output(normalised_logits(output), target, batch)
+
+
+def _are_shares(target: Tensor, output: Tensor) -> bool:
+    """Tell whether floating-point targets are probabilities of the classes."""
+    if target.shape != output.shape or bool((target < 0).any()):
+        return False
+    return bool(((target.sum(dim=1) - 1).abs() < 1e-3).all())
+
+
+class _WholeBatchLoss(Loss):
     """A function (model, batch): per-example losses, a (sum, weight) pair, or one mean."""
 
     splits = False
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
-        """Return the terms of a batch, and (model, batch) for the metrics."""
         value = self._function(model, rebuilt(batch))
         return read_loss(value, batch, self.batching), (model, batch)
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
-        """Refuse: what the loss does with the model is the user's own."""
         msg = (
             "batch_loss(model, batch) does not say where the model's output ends and the loss "
             "begins: give loss(output, target)"
@@ -246,10 +365,9 @@ def read_loss(value: Any, batch: Any, batching: Batching) -> BatchTerms:
         if value.ndim == 0:
             n = batching.size(batch) if size is None else size
             return BatchTerms(value.double() * n, float(n), is_guess=True)
-        if value.ndim == 1 and len(value) == (len(value) if size is None else size):
+        if value.ndim == 1 and size in {None, len(value)}:
             ones = torch.ones_like(value, dtype=torch.float64)
-            total = value.sum(dtype=torch.float64)
-            return BatchTerms(total, float(len(value)), terms=value, weights=ones)
+            return BatchTerms(value.sum(dtype=torch.float64), float(len(value)), value, ones)
     msg = (
         f"the loss returned {describe(value)} for a batch of {'?' if size is None else size}; "
         "expected a floating-point tensor: a scalar (the mean over the batch), a vector with one "
@@ -266,22 +384,19 @@ def _read_pair(total: Any, weight: Any, *, size: int | None) -> BatchTerms | Non
             "once, after the sum over the batches, so it must be a number: use detach()"
         )
         raise LossError(msg)
-    real = isinstance(weight, numbers.Real)
-    given = torch.tensor(float(weight), dtype=torch.float64) if real else weight
-    if not isinstance(given, Tensor) or given.is_complex():
+    if isinstance(weight, numbers.Real):
+        weight = torch.tensor(float(weight), dtype=torch.float64)
+    if not isinstance(weight, Tensor) or weight.is_complex():
         return None
     if not isinstance(total, Tensor) or not total.is_floating_point():
         return None
-    weights = given.to(total.device, torch.float64)
+    weights = weight.to(total.device, torch.float64)
     if not bool((weights.isfinite() & (weights >= 0)).all()):
         return None
     if total.ndim == 0 and weights.numel() == 1:
-        weights = weights.reshape(())
-    if total.ndim == weights.ndim == 0:
-        return BatchTerms(total=total.double(), weight=float(weights))
+        return BatchTerms(total.double(), float(weights))
     if total.ndim == 1 and total.shape == weights.shape and size in {None, len(total)}:
-        summed = total.sum(dtype=torch.float64)
-        return BatchTerms(summed, float(weights.sum()), terms=total, weights=weights)
+        return BatchTerms(total.sum(dtype=torch.float64), float(weights.sum()), total, weights)
     return None
 
 
@@ -321,7 +436,9 @@ def loss_name(loss: Any) -> str:
         captured = {k: c.cell_contents for k, c in cells if c != types.CellType()}
         settings = {k: v for k, v in captured.items() if isinstance(v, _PLAIN)}
         return f"{where}.{loss.__qualname__}" + (f" with {_words(settings)}" if settings else "")
-    held = {k: v for k, v in vars(loss).items() if k[0] != "_" and k != "training"}
+    held = {
+        k: v for k, v in getattr(loss, "__dict__", {}).items() if k[0] != "_" and k != "training"
+    }
     if isinstance(loss, nn.Module):
         held |= dict(loss.state_dict(keep_vars=True))
     name = type(loss).__qualname__
@@ -330,41 +447,11 @@ def loss_name(loss: Any) -> str:
 
 
 def _words(settings: dict[Any, Any]) -> str:
-    content = Content()
-    parts = []
-    for key, value in sorted(settings.items(), key=str):
-        content.add(value)
-        parts.append(f"{key}={value!r}" if isinstance(value, _PLAIN) else str(key))
-    digest = f", {content.hexdigest()}" if len(parts) > sum("=" in part for part in parts) else ""
-    return ", ".join(parts) + digest
-
-
-def _broadcasts(output: Tensor, target: Tensor) -> bool:
-    """Tell whether shapes that differ still pair each example with its own target."""
-    return output.ndim == target.ndim and output.shape[:1] == target.shape[:1]
-
-
-_FUNCTIONAL: dict[Any, Any] = {
-    F.cross_entropy: nn.CrossEntropyLoss,
-    F.nll_loss: nn.NLLLoss,
-    F.multi_margin_loss: nn.MultiMarginLoss,
-    F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
-    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
-    F.mse_loss: nn.MSELoss,
-    F.l1_loss: nn.L1Loss,
-    F.smooth_l1_loss: nn.SmoothL1Loss,
-    F.huber_loss: nn.HuberLoss,
-    F.binary_cross_entropy: nn.BCELoss,
-    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
-    F.kl_div: nn.KLDivLoss,
-    F.poisson_nll_loss: nn.PoissonNLLLoss,
-    F.soft_margin_loss: nn.SoftMarginLoss,
-    F.hinge_embedding_loss: nn.HingeEmbeddingLoss,
-}
-_STANDARD: tuple[type[nn.Module], ...] = tuple(_FUNCTIONAL.values())
-_OF_CLASSES, _ELEMENTWISE = _STANDARD[:3], _STANDARD[5:]
-_PLAIN = (str, int, float, type(None))
-_BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
+    items = sorted(settings.items(), key=str)
+    parts = [f"{k}={v!r}" if isinstance(v, _PLAIN) else str(k) for k, v in items]
+    if not all(isinstance(value, _PLAIN) for _, value in items):
+        parts.append(digest_of(*(value for _, value in items)))
+    return ", ".join(parts)
 
 
 def _module_of(loss: Any) -> Any:
@@ -382,6 +469,6 @@ def _module_of(loss: Any) -> Any:
 
 def _is_standard(loss: Any) -> bool:
     # A subclass that changes forward may return anything: it is read as a plain callable.
-    return any(
-        isinstance(loss, cls) and type(loss).forward is cls.forward for cls in _STANDARD
-    ) and getattr(loss, "reduction", None) in {"mean", "sum", "none", "batchmean"}
+    known = [cls for cls in _STANDARD if isinstance(loss, cls)]
+    own = any(type(loss).forward is cls.forward for cls in known)
+    return own and loss.reduction in {"mean", "sum", "none", "batchmean"}

@@ -35,9 +35,7 @@ from landscape.problem._live import (
 from landscape.problem._parameters import ParameterSpace
 from landscape.problem.data import move
 from landscape.problem.digest import Content
-from landscape.problem.logits import NormalisedLogits
-from landscape.problem.losses import Loss, count_examples, make_loss
-from landscape.problem.parts import examples_between
+from landscape.problem.losses import Loss, NormalisedLogits, count_examples, make_loss
 from landscape.randomness import forked_rng
 from landscape.results import Provenance, Signature
 
@@ -47,17 +45,11 @@ MODES = ("eval", "train")
 
 @dataclass
 class Trials:
-    """Results of the self-tests of a problem; None: not tested yet.
+    """Results of the self-tests of a problem."""
 
-    Attributes:
-        additive: whether the loss of a batch is the sum of its parts' losses.
-        writes_inputs: whether the model or the loss changes its inputs in place.
-        writes_unseen: whether a forward pass writes buffers behind autograd's back.
-    """
-
-    additive: bool | None = None
-    writes_inputs: bool = False
-    writes_unseen: bool = False
+    additive: bool | None = None  # the loss of a batch is the sum of its parts'; None: not tested
+    writes_inputs: bool = False  # the model or the loss changes its inputs in place
+    writes_unseen: bool = False  # a forward pass writes buffers behind autograd's back
 
 
 class Problem:
@@ -227,18 +219,16 @@ class Problem:
         Raises:
             CheckpointError: if the checkpoint cannot be read, or does not fit.
         """
-        other = copy.copy(self)
-        other.derivatives = {}
+        other = self._with(derivatives={}, path="")
+        source: Any = checkpoint
         if isinstance(checkpoint, Problem):
-            source: Any = _persistent(checkpoint.model, checkpoint.state())
+            source = _persistent(checkpoint.model, checkpoint.state())
             other.name, other.path = checkpoint.name, checkpoint.path
-        elif isinstance(checkpoint, (str, PathLike)):
-            source, other.path = checkpoint, os.path.abspath(checkpoint)
-            other.name = Path(checkpoint).name
-        else:
-            source, other.path = checkpoint, ""
-            if isinstance(source, nn.Module):
-                source = _persistent(unwrapped(source), state_of(unwrapped(source)))
+        elif isinstance(checkpoint, nn.Module):
+            inside = unwrapped(checkpoint)
+            source = _persistent(inside, state_of(inside))
+        elif not isinstance(checkpoint, Mapping):
+            other.name, other.path = Path(checkpoint).name, os.path.abspath(checkpoint)
         other.name = name or other.name
         with preserved(self.model):
             if self._state is not None:  # which adapters and parts go over
@@ -269,9 +259,7 @@ class Problem:
         Returns:
             A problem that shares everything else with this one.
         """
-        other = copy.copy(self)
-        other.name = name
-        return other
+        return self._with(name=name)
 
     def only(self, *patterns: str) -> Problem:
         """Return the same problem with some of the parameters; the others stay where they are.
@@ -286,11 +274,10 @@ class Problem:
         Raises:
             InvalidArgumentError: if a pattern matches no parameter; the message lists them.
         """
-        other = copy.copy(self)
-        other.space, other.derivatives = self.space.only(patterns), {}
         # As none may share a key: of two patterns either may match, of two choices both have to.
-        other.parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
-        return other
+        parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
+        space = self.space.only(patterns)
+        return self._with(space=space, parameters=parameters, derivatives={})
 
     def on_examples(self, first: int, last: int) -> Problem:
         """Return the same problem on some of the examples, in the order of the data.
@@ -310,10 +297,10 @@ class Problem:
         if not 0 <= first < last <= n:
             msg = f"examples {first} to {last} were asked for, and the data have 0 to {n:,}"
             raise InvalidArgumentError(msg)
-        other = copy.copy(self)
-        pieces = examples_between(self.batches, first, last, batching=self.batching)
-        other._data = _LazyBatches(pieces, device=self.device, dtype=self.dtype, freeze=True)
-        return other
+        pieces = list(self.batching.between(self.batches, first, last))
+        options = {"device": self.device, "dtype": self.dtype, "freeze": True}
+        # What the tests say of a part does not hold for the whole: other batches may be padded.
+        return self._with(_data=_LazyBatches(pieces, **options), trials=copy.copy(self.trials))
 
     def with_normalised_logits(self) -> Problem:
         """Return the same problem with a loss of normalised logits, see `normalised_logits`.
@@ -326,10 +313,7 @@ class Problem:
         Raises:
             LossError: if the loss is not one of classes by their logits.
         """
-        other = copy.copy(self)
-        other.loss = NormalisedLogits(self.loss)
-        other.trials, other.derivatives = Trials(), {}
-        return other
+        return self._with(loss=NormalisedLogits(self.loss), trials=Trials(), derivatives={})
 
     @property
     def checkpoint_hash(self) -> str:
@@ -374,6 +358,11 @@ class Problem:
             signature=signature,
         )
 
+    def _with(self, **attributes: Any) -> Problem:
+        other = copy.copy(self)
+        vars(other).update(attributes)
+        return other
+
     def __repr__(self) -> str:
         return (
             f"Problem({self.name!r}: {type(self.model).__name__} with {self.space.n:,} "
@@ -416,6 +405,4 @@ def _dtype(dtype: str | torch.dtype | None, model: nn.Module) -> torch.dtype:
     if dtype is None:
         own = next(p.dtype for p in model.parameters() if p.is_floating_point())
         return own if own in DTYPES.values() else torch.float32
-    if dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
     return DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, what="dtype")]

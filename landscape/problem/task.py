@@ -36,7 +36,8 @@ from landscape.randomness import forked_rng
 from landscape.tasks import NAMES, module_of
 
 BUILTIN = {name: module_of(name) for name in NAMES}
-_NAMES = ("loss", "batch_loss", "metrics", "examples", "batch_axis")
+_OPTIONAL: dict[str, Any] = dict.fromkeys(("loss", "batch_loss", "examples"))
+_OPTIONAL |= {"metrics": {}, "batch_axis": 0}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Task:
         with users_code(self.file), forked_rng(seed):
             model = self.model()
             data = self.data(split)
+        own = {"name": self.name, "examples": self.examples, "batch_axis": self.batch_axis}
         return Problem(
             model,
             self.loss,
@@ -89,8 +91,7 @@ class Task:
             batch_loss=self.batch_loss,
             metrics=self.metrics,
             split=split,
-            **{"name": self.name, "examples": self.examples, "batch_axis": self.batch_axis}
-            | options,
+            **own | options,
         )
 
 
@@ -123,10 +124,9 @@ def load_task(path: str | Path) -> Task:
     Raises:
         ProblemError: if the file is missing, fails, or lacks a name.
     """
-    text = str(path)
+    text, file = str(path), Path(path)
     if text in BUILTIN:
         return _task(importlib.import_module(BUILTIN[text]), text)
-    file = Path(path)
     if file.suffix == ".py" or file.is_file():
         return _task(_run(file), file.stem)
     return _task(_import(text), text)
@@ -149,13 +149,10 @@ def _place(error: BaseException, file: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{error.filename}, line {error.lineno}: {(error.text or '').strip()}"
-    beside = [
-        f
-        for f in frames
-        if Path(f.filename).is_relative_to(file.parent) and "site-packages" not in f.filename
-    ]
-    own = [f for f in frames if Path(f.filename) == file] or beside or frames
-    return f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}"
+    near = [f for f in frames if Path(f.filename).is_relative_to(file.parent)]
+    near = [f for f in near if "site-packages" not in f.filename]
+    last = ([f for f in frames if Path(f.filename) == file] or near or frames)[-1]
+    return f"{last.filename}, line {last.lineno}: {last.line}"
 
 
 def _reason(error: BaseException) -> str:
@@ -235,13 +232,10 @@ def _task(module: ModuleType, name: str) -> Task:
             "loss (or batch_loss(model, batch)), and may define metrics, examples and batch_axis"
         )
         raise ProblemError(msg)
-    parts: dict[str, Any] = {n: getattr(module, n, None) for n in _NAMES}
-    if not isinstance(parts["metrics"] or {}, Mapping):
-        msg = (
-            f"{file}: metrics must be a dictionary from names to functions, not a "
-            f"{type(parts['metrics']).__name__}"
-        )
+    given: dict[str, Any] = {n: getattr(module, n, None) for n in _OPTIONAL}
+    parts = {n: _OPTIONAL[n] if value is None else value for n, value in given.items()}
+    if not isinstance(parts["metrics"], Mapping):
+        kind = type(parts["metrics"]).__name__
+        msg = f"{file}: metrics must be a dictionary from names to functions, not a {kind}"
         raise ProblemError(msg)
-    parts["metrics"] = parts["metrics"] or {}
-    parts["batch_axis"] = 0 if parts["batch_axis"] is None else parts["batch_axis"]
     return Task(name=name, model=module.model, data=module.data, file=file, **parts)

@@ -29,7 +29,7 @@ from landscape.errors import CheckpointError
 from landscape.files import write_file
 from landscape.problem._formats import read_checkpoint
 from landscape.problem.data import move
-from landscape.problem.digest import Content
+from landscape.problem.digest import digest_of
 from landscape.problem.losses import Loss
 from landscape.randomness import forked_rng
 from landscape.training.batches import Batches
@@ -94,18 +94,11 @@ def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float
     weights = {name: value.detach() for name, value in model.named_parameters()}
     buffers = {name: value.detach() for name, value in model.named_buffers()}
     return {
-        "the initial weights": _digest_of(weights, buffers),
+        "the initial weights": digest_of(weights, buffers),
         "the loss": loss.name,
-        "the training data": _digest_of(_told_of(source)),
+        "the training data": digest_of(_told_of(source)),
         "the model or the loss": _first_loss(model, source, loss),
     }
-
-
-def _digest_of(*values: Any) -> str:
-    content = Content()
-    for value in values:
-        content.add(value)
-    return content.hexdigest()
 
 
 def _first_loss(model: nn.Module, source: Any, loss: Loss) -> float:
