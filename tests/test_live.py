@@ -556,6 +556,13 @@ def test_parametrized_layers_against_differences(name: str) -> None:
     assert torch.allclose(product, (up - down) / 2e-5, rtol=1e-5, atol=1e-7)
 
 
+def test_an_autocast_context_around_the_call_casts_the_weights_of_each_point() -> None:
+    problem = Problem(Plain(), LOSS, (X.float(), Y))
+    with torch.autocast("cpu", torch.bfloat16), Evaluator(problem) as evaluator:
+        losses = {evaluator.loss(evaluator.origin + step).value for step in (0.0, 0.3, -0.2)}
+    assert len(losses) == 3
+
+
 # Parts that are idle
 
 

@@ -517,6 +517,9 @@ def _settings() -> Iterator[None]:
         stack.enter_context(forked_rng())
         stack.enter_context(float32_products(tf32=False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        # An autocast context around the call would go on with its casts of other weights.
+        stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        torch.set_autocast_cache_enabled(False)
         # Without gradients the fused encoder layer puts zeros at padded places.
         torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
