@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -117,6 +118,12 @@ def cycle(edges: Mapping[str, set[str]]) -> list[str]:
 def test_every_module_has_a_layer() -> None:
     assert [name for name in modules() if layer(name) is None] == []
     assert len(modules()) > 40
+
+
+def test_every_folder_is_in_the_wheel() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = set(re.findall(r'^  "(landscape[\w.]*)",$', text, re.MULTILINE))
+    assert listed == {name for name, file in modules().items() if file.name == "__init__.py"}
 
 
 def test_imports_go_down_only() -> None:
