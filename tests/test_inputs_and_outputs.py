@@ -566,7 +566,7 @@ def test_no_more_than_eight_structures_are_tested() -> None:
     problem = Problem(Tokens(), loss, data)
     with Evaluator(problem):
         assert len(problem.batches.kinds) == 8
-        assert len(calls) == 2 + 3 * 8
+        assert len(calls) == 4 + 3 * 7
 
 
 # What is named at the first use
@@ -972,5 +972,6 @@ def test_a_batch_that_cannot_be_cut_is_refused_or_taken_whole() -> None:
         data=[first, second],
         examples=batching.examples,
     )
-    sample = sample_of(problem, 10, at_most=2)
+    with Evaluator(problem) as evaluator:
+        sample = sample_of(evaluator, 10, at_most=2)
     assert [len(batch["x"]) for _, batch in sample] == [2, 8]

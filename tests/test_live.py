@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 import weakref
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,7 +25,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 import landscape as ls
-from landscape.errors import LossError, ProblemError
+from landscape.errors import LossError, MisleadingWarning, ProblemError
 from landscape.evaluate import Engine, Evaluator, Plan
 from landscape.operators import Hessian
 from landscape.problem import Problem
@@ -558,8 +559,11 @@ def test_parametrized_layers_against_differences(name: str) -> None:
 
 def test_an_autocast_context_around_the_call_casts_the_weights_of_each_point() -> None:
     problem = Problem(Plain(), LOSS, (X.float(), Y))
-    with torch.autocast("cpu", torch.bfloat16), Evaluator(problem) as evaluator:
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("ignore", MisleadingWarning)
+        evaluator = Evaluator(problem).__enter__()
         losses = {evaluator.loss(evaluator.origin + step).value for step in (0.0, 0.3, -0.2)}
+        evaluator.__exit__()
     assert len(losses) == 3
 
 
@@ -598,3 +602,206 @@ def test_lazy_layers_learn_their_shapes_from_the_data() -> None:
     right = LOSS(trained.double()(X), Y)
     assert ls.evaluation(problem).loss == pytest.approx(float(right.detach()), rel=1e-12)
     assert problem.model[1].training
+
+
+# What a model may do to itself
+
+
+def test_layers_that_are_unfrozen_later_are_no_part_of_the_problem() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    model[2].requires_grad_(False)
+    problem = of(model)
+    model[0].requires_grad_(False)  # as in gradual unfreezing: another layer of the same size
+    model[2].requires_grad_(True)
+    right = float(LOSS(model(X), Y).detach())
+    assert problem.space.names == ("0.weight", "0.bias")
+    assert ls.evaluation(problem).loss == pytest.approx(right, rel=1e-12)
+    assert ls.evaluation(problem.at(model.state_dict())).loss == pytest.approx(right, rel=1e-12)
+
+
+class Averaging(Plain):
+    """Moves a frozen average of its weights in every pass, as momentum encoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = nn.Linear(3, 5).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.target.weight.lerp_(self.stem.weight, 1e-3)
+        return self.head(torch.tanh(self.stem(x)) + self.target(x))
+
+
+class Clamping(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        self.stem.weight.data = self.stem.weight.data.clamp(-1.0, 1.0)
+        return super().forward(x)
+
+
+class Decaying(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        self.stem.weight.data.mul_(0.9)
+        return out
+
+
+@pytest.mark.parametrize("make", [Averaging, Clamping, Decaying])
+def test_what_a_pass_does_to_weights_does_not_reach_the_next(make: type[Plain]) -> None:
+    model = make().double()
+    problem = of(model, batch_size=5)
+    before = [p.detach().clone() for p in model.parameters()]
+    with Evaluator(problem) as evaluator:
+        at, far = evaluator.origin, evaluator.origin + 2.0
+        losses = [[evaluator.loss(w).value for w in (at, far)] for _ in range(3)]
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[0][0] != losses[0][1]
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_a_model_that_merges_its_weights_for_evaluation() -> None:
+    class Merging(nn.Linear):
+        """As layers of low-rank adapters do."""
+
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            self.a, self.merged = nn.Parameter(torch.rand(3, 3)), False
+
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            if self.merged == mode:
+                self.weight.data += (-1 if mode else 1) * self.a.data
+                self.merged = not mode
+            return self
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight if self.merged else self.weight + self.a, self.bias)
+
+    model = Merging().double()
+    right = float(LOSS(model(X), Y).detach())
+    with Evaluator(of(model)) as evaluator:
+        assert evaluator.loss().value == pytest.approx(right, rel=1e-12)
+        twice = 2 * evaluator.origin
+        named = evaluator.problem.space.unflatten(twice)
+        scaled = LOSS(F.linear(X, named["weight"] + named["a"], named["bias"]), Y)
+        assert evaluator.loss(twice).value == pytest.approx(float(scaled), rel=1e-12)
+    assert not model.merged
+
+
+def test_a_script_module() -> None:
+    model = Plain().double().eval()
+    right = ls.top_eigenpairs(of(model), k=1).values[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(model.stem, nn.Tanh(), model.head))
+        assert ls.top_eigenpairs(of(scripted), k=1).values[0] == pytest.approx(right, rel=1e-9)
+
+
+def test_containers_generators_and_expanded_buffers_are_given_back() -> None:
+    class Keeping(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queue, self.counts = deque([0.0], maxlen=3), Counter(a=1)
+            self.nested, self.pair = [[1.0]], (torch.zeros(2),)
+            self.generator = torch.Generator().manual_seed(0)
+            self.register_buffer("mask", torch.ones(1, dtype=D).expand(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.queue.append(1.0)
+            self.counts["b"] += 1
+            self.nested[0].append(2.0)
+            self.pair[0].add_(1.0)
+            torch.rand(1, generator=self.generator)
+            return super().forward(x) * self.mask
+
+    model = Keeping().double()
+    state = model.generator.get_state()
+    ls.top_eigenpairs(of(model), k=1)
+    assert list(model.queue) == [0.0]
+    assert model.counts == Counter(a=1)
+    assert model.nested == [[1.0]]
+    assert not model.pair[0].any()
+    assert torch.equal(model.generator.get_state(), state)
+
+
+# What is refused
+
+
+def test_tensors_in_one_memory_and_shared_layers_are_refused() -> None:
+    model = Plain().double()
+    model.register_buffer("tied", model.stem.weight.detach())
+    with pytest.raises(ProblemError, match=r"stem.weight and tied share memory|tied and stem"):
+        of(model)
+    whole = Plain().double()
+    part = Problem(nn.Sequential(whole.stem), nn.MSELoss(), (X, torch.zeros(12, 5, dtype=D)))
+    with Evaluator(of(whole)), pytest.raises(ProblemError, match="shares parameters with a Plain"):
+        ls.evaluation(part)
+
+
+def test_an_evaluator_is_entered_once() -> None:
+    evaluator = Evaluator(of(Plain().double()))
+    with evaluator, pytest.raises(ProblemError, match="entered already"):
+        evaluator.__enter__()
+
+
+def test_max_norm_of_a_shared_weight_is_refused() -> None:
+    model = words(max_norm=1.0)
+    model.append(nn.Linear(4, 6, bias=False).double())
+    model[3].weight = model[0].weight
+    problem = Problem(model, batch_loss=lambda m, b: m[:3](b[0]).sum(1), data=[(Y, Y)])
+    with pytest.raises(ProblemError, match="0 has max_norm and shares its weight"):
+        ls.evaluation(problem)
+
+
+class Sometimes(Plain):
+    """Checkpoints long batches alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 6:
+            return super().forward(x)
+        x = x.detach().requires_grad_(True)
+        block = lambda t: torch.tanh(self.stem(t))  # noqa: E731
+        return self.head(checkpoint(block, x, use_reentrant=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant")
+def test_reentrant_checkpoints_of_later_batches() -> None:
+    plain, model = Plain().double(), Sometimes().double()
+    model.load_state_dict(plain.state_dict())
+    batches = [(X[:3], Y[:3]), (X[3:], Y[3:])]
+    _, gradient, hessian = by_hand(plain, of(plain).weights)
+    vector = torch.linspace(-1, 1, len(gradient), dtype=D)
+    with Evaluator(Problem(model, LOSS, batches)) as evaluator:
+        assert torch.allclose(evaluator.gradient()[1], gradient, rtol=1e-11, atol=1e-13)
+        operator = Hessian(evaluator)
+        assert torch.allclose(operator.matvec(vector), hessian @ vector, rtol=1e-6, atol=1e-8)
+        assert "use_reentrant=False" in operator.describe()
+
+
+class Cut(nn.Module):
+    """A large layer whose gradient is cut, beside one with a large gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = nn.Linear(3, 3), nn.Linear(3, 300)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = torch.tanh(self.large(x)).mean(dim=1, keepdim=True)
+        return 10 * self.small(x) + hidden * torch.arange(3.0, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_layer_that_autograd_passes_over_is_found(dtype: str) -> None:
+    problem = Problem(Cut(), LOSS, (X, Y), dtype=dtype)
+    with Evaluator(problem) as evaluator, pytest.raises(LossError, match="not the slope"):
+        evaluator.gradient()
+
+
+def test_forward_mode_that_sees_other_weights_is_refused() -> None:
+    net = Plain().double()
+    held = list(net.parameters())  # which forward mode does not replace
+    problem = of(net, lambda o, t: F.cross_entropy(o, t) + sum(p.square().sum() for p in held))
+    with Evaluator(problem) as evaluator:
+        operator = Hessian(evaluator, products="forward-over-reverse")
+        with pytest.raises(LossError, match="another product than double backward"):
+            operator.matvec(evaluator.origin)

@@ -378,8 +378,9 @@ class Evaluator:
             self._place(tensor, state.get(name, tensor.detach()))
         for name, parameter in named.items():
             parameter.grad = None
-            if name not in chosen and parameter.is_leaf and parameter.requires_grad:
-                parameter.requires_grad_(False)  # as its owner would freeze it
+            # As its owner would freeze and unfreeze it.
+            if parameter.is_leaf and parameter.requires_grad != (name in chosen):
+                parameter.requires_grad_(name in chosen)
         problem.restore_extra_state()
         _write_out_embeddings(model)
         self._parameters = [named[name] for name in problem.space.names]

@@ -30,11 +30,12 @@ def check_halves(evaluator: Evaluator, batch: Any, whole: BatchTerms, *, n: int)
     problem = evaluator.problem
     others = problem.batches.kinds[1:] if whole.is_guess else []
     for number, other in [(0, batch), *others]:
-        can_split = problem.batching.can_split(other)
-        few = problem.batching.part(other, 0, n) if can_split else other
+        few = other
+        if number and problem.batching.can_split(other):
+            few = problem.batching.part(other, 0, n)
         finding = None
         if problem.batching.can_split(few):
-            finding = _difference(evaluator, few, number)
+            finding = _difference(evaluator, few, number, None if number else whole)
         if finding is not None:
             problem.trials.additive = False
             if whole.is_guess:
@@ -51,14 +52,17 @@ def same_loss(first: float, second: float, dtype: torch.dtype) -> bool:
     return abs(first - second) <= relative * max(abs(first), abs(second)) + absolute
 
 
-def _difference(evaluator: Evaluator, batch: Any, number: int) -> str | None:
+def _difference(
+    evaluator: Evaluator, batch: Any, number: int, whole: BatchTerms | None
+) -> str | None:
     """Say how the loss of a batch differs from that of its halves; None: it does not."""
     problem = evaluator.problem
     size, at = problem.batching.size(batch), problem.batching.size(batch) // 2
     halves = problem.batching.split(batch, at)
     with torch.no_grad():
         try:
-            whole, *parts = (evaluator.terms(None, each, number) for each in (batch, *halves))
+            whole = whole or evaluator.terms(None, batch, number)
+            parts = [evaluator.terms(None, half, number) for half in halves]
         except LandscapeError as error:
             return f"the loss cannot be evaluated on half of batch {number} ({error}). {_ADVICE}"
     total, first, second = (float(terms.total) for terms in (whole, *parts))

@@ -40,6 +40,8 @@ from landscape.randomness import seeded
 
 if TYPE_CHECKING:
     from landscape.evaluate._evaluator import Evaluator
+    from landscape.problem import Problem
+    from landscape.problem.losses import BatchTerms
 
 # Gives differences at a step relative to ‖w‖, and the size of what they are taken of over the step.
 Differences = Callable[[float], tuple[Tensor, float]]
@@ -63,11 +65,8 @@ def check_values(evaluator: Evaluator) -> None:
     problem, trials = evaluator.problem, evaluator.problem.trials
     if trials.additive is not None:
         return
-    batch = sample(evaluator)
-    spare = copied(batch)
     with torch.no_grad(), _low_precision(evaluator) as low:
-        once = evaluator.terms(None, spare, 0)
-    trials.writes_inputs = written_to(spare)
+        batch, once = _first_pass(evaluator)
     trials.writes_unseen = evaluator.is_written()
     evaluator.restore_always |= trials.writes_unseen
     _require_same(evaluator, batch, float(once.total), _recorded(evaluator, batch))
@@ -86,17 +85,32 @@ def sample(evaluator: Evaluator) -> Any:
     """Return the first examples of the first batch, or all of it where it cannot be cut."""
     problem = evaluator.problem
     batch = next(iter(problem.batches))
-    if problem.trials.additive is False or not problem.batching.can_split(batch):
+    return _head(problem, batch) if problem.trials.additive and problem.trials.runs_parts else batch
+
+
+def _head(problem: Problem, batch: Any) -> Any:
+    batching = problem.batching
+    if not batching.can_split(batch) or batching.size(batch) <= EXAMPLES:
         return batch
-    if problem.batching.size(batch) <= EXAMPLES:
-        return batch
-    head = problem.batching.split(batch, EXAMPLES)[0]
-    try:
-        with torch.no_grad():
-            evaluator.terms(None, head, 0)
-    except LandscapeError:
-        return batch  # what is wrong with the whole batch is said where that is evaluated
-    return head
+    return batching.part(batch, 0, EXAMPLES)
+
+
+def _first_pass(evaluator: Evaluator) -> tuple[Any, BatchTerms]:
+    """Evaluate the first examples, or the whole batch where the model needs that."""
+    problem, trials = evaluator.problem, evaluator.problem.trials
+    whole = next(iter(problem.batches))
+    head = _head(problem, whole)
+    for batch in (head, whole):
+        spare = copied(batch)
+        try:
+            terms = evaluator.terms(None, spare, 0)
+        except LandscapeError:
+            if batch is whole:
+                raise
+            continue
+        break
+    trials.runs_parts, trials.writes_inputs = batch is head, written_to(spare)
+    return batch, terms
 
 
 def check_gradient(evaluator: Evaluator) -> None:

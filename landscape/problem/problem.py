@@ -48,6 +48,7 @@ class Trials:
     """Results of the self-tests of a problem."""
 
     additive: bool | None = None  # the loss of a batch is the sum of its parts'; None: not tested
+    runs_parts: bool = False  # the model runs on a part of the first batch
     writes_inputs: bool = False  # the model or the loss changes its inputs in place
     writes_unseen: bool = False  # a forward pass writes buffers behind autograd's back
 

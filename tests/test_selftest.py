@@ -1,0 +1,112 @@
+"""The tests of derivatives: no false alarm over the cases, and how far the tolerance is off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import CASES, Case
+from torch import Tensor, nn
+
+from landscape.evaluate import Evaluator, _selftest, check_gradient, check_hessian, layer_trials
+from landscape.problem import Problem
+
+
+def offsets(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record how far each derivative is from the differences that it is compared with last."""
+    found: list[float] = []
+    contradiction = _selftest._contradiction
+
+    def recording(claimed: Tensor, differences: Any, dtype: torch.dtype) -> Tensor | None:
+        nearest = [float("inf")]
+
+        def watched(step: float) -> tuple[Tensor, float]:
+            value, unit = differences(step)
+            rounding = torch.finfo(dtype).eps * unit
+            size = max(float(claimed.norm()), float(value.norm()), 20.0 * rounding / 1e-5)
+            nearest.append(float((claimed - value).norm()) / size)
+            return value, unit
+
+        result = contradiction(claimed, watched, dtype)
+        found.append(min(nearest))
+        return result
+
+    monkeypatch.setattr(_selftest, "_contradiction", recording)
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_right_derivatives_raise_no_alarm(
+    case: Case, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = offsets(monkeypatch)
+    for seed in range(4):
+        with Evaluator(replace(case, seed=seed).build(dtype=dtype)) as evaluator:
+            check_gradient(evaluator)
+            assert check_hessian(evaluator) == ""
+    assert max(found) < 1e-6  # a tenth of what is passed
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+def test_kinks_raise_no_alarm(
+    depth: int, own: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wide ReLU networks with max-pooling, also where the test has to do with float32."""
+    if own == torch.float32:
+        monkeypatch.setattr(_selftest, "WIDE_PARAMETERS", 0)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        hidden = [p for _ in range(depth) for p in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+        model = nn.Sequential(
+            *(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), *hidden),
+            *(nn.Flatten(), nn.Linear(8 * 36, 5)),
+        )
+        data = torch.randn(32, 1, 14, 14), torch.randint(5, (32,))
+        problem = Problem(model, nn.CrossEntropyLoss(), data, dtype=own)
+        with Evaluator(problem) as evaluator:
+            check_gradient(evaluator)
+            assert check_hessian(evaluator) == ""
+
+
+def test_the_tests_cost_at_most_ten_passes_over_a_few_examples() -> None:
+    sizes: list[int] = []
+
+    class Counting(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return torch.tanh(super().forward(x))
+
+    x = torch.randn(500, 3, dtype=torch.float64)
+    with Evaluator(Problem(Counting(3, 3).double(), nn.MSELoss(), (x, x))) as evaluator:
+        check_hessian(evaluator)
+    assert max(sizes) == _selftest.EXAMPLES
+    assert sum(sizes) <= 10 * _selftest.EXAMPLES
+
+
+def test_the_trials_of_layers() -> None:
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, slope: Tensor) -> Tensor:
+            return 0.5 * slope
+
+    class Halving(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Half.apply(x)
+
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), Halving(), nn.Hardsigmoid())
+    problem = Problem(model.double(), nn.MSELoss(), (torch.randn(9, 3).double(), torch.zeros(9, 4)))
+    with Evaluator(problem) as evaluator:
+        batch = next(iter(problem.batches))
+        trials = {t.name: t for t in layer_trials(evaluator, batch, torch.float64)}
+    assert max(trials["0"].gradient, trials["0"].second) < 1e-6
+    assert max(trials["1"].gradient, trials["1"].second) < 1e-6
+    assert trials["2"].gradient == pytest.approx(0.5, rel=1e-3)
+    assert "hardsigmoid" in trials["3"].failure
