@@ -390,7 +390,15 @@ def interrupting(at: int, event: Callable[[], None]) -> Iterator[list[Any]]:
         sys.setprofile(None)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Give the handler of Ctrl-C back to the tests that follow, whatever this one finds."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("how", ["interrupt", "exception"])

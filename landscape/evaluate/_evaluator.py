@@ -102,17 +102,23 @@ class Evaluator:
 
     @uninterruptible
     def _open(self) -> None:
-        self._session = Session.enter(self.model)
+        self._session = Session.enter(self.model, self._token)
         self._settings.enter_context(_settings())
 
     @uninterruptible
     def _close(self) -> None:
-        session, self._session = self._session, None
+        session = self._session
         try:
             self._settings.close()
         finally:
             if session is not None:
-                session.leave()
+                try:
+                    session.leave(self._token)
+                except BaseException:
+                    session.leave(self._token)
+                    raise
+                finally:
+                    self._session = None
 
     @property
     def origin(self) -> Tensor:
@@ -355,6 +361,7 @@ class Evaluator:
         if session.turn is not None:
             session.put_back()
         session.turn = self._token
+        session.deliver()
         self.install(problem.dtype)
 
     def move_to(self, dtype: torch.dtype) -> None:

@@ -131,14 +131,14 @@ class Session:
         self.snapshot = Snapshot(model)
         self.turn: object = None
         self.moves = 0
-        self._depth = 0
+        self._members: set[object] = set()
         self._thread = threading.get_ident()
         self._interrupts = _Interrupts()
 
     @classmethod
     @uninterruptible
-    def enter(cls, model: nn.Module) -> Session:
-        """Open a session on a model, or join the one that is open."""
+    def enter(cls, model: nn.Module, member: object) -> Session:
+        """Open a session on a model, or join the one that is open, under a token."""
         with cls._lock:
             session = cls._open.get(id(model))
             if session is None:
@@ -148,7 +148,7 @@ class Session:
                 cls._open[id(model)] = session
             else:
                 session.check_thread()
-            session._depth += 1
+            session._members.add(member)
         return session
 
     @classmethod
@@ -190,24 +190,27 @@ class Session:
             self.moves += 1
             self.snapshot.restore()  # nothing that ends it half-way may leave it half done
             raise
+
+    def deliver(self) -> None:
+        """Raise what Ctrl-C was held back for."""
         self._interrupts.deliver()
 
     @uninterruptible
-    def leave(self) -> None:
-        """Close the session; the last one to leave puts the model back."""
-        self._depth -= 1
-        if self._depth:
-            self.put_back()
+    def leave(self, member: object) -> None:
+        """Give the model back to the others, or to its owner; again if called twice."""
+        self._members.discard(member)
+        if self._open.get(id(self.model)) is not self:
             return
+        self.put_back()  # if that fails, the session is still there to be closed
+        if self._members:
+            self.deliver()
+            return
+        del self._open[id(self.model)]
         try:
-            self.put_back()
-        finally:
-            self._open.pop(id(self.model), None)
-            try:
-                self._interrupts.stop()
-            except BaseException:
-                self._interrupts.stop()
-                raise
+            self._interrupts.stop()
+        except BaseException:
+            self._interrupts.stop()
+            raise
 
 
 class preserved:
@@ -219,14 +222,18 @@ class preserved:
     @uninterruptible
     def __enter__(self) -> None:
         self._generators.__enter__()
-        self._session = Session.enter(self._model)
+        self._session = Session.enter(self._model, self)
         if self._session.turn is not None:
             self._session.put_back()
         self._session.turn = self
 
     @uninterruptible
     def __exit__(self, *error: object) -> None:
-        self._session.leave()
+        try:
+            self._session.leave(self)
+        except BaseException:
+            self._session.leave(self)
+            raise
         self._generators.__exit__(None, None, None)
 
 
