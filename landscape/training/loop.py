@@ -161,7 +161,7 @@ def train(
     with _seeded(where, noise):
         with _of_user(task):
             source = task.data(split)
-        run = _begun(model, source, loss, settings, order=order)
+        run = _begun(model, source, loss, settings, order=order, resumable=file is not None)
         if file is not None:
             take_up(file, run)
         before = run.seconds
@@ -210,7 +210,13 @@ def _every(save_every: int, checkpoint: Any, *, epochs: int) -> int:
 
 
 def _begun(
-    model: nn.Module, data: Any, loss: Loss, settings: Mapping[str, Any], *, order: int
+    model: nn.Module,
+    data: Any,
+    loss: Loss,
+    settings: Mapping[str, Any],
+    *,
+    order: int,
+    resumable: bool,
 ) -> Run:
     model.train()
     check_micro_batch(model, settings.get("micro_batch"))
@@ -224,7 +230,7 @@ def _begun(
         scheduler=LambdaLR(optimizer, factor),
         batches=Batches(source, settings["batch_size"], seed=order),
         settings=settings,
-        start=start_of(model, source, loss),
+        start=start_of(model, source, loss) if resumable else {},
     )
 
 

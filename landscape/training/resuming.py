@@ -19,9 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
-    Dataset,
-    IterableDataset,
     Subset,
+    TensorDataset,
     default_collate,
 )
 
@@ -51,7 +50,7 @@ class Run:
         scheduler: of the learning rate.
         batches: with the generators of the order.
         settings: what was asked for.
-        start: what it started from, as `start_of` says it; the state holds it.
+        start: what it started from, as `start_of` says it; empty where no state is kept.
         log: one record per finished epoch.
         gradients: gradients of a batch computed so far.
         seconds: wall-clock time so far, that of calls before this one among it.
@@ -102,26 +101,24 @@ def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float
 
 
 def _first_loss(model: nn.Module, source: Any, loss: Loss) -> float:
-    """Evaluate the loss on the first examples; NaN where they cannot be had apart from the rest."""
-    collate = source.collate_fn if isinstance(source, DataLoader) else default_collate
-    data = source.dataset if isinstance(source, DataLoader) else source
+    """Evaluate the loss on the first examples of tensors; NaN of data that reading may change."""
+    plain = isinstance(source, DataLoader) and source.collate_fn is default_collate
+    data: Any = source.dataset if plain else source
+    parts = data.tensors if isinstance(data, TensorDataset) else data
+    tensors = isinstance(parts, tuple) and all(isinstance(x, (Tensor, np.ndarray)) for x in parts)
+    if not tensors or not len(parts[0]):
+        return math.nan
+    batch = tuple(torch.as_tensor(part[:_FIRST]) for part in parts)
     training = [part for part in model.modules() if part.training]
-    with forked_rng(), torch.no_grad():
-        if isinstance(data, tuple) and all(isinstance(part, (Tensor, np.ndarray)) for part in data):
-            batch: Any = tuple(torch.as_tensor(part[:_FIRST]) for part in data)
-        elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-            first = range(min(_FIRST, len(data)))  # type: ignore[arg-type]
-            batch = collate([data[i] for i in first])
-        else:
-            return math.nan
-        parameter = next(model.parameters())
-        model.eval()
-        try:
+    parameter = next(model.parameters())
+    model.eval()
+    try:
+        with forked_rng(), torch.no_grad():
             terms, _ = loss(model, move(batch, parameter.device, parameter.dtype))
-        finally:
-            for part in training:
-                part.training = True
-        return float(terms.total)
+    finally:
+        for part in training:
+            part.training = True
+    return float(terms.total)
 
 
 def _told_of(source: Any) -> Any:
