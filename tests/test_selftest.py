@@ -9,7 +9,10 @@ import pytest
 import torch
 from cases import CASES, Case
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from landscape import top_eigenpairs
+from landscape.errors import MisleadingWarning
 from landscape.evaluate import Evaluator, _selftest, check_gradient, check_hessian, layer_trials
 from landscape.problem import Problem
 
@@ -110,3 +113,27 @@ def test_the_trials_of_layers() -> None:
     assert max(trials["1"].gradient, trials["1"].second) < 1e-6
     assert trials["2"].gradient == pytest.approx(0.5, rel=1e-3)
     assert "hardsigmoid" in trials["3"].failure
+
+
+def test_a_gradient_that_is_slightly_off_is_used_with_a_warning() -> None:
+    """That of torch's CrossMapLRN2d is, by some 1e-5, and has no second graph."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 3), nn.CrossMapLRN2d(3), nn.Flatten(), nn.Linear(16, 3)
+    model = nn.Sequential(*layers).double()
+    x, y = torch.randn(12, 1, 4, 4, dtype=torch.float64), torch.randint(3, (12,))
+    parameters = list(model.parameters())
+    start = parameters_to_vector(parameters).detach()
+
+    def gradient(w: Tensor) -> Tensor:
+        vector_to_parameters(w, parameters)
+        loss = nn.functional.cross_entropy(model(x), y)
+        return parameters_to_vector(torch.autograd.grad(loss, parameters))
+
+    steps = 1e-5 * torch.eye(len(start), dtype=torch.float64)
+    hessian = torch.stack([(gradient(start + e) - gradient(start - e)) / 2e-5 for e in steps])
+    vector_to_parameters(start, parameters)
+    true = float(torch.linalg.eigvalsh((hessian + hessian.T) / 2)[-1])
+    problem = Problem(model, nn.CrossEntropyLoss(), (x, y))
+    with pytest.warns(MisleadingWarning, match=r"off by .*CrossMapLRN2d"):
+        found = top_eigenpairs(problem, 1)
+    assert found.values[0] == pytest.approx(true, rel=1e-3)
