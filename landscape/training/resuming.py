@@ -38,6 +38,7 @@ from landscape.training.settings import differences
 
 _FORMAT = "landscape training state, version 3"
 _FIRST = 64  # examples
+_MEASURED = "the model or the loss"  # what another loss at the start tells of
 
 
 @dataclass
@@ -96,7 +97,7 @@ def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float
         "the initial weights": digest_of(weights, buffers),
         "the loss": loss.name,
         "the training data": digest_of(_told_of(source)),
-        "the model or the loss": _first_loss(model, source, loss),
+        _MEASURED: _first_loss(model, source, loss),
     }
 
 
@@ -106,7 +107,7 @@ def _first_loss(model: nn.Module, source: Any, loss: Loss) -> float:
     data: Any = source.dataset if plain else source
     parts = data.tensors if isinstance(data, TensorDataset) else data
     tensors = isinstance(parts, tuple) and all(isinstance(x, (Tensor, np.ndarray)) for x in parts)
-    if not tensors or not len(parts[0]):
+    if not tensors or not parts or not len(parts[0]):
         return math.nan
     batch = tuple(torch.as_tensor(part[:_FIRST]) for part in parts)
     training = [part for part in model.modules() if part.training]
@@ -221,8 +222,8 @@ def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
     differing = differences(saved["settings"], run.settings)
     if not differing:
         others = [what for what, now in run.start.items() if not _same(saved["start"][what], now)]
-        # The measured loss is the last, and other data or weights are reason enough for another.
-        others = others[:-1] or others
+        # Other weights or data are reason enough for another measured loss.
+        others = [what for what in others if what != _MEASURED] or others
         differing = [f"not as before: {', '.join(others)}"] if others else []
     if differing:
         msg = (
