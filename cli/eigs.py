@@ -55,9 +55,23 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--data-groups",
-    default=16,
-    show_default=True,
+    type=int,
+    default=None,
+    show_default="8 to 16",
     help="Groups of examples for the error over another sample; 0: leave it out.",
+)
+@click.option(
+    "--evidence",
+    type=click.Choice(["full", "residuals"]),
+    default="full",
+    show_default=True,
+    help="Residuals alone: no search for missed eigenvalues, no error over the data.",
+)
+@click.option(
+    "--failure-probability",
+    default=0.01,
+    show_default=True,
+    help="Chance that an eigenvalue is missed, or that a bound fails.",
 )
 @measuring
 def command(
@@ -65,7 +79,7 @@ def command(
 ) -> None:
     """Find the k largest (algebraic) eigenvalues of the Hessian of the loss, with evidence.
 
-    Each comes with its true residual ‖Hv − θv‖ (some eigenvalue lies within it of θ), and with
+    Each comes with its residual ‖Hv − θv‖ (some eigenvalue lies within it of θ), and with
     how far it would move with another sample of the data. Several checkpoints are followed one
     after the other, as over training: give them in order.
 
@@ -78,9 +92,8 @@ def command(
     from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
 
     options |= {"seed": told.seed, "progress": told.progress, "split": ggn_split}
-    pairs = 2 * k if options["both_ends"] else k
-    extra = pairs * ((options["data_groups"] > 0) + ggn_split)
-    price = Cost(forwards=1, hvps=options["max_matvecs"] + extra + 2)
+    split = (2 * k if options["both_ends"] else k) * ggn_split
+    price = Cost(forwards=1, hvps=options["max_matvecs"] + split)
     if layers:
         measure_layers(
             told,

@@ -155,8 +155,8 @@ def test_products_are_counted_however_they_are_made(monkeypatch, products):
     found = top_eigenpairs(
         case_named("mlp").build(5), 2, tol=1e-8, products=products, data_groups=0
     )
-    # Of the three products of the noise test, the first is given back.
-    assert found.matvecs + 2 == len(made) == found.cost.hvps > 4
+    # The three products of the noise test are with a sixteenth of the examples.
+    assert found.matvecs == len(made) == found.cost.hvps > 4
     assert found.cost.forwards == 1
     assert found.products.startswith(products.replace("-", " "))
     assert found.values == pytest.approx(dense("mlp")[1][:2], rel=1e-8)
@@ -175,7 +175,7 @@ def test_the_same_call_gives_the_same_bits_and_the_seed_only_the_way():
         "method": "lanczos",
         "tol": 1e-4,
         "max_matvecs": 1000,
-        "data_groups": 16,
+        "data_groups": None,
         "seed": 3,
     }
 

@@ -4,6 +4,8 @@ Top eigenpairs, trace, diagonal and spectral density, each with its evidence. No
 of networks or data: a function v ↦ Hv, its size, a dtype and a device.
 """
 
+from landscape.linalg.bounds import FAILURE_PROBABILITY
+from landscape.linalg.checks import AsymmetryError
 from landscape.linalg.density import SpectralDensity, spectral_density
 from landscape.linalg.diagonal import DiagonalSolution, estimate_diagonal
 from landscape.linalg.krylov import EigenSolution
@@ -13,6 +15,8 @@ from landscape.linalg.symmetric import SymmetricOperator
 from landscape.linalg.trace import TraceSolution, hutchinson_trace, hutchpp_trace, xtrace
 
 __all__ = [
+    "FAILURE_PROBABILITY",
+    "AsymmetryError",
     "DiagonalSolution",
     "EigenSolution",
     "SpectralDensity",

@@ -1,9 +1,9 @@
-"""An orthonormal basis that grows by band Lanczos steps, and is compressed or started afresh."""
+"""An orthonormal basis that grows by band Lanczos steps and is compressed when it is full."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,9 @@ from landscape.linalg.krylov import (
     orthogonalise,
 )
 
-# Rows to begin with when the basis may grow as needed.
+# Of the rows that a basis may have, so many are allocated at first, and at each growth.
 _FIRST_ROWS = 32
+Projections = Callable[[Tensor], Floats]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class KrylovBasis:
     that is rounding only (deflation); if none is left the space is invariant, and
     the next vector is drawn at random. Every coefficient of H v against the basis is kept, so
     that the projection is right whatever the basis holds: a Krylov sequence, vectors kept by a
-    restart, or converged ones.
+    restart, or several such sequences.
 
     Attributes:
         k: pairs sought at the upper end.
@@ -73,19 +74,19 @@ class KrylovBasis:
         size: vectors in the basis.
         pending: P, the first one is next.
         couplings: C, shape (pending, size).
-        width: start vectors of this search.
-        steps: products since the search last started.
-        unbroken: those of them before its first restart.
         chain: the tridiagonal matrix of the run from a single random vector; None: no such run.
         largest: largest |Ritz value| seen.
-        lowest: lower end of the spectrum, as far as seen: smallest Ritz value less its residual.
-        highest: upper end alike.
-        inherited: relative residual of the locked pairs, which no later estimate sees.
         asymmetry: largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen.
     """
 
     def __init__(
-        self, operator: Operator, *, k: int, capacity: int | None, both_ends: bool = False
+        self,
+        operator: Operator,
+        *,
+        k: int,
+        capacity: int | None,
+        both_ends: bool = False,
+        project: Projections | None = None,
     ) -> None:
         self.operator = operator
         self.k = k
@@ -96,31 +97,30 @@ class KrylovBasis:
         self.size = 0
         self.pending: list[Tensor] = []
         self.couplings = np.zeros((0, 0))
-        self.width = 1
-        self.steps = 0
-        self.unbroken = 0
         self.chain: Chain | None = Chain(operator.n)
         self.largest = 0.0
-        self.lowest = math.inf
-        self.highest = -math.inf
-        self.inherited = 0.0
         self.asymmetry = 0.0
-        self.restarted = False
-        self._random = True
+        self._intact = True  # whether the chain is still the run's own
         self._starts = 0
-        self._blind = 0
         self._unseen = 0
+        self._project = project
         needed = min(_FIRST_ROWS + self.n_wanted, self.capacity)
         first = self.capacity if capacity is not None else needed
         self._vectors = torch.empty(
             (first, operator.n), dtype=operator.storage, device=operator.device
         )
-        self._projection = np.zeros((first, first))
+        # The projection of H, and behind it those of the parts that H is the sum of.
+        self._projections = np.zeros((1, first, first))
 
     @property
     def rows(self) -> Tensor:
         """The basis, shape (size, n)."""
         return self._vectors[: self.size]
+
+    @property
+    def projection(self) -> Floats:
+        """T, shape (size, size)."""
+        return self._projections[0, : self.size, : self.size]
 
     @property
     def complete(self) -> bool:
@@ -134,34 +134,28 @@ class KrylovBasis:
         full = self.size == self.capacity or not self.pending
         return ready and (self._unseen > self.size // 32 or full)
 
-    @property
-    def degree(self) -> int:
-        """Powers of H on each random start that the space holds, without a restart; else 0."""
-        return self.unbroken // self.width if self._random else 0
-
     def begin(self, starts: Iterable[Tensor], *, random: bool = True) -> None:
         """Start from several vectors; those that depend on the ones before are left out.
 
         Args:
             starts: unit vectors in the storage dtype, which are overwritten.
-            random: whether they are random, so that bounds follow from them.
+            random: whether they are random, so that bounds follow from a single one.
         """
-        self.pending = []
         for v in starts:
-            length = 1.0
-            # Twice, with the length restored between, as in `Operator.unit_vector`.
-            for _ in range(2 if self.pending else 0):
-                for q in self.pending:
-                    v.sub_(q, alpha=float(inner(q[None], v)))
-                length *= (rest := norm(v))
-                v.div_(rest or 1.0)
-            if length > 10.0 * self.operator.storage_eps:
-                self.pending.append(v)
-        self.width = self._starts = len(self.pending)
-        self.couplings = np.zeros((self.width, 0))
-        self._random = random
-        if self.width > 1 or not random:
+            self._join(v)
+        self._starts = len(self.pending)
+        if self._starts > 1 or not random:
             self.chain = None
+
+    def join(self, v: Tensor) -> None:
+        """Go on from one more vector, a unit vector orthogonal to the basis, which it overwrites.
+
+        The space that has been built stays as it is; the new vector comes next.
+        """
+        self._join(v)
+        self.pending.insert(0, self.pending.pop())
+        self.couplings = np.roll(self.couplings, 1, axis=0)
+        self._intact = False
 
     def step(self) -> None:
         """Add the next vector to the basis, with one product."""
@@ -171,26 +165,23 @@ class KrylovBasis:
             self._grow()
         known = self._enter()
         w = self.operator(self._vectors[self.size - 1])
-        column = orthogonalise(w, self.rows)
-        self._compare(column[self._blind : -1], known[self._blind :])
-        self._projection[: self.size, self.size - 1] = column
-        self._projection[self.size - 1, : self.size] = column
+        column = orthogonalise(w, self.rows, known=known)
+        self._compare(column[:-1], known)
+        self._projections[0, : self.size, self.size - 1] = column
+        self._projections[0, self.size - 1, : self.size] = column
+        self._project_parts()
         coupling = self._suspend(w)
-        if self.chain is not None and not (self.restarted or self.chain.exhausted):
+        if self.chain is not None and self._intact and not self.chain.exhausted:
             self.chain.alphas.append(float(column[-1]))
             self.chain.betas.append(coupling)
-        self.steps += 1
         self._unseen += 1
-        self.unbroken += not self.restarted
 
     def ritz(self) -> Ritz:
-        """Return the Ritz pairs, with ‖HVs − θVs‖ = ‖C s‖ as estimates of their residuals."""
-        values, vectors = np.linalg.eigh(self._projection[: self.size, : self.size])
+        """Return the Ritz pairs, with ‖HVs − θVs‖ = ‖C s‖ as their residuals."""
+        values, vectors = np.linalg.eigh(self.projection)
         values, vectors = values[::-1].copy(), vectors[:, ::-1].copy()
         estimates = np.linalg.norm(self.couplings @ vectors, axis=0)
         self.largest = max(self.largest, float(np.abs(values).max()))
-        self.lowest = min(self.lowest, float(values[-1] - estimates[-1]))
-        self.highest = max(self.highest, float(values[0] + estimates[0]))
         self._unseen = 0
         return Ritz(values, estimates, vectors)
 
@@ -206,18 +197,61 @@ class KrylovBasis:
         bottom = self.n_wanted - self.k + inwards
         return [*range(top), *range(self.size - bottom, self.size)]
 
-    def lock(self, vectors: Tensor, values: Floats, residual: float) -> None:
-        """Start afresh from converged eigenvectors and a random vector orthogonal to them."""
-        self._keep(vectors, values)
-        self.inherited = residual / self.largest if self.largest else 0.0
-        # What H adds to a locked vector is not kept: no pending vector stands for it.
-        self._blind = self.size
-        self.pending, self.couplings = [], np.zeros((0, self.size))
-        self.width, self._starts = 1, 0
-        self.steps = self.unbroken = 0
-        self.restarted = False
-        self._random = True
-        self.chain = Chain(self.operator.n - self.size)
+    def raised(self, edge: float, end: End) -> Floats:
+        """Return upper bounds on the eigenvalues of H that are sought at an end, descending.
+
+        In the basis V and its complement W, H = [[T, B], [Bᵀ, K]] with BW = CᵀPᵀ. With no
+        eigenvalue of K above μ, H ≤ [[T, Cᵀ], [C, μI]] on the span of V and P, and ≤ μ on the
+        rest, in the sense of quadratic forms; so the i-th eigenvalue is at most the i-th of
+        that matrix (Weyl). It is at least the i-th Ritz value (Cauchy).
+
+        Args:
+            edge: μ; for the lower end no eigenvalue of K is smaller.
+            end: which end; for the lower one the bounds are on the eigenvalues of −H.
+        """
+        c, mu = self.couplings, end.sign * edge
+        if not math.isfinite(mu):
+            return np.full(end.wanted, math.inf)
+        bordered = np.block([[end.sign * self.projection, c.T], [c, mu * np.eye(len(c))]])
+        values = np.append(np.linalg.eigvalsh(bordered), np.full(end.wanted, mu))
+        return np.sort(values)[::-1][: end.wanted]
+
+    def part_forms(self, coefficients: Floats) -> Floats | None:
+        """Return yᵀH_b y of each part of H, for the vectors y = Vs with these coefficients.
+
+        Args:
+            coefficients: s, one column for each vector, shape (size, k).
+
+        Returns:
+            Shape (parts, k); None where H has no known parts.
+        """
+        parts = self._projections[1:, : self.size, : self.size]
+        if not len(parts):
+            return None
+        return np.asarray(np.einsum("ik,bij,jk->bk", coefficients, parts, coefficients))
+
+    def extract(self, coefficients: Floats) -> Tensor:
+        """Return unit vectors with given coefficients, shape (k, n); the basis is given up."""
+        self.pending, k = [], coefficients.shape[1]
+        combine(coefficients, self.rows, out=self._vectors[:k])
+        vectors = self._vectors[:k].clone()
+        self._vectors = self._vectors[:0].clone()
+        for v in vectors:
+            v.div_(norm(v))
+        return vectors
+
+    def _join(self, v: Tensor) -> None:
+        """Add a unit vector to the pending ones, unless it depends on them."""
+        length = 1.0
+        # Twice, with the length restored between, as in `Operator.unit_vector`.
+        for _ in range(2 if self.pending else 0):
+            for q in self.pending:
+                v.sub_(q, alpha=float(inner(q[None], v)))
+            length *= (rest := norm(v))
+            v.div_(rest or 1.0)
+        if length > 10.0 * self.operator.storage_eps:
+            self.pending.append(v)
+            self.couplings = np.pad(self.couplings, ((0, 1), (0, 0)))
 
     def _enter(self) -> Floats:
         """Make the next vector a basis vector, and return what VᵀH is known to have on it."""
@@ -232,12 +266,23 @@ class KrylovBasis:
         self.couplings = np.pad(self.couplings, ((0, 0), (0, 1)))
         return known
 
+    def _project_parts(self) -> None:
+        if self._project is None:
+            return
+        columns = self._project(self.rows)
+        if len(self._projections) == 1:
+            rows = self._projections.shape[1]
+            parts = np.zeros((len(columns), rows, rows))
+            self._projections = np.concatenate([self._projections, parts])
+        self._projections[1:, : self.size, self.size - 1] = columns
+        self._projections[1:, self.size - 1, : self.size] = columns
+
     def _suspend(self, w: Tensor) -> float:
         """Take the rest of a product for a pending vector, unless it is rounding only."""
         if self.complete:
             self.pending, self.couplings = [], np.zeros((0, self.size))
             return 0.0
-        for _ in range(2):
+        for _ in range(2 if self.pending else 0):
             for i, q in enumerate(self.pending):
                 overlap = float(inner(q[None], w))
                 w.sub_(q, alpha=overlap)
@@ -260,27 +305,25 @@ class KrylovBasis:
         self.asymmetry = max(self.asymmetry, difference)
         check_symmetric(self.asymmetry, self.operator)
 
+    def compress(self, mix: Floats) -> None:
+        """Keep linear combinations of the basis only, orthonormal columns of coefficients."""
+        old = self._projections[:, : self.size, : self.size]
+        combine(mix, self.rows, out=self._vectors[: mix.shape[1]])
+        projections = np.einsum("ik,bij,jl->bkl", mix, old, mix, optimize=True)
+        self.size = mix.shape[1]
+        self._projections[:] = 0.0
+        self._projections[:, : self.size, : self.size] = projections
+        self.couplings = self.couplings @ mix
+        self._intact = False
+
     def _restart(self) -> None:
         """Keep the best Ritz vectors only: the wanted ones and half of the others."""
-        ritz = self.ritz()
-        kept = self.outermost(spare=(self.capacity - self.n_wanted) // 2)
-        mix = ritz.coefficients[:, kept]
-        combine(mix, self.rows, out=self._vectors[: len(kept)])
-        self._keep(self._vectors[: len(kept)], ritz.values[kept])
-        self.couplings = self.couplings @ mix
-        self._blind = self.size if self._blind else 0
-        self.restarted = True
-
-    def _keep(self, vectors: Tensor, values: Floats) -> None:
-        self.size = len(vectors)
-        self._vectors[: self.size] = vectors
-        self._projection[:] = 0.0
-        np.fill_diagonal(self._projection[: self.size, : self.size], values)
+        spare = (self.capacity - self.n_wanted) // 2
+        self.compress(self.ritz().coefficients[:, self.outermost(spare=spare)])
 
     def _grow(self) -> None:
         rows = min(2 * self.size, self.capacity)
         vectors = self._vectors.new_empty((rows, self.operator.n))
         vectors[: self.size] = self._vectors
-        projection = np.zeros((rows, rows))
-        projection[: self.size, : self.size] = self._projection
-        self._vectors, self._projection = vectors, projection
+        self._vectors, more = vectors, rows - self.size
+        self._projections = np.pad(self._projections, ((0, 0), (0, more), (0, more)))

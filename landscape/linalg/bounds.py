@@ -1,4 +1,4 @@
-"""What a random start proves of the ends of a spectrum, and what residuals prove of its values."""
+"""What a run of Lanczos from a random start proves of the ends of a spectrum."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scipy.special import betaincinv
 
 from landscape.linalg.krylov import Floats
 
-# Chance, at most, that an eigenvalue lies beyond the upper bound of a solution; lower bound alike.
-FAILURE_PROBABILITY = 0.01
+# Chance, at most, that an eigenvalue was missed, unless told otherwise.
+FAILURE_PROBABILITY = 1e-2
 
 
 def least_cosine(n: int, failure: float) -> float:
@@ -120,29 +120,6 @@ class Chain:
         return sign * (float(values[0]) + math.exp(root))
 
 
-def widened(lowest: float, highest: float, n: int, *, degree: int, failure: float) -> float:
-    """Return how far the spectrum reaches beyond its extreme Ritz values, on either side.
-
-    For a space that contains {x, Hx, …, Hᵈ⁻¹x} of a random x, the chance that λ₁ − θ₁ exceeds
-    ε (λ₁ − λₙ) is at most 1.648 √n exp(−√ε (2d − 1)); the lower end is the same for −H
-    (Kuczyński and Woźniakowski, 1992). As both hold, λ₁ − λₙ ≤ (θ₁ − θₘ) / (1 − 2ε).
-
-    Args:
-        lowest: smallest Ritz value.
-        highest: largest Ritz value.
-        n: dimension of the space that x is uniform in.
-        degree: d.
-        failure: chance that it reaches farther, on one side or the other.
-
-    Returns:
-        ε (λ₁ − λₙ); infinite while the degree is too small to say anything.
-    """
-    if degree < 1:
-        return math.inf
-    share = (math.log(1.648 * math.sqrt(n) * 2.0 / failure) / (2 * degree - 1)) ** 2
-    return share * (highest - lowest) / (1.0 - 2.0 * share) if share < 0.5 else math.inf
-
-
 class Enclosure:
     """Bounds on the spectrum from several searches, each from a random vector of its own.
 
@@ -154,10 +131,10 @@ class Enclosure:
         lower: no eigenvalue is smaller, but for the chance δ.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failure: float) -> None:
         self.upper = math.inf
         self.lower = -math.inf
-        self._failure = FAILURE_PROBABILITY
+        self._failure = failure
 
     def grant(self) -> float:
         """Return the failure probability of the next search."""
@@ -167,46 +144,3 @@ class Enclosure:
     def narrow(self, lower: float, upper: float) -> None:
         """Take note of what a search has shown."""
         self.lower, self.upper = max(self.lower, lower), min(self.upper, upper)
-
-
-@dataclass(frozen=True)
-class Rest:
-    """Where the eigenvalues that were not asked for lie, pessimistically; empty if low > high."""
-
-    low: float
-    high: float
-
-    def joined(self, value: float) -> Rest:
-        """Return the interval stretched to a value."""
-        return Rest(min(self.low, value), max(self.high, value))
-
-
-def kato_temple(values: Floats, residuals: Floats, rest: Rest) -> Floats:
-    """Return how far each value is from an eigenvalue, given that none lies hidden between.
-
-    If no other eigenvalue is closer than g to θ, then |θ − λ| ≤ ‖Hv − θv‖² / g. The others are
-    taken to lie within the residuals of the other values, or in the rest.
-
-    Args:
-        values: Rayleigh quotients, shape (k,).
-        residuals: their residuals, shape (k,).
-        rest: where the eigenvalues that were not asked for lie.
-
-    Returns:
-        The bounds, shape (k,): the residual itself where the gap is not larger than it.
-
-    References:
-        Kato (1949), On the upper and lower bounds of eigenvalues, J. Phys. Soc. Japan 4; Parlett
-        (1998), The Symmetric Eigenvalue Problem, section 11.7.
-
-    >>> one = np.array([3.0]), np.array([0.1])
-    >>> kato_temple(*one, Rest(-math.inf, 2.0)).round(6).tolist()
-    [0.01]
-    """
-    distance = np.abs(values[:, None] - values[None, :]) - residuals[None, :]
-    np.fill_diagonal(distance, np.inf)
-    gap = distance.min(axis=1)
-    if rest.low <= rest.high:
-        gap = np.minimum(gap, np.maximum(values - rest.high, rest.low - values))
-    clear = gap > residuals
-    return np.where(clear, residuals**2 / np.where(clear, gap, 1.0), residuals)

@@ -14,6 +14,10 @@ from landscape.linalg.krylov import Operator, norm
 _ASYMMETRY = 1e-3
 
 
+class AsymmetryError(InvalidArgumentError):
+    """The products are not those of a symmetric matrix."""
+
+
 def check_request(
     n: int, *, k: int, tol: float, dtype: torch.dtype, max_matvecs: int, least: int
 ) -> None:
@@ -86,7 +90,7 @@ def check_symmetric(asymmetry: float, operator: Operator) -> None:
         operator: H.
 
     Raises:
-        InvalidArgumentError: if that is too large to be rounding.
+        AsymmetryError: if that is too large to be rounding.
     """
     limit = max(_ASYMMETRY, 10.0 * operator.eps)
     if asymmetry > limit * operator.norm:
@@ -96,4 +100,4 @@ def check_symmetric(asymmetry: float, operator: Operator) -> None:
             "for rounding; check that the matvec is that of a symmetric matrix and that it gives "
             "the same product each time"
         )
-        raise InvalidArgumentError(msg)
+        raise AsymmetryError(msg)

@@ -1,7 +1,8 @@
 """What Lanczos and power iteration share: a counted operator, inner products, and the result.
 
-Vectors are stored in the operator's dtype, float32 at least. Inner products and norms are summed
-in float64 whatever that dtype is, in chunks, so that no second copy of a basis is ever made.
+Vectors are stored in the operator's dtype, float32 at least. Inner products are summed in float64
+whatever that dtype is. Long vectors of float32 are multiplied as they are, in blocks that are
+added up in float64: it is off by some 1e-9 of the norms, a percent of the vectors' own rounding.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ Floats = npt.NDArray[np.float64]
 # Numbers converted to float64 at a time: 17 MB. About four such pieces are alive at once, and as
 # much again is kept by an allocator that does not hand back freed blocks of this size.
 _CHUNK = 2**21
+# Numbers from which on float32 is multiplied as it is; columns at a time; and how large sums of
+# products may be without overflow, or loss of digits in what is added.
+_LONG = 2**21
+_BLOCK = {"cpu": 2**16, "cuda": 2**22}
+_SAFE = 1e-24, 1e30
+# Known coefficients that are subtracted one by one.
+_FEW = 8
 SCRATCH_BYTES = 8 * 8 * _CHUNK
 
 
@@ -36,16 +44,19 @@ class EigenSolution:
         values: Rayleigh quotients θᵢ = vᵢᵀHvᵢ, descending, float64, shape (k,): the largest
             ones, then ``n_lowest`` from the lower end.
         n_lowest: how many of them are from the lower end.
-        residuals: ‖Hvᵢ − θᵢvᵢ‖ from products with H itself, float64, shape (k,); some eigenvalue
-            of H lies within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
-        errors: bounds on the distance of θᵢ to an eigenvalue, shape (k,): ‖Hvᵢ − θᵢvᵢ‖² / gap
-            where θᵢ stands alone, else the residual (`kato_temple`). They assume that no
-            eigenvalue was missed between those that were seen.
+        residuals: ‖Hvᵢ − θᵢvᵢ‖, verified with products, float64, shape (k,); some eigenvalue of H
+            lies within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
+        errors: bounds on the distance of θᵢ to the i-th eigenvalue from its end, shape (k,), but
+            for ``failure_probability``: about ‖Hvᵢ − θᵢvᵢ‖² / gap; where it is not shown that
+            none was missed, the residual, within which some eigenvalue lies.
         upper_bound: no eigenvalue of H is larger, but for ``failure_probability`` and rounding;
             infinite where nothing can be said.
         lower_bound: no eigenvalue is smaller, but for ``failure_probability`` and rounding;
             minus infinity where nothing can be said.
-        failure_probability: the chance, over random starts, that a bound fails; of each bound.
+        failure_probability: the chance, over random starts, that an eigenvalue was missed, or
+            that a bound fails; 1 where no search for missed ones was asked for.
+        part_forms: vᵢᵀH_b vᵢ of each part H_b of H, shape (parts, k); None where H has no known
+            parts.
         asymmetry: largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen over orthonormal vectors, relative to the
             largest ‖Hv‖ seen; NaN where no two products could be compared.
         vectors: orthonormal eigenvectors, one per row, shape (k, n), on the operator's device.
@@ -65,6 +76,7 @@ class EigenSolution:
     vectors: Tensor
     matvecs: int
     converged: bool
+    part_forms: Floats | None = None
 
 
 class Operator:
@@ -180,6 +192,11 @@ class Operator:
         v = torch.empty(self.n, dtype=self.storage, device=self.device)
         return self._normalised(fill_with_normal(v, self._generator), against)
 
+    def random_signs(self, k: int) -> Floats:
+        """Draw k numbers that are 1 or −1."""
+        drawn = torch.randint(2, (k,), generator=self._generator)
+        return 2.0 * drawn.numpy().astype(np.float64) - 1.0
+
     def unit_vector(self, vector: Tensor, against: Tensor | None = None) -> Tensor:
         """Return a normalised copy of a vector, orthogonal to a basis.
 
@@ -241,14 +258,27 @@ def inner(basis: Tensor, w: Tensor) -> Tensor:
     Returns:
         The products, float64, shape (m,), on the same device.
     """
+    if _is_long(basis, w):
+        total = _inner_by_blocks(basis, w)
+        least, most = _SAFE
+        largest = float(total.abs().max()) if len(total) else least
+        if least <= largest <= most:
+            return total
     total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
     for part in _chunks(basis):
         total += basis[:, part].to(total.dtype) @ w[part].to(total.dtype)
     return total
 
 
+def _inner_by_blocks(basis: Tensor, w: Tensor) -> Tensor:
+    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
+    for part in _blocks(w):
+        total += basis[:, part] @ w[part]
+    return total
+
+
 def norm(w: Tensor) -> float:
-    """Return the Euclidean norm of a vector, summed in float64.
+    """Return the Euclidean norm of a vector.
 
     Args:
         w: shape (n,).
@@ -259,27 +289,68 @@ def norm(w: Tensor) -> float:
     return math.sqrt(float(inner(w[None], w)))
 
 
-def orthogonalise(w: Tensor, basis: Tensor) -> Floats:
-    """Subtract from w, in place, its projection on an orthonormal basis; two passes.
+def orthogonalise(w: Tensor, basis: Tensor, *, known: Floats | None = None) -> Floats:
+    """Subtract from w, in place, its projection on an orthonormal basis.
 
-    The second pass removes what rounding left of the first: twice is enough (Giraud, Langou and
-    Rozložník, 2005). Cost: 4 m n multiplications, no products with the operator.
+    A second pass removes what rounding left of the first, where the first took away more than
+    half of w's square; twice is enough (Giraud, Langou and Rozložník, 2005). Coefficients that
+    are known, and the one of the last row, are subtracted before, so that in a Lanczos step
+    nothing but rounding is left to the first pass and it is the only one.
 
     Args:
         w: shape (n,), overwritten.
         basis: orthonormal rows, shape (m, n).
+        known: coefficients of all rows but the last, about right, shape (m − 1,).
 
     Returns:
-        The coefficients that were subtracted, both passes together, float64, shape (m,).
+        The coefficients that were subtracted in all, float64, shape (m,). Cost: 2 m n
+        multiplications for each pass, no products with the operator.
     """
-    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
+    total = np.zeros(len(basis))
+    if known is not None:
+        for i in _significant(known):
+            total[i] = known[i]
+            w.sub_(basis[i], alpha=total[i])
+        total[-1] = float(inner(basis[-1:], w))
+        w.sub_(basis[-1], alpha=total[-1])
+    square = float(inner(w[None], w))
     for _ in range(2):
         coefficients = inner(basis, w)
-        total += coefficients
-        for part in _chunks(basis):
-            projection = coefficients @ basis[:, part].to(total.dtype)
-            w[part] = (w[part].to(total.dtype) - projection).to(w.dtype)
-    return total.cpu().numpy().astype(np.float64)
+        _subtract(w, coefficients, basis)
+        total += coefficients.cpu().numpy()
+        removed = float(coefficients @ coefficients)
+        if removed <= 0.5 * square:
+            break
+        square = max(square - removed, 0.0)
+    return total
+
+
+def _significant(known: Floats) -> npt.NDArray[np.intp]:
+    """Return the few rows whose coefficients are more than rounding, none where there are many."""
+    rows = np.flatnonzero(np.abs(known) > 1e-3 * np.abs(known).max(initial=0.0))
+    return rows if len(rows) <= _FEW else rows[:0]
+
+
+def subtract(w: Tensor, coefficients: Floats, basis: Tensor) -> None:
+    """Subtract a linear combination of the rows of a basis from w, in place.
+
+    Args:
+        w: shape (n,).
+        coefficients: shape (m,).
+        basis: shape (m, n).
+    """
+    _subtract(w, torch.as_tensor(coefficients).to(w.device, wide(w.device)), basis)
+
+
+def _subtract(w: Tensor, coefficients: Tensor, basis: Tensor) -> None:
+    if _is_long(basis, w):
+        narrow = coefficients.to(w.dtype)
+        for part in _blocks(w):
+            w[part].addmv_(basis[:, part].T, narrow, alpha=-1.0)
+        return
+    for part in _chunks(basis):
+        projection = coefficients @ basis[:, part].to(coefficients.dtype)
+        w[part] = (w[part].to(coefficients.dtype) - projection).to(w.dtype)
 
 
 def combine(coefficients: Floats, basis: Tensor, *, out: Tensor) -> Tensor:
@@ -334,6 +405,16 @@ def descending(measured: Floats, vectors: Tensor) -> tuple[Floats, Floats, Tenso
     if (np.diff(order) != 1).any():
         vectors = vectors[torch.from_numpy(order).to(vectors.device)]
     return measured[order, 0], measured[order, 1], vectors
+
+
+def _is_long(basis: Tensor, w: Tensor) -> bool:
+    """Tell whether float32 is multiplied as it is: many blocks average their rounding out."""
+    return basis.dtype == w.dtype == torch.float32 and basis.numel() > _LONG
+
+
+def _blocks(w: Tensor) -> Iterator[slice]:
+    width = _BLOCK.get(w.device.type, 2**22)
+    return (slice(low, low + width) for low in range(0, len(w), width))
 
 
 def _chunks(basis: Tensor) -> Iterator[slice]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.basis import End, KrylovBasis, Ritz
-from landscape.linalg.bounds import FAILURE_PROBABILITY, Enclosure, Rest, kato_temple, widened
+from landscape.linalg.basis import End, KrylovBasis, Projections
+from landscape.linalg.bounds import FAILURE_PROBABILITY, Chain, Enclosure
 from landscape.linalg.budget import least_basis, n_wanted
 from landscape.linalg.checks import check_request, check_start
 from landscape.linalg.krylov import (
@@ -22,14 +22,20 @@ from landscape.linalg.krylov import (
     Matvec,
     Operator,
     combine,
-    descending,
+    inner,
     norm,
+    orthogonalise,
     rayleigh,
+    subtract,
 )
-from landscape.linalg.stopping import MISS_RISK, Stagnation, chance_of_a_miss
+from landscape.linalg.stopping import Stagnation
 
 # A residual estimate below this, relative to the largest |θ|, is rounding of the small problem.
 _ROUNDING = 1e-13
+# What residual estimates have to meet, of the tolerance: the rest is for the rounding they miss.
+_SAFETY = 0.9
+# Products after which a missed eigenvalue need not have come up again: another search follows.
+_PATIENCE = 100
 # Length of the random part of a start that was given, relative to the rest.
 _FRESH = 0.05
 
@@ -48,14 +54,17 @@ def lanczos(
     both_ends: bool = False,
     block: int = 1,
     start: Tensor | None = None,
+    failure_probability: float = FAILURE_PROBABILITY,
+    project_parts: Projections | None = None,
     callback: Callback | None = None,
 ) -> EigenSolution:
     """Find the k largest (algebraic) eigenpairs of a symmetric operator by Lanczos, or both ends.
 
-    Builds an orthonormal basis V of a Krylov space, every new vector orthogonalised twice against
-    all others, so that no eigenvalue shows up as a ghost copy of itself. The eigenpairs (θ, s) of
-    VᵀHV give the Ritz pairs (θ, Vs). Once their residuals, estimated for free, meet the
-    tolerance, they are computed with a product for each, and only these true residuals decide:
+    Builds an orthonormal basis V of a Krylov space, every new vector orthogonalised against all
+    others, so that no eigenvalue shows up as a ghost copy of itself. The eigenpairs (θ, s) of
+    VᵀHV give the Ritz pairs (θ, Vs). Their residuals follow from the basis, as HV = VT + βpeᵀ
+    holds to rounding; one product with a combination of all of them, with random signs, verifies
+    that. Where it does not agree, each pair gets a product of its own. The pairs have converged if
 
         ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Ritz values seen, of either sign.
 
@@ -64,13 +73,13 @@ def lanczos(
     minimum) nothing absolute enters. Where rounding keeps a true residual above its estimate, the
     search goes on as long as that helps; after that the answer says ``converged=False``.
 
-    A residual proves an eigenvalue near θ, not that none was missed. The tridiagonal matrix of an
-    uninterrupted run from a random vector bounds the chance that one lies above θ₁
-    (`Chain.bound`); this settles it for k = 1. One vector, however, meets each repeated
-    eigenvalue only once. So for k > 1 the search is run again from a random vector in the
-    complement of what was found, until the chance that it holds an eigenvalue above θₖ is below
-    1e-4, by that bound or by one on the gap (`chance_of_a_miss`), or its own top pair has
-    converged below θₖ. Whatever it finds joins the basis, and all is repeated.
+    A residual proves an eigenvalue near θ, not that none was missed: one vector meets each
+    repeated eigenvalue only once. So a second run, from a random vector in the complement of the
+    whole basis, bounds the eigenvalues of H there, by its polynomial and the angle that a random
+    vector has to any other. With that bound μ, H ≤ [[T, βe], [βeᵀ, μ]] bounds every eigenvalue
+    of H from above, and the search ends when none can exceed its Ritz value by more than the
+    tolerance. Nothing of that run is stored. If it meets an eigenvalue that was missed, the basis
+    is continued from one more random vector, and all is repeated.
 
     With several random vectors to start from (``block``) the basis is that of band Lanczos: b
     vectors meet a b-fold eigenvalue b times, and clusters more evenly, but reach a degree of m/b
@@ -97,32 +106,38 @@ def lanczos(
             before: their sum, with a random vector of a twentieth of its length, so that nothing
             new is left out; None: random. The search for missed eigenvalues starts at random in
             any case.
+        failure_probability: chance, over the random vectors, that an eigenvalue is missed, or a
+            bound on the spectrum fails; each factor of 10 takes about one product. With 1 nothing
+            is searched, and the bounds are infinite.
+        project_parts: for an operator that is a sum of parts H_b, the function V ↦ VᵀH_b v for
+            the vector v of the last product, rows V of shape (m, n), result of shape (parts, m);
+            called after each product of the search.
         callback: called after each product with the number of products so far and the largest
             residual estimate relative to the largest |θ|, infinite until there is one.
 
     Returns:
-        The eigenpairs in descending order, with true residuals, the lower end last. Vectors are
-        float32 at least. The bounds on the whole spectrum come from the uninterrupted part of
-        each run from a single random vector; from several vectors, or after an early restart,
-        they are wide or infinite, unless the search for missed eigenvalues was needed.
+        The eigenpairs in descending order, the lower end last. Vectors are float32 at least. The
+        values are lower bounds on the eigenvalues, and ``errors`` says how far these may lie
+        above, but for the failure probability.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, a product is of another shape,
             or H is not symmetric.
         NonFiniteError: if a product holds NaN or infinity.
 
-    Cost: m products to converge, K for the true residuals, and for the check a few for k = 1,
-    else about 10 where θₖ stands clear of the rest of the spectrum, up to about m where it does
-    not; each repeated eigenvalue takes one round more. Memory, in vectors of n entries: the basis
-    (max_basis), a pending one for each start vector, 2K results, and 3 for work. Without
+    Cost: m products to converge, 1 to verify the residuals, and about 5 to 10 to show that
+    nothing was missed, up to m where θₖ does not stand clear of the rest; each repeated
+    eigenvalue takes one round more. Memory, in vectors of n entries: the basis
+    (max_basis), a pending one for each start vector, and 5 for work or k results, whichever is
+    more. Without
     max_basis the basis is as large as the products are many, and half as large again while it is
     copied to more room.
 
     References:
         Parlett (1998), The Symmetric Eigenvalue Problem; Wu and Simon (2000), thick-restart
         Lanczos, SIAM J. Matrix Anal. Appl. 22; Ruhe (1979), band Lanczos, Math. Comput. 33;
-        Kuczyński and Woźniakowski (1992), random starts, SIAM J. Matrix Anal. Appl. 13; van
-        Dorsselaer, Hochstenbach and van der Vorst (2000), bounds, SIAM J. Matrix Anal. Appl. 22.
+        van Dorsselaer, Hochstenbach and van der Vorst (2000), bounds from random starts, SIAM J.
+        Matrix Anal. Appl. 22.
 
     >>> diagonal = torch.tensor([-9.0, 0.0, 1.0, 3.0, 3.0])
     >>> found = lanczos(lambda v: diagonal * v, 5, k=3, dtype=torch.float32, device="cpu")
@@ -141,17 +156,22 @@ def lanczos(
     if block < 1:
         msg = f"block = {block} start vectors; expected at least 1"
         raise InvalidArgumentError(msg)
+    if not 0.0 < failure_probability <= 1.0:
+        msg = f"failure_probability = {failure_probability}; expected a number in (0, 1]"
+        raise InvalidArgumentError(msg)
     if start is not None:
         check_start(start, n, several=True)
     operator = Operator(
         matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=limit, callback=callback
     )
-    basis = KrylovBasis(operator, k=k, capacity=max_basis, both_ends=both_ends)
+    basis = KrylovBasis(
+        operator, k=k, capacity=max_basis, both_ends=both_ends, project=project_parts
+    )
     if start is None:
         basis.begin(operator.random_unit_vector() for _ in range(block))
     else:
         basis.begin([_warm(operator, start)], random=False)
-    return _solve(basis, tol)
+    return _solve(basis, tol, failure_probability)
 
 
 def _check_basis(max_basis: int | None, n: int, *, k: int, wanted: int) -> None:
@@ -177,14 +197,14 @@ def _warm(operator: Operator, start: Tensor) -> Tensor:
     return mixed.div_(norm(mixed))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pairs:
-    """Ritz pairs with true residuals, and where the other eigenvalues appear to be."""
+    """The wanted Ritz pairs: coefficients in the basis, and residuals that were verified."""
 
     values: Floats
     residuals: Floats
-    vectors: Tensor
-    rest: Rest
+    coefficients: Floats
+    noise: float  # what the products were off by, √k ‖e‖
 
     @property
     def worst(self) -> float:
@@ -192,184 +212,214 @@ class _Pairs:
         return float(self.residuals.max())
 
 
-def _solve(basis: KrylovBasis, tol: float) -> EigenSolution:
-    """Return the wanted pairs: search, measure, check for missed ones, until none was missed."""
+def _solve(basis: KrylovBasis, tol: float, failure: float) -> EigenSolution:
+    """Return the wanted pairs: search, verify, look for missed ones, until none was missed."""
     # An estimate a tenth of the rounding in a product adds nothing to a true residual.
     floor = max(_ROUNDING, 0.1 * basis.operator.eps)
-    demanded, worst_before = max(tol, floor), math.inf
-    enclosure, locked = Enclosure(), (np.empty(0), np.empty(0))
+    demanded = first = max(_SAFETY * tol, floor)
+    worst_before, enclosure = math.inf, Enclosure(failure)
+    missed: list[tuple[End, float]] = []
     while True:
-        estimate = _converge(basis, demanded)
-        pairs = _measured_pairs(basis)
+        estimate = _converge(basis, demanded, missed)
+        pairs = _verified(basis, tol)
         met = pairs.worst <= tol * basis.largest
-        slack = max(tol * basis.largest, pairs.worst)
-        finished = basis.complete or _shown(basis, pairs, slack) >= 1.0
-        if not basis.complete and basis.operator.left > basis.n_wanted:
-            if not met and floor < estimate <= demanded and pairs.worst < 0.9 * worst_before:
-                demanded, worst_before = max(estimate / 10.0, floor), pairs.worst
-                continue
-            # Stagnation is no reason to skip the check: a missed eigenvalue is the larger error.
-            finished = finished or _settled(basis, pairs, slack)
-            if not finished:
-                _enclose(enclosure, basis, *locked)
-                basis.lock(pairs.vectors, pairs.values, pairs.worst)
-                locked = (pairs.values, pairs.residuals)
-                finished = _none_missed(basis, pairs, slack)
-            if not finished:
-                demanded, worst_before = max(tol, floor), math.inf
-                del pairs  # the basis holds its vectors, and new ones need the room
-                continue
-        _enclose(enclosure, basis, *locked)
-        return _solution(basis, pairs, enclosure, converged=met and finished)
+        helps = floor < estimate <= demanded and pairs.worst < 0.9 * worst_before
+        if not met and helps and basis.operator.left > 1 and not basis.complete:
+            demanded, worst_before = max(estimate / 10.0, floor), pairs.worst
+            continue
+        # Stagnation is no reason to skip the search: a missed eigenvalue is the larger error.
+        search = _ComplementSearch(basis, pairs, slack=max(tol * basis.largest, pairs.worst))
+        missed = search.run(enclosure) if failure < 1.0 else []
+        if search.blocked:
+            basis.compress(pairs.coefficients)
+            pairs = replace(pairs, coefficients=np.eye(basis.size))
+            search = _ComplementSearch(basis, pairs, slack=search.slack)
+            missed = search.run(enclosure)
+        if not missed or basis.operator.left <= 1:
+            converged = met and (search.finished or failure >= 1.0)
+            return _solution(basis, pairs, search, enclosure, failure, converged=converged)
+        basis.join(basis.operator.random_unit_vector(basis.rows))
+        demanded, worst_before = first, math.inf
 
 
 def _solution(
-    basis: KrylovBasis, pairs: _Pairs, enclosure: Enclosure, *, converged: bool
+    basis: KrylovBasis,
+    pairs: _Pairs,
+    search: _ComplementSearch,
+    enclosure: Enclosure,
+    failure: float,
+    *,
+    converged: bool,
 ) -> EigenSolution:
-    operator = basis.operator
+    operator, forms = basis.operator, basis.part_forms(pairs.coefficients)
+    if basis.chain is not None and failure < 1.0:
+        granted = enclosure.grant()
+        enclosure.narrow(*(basis.chain.bound(sign, failure=granted) for sign in (-1.0, 1.0)))
     rounding = 10.0 * operator.eps * max(basis.largest, operator.norm)
     return EigenSolution(
         values=pairs.values,
         n_lowest=basis.n_wanted - basis.k,
         residuals=pairs.residuals,
-        errors=kato_temple(pairs.values, pairs.residuals, pairs.rest),
+        errors=np.minimum(pairs.residuals, search.rises + pairs.noise),
         upper_bound=max(enclosure.upper, float(pairs.values[0])) + rounding,
         lower_bound=min(enclosure.lower, float(pairs.values[-1])) - rounding,
-        failure_probability=FAILURE_PROBABILITY,
+        failure_probability=failure,
         asymmetry=basis.asymmetry / (operator.norm or 1.0),
-        vectors=pairs.vectors,
+        vectors=basis.extract(pairs.coefficients),
         matvecs=operator.matvecs,
         converged=converged,
+        part_forms=forms,
     )
 
 
-def _search(basis: KrylovBasis, done: Callable[[Ritz], bool]) -> Ritz:
-    """Return Ritz pairs that will do, or the last ones before products or dimensions run out."""
+def _converge(basis: KrylovBasis, limit: float, missed: list[tuple[End, float]]) -> float:
+    """Return the relative residual estimate, once it is within a limit or falls no further.
+
+    Where an eigenvalue was missed, the last value sought must first rise beyond what it was.
+    """
+    stagnation, patience = Stagnation(), basis.size + _PATIENCE
     while True:
-        out_of_budget = basis.operator.left <= basis.n_wanted
+        out_of_budget = basis.operator.left <= 1
         if basis.due or out_of_budget:
             ritz = basis.ritz()
-            basis.operator.residual = max(basis.worst(ritz), basis.inherited)
-            if done(ritz) or basis.complete or out_of_budget:
-                return ritz
+            estimate = basis.operator.residual = basis.worst(ritz)
+            risen = all(e.values(ritz.values)[e.wanted - 1] > edge for e, edge in missed)
+            found = estimate <= limit and (risen or basis.size > patience)
+            still = stagnation.reached(estimate, rounding=basis.operator.eps)
+            if found or still or basis.complete or out_of_budget:
+                return estimate
         basis.step()
 
 
-def _converge(basis: KrylovBasis, limit: float) -> float:
-    """Return the relative residual estimate, once it is within a limit or falls no further."""
-    stagnation = Stagnation()
+def _verified(basis: KrylovBasis, tol: float) -> _Pairs:
+    """Return the wanted Ritz pairs, their residuals verified with one product, or one for each.
 
-    def done(ritz: Ritz) -> bool:
-        estimate, rounding = basis.worst(ritz), basis.operator.eps
-        return estimate <= limit or stagnation.reached(estimate, rounding=rounding)
-
-    return basis.worst(_search(basis, done))
-
-
-def _measured_pairs(basis: KrylovBasis) -> _Pairs:
-    """Return the wanted Ritz pairs with true residuals, for one product each."""
+    HV = VT + PC holds to rounding, and the residual of y = Vs is PCs. One product with a
+    combination of all wanted pairs of random signs, z = Σ ±yᵢ, shows what it is off by:
+    e = Hz − Σ ±(VTs + PCs) = Σ ±eᵢ with E‖e‖² = Σ ‖eᵢ‖². Where that spoils a residual that
+    would do, each pair gets a product of its own.
+    """
     operator, ritz = basis.operator, basis.ritz()
-    vectors = basis.rows.new_empty((basis.n_wanted, operator.n))
-    combine(ritz.coefficients[:, basis.outermost()], basis.rows, out=vectors)
-    for v in vectors:
-        v.div_(norm(v))
-    measured = np.array([rayleigh(v, operator(v)) for v in vectors])
-    return _Pairs(*descending(measured, vectors), _rest(basis, ritz))
+    chosen = basis.outermost()
+    values, mix = ritz.values[chosen], ritz.coefficients[:, chosen]
+    signs = operator.random_signs(len(chosen)) / math.sqrt(len(chosen))
+    z = combine((mix @ signs)[:, None], basis.rows, out=basis.rows.new_empty((1, operator.n)))[0]
+    e = operator(z.div_(norm(z)))
+    subtract(e, mix @ (values * signs), basis.rows)
+    for p, coupling in zip(basis.pending, basis.couplings @ mix @ signs, strict=True):
+        e.sub_(p, alpha=float(coupling))
+    noise = math.sqrt(len(chosen)) * norm(e)
+    residuals = np.hypot(ritz.estimates[chosen], noise)
+    limit = tol * basis.largest
+    spoiled = residuals.max() > limit >= ritz.estimates[chosen].max()
+    if spoiled and len(chosen) > 1 and operator.left >= len(chosen):
+        measured = np.array([_measured(basis, s, z) for s in mix.T])
+        order = np.argsort(-measured[:, 0], kind="stable")
+        (values, residuals), mix = measured[order].T, mix[:, order]
+    return _Pairs(values, residuals, mix, noise)
 
 
-def _rest(basis: KrylovBasis, ritz: Ritz) -> Rest:
-    """Return where the eigenvalues beyond the wanted ones begin, as far as the basis shows."""
-    if basis.size == basis.n_wanted:
-        edge = -math.inf if basis.complete else math.inf
-        return Rest(-edge, edge)
-    edges = {1.0: math.inf, -1.0: math.inf}
-    for end in basis.ends:
-        estimate = end.order(ritz.estimates)[end.wanted]
-        edges[end.sign] = float(end.values(ritz.values)[end.wanted] + estimate)
-    return Rest(-edges[-1.0], edges[1.0])
+def _measured(basis: KrylovBasis, s: Floats, out: Tensor) -> tuple[float, float]:
+    """Return Rayleigh quotient and residual of y = Vs, for one product."""
+    y = combine(s[:, None], basis.rows, out=out[None])[0]
+    return rayleigh(y.div_(norm(y)), basis.operator(y))
 
 
-def _enclose(enclosure: Enclosure, basis: KrylovBasis, values: Floats, residuals: Floats) -> None:
-    """Add what a search has shown of the whole spectrum, given the pairs locked before it."""
-    failure = enclosure.grant()
-    if basis.complete:
-        ritz = basis.ritz().values
-        lower, upper = float(ritz[-1]), float(ritz[0])
-    elif basis.chain is not None:
-        lower, upper = (basis.chain.bound(sign, failure=failure) for sign in (-1.0, 1.0))
-    else:
-        ritz, degree = basis.ritz().values, basis.degree
-        lower, upper = float(ritz[-1]), float(ritz[0])
-        reach = widened(lower, upper, basis.operator.n, degree=degree, failure=failure)
-        lower, upper = lower - reach, upper + reach
-    if len(values):
-        # With R the residuals of what is locked, H is block diagonal but for √2 ‖R‖ at most.
-        coupling = math.sqrt(2.0) * float(np.linalg.norm(residuals))
-        lower = min(lower, float(values[-1])) - coupling
-        upper = max(upper, float(values[0])) + coupling
-    enclosure.narrow(lower, upper)
+class _ComplementSearch:
+    """A search for missed eigenvalues: Lanczos from a random vector in the basis' complement.
 
+    With K the block of H on the complement, the run bounds its eigenvalues but for a stated
+    chance (`Chain.bound`), and so those of H (`KrylovBasis.raised`). Only the recurrence of three
+    terms enters there, so that nothing of the run is stored.
 
-def _shown(basis: KrylovBasis, pairs: _Pairs, slack: float) -> float:
-    """Return how near the run itself is to showing that nothing lies beyond; at least 1: it does.
-
-    That will do where one pair is sought at an end, as copies of its eigenvalue do not matter.
+    Attributes:
+        slack: how far an eigenvalue may be off.
+        finished: whether it is shown that no eigenvalue was missed.
+        blocked: whether K has an eigenvalue so close to those sought that nothing can be shown
+            with this basis, of which vectors that have not converged couple to it.
+        rises: upper bounds on λᵢ − θᵢ, for the lower end on θᵢ − λᵢ, in the order of the pairs.
     """
-    if basis.k > 1 or basis.chain is None:
-        return 0.0
-    edges = [(end, end.sign * float(end.values(pairs.values)[0]) + slack) for end in basis.ends]
-    return min(basis.chain.progress(e.sign * t, e.sign, failure=MISS_RISK) for e, t in edges)
 
+    def __init__(self, basis: KrylovBasis, pairs: _Pairs, *, slack: float) -> None:
+        self.slack = slack
+        self.finished, self.blocked = basis.complete, False
+        self.rises = np.full(basis.n_wanted, 0.0 if basis.complete else math.inf)
+        self._basis = basis
+        self._chain = Chain(basis.operator.n - basis.size)
+        self._held = [(end, end.values(pairs.values)[: end.wanted]) for end in basis.ends]
+        # What couples the pairs to the complement moves them, however close K comes to them.
+        self._limit = 2.0 * max(slack, float(np.linalg.norm(pairs.residuals)))
 
-def _settled(basis: KrylovBasis, pairs: _Pairs, slack: float) -> bool:
-    """Return whether the run, continued, shows that nothing lies beyond.
+    def run(self, enclosure: Enclosure) -> list[tuple[End, float]]:
+        """Search until it is shown that nothing was missed, or seen that something was.
 
-    The component of the start along the top eigenvector need not be found again, which takes
-    fewer products than a search in the complement, if it is half way there already.
-    """
-    most = 2 * basis.unbroken
-    if _shown(basis, pairs, slack) < 0.5:
-        return False
+        Args:
+            enclosure: grants the chance that the random vector hides an eigenvalue, and is told
+                what is shown of the ends of the spectrum.
 
-    def done(ritz: Ritz) -> bool:
-        halted = basis.restarted or basis.unbroken >= most or _found(basis, ritz, pairs, slack)
-        return halted or _shown(basis, pairs, slack) >= 1.0
+        Returns:
+            The ends where one was missed, with what the last value sought has to exceed.
+        """
+        basis, failure, edges = self._basis, enclosure.grant(), {-1.0: -math.inf, 1.0: math.inf}
+        if basis.complete:
+            values = basis.ritz().values
+            enclosure.narrow(float(values[-1]), float(values[0]))
+            return []
+        missed: list[tuple[End, float]] = []
+        for _ in self._steps():
+            missed = self._missed()
+            if not missed and self._reaches(failure):
+                edges = {sign: self._chain.bound(sign, failure=failure) for sign in edges}
+                self.rises = self._rises(edges)
+                self.finished = bool((self.rises <= self._limit).all())
+            self.blocked = not missed and not self.finished and self._is_blocked()
+            if missed or self.finished or self.blocked:
+                break
+        if not self.finished and self._chain.alphas:
+            edges = {sign: self._chain.bound(sign, failure=failure) for sign in edges}
+            self.rises = self._rises(edges)
+        low, high = (sign * basis.raised(edge, End(sign, 1))[0] for sign, edge in edges.items())
+        enclosure.narrow(float(low), float(high))
+        return missed
 
-    ritz = _search(basis, done)
-    return _shown(basis, pairs, slack) >= 1.0 and not _found(basis, ritz, pairs, slack)
+    def _steps(self) -> Iterator[None]:
+        """Run Lanczos with K = QᵀHQ, product by product, as long as there are any."""
+        basis, operator, chain = self._basis, self._basis.operator, self._chain
+        u, before, beta = operator.random_unit_vector(basis.rows), None, 0.0
+        while operator.left > 0 and not chain.exhausted:
+            w = operator(u)
+            alpha = float(inner(u[None], w))
+            w.sub_(u, alpha=alpha)
+            if before is not None:
+                w.sub_(before, alpha=beta)
+            # Last, as what u has in the span of the basis comes back with u itself.
+            orthogonalise(w, basis.rows)
+            beta = norm(w)
+            if beta <= 10.0 * operator.storage_eps * operator.norm:
+                beta = 0.0
+            chain.alphas.append(alpha)
+            chain.betas.append(beta)
+            before, u = u, w.div_(beta or 1.0)
+            yield
 
+    def _reaches(self, failure: float) -> bool:
+        """Return whether the bounds on K are where those on H may be good enough."""
+        return all(
+            self._chain.progress(e.sign * (held[-1] + self._limit), e.sign, failure=failure) >= 1.0
+            for e, held in self._held
+        )
 
-def _found(basis: KrylovBasis, ritz: Ritz, pairs: _Pairs, slack: float) -> bool:
-    """Return whether a Ritz value shows that an eigenvalue was missed."""
-    held = [(e, e.values(pairs.values)[: e.wanted]) for e in basis.ends]
-    return any((e.values(ritz.values)[: e.wanted] > best + slack).any() for e, best in held)
+    def _rises(self, edges: Mapping[float, float]) -> Floats:
+        rises = [self._basis.raised(edges[e.sign], e) - held for e, held in self._held]
+        return np.concatenate([rises[0], *(r[::-1] for r in rises[1:])])
 
+    def _missed(self) -> list[tuple[End, float]]:
+        edges = [(end, held[-1] + self.slack) for end, held in self._held]
+        return [(end, edge) for end, edge in edges if self._chain.values(end.sign)[0] > edge]
 
-def _none_missed(basis: KrylovBasis, pairs: _Pairs, slack: float) -> bool:
-    """Return whether the complement of the locked pairs holds nothing that belongs among them."""
-
-    def cleared(ritz: Ritz) -> bool:
-        return all(_cleared(basis, end, ritz, pairs, slack) for end in basis.ends)
-
-    ritz = _search(basis, lambda r: _found(basis, r, pairs, slack) or cleared(r))
-    if basis.size > basis.n_wanted:
-        for end in basis.ends:
-            value = end.sign * float(end.values(ritz.values)[end.wanted])
-            pairs.rest = pairs.rest.joined(value)
-    return not _found(basis, ritz, pairs, slack) and (cleared(ritz) or basis.complete)
-
-
-def _cleared(basis: KrylovBasis, end: End, ritz: Ritz, pairs: _Pairs, slack: float) -> bool:
-    """Return whether the search may end: by either bound, or as its own best pair converged."""
-    if basis.size == basis.n_wanted or basis.chain is None:
-        return False
-    last = float(end.values(pairs.values)[end.wanted - 1])
-    if end.order(ritz.estimates)[end.wanted] <= slack:
-        return True
-    edge = end.sign * (last + slack)
-    if basis.chain.progress(edge, end.sign, failure=MISS_RISK) >= 1.0:
-        return True
-    floor = basis.lowest if end.sign > 0.0 else -basis.highest
-    gap = (last - float(end.values(ritz.values)[end.wanted])) / ((last - floor) or 1.0)
-    n = basis.operator.n - basis.n_wanted
-    return chance_of_a_miss(gap, n, krylov_steps=basis.unbroken, steps=basis.steps) <= MISS_RISK
+    def _is_blocked(self) -> bool:
+        """Return whether even the eigenvalues of K that were seen raise the bounds too far."""
+        if self._basis.size == self._basis.n_wanted:
+            return False
+        seen = {sign: sign * float(self._chain.values(sign)[0]) for sign in (-1.0, 1.0)}
+        return bool((self._rises(seen) > self._limit).any())

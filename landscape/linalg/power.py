@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.linalg.bounds import FAILURE_PROBABILITY, Rest, kato_temple
 from landscape.linalg.checks import check_request, check_start, check_symmetric
 from landscape.linalg.krylov import (
     Callback,
@@ -23,7 +22,7 @@ from landscape.linalg.krylov import (
     orthogonalise,
     rayleigh,
 )
-from landscape.linalg.stopping import MISS_RISK, Stagnation, chance_of_a_miss
+from landscape.linalg.stopping import MISS_PROBABILITY, Stagnation, miss_probability
 
 
 def power_iteration(
@@ -68,14 +67,14 @@ def power_iteration(
         device: device that ``matvec`` takes.
         start: first vector for the first pair, shape (n,); None: random. As a start of one's own
             can miss the top, one more pair is then sought from a random vector until the
-            chance of a miss is below 1e-4 (`chance_of_a_miss`).
+            chance of a miss is below 1e-4 (`miss_probability`).
         callback: called after each product with the number of products so far and the residual
             relative to the largest |θ|, infinite until there is one.
 
     Returns:
         The eigenpairs in descending order, with true residuals. Vectors are float32 at least. The
-        bounds are infinite and the errors the residuals (unless k = n), as nothing is known of
-        the next eigenvalue; the asymmetry is that among the vectors found.
+        bounds are infinite and the errors the residuals, as nothing is known of the next
+        eigenvalue; the asymmetry is that among the vectors found.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, a product is of another shape,
@@ -213,21 +212,15 @@ class _Deflation:
             values=values,
             n_lowest=0,
             residuals=residuals,
-            errors=kato_temple(values, residuals, self._rest()),
+            errors=residuals,
             upper_bound=math.inf,
             lower_bound=-math.inf,
-            failure_probability=FAILURE_PROBABILITY,
+            failure_probability=1.0,
             asymmetry=asymmetry / (self.operator.norm or 1.0) if self.k > 1 else math.nan,
             vectors=vectors,
             matvecs=self.operator.matvecs,
             converged=met and self.sound,
         )
-
-    def _rest(self) -> Rest:
-        """Where the other eigenvalues lie: nowhere, or anywhere, as no next one was sought."""
-        if self.k == self.operator.n:
-            return Rest(math.inf, -math.inf)
-        return Rest(-math.inf, math.inf)
 
     def _climb(self, v: Tensor | None, *, reserve: int, bar: float = -math.inf) -> _Iterate:
         """Return an iterate that converged, stagnated, ran out of products or stays below a bar."""
@@ -273,7 +266,7 @@ class _Deflation:
             return False
         gap = (bar - highest) / (bar - self.lower_end.floor)
         n = self.operator.n - self.size
-        return chance_of_a_miss(gap, n, krylov_steps=0, steps=step) <= MISS_RISK
+        return miss_probability(gap, n, steps=step) <= MISS_PROBABILITY
 
     def _store(self, row: int, found: _Iterate) -> None:
         self._vectors[row] = found.v

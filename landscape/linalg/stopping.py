@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-# Chance, at most, that a search for missed eigenvalues ends before it has met one that is there.
-MISS_RISK = 1e-4
+# Chance, at most, that power iteration ends its search before it has met an eigenvalue.
+MISS_PROBABILITY = 1e-4
 
 
 class Stagnation:
@@ -39,30 +39,25 @@ class Stagnation:
         return last <= 1e3 * rounding and 0.5 * before <= last <= 10.0 * before
 
 
-def chance_of_a_miss(gap: float, n: int, *, krylov_steps: int, steps: int) -> float:
-    """Bound the chance that a randomly started search has not yet seen a larger eigenvalue.
+def miss_probability(gap: float, n: int, *, steps: int) -> float:
+    """Bound the chance that power iteration from a random start has not yet seen an eigenvalue.
 
-    With a start uniform on the sphere, and μ the largest Ritz value so far, the chance that an
-    eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 1.648 √n exp(−√ε (2m − 1)) after m
-    Lanczos steps, and at most 0.824 √n (1 − ε)^(m − ½) after m power steps, whatever the spectrum
-    (Kuczyński and Woźniakowski, 1992, theorems 4.1 and 4.2).
+    With a start uniform on the sphere, and μ the largest Rayleigh quotient so far, the chance that
+    an eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 0.824 √n (1 − ε)^(m − ½) after m
+    steps, whatever the spectrum (Kuczyński and Woźniakowski, 1992, theorem 4.1).
 
     Args:
         gap: ε = (λ − μ) / (λ − λₙ), between 0 and 1.
         n: dimension of the space that is searched.
-        krylov_steps: uninterrupted Lanczos steps from the random start.
-        steps: all steps. A restarted Lanczos run is credited with the power bound for those after
-            its first restart, which no theorem covers.
+        steps: m.
 
     Returns:
-        The smaller of the two bounds, at most 1.
+        The bound, at most 1.
 
-    >>> chance_of_a_miss(0.0, 100, krylov_steps=50, steps=50)
+    >>> miss_probability(0.0, 100, steps=50)
     1.0
-    >>> chance_of_a_miss(0.9, 10**6, krylov_steps=10, steps=10) < 1e-4
+    >>> miss_probability(0.9, 10**6, steps=10) < 1e-4
     True
     """
     gap = min(max(gap, 0.0), 1.0)
-    lanczos = 1.648 * math.exp(-math.sqrt(gap) * (2 * krylov_steps - 1))
-    power = 0.824 * (1.0 - gap) ** (steps - 0.5) if steps else 1.0
-    return min(1.0, math.sqrt(n) * min(lanczos, power))
+    return min(1.0, 0.824 * math.sqrt(n) * (1.0 - gap) ** (steps - 0.5)) if steps else 1.0

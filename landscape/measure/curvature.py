@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from landscape.errors import InvalidArgumentError, one_of
+from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.evaluate import Evaluator, require_finite, rounding_of_products
-from landscape.linalg import SymmetricOperator
+from landscape.linalg import AsymmetryError, SymmetricOperator
 from landscape.operators import (
     CURVATURES,
     GRAPH_BYTES,
@@ -83,12 +86,14 @@ class Prepared:
     Attributes:
         operator: the operator that was asked for, scaled as asked; its matvec counts on the bar.
         curvature: the bare operator, for products by batch.
+        scale: diagonal of T where THT is measured; None: the identity.
         evaluator: what it is built on.
         noise: how far products can be trusted.
     """
 
     operator: SymmetricOperator
     curvature: Curvature
+    scale: Tensor | None
     evaluator: Evaluator
     noise: Noise
 
@@ -96,6 +101,10 @@ class Prepared:
     def where(self) -> Mapping[str, Any]:
         """The operator in parts, as algorithms take it."""
         return {name: getattr(self.operator, name) for name in ("matvec", "n", "dtype", "device")}
+
+    def project_parts(self, basis: Tensor) -> npt.NDArray[np.float64]:
+        """Return VᵀH_g v of groups of examples for the last vector v, see `lanczos`."""
+        return self.curvature.project_parts(basis, self.scale)
 
     def describe(self) -> dict[str, Any]:
         """Return what every spectral record says of its products.
@@ -128,7 +137,13 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    problem: Problem, request: Request, *, graph_bytes: int, what: str, progress: bool | None
+    problem: Problem,
+    request: Request,
+    *,
+    graph_bytes: int,
+    what: str,
+    progress: bool | None,
+    tested: bool = True,
 ) -> Iterator[Prepared]:
     """Build an operator and test it, inside an evaluator that leaves the model as it was.
 
@@ -138,9 +153,13 @@ def prepared(
         graph_bytes: memory for graphs that are kept between products.
         what: a few words for the bar.
         progress: show it on stderr; None: where stderr is a terminal.
+        tested: whether noise and symmetry are measured, on a sixteenth of the examples.
 
     Yields:
-        The operator. Cost so far: one forward pass and 3 products, one of which is given back.
+        The operator. Cost so far: one forward pass and about half a product.
+
+    Raises:
+        ProblemError: if the loss changes from product to product.
     """
     with (
         Evaluator(problem, seed=request.seed) as evaluator,
@@ -148,12 +167,40 @@ def prepared(
     ):
         require_finite(evaluator.loss().value, problem)
         curvature = make_curvature(evaluator, request, graph_bytes=graph_bytes)
-        scaled: SymmetricOperator = curvature
-        if request.scale != "none":
-            scaled = curvature.reparametrised(parameter_scale(problem, request.scale))
-        noise, matvec = noise_floor(_counted(scaled, count), seed=request.seed)
-        operator = SymmetricOperator(matvec, scaled.n, dtype=scaled.dtype, device=scaled.device)
-        yield Prepared(operator=operator, curvature=curvature, evaluator=evaluator, noise=noise)
+        scale = None if request.scale == "none" else parameter_scale(problem, request.scale)
+        noise = Noise(repeat=0.0, asymmetry=0.0)
+        if tested:
+            with curvature.on_sample() as sample:
+                noise = noise_floor(_scaled(sample, scale), seed=request.seed)
+        yield Prepared(
+            operator=_counted(_scaled(curvature, scale), count),
+            curvature=curvature,
+            scale=scale,
+            evaluator=evaluator,
+            noise=noise,
+        )
+
+
+@contextmanager
+def refusing_change() -> Iterator[None]:
+    """Say of products that are not symmetric what the reason is: a loss that changes.
+
+    Raises:
+        ProblemError: in place of the refusal by the algorithm, which knows of no loss.
+    """
+    try:
+        yield
+    except AsymmetryError as error:
+        msg = (
+            "the products are not those of one symmetric matrix, though they were at the start: "
+            "the loss is another one at each call. Is there randomness or a counter in the model, "
+            f"the loss or the data? ({error})"
+        )
+        raise ProblemError(msg) from error
+
+
+def _scaled(operator: SymmetricOperator, scale: Tensor | None) -> SymmetricOperator:
+    return operator if scale is None else operator.reparametrised(scale)
 
 
 def make_curvature(evaluator: Evaluator, request: Request, *, graph_bytes: int) -> Curvature:

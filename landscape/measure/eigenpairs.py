@@ -9,20 +9,25 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.linalg import EigenSolution, lanczos, power_iteration
+from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
 from landscape.linalg.budget import basis_for, least_basis
 from landscape.measure.arguments import check_real, whole
-from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
+from landscape.measure.curvature import (
+    Prepared,
+    Request,
+    graph_budget,
+    prepared,
+    refusing_change,
+)
 from landscape.measure.recall import recall_or_measure
-from landscape.operators import GRAPH_BYTES, GaussNewton, Hessian, parameter_scale
+from landscape.operators import GRAPH_BYTES, N_GROUPS, GaussNewton, Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, FloatArray, Provenance
 from landscape.study import Study
 
 METHODS = ("lanczos", "power")
 BASIS_BYTES = 2 * 2**30
-N_GROUPS = 16
-"""Groups of examples for the jackknife, unless told otherwise."""
+EVIDENCE = ("full", "residuals")
 
 
 def top_eigenpairs(
@@ -36,7 +41,9 @@ def top_eigenpairs(
     max_matvecs: int = 1000,
     block: int = 1,
     start: Eigenpairs | None = None,
-    data_groups: int = N_GROUPS,
+    data_groups: int | None = None,
+    evidence: str = "full",
+    failure_probability: float = FAILURE_PROBABILITY,
     split: bool = False,
     scale: str = "none",
     products: str = "auto",
@@ -47,10 +54,10 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """Find the k largest (algebraic) eigenvalues of a curvature operator, with eigenvectors.
 
-    Every residual ‖Hv − θv‖ is computed with a product of its own. As H is symmetric, some
-    eigenvalue lies within the residual of θ. That none lies above is not proven by it: the search
-    goes on until the chance of a missed one is below 1e-4, and ``upper_bound`` says what holds
-    with which probability.
+    The residuals ‖Hv − θv‖ follow from the Krylov basis and are verified with one product. As H is
+    symmetric, some eigenvalue lies within the residual of θ. That none lies above is not proven
+    by it: a second, short search from a random vector goes on until the chance of a missed one is
+    below ``failure_probability``; ``upper_bound`` holds with the same chance.
 
     Args:
         problem: what to measure.
@@ -64,7 +71,12 @@ def top_eigenpairs(
         block: random vectors to start from at once; more than 1 helps where eigenvalues cluster.
         start: eigenpairs of a checkpoint nearby to start from, beside one random vector.
         data_groups: groups of examples for the jackknife that says how far each θ would move with
-            another sample; 0: none. Batches are cut where there are fewer of them.
+            another sample; 0: none. None: 8 to 16, as the data are walked through. Batches are cut
+            where there are fewer of them.
+        evidence: ``full``, or ``residuals`` for these alone: no search for missed eigenvalues, no
+            error over the data, no test of the products' noise.
+        failure_probability: chance, over random vectors, that an eigenvalue is missed or a bound
+            fails; a tenth of it takes about one product more.
         split: also measure vᵀGv with the Gauss-Newton matrix G; of the Hessian only.
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
@@ -77,8 +89,9 @@ def top_eigenpairs(
 
     Returns:
         The pairs, values descending. Cost: ``matvecs`` products, each of about 2 gradient passes
-        with a kept graph and 3 without; 2 more for the test of symmetry, and k each for the
-        jackknife and the split.
+        with a kept graph and 3 without, and half a product for the test of the noise. The error
+        over the data comes from the products of the search; only where the parts of the examples
+        do not fit into memory, and with power iteration, it takes k more, as the split does.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, the tolerance is below the noise
@@ -89,9 +102,11 @@ def top_eigenpairs(
         Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
     """
     request = Request(operator=operator, scale=scale, products=products, seed=seed)
-    k, block, data_groups = whole("k", k), whole("block", block), whole("data_groups", data_groups)
+    k, block = whole("k", k), whole("block", block)
+    data_groups = None if data_groups is None else whole("data_groups", data_groups)
     max_matvecs = whole("max_matvecs", max_matvecs)
-    check_real(tol=tol)
+    check_real(tol=tol, failure_probability=failure_probability)
+    one_of(evidence, EVIDENCE, what="evidence")
     check_real(or_none=True, memory=memory)
     _check(problem, k, method, data_groups=data_groups)
     _check_ends(method, both_ends=both_ends, block=block)
@@ -100,16 +115,26 @@ def top_eigenpairs(
         raise InvalidArgumentError(msg)
     settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
     settings |= {"data_groups": data_groups, **request.settings(memory)}
-    usual = {"both_ends": False, "block": 1, "split": False}
-    given = {"both_ends": both_ends, "block": block, "split": split}
+    usual = {"both_ends": False, "block": 1, "split": False, "evidence": "full"}
+    usual["failure_probability"] = FAILURE_PROBABILITY
+    given = {"both_ends": both_ends, "block": block, "split": split, "evidence": evidence}
+    given["failure_probability"] = failure_probability
     settings |= {name: value for name, value in given.items() if value != usual[name]}
     max_basis, graph_bytes = None, graph_budget(memory)
     if method == "lanczos":  # power iteration stores no basis
         max_basis, graph_bytes = _budget(problem, k, both_ends, block, memory)
 
+    is_full = evidence == "full"
+    data_groups = data_groups if is_full else 0
+
     def measure(provenance: Provenance) -> Eigenpairs:
         with prepared(
-            problem, request, graph_bytes=graph_bytes, what="eigenpairs", progress=progress
+            problem,
+            request,
+            graph_bytes=graph_bytes,
+            what="eigenpairs",
+            progress=progress,
+            tested=is_full,
         ) as ready:
             ready.require(tol)
             asked: dict[str, Any] = {"k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
@@ -118,20 +143,24 @@ def top_eigenpairs(
                 top = None if first is None else first[0]
                 found = power_iteration(start=top, **asked, **ready.where)
             else:
-                found = lanczos(
-                    both_ends=both_ends,
-                    block=block,
-                    max_basis=max_basis,
-                    start=first,
-                    **asked,
-                    **ready.where,
-                )
-            evidence = _data_errors(found, ready, request, data_groups)
+                recorded = data_groups != 0 and ready.curvature.record_parts(data_groups)
+                with refusing_change():
+                    found = lanczos(
+                        both_ends=both_ends,
+                        block=block,
+                        max_basis=max_basis,
+                        start=first,
+                        failure_probability=failure_probability if is_full else 1.0,
+                        project_parts=ready.project_parts if recorded else None,
+                        **asked,
+                        **ready.where,
+                    )
+            found_evidence = _data_errors(found, ready, request, data_groups)
             if start is not None and first is not None:
-                evidence["start"] = f"{start.name} and a random vector"
+                found_evidence["start"] = f"{start.name} and a random vector"
             if split:
-                evidence["gauss_newton"] = _gauss_newton(found, ready, request)
-            return _record(found, evidence, ready, method, settings, provenance)
+                found_evidence["gauss_newton"] = _gauss_newton(found, ready, request)
+            return _record(found, found_evidence, ready, method, settings, provenance)
 
     return recall_or_measure(Eigenpairs, problem, settings, study, measure)
 
@@ -157,9 +186,9 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
     return found
 
 
-def _check(problem: Problem, k: int, method: str, *, data_groups: int) -> None:
+def _check(problem: Problem, k: int, method: str, *, data_groups: int | None) -> None:
     one_of(method, METHODS, what="method")
-    if data_groups < 0:
+    if data_groups is not None and data_groups < 0:
         msg = f"data_groups = {data_groups}; expected the number of groups, or 0 for none"
         raise InvalidArgumentError(msg)
     if not 1 <= k <= problem.space.n:
@@ -218,13 +247,17 @@ def _unscaled(found: EigenSolution, ready: Prepared, request: Request) -> Tensor
 
 
 def _data_errors(
-    found: EigenSolution, ready: Prepared, request: Request, n_groups: int
+    found: EigenSolution, ready: Prepared, request: Request, n_groups: int | None
 ) -> dict[str, Any]:
     """Return the standard error of each value over the examples, by a jackknife over groups."""
-    if n_groups < 1:
+    if n_groups == 0:
         return {}
-    vectors = _unscaled(found, ready, request)
-    forms, weights = ready.curvature.forms(vectors, n_groups=n_groups)
+    if found.part_forms is not None:
+        forms, weights = found.part_forms, ready.curvature.part_weights
+    else:
+        vectors = _unscaled(found, ready, request)
+        forms, weights = ready.curvature.forms(vectors, n_groups=n_groups or N_GROUPS)
+    forms, weights = forms[weights > 0], weights[weights > 0]
     if len(forms) < 2:
         return {}
     errors = jackknife(forms, weights)

@@ -8,6 +8,7 @@ from landscape.operators._curvature import GRAPH_BYTES, Curvature
 from landscape.operators._hessian import PRODUCTS, Hessian
 from landscape.operators._jacobians import EmpiricalFisher, GaussNewton
 from landscape.operators._noise import Noise, noise_floor
+from landscape.operators._parts import N_GROUPS
 from landscape.operators._scales import SCALES, parameter_scale
 
 CURVATURES: dict[str, type[Curvature]] = {
@@ -20,6 +21,7 @@ CURVATURES: dict[str, type[Curvature]] = {
 __all__ = [
     "CURVATURES",
     "GRAPH_BYTES",
+    "N_GROUPS",
     "PRODUCTS",
     "SCALES",
     "Curvature",

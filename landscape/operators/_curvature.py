@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator, final_divisor, twice_differentiable
 from landscape.linalg.krylov import inner
 from landscape.linalg.symmetric import SymmetricOperator
+from landscape.operators._parts import LEAST_GROUPS, N_GROUPS, Parts, fitting_groups
 from landscape.operators._pieces import Piece, pieces, size_that_fits
 
 GRAPH_BYTES = 2 * 2**30
@@ -71,6 +73,7 @@ class Curvature(SymmetricOperator):
         self._kept: dict[int, BatchProduct] = {}
         self._size: tuple[int | None] | None = None  # of a piece, once it has been measured
         self._n_pieces, self._moves = 0, -1
+        self._parts: Parts | None = None
         # No matvec is handed over: one that is bound to the operator would keep its graphs alive.
         self.n, self.dtype, self.device = len(self._at), self._at.dtype, self._at.device
 
@@ -90,6 +93,13 @@ class Curvature(SymmetricOperator):
         Raises:
             NonFiniteError: if a product is not finite; the message names the batch.
         """
+        parts = self._parts if len(vectors) == 1 else None
+        products = self._sums(vectors) if parts is None else self._sum_of_parts(vectors[0], parts)
+        self._evaluator.passes["hvps"] += len(vectors)
+        self._check_finite(products, vectors)
+        return products
+
+    def _sums(self, vectors: Tensor) -> Tensor:
         evaluator = self._evaluator
         sums, weight = [evaluator.new_sum() for _ in vectors], 0.0
         with twice_differentiable(evaluator.model):
@@ -98,13 +108,99 @@ class Curvature(SymmetricOperator):
                     retain = kept or i + 1 < len(vectors)
                     sums[i].add(self._times(product, vector, retain=retain))
                 weight += product.weight
-        evaluator.passes["hvps"] += len(vectors)
         if all(each.is_empty for each in sums):
             evaluator.require_dependence()
         divisor = final_divisor(weight, plain_sum=evaluator.problem.loss.sums)
-        products = torch.stack([each.result(divisor) for each in sums])
-        self._check_finite(products, vectors)
-        return products
+        results = [each.result(divisor) for each in sums]
+        return results[0][None] if len(results) == 1 else torch.stack(results)
+
+    def _sum_of_parts(self, vector: Tensor, parts: Parts) -> Tensor:
+        evaluator, weight, is_empty = self._evaluator, 0.0, True
+        problem = evaluator.problem
+        parts.begin()
+        with twice_differentiable(evaluator.model):
+            for piece, product, kept in self._batches():
+                tensors = self._times(product, vector, retain=kept)
+                n_examples = problem.batching.size(piece.batch)
+                own = n_examples if problem.loss.sums else product.weight
+                parts.add(tensors, own, n_examples)
+                is_empty = is_empty and all(tensor is None for tensor in tensors)
+                weight += product.weight
+        if is_empty:
+            evaluator.require_dependence()
+        divisor = final_divisor(weight, plain_sum=problem.loss.sums)
+        return parts.total(divisor, self.dtype)[None]
+
+    def record_parts(self, n_groups: int | None = None) -> bool:
+        """Keep, from now on, what groups of examples contribute to each product of one vector.
+
+        Batches are cut where there are fewer than groups, if the loss allows it.
+
+        Args:
+            n_groups: how many groups; None: 16, or 8 where there are fewer than 16 batches.
+
+        Returns:
+            Whether the parts fit into memory; if not, nothing is kept.
+        """
+        problem, divisible = self._evaluator.problem, self._evaluator.divisible
+        most = fitting_groups(self.n, problem.dtype.itemsize)
+        if most < (LEAST_GROUPS if n_groups is None else n_groups):
+            return False
+        batches = problem.batches
+        size = self._piece_size()
+        n_pieces = max(batches.n_batches, -(-batches.n_examples // (size or batches.n_examples)))
+        wanted = n_groups or min(N_GROUPS, most, max(LEAST_GROUPS, n_pieces))
+        if n_pieces < wanted and divisible:
+            self._size = (-(-batches.n_examples // wanted),)
+        elif n_pieces < wanted:
+            wanted = n_pieces
+        self._parts = Parts(problem.space, self._at, n_groups=wanted, n_examples=batches.n_examples)
+        self._forget()
+        return True
+
+    @property
+    def part_weights(self) -> npt.NDArray[np.float64]:
+        """The weight of each group, shape (groups,)."""
+        return np.zeros(0) if self._parts is None else self._parts.weights
+
+    def project_parts(self, basis: Tensor, scale: Tensor | None = None) -> npt.NDArray[np.float64]:
+        """Return (Tq)ᵀH_g v for each group and each row q of a basis, v being the last vector.
+
+        Args:
+            basis: shape (m, n).
+            scale: diagonal of T, shape (n,); None: the identity.
+
+        Returns:
+            Shape (groups, m), not divided by any weight.
+        """
+        assert self._parts is not None
+        return self._parts.project(basis, scale)
+
+    @contextmanager
+    def on_sample(self) -> Iterator[SymmetricOperator]:
+        """Give the undivided operator of a few examples, a sixteenth of them, for tests.
+
+        Yields:
+            The operator, on a graph that is kept in the meantime.
+        """
+        problem = self._evaluator.problem
+        batch, batching = next(iter(problem.batches)), problem.batching
+        n_examples = problem.batches.n_examples
+        size = -(-n_examples // N_GROUPS)
+        if self._evaluator.divisible and size < batching.size(batch):
+            batch = batching.part(batch, 0, size)
+        spent = 0.0
+
+        def matvec(vector: Tensor) -> Tensor:
+            nonlocal spent
+            spent += batching.size(batch) / n_examples
+            return self._flat(self._times(product, vector, retain=True))
+
+        with twice_differentiable(self._evaluator.model):
+            self._evaluator.write(self._at)
+            product = self._build(Piece(batch, 0))
+            yield SymmetricOperator(matvec, self.n, dtype=self.dtype, device=self.device)
+        self._evaluator.passes["hvps"] += round(spent)
 
     def forms(
         self, vectors: Tensor, *, n_groups: int
@@ -188,8 +284,8 @@ class Curvature(SymmetricOperator):
         self._kept.clear()
         self._room = self._limit
 
-    def _batches(self) -> Iterator[tuple[int, BatchProduct, bool]]:
-        """Give the number of each batch, its product, and whether it is kept."""
+    def _batches(self) -> Iterator[tuple[Piece, BatchProduct, bool]]:
+        """Give each piece of the data, its product, and whether it is kept."""
         self._evaluator.write(self._at)
         if self._evaluator.moves != self._moves:
             self._forget()
@@ -197,16 +293,16 @@ class Curvature(SymmetricOperator):
         for i, piece in enumerate(pieces(self._evaluator.problem, self._piece_size())):
             self._n_pieces = max(self._n_pieces, i + 1)
             if i in self._kept:
-                yield piece.number, self._kept[i], True
+                yield piece, self._kept[i], True
             elif self._room <= 0:
-                yield piece.number, self._anew(piece), False
+                yield piece, self._anew(piece), False
             else:
                 product = self._build(piece)
                 fits = product.n_bytes < self._room
                 self._room = self._room - product.n_bytes if fits else 0
                 if fits:
                     self._kept[i] = product
-                yield piece.number, product, fits
+                yield piece, product, fits
 
     def _check_finite(self, products: Tensor, vectors: Tensor) -> None:
         if bool(torch.isfinite(products.sum())):
@@ -216,8 +312,8 @@ class Curvature(SymmetricOperator):
             return
         vector, number = vectors[int(finite.int().argmin())], 0
         with twice_differentiable(self._evaluator.model):
-            for number, product, _ in self._batches():  # noqa: B007
-                parts = self._times(product, vector, retain=True)
+            for piece, product, _ in self._batches():
+                parts, number = self._times(product, vector, retain=True), piece.number
                 if not bool(torch.isfinite(self._flat(parts)).all()):
                     break
         msg = (

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from landscape.errors import ProblemError
-from landscape.linalg.krylov import Matvec, fill_with_normal, inner, norm
+from landscape.linalg.krylov import inner, norm
 from landscape.linalg.symmetric import SymmetricOperator
-from landscape.randomness import seeded
+from landscape.randomness import random_unit_vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,31 +30,25 @@ class Noise:
         return max(self.repeat, self.asymmetry)
 
 
-def noise_floor(operator: SymmetricOperator, *, seed: int) -> tuple[Noise, Matvec]:
-    """Repeat a product, and compare uᵀHv with vᵀHu.
+def noise_floor(operator: SymmetricOperator, *, seed: int) -> Noise:
+    """Repeat a product, and compare uᵀHv with vᵀHu; 3 products.
 
     Args:
         operator: what to test.
-        seed: of the random vector u, the one that `lanczos` with the same seed starts from.
+        seed: of the random vector u.
 
     Returns:
-        The noise, and the operator's matvec, which remembers its product with u.
+        The noise.
 
     Raises:
         ProblemError: if two products with the same vector differ by more than the square root of
             the rounding of the operator's type: then nothing can be measured.
-
-    Cost: 3 products, one of which the matvec gives back.
     """
-    # The same roundings, in the same order, as where `lanczos` draws its first vector.
-    storage = torch.promote_types(operator.dtype, torch.float32)
-    empty = torch.empty(operator.n, dtype=storage, device=operator.device)
-    drawn = fill_with_normal(empty, seeded(seed))
-    u = drawn.div_(norm(drawn)).to(operator.dtype)
+    u = random_unit_vector(operator.n, seed=seed).to(operator.device, operator.dtype)
     first, second = operator.matvec(u), operator.matvec(u)
     size = norm(first)
     if size == 0.0:
-        return Noise(repeat=0.0, asymmetry=0.0), operator.matvec
+        return Noise(repeat=0.0, asymmetry=0.0)
     repeat = norm(first - second) / size
     if repeat > torch.finfo(operator.dtype).eps ** 0.5:
         msg = (
@@ -68,12 +61,4 @@ def noise_floor(operator: SymmetricOperator, *, seed: int) -> tuple[Noise, Matve
     v = first / size
     product = operator.matvec(v)
     swapped = abs(float(inner(u[None], product)) - float(inner(v[None], first)))
-    largest = max(norm(product), size)
-    return Noise(repeat=repeat, asymmetry=swapped / largest), _remembering(operator, u, first)
-
-
-def _remembering(operator: SymmetricOperator, u: Tensor, product: Tensor) -> Matvec:
-    def matvec(v: Tensor) -> Tensor:
-        return product if torch.equal(v, u) else operator.matvec(v)
-
-    return matvec
+    return Noise(repeat=repeat, asymmetry=swapped / max(norm(product), size))
