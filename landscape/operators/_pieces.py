@@ -45,15 +45,19 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
     """Measure how many examples a piece may have so that its graph stays within a limit."""
     # The graph of a whole batch is never built to find out: its size is a constant and so much for
     # each example, measured on two small samples of the first batch.
-    batch, batching = next(iter(evaluator.problem.batches)), evaluator.problem.batching
-    if evaluator.problem.device.type == "cpu":
-        limit = min(limit, _CACHED) if limit > 0 else _CACHED
-    if limit <= 0 or not evaluator.divisible or batching.size(batch) < 4 * _SAMPLE:
+    problem = evaluator.problem
+    batch, batching = next(iter(problem.batches)), problem.batching
+    if problem.device.type == "cpu":
+        # Each piece reads and writes all weights: its graph should not be smaller than they are.
+        cap = max(_CACHED, problem.space.n * problem.dtype.itemsize)
+        limit = min(limit, cap) if limit > 0 else cap
+    if limit <= 0 or not evaluator.divisible or batching.size(batch) < 2:
         return None
-    small, large = (n_bytes(Piece(batching.part(batch, 0, k * _SAMPLE), 0)) for k in (1, 2))
-    each = max(1.0, (large - small) / _SAMPLE)
-    fits = int((limit - max(0.0, small - _SAMPLE * each)) / each)
-    return None if fits >= batching.size(batch) else max(_SAMPLE, fits)
+    few = max(1, min(_SAMPLE, batching.size(batch) // 4))
+    small, large = (n_bytes(Piece(batching.part(batch, 0, k * few), 0)) for k in (1, 2))
+    each = max(1.0, (large - small) / few)
+    fits = int((limit - max(0.0, small - few * each)) / each)
+    return None if fits >= batching.size(batch) else max(1 if few < _SAMPLE else few, fits)
 
 
 def graph_bytes(*tensors: Tensor) -> int:

@@ -94,11 +94,11 @@ def all_digits() -> tuple[Tensor, Tensor]:
 
 
 def colour_images() -> tuple[Tensor, Tensor]:
-    """Return 256 images of 3 × 32 × 32: one pattern for each class, under noise."""
+    """Return 64 images of 3 × 32 × 32: one pattern for each class, under noise."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randn(10, 3, 32, 32, generator=generator)
-    y = torch.randint(10, (256,), generator=generator)
-    return 0.5 * patterns[y] + torch.randn(256, 3, 32, 32, generator=generator), y
+    y = torch.randint(10, (64,), generator=generator)
+    return 0.5 * patterns[y] + torch.randn(64, 3, 32, 32, generator=generator), y
 
 
 def sequences() -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ NETWORKS = (
     Network("convolutional, 1,797 digits", conv_net, all_digits, 60),
     Network("digits ResNet, 1,437 digits", digits.model, lambda: digits.data("train"), 60),
     Network(
-        "ResNet-20, 256 of 3 x 32 x 32", lambda: ResNet(blocks=3, in_channels=3), colour_images, 20
+        "ResNet-20, 64 of 3 x 32 x 32", lambda: ResNet(blocks=3, in_channels=3), colour_images, 20
     ),
     Network("transformer, 512 sequences", Transformer, sequences, 100),
     Network("LSTM, 1,437 digits", Recurrent, lambda: digits.data("train"), 100),
