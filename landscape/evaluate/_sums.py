@@ -96,6 +96,34 @@ class GradientSum:
         return (total if divisor == 1.0 else total.div_(divisor)).to(self._like.dtype)
 
 
+def joined(parts: list[BatchTerms]) -> BatchTerms:
+    """Return the terms of a batch from those of its parts, in order."""
+    first, *others = parts
+    if not others:
+        return first
+    terms = [part.terms for part in parts if part.terms is not None]
+    weights = [part.weights for part in parts if part.weights is not None]
+    known = len(terms) == len(weights) == len(parts)
+    return BatchTerms(
+        torch.stack([part.total for part in parts]).sum(),
+        sum(float(part.weight) for part in parts),
+        torch.cat(terms) if known else None,
+        torch.cat(weights) if known else None,
+        first.is_guess,
+    )
+
+
+def blocks(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Cut a tensor into flat blocks that stay in the caches, for what is made of one at a time."""
+    return torch.split(tensor.reshape(-1), 2**20)
+
+
+def inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """Return Σ one · other in float64."""
+    pairs = zip(blocks(_dense(one)), blocks(other), strict=True)
+    return torch.stack([(a * b).sum(dtype=torch.float64) for a, b in pairs]).sum()
+
+
 def _dense(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
