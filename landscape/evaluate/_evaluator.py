@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError, first_line
 from landscape.evaluate._derivatives import INDEPENDENT, differentiate, noting_reentrant
 from landscape.evaluate._displaced import Displaced, Weights
-from landscape.evaluate._fitting import fitting
+from landscape.evaluate._fitting import fitting, usual_limit
 from landscape.evaluate._selftest import check_gradient, check_values
 from landscape.evaluate._sums import (
     GradientSum,
@@ -83,7 +83,7 @@ class Evaluator:
         self.model = problem.model
         self.passes = {"forwards": 0, "gradients": 0, "hvps": 0}
         self._seed = whole_seed(seed)
-        self._limit = None if graph_bytes is None else int(graph_bytes)
+        self._limit = usual_limit(problem) if graph_bytes is None else int(graph_bytes)
         self._session: Session | None = None
         self._token = object()  # names whose turn it is, and holds nothing
         self._settings = ExitStack()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,14 +163,14 @@ class LossSums:
         """Loss and weight of each example, shape (N,), float64; None where there are none."""
         if self._examples is None:
             return None
-        terms, weights = (torch.cat(parts).double() for parts in zip(*self._examples, strict=True))
+        terms, weights = (_end_to_end(p).double() for p in zip(*self._examples, strict=True))
         return terms, torch.ones_like(terms) if self._plain_sum else weights
 
     @property
     def totals(self) -> list[float]:
         """Σ of the loss s, of the weight w, of s·s, s·w and w·w over examples; their number."""
         if self._known is None:
-            total, weight = torch.stack(self._totals).sum(), torch.stack(self._weights).sum()
+            total, weight = _added(self._totals), _added(self._weights)
             squares, n, examples = [torch.full_like(total, math.nan)] * 3, 0, self.examples
             if examples is not None:
                 s, w = examples
@@ -204,6 +204,14 @@ class LossSums:
         kept = self.examples if keep else None
         examples = None if kept is None else (kept[0].cpu(), kept[1].cpu())
         return LossValue(value, se, self.metrics, examples)
+
+
+def _end_to_end(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _added(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
 def metric_total(name: str, value: Any, size: int) -> tuple[Tensor, int]:
