@@ -93,16 +93,17 @@ def _random(
     vectors: bool,
 ) -> Direction:
     one_of(normalisation, NORMALISATIONS, what="normalisation")
-    drawn: dict[str, Tensor] = {}
+    state = problem.state()
+    vector = torch.empty(problem.space.n, dtype=problem.dtype, device=problem.device)
+    drawn = problem.space.unflatten(vector)
     treatment: dict[str, str] = {}
-    for name, weight in problem.space.unflatten(problem.weights).items():
+    for name, part in drawn.items():
         # Drawn on the CPU in float64, then rounded: the same direction on every device and dtype.
-        numbers = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-        owner = owner_of(problem.model, name)
-        drawn[name], treatment[name] = _treated(
-            numbers.to(weight.device, weight.dtype), weight, owner, normalisation, vectors
-        )
-    vector = problem.space.flatten(drawn)
+        numbers = torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part)
+        weight, owner = state[name].to(part), owner_of(problem.model, name)
+        found, treatment[name] = _treated(numbers, weight, owner, normalisation, vectors)
+        part.copy_(found)
+        del numbers, found  # beside those of the next tensor
     if normalisation == "global":
         vector = _to_norm_of(problem.space.flatten(_moved(problem, drawn)), vector)
     words = "Gaussian" if normalisation == "none" else f"{normalisation}-normalised random"

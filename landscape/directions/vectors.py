@@ -15,6 +15,7 @@ from torch import Tensor
 from landscape.directions._owner import owner_of
 from landscape.directions.filters import filter_norms
 from landscape.errors import InvalidArgumentError, one_of
+from landscape.linalg.krylov import inner, norm
 from landscape.problem import Problem
 
 METRICS = ("euclidean", "filter")
@@ -45,7 +46,7 @@ class Direction:
     @property
     def norm(self) -> float:
         """Euclidean norm."""
-        return float(torch.linalg.vector_norm(self.vector, dtype=torch.float64))
+        return norm(self.vector)
 
     def settings(self) -> dict[str, Any]:
         """Return what identifies the direction, as JSON values.
@@ -53,7 +54,7 @@ class Direction:
         Returns:
             Its kind and seed, and a digest of the vector itself.
         """
-        digest = hashlib.sha256(self.vector.detach().cpu().contiguous().numpy().tobytes())
+        digest = hashlib.sha256(self.vector.detach().cpu().contiguous().numpy().data)
         return {"kind": self.kind, "seed": self.seed, "digest": digest.hexdigest()[:16]}
 
     def identity(self) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class Plane:
     @property
     def cosine(self) -> float:
         """Cosine of the angle between the directions."""
-        dot = float(self.x.vector.double() @ self.y.vector.double())
+        dot = float(inner(self.x.vector[None], self.y.vector))
         return dot / (self.x.norm * self.y.norm)
 
     def identity(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from landscape.evaluate._derivatives import (
     noting_reentrant,
     twice_differentiable,
 )
+from landscape.evaluate._displaced import Displaced, Weights
 from landscape.evaluate._engine import Engine
 from landscape.evaluate._evaluator import Evaluator, require_finite
 from landscape.evaluate._layers import LayerTrial, layer_trials
@@ -41,6 +42,7 @@ __all__ = [
     "PLAIN",
     "PRECISIONS",
     "STATISTICS",
+    "Displaced",
     "Engine",
     "Evaluator",
     "GradientSum",
@@ -48,6 +50,7 @@ __all__ = [
     "LossSums",
     "LossValue",
     "Plan",
+    "Weights",
     "check_gradient",
     "check_hessian",
     "check_variances",

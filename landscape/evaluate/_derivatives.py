@@ -29,6 +29,7 @@ def differentiate(
     inputs: Sequence[Tensor],
     *,
     create_graph: bool = False,
+    retain_graph: bool = False,
     along: Tensor | None = None,
 ) -> list[Tensor | None]:
     """Return the gradient (or Jᵀ along) by each input; None where there is no dependence."""
@@ -36,7 +37,14 @@ def differentiate(
         return [None] * len(inputs)
     with needing_derivatives("twice" if create_graph else "once"):
         found: list[Tensor | None] = list(
-            torch.autograd.grad(total, inputs, along, create_graph=create_graph, allow_unused=True)
+            torch.autograd.grad(
+                total,
+                inputs,
+                along,
+                create_graph=create_graph,
+                retain_graph=create_graph or retain_graph,
+                allow_unused=True,
+            )
         )
     if create_graph and any(
         node.name() == _ONCE for node in graph_nodes(*(g for g in found if g is not None))

@@ -22,8 +22,17 @@ from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError, first_line
 from landscape.evaluate._derivatives import INDEPENDENT, differentiate, noting_reentrant
+from landscape.evaluate._displaced import Displaced, Weights
+from landscape.evaluate._fitting import fitting, usual_limit
 from landscape.evaluate._selftest import check_gradient, check_values
-from landscape.evaluate._sums import GradientSum, LossSums, LossValue, metric_total
+from landscape.evaluate._sums import (
+    GradientSum,
+    LossSums,
+    LossValue,
+    inner_product,
+    joined,
+    metric_total,
+)
 from landscape.precision import float32_products
 from landscape.problem import Problem
 from landscape.problem._live import Session, is_plain, uninterruptible
@@ -33,6 +42,9 @@ from landscape.randomness import forked_rng, seed_all, whole_seed
 from landscape.results import Cost
 
 T = TypeVar("T")
+
+# Entries of a gradient that are held at a time where it is not needed as a whole, or a third.
+_GROUP = 2**24
 
 
 class Evaluator:
@@ -47,12 +59,17 @@ class Evaluator:
         passes: forward, gradient and Hessian-vector passes made so far.
     """
 
-    def __init__(self, problem: Problem, *, seed: int = 0) -> None:
+    def __init__(
+        self, problem: Problem, *, seed: int = 0, graph_bytes: float | None = None
+    ) -> None:
         """Prepare; the context manager does the rest.
 
         Args:
             problem: what to evaluate.
             seed: of the dropout masks in ``train`` mode, which are the same on every pass.
+            graph_bytes: memory of what a pass keeps for its gradient; a batch that needs more is
+                cut, where the loss allows it. None: half the size of the weights, and 128 MiB at
+                least (2 GiB on other devices than the CPU).
 
         Raises:
             ProblemError: inside `torch.inference_mode`, where nothing has a derivative.
@@ -66,12 +83,13 @@ class Evaluator:
         self.model = problem.model
         self.passes = {"forwards": 0, "gradients": 0, "hvps": 0}
         self._seed = whole_seed(seed)
+        self._limit = usual_limit(problem) if graph_bytes is None else int(graph_bytes)
         self._session: Session | None = None
         self._token = object()  # names whose turn it is, and holds nothing
         self._settings = ExitStack()
         self._origin: Tensor | None = None
         # Of the vector whose values are in the model, if it still lives; and its version.
-        self._written: tuple[Callable[[], Tensor | None], int] = (_nothing, 0)
+        self._written: tuple[Callable[[], Tensor | Displaced | None], int] = (_nothing, 0)
         self._places: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
         self._buffers_written: Mapping[str, Tensor] | None = None
         self.restore_always = False
@@ -142,12 +160,12 @@ class Evaluator:
         return Cost(**self.passes, seconds=time.perf_counter() - self._started)
 
     def loss(
-        self, vector: Tensor | None = None, *, buffers: Mapping[str, Tensor] | None = None
+        self, vector: Weights = None, *, buffers: Mapping[str, Tensor] | None = None
     ) -> LossValue:
         """Evaluate the loss and the metrics.
 
         Args:
-            vector: weights of shape (n,); None: the origin.
+            vector: weights of shape (n,), or `Displaced`; None: the origin.
             buffers: values for some of the model's buffers, by name; None: the checkpoint's.
 
         Returns:
@@ -157,16 +175,16 @@ class Evaluator:
         sums = LossSums(self.problem.loss.sums)
         self.passes["forwards"] += 1
         with torch.no_grad():
-            for terms, metrics in self.over(vector, enumerate(self._batches), buffers=buffers):
+            for terms, metrics in self.over(vector, self.pieces(), buffers=buffers):
                 sums.add(terms)
                 sums.add_metrics(metrics)
         return sums.result()
 
-    def gradient(self, vector: Tensor | None = None) -> tuple[LossValue, Tensor]:
+    def gradient(self, vector: Weights = None) -> tuple[LossValue, Tensor]:
         """Evaluate the loss and its gradient.
 
         Args:
-            vector: weights of shape (n,); None: the origin.
+            vector: weights of shape (n,), or `Displaced`; None: the origin.
 
         Returns:
             The loss of the data set (without metrics) and its gradient, shape (n,). Cost: one
@@ -181,31 +199,52 @@ class Evaluator:
         sums = LossSums(self.problem.loss.sums)
         total = self.new_sum()
         self.passes["gradients"] += 1
-        for i, batch in enumerate(self._batches):
-            terms, gradients = self._differentiated(vector, batch, i)
+        for i, piece in self.pieces():
+            terms, gradients = self._differentiated(vector, piece, i)
             total.add(gradients)
             sums.add(terms)
         if total.is_empty:
             self.require_dependence()
         return sums.result(), total.result(sums.divisor)
 
-    def batch_gradient(
-        self, vector: Tensor | None, batch: Any, index: int
-    ) -> tuple[BatchTerms, Tensor]:
+    def batch_gradient(self, vector: Weights, batch: Any, index: int) -> tuple[BatchTerms, Tensor]:
         """Evaluate the summed loss of one batch, and its gradient, shape (n,)."""
-        terms, gradients = self._differentiated(vector, batch, index)
-        total = self.new_sum()
-        total.add(gradients)
-        return terms, total.result()
+        parts, total = list[BatchTerms](), self.new_sum()
+        for _, piece in self.pieces([(index, batch)]):
+            terms, gradients = self._differentiated(vector, piece, index)
+            total.add(gradients)
+            parts.append(terms)
+        return joined(parts), total.result()
 
     def batch_slope(
-        self, vector: Tensor | None, along: Tensor, batch: Any, index: int
+        self, vector: Weights, along: Callable[[int], Tensor], batch: Any, index: int
     ) -> tuple[BatchTerms, float]:
-        """Evaluate the summed loss of one batch, and its slope along a vector of shape (n,)."""
-        terms, gradients = self._differentiated(vector, batch, index)
-        pairs = zip(gradients, self.problem.space.views(along), strict=True)
-        parts = [(g.to_dense() * d).sum(dtype=torch.float64) for g, d in pairs if g is not None]
-        return terms, float(torch.stack(parts).sum()) if parts else 0.0
+        """Evaluate the summed loss of one batch, and its slope.
+
+        Args:
+            vector: weights of shape (n,), or `Displaced`; None: the origin.
+            along: gives the part of the direction in a tensor by its number in the space.
+            batch: one of the problem's batches, or a part of one.
+            index: its number.
+
+        Returns:
+            The loss, and ⟨gradient, direction⟩. Of large models a part of the gradient is held at
+            a time, and the backward pass made again for the next.
+        """
+        parts, slopes = list[BatchTerms](), list[Tensor]()
+        for _, piece in self.pieces([(index, batch)]):
+            terms, groups = self._differentiated_in_groups(vector, piece, index)
+            parts.append(terms)
+            for first, gradients in groups:
+                for i, gradient in enumerate(gradients, first):
+                    if gradient is not None:
+                        slopes.append(inner_product(gradient, along(i)))
+        return joined(parts), float(torch.stack(slopes).sum()) if slopes else 0.0
+
+    def pieces(self, batches: Iterable[tuple[int, Any]] | None = None) -> Iterator[tuple[int, Any]]:
+        """Cut numbered batches, by default all data, where a pass over them would not fit."""
+        own = enumerate(self._batches) if batches is None else batches
+        return fitting(self.problem, own, self._limit)
 
     def new_sum(self) -> GradientSum:
         """Return a sum of gradients or products over batches, at zero."""
@@ -246,13 +285,13 @@ class Evaluator:
             for name, metric in self.problem.metrics.items()
         }
 
-    def terms(self, vector: Tensor | None, batch: Any, index: int) -> BatchTerms:
+    def terms(self, vector: Weights, batch: Any, index: int) -> BatchTerms:
         """Evaluate one batch; the result is differentiable by `parameters`."""
         return self.on_batch(vector, batch, index, self._terms)
 
     def on_batch(
         self,
-        vector: Tensor | None,
+        vector: Weights,
         batch: Any,
         index: int,
         body: Callable[[nn.Module, Any], T],
@@ -262,7 +301,7 @@ class Evaluator:
         """Run a function of the model and a batch with weights in place.
 
         Args:
-            vector: weights of shape (n,); None: the origin.
+            vector: weights of shape (n,), or `Displaced`; None: the origin.
             batch: one of the problem's batches, or a part of one.
             index: its number, for messages and for the dropout masks.
             body: the function.
@@ -276,7 +315,7 @@ class Evaluator:
             return body(self.model, self._handed_over(batch))
 
     def prepare(
-        self, vector: Tensor | None, index: int, buffers: Mapping[str, Tensor] | None = None
+        self, vector: Weights, index: int, buffers: Mapping[str, Tensor] | None = None
     ) -> None:
         """Put weights and buffers in place for a batch, and start the generators of its masks."""
         self.write(vector, buffers)
@@ -287,7 +326,7 @@ class Evaluator:
 
     def over(
         self,
-        vector: Tensor | None,
+        vector: Weights,
         batches: Iterable[tuple[int, Any]],
         body: Callable[[nn.Module, Any], Any] | None = None,
         *,
@@ -296,7 +335,7 @@ class Evaluator:
         """Run a function of the model and a batch on many batches, each with its number.
 
         Args:
-            vector: weights of shape (n,); None: the origin.
+            vector: weights of shape (n,), or `Displaced`; None: the origin.
             batches: the batches with their numbers.
             body: the function; None: `result`.
             buffers: values for some of the model's buffers, by name; None: the checkpoint's.
@@ -307,9 +346,7 @@ class Evaluator:
         for i, batch in batches:
             yield self.on_batch(vector, batch, i, body or self.result, buffers=buffers)
 
-    def write(
-        self, vector: Tensor | None = None, buffers: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def write(self, vector: Weights = None, buffers: Mapping[str, Tensor] | None = None) -> None:
         """Put weights, and values for some buffers, into the live model, where they are not yet."""
         session = self._session
         if session is None:
@@ -320,7 +357,7 @@ class Evaluator:
             self._take_turn()
         vector = self.origin if vector is None else vector
         touched = self.restore_always or self._is_touched()
-        version = 0 if vector.is_inference() else vector._version
+        version = 0 if isinstance(vector, Displaced) or vector.is_inference() else vector._version
         if touched or self._written[0]() is not vector or self._written[1] != version:
             self._write_weights(vector)
             self._written = weakref.ref(vector), version
@@ -336,11 +373,14 @@ class Evaluator:
         )
 
     @torch.no_grad()
-    def _write_weights(self, vector: Tensor) -> None:
+    def _write_weights(self, vector: Tensor | Displaced) -> None:
         for parameter, slot, place in zip(self._parameters, self._slots, self._at, strict=True):
             if parameter.data_ptr() != place:
                 parameter.data = slot
-        torch._foreach_copy_(self._slots, self.problem.space.views(vector.detach()))
+        if isinstance(vector, Displaced):
+            vector.write(self._slots)
+        else:
+            torch._foreach_copy_(self._slots, self.problem.space.views(vector.detach()))
 
     @torch.no_grad()
     def _write_others(self, buffers: Mapping[str, Tensor] | None) -> None:
@@ -439,25 +479,45 @@ class Evaluator:
     def is_written(self) -> bool:
         """Tell whether weights or buffers in the model are not those that were put there."""
         vector = self._written[0]()
-        if vector is None:
+        if not isinstance(vector, Tensor):
             return False
         pairs = list(zip(self._slots, self.problem.space.views(vector.detach()), strict=True))
         pairs += [(slot, self._others[name]) for name, slot in self._other_slots.items()]
         return not all(_same_bits(slot, value) for slot, value in pairs)
 
     def _differentiated(
-        self, vector: Tensor | None, batch: Any, index: int
+        self, vector: Weights, batch: Any, index: int
     ) -> tuple[BatchTerms, list[Tensor | None]]:
         with torch.enable_grad(), noting_reentrant() as reentrant:
             terms = self.terms(vector, batch, index)
-            if not reentrant:
-                gradients = differentiate(terms.total, self._parameters)
-            else:  # which torch.autograd.grad passes over
-                terms.total.backward()  # type: ignore[no-untyped-call]
-                gradients = [p.grad for p in self._parameters]
-                for p in self.model.parameters():
-                    p.grad = None
-        return terms, gradients
+        return terms, self._gradients(terms, reentrant=bool(reentrant))
+
+    def _gradients(self, terms: BatchTerms, *, reentrant: bool) -> list[Tensor | None]:
+        if not reentrant:
+            return differentiate(terms.total, self._parameters)
+        with torch.enable_grad():  # torch.autograd.grad passes over these parameters
+            terms.total.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self._parameters]
+        for p in self.model.parameters():
+            p.grad = None
+        return gradients
+
+    def _differentiated_in_groups(
+        self, vector: Weights, batch: Any, index: int
+    ) -> tuple[BatchTerms, Iterator[tuple[int, list[Tensor | None]]]]:
+        """Give the gradients of neighbouring tensors, each time with the number of the first."""
+        with torch.enable_grad(), noting_reentrant() as reentrant:
+            terms = self.terms(vector, batch, index)
+        ends = self.problem.space.groups(max(_GROUP, self.problem.space.n // 3))
+        if reentrant or len(ends) == 1:
+            return terms, iter([(0, self._gradients(terms, reentrant=bool(reentrant)))])
+
+        def groups() -> Iterator[tuple[int, list[Tensor | None]]]:
+            for first, last in zip([0, *ends], ends, strict=False):
+                own = self._parameters[first:last]
+                yield first, differentiate(terms.total, own, retain_graph=last < ends[-1])
+
+        return terms, groups()
 
     def require_dependence(self) -> None:
         """Refuse a loss that no parameter of the model moves; idle parts have slope zero."""

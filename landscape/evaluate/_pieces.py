@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.evaluate._evaluator import Evaluator
+from landscape.evaluate._fitting import fitting
 from landscape.evaluate._plans import Plan
 from landscape.problem import Problem
 from landscape.problem._batching import Batching
@@ -23,11 +24,16 @@ _KEPT_BYTES = 2**30
 def pieces_of(problem: Problem, plan: Plan) -> Callable[[], Numbered]:
     """Return a function that goes through the whole data as a plan wants them."""
     batches = problem.batches
+
+    def whole() -> Numbered:
+        numbered = enumerate(batches)
+        return fitting(problem, numbered) if plan.piece is None else numbered
+
     if plan.piece is None and not plan.channels_last:
-        return lambda: enumerate(batches)
+        return whole
     if n_bytes(next(iter(batches))) * batches.n_batches > _KEPT_BYTES:
-        return lambda: arranged(problem.batching, enumerate(batches), plan)
-    kept = list(arranged(problem.batching, enumerate(batches), plan))
+        return lambda: arranged(problem.batching, whole(), plan)
+    kept = list(arranged(problem.batching, whole(), plan))
     return lambda: kept
 
 

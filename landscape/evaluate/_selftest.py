@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,8 +31,11 @@ from landscape.evaluate._derivatives import (
     noting_reentrant,
     twice_differentiable,
 )
+from landscape.evaluate._displaced import Displaced
+from landscape.evaluate._fitting import counting, measure_footprint
 from landscape.evaluate._halves import check_halves, same_loss
 from landscape.evaluate._layers import culprit
+from landscape.evaluate._sums import blocks, inner_product
 from landscape.problem._live import unwrapped
 from landscape.problem.data import copied, leaves, move, written_to
 from landscape.randomness import seeded
@@ -48,9 +50,11 @@ Differences = Callable[[float], tuple[Tensor, float]]
 
 EXAMPLES = 32
 """Examples of the first batch that the tests run on, where it can be cut."""
-WIDE_PARAMETERS = 2**24
-"""Above so many, the tests are made in the problem's own type: a copy in float64 costs memory."""
+WIDE_PARAMETERS, WIDE_EXAMPLES = 2**24, 4
+"""Above so many parameters, the tests are made in the problem's own type, on so many examples: a
+copy in float64, and the activations of more, cost memory."""
 
+_DRAWN = 2**20  # random numbers of one tensor, at most
 _STEPS = {  # of ‖w‖
     torch.float64: (1e-6, 2.5e-7, 6e-8, 1.5e-8),
     torch.float32: (2e-2, 5e-3, 1.2e-3, 3e-4),
@@ -71,7 +75,8 @@ def check_values(evaluator: Evaluator) -> None:
         batch, once = _first_pass(evaluator)
     trials.writes_unseen = evaluator.is_written()
     evaluator.restore_always |= trials.writes_unseen
-    _require_same(evaluator, batch, float(once.total), _recorded(evaluator, batch))
+    again, kept = _recorded(evaluator, batch)
+    _require_same(evaluator, batch, float(once.total), again)
     if low:
         msg = (
             f"{low[0]} computes in {low[1]} (autocast inside forward?): the loss carries relative "
@@ -80,7 +85,8 @@ def check_values(evaluator: Evaluator) -> None:
         warnings.warn(msg, MisleadingWarning, stacklevel=4)
     trials.additive = problem.mode == "eval"
     if trials.additive:
-        check_halves(evaluator, batch, once, n=EXAMPLES)
+        check_halves(evaluator, batch, once, n=_n_examples(problem))
+    measure_footprint(evaluator, batch, kept)
 
 
 def sample(evaluator: Evaluator) -> Any:
@@ -92,9 +98,14 @@ def sample(evaluator: Evaluator) -> Any:
 
 def _head(problem: Problem, batch: Any) -> Any:
     batching = problem.batching
-    if not batching.can_split(batch) or batching.size(batch) <= EXAMPLES:
+    n = _n_examples(problem)
+    if not batching.can_split(batch) or batching.size(batch) <= n:
         return batch
-    return batching.part(batch, 0, EXAMPLES)
+    return batching.part(batch, 0, n)
+
+
+def _n_examples(problem: Problem) -> int:
+    return EXAMPLES if problem.space.n <= WIDE_PARAMETERS else WIDE_EXAMPLES
 
 
 def _first_pass(evaluator: Evaluator) -> tuple[Any, BatchTerms]:
@@ -173,16 +184,20 @@ def _require_same(evaluator: Evaluator, batch: Any, first: float, second: float)
     raise ProblemError(msg)
 
 
-def _recorded(evaluator: Evaluator, batch: Any) -> float:
-    """Evaluate with gradients, or without where the user's code cannot."""
-    with warnings.catch_warnings():
+def _recorded(evaluator: Evaluator, batch: Any) -> tuple[float, int]:
+    """Evaluate with gradients, or without where the user's code cannot; and count what is kept."""
+    with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
-            with torch.enable_grad():
-                return float(evaluator.terms(None, batch, 0).total.detach())
+            with counting(evaluator, batch) as kept:
+                return float(evaluator.terms(None, batch, 0).total.detach()), sum(kept.values())
+        except LandscapeError:  # torch.func goes with no counting
+            pass
+        try:
+            return float(evaluator.terms(None, batch, 0).total.detach()), 0
         except LandscapeError:  # said again where a gradient is asked for
             with torch.no_grad():
-                return float(evaluator.terms(None, batch, 0).total)
+                return float(evaluator.terms(None, batch, 0).total), 0
 
 
 @contextmanager
@@ -239,23 +254,29 @@ class _Point:
         self.size = float(self.gradient.norm())
         self.has_slope = math.isfinite(self.size) and self.size > 0.0
 
-    def displaced(self, step: float, *, along: str = "mixed") -> Tensor:
+    def displaced(self, step: float, *, along: str = "mixed") -> Displaced:
         """Return weights along a direction: mixed, random, or random in the idle tensors alone."""
-        reach = step * self.norm
+        views = self.evaluator.problem.space.views
+
+        def write(slots: list[Tensor]) -> None:
+            torch._foreach_copy_(slots, views(self.origin))
+            self._add_direction(slots, step * self.norm, along)
+
+        return Displaced(write)
+
+    def _add_direction(self, slots: list[Tensor], reach: float, along: str) -> None:
         if along == "mixed" and self.has_slope:
             reach /= math.sqrt(2.0)
-            at = torch.add(self.origin, self.gradient, alpha=reach / self.size)
-        else:
-            at = self.origin.clone()
-        for view, part in self._random_parts(at, idle=along == "idle"):
-            view.add_(part, alpha=reach)
-        return at
+            slopes = self.evaluator.problem.space.views(self.gradient)
+            torch._foreach_add_(slots, slopes, alpha=reach / self.size)
+        for slot, part in self._random_parts(slots, idle=along == "idle"):
+            slot.add_(part, alpha=reach)
 
     def claimed(self, along: str) -> Tensor:
         """Return the slope along a direction that the gradient says."""
-        total = 0.0
-        for view, part in self._random_parts(self.gradient, idle=along == "idle"):
-            total += float((view * part).sum(dtype=torch.float64))
+        total, views = 0.0, self.evaluator.problem.space.views(self.gradient)
+        for view, part in self._random_parts(views, idle=along == "idle"):
+            total += float(inner_product(view, part))
         if along == "mixed" and self.has_slope:
             total = (self.size + total) / math.sqrt(2.0)
         return torch.tensor(total, dtype=torch.float64)
@@ -266,15 +287,20 @@ class _Point:
         return [i for i, view in enumerate(views) if view.numel() and not bool(view.any())]
 
     def _random_parts(
-        self, vector: Tensor, *, idle: bool = False
+        self, tensors: list[Tensor], *, idle: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give views of a vector with the random direction in each; drawn anew, to hold no copy."""
-        space, generator = self.evaluator.problem.space, seeded(0)
-        chosen = set(self.idle_tensors()) if idle else set(range(len(space.names)))
-        for i, view in enumerate(space.views(vector)):
-            if i in chosen and view.numel():
-                part = torch.randn(view.shape, generator=generator).to(view)
-                yield view, part.div_(math.sqrt(len(chosen)) * float(part.norm()) or 1.0)
+        """Give rows of tensors with the random direction in them; drawn anew, to hold no copy."""
+        generator = seeded(0)
+        chosen = set(self.idle_tensors()) if idle else set(range(len(tensors)))
+        for i, tensor in enumerate(tensors):
+            if i in chosen and tensor.numel():
+                # In long tensors the same numbers come again: drawing takes longer than a pass.
+                rows = tensor if tensor.ndim else tensor[None]
+                parts = torch.split(rows, max(1, _DRAWN * len(rows) // rows.numel()))
+                drawn = torch.randn(parts[0].shape, generator=generator).to(rows)
+                size = math.hypot(*(float(drawn[: len(part)].norm()) for part in parts))
+                drawn.div_(math.sqrt(len(chosen)) * size or 1.0)
+                yield from ((part, drawn[: len(part)]) for part in parts)
 
     def loss(self, step: float, *, along: str) -> float:
         with torch.no_grad():
@@ -282,12 +308,14 @@ class _Point:
             return self.scale * float(self.evaluator.terms(at, self.batch, 0).total)
 
     def slope(self, step: float) -> Tensor:
-        return self.scale * self.evaluator.batch_gradient(self.displaced(step), self.batch, 0)[1]
+        at = self.displaced(step)
+        return self.evaluator.batch_gradient(at, self.batch, 0)[1].mul_(self.scale)
 
-    @cached_property
     def direction(self) -> Tensor:
-        """The test direction, shape (n,)."""
-        return (self.displaced(1.0) - self.origin) / self.norm
+        """Return the test direction, shape (n,); made anew, to hold no copy."""
+        direction = torch.zeros_like(self.origin)
+        self._add_direction(self.evaluator.problem.space.views(direction), 1.0, "mixed")
+        return direction
 
     def product(self, direction: Tensor) -> Tensor:
         """Return the Hessian times a vector of shape (n,), by double backward."""
@@ -300,19 +328,17 @@ class _Point:
                 msg = "reentrant activation checkpointing has no second derivative"
                 raise LossError(msg)
             gradients = differentiate(terms.total, parameters, create_graph=True)
-            along = [
-                (g * d).sum()
-                for g, d in zip(gradients, space.views(direction), strict=True)
-                if g is not None and g.requires_grad
-            ]
+            pairs = zip(gradients, space.views(direction), strict=True)
+            along = [(g, d) for g, d in pairs if g is not None and g.requires_grad]
             if not along:
                 return torch.zeros_like(direction)
             with needing_derivatives("twice"):
-                total = torch.stack(along).sum()
-                products = torch.autograd.grad(total, parameters, allow_unused=True)
-        named = zip(space.names, space.shapes, products, strict=True)
-        zero = direction.new_zeros
-        return self.scale * space.flatten({n: zero(s) if p is None else p for n, s, p in named})
+                slopes, views = zip(*along, strict=True)
+                products = torch.autograd.grad(slopes, parameters, views, allow_unused=True)
+            del gradients, along, slopes, terms
+        total = evaluator.new_sum()
+        total.add(list(products))
+        return total.result().mul_(self.scale)
 
 
 def _tested(evaluator: Evaluator, test: Callable[[_Point], str]) -> str:
@@ -380,18 +406,19 @@ def _differences_of_losses(point: _Point, along: str) -> Differences:
 
 def _wrong_product(point: _Point) -> str:
     try:
-        product = point.product(point.direction)
+        product = point.product(point.direction())
     except LossError as error:
         return f"{_cause(point)}: {error}"
 
     def differences(step: float) -> tuple[Tensor, float]:
         up, down = point.slope(step), point.slope(-step)
         reach = 2 * step * point.norm
-        return (up - down) / reach, max(float(up.norm()), float(down.norm())) / reach
+        unit = max(float(up.norm()), float(down.norm())) / reach
+        return up.sub_(down).div_(reach), unit
 
     if _contradiction(product, differences, point.dtype) is None:
         if point.dtype != point.evaluator.problem.dtype:
-            point.evaluator.problem.derivatives["wide"] = point.batch, point.direction, product
+            point.evaluator.problem.derivatives["wide"] = point.batch, point.direction(), product
         return ""
     return (
         f"{_cause(point)}: the second derivative by autograd is not that of the gradient; an "
@@ -413,27 +440,34 @@ def _rounding(evaluator: Evaluator, *wide: Any) -> float:
 
 def _contradiction(claimed: Tensor, differences: Differences, dtype: torch.dtype) -> Tensor | None:
     """Return what differences say if they contradict a derivative, and converge by themselves."""
-    if not bool(torch.isfinite(claimed).all()):
+    if not math.isfinite(float(claimed.sum())) and not bool(torch.isfinite(claimed).all()):
         return None  # said where the loss or the product is taken
-    measured: list[Tensor] = []
-    moved = math.inf
+    last: Tensor | None = None
+    n_measured, moved = 0, math.inf
     for step in _STEPS[dtype]:
         found, unit = differences(step)
         rounding = _MARGIN * torch.finfo(dtype).eps * unit
-        if not bool(torch.isfinite(found).all()):
+        if not math.isfinite(float(found.sum())) and not bool(torch.isfinite(found).all()):
             return None
         allowed = _TOLERANCE[dtype] * max(float(claimed.norm()), float(found.norm())) + rounding
-        off = float((claimed - found).norm())
+        off = _distance(claimed, found)
         if off <= allowed:
             return None
-        if measured:
-            before, moved = moved, float((found - measured[-1]).norm())
+        if last is not None:
+            before, moved = moved, _distance(found, last)
             # Of a smooth function the second distance is a sixteenth of the first.
             converges = moved <= max(0.25 * before, rounding)
-            if len(measured) > 1 and converges and off > allowed + _MARGIN * moved:
+            if n_measured > 1 and converges and off > allowed + _MARGIN * moved:
                 return found
-        measured.append(found)
+        last, n_measured = found, n_measured + 1
+        del found  # beside the vectors that make the next one
     return None
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """Return ‖one − other‖, without a difference of their length."""
+    pairs = zip(blocks(one), blocks(other), strict=True)
+    return float(torch.stack([(a - b).norm() for a, b in pairs]).norm())
 
 
 def _cause(point: _Point) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from landscape.errors import LandscapeError
+from landscape.evaluate._displaced import Displaced, Weights
 from landscape.evaluate._evaluator import Evaluator
+from landscape.evaluate._selftest import WIDE_EXAMPLES, WIDE_PARAMETERS
 from landscape.evaluate._sums import LossSums, LossValue
 from landscape.problem import Problem
+from landscape.problem._parameters import ParameterSpace
 from landscape.randomness import seeded
 from landscape.results import Provenance, Signature
 
@@ -34,13 +38,9 @@ def measure_signature(problem: Problem) -> Signature:
             here = _loss(evaluator, w, batch)
             if not math.isnan(here.value):
                 break
-        # Drawn in float32, on the CPU: every device moves the same way, and copies cost memory.
-        step = torch.randn(len(w), generator=seeded(0)).to(w)
-        step *= NEAR * (float(w.norm()) or 1.0) / float(step.norm())
-        near, far = (
-            _loss(evaluator, torch.add(w, step, alpha=far), batch) for far in (1.0, FAR / NEAR)
-        )
-        slope = _slope(evaluator, w, step, batch)
+        step = _Step(w, evaluator.problem.space)
+        near, far = (_loss(evaluator, step.times(far), batch) for far in (1.0, FAR / NEAR))
+        slope = _slope(evaluator, step, batch)
     losses = (here.value, near.value, far.value)
     return Signature(losses=losses, slope=slope, metrics=dict(here.metrics))
 
@@ -48,29 +48,66 @@ def measure_signature(problem: Problem) -> Signature:
 def _first_examples(evaluator: Evaluator) -> Iterator[Any]:
     """Yield the first of each batch and the whole; some cannot be cut, or weigh nothing."""
     batching = evaluator.problem.batching
+    n = N_EXAMPLES if evaluator.problem.space.n <= WIDE_PARAMETERS else WIDE_EXAMPLES
     for whole in evaluator.problem.batches:
         can_split = evaluator.divisible and batching.can_split(whole)
-        if can_split and batching.size(whole) > N_EXAMPLES:
-            yield batching.part(whole, 0, N_EXAMPLES)
+        if can_split and batching.size(whole) > n:
+            yield batching.part(whole, 0, n)
         yield whole
 
 
-def _loss(evaluator: Evaluator, weights: Tensor, batch: Any) -> LossValue:
+class _Step:
+    """The step from the weights to the near point; beyond 2**24 entries its numbers recur."""
+
+    def __init__(self, w: Tensor, space: ParameterSpace) -> None:
+        self._space, self._w = space, w
+        # Drawn in float32, on the CPU: every device moves the same way, and copies cost memory.
+        self._drawn = torch.randn(min(len(w), WIDE_PARAMETERS), generator=seeded(0)).to(w)
+        rounds, rest = divmod(len(w), len(self._drawn))
+        length = math.hypot(
+            math.sqrt(rounds) * float(self._drawn.norm()), float(self._drawn[:rest].norm())
+        )
+        self._drawn *= NEAR * (float(w.norm()) or 1.0) / length
+        self._starts = [0, *accumulate(space.sizes)]
+
+    def part(self, i: int) -> Tensor:
+        """Return the step of one tensor."""
+        first, last = self._starts[i : i + 2]
+        n, pieces = len(self._drawn), list[Tensor]()
+        while first < last:
+            at = first % n
+            pieces.append(self._drawn[at : at + last - first])
+            first += len(pieces[-1])
+        flat = pieces[0] if len(pieces) == 1 else torch.cat(pieces or [self._drawn[:0]])
+        return flat.view(self._space.shapes[i])
+
+    def times(self, factor: float) -> Displaced:
+        """Return the weights after so many steps."""
+
+        def write(slots: list[Tensor]) -> None:
+            torch._foreach_copy_(slots, self._space.views(self._w))
+            for i, slot in enumerate(slots):
+                slot.add_(self.part(i), alpha=factor)
+
+        return Displaced(write)
+
+
+def _loss(evaluator: Evaluator, weights: Weights, batch: Any) -> LossValue:
     sums = LossSums(evaluator.problem.loss.sums)
     try:
         with torch.no_grad():
-            terms, metrics = evaluator.on_batch(weights, batch, 0, evaluator.result)
-        sums.add(terms)
-        sums.add_metrics(metrics)
+            for terms, metrics in evaluator.over(weights, evaluator.pieces([(0, batch)])):
+                sums.add(terms)
+                sums.add_metrics(metrics)
         return sums.result()
     except LandscapeError:  # some refuse weights far from trained ones; what follows says the rest
         return LossValue(math.nan, math.nan, {})
 
 
-def _slope(evaluator: Evaluator, weights: Tensor, step: Tensor, batch: Any) -> float:
+def _slope(evaluator: Evaluator, step: _Step, batch: Any) -> float:
     sums = LossSums(evaluator.problem.loss.sums)
     try:
-        terms, slope = evaluator.batch_slope(weights, step, batch, 0)
+        terms, slope = evaluator.batch_slope(None, step.part, batch, 0)
         sums.add(terms)
         return slope / sums.divisor
     except LandscapeError:  # a measurement that takes derivatives says what is wrong

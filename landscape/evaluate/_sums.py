@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,34 @@ class GradientSum:
         return (total if divisor == 1.0 else total.div_(divisor)).to(self._like.dtype)
 
 
+def joined(parts: list[BatchTerms]) -> BatchTerms:
+    """Return the terms of a batch from those of its parts, in order."""
+    first, *others = parts
+    if not others:
+        return first
+    terms = [part.terms for part in parts if part.terms is not None]
+    weights = [part.weights for part in parts if part.weights is not None]
+    known = len(terms) == len(weights) == len(parts)
+    return BatchTerms(
+        torch.stack([part.total for part in parts]).sum(),
+        sum(float(part.weight) for part in parts),
+        torch.cat(terms) if known else None,
+        torch.cat(weights) if known else None,
+        first.is_guess,
+    )
+
+
+def blocks(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Cut a tensor into flat blocks that stay in the caches, for what is made of one at a time."""
+    return torch.split(tensor.reshape(-1), 2**20)
+
+
+def inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """Return Σ one · other in float64."""
+    pairs = zip(blocks(_dense(one)), blocks(other), strict=True)
+    return torch.stack([(a * b).sum(dtype=torch.float64) for a, b in pairs]).sum()
+
+
 def _dense(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
@@ -135,14 +163,14 @@ class LossSums:
         """Loss and weight of each example, shape (N,), float64; None where there are none."""
         if self._examples is None:
             return None
-        terms, weights = (torch.cat(parts).double() for parts in zip(*self._examples, strict=True))
+        terms, weights = (_end_to_end(p).double() for p in zip(*self._examples, strict=True))
         return terms, torch.ones_like(terms) if self._plain_sum else weights
 
     @property
     def totals(self) -> list[float]:
         """Σ of the loss s, of the weight w, of s·s, s·w and w·w over examples; their number."""
         if self._known is None:
-            total, weight = torch.stack(self._totals).sum(), torch.stack(self._weights).sum()
+            total, weight = _added(self._totals), _added(self._weights)
             squares, n, examples = [torch.full_like(total, math.nan)] * 3, 0, self.examples
             if examples is not None:
                 s, w = examples
@@ -176,6 +204,14 @@ class LossSums:
         kept = self.examples if keep else None
         examples = None if kept is None else (kept[0].cpu(), kept[1].cpu())
         return LossValue(value, se, self.metrics, examples)
+
+
+def _end_to_end(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _added(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
 def metric_total(name: str, value: Any, size: int) -> tuple[Tensor, int]:

@@ -38,7 +38,8 @@ class Batches:
     # The source is read twice before anything is measured: one that gives other examples, or
     # another order, is refused by name. What fits in `cache_bytes` is then kept on the device, as
     # a copy: a loader may use its memory again. `kinds` has examples of the first batch, and of
-    # the first ones of another structure, with the numbers of the batches.
+    # the first ones of another structure, with the numbers of the batches. `largest` is the number
+    # of bytes of the largest batch.
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Batches:
         known: set[Any] = set()
         room = cache_bytes if not freeze else float("inf")
         digest = Content()
-        self.n_examples = self.n_batches = 0
+        self.n_examples = self.n_batches = self.largest = 0
         for batch in self._read():
             digest.add(batch)
             self.n_examples += (count or self.batching.size)(batch)
@@ -74,11 +75,13 @@ class Batches:
             if room < 0:
                 self._kept = None
             is_new = len(known) < N_KINDS and (kind := structure(batch)) not in known
+            moved = move(batch, device, dtype)
+            self.largest = max(self.largest, n_bytes(moved))
             if self._kept is not None:
-                self._kept.append(copied(move(batch, device, dtype)))
+                self._kept.append(copied(moved))
             if is_new:
                 known.add(kind)
-                self.kinds.append((self.n_batches, copied(move(self._head(batch), device, dtype))))
+                self.kinds.append((self.n_batches, copied(self._head(moved))))
             self.n_batches += 1
         self.fingerprint = digest.hexdigest()
         if self.n_examples == 0:

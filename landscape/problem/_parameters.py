@@ -125,6 +125,16 @@ class ParameterSpace:
         """Number of entries of each tensor."""
         return tuple(shape.numel() for shape in self.shapes)
 
+    def groups(self, size: int) -> list[int]:
+        """Cut the tensors into groups of neighbours of about a size; return the end of each."""
+        ends, room = list[int](), 0
+        for i, own in enumerate(self.sizes):
+            if room < own:
+                ends.append(i)
+                room = size
+            room -= own
+        return [*ends[1:], len(self.sizes)]
+
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Copy named tensors, at least the names of this space, into a new vector of shape (n,)."""
         return torch.cat([tensors[name].reshape(-1) for name in self.names])

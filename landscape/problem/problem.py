@@ -43,6 +43,22 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 MODES = ("eval", "train")
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a pass with gradients keeps of a batch until its backward pass, as its size says."""
+
+    once: float  # bytes, whatever the batch
+    each: float  # bytes for each byte of the batch
+
+    def of(self, batch_bytes: int) -> float:
+        """Return the bytes that are kept of a batch."""
+        return self.once + self.each * batch_bytes
+
+    def share(self, batch_bytes: int, limit: float) -> float:
+        """Return the part of a batch of which a limit is kept; half of it is left for examples."""
+        return max(limit - self.once, limit / 2) / max(self.each * batch_bytes, 1e-9)
+
+
 @dataclass
 class Trials:
     """Results of the self-tests of a problem."""
@@ -51,6 +67,7 @@ class Trials:
     runs_parts: bool = False  # the model runs on a part of the first batch
     writes_inputs: bool = False  # the model or the loss changes its inputs in place
     writes_unseen: bool = False  # a forward pass writes buffers behind autograd's back
+    footprint: Footprint | None = None  # None: not known, or batches are not to be cut
 
 
 class Problem:
@@ -278,7 +295,9 @@ class Problem:
         # As none may share a key: of two patterns either may match, of two choices both have to.
         parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
         space = self.space.only(patterns)
-        return self._with(space=space, parameters=parameters, derivatives={})
+        # The graph of some parameters is smaller than that of all.
+        trials = copy.copy(self.trials)
+        return self._with(space=space, parameters=parameters, derivatives={}, trials=trials)
 
     def on_examples(self, first: int, last: int) -> Problem:
         """Return the same problem on some of the examples, in the order of the data.
