@@ -436,7 +436,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="of each search for eigenpairs")
     parser.add_argument("--turns", type=int, default=9, help="of each product, at least 2")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("hvp", "eigs"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -166,7 +166,7 @@ def resident() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure-memory", metavar="WHAT", help="in a process of its own")
     arguments = parser.parse_args()
     if arguments.measure_memory:

@@ -287,7 +287,7 @@ def adaptive(tolerance: float = 1e-3, n: int = 51) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", default="all")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
