@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -100,14 +101,53 @@ class Engine:
             keep: also give the loss and the weight of each example.
 
         Returns:
-            The loss of the data set at each. Cost: one forward pass each.
+            The loss of the data set at each. Cost: one forward pass each; the losses of all
+            examples are in memory at once, for each vector.
         """
-        found: list[LossSums] = []
+        found: list[PointSums] = []
         for first in range(0, len(vectors), self.plan.points):
             chunk = vectors[first : first + self.plan.points]
             found += self._runner.sums(chunk, self._pieces, buffers)
         self.evaluator.passes["forwards"] += len(vectors)
+        PointSums.add_up(found)
         return [sums.result(keep=keep) for sums in found]
+
+
+class PointSums(LossSums):
+    """Sums over the batches at one of several weight vectors, which are added up together."""
+
+    @staticmethod
+    def add_up(block: Sequence[PointSums]) -> None:
+        """Make the totals of all; the bits are those that each makes by itself.
+
+        Small models take no longer than the many small operations that this saves.
+        """
+        if not block:
+            return
+        totals = torch.stack([part for sums in block for part in sums._totals])
+        weights = torch.stack([part for sums in block for part in sums._weights])
+        # Of examples that are weighted alike, w · w is one number.
+        known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        squares = [part for sums in block for part in sums._squares(known)]
+        shape = len(block), -1
+        columns = [totals.view(shape).sum(1), weights.view(shape).sum(1)]
+        numbers = torch.cat([*columns, torch.stack(squares)]).tolist()
+        for i, sums in enumerate(block):
+            n = sum(len(terms) for terms, _ in sums._examples or ())
+            own = numbers[2 * len(block) + 3 * i :][:3]
+            sums._known = [numbers[i], numbers[len(block) + i], *own, float(n)]
+
+    def _squares(self, known: dict[tuple[int, ...], tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Return s · s, s · w and w · w, of the losses s and the weights w of the examples."""
+        if self._examples is None:
+            return [torch.full_like(self._totals[0], math.nan)] * 3
+        terms = torch.cat([terms for terms, _ in self._examples]).double()
+        key = tuple(id(weights) for _, weights in self._examples)
+        if key not in known:
+            weights = self.examples[1]  # type: ignore[index]
+            known[key] = weights, weights @ weights
+        weights, square = known[key]
+        return [terms @ terms, terms @ weights, square]
 
 
 # Which plan holds
@@ -222,13 +262,14 @@ class Runner:
         self._folding = Folding(evaluator, folds) if plan.fold and folds else None
         self._compiled: Any = torch.compile(evaluator.model) if plan.compiled else None
         self.at_once = plan.points > 1 and evaluator.problem.mode == "eval"
+        self._is_plain = replace(plan, points=1, piece=None) == PLAIN and precision == "exact"
 
     def sums(
         self,
         vectors: Sequence[Tensor],
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None = None,
-    ) -> list[LossSums]:
+    ) -> list[PointSums]:
         """Evaluate the pieces at each vector, with values for some of the buffers."""
         with torch.no_grad():
             if self.at_once and len(vectors) > 1:
@@ -244,13 +285,23 @@ class Runner:
         vector: Tensor,
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
-    ) -> LossSums:
-        evaluator, sums = self._evaluator, LossSums(self._evaluator.problem.loss.sums)
-        evaluator.write(vector, buffers)  # in turn, before layers are replaced
-        with self._applied(), stand_ins(evaluator.model, self._replaced({})):
-            for terms, metrics in evaluator.over(vector, pieces(), self._result, buffers=buffers):
-                sums.add(terms)
-                sums.add_metrics(metrics)
+    ) -> PointSums:
+        if self._is_plain:
+            return self._summed(vector, pieces, buffers)
+        self._evaluator.write(vector, buffers)  # in turn, before layers are replaced
+        with self._applied(), stand_ins(self._evaluator.model, self._replaced({})):
+            return self._summed(vector, pieces, buffers)
+
+    def _summed(
+        self,
+        vector: Tensor,
+        pieces: Callable[[], Numbered],
+        buffers: Mapping[str, Tensor] | None,
+    ) -> PointSums:
+        evaluator, sums = self._evaluator, PointSums(self._evaluator.problem.loss.sums)
+        for terms, metrics in evaluator.over(vector, pieces(), self._result, buffers=buffers):
+            sums.add(terms)
+            sums.add_metrics(metrics)
         return sums
 
     def _together(
@@ -258,7 +309,7 @@ class Runner:
         vectors: Tensor,
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
-    ) -> list[LossSums]:
+    ) -> list[PointSums]:
         evaluator, sizes = self._evaluator, list[int]()
 
         def rows(vector: Tensor) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
@@ -280,7 +331,7 @@ class Runner:
             # torch says where vmap has no rule and loops: that is slower, and not wrong.
             warnings.filterwarnings("ignore", ".*performance drop", UserWarning)
             batched = torch.vmap(rows)(vectors)
-        found = [LossSums(evaluator.problem.loss.sums) for _ in vectors]
+        found = [PointSums(evaluator.problem.loss.sums) for _ in vectors]
         for (fields, totals), size in zip(batched, sizes, strict=True):
             for i, sums in enumerate(found):
                 own = {name: part[i] for name, part in fields.items()}

@@ -125,6 +125,7 @@ class _StandardLoss(Loss):
         self._batchmean = module.reduction == "batchmean"
         self.module: Any = copy.deepcopy(module).requires_grad_(False)
         self.module.reduction = "none"
+        self._place: tuple[torch.device, torch.dtype] | None = None
         # Of each target that is alive: what was found out about it, at which version.
         self._seen: Any = WeakTensorKeyDictionary()
         self._is_new = True
@@ -139,7 +140,7 @@ class _StandardLoss(Loss):
             self._check(output, target)
         if output.dtype in {torch.float16, torch.bfloat16}:
             output = output.float()  # as torch's autocast does for losses
-        self.module.to(output.device, output.dtype)
+        self._move_to(output)
         element = self.module(output, target)
         element = element if element.ndim else element.reshape(1)
         if known is None:
@@ -150,6 +151,12 @@ class _StandardLoss(Loss):
         weight, weights = known
         total = element.sum(dtype=torch.float64)
         return BatchTerms(total, weight, self._per_example(element), weights)
+
+    def _move_to(self, output: Tensor) -> None:
+        place = output.device, output.dtype
+        if place != self._place:
+            self.module.to(*place)
+            self._place = place
 
     def _known(self, output: Tensor, target: Any) -> tuple[Tensor, Tensor] | None:
         """Return the weights that were found for this very target before, unless it changed."""
@@ -175,6 +182,8 @@ class _StandardLoss(Loss):
 
     def _per_example(self, element: Tensor) -> Tensor:
         """Sum everything but the axis of the examples."""
+        if element.ndim == 1:
+            return element.double()
         if self._axis and self._axis < element.ndim:
             element = element.movedim(self._axis, 0)
         return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)
