@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, first_line
+from landscape.evaluate._blocks import Blocks, PointSums
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._folding import Fold, Folding, find_folds
 from landscape.evaluate._pieces import Numbered, arranged, channels_last, pieces_of, sample_of
@@ -105,49 +105,12 @@ class Engine:
             examples are in memory at once, for each vector.
         """
         found: list[PointSums] = []
-        for first in range(0, len(vectors), self.plan.points):
-            chunk = vectors[first : first + self.plan.points]
-            found += self._runner.sums(chunk, self._pieces, buffers)
+        size = self.plan.points if self.plan.points > 1 else max(1, len(vectors))
+        for first in range(0, len(vectors), size):
+            found += self._runner.sums(vectors[first : first + size], self._pieces, buffers)
         self.evaluator.passes["forwards"] += len(vectors)
         PointSums.add_up(found)
         return [sums.result(keep=keep) for sums in found]
-
-
-class PointSums(LossSums):
-    """Sums over the batches at one of several weight vectors, which are added up together."""
-
-    @staticmethod
-    def add_up(block: Sequence[PointSums]) -> None:
-        """Make the totals of all; the bits are those that each makes by itself.
-
-        Small models take no longer than the many small operations that this saves.
-        """
-        if not block:
-            return
-        totals = torch.stack([part for sums in block for part in sums._totals])
-        weights = torch.stack([part for sums in block for part in sums._weights])
-        # Of examples that are weighted alike, w · w is one number.
-        known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        squares = [part for sums in block for part in sums._squares(known)]
-        shape = len(block), -1
-        columns = [totals.view(shape).sum(1), weights.view(shape).sum(1)]
-        numbers = torch.cat([*columns, torch.stack(squares)]).tolist()
-        for i, sums in enumerate(block):
-            n = sum(len(terms) for terms, _ in sums._examples or ())
-            own = numbers[2 * len(block) + 3 * i :][:3]
-            sums._known = [numbers[i], numbers[len(block) + i], *own, float(n)]
-
-    def _squares(self, known: dict[tuple[int, ...], tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Return s · s, s · w and w · w, of the losses s and the weights w of the examples."""
-        if self._examples is None:
-            return [torch.full_like(self._totals[0], math.nan)] * 3
-        terms = torch.cat([terms for terms, _ in self._examples]).double()
-        key = tuple(id(weights) for _, weights in self._examples)
-        if key not in known:
-            weights = self.examples[1]  # type: ignore[index]
-            known[key] = weights, weights @ weights
-        weights, square = known[key]
-        return [terms @ terms, terms @ weights, square]
 
 
 # Which plan holds
@@ -262,6 +225,7 @@ class Runner:
         self._folding = Folding(evaluator, folds) if plan.fold and folds else None
         self._compiled: Any = torch.compile(evaluator.model) if plan.compiled else None
         self.at_once = plan.points > 1 and evaluator.problem.mode == "eval"
+        self._blocks = Blocks(evaluator)
         self._is_plain = replace(plan, points=1, piece=None) == PLAIN and precision == "exact"
 
     def sums(
@@ -278,7 +242,20 @@ class Runner:
                 except Exception:
                     # What is wrong with the model or the loss themselves is said below.
                     self.at_once = False
-            return [self._alone(vector, pieces, buffers) for vector in vectors]
+            return self._in_turn(vectors, pieces, buffers)
+
+    def _in_turn(
+        self,
+        vectors: Sequence[Tensor],
+        pieces: Callable[[], Numbered],
+        buffers: Mapping[str, Tensor] | None,
+    ) -> list[PointSums]:
+        found: list[PointSums] = []
+        while left := vectors[len(found) :]:
+            some = left[: self._blocks.n] if self._is_plain else left[:1]
+            together = self._blocks.sums(some, pieces, buffers) if len(some) > 1 else None
+            found += together or [self._alone(vector, pieces, buffers) for vector in some]
+        return found
 
     def _alone(
         self,
@@ -286,22 +263,12 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> PointSums:
-        if self._is_plain:
-            return self._summed(vector, pieces, buffers)
-        self._evaluator.write(vector, buffers)  # in turn, before layers are replaced
-        with self._applied(), stand_ins(self._evaluator.model, self._replaced({})):
-            return self._summed(vector, pieces, buffers)
-
-    def _summed(
-        self,
-        vector: Tensor,
-        pieces: Callable[[], Numbered],
-        buffers: Mapping[str, Tensor] | None,
-    ) -> PointSums:
         evaluator, sums = self._evaluator, PointSums(self._evaluator.problem.loss.sums)
-        for terms, metrics in evaluator.over(vector, pieces(), self._result, buffers=buffers):
-            sums.add(terms)
-            sums.add_metrics(metrics)
+        evaluator.write(vector, buffers)  # in turn, before layers are replaced
+        with self._applied(), stand_ins(evaluator.model, self._replaced({})):
+            for terms, metrics in evaluator.over(vector, pieces(), self._result, buffers=buffers):
+                sums.add(terms)
+                sums.add_metrics(metrics)
         return sums
 
     def _together(

@@ -13,7 +13,7 @@ import inspect
 import numbers
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,14 @@ class Loss:
         """Return the terms of a batch from what `forward` returned."""
         return read_loss(self._function(output, rebuilt(target)), batch, self.batching)
 
+    def can_wait(self, output: Any, target: Any) -> bool:
+        """Tell whether `of_outputs` gives the bits of `of_output` for outputs on this target."""
+        return False
+
+    def of_outputs(self, outputs: Sequence[Tensor], target: Tensor) -> list[BatchTerms]:
+        """Return the terms of one batch for several outputs, all of which can wait."""
+        raise NotImplementedError
+
 
 def make_loss(
     loss: Any,
@@ -151,6 +159,26 @@ class _StandardLoss(Loss):
         weight, weights = known
         total = element.sum(dtype=torch.float64)
         return BatchTerms(total, weight, self._per_example(element), weights)
+
+    def can_wait(self, output: Any, target: Any) -> bool:
+        # Each row by itself, with the same operations wherever it stands.
+        return (
+            isinstance(self.module, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss, nn.L1Loss))
+            and output.ndim == 2
+            and output.dtype in {torch.float32, torch.float64}
+            and not self._axis
+            and len(output) == len(target)
+            and self._known(output, target) is not None
+        )
+
+    def of_outputs(self, outputs: Sequence[Tensor], target: Tensor) -> list[BatchTerms]:
+        known, n = self._known(outputs[0], target), len(outputs)
+        assert known is not None, "an output that can wait is on a target with known weights"
+        self._move_to(outputs[0])
+        element = self.module(torch.cat(list(outputs)), target.repeat(n, *[1] * (target.ndim - 1)))
+        totals = element.view(n, -1).sum(dim=1, dtype=torch.float64)
+        terms = self._per_example(element).view(n, -1)
+        return [BatchTerms(totals[i], known[0], terms[i], known[1]) for i in range(n)]
 
     def _move_to(self, output: Tensor) -> None:
         place = output.device, output.dtype
