@@ -57,6 +57,15 @@ class Known:
     tolerance: float = 1e-3
     criterion: str = "range"
 
+    def error_of(self, drawn: Floats, true: Floats) -> float:
+        """Return the largest error, in units of the criterion; inf where finite and not differ."""
+        finite = np.isfinite(true)
+        if not np.array_equal(finite, np.isfinite(drawn)):
+            return float("inf")
+        if self.criterion == "log":
+            return float(np.abs(np.log(drawn[finite] / true[finite])).max())
+        return float(np.abs(drawn - true)[finite].max() / np.ptp(true[finite]))
+
 
 def known_surfaces() -> Iterator[Known]:
     """List them, the fast ones first in each half."""
