@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .output import print_rows
+from .threads import compare_with_one, threads_option, use_threads
 
 if TYPE_CHECKING:
     from landscape.measured import Comparison
@@ -23,8 +24,11 @@ RHO = 0.2
 @click.option("--epochs", default=40, show_default=True, help="Epochs of each training.")
 @click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@threads_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
-def command(output: str, epochs: int, points: int, seed: int, quiet: bool) -> None:
+def command(
+    output: str, epochs: int, points: int, seed: int, threads: str | None, quiet: bool
+) -> None:
     """Train a small ResNet on real 8×8 digits with SGD and with SAM, measure, draw, report.
 
     Both start from the same weights and see the data in the same order. What is done already is
@@ -41,12 +45,14 @@ def command(output: str, epochs: int, points: int, seed: int, quiet: bool) -> No
 
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    use_threads(threads)
     task = load_task("digits")
+    base = task.problem()
+    compare_with_one(threads, base)
     files = {
         name: _trained(task, name, folder, epochs=epochs, seed=seed, quiet=quiet)
         for name in ("sgd", "sam")
     }
-    base = task.problem()
     with Study(folder / "demo.db") as study:
         click.echo("measuring both: loss, spectrum, sharpness, lines, surfaces …", err=True)
         comparison = compare(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +96,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _cores() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, usable or 1))
+    from landscape.threads import usable_cpus
+
+    return min(8, usable_cpus())
 
 
 def _performed(

@@ -13,6 +13,8 @@ import click
 
 from landscape.errors import InvalidArgumentError
 
+from .threads import compare_with_one, threads_option, use_threads
+
 if TYPE_CHECKING:
     from landscape.problem import Problem, Task
 
@@ -79,6 +81,7 @@ class Measuring:
         unsafe_pickle: whether files may run code.
         freeze_data: whether one pass of a changing loader is kept as the data.
         batch_size: for data that come without batches.
+        threads: to compute with: a number, ``auto``, or None for the default.
         as_json: whether to print JSON.
         dry_run: whether to say the price and measure nothing.
         quiet: whether to show no progress.
@@ -98,6 +101,7 @@ class Measuring:
     unsafe_pickle: bool
     freeze_data: bool
     batch_size: int
+    threads: str | None
     as_json: bool
     dry_run: bool
     quiet: bool
@@ -121,6 +125,7 @@ class Measuring:
         """Read the problem file."""
         from landscape.problem import load_task
 
+        use_threads(self.threads)
         return load_task(self.problem)
 
     def base_problem(self, task: Task, *, split: str | None = None) -> Problem:
@@ -147,6 +152,7 @@ class Measuring:
         names = names_in(self.study, each, given)
         problems = {name: one.named(name) for name, one in zip(names, each, strict=True)}
         _say_what_is_equal(problems)
+        compare_with_one(self.threads, next(iter(problems.values())))
         return problems
 
 
@@ -254,6 +260,7 @@ def measuring(function: F) -> F:
             is_flag=True,
             help="Unpickle anything: RUNS ANY CODE that the checkpoint file contains.",
         ),
+        threads_option,
         json_option,
         click.option("--dry-run", is_flag=True, help="Say what it would cost; measure nothing."),
         click.option("--quiet", "-q", is_flag=True, help="No progress bars."),

@@ -12,6 +12,7 @@ from landscape.errors import DataError, NonFiniteError, did_you_mean
 from .idle import refuse_given
 from .options import json_option, names_in, study_option
 from .output import to_json
+from .threads import AUTO, compare_with_one, threads_option, use_threads
 
 if TYPE_CHECKING:
     from landscape.problem import Task
@@ -94,6 +95,7 @@ class Optimizers(Names):
 )  # fmt: skip
 @click.option("--restart", is_flag=True, help="Begin anew, also where a training was interrupted.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train.")
+@threads_option
 @study_option
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
@@ -102,6 +104,7 @@ def command(
     output: str,
     study: str,
     restart: bool,
+    threads: str | None,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -123,7 +126,11 @@ def command(
     from landscape.training import check_checkpoint_path, save_checkpoint, train
 
     _refuse_idle(settings["optimizer"], settings["base"])
+    use_threads(threads)
     task = load_task(problem)
+    if threads == AUTO:  # asked for: a training reads nothing but what it trains on
+        batches = {"split": settings["split"], "batch_size": settings["batch_size"]}
+        compare_with_one(threads, task.problem(**batches, freeze_data=True))
     file = check_checkpoint_path(output)
     state = file.with_name(f"{file.name}.state")
     if restart:

@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "precision",
         "progress",
         "randomness",
+        "threads",
         "_version",
         "theory",
     ),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, first_line
+from landscape.evaluate._blocks import Blocks, PointSums
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._folding import Fold, Folding, find_folds
 from landscape.evaluate._pieces import Numbered, arranged, channels_last, pieces_of, sample_of
@@ -100,13 +101,15 @@ class Engine:
             keep: also give the loss and the weight of each example.
 
         Returns:
-            The loss of the data set at each. Cost: one forward pass each.
+            The loss of the data set at each. Cost: one forward pass each; the losses of all
+            examples are in memory at once, for each vector.
         """
-        found: list[LossSums] = []
-        for first in range(0, len(vectors), self.plan.points):
-            chunk = vectors[first : first + self.plan.points]
-            found += self._runner.sums(chunk, self._pieces, buffers)
+        found: list[PointSums] = []
+        size = self.plan.points if self.plan.points > 1 else max(1, len(vectors))
+        for first in range(0, len(vectors), size):
+            found += self._runner.sums(vectors[first : first + size], self._pieces, buffers)
         self.evaluator.passes["forwards"] += len(vectors)
+        PointSums.add_up(found)
         return [sums.result(keep=keep) for sums in found]
 
 
@@ -222,13 +225,15 @@ class Runner:
         self._folding = Folding(evaluator, folds) if plan.fold and folds else None
         self._compiled: Any = torch.compile(evaluator.model) if plan.compiled else None
         self.at_once = plan.points > 1 and evaluator.problem.mode == "eval"
+        self._blocks = Blocks(evaluator)
+        self._is_plain = replace(plan, points=1, piece=None) == PLAIN and precision == "exact"
 
     def sums(
         self,
         vectors: Sequence[Tensor],
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None = None,
-    ) -> list[LossSums]:
+    ) -> list[PointSums]:
         """Evaluate the pieces at each vector, with values for some of the buffers."""
         with torch.no_grad():
             if self.at_once and len(vectors) > 1:
@@ -237,15 +242,28 @@ class Runner:
                 except Exception:
                     # What is wrong with the model or the loss themselves is said below.
                     self.at_once = False
-            return [self._alone(vector, pieces, buffers) for vector in vectors]
+            return self._in_turn(vectors, pieces, buffers)
+
+    def _in_turn(
+        self,
+        vectors: Sequence[Tensor],
+        pieces: Callable[[], Numbered],
+        buffers: Mapping[str, Tensor] | None,
+    ) -> list[PointSums]:
+        found: list[PointSums] = []
+        while left := vectors[len(found) :]:
+            some = left[: self._blocks.n] if self._is_plain else left[:1]
+            together = self._blocks.sums(some, pieces, buffers) if len(some) > 1 else None
+            found += together or [self._alone(vector, pieces, buffers) for vector in some]
+        return found
 
     def _alone(
         self,
         vector: Tensor,
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
-    ) -> LossSums:
-        evaluator, sums = self._evaluator, LossSums(self._evaluator.problem.loss.sums)
+    ) -> PointSums:
+        evaluator, sums = self._evaluator, PointSums(self._evaluator.problem.loss.sums)
         evaluator.write(vector, buffers)  # in turn, before layers are replaced
         with self._applied(), stand_ins(evaluator.model, self._replaced({})):
             for terms, metrics in evaluator.over(vector, pieces(), self._result, buffers=buffers):
@@ -258,7 +276,7 @@ class Runner:
         vectors: Tensor,
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
-    ) -> list[LossSums]:
+    ) -> list[PointSums]:
         evaluator, sizes = self._evaluator, list[int]()
 
         def rows(vector: Tensor) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
@@ -280,7 +298,7 @@ class Runner:
             # torch says where vmap has no rule and loops: that is slower, and not wrong.
             warnings.filterwarnings("ignore", ".*performance drop", UserWarning)
             batched = torch.vmap(rows)(vectors)
-        found = [LossSums(evaluator.problem.loss.sums) for _ in vectors]
+        found = [PointSums(evaluator.problem.loss.sums) for _ in vectors]
         for (fields, totals), size in zip(batched, sizes, strict=True):
             for i, sums in enumerate(found):
                 own = {name: part[i] for name, part in fields.items()}

@@ -1,10 +1,16 @@
-"""Many points of one plane or line, each kept in the study as soon as it is measured."""
+"""Many points of one plane or line, kept in the study while they are measured.
+
+What is no pass is done for a block of points at once: adding up, standard errors, transactions. A
+kill loses the block in flight and what was measured in the tenth of a second before it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -34,6 +40,10 @@ from landscape.study import Grid, Study
 Index = tuple[int, int]
 
 _CHECKED = 5  # points where a lower precision is compared with the exact loss
+_BLOCK = 32  # points that are evaluated together, at most
+_BLOCK_SECONDS = 0.02  # what takes longer by itself is a block of its own
+_BLOCK_TERMS = 2**22  # losses of examples that are in memory at once
+_RECORD_SECONDS = 0.1  # how long points wait to be recorded together
 
 
 class Points:
@@ -75,6 +85,9 @@ class Points:
         self.columns: dict[Index, dict[str, float]] = {} if kept is None else dict(kept.done)
         self.engine = ""
         self.origin_loss = math.nan
+        self._waiting: dict[Index, dict[str, float]] = {}  # to be recorded
+        self._recorded = time.perf_counter()
+        self._n_at_once = 1
         self._stack = ExitStack()
 
     def __enter__(self) -> Points:
@@ -117,12 +130,16 @@ class Points:
         Returns:
             Their losses. Cost: one forward pass for each that is not kept, more with options.
         """
-        for chunk in self._chunks(indices):
-            for index, values in zip(chunk, self._measured(chunk), strict=True):
-                if index not in self.columns:
-                    if self._kept is not None:
-                        self._kept.record(*index, values)
-                    self.columns[index] = values
+        try:
+            for block in self._blocks(indices):
+                measured = zip(block, self._measured(block), strict=True)
+                new = {index: own for index, own in measured if index not in self.columns}
+                self.columns |= new
+                self._waiting |= new
+                if time.perf_counter() - self._recorded >= _RECORD_SECONDS:
+                    self._record()
+        finally:
+            self._record()
         return [self.columns[index]["loss"] for index in indices]
 
     def arrays(self) -> dict[str, FloatArray]:
@@ -196,30 +213,44 @@ class Points:
         self._others.append(evaluator)
         return evaluator, Engine(evaluator, PLAIN, precision=self._options.precision)
 
-    def _chunks(self, indices: Sequence[Index]) -> list[Sequence[Index]]:
-        """Cut what is asked for, and leave out what is known."""
+    def _record(self) -> None:
+        """Put what waits on the disk."""
+        if self._kept is not None and self._waiting:
+            self._kept.record_all(self._waiting)
+        self._waiting = {}
+        self._recorded = time.perf_counter()
+
+    def _blocks(self, indices: Sequence[Index]) -> Iterator[list[Index]]:
+        """Cut what is asked for into blocks, and leave out what is known."""
         # A part of a chunk that is missing after a kill is measured with the whole of it: in
-        # another company a point would have other roundings.
+        # another company a point would have other roundings. Blocks of chunks have none.
         size = 1 if self.statistics != "frozen" else max(1, self._main.plan.points)
         every = [indices[k : k + size] for k in range(0, len(indices), size)]
         chunks = [chunk for chunk in every if any(index not in self.columns for index in chunk)]
-        bar = progress_bar(chunks, what=self._what, total=len(chunks), show=self._progress)
-        return bar  # type: ignore[return-value]
+        left = iter(progress_bar(chunks, what=self._what, total=len(chunks), show=self._progress))
+        most = max(1, min(_BLOCK, _BLOCK_TERMS // self._problem.batches.n_examples) // size)
+        while together := list(islice(left, self._n_at_once)):
+            started = time.perf_counter()
+            yield [index for chunk in together for index in chunk]
+            each = (time.perf_counter() - started) / len(together)
+            quick = int(min(most, _BLOCK_SECONDS / max(each, 1e-9)))
+            self._n_at_once = max(1, quick) if self.statistics == "frozen" else 1
 
-    def _measured(self, chunk: Sequence[Index]) -> list[dict[str, float]]:
-        vectors = [self._vector(index) for index in chunk]
+    def _measured(self, block: Sequence[Index]) -> list[dict[str, float]]:
+        vectors = [self._vector(index) for index in block]
         try:
-            buffers = self._buffers(chunk[0])
+            buffers = self._buffers(block[0])  # those of all: others than frozen are alone
         except NonFiniteError:  # a variance below zero, beyond the checkpoints that span the plane
-            return [{"loss": math.nan, "loss_se": math.nan} for _ in chunk]
+            return [{"loss": math.nan, "loss_se": math.nan} for _ in block]
         paired = self._options.against is not None
         losses = self._main.losses(vectors, buffers=buffers, keep=paired)
-        found = []
-        for index, vector, loss in zip(chunk, vectors, losses, strict=True):
-            point = Point(self._coordinates(index), vector, buffers, loss)
-            found.append(columns_of(loss))
-            for beside in self._besides:
-                found[-1] |= beside(point)
+        points = [
+            Point(self._coordinates(index), vector, buffers, loss)
+            for index, vector, loss in zip(block, vectors, losses, strict=True)
+        ]
+        found = [columns_of(loss) for loss in losses]
+        for beside in self._besides:  # one after the other: evaluators take turns with a model
+            found = [own | beside(point) for own, point in zip(found, points, strict=True)]
         return found
 
     def _vector(self, index: Index) -> Tensor:

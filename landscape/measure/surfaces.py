@@ -55,7 +55,8 @@ def line(
         precision: see `surface`.
         compile: see `surface`.
         tune: see `surface`.
-        study: where points are kept as they are measured, and taken up again after a kill.
+        study: where points are kept while they are measured, and taken up again after a kill: it
+            loses the point in flight, or those of the last tenth of a second.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
@@ -163,7 +164,8 @@ def surface(
         tune: choose how to evaluate by a short timing, where all points take more than 10
             seconds: the size of the pieces, the layout of images, several points at once. The
             choice can change roundings from run to run; the study notes it.
-        study: where points are kept as they are measured, and taken up again after a kill.
+        study: where points are kept while they are measured, and taken up again after a kill: it
+            loses the point in flight, or those of the last tenth of a second.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:

@@ -13,7 +13,7 @@ import inspect
 import numbers
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,14 @@ class Loss:
         """Return the terms of a batch from what `forward` returned."""
         return read_loss(self._function(output, rebuilt(target)), batch, self.batching)
 
+    def can_wait(self, output: Any, target: Any) -> bool:
+        """Tell whether `of_outputs` gives the bits of `of_output` for outputs on this target."""
+        return False
+
+    def of_outputs(self, outputs: Sequence[Tensor], target: Tensor) -> list[BatchTerms]:
+        """Return the terms of one batch for several outputs, all of which can wait."""
+        raise NotImplementedError
+
 
 def make_loss(
     loss: Any,
@@ -125,6 +133,7 @@ class _StandardLoss(Loss):
         self._batchmean = module.reduction == "batchmean"
         self.module: Any = copy.deepcopy(module).requires_grad_(False)
         self.module.reduction = "none"
+        self._place: tuple[torch.device, torch.dtype] | None = None
         # Of each target that is alive: what was found out about it, at which version.
         self._seen: Any = WeakTensorKeyDictionary()
         self._is_new = True
@@ -139,7 +148,7 @@ class _StandardLoss(Loss):
             self._check(output, target)
         if output.dtype in {torch.float16, torch.bfloat16}:
             output = output.float()  # as torch's autocast does for losses
-        self.module.to(output.device, output.dtype)
+        self._move_to(output)
         element = self.module(output, target)
         element = element if element.ndim else element.reshape(1)
         if known is None:
@@ -150,6 +159,32 @@ class _StandardLoss(Loss):
         weight, weights = known
         total = element.sum(dtype=torch.float64)
         return BatchTerms(total, weight, self._per_example(element), weights)
+
+    def can_wait(self, output: Any, target: Any) -> bool:
+        # Each row by itself, with the same operations wherever it stands.
+        return (
+            isinstance(self.module, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss, nn.L1Loss))
+            and output.ndim == 2
+            and output.dtype in {torch.float32, torch.float64}
+            and not self._axis
+            and len(output) == len(target)
+            and self._known(output, target) is not None
+        )
+
+    def of_outputs(self, outputs: Sequence[Tensor], target: Tensor) -> list[BatchTerms]:
+        known, n = self._known(outputs[0], target), len(outputs)
+        assert known is not None, "an output that can wait is on a target with known weights"
+        self._move_to(outputs[0])
+        element = self.module(torch.cat(list(outputs)), target.repeat(n, *[1] * (target.ndim - 1)))
+        totals = element.view(n, -1).sum(dim=1, dtype=torch.float64)
+        terms = self._per_example(element).view(n, -1)
+        return [BatchTerms(totals[i], known[0], terms[i], known[1]) for i in range(n)]
+
+    def _move_to(self, output: Tensor) -> None:
+        place = output.device, output.dtype
+        if place != self._place:
+            self.module.to(*place)
+            self._place = place
 
     def _known(self, output: Tensor, target: Any) -> tuple[Tensor, Tensor] | None:
         """Return the weights that were found for this very target before, unless it changed."""
@@ -175,6 +210,8 @@ class _StandardLoss(Loss):
 
     def _per_example(self, element: Tensor) -> Tensor:
         """Sum everything but the axis of the examples."""
+        if element.ndim == 1:
+            return element.double()
         if self._axis and self._axis < element.ndim:
             element = element.movedim(self._axis, 0)
         return element.reshape(len(element), -1).sum(dim=1, dtype=torch.float64)

@@ -15,6 +15,7 @@ import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,12 @@ from common import bare_gradient, table, timed
 from torch import nn
 
 from landscape.directions import random_plane
-from landscape.evaluate import Evaluator
+from landscape.evaluate import Engine, Evaluator
 from landscape.measure.evaluation import evaluation
 from landscape.measure.surfaces import span, surface
 from landscape.operators import Hessian
 from landscape.problem import Problem
+from landscape.study import Study
 from landscape.tasks import digits
 
 BATCH = 512
@@ -70,6 +72,49 @@ def surfaces(repeats: int) -> None:
         "surface point with accuracy": points(with_accuracy),
     }
     table("surface", rows, repeats=repeats)
+
+
+def small_surfaces(repeats: int, n: int = 21) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    problem = Problem(model, digits.loss, digits.data("train"), batch_size=BATCH)
+    batches, parameters = list(problem.batches), list(model.parameters())
+    plane, x = random_plane(problem, 0), span(1.0, n)
+    origin, sizes = problem.weights.clone(), [p.numel() for p in parameters]
+
+    def write(vector: torch.Tensor) -> None:
+        with torch.no_grad():
+            for p, part in zip(parameters, vector.split(sizes), strict=True):
+                p.copy_(part.view_as(p))
+
+    def loops() -> None:
+        for a in x:
+            for b in x:
+                write(plane.at(origin, float(a), float(b)))
+                bare_forward(model, batches)
+        write(origin)
+
+    def kept() -> None:
+        with tempfile.TemporaryDirectory() as folder, Study(Path(folder) / "study.db") as study:
+            surface(problem, plane, x=x, y=x, study=study, progress=False)
+
+    units = n * n + 1
+    with Evaluator(problem) as evaluator:
+        engine = Engine(evaluator)
+        vectors = [plane.at(origin, float(a), float(b)) for a in x for b in x]
+        rows = {
+            "bare loop, weights copied in": lambda: timed(loops, units=units),
+            "engine": lambda: timed(lambda: engine.losses(vectors), units=units),
+        }
+        table(f"small MLP, {n} × {n} points", rows, repeats=repeats)
+    rows = {
+        "bare loop, weights copied in": lambda: timed(loops, units=units),
+        "surface": lambda: timed(
+            lambda: surface(problem, plane, x=x, y=x, progress=False), units=units
+        ),
+        "surface into a study": lambda: timed(kept, units=units),
+    }
+    table(f"small MLP, surface of {n} × {n} points", rows, repeats=repeats)
 
 
 def products(repeats: int) -> None:
@@ -166,7 +211,7 @@ def resident() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure-memory", metavar="WHAT", help="in a process of its own")
     arguments = parser.parse_args()
     if arguments.measure_memory:
@@ -175,6 +220,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.repeats} turns\n")
     surfaces(arguments.repeats)
+    small_surfaces(arguments.repeats)
     products(arguments.repeats)
     encoder(arguments.repeats)
     memory()

@@ -172,7 +172,7 @@ def check_that_all_do_the_same(sams: dict[str, Callable], batch: Batch) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

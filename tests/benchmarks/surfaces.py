@@ -9,7 +9,9 @@ surfaces with those of other tools, where they are installed, and with the loop 
 reads a DataLoader and loads a state dict at every point. Rows of one table are measured in turn,
 over and over; the ratio is the median over the turns, with the lower and upper quartile. The third
 measures a surface of 51 × 51 points with a tolerance against all of its points, for its true error,
-and against the loop of 2018 over all of them, whose time is that of 25 points times 104.
+and against the loop of 2018 over all of them, whose time is that of 25 points times 104. The last
+one interpolates the 79 surfaces of `known_surfaces.py`, whose making takes half an hour; with
+``--known WORD`` that is done alone, for those that have the word in their names.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from common import table, timed
+from known_surfaces import N, known_surfaces
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape.directions import random_plane
 from landscape.evaluate import Engine, Evaluator, choose_plan
+from landscape.interpolation import interpolated_surface
 from landscape.measure.surfaces import span, surface
 from landscape.problem import Problem
 from landscape.tasks import digits
@@ -284,18 +288,51 @@ def adaptive(tolerance: float = 1e-3, n: int = 51) -> None:
     print(f"  error that is stated: {few.interpolation_error:.2e} of the range, true: {error:.2e}")
 
 
+def within_tolerance(only: str) -> None:
+    """Interpolate known surfaces: the true error, and the points that it takes."""
+    print(f"{'interpolated surfaces, errors over the tolerance':54s} points   true  stated")
+    counts: dict[bool, list[int]] = {False: [], True: []}
+    exceeded = 0
+    for known in known_surfaces():
+        if only not in known.name:
+            continue
+        x, true = known.make()
+        found = interpolated_surface(
+            x,
+            x,
+            lambda points, true=true: [float(true[point]) for point in points],
+            tolerance=known.tolerance,
+            criterion=known.criterion,
+        )
+        error, n = known.error_of(found.loss, true) / known.tolerance, int(found.measured.sum())
+        counts[known.is_new].append(n)
+        exceeded += error > 1
+        name = f"{known.name}{', new' if known.is_new else ''}"
+        print(f"  {name:52s} {n:6d} {error:6.2f} {found.error / known.tolerance:7.2f}", flush=True)
+    for is_new, numbers in counts.items():
+        if numbers:
+            which = "new" if is_new else "old"
+            print(f"  {len(numbers)} {which} surfaces: {sum(numbers) / len(numbers):.0f} of {N**2}")
+    print(f"  true error above the tolerance: {exceeded}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", default="all")
+    parser.add_argument("--known", default=None, metavar="WORD", help="only these known surfaces")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.repeats} turns\n")
+    if arguments.known is not None:
+        within_tolerance(arguments.known)
+        return
     asked = arguments.networks.split(";")
     points(arguments.repeats, [n for n in NETWORKS if asked == ["all"] or n in asked])
     peers(arguments.repeats)
     adaptive()
+    within_tolerance("")
 
 
 if __name__ == "__main__":
