@@ -19,9 +19,11 @@ from landscape.errors import (
     one_of,
 )
 from landscape.evaluate import Evaluator
-from landscape.measure.conditions import SecondOrder, error_of_rise, second_order
+from landscape.measure.arguments import check_real
+from landscape.measure.conditions import PRODUCTS, SecondOrder, error_of_rise, second_order
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
+from landscape.measure.room import Room, room
 from landscape.measure.search import Search, checked_eigenvectors
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
@@ -46,6 +48,7 @@ def sharpness(
     eigenvectors: FloatArray | None = None,
     start: FloatArray | None = None,
     seed: int = 0,
+    memory: float | None = None,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Sharpness:
@@ -99,6 +102,7 @@ def sharpness(
     """
     ball = Ball(float(rho), float(p))
     check_search(tol, max_gradients)
+    within = room_for(problem, memory, adaptive)
     if eigenvectors is not None:
         eigenvectors = checked_eigenvectors(eigenvectors, problem.space.n)
     if start is not None:
@@ -112,6 +116,7 @@ def sharpness(
         "eigenvectors": None if eigenvectors is None else _digest(eigenvectors),
         **({} if start is None else {"start": _digest(start)}),
         "seed": seed,
+        **({} if memory is None else {"memory": memory}),
     }
 
     def measure(provenance: Provenance) -> Sharpness:
@@ -120,10 +125,11 @@ def sharpness(
             counting(f"sharpness of {problem.name}", show=progress, unit="gradient") as count,
         ):
             scale = scale_of(problem, adaptive, eta)
-            search = Search(Origin(evaluator, scale=scale, count=count), ball)
-            add_starts(search, tol=tol, eigenvectors=eigenvectors, start=start, seed=seed)
-            left = search.polish(tol, search.run(tol, max_gradients))
-            condition = _checked(search, tol, left, seed)
+            origin = Origin(evaluator, scale=scale, count=count)
+            search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
+            search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
+            search.polish()
+            condition = _checked(search, seed)
             return _record(search, condition, settings, provenance, tol)
 
     result = recall_or_measure(Sharpness, problem, settings, study, measure)
@@ -168,6 +174,25 @@ def scale_settings(adaptive: str, eta: float) -> dict[str, Any]:
     return {}
 
 
+def room_for(problem: Problem, memory: float | None, adaptive: str) -> Room:
+    """Return what a search has memory for.
+
+    Args:
+        problem: gives the size of the model.
+        memory: bytes to use beyond the model, its checkpoint and the graph; None: as `room` says.
+        adaptive: the kind of ball.
+
+    Returns:
+        The length of the L-BFGS history and the size of the quadratic model.
+
+    Raises:
+        InvalidArgumentError: if the memory is no number, or holds no climb.
+    """
+    check_real(or_none=True, memory=memory)
+    size = problem.space.n * problem.dtype.itemsize
+    return room(size, memory, scaled=adaptive != "none")
+
+
 def scale_of(problem: Problem, adaptive: str, eta: float) -> torch.Tensor | None:
     """Return the diagonal of T.
 
@@ -182,53 +207,16 @@ def scale_of(problem: Problem, adaptive: str, eta: float) -> torch.Tensor | None
     return None if adaptive == "none" else parameter_scale(problem, adaptive, eta=eta)
 
 
-def add_starts(
-    search: Search,
-    *,
-    tol: float,
-    eigenvectors: FloatArray | None = None,
-    start: FloatArray | None = None,
-    seed: int = 0,
-) -> None:
-    """Begin a climb from every start; the first is SAM's own step.
-
-    Args:
-        search: what to begin.
-        tol: relative gap to reach.
-        eigenvectors: directions, in place of the quadratic model.
-        start: a point ε.
-        seed: of the random start.
-    """
-    origin = search.origin
-    search.start_from_gradient()
-    search.scout(tol)  # most often this is high already, before anything dearer is done
-    search.start_from_momentum()
-    search.scout(tol)
-    search.start_downhill()
-    if eigenvectors is None:
-        search.start_from_model(search.model, seed=seed)
-    else:
-        search.start_along(torch.as_tensor(eigenvectors).to(origin.point.gradient))
-    search.start_at_vertices()
-    if start is not None:
-        epsilon = torch.as_tensor(start).to(origin.point.gradient)
-        scale = torch.ones_like(epsilon) if origin.scale is None else origin.scale
-        search.start_at("given", torch.where(scale != 0, epsilon / scale, 0.0))
-    search.start("random", origin.drawn(seed))
-
-
-def _checked(search: Search, tol: float, left: int, seed: int) -> SecondOrder | None:
+def _checked(search: Search, seed: int) -> SecondOrder | None:
     """Check the second-order condition on the sphere, and go on where it fails."""
     condition = _condition(search, seed)
     for i in range(_ESCAPES):
-        if condition is None or not condition.fails or left < 4:
+        if condition is None or not condition.fails or search.left < 4:
             return condition
         before, best = search.best.value, search.best.epsilon
-        for sign, name in ((1, "+"), (-1, "-")):
-            step = sign * _ESCAPE * search.ball.rho * condition.direction
-            climb = search.start_at(f"{name}tangent {i + 1}", best + step)
-            climb.climb(tol, climb.gradients + left // 2)
-            left -= climb.gradients
+        for sign, name, share in ((1, "+", 0.5), (-1, "-", 1.0)):
+            there = best.add(condition.direction, alpha=sign * _ESCAPE * search.ball.rho)
+            search.go_on_at(f"{name}tangent {i + 1}", there, share=share)
         if search.best.value <= before:
             return condition
         condition = _condition(search, seed)
@@ -240,8 +228,9 @@ def _condition(search: Search, seed: int) -> SecondOrder | None:
     if ball.p != 2 or best.is_inside(ball) or not best.usable or origin.n_free < 2:
         return None
     try:
-        matvec = origin.curvature(best.epsilon)
-        return second_order(matvec, best, ball.rho, origin.drawn(next_seed(seed)))
+        matvec, start = origin.curvature(best.epsilon), origin.drawn(next_seed(seed))
+        most = min(PRODUCTS, search.room.products)
+        return second_order(matvec, best, ball.rho, start, max_products=most)
     except (LossError, NonFiniteError):
         return None
 
@@ -255,7 +244,7 @@ def _record(
 ) -> Sharpness:
     """Put the record together."""
     origin, ball, best, gap = search.origin, search.ball, search.best, search.gap
-    epsilon, climbs = origin.scaled(best.epsilon), list(search.climbs.values())
+    epsilon, climbs = origin.scaled(best.epsilon).contiguous(), list(search.climbs.values())
     return Sharpness(
         value=best.value,
         value_se=error_of_rise(origin.evaluator, epsilon),
@@ -267,7 +256,7 @@ def _record(
         adaptive=settings.get("adaptive", "none"),
         eta=settings.get("eta", 0.0),
         loss=origin.loss,
-        norm=ball.norm(best.epsilon),
+        norm=best.norm,
         converged=gap <= tol,
         epsilon=epsilon.cpu().numpy(),
         starts=tuple(search.climbs),
@@ -297,10 +286,8 @@ def model_fields(search: Search) -> dict[str, float]:
     model = search.model
     if model is None or not model.products:
         return {}
-    found = {"top_eigenvalue": model.top()[0]}
-    return found | (
-        {"quadratic_maximum": model.maximum(search.ball.rho)[1]} if search.ball.p == 2 else {}
-    )
+    found = {"top_eigenvalue": model.top_value}
+    return found | ({"quadratic_maximum": model.rise(search.ball.rho)} if search.ball.p == 2 else {})
 
 
 def _condition_fields(condition: SecondOrder) -> dict[str, float]:

@@ -30,7 +30,7 @@ from landscape.evaluate import Evaluator
 from landscape.measure.auto_pgd import auto_pgd
 from landscape.measure.origin import Origin
 from landscape.measure.search import Search
-from landscape.measure.sharpness import add_starts, scale_of
+from landscape.measure.sharpness import scale_of
 from landscape.problem import Problem
 from landscape.tasks import digits
 
@@ -120,8 +120,8 @@ def measure(problem: Problem, relative: float, p: float, adaptive: str) -> Case:
 
         origin.objective = watched
         search = Search(origin, ball)
-        add_starts(search, tol=1e-4)
-        search.polish(1e-4, search.run(1e-4, 200))
+        search.explore()
+        search.polish()
         in_all = evaluator.passes["gradients"] + HVP * evaluator.passes["hvps"]
         reached = [cost for value, cost in spent if value >= ENOUGH * theirs]
         return Case(
