@@ -174,7 +174,8 @@ def _norm(vector: Tensor, order: float) -> float:
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     powers = ((vector[part].double() / largest).abs_() for part in _blocks(len(vector)))
-    return largest * float(sum(float(part.pow_(order).sum()) for part in powers)) ** (1 / order)
+    total = math.fsum(float(part.pow_(order).sum()) for part in powers)
+    return float(largest * total ** (1 / order))
 
 
 def _soft_threshold_(epsilon: Tensor, rho: float) -> Tensor:

@@ -155,6 +155,7 @@ class Ascent:
             slope: dual norm of the gradient at the centre of the ball.
             level: the loss at the centre: rises are differences of losses, and have the rounding
                 of the larger of the two.
+            history: pairs of vectors that the quasi-Newton step remembers at most.
         """
         self._set_up(objective, ball, slope, level, history)
         self._begin(self._evaluate(start))
@@ -271,13 +272,15 @@ class Ascent:
             if not (slope > 0 and share * size > _SHORTEST * self._ball.rho):
                 self.stalled = True
                 return None
-            trial = torch.add(here.epsilon, direction, alpha=share)
-            there = self._evaluate(self._ball.project_(trial))
+            there = self._evaluate(
+                self._ball.project_(torch.add(here.epsilon, direction, alpha=share))
+            )
             self._keep(there)
             rise = there.value - here.value
             if there.usable and rise >= _ARMIJO * share * slope - self._rounding(here):
                 return there
             share *= _shrink(share * slope, rise)
+            del there  # not to be held during the next pass
         return None
 
     def _move(self, there: Point) -> None:

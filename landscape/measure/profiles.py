@@ -16,7 +16,8 @@ from landscape.evaluate import Evaluator
 from landscape.measure.ascent import Place
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
-from landscape.measure.search import Search
+from landscape.measure.scouting import explore
+from landscape.measure.search import ROUTINE, Search
 from landscape.measure.sharpness import (
     check_search,
     model_fields,
@@ -144,7 +145,7 @@ def _climb_radii(
             search.start_at("smaller radius", below.epsilon.clone())
             search.start_at("smaller radius, stretched", below.epsilon * (rho / below.norm))
         # One model serves all radii, so that it may be a good one.
-        search.explore(seed=seed, few_products=search.room.products)
+        explore(search, seed=seed, few_products=search.room.products)
         search.polish()
         rows.append(_row(search, below))
         notes += search.notes
@@ -202,7 +203,8 @@ def _weight_norm(problem: Problem, scale: torch.Tensor | None, norm: Any) -> flo
 
 def _warn(result: Profile) -> None:
     for note in result.notes:
-        warnings.warn(note, stacklevel=3)
+        if not note.startswith(ROUTINE):
+            warnings.warn(note, stacklevel=3)
     if result.n_overflowed:
         msg = (
             f"the loss or its gradient overflowed at {result.n_overflowed} points; they were left "

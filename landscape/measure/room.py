@@ -60,9 +60,8 @@ def room(vector_bytes: int, memory: float | None, *, scaled: bool) -> Room:
     products = min(PRODUCTS, vectors - _PRODUCT - 2 * scaled)
     shortened = memory is not None and (pairs, products) != (HISTORY, PRODUCTS)
     note = (
-        f"memory for {vectors} vectors of the model's size: a quadratic model of at most {products} "
-        f"products, an L-BFGS history of {pairs} pairs"
+        f"memory for {vectors} vectors of the model's size: a quadratic model of at most "
+        f"{products} products, an L-BFGS history of {pairs} pairs"
     )
     keeps = vectors >= least + 2 * HISTORY + PRODUCTS + 2
     return Room(pairs, max(1, products), keeps, note if shortened else "")
-

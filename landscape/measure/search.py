@@ -23,6 +23,7 @@ SCOUTING = 8  # gradient passes for each start, before it must be the highest to
 MOMENTUM = 12  # gradient passes with momentum that lead to a start
 FEW_PRODUCTS = 3  # of the quadratic model, before its start is compared with the first
 _MORE_PRODUCTS = 8  # where the two do not agree
+ROUTINE = ("scouted on ", "memory for ")  # how notes begin that nobody needs to be warned of
 _LARGEST_COORDINATES = 4  # of the ball p = 1, tried for each direction to start in
 _SAME = 0.99  # cosine above which two climbs are taken for one
 _EQUAL = 1e-3  # relative difference of two values that are taken for one
@@ -86,6 +87,7 @@ class Search:
         self.notes: tuple[str, ...] = (self.room.note,) if self.room.note else ()
         self.model: QuadraticModel | None = None
         self._highest: tuple[Place, float] | None = None
+        self._scouting = SCOUTING
         self._slope = ball.dual_norm(origin.point.gradient)
 
     @property
@@ -157,15 +159,26 @@ class Search:
         self.start_from_eigenvector()
         self.start("random", self.origin.drawn(seed))
 
+    def explore_from_there(self, *, seed: int, few_products: int = FEW_PRODUCTS) -> None:
+        """Begin at the gradient and the quadratic model, and go on only from where that is higher.
+
+        Args:
+            seed: of the random vector in the model's subspace.
+            few_products: of the model.
+        """
+        self._scouting = 1
+        self.start_from_gradient()
+        self.start_from_model(few_products, seed=seed)
+
     def start_from_gradient(self) -> None:
         """Begin at the dual maximiser of the gradient, SAM's own step; for p = ∞ with momentum."""
         if self._slope == 0:
             return
-        if math.isinf(self.ball.p) and self.ball.rho * self._slope > self._rounding:
+        is_first = self._scouting > 1
+        if is_first and math.isinf(self.ball.p) and self.ball.rho * self._slope > self._rounding:
             self.start_from_momentum("gradient")
         else:
-            first = self.start("gradient", self.origin.point.gradient)
-            self.one_step = first
+            self.one_step = self.start("gradient", self.origin.point.gradient)
 
     def start_from_momentum(self, name: str) -> None:
         """Begin at the highest point of some steps of Auto-PGD, for p = 2 and ∞.
@@ -189,7 +202,9 @@ class Search:
         if name == "gradient":
             self.one_step = found.values[0]
         if found.best is not origin.point:
-            self._climb(name, Ascent.at(found.best, **self._settings()))
+            climb = Ascent.at(found.best, **self._settings())
+            del found  # not to be held while the search climbs
+            self._climb(name, climb)
         elif name == "gradient":
             self.start(name, origin.point.gradient)
 
@@ -206,10 +221,9 @@ class Search:
         step, _ = model.maximum(self._radius)
         if not self.room.keeps_model:
             model.release()
-        if self.ball.p == 2:
-            self.start_at("quadratic model", step)
-        else:
-            self.start("quadratic model", step)
+        holder = [step if self.ball.p == 2 else self.ball.dual(step)]
+        del step  # not to be held while the search climbs
+        self._start("quadratic model", holder)
 
     def start_from_eigenvector(self) -> None:
         """Begin at both ends of the top eigenvector of the quadratic model, if that is kept."""
@@ -269,14 +283,20 @@ class Search:
         Returns:
             The rise at the point of the ball to which it points.
         """
-        first = self.start_at(name, self.ball.dual(direction))
+        entries: list[tuple[int, float]] = []
         if self.ball.p == 1:
             largest = direction.abs().topk(min(_LARGEST_COORDINATES, len(direction))).indices
-            for i, index in enumerate(largest):
-                if i and direction[index] != 0:
-                    vertex = torch.zeros_like(direction)
-                    vertex[index] = direction[index]
-                    self.start_at(f"{name}, entry {i + 1}", self.ball.dual(vertex))
+            entries = [(int(i), float(direction[i])) for i in largest]
+        holder = [self.ball.dual(direction)]
+        del direction  # not to be held while the search climbs
+        first = self._start(name, holder)
+        for i, (index, value) in enumerate(entries):
+            if i and value:
+                vertex = torch.zeros_like(self.origin.point.gradient)
+                vertex[index] = math.copysign(self.ball.rho, value)
+                holder.append(vertex)
+                del vertex
+                self._start(f"{name}, entry {i + 1}", holder)
         return first
 
     def start_at(self, name: str, d: Tensor) -> float:
@@ -289,7 +309,11 @@ class Search:
         Returns:
             The rise there. Cost: up to `SCOUTING` gradient passes; more if it is the highest then.
         """
-        climb = Ascent(start=self.ball.project_(d), **self._settings())
+        return self._start(name, [d])
+
+    def _start(self, name: str, holder: list[Tensor]) -> float:
+        """Begin at the one point of a list, which is emptied: nobody holds it during the climb."""
+        climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
         self._climb(name, climb)
         return climb.start_value
 
@@ -312,7 +336,7 @@ class Search:
             return met
 
         if not meets(climb.place):
-            climb.climb(self.tol, SCOUTING, done=meets)
+            climb.climb(self.tol, self._scouting, done=meets)
         if not met and (climb.height > self.height or not self.climbs):
             before = climb.gradients
             climb.climb(self.tol, before + max(0, self.left), done=meets)
@@ -340,21 +364,21 @@ class Search:
             if self.ball.p != 2 or self.left < 2 or not risen or self.gap <= self.tol:
                 return
             try:
-                there = self._second_order_step(min(products, self.room.products))
+                there = [self._second_order_step(min(products, self.room.products))]
             except (LossError, NonFiniteError):
                 return
             self.left -= 2
             self.go_on_at(f"second-order step {i + 1}", there)
 
-    def go_on_at(self, name: str, d: Tensor, *, share: float = 1.0) -> None:
+    def go_on_at(self, name: str, holder: list[Tensor], *, share: float = 1.0) -> None:
         """Begin at a point close to the highest one, and climb as long as there are passes.
 
         Args:
             name: of the start.
-            d: the point, shape (n,), overwritten; projected on the ball.
+            holder: a list with the point, shape (n,), alone, which is emptied; projected.
             share: of the passes that are left, to spend at most.
         """
-        climb = Ascent(start=self.ball.project_(d), **self._settings())
+        climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
         climb.climb(self.tol, climb.gradients + int(share * self.left))
         self.left -= climb.gradients
         if climb.height > self.height or (climb.height == self.height and climb.gap < self.gap):

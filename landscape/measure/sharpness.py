@@ -24,7 +24,8 @@ from landscape.measure.conditions import PRODUCTS, SecondOrder, error_of_rise, s
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
 from landscape.measure.room import Room, room
-from landscape.measure.search import Search, checked_eigenvectors
+from landscape.measure.scouting import explore
+from landscape.measure.search import ROUTINE, Search, checked_eigenvectors
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import counting
@@ -54,16 +55,20 @@ def sharpness(
 ) -> Sharpness:
     """Measure max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w), over the whole data set.
 
-    A climb from several starts: ± the dual of the gradient (the first is SAM's one-step estimate),
-    the maximiser of the quadratic model of the loss at w, ± the top eigenvector of its Hessian,
-    the best of eight steps with momentum (p = 2 and ∞), and a random point; for p = 1 also the
-    vertices of the four largest entries of each, and for p = 1 and ∞ the best of all vertices
-    where there are at most 256. Each start gets a few passes; the two highest then go on until
-    the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``, with
-    second-order steps for p = 2 where the passes were not enough. For p = 2 the second-order
-    condition is checked at the end, and the search goes on where it fails. The value is a lower
-    bound on the maximum, and never below the one-step value nor below 0 (ε = 0 is in the ball).
-    Points where the loss overflows are left out of it, with a warning.
+    Climbs from several starts, one after another: from the dual of the gradient (SAM's one-step
+    estimate; for p = ∞ by twelve steps with momentum), and from the maximiser of the quadratic
+    model of the loss at w. Where these two come to the same and the gap is met, that is all for
+    p = 2 and ∞; else also from twelve steps with momentum (p = 2), minus the gradient, ± the top
+    eigenvector, and a random point; for p = 1 also from the vertices of the four largest entries
+    of each, and for p = 1 and ∞ from the best of all vertices where there are at most 256. A climb
+    ends where it meets a higher one, or is not the highest after eight passes; else it goes on
+    until the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``,
+    with second-order steps for p = 2 where the passes were not enough. Where there are 1,024
+    examples or more (``eval`` mode), the starts are tried on an eighth of them, and the search
+    over all goes on from the highest. For p = 2 the second-order condition is checked at the end,
+    and the search goes on where it fails. The value is a lower bound on the maximum, and never
+    below the one-step value nor below 0 (ε = 0 is in the ball). Points where the loss overflows
+    are left out of it, with a warning.
 
     The gap alone does not prove that the maximum is global: a loss that curves upwards has local
     ones. On quadratic losses with p = 2 the tests hold the value to the exact maximum, to 1e-6
@@ -82,19 +87,22 @@ def sharpness(
             is otherwise found with a few Hessian-vector products; in an adaptive ball those of
             THT.
         start: an ε to start from beside the others, shape (n,), such as that of another radius.
-        seed: of the random start.
+        seed: of the random start, and of the part of the data that the starts are tried on.
+        memory: bytes to use beyond the model, its checkpoint and the graph: the quadratic model and
+            the L-BFGS history are shortened to fit, and a note says so. None: twelve vectors of
+            length n, or 64 MiB if that is more.
         study: where the result is kept, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
-        The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes, up to 16
-        Hessian-vector products for the quadratic model, 13 for each check of the second-order
-        condition and 11 for each second-order step, and two forward passes. Memory: about 100
-        vectors of length n.
+        The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes, those
+        over a part of the data counted by its share; three to eight Hessian-vector products for
+        the quadratic model, 12 at most for each check of the second-order condition and 11 for
+        each second-order step, and two forward passes.
 
     Raises:
-        InvalidArgumentError: if ρ is not above zero, p is below 1, T is zero throughout, or a
-            setting is out of range.
+        InvalidArgumentError: if ρ is not above zero, p is below 1, T is zero throughout, a setting
+            is out of range, or the memory holds no climb.
 
     References:
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Kwon, Kim, Park, Choi (2021),
@@ -127,7 +135,10 @@ def sharpness(
             scale = scale_of(problem, adaptive, eta)
             origin = Origin(evaluator, scale=scale, count=count)
             search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
-            search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
+            if eigenvectors is None and start is None:
+                explore(search, seed=seed)
+            else:
+                search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
             search.polish()
             condition = _checked(search, seed)
             return _record(search, condition, settings, provenance, tol)
@@ -215,7 +226,7 @@ def _checked(search: Search, seed: int) -> SecondOrder | None:
             return condition
         before, best = search.best.value, search.best.epsilon
         for sign, name, share in ((1, "+", 0.5), (-1, "-", 1.0)):
-            there = best.add(condition.direction, alpha=sign * _ESCAPE * search.ball.rho)
+            there = [best.add(condition.direction, alpha=sign * _ESCAPE * search.ball.rho)]
             search.go_on_at(f"{name}tangent {i + 1}", there, share=share)
         if search.best.value <= before:
             return condition
@@ -287,7 +298,9 @@ def model_fields(search: Search) -> dict[str, float]:
     if model is None or not model.products:
         return {}
     found = {"top_eigenvalue": model.top_value}
-    return found | ({"quadratic_maximum": model.rise(search.ball.rho)} if search.ball.p == 2 else {})
+    return found | (
+        {"quadratic_maximum": model.rise(search.ball.rho)} if search.ball.p == 2 else {}
+    )
 
 
 def _condition_fields(condition: SecondOrder) -> dict[str, float]:
@@ -307,7 +320,8 @@ def _warn(result: Sharpness) -> None:
         )
         warnings.warn(msg, NonFiniteWarning, stacklevel=3)
     for note in result.notes:
-        warnings.warn(note, stacklevel=3)
+        if not note.startswith(ROUTINE):
+            warnings.warn(note, stacklevel=3)
 
 
 def _checked_start(values: Any, n: int) -> FloatArray:
