@@ -20,13 +20,15 @@ from landscape.measure.room import Room
 from landscape.results import FloatArray
 
 SCOUTING = 8  # gradient passes for each start, before it must be the highest to go on
-MOMENTUM = 12  # gradient passes with momentum that lead to a start
+COMPARING = 5  # the same for p = ∞ and the quadratic model, compared with the first start
+MOMENTUM = 10  # gradient passes with momentum that lead to a start
 FEW_PRODUCTS = 3  # of the quadratic model, before its start is compared with the first
 _MORE_PRODUCTS = 8  # where the two do not agree
 ROUTINE = ("scouted on ", "memory for ")  # how notes begin that nobody needs to be warned of
 _LARGEST_COORDINATES = 4  # of the ball p = 1, tried for each direction to start in
 _SAME = 0.99  # cosine above which two climbs are taken for one
-_EQUAL = 1e-3  # relative difference of two values that are taken for one
+_LEVEL = 3e-3  # relative difference below a higher climb within which another one ends
+_EQUAL = 1e-2  # relative difference of two values that are taken for one
 _EARLY = 0.1  # of the gap that is sought: where it is met, steps with momentum end
 _MODEL_TOL = 1e-2
 _MOST_VERTICES = 256  # of a ball p = 1 or ∞, up to which all are tried
@@ -40,7 +42,7 @@ class Climb:
     Attributes:
         height: rise at its highest point; −∞ where the loss was finite at none.
         gap: relative Frank-Wolfe gap there.
-        met: whether it ended because it came to where an earlier, higher one had been.
+        met: whether it ended because it came close to an earlier, higher one, or as high.
     """
 
     height: float
@@ -223,7 +225,8 @@ class Search:
             model.release()
         holder = [step if self.ball.p == 2 else self.ball.dual(step)]
         del step  # not to be held while the search climbs
-        self._start("quadratic model", holder)
+        few = COMPARING if math.isinf(self.ball.p) else SCOUTING
+        self._start("quadratic model", holder, scouting=min(few, self._scouting))
 
     def start_from_eigenvector(self) -> None:
         """Begin at both ends of the top eigenvector of the quadratic model, if that is kept."""
@@ -311,10 +314,10 @@ class Search:
         """
         return self._start(name, [d])
 
-    def _start(self, name: str, holder: list[Tensor]) -> float:
+    def _start(self, name: str, holder: list[Tensor], *, scouting: int | None = None) -> float:
         """Begin at the one point of a list, which is emptied: nobody holds it during the climb."""
         climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
-        self._climb(name, climb)
+        self._climb(name, climb, scouting=scouting or self._scouting)
         return climb.start_value
 
     def _settings(self) -> dict[str, Any]:
@@ -326,7 +329,7 @@ class Search:
             "history": self.room.pairs,
         }
 
-    def _climb(self, name: str, climb: Ascent) -> None:
+    def _climb(self, name: str, climb: Ascent, *, scouting: int = SCOUTING) -> None:
         """Climb until the gap is met; give up where a higher climb has been, or is higher."""
         met = False
 
@@ -336,7 +339,7 @@ class Search:
             return met
 
         if not meets(climb.place):
-            climb.climb(self.tol, self._scouting, done=meets)
+            climb.climb(self.tol, scouting, done=meets)
         if not met and (climb.height > self.height or not self.climbs):
             before = climb.gradients
             climb.climb(self.tol, before + max(0, self.left), done=meets)
@@ -346,9 +349,11 @@ class Search:
         self.climbs[name] = Climb(climb.height, climb.gap, met)
 
     def _is_known(self, place: Place) -> bool:
-        """Whether a place is close to the highest one so far, and not above it."""
+        """Whether a place is close to the highest one so far, or as high, and not above it."""
         if self._highest is None or not place.value <= self.height:
             return False
+        if self.height - place.value <= _LEVEL * abs(self.height):
+            return True
         best = self._highest[0].epsilon
         return dot(best, place.epsilon) >= _SAME * length(best) * length(place.epsilon) > 0
 

@@ -56,9 +56,9 @@ def sharpness(
     """Measure max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w), over the whole data set.
 
     Climbs from several starts, one after another: from the dual of the gradient (SAM's one-step
-    estimate; for p = ∞ by twelve steps with momentum), and from the maximiser of the quadratic
+    estimate; for p = ∞ by ten steps with momentum), and from the maximiser of the quadratic
     model of the loss at w. Where these two come to the same and the gap is met, that is all for
-    p = 2 and ∞; else also from twelve steps with momentum (p = 2), minus the gradient, ± the top
+    p = 2 and ∞; else also from ten steps with momentum (p = 2), minus the gradient, ± the top
     eigenvector, and a random point; for p = 1 also from the vertices of the four largest entries
     of each, and for p = 1 and ∞ from the best of all vertices where there are at most 256. A climb
     ends where it meets a higher one, or is not the highest after eight passes; else it goes on
