@@ -255,7 +255,7 @@ class Ascent:
         secants = self._secants
         direction = self._tangent_(secants.apply_(rising.clone()), self._here)
         size = length(direction)
-        if dot(direction, rising) <= 1e-8 * size * length(rising):
+        if dot(direction, rising) <= 1e-8 * size * self._here.place(self._ball).steepness:
             secants.forget()
             direction, size = rising, length(rising)
         # A tangent longer than the diameter only closes in on the end of the same arc.
@@ -312,13 +312,13 @@ class Ascent:
 
     def _rising(self, point: Point) -> Tensor:
         """Gradient, without its part along ε where that part points out of the ball."""
-        return self._tangent_(point.gradient.clone(), point)
+        return self._tangent_(point.gradient.clone(), point, along=point.along)
 
-    def _tangent_(self, vector: Tensor, point: Point) -> Tensor:
+    def _tangent_(self, vector: Tensor, point: Point, *, along: float | None = None) -> Tensor:
         if not self._slides(point):
             return vector
-        share = dot(vector, point.epsilon) / dot(point.epsilon, point.epsilon)
-        return vector.sub_(point.epsilon, alpha=share)
+        part = dot(vector, point.epsilon) if along is None else along
+        return vector.sub_(point.epsilon, alpha=part / point.place(self._ball).norm ** 2)
 
 
 @dataclass(frozen=True)
