@@ -13,6 +13,7 @@ from landscape.results import Cost
 from .idle import refuse_given
 from .measuring import measure_each
 from .options import Measuring, measuring
+from .spectral import Bytes
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -60,6 +61,14 @@ _HVPS = 42  # the quadratic model, the second-order condition, one second-order 
     show_default=True,
     help="Gradient passes to spend at most, after scouting the starts.",
 )
+@click.option(
+    "--memory",
+    type=Bytes(),
+    default=None,
+    metavar="SIZE",
+    help="To use beyond model, data and graph, e.g. 500MB.  [default: 12 times the model, 64MiB "
+    "at least]",
+)
 @measuring
 def command(
     told: Measuring,
@@ -69,6 +78,7 @@ def command(
     rhos: str | None,
     protocol: str,
     normalise_logits: bool,
+    memory: float | None,
     **ball: Any,
 ) -> None:
     """Measure max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), with how good the maximum found is.
@@ -93,7 +103,7 @@ def command(
         if normalise_logits:
             problem = problem.with_normalised_logits()
         options = {**ball, "seed": told.seed, "study": study, "progress": told.progress}
-        return _measured(problem, rho, m, profile, rhos, protocol, options)
+        return _measured(problem, rho, m, profile, rhos, protocol, memory, options)
 
     measure_each(told, measure, price=lambda problem: _price(ball, profile, rhos, m, protocol))
 
@@ -118,7 +128,7 @@ def _check(profile: bool, rhos: str | None, m: int | None, protocol: str, mode: 
         refuse_given(["p", "adaptive", "eta"], fixed)
     if protocol == "auto-pgd":
         steps = "is of a search, and --protocol auto-pgd takes 20 steps: leave it out"
-        refuse_given(["tol", "max_gradients"], steps)
+        refuse_given(["tol", "max_gradients", "memory"], steps)
 
 
 def _measured(
@@ -128,6 +138,7 @@ def _measured(
     profile: bool,
     rhos: str | None,
     protocol: str,
+    memory: float | None,
     options: dict[str, Any],
 ) -> list[Result]:
     from landscape.measure.profiles import sharpness_profile
@@ -135,10 +146,10 @@ def _measured(
     from landscape.measure.subsets import PUBLISHED, m_sharpness
 
     if profile:
-        return [sharpness_profile(problem, _radii(rhos), **options)]
+        return [sharpness_profile(problem, _radii(rhos), memory=memory, **options)]
     if protocol == "auto-pgd":
         return [m_sharpness(problem, rho, **PUBLISHED, **options)]
-    found: list[Result] = [sharpness(problem, rho, **options)]
+    found: list[Result] = [sharpness(problem, rho, memory=memory, **options)]
     return found if m is None else [*found, m_sharpness(problem, rho, m=m, **options)]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
+
+_BLOCK = 2**15  # numbers converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,13 @@ class Ball:
             return step
         if math.isinf(self.p):
             return self.rho * gradient.sign()
-        unit = gradient.double() / size
-        return (self.rho * unit.sign() * unit.abs().pow(self.q - 1)).to(gradient.dtype)
+        if self.p == 2:
+            return gradient * (self.rho / size)
+        step = torch.empty_like(gradient)
+        for part in _blocks(len(gradient)):
+            unit = gradient[part].double() / size
+            step[part] = self.rho * unit.sign() * unit.abs().pow(self.q - 1)
+        return step
 
     def project(self, epsilon: Tensor) -> Tensor:
         """Return the nearest point of the ball in Euclidean distance (p = 1, 2, ∞).
@@ -95,33 +103,87 @@ class Ball:
             The projection, shape (n,); for other p the point scaled back to the ball, which is
             feasible but not the nearest.
         """
+        return self.project_(epsilon.clone())
+
+    def project_(self, epsilon: Tensor) -> Tensor:
+        """Do the same in the memory of the argument.
+
+        Args:
+            epsilon: shape (n,), overwritten.
+
+        Returns:
+            ``epsilon``.
+        """
         if math.isinf(self.p):
-            return epsilon.clamp(-self.rho, self.rho)
+            return epsilon.clamp_(-self.rho, self.rho)
         size = self.norm(epsilon)
         if size <= self.rho:
             return epsilon
         if self.p == 1:
-            return _soft_threshold(epsilon, self.rho)
-        return epsilon * (self.rho / size)
+            return _soft_threshold_(epsilon, self.rho)
+        return epsilon.mul_(self.rho / size)
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """Return aᵀb in float64, converted block by block in a buffer that stays in cache.
+
+    Args:
+        a: shape (n,).
+        b: shape (n,).
+
+    Returns:
+        The inner product.
+    """
+    if len(a) <= _BLOCK:
+        return float(torch.dot(a.double(), b.double()))
+    one = torch.empty(_BLOCK, dtype=torch.float64, device=a.device)
+    other, total = one if a is b else torch.empty_like(one), one.new_zeros(())
+    for part in _blocks(len(a)):
+        left = one[: len(a[part])].copy_(a[part])
+        total += torch.dot(left, left if a is b else other[: len(left)].copy_(b[part]))
+    return float(total)
+
+
+def length(a: Tensor) -> float:
+    """Return ‖a‖₂, added up as in `dot`; scaled where squares would overflow or vanish.
+
+    Args:
+        a: shape (n,).
+
+    Returns:
+        The length; NaN or infinite where a is.
+    """
+    square = dot(a, a) if len(a) > _BLOCK else 0.0
+    if 1e-20 < square < math.inf:
+        return math.sqrt(square)
+    return float(torch.linalg.vector_norm(a, dtype=torch.float64))
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(low, low + _BLOCK) for low in range(0, n, _BLOCK))
 
 
 def _norm(vector: Tensor, order: float) -> float:
     """Return ‖vector‖ of any order, in float64."""
-    if order in {1, 2, math.inf}:
+    if order == 2:
+        return length(vector)
+    if order in {1, math.inf}:
         return float(torch.linalg.vector_norm(vector, order, dtype=torch.float64))
     # Scaled first: |v|^100 of a small entry would underflow.
     largest = float(torch.linalg.vector_norm(vector, math.inf))
     if largest == 0.0 or not math.isfinite(largest):
         return largest
-    scaled = vector.double() / largest
-    return largest * float(torch.linalg.vector_norm(scaled, order))
+    powers = ((vector[part].double() / largest).abs_() for part in _blocks(len(vector)))
+    total = math.fsum(float(part.pow_(order).sum()) for part in powers)
+    return float(largest * total ** (1 / order))
 
 
-def _soft_threshold(epsilon: Tensor, rho: float) -> Tensor:
-    """Project onto the ℓ1 ball by sorting (Duchi et al. 2008)."""
-    ordered = epsilon.abs().double().sort(descending=True).values
-    excess = ordered.cumsum(0) - rho
-    counts = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device=epsilon.device)
-    last = int((ordered * counts > excess).nonzero()[-1])
-    threshold = (excess[last] / (last + 1)).to(epsilon.dtype)
-    return epsilon.sign() * (epsilon.abs() - threshold).clamp_min(0)
+def _soft_threshold_(epsilon: Tensor, rho: float) -> Tensor:
+    """Project onto the ℓ1 ball: the threshold t with Σ max(|εᵢ| − t, 0) = ρ (Michelot 1986)."""
+    sizes, threshold, n_above = epsilon.abs(), -1.0, 0
+    while True:
+        above = sizes > threshold
+        if (n := int(above.sum())) == n_above or not n:
+            return epsilon.sign_().mul_(sizes.sub_(threshold).clamp_min_(0))
+        n_above = n
+        threshold = (float(sizes[above].sum(dtype=torch.float64)) - rho) / n

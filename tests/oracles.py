@@ -193,3 +193,10 @@ def model_at(problem: Problem) -> nn.Module:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             tensor.copy_(problem.state()[name])
     return model
+
+
+def in_krylov_subspace(q: Quadratic, k: int) -> Quadratic:
+    """Restrict a quadratic to the span of g, Hg, …, H^(k−1) g."""
+    powers = [np.linalg.matrix_power(q.hessian, i) @ q.gradient for i in range(k)]
+    basis = np.linalg.qr(np.stack(powers).T)[0]
+    return Quadratic(basis.T @ q.hessian @ basis, basis.T @ q.gradient, q.constant)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import Quadratic, quadratic_problem, spectrum, trust_region
+from oracles import Quadratic, in_krylov_subspace, quadratic_problem, spectrum, trust_region
 from torch import nn
 
 from landscape.balls import Ball
@@ -17,7 +17,7 @@ from landscape.measure.ascent import Point
 from landscape.measure.conditions import error_of_rise, second_order
 from landscape.measure.origin import Origin
 from landscape.measure.quadratic import QuadraticModel, maximise_in_ball
-from landscape.measure.search import Search
+from landscape.measure.search import FEW_PRODUCTS, Search
 from landscape.measure.sharpness import sharpness
 from landscape.problem import Problem
 from landscape.results import from_record, to_record
@@ -83,11 +83,13 @@ def test_the_growing_subspace_finds_maximum_and_top_eigenpair(size):
 
 
 def test_prediction_and_maximum_of_the_model_stand_beside_the_value():
+    """The model is that of a few products: exact in the Krylov subspace of the gradient."""
     q = random_quadratic(14, 1)
     found = sharpness(quadratic_problem(q), 0.3)
-    exact = trust_region(q, 0.3)
-    assert found.quadratic_maximum == pytest.approx(exact.value, rel=1e-3)
-    top = np.linalg.eigvalsh(q.hessian)[-1]
+    inner = in_krylov_subspace(q, FEW_PRODUCTS)
+    assert found.quadratic_maximum == pytest.approx(trust_region(inner, 0.3).value, rel=1e-3)
+    top = np.linalg.eigvalsh(inner.hessian)[-1]
+    assert found.top_eigenvalue == pytest.approx(top, rel=1e-3)
     assert found.slope == pytest.approx(np.linalg.norm(q.gradient), rel=1e-12)
     assert found.prediction == pytest.approx(0.3 * found.slope + 0.045 * top, rel=1e-3)
     assert found.prediction >= found.quadratic_maximum * (1 - 1e-9)
@@ -146,7 +148,7 @@ def test_a_saddle_on_the_sphere_is_told_from_a_maximum():
         d[i] = 0.5
         point = Point(d, 0.0, h @ d)
         assert point.gap(Ball(0.5), slope=0.0, noise=0.0) == 0.0
-        found = second_order(lambda v: h @ v, point, 0.5, start)
+        found = second_order(lambda v: h @ v, point.place(Ball(0.5)), 0.5, start.clone())
         assert found.smallest == pytest.approx(smallest, abs=1e-9)
         assert found.multiplier == pytest.approx(float(h[i, i]))
         assert found.fails == (i > 0)
@@ -158,11 +160,11 @@ def test_a_search_that_ended_at_a_saddle_goes_on_from_it():
 
     q = Quadratic(np.diag([3.0, 2.0, 1.0]), np.zeros(3))
     with Evaluator(quadratic_problem(q)) as evaluator:
-        search = Search(Origin(evaluator), Ball(0.5))
-        saddle = search.start_at("saddle", torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64))
-        assert saddle.gap == 0.0
-        assert search.run(1e-8, 100) == 100
-        condition = _checked(search, 1e-8, 100, 0)
+        search = Search(Origin(evaluator), Ball(0.5), tol=1e-8, max_gradients=100)
+        search.start_at("saddle", torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64))
+        assert search.gap == 0.0
+        assert search.left == 100
+        condition = _checked(search, 0)
         assert search.best.value == pytest.approx(0.125 * 3.0, rel=1e-8)
         assert condition is not None
         assert not condition.fails
@@ -181,13 +183,55 @@ def test_second_order_steps_finish_what_first_order_ones_did_not():
     h = spectrum(np.concatenate([[1.0, 0.9999, 0.999], rng.uniform(0, 0.99, 37)]), 0)
     q = Quadratic(h, 1e-3 * rng.standard_normal(40))
     with Evaluator(quadratic_problem(q)) as evaluator:
-        search = Search(Origin(evaluator), Ball(1.0))
+        search = Search(Origin(evaluator), Ball(1.0), tol=1e-10, max_gradients=4)
         search.start_from_gradient()
-        left = search.run(1e-10, 4, scouting=2)
-        before = search.gap
-        search.polish(1e-10, 12 + left)
+        before, search.left = search.gap, 16
+        search.polish()
         assert search.gap < before / 3
         assert search.best.value <= trust_region(q, 1.0).value * (1 + 1e-12)
+
+
+# -- starts that are tried on a part of the data -------------------------------------------------
+
+
+def classes(n: int) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    return Problem(model, nn.CrossEntropyLoss(), (x, y), batch_size=300)
+
+
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_large_data_are_scouted_on_an_eighth_and_nothing_is_lost(p):
+    problem = classes(1100)
+    found = sharpness(problem, 0.3, p=p)
+    (note,) = found.notes
+    first, last = (int(word.replace(",", "").rstrip(":")) for word in note.split()[3:6:2])
+    assert last - first + 1 == 1100 // 8
+    assert found.starts[0] == "scouted"
+    assert found.converged
+    with Evaluator(problem) as evaluator:
+        search = Search(Origin(evaluator), Ball(0.3, p))
+        search.explore()
+        assert found.value >= search.best.value * (1 - 1e-3)
+    again = sharpness(problem, 0.3, p=p)
+    assert again.epsilon.tobytes() == found.epsilon.tobytes()
+    assert sharpness(problem, 0.3, p=p, seed=1).notes != found.notes
+    assert not sharpness(classes(1000), 0.3, p=p).notes
+
+
+def test_passes_over_a_part_count_by_their_share(monkeypatch):
+    examples, gradient = [0], Evaluator.gradient
+
+    def counted(self, vector=None):
+        examples[0] += self.problem.batches.n_examples
+        return gradient(self, vector)
+
+    monkeypatch.setattr(Evaluator, "gradient", counted)
+    found = sharpness(classes(1100), 0.3)
+    assert 0 <= found.gradients - examples[0] / 1100 < 1
 
 
 # -- the error of the rise -----------------------------------------------------------------------

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from landscape.balls import Ball
+from landscape.balls import Ball, length
 from landscape.errors import InvalidArgumentError
 from landscape.measure.ascent import Objective, Point
 
@@ -50,7 +50,14 @@ def checkpoints(n_steps: int) -> tuple[int, ...]:
     return tuple(math.ceil(share * n_steps) for share in shares[1:] if share <= 1)
 
 
-def auto_pgd(objective: Objective, ball: Ball, centre: Point, *, n_steps: int = 20) -> Ascended:
+def auto_pgd(
+    objective: Objective,
+    ball: Ball,
+    centre: Point,
+    *,
+    n_steps: int = 20,
+    done: Callable[[Point], bool] = lambda point: False,
+) -> Ascended:
     """Climb from the centre of a ball by projected gradient ascent with momentum.
 
     z = P(x + η s), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), α = 0.75 (1 at the first step), where
@@ -62,7 +69,8 @@ def auto_pgd(objective: Objective, ball: Ball, centre: Point, *, n_steps: int = 
         objective: ε ↦ (rise, gradient).
         ball: where to climb, p = 2 or ∞.
         centre: ε = 0 with its gradient.
-        n_steps: how many steps.
+        n_steps: how many steps at most.
+        done: tells of each point whether to stop there; the published algorithm never does.
 
     Returns:
         The highest point. Cost: ``n_steps`` gradient passes, that at the centre apart.
@@ -78,19 +86,20 @@ def auto_pgd(objective: Objective, ball: Ball, centre: Point, *, n_steps: int = 
         msg = f"Auto-PGD was published for p = 2 and p = inf, got p = {ball.p:g}: use the search"
         raise InvalidArgumentError(msg)
     marks = checkpoints(n_steps)
-    step, here, last, best = 2 * ball.rho, centre, centre, centre
+    step, here, best, last = 2 * ball.rho, centre, centre, centre.epsilon
     values: list[float] = [centre.value]
     then, since = (math.nan, math.nan), 0
     for k in range(n_steps):
-        target = ball.project(here.epsilon + step * _ascent(here.gradient, ball))
-        moved = target
-        if k:
-            ahead = _MOMENTUM * (target - here.epsilon)
-            moved = here.epsilon + ahead + (1 - _MOMENTUM) * (here.epsilon - last.epsilon)
-        there = _at(objective, ball.project(moved))
+        moved = ball.project_(here.epsilon + _ascent(here.gradient, ball).mul_(step))
+        if k:  # x + α (z − x) + (1 − α) (x − x⁻), in the memory of z
+            moved.mul_(_MOMENTUM).add_(here.epsilon, alpha=2 - 2 * _MOMENTUM)
+            moved = ball.project_(moved.sub_(last, alpha=1 - _MOMENTUM))
+        there = _at(objective, moved)
         values.append(there.value)
         best = there if there.usable and there.value > best.value else best
-        here, last = (there if there.usable else best), here
+        last, here = here.epsilon, there if there.usable else best
+        if done(there):
+            break
         if k + 1 in marks:
             span = k + 1 - since
             rises = sum(b > a for a, b in zip(values[since:-1], values[since + 1 :], strict=True))
@@ -98,7 +107,7 @@ def auto_pgd(objective: Objective, ball: Ball, centre: Point, *, n_steps: int = 
             then, since = (step, best.value), k + 1
             if rises < _ENOUGH * span or stalled:
                 step, here = step / 2, best
-    return Ascended(best, tuple(values[1:]), n_steps)
+    return Ascended(best, tuple(values[1:]), len(values) - 1)
 
 
 def _at(objective: Objective, epsilon: Tensor) -> Point:
@@ -109,5 +118,4 @@ def _at(objective: Objective, epsilon: Tensor) -> Point:
 def _ascent(gradient: Tensor, ball: Ball) -> Tensor:
     if math.isinf(ball.p):
         return gradient.sign()
-    size = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-    return gradient / size if size else gradient
+    return gradient / (length(gradient) or 1.0)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landscape.balls import dot
 from landscape.evaluate import Engine, Evaluator, error_of_mean
-from landscape.measure.ascent import Point
+from landscape.measure.ascent import Place
 from landscape.measure.quadratic import QuadraticModel
 
 PRODUCTS = 12
 _TOL = 1e-2
+_CLEAR = 0.25  # residual over |μ − λ|, so that the sign is clear
 
 
 @dataclass(frozen=True)
@@ -40,36 +42,48 @@ class SecondOrder:
 
 
 def second_order(
-    matvec: Callable[[Tensor], Tensor], point: Point, rho: float, start: Tensor
+    matvec: Callable[[Tensor], Tensor],
+    place: Place,
+    rho: float,
+    start: Tensor,
+    *,
+    max_products: int = PRODUCTS,
 ) -> SecondOrder:
     """Find the smallest eigenvalue of μI − H on the tangent space of the sphere.
 
     On the sphere a maximum needs (μI − H) ≥ 0 on the tangents; below zero, ε is a saddle.
 
     Args:
-        matvec: d ↦ Hd at the point.
-        point: on the sphere, with its gradient.
+        matvec: d ↦ Hd at the place.
+        place: on the sphere.
         rho: radius of the sphere.
-        start: a random vector, shape (n,).
+        start: a random vector, shape (n,); overwritten.
+        max_products: at most.
 
     Returns:
-        The eigenvalue with its vector. Cost: up to 12 products.
+        The eigenvalue with its vector. Cost: up to ``max_products`` products.
     """
-    unit = point.epsilon / float(torch.linalg.vector_norm(point.epsilon, dtype=torch.float64))
+    epsilon = place.epsilon
+    square = dot(epsilon, epsilon)
 
-    def tangent(v: Tensor) -> Tensor:
-        return v - float(torch.dot(unit.double(), v.double())) * unit
+    def tangent_(v: Tensor) -> Tensor:
+        return v.sub_(epsilon, alpha=dot(epsilon, v) / square)
 
     model = QuadraticModel(
-        lambda v: tangent(matvec(tangent(v))),
-        torch.zeros_like(unit),
-        tangent(start),
-        max_products=min(PRODUCTS, max(1, len(unit) - 1)),
+        lambda v: tangent_(matvec(v)),  # the basis is of tangents
+        None,
+        tangent_(start),
+        max_products=min(max_products, max(1, len(epsilon) - 1)),
     )
+    multiplier = place.along / rho**2
     model.grow(rho, tol=_TOL)
-    multiplier = float(torch.dot(point.gradient.double(), point.epsilon.double())) / rho**2
+    while model.top_error > _CLEAR * abs(multiplier - model.top_value) and not model.is_full:
+        before = model.products
+        model.grow(rho, tol=0.0, max_products=before + 1)
+        if model.products == before:
+            break
     if not model.products:  # the sphere has no tangent: one dimension
-        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(unit))
+        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(epsilon))
     value, residual, direction = model.top()
     return SecondOrder(multiplier, multiplier - value, residual, direction)
 

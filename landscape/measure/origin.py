@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.evaluate import Evaluator, require_finite
 from landscape.linalg.krylov import fill_with_normal
-from landscape.measure.ascent import Objective, Point
+from landscape.measure.ascent import Objective, Point, all_finite
 from landscape.measure.quadratic import QuadraticModel
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.randomness import seeded
-
-PRODUCTS = 16  # with the Hessian at w, at most
 
 
 class Origin:
@@ -34,7 +33,7 @@ class Origin:
         objective: d ↦ (rise of the loss, T∇L(w+Td)).
         n_overflowed: points where the loss or its gradient was not finite.
         farthest: largest norm of d where both were finite.
-        norm: that norm, of the ball that is searched.
+        ball: the ball that is searched, once there is one.
     """
 
     def __init__(
@@ -62,10 +61,11 @@ class Origin:
         require_finite(value.value, evaluator.problem)
         _require_finite_gradient(gradient, evaluator.problem)
         self.loss = value.value
-        self.point = Point(torch.zeros_like(gradient), 0.0, self.scaled(gradient))
+        centre = gradient.new_zeros(1).expand_as(gradient)  # takes no memory
+        self.point = Point(centre, 0.0, self._scaled_(gradient))
         self.objective: Objective = count(self._rise)
         self.n_overflowed, self.farthest = 0, 0.0
-        self.norm: Callable[[Tensor], float] = lambda d: math.nan
+        self.ball: Ball | None = None
 
     @property
     def n_free(self) -> int:
@@ -84,6 +84,11 @@ class Origin:
         """
         return vector if self.scale is None else self.scale * vector
 
+    def at(self, d: Tensor) -> Tensor:
+        """Return the weights w + Td, shape (n,)."""
+        w = self.evaluator.origin
+        return w + d if self.scale is None else torch.addcmul(w, self.scale, d)
+
     def drawn(self, seed: int) -> Tensor:
         """Draw a random vector that is zero where nothing can move.
 
@@ -93,9 +98,9 @@ class Origin:
         Returns:
             Shape (n,).
         """
-        vector = torch.empty_like(self.point.epsilon)
+        vector = torch.empty_like(self.point.gradient)
         fill_with_normal(vector, seeded(seed))
-        return vector if self.scale is None else vector * (self.scale != 0)
+        return vector if self.scale is None else vector.mul_(self.scale != 0)
 
     def curvature(self, at: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return the product with THT.
@@ -106,29 +111,38 @@ class Origin:
         Returns:
             d ↦ THTd.
         """
-        where = None if at is None else self.evaluator.origin + self.scaled(at)
-        hessian = Hessian(self.evaluator, at=where)
-        return lambda d: self.scaled(hessian.matvec(self.scaled(d)))
+        hessian = Hessian(self.evaluator, at=None if at is None else self.at(at))
+        return lambda d: self._scaled_(hessian.matvec(self.scaled(d)))
 
-    def model(self, *, seed: int) -> QuadraticModel:
+    def model(self, *, seed: int, max_products: int) -> QuadraticModel:
         """Build the quadratic model of the loss at the checkpoint.
 
         Args:
             seed: of the random vector in the subspace.
+            max_products: dimension of the subspace at most.
 
         Returns:
             The model, before its first product.
         """
-        start = self.drawn(seed)
-        return QuadraticModel(self.curvature(), self.point.gradient, start, max_products=PRODUCTS)
+        return QuadraticModel(
+            self.curvature(), self.point.gradient, self.drawn(seed), max_products=max_products
+        )
+
+    def _scaled_(self, vector: Tensor) -> Tensor:
+        return vector if self.scale is None else vector.mul_(self.scale)
 
     def _rise(self, d: Tensor) -> tuple[float, Tensor]:
-        loss, gradient = self.evaluator.gradient(self.evaluator.origin + self.scaled(d))
-        if math.isfinite(loss.value) and bool(torch.isfinite(gradient).all()):
-            self.farthest = max(self.farthest, self.norm(d))
+        loss, gradient = self.evaluator.gradient(self.at(d))
+        if math.isfinite(loss.value) and all_finite(gradient):
+            self._note_distance(d)
         else:
             self.n_overflowed += 1
-        return loss.value - self.loss, self.scaled(gradient)
+        return loss.value - self.loss, self._scaled_(gradient)
+
+    def _note_distance(self, d: Tensor) -> None:
+        ball = self.ball
+        if ball is not None and self.farthest < ball.rho * (1 - 1e-6):
+            self.farthest = max(self.farthest, ball.norm(d))
 
 
 def _require_finite_gradient(gradient: Tensor, problem: Problem) -> None:

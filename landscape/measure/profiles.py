@@ -13,14 +13,15 @@ import torch
 from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
 from landscape.evaluate import Evaluator
-from landscape.measure.ascent import Point
+from landscape.measure.ascent import Place
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
-from landscape.measure.search import Search
+from landscape.measure.scouting import explore
+from landscape.measure.search import ROUTINE, Search
 from landscape.measure.sharpness import (
-    add_starts,
     check_search,
     model_fields,
+    room_for,
     scale_of,
     scale_settings,
 )
@@ -43,6 +44,7 @@ def sharpness_profile(
     tol: float = 1e-4,
     max_gradients: int = 100,
     seed: int = 0,
+    memory: float | None = None,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Profile:
@@ -61,6 +63,7 @@ def sharpness_profile(
         tol: relative gap to reach at each.
         max_gradients: gradient passes to spend at most on each, after scouting.
         seed: of the random start.
+        memory: bytes to use beyond model, data and graph, as for `sharpness`.
         study: where the result is kept, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
@@ -74,6 +77,7 @@ def sharpness_profile(
             is out of its range.
     """
     check_search(tol, max_gradients)
+    within = room_for(problem, memory, adaptive)
     asked = None if rhos is None else _checked_radii(rhos)
     scaled = scale_settings(adaptive, eta)
     norm = Ball(1.0, float(p)).norm
@@ -87,6 +91,7 @@ def sharpness_profile(
         "tol": tol,
         "max_gradients": max_gradients,
         "seed": seed,
+        **({} if memory is None else {"memory": memory}),
     }
 
     def measure(provenance: Provenance) -> Profile:
@@ -95,8 +100,9 @@ def sharpness_profile(
             counting(f"profile of {problem.name}", show=progress, unit="gradient") as count,
         ):
             origin = Origin(evaluator, scale=scale, count=count)
+            options = {"tol": tol, "max_gradients": max_gradients, "room": within}
             notes: list[str] = []
-            rows = _climb_radii(origin, radii, float(p), tol, max_gradients, seed, notes)
+            rows = _climb_radii(origin, radii, float(p), options, seed, notes)
             columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
             return Profile(
                 rhos=radii,
@@ -125,23 +131,22 @@ def _climb_radii(
     origin: Origin,
     radii: FloatArray,
     p: float,
-    tol: float,
-    max_gradients: int,
+    options: dict[str, Any],
     seed: int,
     notes: list[str],
 ) -> list[dict[str, float]]:
     """Search at each radius, from the maximiser of the one before; what is to be said is added."""
     rows: list[dict[str, float]] = []
-    below, model = origin.point, None
+    below, model = origin.point.place(Ball(1.0, p)), None
     for rho in radii:
-        search = Search(origin, Ball(float(rho), p))
+        search = Search(origin, Ball(float(rho), p), **options)
         search.model = model
-        if below.epsilon.any():
-            search.start_at("smaller radius", below.epsilon)
-            stretch = rho / search.ball.norm(below.epsilon)
-            search.start_at("smaller radius, stretched", below.epsilon * stretch)
-        add_starts(search, tol=tol, seed=seed)
-        search.polish(tol, search.run(tol, max_gradients))
+        if below.norm > 0:
+            search.start_at("smaller radius", below.epsilon.clone())
+            search.start_at("smaller radius, stretched", below.epsilon * (rho / below.norm))
+        # One model serves all radii, so that it may be a good one.
+        explore(search, seed=seed, few_products=search.room.products)
+        search.polish()
         rows.append(_row(search, below))
         notes += search.notes
         model = search.model
@@ -149,19 +154,18 @@ def _climb_radii(
     return rows
 
 
-def _row(search: Search, below: Point) -> dict[str, float]:
+def _row(search: Search, below: Place) -> dict[str, float]:
     best, gap = search.best, search.gap
+    slope = search.ball.dual_norm(search.origin.point.gradient)
     if best.value < below.value:  # what was found at a smaller radius lies in this ball too
-        slope = search.ball.dual_norm(search.origin.point.gradient)
         best, gap = below, below.gap(search.ball, slope=slope, noise=0.0)
     model = model_fields(search)
-    slope = search.ball.dual_norm(search.origin.point.gradient)
     rho, top = search.ball.rho, model.get("top_eigenvalue", math.nan)
     return {
         "values": best.value,
         "one_steps": search.one_step,
         "gaps": gap,
-        "norms": search.ball.norm(best.epsilon),
+        "norms": best.norm,
         "predictions": rho * slope + 0.5 * rho**2 * max(top, 0.0)
         if search.ball.p == 2
         else math.nan,
@@ -199,7 +203,8 @@ def _weight_norm(problem: Problem, scale: torch.Tensor | None, norm: Any) -> flo
 
 def _warn(result: Profile) -> None:
     for note in result.notes:
-        warnings.warn(note, stacklevel=3)
+        if not note.startswith(ROUTINE):
+            warnings.warn(note, stacklevel=3)
     if result.n_overflowed:
         msg = (
             f"the loss or its gradient overflowed at {result.n_overflowed} points; they were left "

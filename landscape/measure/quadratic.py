@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.linalg.krylov import Floats, combine, inner, norm, orthogonalise
+from landscape.balls import dot, length
+from landscape.linalg.krylov import Floats, combine, orthogonalise
 
 # Of what is added to the basis, the part that is new must be more than rounding.
 _NEW = 1e-6
+_MIX = 1e-5  # of a random vector, in the vector that the subspace begins with
 
 
 def maximise_in_ball(hessian: Floats, gradient: Floats, rho: float) -> tuple[Floats, float]:
@@ -66,16 +68,16 @@ def _secular_root(c: Floats, gaps: Floats, rho: float) -> float:
 
 
 class QuadraticModel:
-    """gᵀd + ½ dᵀHd with H known by its products, on a subspace that grows where it matters.
+    """gᵀd + ½ dᵀHd with H known by its products, on a Krylov subspace that grows.
 
-    The subspace begins with g and a random vector, which has a part along every eigenvector, so
-    that the hard case and g = 0 are no exceptions. It grows by the residual of the maximiser over
-    ‖d‖₂ ≤ ρ, or of the top eigenpair, whichever is the worse. Without the random vector that is
-    the Lanczos method of Gould et al.
+    The subspace is that of the direction of g with 1e-5 of a random vector added, which has
+    a part along every eigenvector, so that the hard case is no exception; where g = 0, of the
+    random vector alone. Orthogonalised in full, H V = V T + β v eᵀ holds to rounding: residuals
+    are read off T, and no product is kept. Where the subspace is invariant (β = 0), it goes on
+    with what is left of g.
 
     Attributes:
         products: how many products with H were made.
-        slope: ‖g‖₂.
 
     References:
         Gould, Lucidi, Roma, Toint (1999), Solving the trust-region subproblem using the Lanczos
@@ -85,7 +87,7 @@ class QuadraticModel:
     def __init__(
         self,
         matvec: Callable[[Tensor], Tensor],
-        gradient: Tensor,
+        gradient: Tensor | None,
         other: Tensor,
         *,
         max_products: int,
@@ -94,40 +96,48 @@ class QuadraticModel:
 
         Args:
             matvec: d ↦ Hd.
-            gradient: g, shape (n,).
+            gradient: g, shape (n,); None: zero.
             other: the random vector, shape (n,).
             max_products: dimension of the subspace at most.
         """
-        size = max(1, min(max_products, len(gradient)))
-        self._matvec = matvec
-        self._gradient = gradient
-        self._basis = gradient.new_zeros((size, len(gradient)))
-        self._images = torch.zeros_like(self._basis)
-        self._seeds = [gradient, other]
+        size = max(1, min(max_products, len(other)))
+        self._matvec: Callable[[Tensor], Tensor] | None = matvec
+        self._basis = other.new_empty((size, len(other)))
+        self._small, self._slopes = np.zeros((size, size)), np.zeros(size)  # VᵀHV and Vᵀg
+        self._slope = 0.0 if gradient is None else length(gradient)
+        self._gradient = gradient if self._slope else None
+        self._beta = self._scale = 0.0
         self.products = 0
-        self.slope = norm(gradient)
+        self._has_next = self._take(_mixed(self._gradient, self._slope, other))
 
     @property
     def is_full(self) -> bool:
         """Whether the subspace may grow no further."""
-        return self.products == len(self._basis)
+        return self.is_released or self.products == len(self._small)
 
-    def grow(self, rho: float, *, tol: float) -> None:
+    @property
+    def is_released(self) -> bool:
+        """Whether the basis was freed."""
+        return self._matvec is None
+
+    def grow(self, rho: float, *, tol: float, max_products: int | None = None) -> None:
         """Extend the subspace until maximiser and top eigenpair have converged, or it is full.
 
         Args:
             rho: radius of the ball.
             tol: residuals to reach, relative to the largest ‖Hv‖ of the basis, and to ‖g‖ with it.
+            max_products: in all, earlier ones counted in; None: as many as there is room for.
         """
-        while self._seeds and not self.is_full:
-            self._add(self._seeds.pop(0))
-        while not self.is_full and self.products:
-            step, pair = self._step_residual(rho), self._pair_residual()
-            if max(step[1], pair[1]) <= tol:
+        most = len(self._small) if max_products is None else max_products
+        while self._has_next and not self.is_full and self.products < most:
+            if self._beta > 0 and self._error(rho) <= tol:
                 return
-            worse, other = (step, pair) if step[1] >= pair[1] else (pair, step)
-            if not (self._add(worse[0]) or self._add(other[0])):
-                return
+            self._multiply()
+
+    def release(self) -> None:
+        """Free the basis; the small matrices stay, and what they say of the model."""
+        self._matvec = self._gradient = None
+        self._basis = self._basis.new_empty((0, 0))
 
     def maximum(self, rho: float) -> tuple[Tensor, float]:
         """Maximise the model over the part of the ball that lies in the subspace.
@@ -138,9 +148,22 @@ class QuadraticModel:
         Returns:
             The step of shape (n,), and the rise of the model there.
         """
-        y, _, small = self._solve(rho)
-        rise = float(self._coordinates() @ y + 0.5 * y @ small @ y)
-        return self._combined(y, self._basis), rise
+        return self._combined(self._solve(rho)[0]), self.rise(rho)
+
+    def rise(self, rho: float) -> float:
+        """Return the largest rise of the model over the part of the ball in the subspace."""
+        y = self._solve(rho)[0]
+        return float(self._slopes[: self.products] @ y + 0.5 * y @ self._projected @ y)
+
+    @property
+    def top_value(self) -> float:
+        """The largest Ritz value, a lower bound on the largest eigenvalue."""
+        return float(np.linalg.eigvalsh(self._projected)[-1])
+
+    @property
+    def top_error(self) -> float:
+        """Residual of the pair with the largest Ritz value."""
+        return self._beta * abs(float(np.linalg.eigh(self._projected)[1][-1, -1]))
 
     def top(self) -> tuple[float, float, Tensor]:
         """Return the largest Ritz value of the subspace.
@@ -149,58 +172,75 @@ class QuadraticModel:
             The value, a lower bound on the largest eigenvalue; ‖Hu − θu‖; and the unit vector u of
             shape (n,).
         """
-        values, vectors = np.linalg.eigh(self._small())
-        vector = self._combined(vectors[:, -1], self._basis)
-        image = self._combined(vectors[:, -1], self._images)
-        return float(values[-1]), norm(image - float(values[-1]) * vector), vector
+        values, vectors = np.linalg.eigh(self._projected)
+        return float(values[-1]), self.top_error, self._combined(vectors[:, -1])
 
-    def _add(self, vector: Tensor) -> bool:
-        """Orthogonalise a vector against the basis and take it in, if that leaves anything."""
-        size = norm(vector)
+    def _take(self, vector: Tensor) -> bool:
+        """Take a vector as the next of the basis, if it is not of the subspace; it is overwritten.
+
+        Returns:
+            Whether anything of it was new.
+        """
+        k, size = self.products, length(vector)
         if size == 0 or not math.isfinite(size):
             return False
-        vector = vector / size
-        orthogonalise(vector, self._basis[: self.products])
-        left = norm(vector)
-        if left <= max(_NEW, 100 * torch.finfo(vector.dtype).eps):
+        vector /= size
+        if k:
+            orthogonalise(vector, self._basis[:k])
+        left = length(vector)
+        if left <= _new(vector):
             return False
-        vector /= left
-        self._basis[self.products] = vector
-        self._images[self.products] = self._matvec(vector)
-        self.products += 1
+        torch.div(vector, left, out=self._basis[k])
+        if self._gradient is not None:
+            self._slopes[k] = dot(self._basis[k], self._gradient)
         return True
 
-    def _step_residual(self, rho: float) -> tuple[Tensor, float]:
-        y, multiplier, _ = self._solve(rho)
-        curved = self._combined(y, self._images)
-        residual = self._gradient + curved - multiplier * self._combined(y, self._basis)
-        scale = self.slope + rho * self._scale
-        return residual, norm(residual) / scale if scale else 0.0
-
-    def _pair_residual(self) -> tuple[Tensor, float]:
-        values, vectors = np.linalg.eigh(self._small())
-        top = vectors[:, -1]
-        residual = self._combined(top, self._images)
-        residual -= float(values[-1]) * self._combined(top, self._basis)
-        return residual, norm(residual) / self._scale if self._scale else 0.0
+    def _multiply(self) -> None:
+        """Multiply the last vector of the basis with H, and find the next."""
+        assert self._matvec is not None
+        k = self.products
+        image = self._matvec(self._basis[k])
+        size = length(image)
+        row = orthogonalise(image, self._basis[: k + 1])
+        self._small[k, : k + 1] = self._small[: k + 1, k] = row
+        self.products, self._scale = k + 1, max(self._scale, size)
+        self._beta = length(image)
+        if self._beta <= _new(image) * size:
+            self._beta = 0.0
+        if self.is_full:
+            self._has_next = False
+        elif self._beta:
+            self._has_next = self._take(image)
+        else:
+            self._has_next = self._gradient is not None and self._take(self._gradient.clone())
 
     @property
-    def _scale(self) -> float:
-        return max((norm(image) for image in self._images[: self.products]), default=0.0)
+    def _projected(self) -> Floats:
+        return self._small[: self.products, : self.products]
 
-    def _solve(self, rho: float) -> tuple[Floats, float, Floats]:
-        small = self._small()
-        return *maximise_in_ball(small, self._coordinates(), rho), small
+    def _error(self, rho: float) -> float:
+        """The larger of the relative residuals of the maximiser and of the top eigenpair."""
+        step, scale = abs(float(self._solve(rho)[0][-1])), self._slope + rho * self._scale
+        return max(self._beta * step / scale, self.top_error / self._scale)
 
-    def _coordinates(self) -> Floats:
-        return inner(self._basis[: self.products], self._gradient).cpu().numpy()
+    def _solve(self, rho: float) -> tuple[Floats, float]:
+        return maximise_in_ball(self._projected, self._slopes[: self.products], rho)
 
-    def _small(self) -> Floats:
-        k = self.products
-        rows = [inner(self._basis[:k], image) for image in self._images[:k]]
-        small = torch.stack(rows).cpu().numpy().astype(np.float64)
-        return np.asarray((small + small.T) / 2)
+    def _combined(self, y: Floats) -> Tensor:
+        basis = self._basis[: self.products]
+        out = basis.new_empty((1, basis.shape[1]))
+        return combine(y[:, None], basis, out=out)[0]
 
-    def _combined(self, y: Floats, rows: Tensor) -> Tensor:
-        out = torch.empty_like(self._gradient[None])
-        return combine(y[:, None], rows[: self.products], out=out)[0]
+
+def _mixed(gradient: Tensor | None, slope: float, other: Tensor) -> Tensor:
+    """Return the direction of g with 1e-5 of that of a random vector."""
+    if gradient is None:
+        return other.clone()
+    size = length(other)
+    mixed = gradient / slope
+    return mixed.add_(other, alpha=_MIX / size) if size else mixed
+
+
+def _new(vector: Tensor) -> float:
+    """Return the share of a unit vector above which it is more than rounding."""
+    return max(_NEW, 100 * torch.finfo(vector.dtype).eps)

@@ -19,10 +19,13 @@ from landscape.errors import (
     one_of,
 )
 from landscape.evaluate import Evaluator
-from landscape.measure.conditions import SecondOrder, error_of_rise, second_order
+from landscape.measure.arguments import check_real
+from landscape.measure.conditions import PRODUCTS, SecondOrder, error_of_rise, second_order
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
-from landscape.measure.search import Search, checked_eigenvectors
+from landscape.measure.room import Room, room
+from landscape.measure.scouting import explore
+from landscape.measure.search import ROUTINE, Search, checked_eigenvectors
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import counting
@@ -46,21 +49,26 @@ def sharpness(
     eigenvectors: FloatArray | None = None,
     start: FloatArray | None = None,
     seed: int = 0,
+    memory: float | None = None,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> Sharpness:
     """Measure max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w), over the whole data set.
 
-    A climb from several starts: ± the dual of the gradient (the first is SAM's one-step estimate),
-    the maximiser of the quadratic model of the loss at w, ± the top eigenvector of its Hessian,
-    the best of eight steps with momentum (p = 2 and ∞), and a random point; for p = 1 also the
-    vertices of the four largest entries of each, and for p = 1 and ∞ the best of all vertices
-    where there are at most 256. Each start gets a few passes; the two highest then go on until
-    the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``, with
-    second-order steps for p = 2 where the passes were not enough. For p = 2 the second-order
-    condition is checked at the end, and the search goes on where it fails. The value is a lower
-    bound on the maximum, and never below the one-step value nor below 0 (ε = 0 is in the ball).
-    Points where the loss overflows are left out of it, with a warning.
+    Climbs from several starts, one after another: from the dual of the gradient (SAM's one-step
+    estimate; for p = ∞ by ten steps with momentum), and from the maximiser of the quadratic
+    model of the loss at w. Where these two come to the same and the gap is met, that is all for
+    p = 2 and ∞; else also from ten steps with momentum (p = 2), minus the gradient, ± the top
+    eigenvector, and a random point; for p = 1 also from the vertices of the four largest entries
+    of each, and for p = 1 and ∞ from the best of all vertices where there are at most 256. A climb
+    ends where it meets a higher one, or is not the highest after eight passes; else it goes on
+    until the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``,
+    with second-order steps for p = 2 where the passes were not enough. Where there are 1,024
+    examples or more (``eval`` mode), the starts are tried on an eighth of them, and the search
+    over all goes on from the highest. For p = 2 the second-order condition is checked at the end,
+    and the search goes on where it fails. The value is a lower bound on the maximum, and never
+    below the one-step value nor below 0 (ε = 0 is in the ball). Points where the loss overflows
+    are left out of it, with a warning.
 
     The gap alone does not prove that the maximum is global: a loss that curves upwards has local
     ones. On quadratic losses with p = 2 the tests hold the value to the exact maximum, to 1e-6
@@ -79,19 +87,22 @@ def sharpness(
             is otherwise found with a few Hessian-vector products; in an adaptive ball those of
             THT.
         start: an ε to start from beside the others, shape (n,), such as that of another radius.
-        seed: of the random start.
+        seed: of the random start, and of the part of the data that the starts are tried on.
+        memory: bytes to use beyond the model, its checkpoint and the graph: the quadratic model and
+            the L-BFGS history are shortened to fit, and a note says so. None: twelve vectors of
+            length n, or 64 MiB if that is more.
         study: where the result is kept, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
-        The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes, up to 16
-        Hessian-vector products for the quadratic model, 13 for each check of the second-order
-        condition and 11 for each second-order step, and two forward passes. Memory: about 100
-        vectors of length n.
+        The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes, those
+        over a part of the data counted by its share; three to eight Hessian-vector products for
+        the quadratic model, 12 at most for each check of the second-order condition and 11 for
+        each second-order step, and two forward passes.
 
     Raises:
-        InvalidArgumentError: if ρ is not above zero, p is below 1, T is zero throughout, or a
-            setting is out of range.
+        InvalidArgumentError: if ρ is not above zero, p is below 1, T is zero throughout, a setting
+            is out of range, or the memory holds no climb.
 
     References:
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Kwon, Kim, Park, Choi (2021),
@@ -99,6 +110,7 @@ def sharpness(
     """
     ball = Ball(float(rho), float(p))
     check_search(tol, max_gradients)
+    within = room_for(problem, memory, adaptive)
     if eigenvectors is not None:
         eigenvectors = checked_eigenvectors(eigenvectors, problem.space.n)
     if start is not None:
@@ -112,6 +124,7 @@ def sharpness(
         "eigenvectors": None if eigenvectors is None else _digest(eigenvectors),
         **({} if start is None else {"start": _digest(start)}),
         "seed": seed,
+        **({} if memory is None else {"memory": memory}),
     }
 
     def measure(provenance: Provenance) -> Sharpness:
@@ -120,10 +133,14 @@ def sharpness(
             counting(f"sharpness of {problem.name}", show=progress, unit="gradient") as count,
         ):
             scale = scale_of(problem, adaptive, eta)
-            search = Search(Origin(evaluator, scale=scale, count=count), ball)
-            add_starts(search, tol=tol, eigenvectors=eigenvectors, start=start, seed=seed)
-            left = search.polish(tol, search.run(tol, max_gradients))
-            condition = _checked(search, tol, left, seed)
+            origin = Origin(evaluator, scale=scale, count=count)
+            search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
+            if eigenvectors is None and start is None:
+                explore(search, seed=seed)
+            else:
+                search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
+            search.polish()
+            condition = _checked(search, seed)
             return _record(search, condition, settings, provenance, tol)
 
     result = recall_or_measure(Sharpness, problem, settings, study, measure)
@@ -168,6 +185,25 @@ def scale_settings(adaptive: str, eta: float) -> dict[str, Any]:
     return {}
 
 
+def room_for(problem: Problem, memory: float | None, adaptive: str) -> Room:
+    """Return what a search has memory for.
+
+    Args:
+        problem: gives the size of the model.
+        memory: bytes to use beyond the model, its checkpoint and the graph; None: as `room` says.
+        adaptive: the kind of ball.
+
+    Returns:
+        The length of the L-BFGS history and the size of the quadratic model.
+
+    Raises:
+        InvalidArgumentError: if the memory is no number, or holds no climb.
+    """
+    check_real(or_none=True, memory=memory)
+    size = problem.space.n * problem.dtype.itemsize
+    return room(size, memory, scaled=adaptive != "none")
+
+
 def scale_of(problem: Problem, adaptive: str, eta: float) -> torch.Tensor | None:
     """Return the diagonal of T.
 
@@ -182,53 +218,16 @@ def scale_of(problem: Problem, adaptive: str, eta: float) -> torch.Tensor | None
     return None if adaptive == "none" else parameter_scale(problem, adaptive, eta=eta)
 
 
-def add_starts(
-    search: Search,
-    *,
-    tol: float,
-    eigenvectors: FloatArray | None = None,
-    start: FloatArray | None = None,
-    seed: int = 0,
-) -> None:
-    """Begin a climb from every start; the first is SAM's own step.
-
-    Args:
-        search: what to begin.
-        tol: relative gap to reach.
-        eigenvectors: directions, in place of the quadratic model.
-        start: a point ε.
-        seed: of the random start.
-    """
-    origin = search.origin
-    search.start_from_gradient()
-    search.scout(tol)  # most often this is high already, before anything dearer is done
-    search.start_from_momentum()
-    search.scout(tol)
-    search.start_downhill()
-    if eigenvectors is None:
-        search.start_from_model(search.model, seed=seed)
-    else:
-        search.start_along(torch.as_tensor(eigenvectors).to(origin.point.gradient))
-    search.start_at_vertices()
-    if start is not None:
-        epsilon = torch.as_tensor(start).to(origin.point.gradient)
-        scale = torch.ones_like(epsilon) if origin.scale is None else origin.scale
-        search.start_at("given", torch.where(scale != 0, epsilon / scale, 0.0))
-    search.start("random", origin.drawn(seed))
-
-
-def _checked(search: Search, tol: float, left: int, seed: int) -> SecondOrder | None:
+def _checked(search: Search, seed: int) -> SecondOrder | None:
     """Check the second-order condition on the sphere, and go on where it fails."""
     condition = _condition(search, seed)
     for i in range(_ESCAPES):
-        if condition is None or not condition.fails or left < 4:
+        if condition is None or not condition.fails or search.left < 4:
             return condition
         before, best = search.best.value, search.best.epsilon
-        for sign, name in ((1, "+"), (-1, "-")):
-            step = sign * _ESCAPE * search.ball.rho * condition.direction
-            climb = search.start_at(f"{name}tangent {i + 1}", best + step)
-            climb.climb(tol, climb.gradients + left // 2)
-            left -= climb.gradients
+        for sign, name, share in ((1, "+", 0.5), (-1, "-", 1.0)):
+            there = [best.add(condition.direction, alpha=sign * _ESCAPE * search.ball.rho)]
+            search.go_on_at(f"{name}tangent {i + 1}", there, share=share)
         if search.best.value <= before:
             return condition
         condition = _condition(search, seed)
@@ -240,8 +239,9 @@ def _condition(search: Search, seed: int) -> SecondOrder | None:
     if ball.p != 2 or best.is_inside(ball) or not best.usable or origin.n_free < 2:
         return None
     try:
-        matvec = origin.curvature(best.epsilon)
-        return second_order(matvec, best, ball.rho, origin.drawn(next_seed(seed)))
+        matvec, start = origin.curvature(best.epsilon), origin.drawn(next_seed(seed))
+        most = min(PRODUCTS, search.room.products)
+        return second_order(matvec, best, ball.rho, start, max_products=most)
     except (LossError, NonFiniteError):
         return None
 
@@ -255,7 +255,7 @@ def _record(
 ) -> Sharpness:
     """Put the record together."""
     origin, ball, best, gap = search.origin, search.ball, search.best, search.gap
-    epsilon, climbs = origin.scaled(best.epsilon), list(search.climbs.values())
+    epsilon, climbs = origin.scaled(best.epsilon).contiguous(), list(search.climbs.values())
     return Sharpness(
         value=best.value,
         value_se=error_of_rise(origin.evaluator, epsilon),
@@ -267,7 +267,7 @@ def _record(
         adaptive=settings.get("adaptive", "none"),
         eta=settings.get("eta", 0.0),
         loss=origin.loss,
-        norm=ball.norm(best.epsilon),
+        norm=best.norm,
         converged=gap <= tol,
         epsilon=epsilon.cpu().numpy(),
         starts=tuple(search.climbs),
@@ -297,9 +297,9 @@ def model_fields(search: Search) -> dict[str, float]:
     model = search.model
     if model is None or not model.products:
         return {}
-    found = {"top_eigenvalue": model.top()[0]}
+    found = {"top_eigenvalue": model.top_value}
     return found | (
-        {"quadratic_maximum": model.maximum(search.ball.rho)[1]} if search.ball.p == 2 else {}
+        {"quadratic_maximum": model.rise(search.ball.rho)} if search.ball.p == 2 else {}
     )
 
 
@@ -320,7 +320,8 @@ def _warn(result: Sharpness) -> None:
         )
         warnings.warn(msg, NonFiniteWarning, stacklevel=3)
     for note in result.notes:
-        warnings.warn(note, stacklevel=3)
+        if not note.startswith(ROUTINE):
+            warnings.warn(note, stacklevel=3)
 
 
 def _checked_start(values: Any, n: int) -> FloatArray:

@@ -17,7 +17,7 @@ from landscape.measure.origin import Origin
 from landscape.measure.points import grid_of
 from landscape.measure.recall import recall_or_measure
 from landscape.measure.search import Search
-from landscape.measure.sharpness import add_starts, check_search, scale_of, scale_settings
+from landscape.measure.sharpness import check_search, scale_of, scale_settings
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.results import Cost, Provenance, SubsetSharpness
@@ -163,9 +163,9 @@ def _examples(problem: Problem, m: int, n_examples: int | None) -> int:
 def _by_search(
     origin: Origin, ball: Ball, tol: float, max_gradients: int, seed: int
 ) -> dict[str, float]:
-    search = Search(origin, ball)
-    add_starts(search, tol=tol, seed=seed)
-    search.polish(tol, search.run(tol, max_gradients))
+    search = Search(origin, ball, tol=tol, max_gradients=max_gradients)
+    search.explore(seed=seed)
+    search.polish()
     return {"value": search.best.value, "one_step": search.one_step, "gap": search.gap}
 
 
