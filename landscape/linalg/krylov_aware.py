@@ -31,9 +31,7 @@ class KrylovAware(Blockwise):
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
         """Go on to as many probes and Lanczos vectors, and return what all of them say."""
         while len(self._run.alphas) < min(n_probes, self.operator.n - 1):
-            if self._run.vector is None:
-                self._run.restart()
-            self._run.advance(self.operator(self._run.vector))
+            self._run.advance(self.operator(self._run.next_vector()))
         for g, product in self.multiplied(n_probes - len(self._forms)):
             self._probes.append(g)
             self._forms.append(float(inner(g[None], product)))

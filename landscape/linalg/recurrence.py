@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ class Rows:
     """Vectors as the rows of a matrix that grows."""
 
     def __init__(self, operator: Operator, capacity: int = 8) -> None:
-        shape = (max(1, capacity), operator.n)
+        shape = (capacity, operator.n)
         self._size = 0
         self._all = torch.empty(shape, dtype=operator.storage, device=operator.device)
 
@@ -28,7 +30,8 @@ class Rows:
     def append(self, v: Tensor) -> None:
         """Copy a vector into the next row."""
         if self._size == len(self._all):
-            self._all = torch.cat([self._all, torch.empty_like(self._all)])
+            more = torch.empty_like(self._all) if self._size else self._all.new_empty(1, len(v))
+            self._all = torch.cat([self._all, more])
         self._all[self._size] = v
         self._size += 1
 
@@ -43,36 +46,44 @@ class LanczosRun:
     """A Lanczos basis V with full reorthogonalisation: A V = V T + β vₘ₊₁ eₘᵀ.
 
     Attributes:
-        basis: V, one vector per row.
+        basis: V, one vector per row, after the vectors that it is orthogonal to.
         vector: vₘ₊₁, to be multiplied next; None where the space is exhausted.
         alphas: diagonal of T.
         betas: its off-diagonal, and last β, 0 where the space was exhausted.
     """
 
-    def __init__(self, operator: Operator, *, capacity: int, against: Tensor | None = None) -> None:
+    def __init__(
+        self, operator: Operator, *, capacity: int, against: Sequence[Tensor] = ()
+    ) -> None:
         """Start from a random vector, orthogonal to given orthonormal rows as all later ones."""
         self._operator = operator
-        self._against = against if against is not None and len(against) else None
-        self._n_against = 0 if against is None else len(against)
-        self.basis = Rows(operator, capacity)
+        self.basis = Rows(operator, capacity + len(against))
+        for row in against:
+            self.basis.append(row)
         self.alphas: list[float] = []
         self.betas: list[float] = []
-        full = self._n_against == operator.n
-        self.vector = None if full else operator.random_unit_vector(self._against)
+        full = len(against) == operator.n
+        self.vector = None if full else operator.random_unit_vector(self.basis.rows)
 
     def advance(self, product: Tensor) -> None:
         """Take the product with `vector`, which is overwritten, into the basis."""
-        operator, size = self._operator, len(self.alphas) + self._n_against + 1
+        operator = self._operator
         if self.vector is not None:
             self.basis.append(self.vector)
-        if self._against is not None:
-            orthogonalise(product, self._against)
-        self.alphas.append(float(orthogonalise(product, self.basis.rows)[-1]))
+        rows = self.basis.rows
+        self.alphas.append(float(orthogonalise(product, rows)[-1]))
         beta = norm(product)
-        exhausted = size == operator.n or beta <= ROUNDING * operator.storage_eps * operator.norm
+        tiny = ROUNDING * operator.storage_eps * operator.norm
+        exhausted = len(rows) == operator.n or beta <= tiny
         self.betas.append(0.0 if exhausted else beta)
         self.vector = None if exhausted else product.div_(beta)
 
-    def restart(self) -> None:
-        """Go on from a random vector in the complement of an exhausted space."""
-        self.vector = self._operator.random_unit_vector(self.basis.rows)
+    def next_vector(self) -> Tensor:
+        """Return `vector`, or where the space is exhausted a random one of its complement."""
+        if self.vector is None:
+            self.vector = self._operator.random_unit_vector(self.basis.rows)
+        return self.vector
+
+    def forget(self) -> None:
+        """Drop the vectors; T remains."""
+        self.vector, self.basis = None, Rows(self._operator, 0)

@@ -58,18 +58,23 @@ class BlockOperator(Operator):
 
     def products(self, vectors: Sequence[Tensor]) -> Iterator[Tensor]:
         """Multiply with vectors, each product checked and counted as it is taken."""
-        self._held.clear()
-        if self._several is not None and len(vectors) > 1:
-            found = self._several(torch.stack([v.to(self.dtype) for v in vectors]))
-            if len(found) != len(vectors):
-                msg = (
-                    f"matmat returned {len(found)} rows for {len(vectors)} vectors; expected one "
-                    "product in each row"
-                )
-                raise InvalidArgumentError(msg)
-            self._held.extend(found)
-        for v in vectors:
-            yield self(v)
+        for first in range(0, len(vectors), self.block):
+            some = vectors[first : first + self.block]
+            self._held = deque(self._ahead(some))
+            for v in some:
+                yield self(v)
+
+    def _ahead(self, vectors: Sequence[Tensor]) -> Tensor | tuple[()]:
+        if self._several is None or len(vectors) < 2:
+            return ()
+        found = self._several(torch.stack([v.to(self.dtype) for v in vectors]))
+        if len(found) != len(vectors):
+            msg = (
+                f"matmat returned {len(found)} rows for {len(vectors)} vectors; expected one "
+                "product in each row"
+            )
+            raise InvalidArgumentError(msg)
+        return found
 
     def _next(self, v: Tensor) -> Tensor:
         return self._held.popleft() if self._held else self._single(v)

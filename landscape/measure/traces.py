@@ -15,6 +15,7 @@ from landscape.linalg import (
     xtrace,
 )
 from landscape.measure.arguments import check_real, whole
+from landscape.measure.blocks import block_products
 from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
@@ -27,7 +28,7 @@ METHODS = {
     "hutch++": hutchpp_trace,
     "xtrace": xtrace,
 }
-_WITH_LAYERS = ("krylov", "hutchinson")
+_IN_BLOCKS = ("krylov", "hutchinson")  # probes in blocks, and traces of diagonal blocks
 
 
 def trace(
@@ -78,8 +79,8 @@ def trace(
         (2021), arXiv:2010.09649; Epperly, Tropp, Webber (2024), arXiv:2301.07825.
     """
     chosen = one_of(method, METHODS, what="method of the trace")
-    if layers and chosen not in _WITH_LAYERS:
-        names_of = " and ".join(_WITH_LAYERS)
+    if layers and chosen not in _IN_BLOCKS:
+        names_of = " and ".join(_IN_BLOCKS)
         msg = f"the traces of the layers come from the methods {names_of}; got method={chosen!r}"
         raise InvalidArgumentError(msg)
     max_matvecs = whole("max_matvecs", max_matvecs)
@@ -100,12 +101,9 @@ def trace(
             problem, request, graph_bytes=graph_budget(memory), what="trace", progress=progress
         ) as ready:
             solve: Any = METHODS[chosen]
-            found = solve(
-                **asked,
-                **groups,
-                **ready.where,
-                seed=seed,
-            )
+            with block_products(ready, request, what="probes", show=progress) as matmat:
+                blocks = {"matmat": matmat} if chosen in _IN_BLOCKS else {}
+                found = solve(**asked, **groups, **blocks, **ready.where, seed=seed)
             return _record(found, names, ready, chosen, settings, provenance)
 
     return recall_or_measure(TraceEstimate, problem, settings, study, measure)
