@@ -15,6 +15,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.measure import densities
 from landscape.measure.densities import spectral_density
+from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.traces import trace
 from landscape.operators import Hessian, parameter_scale
 from landscape.results import from_record, to_record
@@ -205,6 +206,48 @@ def test_outliers_that_did_not_converge_are_not_deflated(monkeypatch):
     assert spectral_density(wide(), outliers=5, steps=10, n_probes=2).atoms.size == 5
     monkeypatch.setattr(densities, "lanczos", failing)
     assert spectral_density(wide(), outliers=5, steps=10, n_probes=2).atoms.size == 0
+
+
+def test_eigenpairs_that_are_known_are_not_searched_again():
+    problem = wide()
+    pairs = top_eigenpairs(problem, 3, both_ends=True, tol=1e-6)
+    options = {"steps": 20, "n_probes": 3}
+    searched = spectral_density(problem, outliers=3, **options)
+    found = spectral_density(problem, eigenpairs=pairs, **options)
+    np.testing.assert_array_equal(found.atoms, pairs.values[:3])
+    np.testing.assert_array_equal(found.atom_residuals, pairs.residuals[:3])
+    np.testing.assert_allclose(found.density, searched.density, rtol=1e-2)
+    assert found.matvecs == 1 + found.n_probes * found.steps < searched.matvecs - 5
+
+
+def test_eigenpairs_of_another_operator_are_refused():
+    pairs = top_eigenpairs(wide(), 3)
+    other = dataclasses.replace(pairs, values=pairs.values * 1.01)
+    for options, given in (
+        ({"operator": "ggn"}, pairs),
+        ({"scale": "filterwise"}, pairs),
+        ({}, other),
+    ):
+        with pytest.raises(InvalidArgumentError, match="are none of this operator: the residual"):
+            spectral_density(wide(), eigenpairs=given, **options)
+    short = dataclasses.replace(pairs, vectors=pairs.vectors[:, :-1])
+    with pytest.raises(InvalidArgumentError, match=r"and the operator has .* rows"):
+        spectral_density(wide(), eigenpairs=short)
+
+
+@pytest.mark.parametrize("scale", ["none", "filterwise"])
+def test_graphs_that_are_not_kept_are_built_once_for_a_block(scale, monkeypatch):
+    built, build = [], Hessian._build
+    monkeypatch.setattr(Hessian, "_build", lambda h, piece: (built.append(1), build(h, piece))[1])
+    monkeypatch.setattr(Hessian, "_anew", Hessian._build)
+    options = {"max_matvecs": 40, "rtol": 1e-9, "scale": scale}
+    found = trace(wide(), memory=1, **options)
+    n_pieces = wide().batches.n_batches
+    # One for each Lanczos vector and each of three blocks of probes, and the first tests.
+    assert found.matvecs == 40
+    assert len(built) <= n_pieces * (20 + 4 + 5)
+    kept = trace(wide(), **options)
+    assert found.value == pytest.approx(kept.value, rel=1e-9)
 
 
 def test_a_density_through_a_record():
