@@ -218,7 +218,7 @@ class Density(Spectral):
         nodes: Ritz values of each probe, shape (p, m); NaN beyond the end of a row.
         weights: their masses; with the atoms, each 1/n, they sum to 1 in every row.
         n_probes: random vectors.
-        steps: Lanczos steps of each.
+        steps: Lanczos steps of each, as many as were taken.
     """
 
     kind: ClassVar[str] = "density"
