@@ -22,13 +22,15 @@ from .spectral import spectral
     show_default=True,
     help="Largest eigenvalues found by themselves.",
 )
-@click.option("--steps", default=64, show_default=True, help="Lanczos steps of each probe.")
+@click.option(
+    "--steps", default=64, show_default=True, help="Lanczos steps of each probe, at most."
+)
 @click.option("--probes", "n_probes", default=8, show_default=True, help="Random vectors.")
 @click.option(
     "--bandwidth",
     default=None,
     type=float,
-    help="Width of the smoothing Gaussian, in the unit of λ.  [default: what the steps resolve]",
+    help="Width of the smoothing Gaussian, in the unit of λ.  [default: that of the bulk / steps]",
 )
 @click.option("--confidence", default=0.95, show_default=True, help="Of the band and intervals.")
 @measuring

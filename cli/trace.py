@@ -18,9 +18,10 @@ from .spectral import spectral
 @spectral
 @click.option(
     "--method",
-    type=click.Choice(["hutch++", "xtrace", "hutchinson"]),
-    default=None,
-    help="Estimator.  [default: hutch++; hutchinson with --layers]",
+    type=click.Choice(["krylov", "hutch++", "xtrace", "hutchinson"]),
+    default="krylov",
+    show_default=True,
+    help="Estimator; krylov or hutchinson with --layers.",
 )
 @click.option(
     "--tol",

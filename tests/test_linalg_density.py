@@ -12,6 +12,7 @@ from scipy.integrate import trapezoid
 from test_linalg_trace import assert_coverage, assert_unbiased, orthogonal, symmetric
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
+from landscape.linalg import density
 from landscape.linalg.density import spectral_density
 from landscape.linalg.quadrature import _bracket, gauss_rule
 
@@ -351,6 +352,79 @@ def test_float32_agrees_with_float64():
     again = single.quadrature.curve(exact.curve.grid, bandwidth=exact.curve.bandwidth)
     np.testing.assert_allclose(again.density, exact.curve.density, atol=1e-4)
     assert single.negative.value == pytest.approx(exact.negative.value, abs=1e-4)
+
+
+# Runs in step, and when they end.
+
+BULK = np.random.default_rng(0).normal(size=600) ** 3 * 0.05
+SPECTRA = {
+    "heavy-tailed": np.sort(BULK),
+    "uniform": np.linspace(-1.0, 1.0, 600),
+    "two clusters": np.r_[np.linspace(-1.0, -0.99, 300), np.linspace(0.99, 1.0, 300)],
+    "a single one far off": np.r_[np.linspace(0.0, 0.01, 599), 1.0],
+    "decaying": 0.9 ** np.arange(600.0),
+}
+
+
+@functools.cache
+def ended_early(name, **options):
+    matrix = symmetric(SPECTRA[name])
+    settings = {"steps": 64, "n_probes": 8, "dtype": torch.float64, "device": "cpu"} | options
+    return spectral_density(lambda v: matrix @ v, 600, **settings)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_runs_end_where_the_sampling_error_hides_the_rest(name):
+    early, full = ended_early(name, bias=0.1), ended_early(name)
+    grid, bandwidth = full.curve.grid, full.curve.bandwidth
+    assert early.curve.bandwidth == pytest.approx(bandwidth, rel=1e-2)
+    found, best = (d.quadrature.curve(grid, bandwidth=bandwidth) for d in (early, full))
+    moved = trapezoid(np.abs(found.density - best.density), grid)
+    error = math.sqrt(2 / math.pi) * trapezoid(best.standard_error, grid)
+    assert moved <= 0.1 * error + 1e-12
+    assert early.matvecs <= full.matvecs
+    if name in {"heavy-tailed", "decaying"}:
+        assert early.matvecs <= 0.7 * full.matvecs
+    assert (found.low <= exact_density(SPECTRA[name], grid, bandwidth) + 1e-9).mean() > 0.9
+
+
+def test_a_finer_bandwidth_takes_more_steps():
+    coarse, fine = (
+        ended_early("heavy-tailed", bias=0.1, bandwidth=width) for width in (0.02, 0.004)
+    )
+    assert coarse.matvecs < fine.matvecs
+
+
+def test_runs_in_step_are_the_runs_one_by_one():
+    matrix, sizes = symmetric(OUTLIERS), []
+
+    def matmat(vectors):
+        sizes.append(len(vectors))
+        return vectors @ matrix
+
+    options = {"deflate": 2, "n_probes": 11, "steps": 9}
+    plain, found = run(OUTLIERS, **options), run(OUTLIERS, matmat=matmat, **options)
+    np.testing.assert_allclose(found.quadrature.nodes, plain.quadrature.nodes, rtol=1e-8)
+    np.testing.assert_allclose(found.curve.density, plain.curve.density, rtol=1e-8)
+    assert sizes == [8, 3] * 9
+    assert found.matvecs == plain.matvecs == 99
+
+
+def test_bases_that_do_not_fit_at_once_take_turns(monkeypatch):
+    whole = run(GAPPED, n_probes=5, steps=16, bias=0.1)
+    monkeypatch.setattr(density, "_BASES_BYTES", 2 * 18 * N * 8)
+    seen = []
+    kept = density.LanczosRun.forget
+    monkeypatch.setattr(density.LanczosRun, "forget", lambda r: (seen.append(r), kept(r)))
+    some = run(GAPPED, n_probes=5, steps=16, bias=0.1)
+    assert len(seen) == 5
+    assert all(not len(r.basis.rows) for r in seen)
+    lengths = (~np.isnan(some.quadrature.nodes)).sum(axis=1)
+    assert len(set(lengths.tolist())) == 1
+    m = min(some.quadrature.alphas.shape[1], whole.quadrature.alphas.shape[1])
+    np.testing.assert_allclose(
+        some.quadrature.alphas[:, :m], whole.quadrature.alphas[:, :m], rtol=1e-9
+    )
 
 
 # The grid and the bandwidth.

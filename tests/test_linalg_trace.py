@@ -11,18 +11,19 @@ import torch
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.linalg.diagonal import estimate_diagonal
-from landscape.linalg.krylov import Operator
 from landscape.linalg.sampling import (
+    BlockOperator,
     ProbeSource,
     StoppingRule,
     confidence_interval,
     student,
 )
-from landscape.linalg.trace import hutchinson_trace, hutchpp_trace, xtrace
+from landscape.linalg.trace import hutchinson_trace, hutchpp_trace, krylov_trace, xtrace
 
 SEEDS = 200
-METHODS = [hutchinson_trace, hutchpp_trace, xtrace]
-COST = {hutchinson_trace: 1, hutchpp_trace: 3, xtrace: 2}
+METHODS = [hutchinson_trace, hutchpp_trace, xtrace, krylov_trace]
+COST = {hutchinson_trace: 1, hutchpp_trace: 3, xtrace: 2, krylov_trace: 2}
+BLOCKWISE = [hutchinson_trace, krylov_trace]
 N = 60
 SPECTRA = {
     "decaying": 0.8 ** np.arange(N),
@@ -92,12 +93,13 @@ COVERED = [
     *((hutchinson_trace, name) for name in ("one stands out", "indefinite")),
     (hutchpp_trace, "decaying"),
     *((xtrace, name) for name in ("decaying", "sixteen stand out", "indefinite")),
+    *((krylov_trace, name) for name in ("sixteen stand out", "twenty stand out", "indefinite")),
 ]
 
 
 @pytest.mark.parametrize(("method", "name"), COVERED)
 def test_fixed_budget_is_unbiased_and_its_intervals_cover(method, name):
-    budget = {hutchinson_trace: 16, hutchpp_trace: 36, xtrace: 32}[method]
+    budget = {hutchinson_trace: 16, hutchpp_trace: 36, xtrace: 32, krylov_trace: 24}[method]
     found = repeated(method, name, rtol=0.0, max_matvecs=budget)
     truth = SPECTRA[name].sum()
     assert {f.matvecs for f in found} == {budget}
@@ -112,6 +114,8 @@ def test_fixed_budget_is_unbiased_and_its_intervals_cover(method, name):
         (hutchinson_trace, "flat", 0.031),
         (hutchpp_trace, "decaying", 0.15),
         (xtrace, "decaying", 0.15),
+        (krylov_trace, "sixteen stand out", 0.3),
+        (krylov_trace, "flat", 0.02),
     ],
 )
 def test_intervals_cover_where_the_width_decides_when_to_stop(method, name, rtol):
@@ -211,13 +215,13 @@ def leave_out(matrix, omega, i, left_out, normalise):
     return float(torch.trace(q.T @ matrix @ q) + rest @ matrix @ rest)
 
 
-def operator_of(matrix):
-    return Operator(
+def operator_of(matrix, seed=0):
+    return BlockOperator(
         lambda v: matrix @ v,
         len(matrix),
         dtype=matrix.dtype,
         device="cpu",
-        seed=0,
+        seed=seed,
         max_matvecs=10_000,
     )
 
@@ -232,6 +236,71 @@ def test_hutchpp_from_its_definition():
     rest = drawn[:, 1::2] - q @ (q.T @ drawn[:, 1::2])
     samples = torch.trace(q.T @ matrix @ q) + (rest * (matrix @ rest)).sum(0)
     np.testing.assert_allclose(found.samples, samples, rtol=1e-10)
+
+
+def krylov_by_hand(matrix, p, seed):
+    """Samples of the whole and of the blocks, from dense projections."""
+    n = len(matrix)
+    start = operator_of(matrix, seed).random_unit_vector()
+    powers = [start]
+    for _ in range(p - 1):
+        powers.append(matrix @ powers[-1])
+        powers[-1] /= powers[-1].norm()
+    q = torch.linalg.qr(torch.stack(powers).T)[0]
+    outside = torch.eye(n, dtype=matrix.dtype) - q @ q.T
+    rest = outside @ matrix @ outside
+    source = ProbeSource(operator_of(matrix), "sphere", seed + 1)
+    samples = []
+    for _ in range(p):
+        g = outside @ source.draw()
+        g *= math.sqrt(n - p) / g.norm()
+        samples.append((matrix - rest).diagonal() + g * (rest @ g))
+    return torch.stack(samples)
+
+
+def test_krylov_trace_from_its_definition():
+    matrix = symmetric(SPECTRA["indefinite"])
+    found = fixed(krylov_trace, SPECTRA["indefinite"], probes=6, seed=3, groups=GROUPS[1:])
+    expected = krylov_by_hand(matrix, 6, 3)
+    np.testing.assert_allclose(found.samples, expected.sum(dim=1), rtol=1e-9)
+    for i, group in enumerate(GROUPS[1:]):
+        mean = float(expected[:, group].sum(dim=1).mean())
+        assert found.groups.value[i] == pytest.approx(mean, rel=1e-9)
+
+
+@pytest.mark.parametrize("method", BLOCKWISE)
+def test_probes_in_blocks_give_the_same_numbers(method):
+    matrix = symmetric(SPECTRA["indefinite"])
+    sizes = []
+
+    def matmat(vectors):
+        sizes.append(len(vectors))
+        return vectors @ matrix
+
+    options = {"rtol": 0.0, "max_matvecs": 40, "groups": GROUPS, "seed": 4}
+    plain = run(method, SPECTRA["indefinite"], **options)
+    found = run(method, SPECTRA["indefinite"], matmat=matmat, **options)
+    np.testing.assert_allclose(found.samples, plain.samples, rtol=1e-10)
+    np.testing.assert_allclose(found.groups.value, plain.groups.value, rtol=1e-10)
+    assert found.matvecs == plain.matvecs
+    assert max(sizes) == 8
+    assert sum(sizes) >= found.n_probes - 2
+
+
+def test_products_of_a_block_are_counted_and_checked():
+    matrix = symmetric(SPECTRA["flat"])
+    settings = {"dtype": matrix.dtype, "device": "cpu", "seed": 0, "max_matvecs": 10}
+    vectors = list(torch.eye(N, dtype=matrix.dtype)[:3])
+    operator = BlockOperator(lambda v: matrix @ v, N, matmat=lambda v: v @ matrix, **settings)
+    for k, product in enumerate(operator.products(vectors)):
+        torch.testing.assert_close(product, matrix[k])
+        assert operator.matvecs == k + 1
+    bad = BlockOperator(lambda v: v, N, matmat=lambda v: v / 0.0, **settings)
+    with pytest.raises(NonFiniteError, match="product 1 with the operator is not finite"):
+        next(bad.products(vectors))
+    short = BlockOperator(lambda v: v, N, matmat=lambda v: v[1:], **settings)
+    with pytest.raises(InvalidArgumentError, match="2 rows for 3 vectors"):
+        next(short.products(vectors))
 
 
 def test_hutchinson_is_the_mean_of_quadratic_forms():
@@ -269,12 +338,13 @@ def test_decay_makes_xtrace_and_hutchpp_far_better_than_hutchinson():
         found = [run(method, SPECTRA["steep"], rtol=0.0, max_matvecs=48, seed=s) for s in range(20)]
         return math.sqrt(np.mean([(f.value - truth) ** 2 for f in found]))
 
-    hutchinson, hutchpp, sharp = (spread(method) for method in METHODS)
+    hutchinson, hutchpp, sharp, krylov = (spread(method) for method in METHODS)
     assert hutchpp < 1e-3 * hutchinson
     assert sharp < 1e-5 * hutchinson
+    assert krylov < 1e-5 * hutchinson
 
 
-@pytest.mark.parametrize("method", [hutchpp_trace, xtrace])
+@pytest.mark.parametrize("method", [hutchpp_trace, xtrace, krylov_trace])
 @pytest.mark.parametrize("rank", [0, 1, 3, 6])
 def test_low_rank_is_exact(method, rank):
     values = np.r_[np.linspace(2.0, -3.0, rank), np.zeros(N - rank)] if rank else np.zeros(N)
@@ -359,7 +429,7 @@ def test_tolerances(method):
     values = SPECTRA["flat"]
     loose = run(method, values, rtol=0.5, max_matvecs=N - 1)
     assert loose.converged
-    assert loose.n_probes == (32 if method is hutchinson_trace else 16)
+    assert loose.n_probes == {hutchinson_trace: 32, krylov_trace: 12}.get(method, 16)
     assert loose.matvecs == COST[method] * loose.n_probes
     absolute = run(method, values, rtol=0.0, atol=0.5 * abs(values.sum()), max_matvecs=N - 1)
     assert absolute.matvecs == loose.matvecs
@@ -375,7 +445,9 @@ def test_one_look_is_never_enough():
     assert not found.converged
 
 
-def test_looks_are_doublings():
+def test_looks_are_doublings_unless_asked_for_more():
+    finer = StoppingRule(first=8, rtol=0.0, atol=0.0, growth=1.5)
+    assert list(finer.looks(50)) == [8, 12, 18, 27, 40, 50]
     rule = StoppingRule(first=8, rtol=0.0, atol=0.0)
     assert list(rule.looks(50)) == [8, 16, 32, 50]
     assert list(rule.looks(32)) == [8, 16, 32]
@@ -436,36 +508,39 @@ def test_sums_are_kept_in_float64(method):
 
 
 @functools.cache
-def with_groups():
+def with_groups(method):
     matrix = symmetric(SPECTRA["indefinite"])
     settings = {"groups": GROUPS, "dtype": torch.float64, "device": "cpu", "rtol": 0.0}
     return [
-        hutchinson_trace(lambda v: matrix @ v, N, max_matvecs=24, seed=seed, **settings)
+        method(lambda v: matrix @ v, N, max_matvecs=24 * COST[method], seed=seed, **settings)
         for seed in range(SEEDS)
     ]
 
 
+@pytest.mark.parametrize("method", BLOCKWISE)
 @pytest.mark.parametrize("i", range(len(GROUPS)))
-def test_traces_of_blocks_are_unbiased_and_their_intervals_cover(i):
+def test_traces_of_blocks_are_unbiased_and_their_intervals_cover(method, i):
     block = symmetric(SPECTRA["indefinite"])[GROUPS[i], GROUPS[i]]
     truth = float(block.trace())
-    groups = [found.groups for found in with_groups()]
+    groups = [found.groups for found in with_groups(method)]
     assert_unbiased([g.value[i] for g in groups], truth)
     assert_coverage([g.low[i] <= truth <= g.high[i] for g in groups])
 
 
-def test_traces_of_blocks_sum_to_the_total():
-    for found in with_groups()[:10]:
+@pytest.mark.parametrize("method", BLOCKWISE)
+def test_traces_of_blocks_sum_to_the_total(method):
+    for found in with_groups(method)[:10]:
         assert found.groups.value.sum() == pytest.approx(found.value, rel=1e-12)
         assert found.groups.value.shape == (len(GROUPS),)
-    alone = run(hutchinson_trace, SPECTRA["indefinite"], rtol=0.0, max_matvecs=24)
-    assert alone.value == with_groups()[0].value
+    alone = run(method, SPECTRA["indefinite"], rtol=0.0, max_matvecs=24 * COST[method])
+    assert alone.value == pytest.approx(with_groups(method)[0].value, rel=1e-12)
     assert alone.groups.value.shape == (0,)
 
 
-def test_traces_of_blocks_are_exact_where_the_total_is():
+@pytest.mark.parametrize("method", BLOCKWISE)
+def test_traces_of_blocks_are_exact_where_the_total_is(method):
     matrix = symmetric(SPECTRA["indefinite"])
-    found = run(hutchinson_trace, SPECTRA["indefinite"], groups=GROUPS, rtol=0.0, atol=1e-9)
+    found = run(method, SPECTRA["indefinite"], groups=GROUPS, rtol=0.0, atol=1e-9)
     assert found.exact
     blocks = [float(matrix[g, g].trace()) for g in GROUPS]
     np.testing.assert_allclose(found.groups.value, blocks, atol=1e-12)

@@ -15,6 +15,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.measure import densities
 from landscape.measure.densities import spectral_density
+from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.measure.traces import trace
 from landscape.operators import Hessian, parameter_scale
 from landscape.results import from_record, to_record
@@ -43,7 +44,7 @@ def spectrum_of_wide(scale: str = "none") -> np.ndarray:
 
 
 @every_case
-@pytest.mark.parametrize("method", ["hutch++", "xtrace", "hutchinson"])
+@pytest.mark.parametrize("method", ["krylov", "hutch++", "xtrace", "hutchinson"])
 def test_the_trace_of_a_small_operator_is_exact(case, method):
     found = trace(built(case), method=method, rtol=1e-3)
     expected = float(case.dense_hessian().trace())
@@ -60,7 +61,7 @@ def test_traces_of_the_other_operators(case, kind):
     assert found.operator != "Hessian"
 
 
-@pytest.mark.parametrize("method", ["hutch++", "xtrace", "hutchinson"])
+@pytest.mark.parametrize("method", ["krylov", "hutch++", "xtrace", "hutchinson"])
 def test_intervals_of_the_trace_cover_it(method):
     expected = spectrum_of_wide().sum()
     problem = wide()
@@ -79,7 +80,7 @@ def test_traces_of_the_layers_sum_to_the_whole(case):
     problem = built(case)
     found = trace(problem, layers=True, rtol=1e-3)
     dense = case.dense_hessian()
-    assert found.method == "hutchinson"
+    assert found.method == "krylov"
     for value, part in zip(found.layer_values, problem.space.layers().values(), strict=True):
         expected = float(dense[part, part].trace())
         assert value == pytest.approx(expected, rel=1e-9, abs=1e-10)
@@ -88,13 +89,17 @@ def test_traces_of_the_layers_sum_to_the_whole(case):
     assert set(found.layers) == set(problem.space.layers())
 
 
-def test_intervals_of_the_layers_cover_them():
+@pytest.mark.parametrize("method", ["krylov", "hutchinson"])
+def test_intervals_of_the_layers_cover_them(method):
     problem = wide()
     with Evaluator(problem) as evaluator:
         diagonal = Hessian(evaluator).dense().diagonal()
     parts = problem.space.layers().values()
     expected = np.array([float(diagonal[part].sum()) for part in parts])
-    found = [trace(problem, layers=True, rtol=0.5, max_matvecs=64, seed=s) for s in range(200)]
+    found = [
+        trace(problem, layers=True, method=method, rtol=0.5, max_matvecs=64, seed=s)
+        for s in range(200)
+    ]
     covered = np.mean([(f.layer_low <= expected) & (expected <= f.layer_high) for f in found])
     assert 0.90 <= covered <= 0.99
 
@@ -123,7 +128,10 @@ def test_traces_are_kept_in_the_study(tmp_path):
     ("options", "message"),
     [
         ({"method": "hutch"}, r"unknown method of the trace 'hutch' \(nearest: hutch"),
-        ({"method": "xtrace", "layers": True}, "come from Hutchinson's probes; got .*'xtrace'"),
+        (
+            {"method": "xtrace", "layers": True},
+            "from the methods krylov and hutchinson; got .*'xtrace'",
+        ),
         ({"rtol": -1.0}, "rtol = -1.0"),
         ({"confidence": 1.0}, "confidence = 1.0"),
         ({"operator": "kfac"}, "unknown operator 'kfac'"),
@@ -183,7 +191,8 @@ def test_the_ratio_of_the_first_to_the_fifth():
     assert found.ratio == pytest.approx(values[0] / values[4], rel=1e-3)
     rows = dict(found.rows())
     assert rows["λmax/λ5"] == f"{found.ratio:.4g}"
-    assert rows["quadrature"].startswith("2 probes of 20 steps")
+    assert found.steps <= 20
+    assert rows["quadrature"].startswith(f"2 probes of {found.steps} steps")
     none = spectral_density(wide(), steps=20, n_probes=2, outliers=0)
     assert np.isnan(none.ratio)
     assert none.atoms.size == 0
@@ -198,6 +207,48 @@ def test_outliers_that_did_not_converge_are_not_deflated(monkeypatch):
     assert spectral_density(wide(), outliers=5, steps=10, n_probes=2).atoms.size == 5
     monkeypatch.setattr(densities, "lanczos", failing)
     assert spectral_density(wide(), outliers=5, steps=10, n_probes=2).atoms.size == 0
+
+
+def test_eigenpairs_that_are_known_are_not_searched_again():
+    problem = wide()
+    pairs = top_eigenpairs(problem, 3, both_ends=True, tol=1e-6)
+    options = {"steps": 20, "n_probes": 3}
+    searched = spectral_density(problem, outliers=3, **options)
+    found = spectral_density(problem, eigenpairs=pairs, **options)
+    np.testing.assert_array_equal(found.atoms, pairs.values[:3])
+    np.testing.assert_array_equal(found.atom_residuals, pairs.residuals[:3])
+    np.testing.assert_allclose(found.density, searched.density, rtol=1e-2)
+    assert found.matvecs == 1 + found.n_probes * found.steps < searched.matvecs - 5
+
+
+def test_eigenpairs_of_another_operator_are_refused():
+    pairs = top_eigenpairs(wide(), 3)
+    other = dataclasses.replace(pairs, values=pairs.values * 1.01)
+    for options, given in (
+        ({"operator": "ggn"}, pairs),
+        ({"scale": "filterwise"}, pairs),
+        ({}, other),
+    ):
+        with pytest.raises(InvalidArgumentError, match="are none of this operator: the residual"):
+            spectral_density(wide(), eigenpairs=given, **options)
+    short = dataclasses.replace(pairs, vectors=pairs.vectors[:, :-1])
+    with pytest.raises(InvalidArgumentError, match=r"and the operator has .* rows"):
+        spectral_density(wide(), eigenpairs=short)
+
+
+@pytest.mark.parametrize("scale", ["none", "filterwise"])
+def test_graphs_that_are_not_kept_are_built_once_for_a_block(scale, monkeypatch):
+    built, build = [], Hessian._build
+    monkeypatch.setattr(Hessian, "_build", lambda h, piece: (built.append(1), build(h, piece))[1])
+    monkeypatch.setattr(Hessian, "_anew", Hessian._build)
+    options = {"max_matvecs": 40, "rtol": 1e-9, "scale": scale}
+    found = trace(wide(), memory=1, **options)
+    n_pieces = wide().batches.n_batches
+    # One for each Lanczos vector and each of three blocks of probes, and the first tests.
+    assert found.matvecs == 40
+    assert len(built) <= n_pieces * (20 + 4 + 5)
+    kept = trace(wide(), **options)
+    assert found.value == pytest.approx(kept.value, rel=1e-9)
 
 
 def test_a_density_through_a_record():

@@ -12,7 +12,13 @@ from landscape.linalg.krylov import EigenSolution
 from landscape.linalg.lanczos import lanczos
 from landscape.linalg.power import power_iteration
 from landscape.linalg.symmetric import SymmetricOperator
-from landscape.linalg.trace import TraceSolution, hutchinson_trace, hutchpp_trace, xtrace
+from landscape.linalg.trace import (
+    TraceSolution,
+    hutchinson_trace,
+    hutchpp_trace,
+    krylov_trace,
+    xtrace,
+)
 
 __all__ = [
     "FAILURE_PROBABILITY",
@@ -25,6 +31,7 @@ __all__ = [
     "estimate_diagonal",
     "hutchinson_trace",
     "hutchpp_trace",
+    "krylov_trace",
     "lanczos",
     "power_iteration",
     "spectral_density",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.krylov import Floats, Matvec, Operator, inner, norm, orthogonalise
+from landscape.linalg.krylov import Floats, Matvec, inner
 from landscape.linalg.quadrature import (
     DensityCurve,
     Mass,
@@ -18,14 +19,24 @@ from landscape.linalg.quadrature import (
     check_bandwidth,
     gauss_rule,
 )
-from landscape.linalg.sampling import Interval, check_at_least, check_sampling
+from landscape.linalg.recurrence import ROUNDING, LanczosRun
+from landscape.linalg.sampling import (
+    BlockOperator,
+    Interval,
+    Matmat,
+    check_at_least,
+    check_sampling,
+)
 
 # The grid resolves a bandwidth by so many steps, and goes on for so many beyond the last node.
 _PER_BANDWIDTH = 4
 _BEYOND = 6
 _LARGEST_GRID = 20_001
-# Rounding of a Lanczos step, relative to ‖A‖, in units of the rounding of one number.
-_ROUNDING = 10.0
+# Runs are advanced in step as far as their bases fit, and looked at after so many steps.
+_BASES_BYTES = 2**30
+_LOOK = 4
+# E|x| of a standard normal x.
+_MEAN_OF_MODULUS = math.sqrt(2.0 / math.pi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +66,8 @@ def spectral_density(
     n_probes: int = 16,
     bandwidth: float | None = None,
     eigenpairs: tuple[Floats, Tensor] | None = None,
+    bias: float = 0.0,
+    matmat: Matmat | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     dtype: torch.dtype,
@@ -77,12 +90,17 @@ def spectral_density(
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
         n: size of A.
-        steps: Lanczos steps m per probe, at least 2; no more than n − k are taken.
+        steps: Lanczos steps m per probe, at least 2; no more than n − k are taken, and fewer
+            where ``bias`` allows it.
         n_probes: random vectors p, at least 2.
         bandwidth: standard deviation of the Gaussian, in the unit of λ; None: the width of the
             spectrum that is left by deflation over ``steps``, about the finest that they resolve.
         eigenpairs: converged eigenvalues, shape (k,), and orthonormal eigenvectors, shape (k, n),
             such as `EigenSolution.values` and `EigenSolution.vectors`.
+        bias: end the runs once the last step has changed the smoothed density by no more than this
+            share of its sampling error, both integrated over t; 0: take all steps.
+        matmat: product with several vectors, one in each row, for a step of several runs; None:
+            one by one.
         confidence: probability that the band is to cover φ(t), at each t alone.
         seed: seed of the probes.
         dtype: floating-point type that ``matvec`` takes.
@@ -96,7 +114,8 @@ def spectral_density(
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
         NonFiniteError: if a product holds NaN or infinity.
 
-    Cost: p·m products, fewer where a Krylov space is exhausted. Memory: k + m + 2 vectors.
+    Cost: p·m products, fewer where a Krylov space is exhausted. Memory: k + m + 2 vectors; with
+    ``bias`` or ``matmat`` those of several runs, up to 1 GiB.
 
     References:
         Golub and Welsch (1969), Math. Comput. 23; Lin, Saad and Yang (2016), Approximating
@@ -113,11 +132,21 @@ def spectral_density(
     check_at_least("n_probes", n_probes, 2)
     if bandwidth is not None:
         check_bandwidth(bandwidth)
-    operator = Operator(
-        matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=n_probes * steps
+    operator = BlockOperator(
+        matvec,
+        n,
+        matmat=matmat,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        max_matvecs=n_probes * steps,
     )
-    atoms, basis = _deflation(operator, eigenpairs, steps)
-    runs = [_lanczos(operator, basis, len(atoms)) for _ in range(n_probes)]
+    atoms, known = _deflation(operator, eigenpairs)
+
+    def resolved(runs: list[LanczosRun]) -> bool:
+        return _is_resolved(_quadrature(operator, runs, atoms, confidence), steps, bandwidth, bias)
+
+    runs = _runs(operator, known, steps, n_probes, resolved if bias > 0.0 else None)
     quadrature = _quadrature(operator, runs, atoms, confidence)
     width = _resolved(quadrature, steps) if bandwidth is None else bandwidth
     return SpectralDensity(
@@ -130,9 +159,9 @@ def spectral_density(
 
 
 def _deflation(
-    operator: Operator, eigenpairs: tuple[Floats, Tensor] | None, steps: int
+    operator: BlockOperator, eigenpairs: tuple[Floats, Tensor] | None
 ) -> tuple[Floats, Tensor]:
-    """Return the atoms, and a basis that begins with their vectors, with room for the steps."""
+    """Return the atoms and their vectors."""
     n = operator.n
     values, vectors = (np.empty(0), torch.empty((0, n))) if eigenpairs is None else eigenpairs
     atoms = np.array(values, dtype=np.float64)
@@ -146,10 +175,9 @@ def _deflation(
     if not np.isfinite(atoms).all():
         msg = f"eigenvalues {atoms}; expected finite ones, of eigenpairs that converged"
         raise InvalidArgumentError(msg)
-    basis = torch.empty((k + min(steps, n - k), n), dtype=operator.storage, device=operator.device)
-    basis[:k] = vectors
-    _check_orthonormal(basis[:k])
-    return atoms, basis
+    known = vectors.to(operator.device, operator.storage)
+    _check_orthonormal(known)
+    return atoms, known
 
 
 def _check_orthonormal(vectors: Tensor) -> None:
@@ -163,37 +191,71 @@ def _check_orthonormal(vectors: Tensor) -> None:
         raise InvalidArgumentError(msg)
 
 
-def _lanczos(operator: Operator, basis: Tensor, k: int) -> tuple[list[float], list[float]]:
-    """Run Lanczos from a random vector until the basis is full or the space exhausted."""
-    alphas, betas = [], []
-    size = k
-    v = operator.random_unit_vector(basis[:k]) if size < operator.n else None
-    while v is not None:
-        basis[size] = v
-        size += 1
-        w = operator(v)
-        alphas.append(float(orthogonalise(w, basis[:size])[-1]))
-        beta = norm(w)
-        tiny = _ROUNDING * operator.storage_eps * operator.norm
-        exhausted = size == operator.n or beta <= tiny
-        betas.append(0.0 if exhausted else beta)
-        v = None if exhausted or size == len(basis) else w.div_(beta)
-    return alphas, betas
+def _runs(
+    operator: BlockOperator,
+    known: Tensor,
+    steps: int,
+    n_probes: int,
+    resolved: Callable[[list[LanczosRun]], bool] | None,
+) -> list[LanczosRun]:
+    """Run Lanczos from random vectors, several in step, until that is enough for the first ones."""
+    room = min(steps, operator.n - len(known))
+    in_step, runs = 1, list[LanczosRun]()
+    if resolved is not None or operator.block > 1:
+        in_step = _BASES_BYTES // ((room + 2) * operator.n * operator.storage.itemsize)
+        in_step = min(n_probes, max(1, in_step))
+    while len(runs) < n_probes:
+        count = min(in_step, n_probes - len(runs))
+        some = [LanczosRun(operator, capacity=room, against=list(known)) for _ in range(count)]
+        look = resolved if count > 1 and not runs else None
+        room = min(room, _advance(operator, some, room, look))
+        for run in some:
+            run.forget()
+        runs += some
+    return runs
+
+
+def _advance(
+    operator: BlockOperator,
+    runs: list[LanczosRun],
+    steps: int,
+    resolved: Callable[[list[LanczosRun]], bool] | None,
+) -> int:
+    """Take up to so many steps with each run, and return how many they were."""
+    for step in range(1, steps + 1):
+        going = [run for run in runs if run.vector is not None]
+        vectors = [run.vector for run in going if run.vector is not None]
+        for run, product in zip(going, operator.products(vectors), strict=True):
+            run.advance(product)
+        if resolved is not None and step % _LOOK == 0 and resolved(runs):
+            return step
+    return steps
+
+
+def _is_resolved(quadrature: Quadrature, steps: int, bandwidth: float | None, share: float) -> bool:
+    """Return whether the sampling error of the smoothed density hides that of the quadrature."""
+    width = _resolved(quadrature, steps) if bandwidth is None else bandwidth
+    curve = quadrature.curve(_grid(quadrature, width), bandwidth=width)
+    bias, error = (
+        float(np.trapezoid(part, curve.grid))
+        for part in (curve.quadrature_error, curve.standard_error)
+    )
+    return bias <= share * _MEAN_OF_MODULUS * error
 
 
 def _quadrature(
-    operator: Operator,
-    runs: list[tuple[list[float], list[float]]],
+    operator: BlockOperator,
+    runs: list[LanczosRun],
     atoms: Floats,
     confidence: float,
 ) -> Quadrature:
-    longest = max(len(alphas) for alphas, _ in runs)
+    longest = max(len(run.alphas) for run in runs)
     nodes, alphas, betas = (np.full((len(runs), longest), np.nan) for _ in range(3))
     weights = np.zeros((len(runs), longest))
     rest = 1.0 - len(atoms) / operator.n
-    for i, (a, b) in enumerate(runs):
-        m = len(a)
-        alphas[i, :m], betas[i, :m] = a, b
+    for i, run in enumerate(runs):
+        m = len(run.alphas)
+        alphas[i, :m], betas[i, :m] = run.alphas, run.betas
         nodes[i, :m], weights[i, :m], _ = gauss_rule(alphas[i, :m], betas[i, : m - 1])
     largest = max(operator.norm, float(np.abs(atoms).max(initial=0.0)))
     return Quadrature(
@@ -203,7 +265,7 @@ def _quadrature(
         betas=betas,
         atoms=atoms,
         n=operator.n,
-        rounding=_ROUNDING * operator.eps * largest,
+        rounding=ROUNDING * operator.eps * largest,
         confidence=confidence,
     )
 

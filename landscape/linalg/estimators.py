@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
+from landscape.linalg.recurrence import Rows
 from landscape.linalg.sampling import (
+    BlockOperator,
     Interval,
     ProbeSource,
     confidence_interval,
@@ -51,16 +52,26 @@ class Method:
     Attributes:
         first: probes at the first look.
         cost: products per probe, at most.
+        growth: probes at a look over those at the look before.
         groups: diagonal blocks that are estimated too.
     """
 
     first = 8
     cost = 1
+    growth = 2.0
     groups: Sequence[slice] = ()
 
-    def __init__(self, operator: Operator, source: ProbeSource) -> None:
+    def __init__(self, operator: BlockOperator, source: ProbeSource) -> None:
         self.operator = operator
         self.source = source
+
+    def multiplied(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draw probes, and give each with its product."""
+        while count > 0:
+            size = min(count, self.operator.block)
+            probes = [self.source.draw() for _ in range(size)]
+            yield from zip(probes, self.operator.products(probes), strict=True)
+            count -= size
 
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
         """Draw probes up to a number, and return what all of them say.
@@ -74,13 +85,18 @@ class Method:
         """
         raise NotImplementedError
 
+    def width_before(self, before: Estimate, found: Estimate, confidence: float) -> float:
+        """Return the half-width from the probes of the look before, by what is known now."""
+        first = found.samples[: len(before.samples)]
+        return Estimate(confidence_interval(first, confidence), first).width
 
-class Hutchinson(Method):
-    """Samples vᵀAv, and v_g·(Av)_g for each group."""
 
-    first = 16
+class Blockwise(Method):
+    """An estimator that has samples for diagonal blocks too."""
 
-    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
+    def __init__(
+        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
+    ) -> None:
         super().__init__(operator, source)
         for group in groups:
             _check_group(group, operator.n)
@@ -88,15 +104,6 @@ class Hutchinson(Method):
         self._samples: list[float] = []
         self._blocks: list[list[float]] = []
         self._settled: dict[int, float] = {}
-
-    def estimate(self, n_probes: int, confidence: float) -> Estimate:
-        """Draw probes up to a number, and return the mean of vᵀAv over all."""
-        while len(self._samples) < n_probes:
-            v = self.source.draw()
-            w = self.operator(v)
-            self._samples.append(float(inner(v[None], w)))
-            self._blocks.append([float(inner(v[None, g], w[g])) for g in self.groups])
-        return self._estimate(confidence)
 
     def settle(self, left: int, confidence: float) -> Estimate:
         """Take the unit vectors for the smallest blocks, and return what all products say.
@@ -131,6 +138,19 @@ class Hutchinson(Method):
         return Estimate(confidence_interval(samples, confidence), samples, groups)
 
 
+class Hutchinson(Blockwise):
+    """Samples vᵀAv, and v_g·(Av)_g for each group."""
+
+    first = 16
+
+    def estimate(self, n_probes: int, confidence: float) -> Estimate:
+        """Draw probes up to a number, and return the mean of vᵀAv over all."""
+        for v, w in self.multiplied(n_probes - len(self._samples)):
+            self._samples.append(float(inner(v[None], w)))
+            self._blocks.append([float(inner(v[None, g], w[g])) for g in self.groups])
+        return self._estimate(confidence)
+
+
 def _size(group: slice) -> int:
     return int(group.stop - group.start)
 
@@ -146,30 +166,6 @@ def _check_group(group: slice, n: int) -> None:
         raise InvalidArgumentError(msg)
 
 
-class _Rows:
-    """Vectors as the rows of a matrix that grows."""
-
-    def __init__(self, operator: Operator) -> None:
-        self._size = 0
-        self._all = torch.empty((8, operator.n), dtype=operator.storage, device=operator.device)
-
-    @property
-    def rows(self) -> Tensor:
-        return self._all[: self._size]
-
-    def append(self, v: Tensor) -> None:
-        if self._size == len(self._all):
-            self._all = torch.cat([self._all, torch.empty_like(self._all)])
-        self._all[self._size] = v
-        self._size += 1
-
-    def products(self, vectors: Tensor) -> Floats:
-        """Return the inner products with other vectors, one column for each."""
-        columns = [inner(self.rows, v).cpu().numpy() for v in vectors]
-        products = np.array(columns, dtype=np.float64).reshape(len(vectors), self._size)
-        return np.asarray(products.T)
-
-
 class _Range:
     """An orthonormal basis Q of the range of A times random probes, and QᵀAQ.
 
@@ -179,7 +175,7 @@ class _Range:
     """
 
     def __init__(self, operator: Operator) -> None:
-        self.basis = _Rows(operator)
+        self.basis = Rows(operator)
         self.coordinates: list[Floats] = []
         self._operator = operator
         self._columns: list[Floats] = []
@@ -216,11 +212,11 @@ class HutchPlusPlus(Method):
 
     cost = 3
 
-    def __init__(self, operator: Operator, source: ProbeSource) -> None:
+    def __init__(self, operator: BlockOperator, source: ProbeSource) -> None:
         super().__init__(operator, source)
         self._range = _Range(operator)
-        self._probes = _Rows(operator)
-        self._products = _Rows(operator)
+        self._probes = Rows(operator)
+        self._products = Rows(operator)
         self._forms: list[float] = []
 
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
@@ -253,11 +249,11 @@ class XTrace(Method):
 
     cost = 2
 
-    def __init__(self, operator: Operator, source: ProbeSource, normalise: bool) -> None:
+    def __init__(self, operator: BlockOperator, source: ProbeSource, normalise: bool) -> None:
         super().__init__(operator, source)
         self._normalise = normalise
         self._range = _Range(operator)
-        self._probes = _Rows(operator)
+        self._probes = Rows(operator)
         self._squares: list[float] = []
 
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
@@ -274,6 +270,10 @@ class XTrace(Method):
             value=value, standard_error=np.asarray(error), low=value - half, high=value + half
         )
         return Estimate(total, samples)
+
+    def width_before(self, before: Estimate, found: Estimate, confidence: float) -> float:
+        """Return the half-width at the look before: the samples depend on each other."""
+        return before.width
 
     def _reduced(self) -> _Reduced:
         h = self._range.projection()

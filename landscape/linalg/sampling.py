@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +14,14 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.linalg.krylov import Floats, Operator
+from landscape.linalg.krylov import Floats, Matvec, Operator
 from landscape.randomness import seeded
 
+Matmat = Callable[[Tensor], Tensor]
 PROBES = ("rademacher", "gaussian", "sphere")
+# Vectors multiplied at once, and the memory of them and their products.
+_BLOCK = 8
+_BLOCK_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,45 @@ class Interval:
     standard_error: Floats
     low: Floats
     high: Floats
+
+
+class BlockOperator(Operator):
+    """An operator that multiplies several vectors at once where it can.
+
+    Attributes:
+        block: how many; 1 where there is no such product.
+    """
+
+    def __init__(self, matvec: Matvec, n: int, *, matmat: Matmat | None = None, **options: Any):
+        """Take the products with one vector and, one vector in each row, with several."""
+        super().__init__(self._next, n, **options)
+        self._single, self._several = matvec, matmat
+        self._held: deque[Tensor] = deque()
+        fits = _BLOCK_BYTES // (2 * self.storage.itemsize * max(1, n))
+        self.block = 1 if matmat is None else min(_BLOCK, max(1, fits))
+
+    def products(self, vectors: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Multiply with vectors, each product checked and counted as it is taken."""
+        for first in range(0, len(vectors), self.block):
+            some = vectors[first : first + self.block]
+            self._held = deque(self._ahead(some))
+            for v in some:
+                yield self(v)
+
+    def _ahead(self, vectors: Sequence[Tensor]) -> Tensor | tuple[()]:
+        if self._several is None or len(vectors) < 2:
+            return ()
+        found = self._several(torch.stack([v.to(self.dtype) for v in vectors]))
+        if len(found) != len(vectors):
+            msg = (
+                f"matmat returned {len(found)} rows for {len(vectors)} vectors; expected one "
+                "product in each row"
+            )
+            raise InvalidArgumentError(msg)
+        return found
+
+    def _next(self, v: Tensor) -> Tensor:
+        return self._held.popleft() if self._held else self._single(v)
 
 
 class ProbeSource:
@@ -78,14 +123,17 @@ class StoppingRule:
         first: probes at the first look.
         rtol: tolerance on the half-width, relative to |value|.
         atol: tolerance on the half-width; the larger of the two counts.
+        growth: probes at a look over those at the look before. Smaller steps than doublings are
+            for samples that are not skewed.
     """
 
     first: int
     rtol: float
     atol: float
+    growth: float = 2.0
 
     def looks(self, most: int) -> Iterator[int]:
-        """Give the numbers of probes at which to look: doublings of the first, then ``most``.
+        """Give the numbers of probes at which to look: the first, what follows, then ``most``.
 
         Args:
             most: probes that can be afforded.
@@ -96,7 +144,7 @@ class StoppingRule:
         probes = min(self.first, most)
         yield probes
         while probes < most:
-            probes = min(2 * probes, most)
+            probes = min(int(self.growth * probes), most)
             yield probes
 
     def met(self, value: float, *, width: float, width_before: float) -> bool:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.linalg import EigenSolution, SpectralDensity, lanczos
+from landscape.linalg import SpectralDensity, lanczos
 from landscape.linalg import spectral_density as quadrature
+from landscape.linalg.krylov import Floats, norm
 from landscape.measure.arguments import check_real, whole
+from landscape.measure.blocks import block_products
 from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.randomness import next_seed
-from landscape.results import Density, Provenance
+from landscape.results import Density, Eigenpairs, Provenance
 from landscape.study import Study
 
 N_OUTLIERS = 5
 _TOL = 1e-3
 _MATVECS = 200
+# Share of the sampling error that the quadrature may leave: then steps are enough.
+_BIAS = 0.1
 
 
 def spectral_density(
@@ -31,6 +39,7 @@ def spectral_density(
     n_probes: int = 8,
     bandwidth: float | None = None,
     confidence: float = 0.95,
+    eigenpairs: Eigenpairs | None = None,
     scale: str = "none",
     products: str = "auto",
     memory: float | None = None,
@@ -47,11 +56,14 @@ def spectral_density(
         problem: what to measure.
         operator: ``hessian``, ``ggn`` (generalised Gauss-Newton) or ``fisher`` (empirical).
         outliers: eigenvalues to deflate, from the top, if all of them converge. 0: none.
-        steps: Lanczos steps of each probe.
+        steps: Lanczos steps of each probe at most; the runs end together once the last step has
+            changed the smoothed density by less than a tenth of its sampling error.
         n_probes: random vectors, at least 2.
-        bandwidth: standard deviation of the Gaussian; None: about the finest that the steps
-            resolve.
+        bandwidth: standard deviation of the Gaussian; None: the width of the spectrum without the
+            outliers over ``steps``.
         confidence: probability that an interval is to cover its truth.
+        eigenpairs: those that `top_eigenpairs` found of this operator, deflated in place of a
+            search for outliers.
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
         memory: half of it is for graphs that are kept between products; None: 2 GiB. The vectors
@@ -62,10 +74,11 @@ def spectral_density(
 
     Returns:
         The density with its band, the mass below zero with its interval, and the moments. Cost:
-        ``matvecs`` products: n_probes · steps, and those for the outliers.
+        ``matvecs`` products: at most n_probes · steps, and those for the outliers; one if they
+        are given.
 
     Raises:
-        InvalidArgumentError: if an argument is out of its range.
+        InvalidArgumentError: if an argument is out of its range, or the eigenpairs are others.
 
     References:
         Ghorbani, Krishnan, Xiao (2019), arXiv:1901.10159; Ubaru, Chen, Saad (2017), SIAM J.
@@ -85,26 +98,72 @@ def spectral_density(
         "bandwidth": bandwidth,
         "confidence": confidence,
     }
+    if eigenpairs is not None:
+        outliers = len(eigenpairs.values) - eigenpairs.n_lowest
     settings = {"outliers": outliers, **asked, **request.settings(memory)}
 
     def measure(provenance: Provenance) -> Density:
         with prepared(
             problem, request, graph_bytes=graph_budget(memory), what="density", progress=progress
         ) as ready:
-            top = _outliers(ready, outliers, seed)
-            atoms = None if top is None else (top.values, top.vectors)
-            found = quadrature(
-                **asked,
-                eigenpairs=atoms,
-                seed=next_seed(seed),
-                **ready.where,
-            )
+            known = None if eigenpairs is None else _known(eigenpairs, ready, seed)
+            top = known or _outliers(ready, outliers, seed)
+            what, total = "probes", steps * -(-n_probes // 8)
+            with block_products(ready, request, what=what, total=total, show=progress) as matmat:
+                found = quadrature(
+                    **asked,
+                    eigenpairs=None if top is None else (top.values, top.vectors),
+                    bias=_BIAS,
+                    matmat=matmat,
+                    seed=next_seed(seed),
+                    **ready.where,
+                )
             return _record(found, top, ready, settings, provenance)
 
     return recall_or_measure(Density, problem, settings, study, measure)
 
 
-def _outliers(ready: Prepared, k: int, seed: int) -> EigenSolution | None:
+@dataclass(frozen=True)
+class _Atoms:
+    """Eigenpairs to deflate, and the products that were spent on them."""
+
+    values: Floats
+    vectors: Tensor
+    residuals: Floats
+    matvecs: int
+
+
+def _known(pairs: Eigenpairs, ready: Prepared, seed: int) -> _Atoms:
+    """Return the top pairs of a record, if they are eigenpairs of this operator."""
+    k, n = len(pairs.values) - pairs.n_lowest, ready.operator.n
+    if pairs.vectors.shape[1:] != (n,):
+        msg = (
+            f"eigenpairs with vectors of shape {pairs.vectors.shape}, and the operator has {n:,} "
+            "rows: give those that top_eigenpairs found of this problem"
+        )
+        raise InvalidArgumentError(msg)
+    values, residuals = (part[:k].astype(np.float64) for part in (pairs.values, pairs.residuals))
+    vectors = torch.as_tensor(pairs.vectors[:k]).to(ready.operator.device, ready.operator.dtype)
+    # A product with their sum, signs at random: ‖Σ ±r‖² is Σ ‖r‖² on average, k times it at most.
+    signs = 2.0 * np.random.default_rng(seed).integers(0, 2, k) - 1.0
+    mix = torch.as_tensor(np.stack([signs, signs * values])).to(vectors)
+    total, image = mix @ vectors
+    off = norm(ready.operator.matvec(total) - image)
+    least = torch.finfo(vectors.dtype).eps ** 0.5 + ready.noise.floor
+    allowed = math.sqrt(k) * (
+        float(np.linalg.norm(residuals)) + least * float(np.abs(values).max())
+    )
+    if not off <= allowed:
+        msg = (
+            f"the eigenpairs {pairs.name} are none of this operator: the residual of their sum is "
+            f"{off:.2g}, expected at most {allowed:.2g}; give those that top_eigenpairs found of "
+            "this problem, operator and scale"
+        )
+        raise InvalidArgumentError(msg)
+    return _Atoms(values, vectors, residuals, 1)
+
+
+def _outliers(ready: Prepared, k: int, seed: int) -> _Atoms | None:
     """Return the top eigenpairs, if all of them converged."""
     k = min(k, ready.operator.n - 1)
     if k < 1:
@@ -116,12 +175,14 @@ def _outliers(ready: Prepared, k: int, seed: int) -> EigenSolution | None:
         seed=seed,
         **ready.where,
     )
-    return found if found.converged else None
+    if not found.converged:
+        return None
+    return _Atoms(found.values, found.vectors, found.residuals, found.matvecs)
 
 
 def _record(
     found: SpectralDensity,
-    top: EigenSolution | None,
+    top: _Atoms | None,
     ready: Prepared,
     settings: dict[str, Any],
     provenance: Provenance,

@@ -7,15 +7,28 @@ from typing import Any
 import numpy as np
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.linalg import TraceSolution, hutchinson_trace, hutchpp_trace, xtrace
+from landscape.linalg import (
+    TraceSolution,
+    hutchinson_trace,
+    hutchpp_trace,
+    krylov_trace,
+    xtrace,
+)
 from landscape.measure.arguments import check_real, whole
+from landscape.measure.blocks import block_products
 from landscape.measure.curvature import Prepared, Request, graph_budget, prepared
 from landscape.measure.recall import recall_or_measure
 from landscape.problem import Problem
 from landscape.results import Provenance, TraceEstimate
 from landscape.study import Study
 
-METHODS = {"hutchinson": hutchinson_trace, "hutch++": hutchpp_trace, "xtrace": xtrace}
+METHODS = {
+    "krylov": krylov_trace,
+    "hutchinson": hutchinson_trace,
+    "hutch++": hutchpp_trace,
+    "xtrace": xtrace,
+}
+_IN_BLOCKS = ("krylov", "hutchinson")  # probes in blocks, and traces of diagonal blocks
 
 
 def trace(
@@ -23,7 +36,7 @@ def trace(
     *,
     operator: str = "hessian",
     layers: bool = False,
-    method: str | None = None,
+    method: str = "krylov",
     rtol: float = 0.05,
     confidence: float = 0.95,
     max_matvecs: int = 1000,
@@ -41,8 +54,8 @@ def trace(
         operator: ``hessian``, ``ggn`` (generalised Gauss-Newton) or ``fisher`` (empirical).
         layers: estimate the trace of each layer's diagonal block too, from the same probes; they
             sum to the whole. Those of small layers are made exact by a fifth more products.
-        method: ``hutch++`` (the default), ``xtrace``, or ``hutchinson`` (the default with layers,
-            and the only one that has them).
+        method: ``krylov`` (Hutchinson's probes beside a Lanczos basis), ``hutch++``, ``xtrace`` or
+            ``hutchinson``; layers come from ``krylov`` and ``hutchinson``.
         rtol: half-width of the confidence interval to reach, relative to the trace.
         confidence: probability that the interval is to cover the trace.
         max_matvecs: products to spend at most. Where that is as many as there are parameters, the
@@ -62,14 +75,13 @@ def trace(
         InvalidArgumentError: if an argument is out of its range.
 
     References:
-        Hutchinson (1990); Meyer, Musco, Musco, Woodruff (2021), arXiv:2010.09649; Epperly, Tropp,
-        Webber (2024), arXiv:2301.07825.
+        Chen, Hallman (2023), arXiv:2205.01736; Hutchinson (1990); Meyer, Musco, Musco, Woodruff
+        (2021), arXiv:2010.09649; Epperly, Tropp, Webber (2024), arXiv:2301.07825.
     """
-    chosen = one_of(
-        method or ("hutchinson" if layers else "hutch++"), METHODS, what="method of the trace"
-    )
-    if layers and chosen != "hutchinson":
-        msg = f"the traces of the layers come from Hutchinson's probes; got method={chosen!r}"
+    chosen = one_of(method, METHODS, what="method of the trace")
+    if layers and chosen not in _IN_BLOCKS:
+        names_of = " and ".join(_IN_BLOCKS)
+        msg = f"the traces of the layers come from the methods {names_of}; got method={chosen!r}"
         raise InvalidArgumentError(msg)
     max_matvecs = whole("max_matvecs", max_matvecs)
     check_real(rtol=rtol, confidence=confidence)
@@ -89,12 +101,9 @@ def trace(
             problem, request, graph_bytes=graph_budget(memory), what="trace", progress=progress
         ) as ready:
             solve: Any = METHODS[chosen]
-            found = solve(
-                **asked,
-                **groups,
-                **ready.where,
-                seed=seed,
-            )
+            with block_products(ready, request, what="probes", show=progress) as matmat:
+                blocks = {"matmat": matmat} if chosen in _IN_BLOCKS else {}
+                found = solve(**asked, **groups, **blocks, **ready.where, seed=seed)
             return _record(found, names, ready, chosen, settings, provenance)
 
     return recall_or_measure(TraceEstimate, problem, settings, study, measure)

@@ -145,7 +145,7 @@ class TraceEstimate(Spectral):
         n_probes: probes drawn; 0 where the trace is exact.
         converged: whether the interval is as narrow as was asked.
         exact: whether it comes from products with all unit vectors, without sampling error.
-        method: ``hutchinson``, ``hutch++`` or ``xtrace``.
+        method: ``krylov``, ``hutchinson``, ``hutch++`` or ``xtrace``.
         layers: names of the layers, in the model's order; empty where they were not asked for.
         layer_sizes: parameters of each layer.
         layer_values: trace of each layer's diagonal block, from the same probes.
@@ -218,7 +218,7 @@ class Density(Spectral):
         nodes: Ritz values of each probe, shape (p, m); NaN beyond the end of a row.
         weights: their masses; with the atoms, each 1/n, they sum to 1 in every row.
         n_probes: random vectors.
-        steps: Lanczos steps of each.
+        steps: Lanczos steps of each, as many as were taken.
     """
 
     kind: ClassVar[str] = "density"

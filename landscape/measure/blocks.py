@@ -1,0 +1,31 @@
+"""Products of an operator with several vectors, for which each graph is built once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from landscape.measure.curvature import Prepared, Request
+from landscape.operators import parameter_scale
+from landscape.progress import counting
+
+
+@contextmanager
+def block_products(
+    ready: Prepared, request: Request, *, what: str, show: bool | None, total: int | None = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Give the product with vectors in rows, shape (b, n), and count the blocks on a bar."""
+    curvature, scale = ready.curvature, None
+    if request.scale != "none":
+        scale = parameter_scale(ready.evaluator.problem, request.scale)
+        scale = scale.to(curvature.device, curvature.dtype)
+
+    def product(vectors: Tensor) -> Tensor:
+        if scale is None:
+            return curvature.matmat(vectors)
+        return curvature.matmat(vectors * scale).mul_(scale)
+
+    with counting(what, show=show, unit="block", total=total) as count:
+        yield count(product)
