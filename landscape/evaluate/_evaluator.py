@@ -83,7 +83,7 @@ class Evaluator:
         self.model = problem.model
         self.passes = {"forwards": 0, "gradients": 0, "hvps": 0}
         self._seed = whole_seed(seed)
-        self._limit = usual_limit(problem) if graph_bytes is None else int(graph_bytes)
+        self._limit = int(min(usual_limit(problem), graph_bytes or math.inf))
         self._session: Session | None = None
         self._token = object()  # names whose turn it is, and holds nothing
         self._settings = ExitStack()

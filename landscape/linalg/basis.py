@@ -109,8 +109,8 @@ class KrylovBasis:
         self._vectors = torch.empty(
             (first, operator.n), dtype=operator.storage, device=operator.device
         )
-        # The projection of H, and behind it those of the parts that H is the sum of.
-        self._projections = np.zeros((1, first, first))
+        # The projection of H, and behind it those of the parts that H is the sum of, with room.
+        self._projections = np.zeros((1, needed, needed))
 
     @property
     def rows(self) -> Tensor:
@@ -163,6 +163,8 @@ class KrylovBasis:
             self._restart()
         elif self.size == len(self._vectors):
             self._grow()
+        if self.size == self._projections.shape[1]:
+            self._projections = np.pad(self._projections, ((0, 0), (0, self.size), (0, self.size)))
         known = self._enter()
         w = self.operator(self._vectors[self.size - 1])
         column = orthogonalise(w, self.rows, known=known)
@@ -325,5 +327,4 @@ class KrylovBasis:
         rows = min(2 * self.size, self.capacity)
         vectors = self._vectors.new_empty((rows, self.operator.n))
         vectors[: self.size] = self._vectors
-        self._vectors, more = vectors, rows - self.size
-        self._projections = np.pad(self._projections, ((0, 0), (0, more), (0, more)))
+        self._vectors = vectors

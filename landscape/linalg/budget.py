@@ -9,8 +9,9 @@ import torch
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import SCRATCH_BYTES
 
-# A product, its copy in the storage dtype, and the argument in the operator's own.
-_WORK = 3
+# In the search for missed eigenvalues: two vectors, a product and its copy in the storage dtype,
+# and the argument in the operator's own. The results come after that, in their place.
+_WORK = 5
 # Four pieces in float64, of a basis of 64 vectors.
 _SCRATCH_PER_ENTRY = 4 * 8 * 64
 # The projection and what its dense eigensolver needs, in float64 matrices of the basis' size.
@@ -39,8 +40,8 @@ def basis_for(
     """Return the largest ``max_basis`` with which `lanczos` stays within a memory budget.
 
     Alive at most, in vectors of n entries of the storage dtype (float32, or float64 if ``dtype``
-    is): the basis, ``block`` pending vectors, 2K results (K = k, or 2k from both ends) and 3 for
-    work. To this comes a fixed amount of scratch for sums in float64, 134 MB, and five small
+    is): the basis, ``block`` pending vectors, and 5 for work or, if that is more, the K results
+    (K = k, or 2k from both ends). To this comes a fixed amount of scratch for sums in float64, 134 MB, and five small
     matrices of the size of the basis. What the operator itself uses is not included, nor are
     vectors that the caller holds, such as its start.
 
@@ -65,7 +66,7 @@ def basis_for(
     vector = n * torch.promote_types(dtype, torch.float32).itemsize
     # Sums are done in pieces of the basis, and those of a small one are small.
     scratch = min(SCRATCH_BYTES, _SCRATCH_PER_ENTRY * n)
-    fixed = (block + 2 * wanted + _WORK) * vector + scratch
+    fixed = (block + max(wanted, _WORK)) * vector + scratch
     left = max(budget_bytes - fixed, 0.0)
     # The positive root m of 8·_SMALL·m² + vector·m = left, free of cancellation.
     fits = int(2.0 * left / (vector + math.sqrt(vector**2 + 32.0 * _SMALL * left)))

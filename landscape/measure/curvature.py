@@ -162,7 +162,7 @@ def prepared(
         ProblemError: if the loss changes from product to product.
     """
     with (
-        Evaluator(problem, seed=request.seed) as evaluator,
+        Evaluator(problem, seed=request.seed, graph_bytes=graph_bytes) as evaluator,
         counting(f"{what} of {problem.name}", show=progress, unit="product") as count,
     ):
         require_finite(evaluator.loss().value, problem)

@@ -229,7 +229,7 @@ def _eigs_caption(pairs: Sequence[Eigenpairs], called: Sequence[str]) -> list[st
 def _bounds(record: Eigenpairs) -> str:
     if not np.isfinite(record.upper_bound):
         return ""
-    chance = f"{record.failure_probability:.0%} chance of failure"
+    chance = f"{100 * record.failure_probability:g}% chance of failure"
     return f"no eigenvalue above {number(record.upper_bound)} ({chance})"
 
 

@@ -54,21 +54,23 @@ class Spectral(Result):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Eigenpairs(Spectral):
-    """Extreme (algebraic) eigenvalues of a symmetric operator, with their true residuals.
+    """Extreme (algebraic) eigenvalues of a symmetric operator, with verified residuals.
 
     Attributes:
         values: eigenvalues θ, descending: the largest ones, then ``n_lowest`` from the lower end.
-        residuals: ‖Hv − θv‖ of each, computed with a product of its own; for a symmetric operator
-            an eigenvalue lies within that distance of θ.
+        residuals: ‖Hv − θv‖ of each, verified with products; for a symmetric operator an
+            eigenvalue lies within that distance of θ.
         vectors: orthonormal eigenvectors, one per row, shape (len(values), n).
         converged: whether every residual met the tolerance.
         method: ``lanczos`` or ``power``.
-        errors: min(residual, residual² / gap), the Kato-Temple bound on |θ − λ|, provided that no
-            eigenvalue was missed between those found; and what the noise of the products adds.
+        errors: bound on the distance of θ to the eigenvalue of the same rank, but for the failure
+            probability; the residual where nothing is known of missed eigenvalues; and what the
+            noise of the products adds.
         n_lowest: how many of the values are from the lower end.
         upper_bound: no eigenvalue lies above it, but for the failure probability.
         lower_bound: no eigenvalue lies below it, but for the failure probability.
-        failure_probability: of each of the two bounds, over the random start.
+        failure_probability: chance, over the random vectors, that an eigenvalue was missed or a
+            bound fails; 1 where no eigenvalues were searched for that may have been missed.
         asymmetry: largest |uᵀHv − vᵀHu| met on the way, relative to the largest |θ|.
         data_errors: standard error of each θ over the examples, by a jackknife over
             ``n_groups`` groups of them with the eigenvector held fixed: how far θ would move with
@@ -113,7 +115,7 @@ class Eigenpairs(Spectral):
         if self.n_top >= 5 and self.values[4] > 0:
             rows.append(("λ1/λ5", number(float(self.values[0] / self.values[4]))))
         if math.isfinite(self.upper_bound):
-            chance = f"{self.failure_probability:.0%} chance of failure"
+            chance = f"{100 * self.failure_probability:g}% chance of failure"
             rows.append(("no eigenvalue above", f"{number(self.upper_bound)}  ({chance})"))
         verdict = "converged" if self.converged else "NOT converged"
         rows.append((self.method, f"{verdict} after {self.matvecs:,} products"))
