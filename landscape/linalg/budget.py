@@ -41,9 +41,9 @@ def basis_for(
 
     Alive at most, in vectors of n entries of the storage dtype (float32, or float64 if ``dtype``
     is): the basis, ``block`` pending vectors, and 5 for work or, if that is more, the K results
-    (K = k, or 2k from both ends). To this comes a fixed amount of scratch for sums in float64, 134 MB, and five small
-    matrices of the size of the basis. What the operator itself uses is not included, nor are
-    vectors that the caller holds, such as its start.
+    (K = k, or 2k from both ends). To this comes a fixed amount of scratch for sums in float64,
+    134 MB, and five small matrices of the size of the basis. What the operator itself uses is not
+    included, nor are vectors that the caller holds, such as its start.
 
     Args:
         budget_bytes: bytes that `lanczos` may use.

@@ -7,20 +7,16 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from landscape.measure.curvature import Prepared, Request
-from landscape.operators import parameter_scale
+from landscape.measure.curvature import Prepared
 from landscape.progress import counting
 
 
 @contextmanager
 def block_products(
-    ready: Prepared, request: Request, *, what: str, show: bool | None, total: int | None = None
+    ready: Prepared, *, what: str, show: bool | None, total: int | None = None
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Give the product with vectors in rows, shape (b, n), and count the blocks on a bar."""
-    curvature, scale = ready.curvature, None
-    if request.scale != "none":
-        scale = parameter_scale(ready.evaluator.problem, request.scale)
-        scale = scale.to(curvature.device, curvature.dtype)
+    curvature, scale = ready.curvature, ready.scale
 
     def product(vectors: Tensor) -> Tensor:
         if scale is None:

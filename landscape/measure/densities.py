@@ -109,7 +109,7 @@ def spectral_density(
             known = None if eigenpairs is None else _known(eigenpairs, ready, seed)
             top = known or _outliers(ready, outliers, seed)
             what, total = "probes", steps * -(-n_probes // 8)
-            with block_products(ready, request, what=what, total=total, show=progress) as matmat:
+            with block_products(ready, what=what, total=total, show=progress) as matmat:
                 found = quadrature(
                     **asked,
                     eigenpairs=None if top is None else (top.values, top.vectors),

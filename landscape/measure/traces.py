@@ -101,7 +101,7 @@ def trace(
             problem, request, graph_bytes=graph_budget(memory), what="trace", progress=progress
         ) as ready:
             solve: Any = METHODS[chosen]
-            with block_products(ready, request, what="probes", show=progress) as matmat:
+            with block_products(ready, what="probes", show=progress) as matmat:
                 blocks = {"matmat": matmat} if chosen in _IN_BLOCKS else {}
                 found = solve(**asked, **groups, **blocks, **ready.where, seed=seed)
             return _record(found, names, ready, chosen, settings, provenance)
