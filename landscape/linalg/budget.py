@@ -42,7 +42,7 @@ def basis_for(
     Alive at most, in vectors of n entries of the storage dtype (float32, or float64 if ``dtype``
     is): the basis, ``block`` pending vectors, and 5 for work or, if that is more, the K results
     (K = k, or 2k from both ends). To this comes a fixed amount of scratch for sums in float64,
-    134 MB, and five small matrices of the size of the basis. What the operator itself uses is not
+    67 MB, and five small matrices of the size of the basis. What the operator itself uses is not
     included, nor are vectors that the caller holds, such as its start.
 
     Args:
@@ -63,16 +63,13 @@ def basis_for(
     12
     """
     wanted = n_wanted(n, k=k, both_ends=both_ends)
-    vector = n * torch.promote_types(dtype, torch.float32).itemsize
-    # Sums are done in pieces of the basis, and those of a small one are small.
-    scratch = min(SCRATCH_BYTES, _SCRATCH_PER_ENTRY * n)
-    fixed = (block + max(wanted, _WORK)) * vector + scratch
+    fixed, vector = _fixed_bytes(n, wanted, block, dtype)
     left = max(budget_bytes - fixed, 0.0)
     # The positive root m of 8·_SMALL·m² + vector·m = left, free of cancellation.
     fits = int(2.0 * left / (vector + math.sqrt(vector**2 + 32.0 * _SMALL * left)))
     least = least_basis(n, wanted)
     if min(fits, n) < least:
-        needed = math.ceil((fixed + least * vector + 8 * _SMALL * least**2) / 1e6)
+        needed = math.ceil(least_bytes(n, k=k, both_ends=both_ends, block=block, dtype=dtype) / 1e6)
         msg = (
             f"a budget of {budget_bytes / 1e6:.0f} MB for k = {k} eigenpairs of an operator of "
             f"size n = {n}; expected at least {needed} MB, for a basis of {least} vectors; raise "
@@ -80,3 +77,21 @@ def basis_for(
         )
         raise InvalidArgumentError(msg)
     return min(fits, n)
+
+
+def least_bytes(
+    n: int, *, k: int = 1, both_ends: bool = False, block: int = 1, dtype: torch.dtype
+) -> float:
+    """Return the bytes that the smallest basis takes, see `basis_for`."""
+    wanted = n_wanted(n, k=k, both_ends=both_ends)
+    fixed, vector = _fixed_bytes(n, wanted, block, dtype)
+    least = least_basis(n, wanted)
+    return fixed + least * vector + 8 * _SMALL * least**2
+
+
+def _fixed_bytes(n: int, wanted: int, block: int, dtype: torch.dtype) -> tuple[float, float]:
+    """Return what is needed beside the basis, and the size of a vector."""
+    vector = n * torch.promote_types(dtype, torch.float32).itemsize
+    # Sums are done in pieces of the basis, and those of a small one are small.
+    scratch = min(SCRATCH_BYTES, _SCRATCH_PER_ENTRY * n)
+    return (block + max(wanted, _WORK)) * vector + scratch, vector

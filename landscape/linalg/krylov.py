@@ -23,9 +23,9 @@ Matvec = Callable[[Tensor], Tensor]
 Callback = Callable[[int, float], None]
 Floats = npt.NDArray[np.float64]
 
-# Numbers converted to float64 at a time: 17 MB. About four such pieces are alive at once, and as
+# Numbers converted to float64 at a time: 8 MB. About four such pieces are alive at once, and as
 # much again is kept by an allocator that does not hand back freed blocks of this size.
-_CHUNK = 2**21
+_CHUNK = 2**20
 # Numbers from which on float32 is multiplied as it is; columns at a time; and how large sums of
 # products may be without overflow, or loss of digits in what is added.
 _LONG = 2**21

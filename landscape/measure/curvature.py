@@ -68,13 +68,13 @@ class Request:
 
 
 def graph_budget(memory: float | None) -> int:
-    """Return the memory for graphs that are kept between products.
+    """Return the memory for graphs, half of it for those that are kept between products.
 
     Args:
         memory: bytes for all that is used beyond model and data; None: unlimited.
 
     Returns:
-        Half of it; 2 GiB where it is not limited.
+        Half of it; 4 GiB where it is not limited.
     """
     return GRAPH_BYTES if memory is None else int(memory / 2)
 

@@ -66,8 +66,8 @@ def spectral_density(
             search for outliers.
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
-        memory: half of it is for graphs that are kept between products; None: 2 GiB. The vectors
-            come on top, see "Cost" in `landscape.linalg`.
+        memory: half of it is for graphs; None: 4 GiB, of which those that are kept between products
+            take 2. The vectors come on top, see "Cost" in `landscape.linalg`.
         seed: of the probes.
         study: where the result is kept, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.

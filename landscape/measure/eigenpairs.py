@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
-from landscape.linalg.budget import basis_for, least_basis
+from landscape.linalg.budget import basis_for, least_basis, least_bytes, n_wanted
 from landscape.measure.arguments import check_real, whole
 from landscape.measure.curvature import (
     Prepared,
@@ -80,9 +80,9 @@ def top_eigenpairs(
         split: also measure vᵀGv with the Gauss-Newton matrix G; of the Hessian only.
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
-        memory: bytes to use beyond model, data and the graph of one batch: half for the basis and
-            half for graphs that are kept. None: 2 GiB each, and more where the smallest basis
-            needs it.
+        memory: bytes to use beyond model and data: half for the basis and half for graphs, where
+            batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB, and more
+            where the smallest basis needs it.
         seed: of every random vector.
         study: where the result is kept, and looked up first; ``start`` is no part of the key.
         progress: show a bar on stderr; None: where stderr is a terminal.
@@ -209,21 +209,18 @@ def _budget(
     block: int,
     memory: float | None,
 ) -> tuple[int, int]:
-    """Return the largest basis, and the bytes for kept graphs."""
-    n, wanted = problem.space.n, 2 * k if both_ends else k
-
-    def fitting(n_bytes: float) -> int:
-        return basis_for(n_bytes, n, k=k, both_ends=both_ends, block=block, dtype=problem.dtype)
-
-    if memory is None:
-        try:
-            return fitting(BASIS_BYTES), GRAPH_BYTES
-        except InvalidArgumentError:
-            return least_basis(n, min(wanted, n)), GRAPH_BYTES
+    """Return the largest basis, and the bytes for graphs: half of the memory, or what is left."""
+    n = problem.space.n
+    asked: dict[str, Any] = {"k": k, "both_ends": both_ends, "block": block, "dtype": problem.dtype}
+    smallest = least_basis(n, n_wanted(n, k=k, both_ends=both_ends))
     try:
-        return fitting(memory / 2), int(memory / 2)
+        half = BASIS_BYTES if memory is None else memory / 2
+        return basis_for(half, n, **asked), graph_budget(memory)
     except InvalidArgumentError:
-        return fitting(memory), 0
+        if memory is None:
+            return smallest, GRAPH_BYTES
+        basis_for(memory, n, **asked)  # or a refusal
+        return smallest, int(memory - least_bytes(n, **asked))
 
 
 def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:

@@ -18,7 +18,7 @@ from landscape.linalg.symmetric import SymmetricOperator
 from landscape.operators._parts import LEAST_GROUPS, N_GROUPS, Parts, fitting_groups
 from landscape.operators._pieces import Piece, pieces, size_that_fits
 
-GRAPH_BYTES = 2 * 2**30
+GRAPH_BYTES = 4 * 2**30
 _MIB = 2**20
 
 
@@ -43,9 +43,9 @@ class Curvature(SymmetricOperator):
     """A curvature operator of the data set's loss at one weight vector.
 
     Sums over the batches are divided once, so that the operator does not depend on the batching.
-    The graph of each batch is kept between products as long as the graphs fit into
-    ``graph_bytes``. A batch whose own graph does not fit, or is too large for a CPU to handle
-    quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over examples).
+    The graph of each batch is kept between products as long as the graphs fit into half of
+    ``graph_bytes``. A batch whose own graph takes more than a quarter, or is too large for a CPU
+    to handle quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over examples).
 
     Attributes:
         n: number of rows and columns.
@@ -65,11 +65,14 @@ class Curvature(SymmetricOperator):
         Args:
             evaluator: an entered evaluator.
             at: weights of shape (n,); None: the origin.
-            graph_bytes: memory for graphs that are kept between products; 0: keep none.
+            graph_bytes: memory for graphs, half of it for those that are kept between products;
+                0: keep none.
         """
         self._evaluator = evaluator
         self._at = evaluator.origin if at is None else at
-        self._limit = self._room = graph_bytes
+        # Half is for graphs that are kept; one that is made anew, and what its backward pass holds
+        # beside it, take a quarter each.
+        self._limit, self._room = graph_bytes, graph_bytes // 2
         self._kept: dict[int, BatchProduct] = {}
         self._size: tuple[int | None] | None = None  # of a piece, once it has been measured
         self._n_pieces, self._moves = 0, -1
@@ -143,7 +146,7 @@ class Curvature(SymmetricOperator):
             Whether the parts fit into memory; if not, nothing is kept.
         """
         problem, divisible = self._evaluator.problem, self._evaluator.divisible
-        most = fitting_groups(self.n, problem.dtype.itemsize)
+        most = fitting_groups(self.n, problem.dtype.itemsize, self._limit // 4)
         if most < (LEAST_GROUPS if n_groups is None else n_groups):
             return False
         batches = problem.batches
@@ -268,7 +271,7 @@ class Curvature(SymmetricOperator):
         """Return how many examples a piece may have, measured at the first call."""
         if self._size is None:
             self._size = (
-                size_that_fits(self._evaluator, self._limit, lambda p: self._build(p).n_bytes),
+                size_that_fits(self._evaluator, self._limit // 4, lambda p: self._build(p).n_bytes),
             )
         return self._size[0]
 
@@ -282,7 +285,8 @@ class Curvature(SymmetricOperator):
     def _forget(self) -> None:
         """Drop the graphs that are kept."""
         self._kept.clear()
-        self._room = self._limit
+        own = 0 if self._parts is None else self._parts.n_bytes
+        self._room = max(0, self._limit // 2 - own)
 
     def _batches(self) -> Iterator[tuple[Piece, BatchProduct, bool]]:
         """Give each piece of the data, its product, and whether it is kept."""

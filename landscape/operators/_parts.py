@@ -11,7 +11,7 @@ from landscape.problem._parameters import ParameterSpace
 
 N_GROUPS = 16
 LEAST_GROUPS = 8
-_MOST_BYTES = 256 * 2**20
+_LEAST_BYTES, _MOST_BYTES = 2**20, 256 * 2**20
 _LONG = 2**19  # entries from which on the groups are summed in the type of the products
 _BLOCK = 2**16  # columns that are multiplied at a time
 
@@ -30,6 +30,11 @@ class Parts:
         self.weights = np.zeros(n_groups)
         self._space, self._n_examples = space, n_examples
         self._seen = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the sums."""
+        return self.rows.nbytes
 
     def begin(self) -> None:
         """Start the sums of another product."""
@@ -62,6 +67,7 @@ class Parts:
         return total.numpy()
 
 
-def fitting_groups(n: int, itemsize: int) -> int:
-    """Return how many groups fit into memory, for products of n entries."""
-    return int(_MOST_BYTES // (n * (8 if n < _LONG else itemsize)))
+def fitting_groups(n: int, itemsize: int, limit: int) -> int:
+    """Return how many groups fit into some bytes, for products of n entries; 1 MiB always fits."""
+    limit = min(_MOST_BYTES, max(limit, _LEAST_BYTES))
+    return limit // (n * (8 if n < _LONG else itemsize))
