@@ -92,8 +92,9 @@ def command(
     from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
 
     options |= {"seed": told.seed, "progress": told.progress, "split": ggn_split}
-    split = (2 * k if options["both_ends"] else k) * ggn_split
-    price = Cost(forwards=1, hvps=options["max_matvecs"] + split)
+    pairs = 2 * k if options["both_ends"] else k
+    has_data_error = options["data_groups"] != 0 and options["evidence"] == "full"
+    price = Cost(forwards=1, hvps=options["max_matvecs"] + pairs * (has_data_error + ggn_split) + 3)
     if layers:
         measure_layers(
             told,

@@ -57,7 +57,7 @@ def test_both_ends_in_one_run(case):
     wanted = [*expected[:2], *expected[-2:]]
     assert np.abs(found.values - wanted).max() <= 1e-10 * largest
     assert found.labels() == ["λ1", "λ2", "λn−1", "λn"]
-    assert (found.errors <= found.residuals + 1e-14 * largest).all()
+    assert (found.errors <= 1e-9 * largest).all()
     assert found.upper_bound >= expected[0] - 1e-12 * largest
     assert found.lower_bound <= expected[-1] + 1e-12 * largest
 
@@ -344,6 +344,7 @@ def pairs(vectors: np.ndarray, name: str) -> Eigenpairs:
         ({"operator": "ggn", "products": "differences"}, "is for the Hessian; ggn has one way"),
         ({"operator": "ggn", "split": True}, "is that of the Hessian, not of 'ggn'"),
         ({"method": "power", "both_ends": True}, "use method='lanczos'"),
+        ({"method": "power", "failure_probability": 1e-6}, "searches for no missed eigenvalues"),
         ({"tol": 1e-18}, r"tol = 1e-18 is below the noise floor of the products in float64, .*e-1"),
         ({"memory": 1e5}, r"a budget of 0 MB .* expected at least \d+ MB"),
         ({"block": 0}, "block = 0"),

@@ -207,7 +207,44 @@ def test_near_copies_are_found_or_known_to_lie_below(distance, max_basis):
             assert found.converged
             off = exact[:k] - found.values
             assert (np.abs(off) <= 4e-5).all()
-            assert (off <= found.errors + 1e-13).all() or (found.errors == found.residuals).any()
+            assert (off <= found.errors + 1e-13).all()
+
+
+def test_errors_hold_for_the_eigenvalue_of_the_same_rank_as_often_as_stated():
+    failed = 0
+    for values in ([1, 0.997, 0.995, 0.991], [1, 1 - 5e-5]):
+        exact = np.array([*values, *np.linspace(-0.3, 0.5, 116)])
+        for seed in range(40):
+            for k in (1, 2):
+                found = on_diagonal(exact, k=k, tol=1e-2, seed=seed)
+                failed += bool((np.abs(exact[:k] - found.values) > found.errors + 1e-13).any())
+    assert failed <= 160 * 0.01 + 3 * math.sqrt(160 * 0.01)
+
+
+def test_an_operator_that_is_zero_has_converged():
+    for dtype in (torch.float32, torch.float64):
+        found = lanczos(lambda v: 0 * v, 50, k=2, dtype=dtype, device="cpu")
+        assert found.converged
+        assert (found.values == 0).all()
+
+
+def test_small_eigenvalues_of_a_large_space_are_not_taken_for_rounding():
+    """A random vector has 1/√n of its length along an eigenvector: few digits in float32."""
+    diagonal = torch.zeros(100_000)
+    diagonal[:3] = torch.tensor([1.0, 0.01, 0.01])
+    for seed in range(20):
+        found = on_diagonal(diagonal, k=3, tol=1e-4, dtype=torch.float32, seed=seed)
+        np.testing.assert_allclose(found.values, [1, 0.01, 0.01], atol=2e-4)
+
+
+@pytest.mark.parametrize("max_basis", [None, 8])
+def test_a_copy_above_the_last_value_sought_is_found_without_waiting(max_basis):
+    values = [1, 1, 0.985, 0.98, *np.linspace(-0.3, 0.5, 196)]
+    for seed in range(5):
+        found = on_diagonal(values, k=3, tol=1e-2, seed=seed, max_basis=max_basis)
+        assert found.converged
+        assert found.matvecs <= 90
+        np.testing.assert_allclose(found.values, [1, 1, 0.985], atol=0.02)
 
 
 # How far a value is from an eigenvalue
@@ -236,8 +273,8 @@ def test_bound_from_a_start_of_ones_own_comes_from_the_random_search_after_it():
 def test_searches_share_one_failure_probability():
     enclosure = Enclosure(0.01)
     granted = [enclosure.grant() for _ in range(20)]
-    assert granted[:2] == [0.005, 0.0025]
-    assert sum(granted) <= 0.01
+    assert granted[:2] == [0.0025, 0.00125]
+    assert 2 * sum(granted) <= 0.01
     enclosure.narrow(-2.0, 3.0)
     enclosure.narrow(-5.0, 2.0)
     assert (enclosure.lower, enclosure.upper) == (-2.0, 2.0)
@@ -257,7 +294,6 @@ def test_errors_bound_the_distance_to_the_eigenvalue(values, tol, both_ends):
         distance = np.abs(found.values[:, None] - exact[None, :]).min(axis=1)
         assert found.converged
         assert (distance <= found.errors + 1e-13).all()
-        assert (found.errors <= found.residuals).all()
         if tol == 1e-7:
             order = [-1, -2, -3, 2, 1, 0] if both_ends else [-1, -2, -3]
             assert (np.abs(found.values - exact[order]) <= found.errors + 1e-13).all()
@@ -268,7 +304,7 @@ def test_errors_are_quadratic_where_a_value_stands_alone():
     gap = 10.0 - 1.0
     assert found.errors[0] >= 0.9 * found.residuals[0] ** 2 / gap
     # The bound on the complement lies between the rest, at 1, and the value itself.
-    assert found.errors[0] <= 3 * found.residuals[0] ** 2 / gap
+    assert found.errors[0] <= 5 * found.residuals[0] ** 2 / gap
 
 
 def test_errors_of_power_iteration_are_its_residuals():
@@ -300,7 +336,7 @@ def memory(name):
     with open("/proc/self/status") as file:
         return 1024 * int(next(line.split()[1] for line in file if line.startswith(name)))
 before = memory("VmRSS")
-lanczos(lambda v: diagonal * v, n, tol=1e-2, max_basis=m, max_matvecs=40,
+lanczos(lambda v: diagonal * v, n, tol=1e-7, max_basis=m, max_matvecs=40,
         dtype=torch.float32, device="cpu", **options)
 print(m, memory("VmHWM") - before)
 """
@@ -332,7 +368,7 @@ def test_budget_is_filled_but_not_exceeded():
 
 
 def test_budget_too_small_names_the_least():
-    words = "a budget of 100 MB for k = 3 .* at least 1415 MB, for a basis of 9 vectors"
+    words = "a budget of 100 MB for k = 3 .* at least 1348 MB, for a basis of 9 vectors"
     with pytest.raises(InvalidArgumentError, match=words) as caught:
         basis_for(100e6, 2 * 10**7, k=3, both_ends=True, dtype=torch.float32)
     least = float(str(caught.value).split("at least ")[1].split()[0])

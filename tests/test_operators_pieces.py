@@ -46,7 +46,7 @@ def test_a_batch_whose_graph_does_not_fit_is_cut(kind: str, share: float) -> Non
         (piece,) = pieces(problem, None)
         whole = operator(evaluator)._build(piece).n_bytes
         limit = int(share * whole)
-        cut = operator(evaluator, graph_bytes=limit)
+        cut = operator(evaluator, graph_bytes=4 * limit)  # a quarter is for one part
         expected = operator(evaluator).matmat(vectors(problem))
         assert torch.allclose(cut.matmat(vectors(problem)), expected, rtol=1e-12, atol=1e-14)
         size = size_that_fits(evaluator, limit, lambda p: operator(evaluator)._build(p).n_bytes)
@@ -301,6 +301,17 @@ def test_a_problem_that_is_not_deterministic_is_refused() -> None:
     with Evaluator(wide(noisy)) as evaluator:
         with pytest.raises(ProblemError, match=r"two products with the same vector differ by .*%"):
             noise_floor(Hessian(evaluator, graph_bytes=0), seed=0)
+
+
+def test_noise_is_measured_where_the_loss_has_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(64, 6, generator=generator), torch.arange(64) % 3
+    y[:16] = -1
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
+    loss = nn.CrossEntropyLoss(ignore_index=-1)
+    with Evaluator(Problem(model, loss, (x, y), batch_size=64)) as evaluator:
+        with Hessian(evaluator).on_sample() as sample:
+            assert noise_floor(sample, seed=0).asymmetry > 0.0
 
 
 # Scales

@@ -72,10 +72,10 @@ class Chain:
         if not self.alphas:
             return 0.0
         distances = sign * edge - self.values(sign)
+        if self.exhausted and distances[0] >= 0.0:
+            return math.inf
         if distances[0] <= 0.0:
             return 0.0
-        if self.exhausted:
-            return math.inf
         growth = float(np.log(distances).sum() - np.log(self.betas).sum())
         needed = -math.log(least_cosine(self.n, failure))
         return growth / needed if needed > 0.0 else math.inf
@@ -123,8 +123,8 @@ class Chain:
 class Enclosure:
     """Bounds on the spectrum from several searches, each from a random vector of its own.
 
-    The r-th search is granted the failure probability δ/2ʳ, so that all together fail with δ at
-    most, however many there are and whichever of them is the sharpest.
+    The r-th search is granted the failure probability δ/2ʳ⁺¹ at each end, so that all together fail
+    with δ at most, however many there are and whichever of them is the sharpest.
 
     Attributes:
         upper: no eigenvalue is larger, but for the chance δ; infinite until something is known.
@@ -134,10 +134,10 @@ class Enclosure:
     def __init__(self, failure: float) -> None:
         self.upper = math.inf
         self.lower = -math.inf
-        self._failure = failure
+        self._failure = failure / 2.0
 
     def grant(self) -> float:
-        """Return the failure probability of the next search."""
+        """Return the failure probability of the next search, at each end."""
         self._failure /= 2.0
         return self._failure
 

@@ -35,7 +35,7 @@ _ROUNDING = 1e-13
 # What residual estimates have to meet, of the tolerance: the rest is for the rounding they miss.
 _SAFETY = 0.9
 # Products after which a missed eigenvalue need not have come up again: another search follows.
-_PATIENCE = 100
+_PATIENCE = 50
 # Length of the random part of a start that was given, relative to the rest.
 _FRESH = 0.05
 
@@ -77,9 +77,10 @@ def lanczos(
     repeated eigenvalue only once. So a second run, from a random vector in the complement of the
     whole basis, bounds the eigenvalues of H there, by its polynomial and the angle that a random
     vector has to any other. With that bound μ, H ≤ [[T, βe], [βeᵀ, μ]] bounds every eigenvalue
-    of H from above, and the search ends when none can exceed its Ritz value by more than the
-    tolerance. Nothing of that run is stored. If it meets an eigenvalue that was missed, the basis
-    is continued from one more random vector, and all is repeated.
+    of H from above, and the search ends when none can exceed its Ritz value by more than twice
+    the tolerance, or than twice the norm of all residuals together where that is more. Nothing of
+    that run is stored. If it meets an eigenvalue that was missed, the basis is continued from one
+    more random vector, and all is repeated.
 
     With several random vectors to start from (``block``) the basis is that of band Lanczos: b
     vectors meet a b-fold eigenvalue b times, and clusters more evenly, but reach a degree of m/b
@@ -260,7 +261,7 @@ def _solution(
         values=pairs.values,
         n_lowest=basis.n_wanted - basis.k,
         residuals=pairs.residuals,
-        errors=np.minimum(pairs.residuals, search.rises + pairs.noise),
+        errors=search.rises + pairs.noise if search.finished else pairs.residuals,
         upper_bound=max(enclosure.upper, float(pairs.values[0])) + rounding,
         lower_bound=min(enclosure.lower, float(pairs.values[-1])) - rounding,
         failure_probability=failure,
@@ -277,14 +278,14 @@ def _converge(basis: KrylovBasis, limit: float, missed: list[tuple[End, float]])
 
     Where an eigenvalue was missed, the last value sought must first rise beyond what it was.
     """
-    stagnation, patience = Stagnation(), basis.size + _PATIENCE
+    stagnation, patience = Stagnation(), basis.operator.matvecs + _PATIENCE
     while True:
         out_of_budget = basis.operator.left <= 1
         if basis.due or out_of_budget:
             ritz = basis.ritz()
             estimate = basis.operator.residual = basis.worst(ritz)
             risen = all(e.values(ritz.values)[e.wanted - 1] > edge for e, edge in missed)
-            found = estimate <= limit and (risen or basis.size > patience)
+            found = estimate <= limit and (risen or basis.operator.matvecs > patience)
             still = stagnation.reached(estimate, rounding=basis.operator.eps)
             if found or still or basis.complete or out_of_budget:
                 return estimate
@@ -388,14 +389,15 @@ class _ComplementSearch:
         u, before, beta = operator.random_unit_vector(basis.rows), None, 0.0
         while operator.left > 0 and not chain.exhausted:
             w = operator(u)
-            alpha = float(inner(u[None], w))
+            length, alpha = norm(w), float(inner(u[None], w))
             w.sub_(u, alpha=alpha)
             if before is not None:
                 w.sub_(before, alpha=beta)
             # Last, as what u has in the span of the basis comes back with u itself.
             orthogonalise(w, basis.rows)
             beta = norm(w)
-            if beta <= 10.0 * operator.storage_eps * operator.norm:
+            # Relative to this product: a random vector has little of the largest eigenvalue.
+            if beta <= 10.0 * operator.storage_eps * length:
                 beta = 0.0
             chain.alphas.append(alpha)
             chain.betas.append(beta)
@@ -414,8 +416,15 @@ class _ComplementSearch:
         return np.concatenate([rises[0], *(r[::-1] for r in rises[1:])])
 
     def _missed(self) -> list[tuple[End, float]]:
-        edges = [(end, held[-1] + self.slack) for end, held in self._held]
-        return [(end, edge) for end, edge in edges if self._chain.values(end.sign)[0] > edge]
+        """Return the ends where one was missed, and what the last value sought must then exceed."""
+        found = []
+        for end, held in self._held:
+            seen = float(self._chain.values(end.sign)[0])
+            if seen > held[-1] + self.slack:
+                # The last value sought becomes the one before, or that of the complement.
+                last = np.sort(np.append(held, seen))[-end.wanted]
+                found.append((end, float(max(last - self.slack, (last + held[-1]) / 2.0))))
+        return found
 
     def _is_blocked(self) -> bool:
         """Return whether even the eigenvalues of K that were seen raise the bounds too far."""

@@ -111,7 +111,7 @@ class ProbeSource:
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
-    """Draw until a confidence interval is narrow enough, looking at it only at doublings.
+    """Draw until a confidence interval is narrow enough, looking at it only now and then.
 
     An interval that is looked at often, and kept once it is narrow, covers too little: it is
     narrow when the sample happens to look calm, which for a skewed one means too low. So there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,8 @@ def spectral_density(
     if eigenpairs is not None:
         outliers = len(eigenpairs.values) - eigenpairs.n_lowest
     settings = {"outliers": outliers, **asked, **request.settings(memory)}
+    if eigenpairs is not None:
+        settings["eigenpairs"] = _digest(eigenpairs)
 
     def measure(provenance: Provenance) -> Density:
         with prepared(
@@ -133,9 +136,19 @@ class _Atoms:
     matvecs: int
 
 
+def _digest(pairs: Eigenpairs) -> str:
+    """Return a few letters that tell these eigenpairs from others."""
+    content = hashlib.sha256(pairs.values.tobytes())
+    content.update(np.ascontiguousarray(pairs.vectors).tobytes())
+    return content.hexdigest()[:16]
+
+
 def _known(pairs: Eigenpairs, ready: Prepared, seed: int) -> _Atoms:
     """Return the top pairs of a record, if they are eigenpairs of this operator."""
     k, n = len(pairs.values) - pairs.n_lowest, ready.operator.n
+    if not pairs.converged:
+        msg = f"the eigenpairs {pairs.name} have not converged: give some that have"
+        raise InvalidArgumentError(msg)
     if pairs.vectors.shape[1:] != (n,):
         msg = (
             f"eigenpairs with vectors of shape {pairs.vectors.shape}, and the operator has {n:,} "

@@ -110,6 +110,9 @@ def top_eigenpairs(
     check_real(or_none=True, memory=memory)
     _check(problem, k, method, data_groups=data_groups)
     _check_ends(method, both_ends=both_ends, block=block)
+    if method == "power" and failure_probability != FAILURE_PROBABILITY:
+        msg = "power iteration searches for no missed eigenvalues; use method='lanczos'"
+        raise InvalidArgumentError(msg)
     if split and operator != "hessian":
         msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
         raise InvalidArgumentError(msg)

@@ -17,6 +17,7 @@ from landscape.linalg.krylov import inner
 from landscape.linalg.symmetric import SymmetricOperator
 from landscape.operators._parts import LEAST_GROUPS, N_GROUPS, Parts, fitting_groups
 from landscape.operators._pieces import Piece, pieces, size_that_fits
+from landscape.randomness import random_unit_vector
 
 GRAPH_BYTES = 4 * 2**30
 _MIB = 2**20
@@ -45,7 +46,8 @@ class Curvature(SymmetricOperator):
     Sums over the batches are divided once, so that the operator does not depend on the batching.
     The graph of each batch is kept between products as long as the graphs fit into half of
     ``graph_bytes``. A batch whose own graph takes more than a quarter, or is too large for a CPU
-    to handle quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over examples).
+    to handle quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over
+    examples).
 
     Attributes:
         n: number of rows and columns.
@@ -183,26 +185,29 @@ class Curvature(SymmetricOperator):
     def on_sample(self) -> Iterator[SymmetricOperator]:
         """Give the undivided operator of a few examples, a sixteenth of them, for tests.
 
-        Yields:
-            The operator, on a graph that is kept in the meantime.
-        """
-        problem = self._evaluator.problem
-        batch, batching = next(iter(problem.batches)), problem.batching
-        n_examples = problem.batches.n_examples
-        size = -(-n_examples // N_GROUPS)
-        if self._evaluator.divisible and size < batching.size(batch):
-            batch = batching.part(batch, 0, size)
-        spent = 0.0
+        The first ones are taken whose product is not zero.
 
-        def matvec(vector: Tensor) -> Tensor:
+        Yields:
+            The operator, whose products are each made from the start.
+        """
+        problem, spent = self._evaluator.problem, 0.0
+        n_examples, size = problem.batches.n_examples, self._piece_size()
+        few = -(-n_examples // N_GROUPS)
+        size = (few if size is None else min(size, few)) if self._evaluator.divisible else None
+
+        def product(sample: Piece, vector: Tensor) -> Tensor:
             nonlocal spent
-            spent += batching.size(batch) / n_examples
-            return self._flat(self._times(product, vector, retain=True))
+            spent += problem.batching.size(sample.batch) / n_examples
+            self._evaluator.write(self._at)
+            return self._flat(self._times(self._build(sample), vector, retain=False))
 
         with twice_differentiable(self._evaluator.model):
-            self._evaluator.write(self._at)
-            product = self._build(Piece(batch, 0))
-            yield SymmetricOperator(matvec, self.n, dtype=self.dtype, device=self.device)
+            probe = random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
+            samples = (s for s in pieces(problem, size) if bool((product(s, probe) != 0).any()))
+            sample = next(samples, next(pieces(problem, size)))
+            yield SymmetricOperator(
+                lambda v: product(sample, v), self.n, dtype=self.dtype, device=self.device
+            )
         self._evaluator.passes["hvps"] += round(spent)
 
     def forms(

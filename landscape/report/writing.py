@@ -69,7 +69,7 @@ higher one elsewhere.</dd>
 <dd>The rise after the single step that SAM itself takes, to the boundary of the ball where the
 loss rises most to first order.</dd>
 <dt>λmax</dt>
-<dd>The largest eigenvalue found of the Hessian ∇²L(w). ± is the true residual ‖Hv − λv‖: an
+<dd>The largest eigenvalue found of the Hessian ∇²L(w). ± is the residual ‖Hv − λv‖: an
 eigenvalue of the Hessian lies within that distance.</dd>
 <dt>Loss surface</dt>
 <dd>L(w + x d₁ + y d₂). Filter normalisation scales each filter of a random direction to the norm of
