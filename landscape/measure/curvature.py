@@ -18,6 +18,7 @@ from landscape.linalg import AsymmetryError, SymmetricOperator
 from landscape.operators import (
     CURVATURES,
     GRAPH_BYTES,
+    N_GROUPS,
     SCALES,
     Curvature,
     Hessian,
@@ -124,7 +125,8 @@ class Prepared:
         Raises:
             InvalidArgumentError: if it is below the noise floor.
         """
-        floor = max(self.noise.floor, torch.finfo(self.operator.dtype).eps / 2)
+        # Roundings of different examples average out: the noise was measured on a sixteenth.
+        floor = max(self.noise.floor / N_GROUPS**0.5, torch.finfo(self.operator.dtype).eps / 2)
         if 0.0 < tol < floor:
             name = str(self.operator.dtype).removeprefix("torch.")
             advice = "" if self.operator.dtype == torch.float64 else ", or compute in float64"

@@ -275,9 +275,9 @@ class Curvature(SymmetricOperator):
     def _piece_size(self) -> int | None:
         """Return how many examples a piece may have, measured at the first call."""
         if self._size is None:
-            self._size = (
-                size_that_fits(self._evaluator, self._limit // 4, lambda p: self._build(p).n_bytes),
-            )
+            # A smaller part would spend more on the weights than on its examples.
+            limit = max(self._limit // 4, 4 * self.n * self.dtype.itemsize) if self._limit else 0
+            self._size = (size_that_fits(self._evaluator, limit, lambda p: self._build(p).n_bytes),)
         return self._size[0]
 
     def _group_size(self, n_groups: int) -> int | None:
