@@ -29,10 +29,13 @@ from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarn
 from landscape.evaluate import Evaluator
 from landscape.measure import search as search_module
 from landscape.measure.ascent import Ascent
+from landscape.measure.auto_pgd import auto_pgd
+from landscape.measure.origin import Origin
 from landscape.measure.sharpness import sharpness
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.study import Study
+from landscape.tasks import digits
 
 EXACT = {"tol": 1e-10, "max_gradients": 400}
 ORDERS = (1.0, 1.5, 2.0, 3.0, math.inf)
@@ -570,6 +573,33 @@ def test_equal_for_any_batching(p):
         assert found.one_step == pytest.approx(whole.one_step, rel=1e-9)
         assert found.loss == pytest.approx(whole.loss, rel=1e-12)
         assert found.epsilon == pytest.approx(whole.epsilon, abs=1e-4)
+
+
+def trained_on_digits(order: torch.Tensor) -> Problem:
+    x, y = (part[: len(order)] for part in digits.data("train"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return Problem(model, nn.CrossEntropyLoss(), (x[order], y[order]))
+
+
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_many_examples_give_the_highest_basin_in_any_order(p):
+    labels = digits.data("train")[1][:1200]
+    values = []
+    for order in (torch.arange(len(labels)), labels.argsort(stable=True)):
+        problem = trained_on_digits(order)
+        rho = 0.05 * float(problem.weights.norm()) * problem.space.n ** (1 / p - 0.5)
+        values.append(sharpness(problem, rho, p=p).value)
+        with Evaluator(problem) as evaluator:
+            origin = Origin(evaluator)
+            published = auto_pgd(origin.objective, Ball(rho, p), origin.point).best.value
+        assert values[-1] >= 0.999 * published
+    assert values[1] == pytest.approx(values[0], rel=1e-3)
 
 
 def test_gradients_are_the_passes_that_were_made(monkeypatch):
