@@ -177,6 +177,16 @@ def test_one_dimension_has_no_tangent():
     assert found.is_local_maximum is None
 
 
+def test_a_random_vector_without_tangent_makes_no_product():
+    h = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    d = torch.tensor([0.0, 0.0, 0.5], dtype=torch.float64)
+    place = Point(d, 0.375, h @ d).place(Ball(0.5))
+    found = second_order(lambda v: h @ v, place, 0.5, 4 * d)
+    assert (found.multiplier, found.smallest, found.error) == (3.0, math.inf, 0.0)
+    assert not found.fails
+    assert not found.direction.any()
+
+
 def test_second_order_steps_finish_what_first_order_ones_did_not():
     """An ill-conditioned sphere: after few passes the climb is far from its gap."""
     rng = np.random.default_rng(0)
