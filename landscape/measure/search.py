@@ -387,6 +387,21 @@ class Search:
         return model.maximum(self.ball.rho)[0]
 
 
+def n_vertices(p: float, n: int) -> int:
+    """Return how many vertices of a ball are tried.
+
+    Args:
+        p: order of its norm.
+        n: its dimension.
+
+    Returns:
+        All of p = 1 or ∞, if they are at most 256; else 0.
+    """
+    most = math.log2(_MOST_VERTICES)
+    k = 2 * n if p == 1 else 2**n if math.isinf(p) and n <= most else 0
+    return k if k <= _MOST_VERTICES else 0
+
+
 def _vertices(ball: Ball, origin: Origin) -> Tensor | None:
     """Return all vertices of a ball p = 1 or ∞ if they are few, one in each row."""
     n = len(origin.point.epsilon)
@@ -394,12 +409,12 @@ def _vertices(ball: Ball, origin: Origin) -> Tensor | None:
     if origin.scale is not None:
         free = free[origin.scale != 0]
     k = len(free)
-    if ball.p == 1 and 2 * k <= _MOST_VERTICES:
-        signs = torch.cat([torch.eye(k), -torch.eye(k)])
-    elif math.isinf(ball.p) and 2**k <= _MOST_VERTICES:
-        signs = 2.0 * torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * k).reshape(-1, k) - 1
-    else:
+    if not n_vertices(ball.p, k):
         return None
+    if ball.p == 1:
+        signs = torch.cat([torch.eye(k), -torch.eye(k)])
+    else:
+        signs = 2.0 * torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * k).reshape(-1, k) - 1
     vertices = origin.point.epsilon.new_zeros((len(signs), n))
     vertices[:, free] = ball.rho * signs.to(vertices)
     return vertices
