@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import random
@@ -30,8 +31,11 @@ from landscape.evaluate import Evaluator
 from landscape.measure import search as search_module
 from landscape.measure.ascent import Ascent
 from landscape.measure.auto_pgd import auto_pgd
+from landscape.measure.differences import differences
 from landscape.measure.origin import Origin
+from landscape.measure.profiles import sharpness_profile
 from landscape.measure.sharpness import sharpness
+from landscape.measure.subsets import m_sharpness
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.study import Study
@@ -844,6 +848,32 @@ def test_a_study_answers_the_second_time(tmp_path, monkeypatch):
         assert again.epsilon.tobytes() == first.epsilon.tobytes()
         with pytest.raises(TypeError):  # another radius is another measurement
             sharpness(net_problem(), 0.6, study=study)
+
+
+@pytest.mark.parametrize(
+    ("measure", "field"),
+    [
+        (lambda study: sharpness(net_problem(), 0.5, study=study), "value"),
+        (lambda study: sharpness_profile(net_problem(), [0.5], study=study), "values"),
+        (lambda study: m_sharpness(net_problem(), 0.5, m=10, study=study), "values"),
+        (lambda study: differences(net_problem(), net_problem(), rho=0.5, study=study), "own"),
+    ],
+)
+def test_what_an_earlier_search_found_is_measured_anew(tmp_path, measure, field):
+    with Study(tmp_path / "landscape.db") as study:
+        found = measure(None)
+        assert found.settings["search"] == search_module.VERSION
+        earlier = {key: of for key, of in found.settings.items() if key != "search"}
+        other = 7 * getattr(found, field)
+        study.save(dataclasses.replace(found, settings=earlier, **{field: other}))
+        assert np.array_equal(getattr(measure(study), field), getattr(found, field))
+        known = study.find(found.kind, study.identify(found.provenance), earlier)
+        assert np.array_equal(getattr(known, field), other), "it stays in the study"
+
+
+def test_auto_pgd_is_no_search():
+    found = m_sharpness(net_problem(), 0.5, m=10, protocol="auto-pgd")
+    assert "search" not in found.settings
 
 
 def test_the_ball_that_is_searched_is_the_ball_of_the_record():

@@ -16,7 +16,7 @@ from landscape.evaluate import Evaluator
 from landscape.measure.ascent import Place
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
-from landscape.measure.search import ROUTINE, Search
+from landscape.measure.search import ROUTINE, VERSION, Search
 from landscape.measure.sharpness import (
     check_search,
     model_fields,
@@ -90,6 +90,7 @@ def sharpness_profile(
         "tol": tol,
         "max_gradients": max_gradients,
         "seed": seed,
+        "search": VERSION,
         **({} if memory is None else {"memory": memory}),
     }
 

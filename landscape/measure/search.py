@@ -19,6 +19,9 @@ from landscape.measure.quadratic import QuadraticModel
 from landscape.measure.room import Room
 from landscape.results import FloatArray
 
+# In the settings of what it finds, so that studies do not give back what an earlier one found:
+# raised where another value may come of the same question. The first had none.
+VERSION = 2
 SCOUTING = 8  # gradient passes for each start, before it must be the highest to go on
 COMPARING = 5  # the same for p = ∞ and the quadratic model, compared with the first start
 MOMENTUM = 10  # gradient passes with momentum that lead to a start

@@ -24,7 +24,7 @@ from landscape.measure.conditions import PRODUCTS, SecondOrder, error_of_rise, s
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
 from landscape.measure.room import Room, room
-from landscape.measure.search import ROUTINE, Search, checked_eigenvectors
+from landscape.measure.search import ROUTINE, VERSION, Search, checked_eigenvectors
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import counting
@@ -121,6 +121,7 @@ def sharpness(
         "eigenvectors": None if eigenvectors is None else _digest(eigenvectors),
         **({} if start is None else {"start": _digest(start)}),
         "seed": seed,
+        "search": VERSION,
         **({} if memory is None else {"memory": memory}),
     }
 
