@@ -26,6 +26,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/spectra.py
 	$(BIN)/python tests/benchmarks/surfaces.py
 	$(BIN)/python tests/benchmarks/sharpness.py
+	$(BIN)/python tests/benchmarks/sharpness.py --examples 1200 --skip ResNet
 	$(BIN)/python tests/benchmarks/optim.py
 	$(BIN)/python tests/benchmarks/large.py
 

@@ -10,9 +10,11 @@ import click
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import Cost
 
-from .measuring import print_price
+from .measuring import SEARCH, print_price
 from .options import Measuring, measuring
 from .output import as_dict, print_rows, to_json
+
+_EIGENPAIRS = 60  # products
 
 
 @click.command("compare")
@@ -75,7 +77,11 @@ def command(
         forwards = points**2 + 2 * N_COMPARED_LINE + 6
         searches = 6 if paired else 1
         forwards += 600 if paired else 0
-        price = Cost(forwards=forwards, gradients=270 * searches, hvps=60 * searches)
+        price = Cost(
+            forwards=forwards + SEARCH.forwards * searches,
+            gradients=SEARCH.gradients * searches,
+            hvps=SEARCH.hvps * searches + _EIGENPAIRS,
+        )
         print_price(problems, lambda problem: price, as_json=told.as_json)
         return
     test = None if no_test or told.split == "test" else told.base_problem(task, split="test")

@@ -10,7 +10,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost, spread_rows
 
 from .idle import refuse_given
-from .measuring import measure_each
+from .measuring import SEARCH, measure_each
 from .options import Measuring, measuring
 from .pointwise import Pointwise, coordinates, pointwise
 
@@ -90,9 +90,7 @@ def command(
 
         return [along(seed) for seed in range(told.seed, told.seed + seeds)]
 
-    searching = Cost(
-        gradients=240 if kind == "worst-case" else 0, hvps=0 if kind == "random" else 30
-    )
+    searching = {"worst-case": SEARCH, "eigenvector": Cost(hvps=30)}.get(kind, Cost())
     measure_each(
         told,
         measure,

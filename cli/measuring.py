@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from landscape.study import Study
 
 HVP_IN_GRADIENTS = 2.5  # between a kept graph and a recomputed one
+SCOUTING = 80  # gradient passes of a search for sharpness, beside those that a person allows
+# The quadratic model, three checks of the second-order condition, three second-order steps.
+SEARCH_HVPS = 8 + 3 * 12 + 3 * 11
+SEARCH = Cost(forwards=2, gradients=SCOUTING + 200, hvps=SEARCH_HVPS)  # sharpness, p = 2
 
 
 def measure_each(

@@ -12,6 +12,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .idle import refuse_given
+from .measuring import SEARCH
 from .options import Measuring
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ READ = {
     "through": (),
     "trajectory": (),
 }
-SEARCHING = {"eigenvectors": Cost(hvps=60), "worst-case": Cost(gradients=240, hvps=18)}
+SEARCHING = {"eigenvectors": Cost(hvps=60), "worst-case": SEARCH}
 
 Ends = tuple[float, float]
 

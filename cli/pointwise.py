@@ -170,9 +170,8 @@ class Pointwise:
         """
         each = 1 + (self.statistics == "recalibrated") + (self.held_out is not None) + self.paired
         search = _SEARCH * axes if self.half_width == AUTO else 0
-        return Cost(
-            forwards=points * each + 1 + search, gradients=searching.gradients, hvps=searching.hvps
-        )
+        forwards = points * each + 1 + search + searching.forwards
+        return Cost(forwards=forwards, gradients=searching.gradients, hvps=searching.hvps)
 
     def _on_held_out(self, problem: Problem) -> Problem | None:
         if self.held_out is None:

@@ -11,7 +11,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .idle import refuse_given
-from .measuring import measure_each
+from .measuring import SCOUTING, SEARCH_HVPS, measure_each
 from .options import Measuring, measuring
 from .spectral import Bytes
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from landscape.results import Result
     from landscape.study import Study
 
-_SCOUTING = 65  # gradient passes, seven starts and what leads to them
-_HVPS = 42  # the quadratic model, the second-order condition, one second-order step
+_FROM_BELOW = 16  # gradient passes, for two starts from the next smaller radius
+_MODEL = 16  # products, with the Hessian at the checkpoint alone
 
 
 @click.command("sharpness")
@@ -105,7 +105,9 @@ def command(
         options = {**ball, "seed": told.seed, "study": study, "progress": told.progress}
         return _measured(problem, rho, m, profile, rhos, protocol, memory, options)
 
-    measure_each(told, measure, price=lambda problem: _price(ball, profile, rhos, m, protocol))
+    measure_each(
+        told, measure, price=lambda problem: _price(problem, ball, profile, rhos, m, protocol)
+    )
 
 
 def _check(profile: bool, rhos: str | None, m: int | None, protocol: str, mode: str) -> None:
@@ -164,12 +166,26 @@ def _radii(text: str | None) -> list[float] | None:
 
 
 def _price(
-    ball: dict[str, Any], profile: bool, rhos: str | None, m: int | None, protocol: str
+    problem: Problem,
+    ball: dict[str, Any],
+    profile: bool,
+    rhos: str | None,
+    m: int | None,
+    protocol: str,
 ) -> Cost:
+    from landscape.measure.search import n_vertices
+    from landscape.measure.sharpness import scale_of
+
     if protocol == "auto-pgd":
         return Cost(gradients=21)
-    scouting = _SCOUTING * (3 if ball["p"] == 1 else 1)  # vertices beside each start
-    once = Cost(forwards=2, gradients=scouting + ball["max_gradients"], hvps=_HVPS)
+    scale = scale_of(problem, ball["adaptive"], ball["eta"])
+    n_free = problem.space.n if scale is None else int(scale.count_nonzero())
+    scouting = SCOUTING * (3 if ball["p"] == 1 else 1)  # vertices beside each start
+    once = Cost(
+        forwards=2 + n_vertices(ball["p"], n_free),
+        gradients=scouting + _FROM_BELOW * profile + ball["max_gradients"],
+        hvps=SEARCH_HVPS if ball["p"] == 2 else _MODEL,
+    )
     times = (len(_radii(rhos) or range(7)) if profile else 1) + (m is not None)
     return Cost(
         forwards=times * once.forwards, gradients=times * once.gradients, hvps=times * once.hvps

@@ -52,7 +52,7 @@ def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
     wanted = _runs(told, plane, runs)
     problems = told.problems(told.base_problem(told.task()))
     if told.dry_run:
-        forwards = sum(2 * len(files) + 1 for _, files in wanted)
+        forwards = plane.price.forwards + sum(2 * len(files) + 1 for _, files in wanted)
         price = Cost(forwards=forwards, gradients=plane.price.gradients, hvps=plane.price.hvps)
         print_price(problems, lambda problem: price, as_json=told.as_json)
         return

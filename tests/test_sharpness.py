@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import random
@@ -29,10 +30,16 @@ from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarn
 from landscape.evaluate import Evaluator
 from landscape.measure import search as search_module
 from landscape.measure.ascent import Ascent
+from landscape.measure.auto_pgd import auto_pgd
+from landscape.measure.differences import differences
+from landscape.measure.origin import Origin
+from landscape.measure.profiles import sharpness_profile
 from landscape.measure.sharpness import sharpness
+from landscape.measure.subsets import m_sharpness
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.study import Study
+from landscape.tasks import digits
 
 EXACT = {"tol": 1e-10, "max_gradients": 400}
 ORDERS = (1.0, 1.5, 2.0, 3.0, math.inf)
@@ -572,6 +579,33 @@ def test_equal_for_any_batching(p):
         assert found.epsilon == pytest.approx(whole.epsilon, abs=1e-4)
 
 
+def trained_on_digits(order: torch.Tensor) -> Problem:
+    x, y = (part[: len(order)] for part in digits.data("train"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return Problem(model, nn.CrossEntropyLoss(), (x[order], y[order]))
+
+
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_many_examples_give_the_highest_basin_in_any_order(p):
+    labels = digits.data("train")[1][:1200]
+    values = []
+    for order in (torch.arange(len(labels)), labels.argsort(stable=True)):
+        problem = trained_on_digits(order)
+        rho = 0.05 * float(problem.weights.norm()) * problem.space.n ** (1 / p - 0.5)
+        values.append(sharpness(problem, rho, p=p).value)
+        with Evaluator(problem) as evaluator:
+            origin = Origin(evaluator)
+            published = auto_pgd(origin.objective, Ball(rho, p), origin.point).best.value
+        assert values[-1] >= 0.999 * published
+    assert values[1] == pytest.approx(values[0], rel=1e-3)
+
+
 def test_gradients_are_the_passes_that_were_made(monkeypatch):
     made = {"gradients": 0, "hvps": 0}
     gradient, matvec = Evaluator.gradient, Hessian.matvec
@@ -814,6 +848,32 @@ def test_a_study_answers_the_second_time(tmp_path, monkeypatch):
         assert again.epsilon.tobytes() == first.epsilon.tobytes()
         with pytest.raises(TypeError):  # another radius is another measurement
             sharpness(net_problem(), 0.6, study=study)
+
+
+@pytest.mark.parametrize(
+    ("measure", "field"),
+    [
+        (lambda study: sharpness(net_problem(), 0.5, study=study), "value"),
+        (lambda study: sharpness_profile(net_problem(), [0.5], study=study), "values"),
+        (lambda study: m_sharpness(net_problem(), 0.5, m=10, study=study), "values"),
+        (lambda study: differences(net_problem(), net_problem(), rho=0.5, study=study), "own"),
+    ],
+)
+def test_what_an_earlier_search_found_is_measured_anew(tmp_path, measure, field):
+    with Study(tmp_path / "landscape.db") as study:
+        found = measure(None)
+        assert found.settings["search"] == search_module.VERSION
+        earlier = {key: of for key, of in found.settings.items() if key != "search"}
+        other = 7 * getattr(found, field)
+        study.save(dataclasses.replace(found, settings=earlier, **{field: other}))
+        assert np.array_equal(getattr(measure(study), field), getattr(found, field))
+        known = study.find(found.kind, study.identify(found.provenance), earlier)
+        assert np.array_equal(getattr(known, field), other), "it stays in the study"
+
+
+def test_auto_pgd_is_no_search():
+    found = m_sharpness(net_problem(), 0.5, m=10, protocol="auto-pgd")
+    assert "search" not in found.settings
 
 
 def test_the_ball_that_is_searched_is_the_ball_of_the_record():

@@ -173,10 +173,10 @@ def test_other_parameters_than_the_explored_ones_do_not_matter():
 # -- settings and errors -------------------------------------------------------------------------
 
 
-def test_plain_settings_are_those_of_old_studies_and_adaptive_ones_say_so():
+def test_settings_name_the_search_and_adaptive_ones_the_scale():
     q, at = quadratic(4, 0)
     problem = quadratic_problem(q, at=at)
-    plain = {"rho", "p", "tol", "max_gradients", "eigenvectors", "seed"}
+    plain = {"rho", "p", "tol", "max_gradients", "eigenvectors", "seed", "search"}
     assert set(sharpness(problem, 0.1).settings) == plain
     found = sharpness(problem, 0.1, adaptive="elementwise", eta=0.5)
     assert set(found.settings) == plain | {"adaptive", "eta"}

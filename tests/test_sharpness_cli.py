@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
-from landscape.problem import load_problem
+from cli.sharpness import _price as price_of
+from landscape.measure.profiles import sharpness_profile
+from landscape.measure.sharpness import sharpness
+from landscape.problem import Problem, load_problem
 from landscape.study import Study
+from landscape.tasks import digits
 
 ASKED = ("--problem", "task.py", "--max-gradients", "10")
 
@@ -100,6 +106,54 @@ def test_the_price_of_each_way_is_said_and_nothing_measured(here: Path, run) -> 
         assert ran.code == 0
         assert "Dry run" in ran.out
     assert not Path("landscape.db").exists()
+
+
+def curved(n: int) -> Problem:
+    """Ill-conditioned, of both signs: no search of it meets its tolerance soon."""
+    rng = np.random.default_rng(0)
+    values = np.geomspace(1e-4, 1.0, n) * rng.choice([-1, 1], n)
+    return quadratic_problem(Quadratic(spectrum(values, 0), 1e-2 * rng.standard_normal(n)))
+
+
+def on_digits() -> Problem:
+    """In float32, where rounding ends climbs and second-order steps follow."""
+    x, y = (part[:64] for part in digits.data("train"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return Problem(model, nn.CrossEntropyLoss(), (x, y))
+
+
+def assert_within_its_price(problem: Problem, rho: float, ball: dict, *, profile: bool) -> None:
+    price = price_of(problem, ball | {"eta": 0.0}, profile, f"{rho / 10},{rho}", None, "search")
+    if profile:
+        cost = sharpness_profile(problem, [rho / 10, rho], **ball).cost
+    else:
+        cost = sharpness(problem, rho, **ball).cost
+    for kind in ("forwards", "gradients", "hvps"):
+        assert getattr(cost, kind) <= getattr(price, kind)
+
+
+@pytest.mark.parametrize("profile", [False, True])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
+@pytest.mark.parametrize("n", [7, 40])
+def test_nothing_costs_more_than_its_price(p, n, profile):
+    for budget in (1, 20, 60):
+        ball = {"p": p, "adaptive": "none", "tol": 1e-13, "max_gradients": budget}
+        assert_within_its_price(curved(n), 1.0, ball, profile=profile)
+
+
+@pytest.mark.parametrize("adaptive", ["none", "elementwise"])
+def test_second_order_steps_are_in_the_price(adaptive):
+    problem = on_digits()
+    for rho in (0.02, 0.1, 1.0):
+        length = problem.space.n**0.5 if adaptive == "elementwise" else problem.weights.norm()
+        ball = {"p": 2.0, "adaptive": adaptive, "tol": 1e-9, "max_gradients": 200}
+        assert_within_its_price(problem, rho * float(length), ball, profile=False)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,14 @@ def test_history_and_model_are_divided_as_memory_allows():
     small = room(1000, None, scaled=False)
     assert (small.pairs, small.products, small.keeps_model, small.note) == (10, 16, True, "")
     large = room(10**9, None, scaled=False)
-    assert (large.pairs, large.products, large.keeps_model, large.note) == (2, 6, False, "")
+    assert (large.pairs, large.products, large.keeps_model) == (2, 6, False)
+    assert large.note == (
+        "memory for 12 vectors of the model's size: a quadratic model of at most 6 products, an "
+        "L-BFGS history of 2 pairs, no starts along the top eigenvector"
+    )
+    between = room(10**6, 30e6, scaled=False)
+    assert (between.pairs, between.products) == (10, 16)
+    assert between.note.endswith("no starts along the top eigenvector")
     tight = room(10**6, 8.5e6, scaled=False)
     assert (tight.pairs, tight.products) == (0, 2)
     assert tight.note.startswith("memory for 8 vectors of the model's size: a quadratic model of")

@@ -77,13 +77,13 @@ def second_order(
     )
     multiplier = place.along / rho**2
     model.grow(rho, tol=_TOL)
+    if not model.products:  # the sphere has no tangent, or the start is not of it
+        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(epsilon))
     while model.top_error > _CLEAR * abs(multiplier - model.top_value) and not model.is_full:
         before = model.products
         model.grow(rho, tol=0.0, max_products=before + 1)
         if model.products == before:
             break
-    if not model.products:  # the sphere has no tangent: one dimension
-        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(epsilon))
     value, residual, direction = model.top()
     return SecondOrder(multiplier, multiplier - value, residual, direction)
 

@@ -20,6 +20,7 @@ from landscape.measure.arguments import check_pair
 from landscape.measure.averages import average_sharpness
 from landscape.measure.paired_differences import paired_difference
 from landscape.measure.recall import identity_of, recall_or_measure
+from landscape.measure.search import VERSION
 from landscape.measure.sharpness import sharpness
 from landscape.operators import parameter_scale
 from landscape.problem import Problem
@@ -99,6 +100,7 @@ def differences(
         "rho": float(rho),
         "full": full,
         "seed": seed,
+        "search": VERSION,
     }
     shared = {"seed": seed, "study": study, "progress": progress}
 

@@ -16,8 +16,7 @@ from landscape.evaluate import Evaluator
 from landscape.measure.ascent import Place
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
-from landscape.measure.scouting import explore
-from landscape.measure.search import ROUTINE, Search
+from landscape.measure.search import ROUTINE, VERSION, Search
 from landscape.measure.sharpness import (
     check_search,
     model_fields,
@@ -91,6 +90,7 @@ def sharpness_profile(
         "tol": tol,
         "max_gradients": max_gradients,
         "seed": seed,
+        "search": VERSION,
         **({} if memory is None else {"memory": memory}),
     }
 
@@ -145,7 +145,7 @@ def _climb_radii(
             search.start_at("smaller radius", below.epsilon.clone())
             search.start_at("smaller radius, stretched", below.epsilon * (rho / below.norm))
         # One model serves all radii, so that it may be a good one.
-        explore(search, seed=seed, few_products=search.room.products)
+        search.explore(seed=seed, few_products=search.room.products)
         search.polish()
         rows.append(_row(search, below))
         notes += search.notes

@@ -24,7 +24,7 @@ class Room:
         pairs: of the L-BFGS history.
         products: vectors of a quadratic model's subspace.
         keeps_model: whether the subspace can stay while the search climbs.
-        note: what was shortened because of a memory that was given; empty: nothing.
+        note: what was shortened and left out for lack of memory; empty: nothing.
     """
 
     pairs: int = HISTORY
@@ -58,10 +58,10 @@ def room(vector_bytes: int, memory: float | None, *, scaled: bool) -> Room:
         raise InvalidArgumentError(msg)
     pairs = min(HISTORY, (vectors - least) // 2)
     products = min(PRODUCTS, vectors - _PRODUCT - 2 * scaled)
-    shortened = memory is not None and (pairs, products) != (HISTORY, PRODUCTS)
+    keeps = vectors >= least + 2 * HISTORY + PRODUCTS + 2  # more than history and model need
     note = (
         f"memory for {vectors} vectors of the model's size: a quadratic model of at most "
-        f"{products} products, an L-BFGS history of {pairs} pairs"
+        f"{products} products, an L-BFGS history of {pairs} pairs, no starts along the top "
+        "eigenvector"
     )
-    keeps = vectors >= least + 2 * HISTORY + PRODUCTS + 2
-    return Room(pairs, max(1, products), keeps, note if shortened else "")
+    return Room(pairs, products, keeps, "" if keeps else note)

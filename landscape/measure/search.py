@@ -19,12 +19,15 @@ from landscape.measure.quadratic import QuadraticModel
 from landscape.measure.room import Room
 from landscape.results import FloatArray
 
+# In the settings of what it finds, so that studies do not give back what an earlier one found:
+# raised where another value may come of the same question. The first had none.
+VERSION = 2
 SCOUTING = 8  # gradient passes for each start, before it must be the highest to go on
 COMPARING = 5  # the same for p = ∞ and the quadratic model, compared with the first start
 MOMENTUM = 10  # gradient passes with momentum that lead to a start
 FEW_PRODUCTS = 3  # of the quadratic model, before its start is compared with the first
 _MORE_PRODUCTS = 8  # where the two do not agree
-ROUTINE = ("scouted on ", "memory for ")  # how notes begin that nobody needs to be warned of
+ROUTINE = "memory for "  # how notes begin that nobody needs to be warned of
 _LARGEST_COORDINATES = 4  # of the ball p = 1, tried for each direction to start in
 _SAME = 0.99  # cosine above which two climbs are taken for one
 _LEVEL = 3e-3  # relative difference below a higher climb within which another one ends
@@ -89,7 +92,6 @@ class Search:
         self.notes: tuple[str, ...] = (self.room.note,) if self.room.note else ()
         self.model: QuadraticModel | None = None
         self._highest: tuple[Place, float] | None = None
-        self._scouting = SCOUTING
         self._slope = ball.dual_norm(origin.point.gradient)
 
     @property
@@ -161,23 +163,11 @@ class Search:
         self.start_from_eigenvector()
         self.start("random", self.origin.drawn(seed))
 
-    def explore_from_there(self, *, seed: int, few_products: int = FEW_PRODUCTS) -> None:
-        """Begin at the gradient and the quadratic model, and go on only from where that is higher.
-
-        Args:
-            seed: of the random vector in the model's subspace.
-            few_products: of the model.
-        """
-        self._scouting = 1
-        self.start_from_gradient()
-        self.start_from_model(few_products, seed=seed)
-
     def start_from_gradient(self) -> None:
         """Begin at the dual maximiser of the gradient, SAM's own step; for p = ∞ with momentum."""
         if self._slope == 0:
             return
-        is_first = self._scouting > 1
-        if is_first and math.isinf(self.ball.p) and self.ball.rho * self._slope > self._rounding:
+        if math.isinf(self.ball.p) and self.ball.rho * self._slope > self._rounding:
             self.start_from_momentum("gradient")
         else:
             self.one_step = self.start("gradient", self.origin.point.gradient)
@@ -226,7 +216,7 @@ class Search:
         holder = [step if self.ball.p == 2 else self.ball.dual(step)]
         del step  # not to be held while the search climbs
         few = COMPARING if math.isinf(self.ball.p) else SCOUTING
-        self._start("quadratic model", holder, scouting=min(few, self._scouting))
+        self._start("quadratic model", holder, scouting=few)
 
     def start_from_eigenvector(self) -> None:
         """Begin at both ends of the top eigenvector of the quadratic model, if that is kept."""
@@ -314,10 +304,10 @@ class Search:
         """
         return self._start(name, [d])
 
-    def _start(self, name: str, holder: list[Tensor], *, scouting: int | None = None) -> float:
+    def _start(self, name: str, holder: list[Tensor], *, scouting: int = SCOUTING) -> float:
         """Begin at the one point of a list, which is emptied: nobody holds it during the climb."""
         climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
-        self._climb(name, climb, scouting=scouting or self._scouting)
+        self._climb(name, climb, scouting=scouting)
         return climb.start_value
 
     def _settings(self) -> dict[str, Any]:
@@ -400,6 +390,21 @@ class Search:
         return model.maximum(self.ball.rho)[0]
 
 
+def n_vertices(p: float, n: int) -> int:
+    """Return how many vertices of a ball are tried.
+
+    Args:
+        p: order of its norm.
+        n: its dimension.
+
+    Returns:
+        All of p = 1 or ∞, if they are at most 256; else 0.
+    """
+    most = math.log2(_MOST_VERTICES)
+    k = 2 * n if p == 1 else 2**n if math.isinf(p) and n <= most else 0
+    return k if k <= _MOST_VERTICES else 0
+
+
 def _vertices(ball: Ball, origin: Origin) -> Tensor | None:
     """Return all vertices of a ball p = 1 or ∞ if they are few, one in each row."""
     n = len(origin.point.epsilon)
@@ -407,12 +412,12 @@ def _vertices(ball: Ball, origin: Origin) -> Tensor | None:
     if origin.scale is not None:
         free = free[origin.scale != 0]
     k = len(free)
-    if ball.p == 1 and 2 * k <= _MOST_VERTICES:
-        signs = torch.cat([torch.eye(k), -torch.eye(k)])
-    elif math.isinf(ball.p) and 2**k <= _MOST_VERTICES:
-        signs = 2.0 * torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * k).reshape(-1, k) - 1
-    else:
+    if not n_vertices(ball.p, k):
         return None
+    if ball.p == 1:
+        signs = torch.cat([torch.eye(k), -torch.eye(k)])
+    else:
+        signs = 2.0 * torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * k).reshape(-1, k) - 1
     vertices = origin.point.epsilon.new_zeros((len(signs), n))
     vertices[:, free] = ball.rho * signs.to(vertices)
     return vertices

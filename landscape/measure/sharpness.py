@@ -24,8 +24,7 @@ from landscape.measure.conditions import PRODUCTS, SecondOrder, error_of_rise, s
 from landscape.measure.origin import Origin
 from landscape.measure.recall import recall_or_measure
 from landscape.measure.room import Room, room
-from landscape.measure.scouting import explore
-from landscape.measure.search import ROUTINE, Search, checked_eigenvectors
+from landscape.measure.search import ROUTINE, VERSION, Search, checked_eigenvectors
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import counting
@@ -63,12 +62,10 @@ def sharpness(
     of each, and for p = 1 and ∞ from the best of all vertices where there are at most 256. A climb
     ends where it meets a higher one, or is not the highest after eight passes; else it goes on
     until the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``,
-    with second-order steps for p = 2 where the passes were not enough. Where there are 1,024
-    examples or more (``eval`` mode), the starts are tried on an eighth of them, and the search
-    over all goes on from the highest. For p = 2 the second-order condition is checked at the end,
-    and the search goes on where it fails. The value is a lower bound on the maximum, and never
-    below the one-step value nor below 0 (ε = 0 is in the ball). Points where the loss overflows
-    are left out of it, with a warning.
+    with second-order steps for p = 2 where the passes were not enough. For p = 2 the second-order
+    condition is checked at the end, and the search goes on where it fails. The value is a lower
+    bound on the maximum, and never below the one-step value nor below 0 (ε = 0 is in the ball).
+    Points where the loss overflows are left out of it, with a warning.
 
     The gap alone does not prove that the maximum is global: a loss that curves upwards has local
     ones. On quadratic losses with p = 2 the tests hold the value to the exact maximum, to 1e-6
@@ -87,7 +84,7 @@ def sharpness(
             is otherwise found with a few Hessian-vector products; in an adaptive ball those of
             THT.
         start: an ε to start from beside the others, shape (n,), such as that of another radius.
-        seed: of the random start, and of the part of the data that the starts are tried on.
+        seed: of the random start.
         memory: bytes to use beyond the model, its checkpoint and the graph: the quadratic model and
             the L-BFGS history are shortened to fit, and a note says so. None: twelve vectors of
             length n, or 64 MiB if that is more.
@@ -95,10 +92,10 @@ def sharpness(
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
-        The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes, those
-        over a part of the data counted by its share; three to eight Hessian-vector products for
-        the quadratic model, 12 at most for each check of the second-order condition and 11 for
-        each second-order step, and two forward passes.
+        The largest rise found, ε, and the evidence. Cost: ``gradients`` gradient passes; three
+        to eight Hessian-vector products for the quadratic model, 12 at most for each of up to
+        three checks of the second-order condition and 11 for each of up to three second-order
+        steps; two forward passes, and one for each vertex that is tried.
 
     Raises:
         InvalidArgumentError: if ρ is not above zero, p is below 1, T is zero throughout, a setting
@@ -124,6 +121,7 @@ def sharpness(
         "eigenvectors": None if eigenvectors is None else _digest(eigenvectors),
         **({} if start is None else {"start": _digest(start)}),
         "seed": seed,
+        "search": VERSION,
         **({} if memory is None else {"memory": memory}),
     }
 
@@ -135,10 +133,7 @@ def sharpness(
             scale = scale_of(problem, adaptive, eta)
             origin = Origin(evaluator, scale=scale, count=count)
             search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
-            if eigenvectors is None and start is None:
-                explore(search, seed=seed)
-            else:
-                search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
+            search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
             search.polish()
             condition = _checked(search, seed)
             return _record(search, condition, settings, provenance, tol)

@@ -16,7 +16,7 @@ from landscape.measure.auto_pgd import auto_pgd
 from landscape.measure.origin import Origin
 from landscape.measure.points import grid_of
 from landscape.measure.recall import recall_or_measure
-from landscape.measure.search import Search
+from landscape.measure.search import VERSION, Search
 from landscape.measure.sharpness import check_search, scale_of, scale_settings
 from landscape.problem import Problem
 from landscape.progress import progress_bar
@@ -97,6 +97,7 @@ def m_sharpness(
         "tol": tol,
         "max_gradients": max_gradients,
         "seed": seed,
+        **({"search": VERSION} if protocol == "search" else {}),
     }
 
     def one_subset(i: int) -> dict[str, float]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from landscape.errors import InvalidArgumentError
+from landscape.errors import InvalidArgumentError, StudyError
 from landscape.study.codec import dumps, loads
 from landscape.study.file import StudyFile
 
@@ -105,5 +105,12 @@ class Grid:
             (self.id, int(i), int(j), dumps({name: float(value) for name, value in own.items()}))
             for (i, j), own in points.items()
         ]
+        try:
+            self._insert(rows)
+        except StudyError:
+            for row in rows:  # a disk that is full may have room for some of them
+                self._insert([row])
+
+    def _insert(self, rows: Sequence[tuple[object, ...]]) -> None:
         with self._file.writing() as connection:
             connection.executemany("INSERT OR IGNORE INTO points VALUES (?, ?, ?, ?)", rows)
