@@ -60,7 +60,7 @@ def basis_for(
         InvalidArgumentError: if not even the smallest basis fits.
 
     >>> basis_for(500e6, 5_000_000, dtype=torch.float32)
-    12
+    15
     """
     wanted = n_wanted(n, k=k, both_ends=both_ends)
     fixed, vector = _fixed_bytes(n, wanted, block, dtype)
