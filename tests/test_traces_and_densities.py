@@ -244,7 +244,7 @@ def test_graphs_that_are_not_kept_are_built_once_for_a_block(scale, monkeypatch)
     options = {"max_matvecs": 40, "rtol": 1e-9, "scale": scale}
     found = trace(wide(), memory=1, **options)
     n_pieces = wide().batches.n_batches
-    # One for each Lanczos vector and each of three blocks of probes, and the first tests on samples.
+    # One for each Lanczos vector and each of three blocks of probes, and tests on samples.
     assert found.matvecs == 40
     assert len(built) <= n_pieces * (20 + 3) + 8
     kept = trace(wide(), **options)
