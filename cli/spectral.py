@@ -82,7 +82,7 @@ def spectral(function: F) -> F:
             type=Bytes(),
             default=None,
             metavar="SIZE",
-            help="To use beyond model and data, e.g. 500MB.  [default: 4GiB, or what it takes]",
+            help="To use beyond model and data, e.g. 500MB.  [default: 6GiB, or what it takes]",
         ),
     ]
     for decorator in reversed(decorators):

@@ -202,7 +202,8 @@ def _runs(
     room = min(steps, operator.n - len(known))
     in_step, runs = 1, list[LanczosRun]()
     if resolved is not None or operator.block > 1:
-        in_step = _BASES_BYTES // ((room + 2) * operator.n * operator.storage.itemsize)
+        rows = len(known) + room + 2  # of each run, which has the known vectors in its basis
+        in_step = _BASES_BYTES // (rows * operator.n * operator.storage.itemsize)
         in_step = min(n_probes, max(1, in_step))
     while len(runs) < n_probes:
         count = min(in_step, n_probes - len(runs))

@@ -31,8 +31,9 @@ class Spectral(Result):
     Attributes:
         matvecs: products with the operator that were spent.
         products: how they were made.
-        noise: relative size of what changes when a product is repeated, or its factors are
-            swapped; NaN where it was not measured.
+        noise: relative size of what changes when a product with a sixteenth of the examples is
+            repeated, or its factors are swapped; that of the whole data is smaller where roundings
+            average out. NaN where it was not measured.
     """
 
     matvecs: int
