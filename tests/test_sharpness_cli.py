@@ -12,7 +12,7 @@ import torch
 from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
-from cli.sharpness import _price as price_of
+from landscape.cli.sharpness import _price as price_of
 from landscape.measure.profiles import sharpness_profile
 from landscape.measure.sharpness import sharpness
 from landscape.problem import Problem, load_problem
