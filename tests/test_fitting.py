@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import landscape as ls
 from landscape.evaluate import (
     PLAIN,
     Displaced,
@@ -304,3 +305,20 @@ def test_memory_of_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     with Peak(problem.model) as found:
         measure_signature(problem)
     assert found.largest <= 1.7 * size
+
+
+def test_memory_of_a_surface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two directions, the copy that is given back, and the signature: no point is a vector."""
+    from landscape.evaluate import _evaluator, _signature
+    from landscape.linalg import krylov
+    from landscape.measure import points
+
+    monkeypatch.setattr(points, "_LARGE", 0)
+    monkeypatch.setattr(krylov, "_LONG", 0)
+    monkeypatch.setattr(_signature, "WIDE_PARAMETERS", 2**16)
+    monkeypatch.setattr(_evaluator, "_GROUP", 2**16)
+    problem, size = wide(monkeypatch)
+    plane = ls.random_plane(problem)
+    with Peak(problem.model) as found:
+        ls.surface(problem, plane=plane, n=3, progress=False)
+    assert found.largest <= 3.7 * size

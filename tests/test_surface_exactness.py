@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from landscape.directions import given_direction, random_direction, random_plane
 from landscape.evaluate import Evaluator
+from landscape.measure import points
 from landscape.measure.surfaces import line, span, surface
 from landscape.operators import Hessian
 from landscape.problem import Problem
@@ -189,6 +190,26 @@ def test_losses_are_those_of_weights_written_by_hand(name):
                 weight += x * direction[key]
             expected = F.cross_entropy(twin(data[0]), data[1])
         assert loss == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"statistics": "recalibrated"}, {"held_out": True}], ids=str
+)
+@pytest.mark.parametrize("what", [line, surface])
+def test_points_that_are_no_vectors(monkeypatch, what, options):
+    """Those of a large model are written straight into its parameters."""
+    problem = case_named("conv_batch_norm_eval").build(5)
+    options = options | ({"held_out": problem} if "held_out" in options else {})
+    both = []
+    for least in (2**24, 0):
+        monkeypatch.setattr(points, "_LARGE", least)
+        both.append(what(problem, x=[-0.5, 0.0, 1.0], progress=False, **options))
+    one, other = both
+    assert other.loss == pytest.approx(one.loss, rel=1e-12)
+    assert other.loss_se == pytest.approx(one.loss_se, rel=1e-10)
+    assert other.metrics.keys() == one.metrics.keys()
+    for name, values in one.metrics.items():
+        assert other.metrics[name] == pytest.approx(values, rel=1e-10)
 
 
 def test_a_tied_weight_moves_at_both_ends():

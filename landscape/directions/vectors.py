@@ -48,6 +48,11 @@ class Direction:
         """Euclidean norm."""
         return norm(self.vector)
 
+    @property
+    def vectors(self) -> tuple[Tensor, ...]:
+        """The vectors that span the line: one."""
+        return (self.vector,)
+
     def settings(self) -> dict[str, Any]:
         """Return what identifies the direction, as JSON values.
 
@@ -104,6 +109,11 @@ class Plane:
     x: Direction
     y: Direction
     description: str
+
+    @property
+    def vectors(self) -> tuple[Tensor, ...]:
+        """The vectors that span the plane, each of shape (n,)."""
+        return self.x.vector, self.y.vector
 
     @property
     def cosine(self) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.evaluate._displaced import Displaced
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._pieces import Numbered
 from landscape.evaluate._sums import LossSums
@@ -80,7 +81,7 @@ class Blocks:
 
     def sums(
         self,
-        vectors: Sequence[Tensor],
+        vectors: Sequence[Tensor | Displaced],
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> list[PointSums] | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, first_line
 from landscape.evaluate._blocks import Blocks, PointSums
+from landscape.evaluate._displaced import Displaced, Weights
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._folding import Fold, Folding, find_folds
 from landscape.evaluate._pieces import Numbered, arranged, channels_last, pieces_of, sample_of
@@ -80,7 +81,7 @@ class Engine:
 
     def loss(
         self,
-        vector: Tensor | None = None,
+        vector: Weights = None,
         buffers: Mapping[str, Tensor] | None = None,
         keep: bool = False,
     ) -> LossValue:
@@ -89,14 +90,14 @@ class Engine:
 
     def losses(
         self,
-        vectors: Sequence[Tensor],
+        vectors: Sequence[Tensor | Displaced],
         buffers: Mapping[str, Tensor] | None = None,
         keep: bool = False,
     ) -> list[LossValue]:
         """Evaluate the loss and the metrics at several weight vectors.
 
         Args:
-            vectors: weights, each of shape (n,).
+            vectors: weights, each of shape (n,) or `Displaced`.
             buffers: values for some of the model's buffers, by name; None: its own.
             keep: also give the loss and the weight of each example.
 
@@ -230,15 +231,16 @@ class Runner:
 
     def sums(
         self,
-        vectors: Sequence[Tensor],
+        vectors: Sequence[Tensor | Displaced],
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None = None,
     ) -> list[PointSums]:
         """Evaluate the pieces at each vector, with values for some of the buffers."""
         with torch.no_grad():
-            if self.at_once and len(vectors) > 1:
+            flat = [vector for vector in vectors if isinstance(vector, Tensor)]
+            if self.at_once and len(flat) == len(vectors) > 1:
                 try:
-                    return self._together(torch.stack(list(vectors)), pieces, buffers)
+                    return self._together(torch.stack(flat), pieces, buffers)
                 except Exception:
                     # What is wrong with the model or the loss themselves is said below.
                     self.at_once = False
@@ -246,7 +248,7 @@ class Runner:
 
     def _in_turn(
         self,
-        vectors: Sequence[Tensor],
+        vectors: Sequence[Tensor | Displaced],
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> list[PointSums]:
@@ -259,7 +261,7 @@ class Runner:
 
     def _alone(
         self,
-        vector: Tensor,
+        vector: Tensor | Displaced,
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> PointSums:

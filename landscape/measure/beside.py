@@ -16,6 +16,7 @@ from landscape.evaluate import (
     Engine,
     Evaluator,
     LossValue,
+    Weights,
     check_variances,
     error_of_mean,
     float_buffers,
@@ -33,6 +34,10 @@ METRIC = "metrics."  # as the arrays of a saved result are named
 
 class Where(Protocol):
     """Turns coordinates into weights: a plane, or a line."""
+
+    @property
+    def vectors(self) -> tuple[Tensor, ...]:
+        """The vectors that span it, each of shape (n,)."""
 
     def at(self, origin: Tensor, x: float, y: float) -> Tensor:
         """Return the weights at (x, y)."""
@@ -193,13 +198,13 @@ class Point:
 
     Attributes:
         at: its coordinates.
-        vector: its weights, shape (n,).
+        weights: its weights, a vector of shape (n,) wherever there is a weight decay.
         buffers: the buffers that it was measured with; None: the model's own.
         loss: its loss.
     """
 
     at: tuple[float, float]
-    vector: Tensor
+    weights: Weights
     buffers: Mapping[str, Tensor] | None
     loss: LossValue
 
@@ -218,7 +223,8 @@ def penalty(weight_decay: float) -> Beside:
     """
 
     def measure(point: Point) -> dict[str, float]:
-        norm = float(torch.linalg.vector_norm(point.vector, dtype=torch.float64))
+        assert isinstance(point.weights, Tensor)
+        norm = float(torch.linalg.vector_norm(point.weights, dtype=torch.float64))
         return {f"{METRIC}penalty": 0.5 * weight_decay * norm**2}
 
     return measure
@@ -236,7 +242,7 @@ def on_held_out(problem: Problem, engine: Engine) -> Beside:
     """
 
     def measure(point: Point) -> dict[str, float]:
-        return held_out_columns(engine.loss(point.vector, buffers=point.buffers), problem.split)
+        return held_out_columns(engine.loss(point.weights, buffers=point.buffers), problem.split)
 
     return measure
 

@@ -15,10 +15,19 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from landscape.errors import NonFiniteError
-from landscape.evaluate import PLAIN, Engine, Evaluator, Plan, choose_plan, normalisers
+from landscape.evaluate import (
+    PLAIN,
+    Displaced,
+    Engine,
+    Evaluator,
+    Plan,
+    choose_plan,
+    normalisers,
+)
 from landscape.measure.beside import (
     METRIC,
     Beside,
@@ -43,6 +52,7 @@ _CHECKED = 5  # points where a lower precision is compared with the exact loss
 _BLOCK = 32  # points that are evaluated together, at most
 _BLOCK_SECONDS = 0.02  # what takes longer by itself is a block of its own
 _BLOCK_TERMS = 2**22  # losses of examples that are in memory at once
+_LARGE = 2**24  # parameters of models whose points are never vectors
 _RECORD_SECONDS = 0.1  # how long points wait to be recorded together
 
 
@@ -174,7 +184,7 @@ class Points:
                 buffers = self._buffers(index)
             except NonFiniteError:
                 continue
-            exact = self._evaluator.loss(self._vector(index), buffers=buffers).value
+            exact = self._evaluator.loss(self._weights(index), buffers=buffers).value
             if exact == rough or (math.isnan(exact) and math.isnan(rough)):
                 continue
             finite = math.isfinite(exact) and math.isfinite(rough)
@@ -192,6 +202,9 @@ class Points:
                 noted = self._kept.settle(noted)
         plan = Plan.of(noted)
         self.engine = str(plan)
+        # By size alone: the roundings of the two ways differ, and a point keeps its bits.
+        is_alone = plan.points == 1 and not self._options.weight_decay
+        self._is_large = is_alone and self._problem.space.n >= _LARGE
         return Engine(self._evaluator, plan, precision=self._options.precision)
 
     def _beside(self, stack: ExitStack) -> list[Beside]:
@@ -229,32 +242,44 @@ class Points:
         chunks = [chunk for chunk in every if any(index not in self.columns for index in chunk)]
         left = iter(progress_bar(chunks, what=self._what, total=len(chunks), show=self._progress))
         most = max(1, min(_BLOCK, _BLOCK_TERMS // self._problem.batches.n_examples) // size)
-        while together := list(islice(left, self._n_at_once)):
+        while some := list(islice(left, self._n_at_once)):
             started = time.perf_counter()
-            yield [index for chunk in together for index in chunk]
-            each = (time.perf_counter() - started) / len(together)
+            yield [index for chunk in some for index in chunk]
+            each = (time.perf_counter() - started) / len(some)
             quick = int(min(most, _BLOCK_SECONDS / max(each, 1e-9)))
-            self._n_at_once = max(1, quick) if self.statistics == "frozen" else 1
+            together = self.statistics == "frozen" and not self._is_large
+            self._n_at_once = max(1, quick) if together else 1
 
     def _measured(self, block: Sequence[Index]) -> list[dict[str, float]]:
-        vectors = [self._vector(index) for index in block]
+        weights = [self._weights(index) for index in block]
         try:
             buffers = self._buffers(block[0])  # those of all: others than frozen are alone
         except NonFiniteError:  # a variance below zero, beyond the checkpoints that span the plane
             return [{"loss": math.nan, "loss_se": math.nan} for _ in block]
         paired = self._options.against is not None
-        losses = self._main.losses(vectors, buffers=buffers, keep=paired)
+        losses = self._main.losses(weights, buffers=buffers, keep=paired)
         points = [
-            Point(self._coordinates(index), vector, buffers, loss)
-            for index, vector, loss in zip(block, vectors, losses, strict=True)
+            Point(self._coordinates(index), own, buffers, loss)
+            for index, own, loss in zip(block, weights, losses, strict=True)
         ]
         found = [columns_of(loss) for loss in losses]
         for beside in self._besides:  # one after the other: evaluators take turns with a model
             found = [own | beside(point) for own, point in zip(found, points, strict=True)]
         return found
 
-    def _vector(self, index: Index) -> Tensor:
-        return self._where.at(self._evaluator.origin, *self._coordinates(index))
+    def _weights(self, index: Index) -> Tensor | Displaced:
+        """Return the weights of a point; those of a large model take no memory of their own."""
+        origin, at = self._evaluator.origin, self._coordinates(index)
+        if not self._is_large:
+            return self._where.at(origin, *at)
+        space, vectors = self._problem.space, self._where.vectors
+
+        def write(slots: list[Tensor]) -> None:
+            torch._foreach_copy_(slots, space.views(origin))
+            for vector, coordinate in zip(vectors, at, strict=False):
+                torch._foreach_add_(slots, space.views(vector), alpha=coordinate)
+
+        return Displaced(write)
 
     def _coordinates(self, index: Index) -> tuple[float, float]:
         return float(self._xy[0][index[0]]), float(self._xy[1][index[1]])
