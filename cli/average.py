@@ -69,7 +69,7 @@ def command(told: Measuring, rhos: tuple[float, ...], **options: Any) -> None:
       landscape average sgd.pt sam.pt --problem digits --rho 0.05
       landscape average sgd.pt --problem digits --adaptive elementwise --rho 0.1 --rho 0.2
     """
-    from landscape.measure.averages import N_PROBES, average_profile, check_profile
+    from landscape.sharpness import N_PROBES, average_profile, check_profile
 
     check_profile(rhos, seed=told.seed, **options)  # said before anything is loaded
     passes = len(rhos) * (2 * options["max_samples"] + 1)

@@ -56,11 +56,10 @@ def command(
       landscape compare sgd.pt sam.pt --problem digits --rho 0.2 --report contrast.html
       landscape compare SGD=run1/last.pt SAM=run2/last.pt --problem digits --rho 0.2 --paired
     """
-    from landscape.balls import Ball
-    from landscape.comparison import N_COMPARED_LINE, compare
+    from landscape.compare import N_COMPARED_LINE, compare, differences
     from landscape.files import check_place
-    from landscape.measure.differences import differences
     from landscape.plots import save_figure
+    from landscape.sharpness import Ball
     from landscape.study import Study
 
     Ball(rho)

@@ -11,8 +11,8 @@ from .output import print_rows
 from .threads import compare_with_one, threads_option, use_threads
 
 if TYPE_CHECKING:
-    from landscape.measured import Comparison
     from landscape.problem import Task
+    from landscape.results.comparison import Comparison
 
 RHO = 0.2
 
@@ -38,7 +38,7 @@ def command(
     Example:
       landscape demo -o demo
     """
-    from landscape.comparison import compare
+    from landscape.compare import compare
     from landscape.plots import save_figure
     from landscape.problem import load_task
     from landscape.study import Study

@@ -42,7 +42,7 @@ def command(told: Measuring, memory: float | None, **options: Any) -> None:
       landscape density sgd.pt sam.pt --problem digits --probes 4 --steps 40
       landscape plot --what density -o density.png
     """
-    from landscape.measure.densities import spectral_density
+    from landscape.curvature import spectral_density
 
     spent = options["n_probes"] * options["steps"] + max(200, 20 * options["outliers"]) + 2
     measure_each(

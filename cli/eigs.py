@@ -89,7 +89,7 @@ def command(
       landscape eigs run/*.pt --problem task.py -k 3 --study run.db
       landscape eigs sgd.pt --problem digits --params head --both-ends --operator ggn
     """
-    from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
+    from landscape.curvature import eigenpairs_by_layer, top_eigenpairs
 
     options |= {"seed": told.seed, "progress": told.progress, "split": ggn_split}
     pairs = 2 * k if options["both_ends"] else k
@@ -115,7 +115,7 @@ def command(
 
 
 def _print_overlaps(found: list[Eigenpairs]) -> None:
-    from landscape.measure.overlaps import overlap
+    from landscape.curvature import overlap
 
     for first, second in pairwise(found):
         print_rows(overlap(first, second).rows())

@@ -41,8 +41,7 @@ def command(told: Measuring, **options: Any) -> None:
     Example:
       landscape flatness sgd.pt sam.pt --problem digits
     """
-    from landscape.measure.flatness import flatness
-    from landscape.measure.widths import MOST_SIGMAS
+    from landscape.sharpness import MOST_SIGMAS, flatness
 
     passes = 2 * 2 * MOST_SIGMAS * options["n_samples"] + 3
     measure_each(

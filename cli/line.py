@@ -17,10 +17,10 @@ from .pointwise import Pointwise, coordinates, pointwise
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from landscape.directions import Direction
     from landscape.problem import Problem
     from landscape.results import Line
     from landscape.study import Study
+    from landscape.surface import Direction
 
 
 @click.command("line")
@@ -55,7 +55,7 @@ def command(
       landscape line sgd.pt sam.pt --problem digits --direction worst-case --rho 0.2
       landscape line sgd.pt sam.pt --problem digits --seeds 10 --held-out test
     """
-    from landscape.measure.surfaces import line
+    from landscape.surface import line
 
     if seeds > 1 and kind != "random":
         msg = f"--seeds is for random directions, and the {kind} one is one: leave --seeds out"
@@ -103,9 +103,9 @@ def command(
 def _direction(
     problem: Problem, study: Study, told: Measuring, kind: str, rho: float, seed: int
 ) -> Direction:
-    from landscape.directions import given_direction, random_direction, worst_case_direction
-    from landscape.measure.eigenpairs import top_eigenpairs
-    from landscape.measure.sharpness import sharpness
+    from landscape.curvature import top_eigenpairs
+    from landscape.sharpness import sharpness
+    from landscape.surface import given_direction, random_direction, worst_case_direction
 
     shared: dict[str, Any] = {"seed": told.seed, "study": study, "progress": told.progress}
     if kind == "worst-case":

@@ -55,8 +55,8 @@ def command(told: Measuring, points: int, held_out: str | None, **asked: Any) ->
       landscape path sgd.pt sam.pt --problem digits --held-out test
       landscape path one.pt two.pt --problem task.py --curve bezier --epochs 100
     """
-    from landscape.measure.paths import path
     from landscape.study import Study
+    from landscape.surface import path
 
     if len(told.checkpoints) != 2:
         msg = (

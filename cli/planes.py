@@ -16,9 +16,9 @@ from .measuring import SEARCH
 from .options import Measuring
 
 if TYPE_CHECKING:
-    from landscape.directions import Direction, Plane, PrincipalPlane
     from landscape.problem import Problem
     from landscape.study import Study
+    from landscape.surface import Direction, Plane, PrincipalPlane
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,8 +143,8 @@ def make_plane(
         The plane, and the ends of both axes that suit it.
     """
     from landscape import directions
-    from landscape.measure.eigenpairs import top_eigenpairs
-    from landscape.measure.sharpness import sharpness
+    from landscape.curvature import top_eigenpairs
+    from landscape.sharpness import sharpness
 
     shared: dict[str, Any] = {"seed": told.seed, "study": study, "progress": told.progress}
     read: dict[str, Any] = told.reading
@@ -184,7 +184,7 @@ def _refuse_itself(problem: Problem, via: tuple[str, ...], read: dict[str, Any])
 
 
 def _random_direction(problem: Problem, told: Measuring, asked: Asked) -> Direction:
-    from landscape.directions import random_direction
+    from landscape.surface import random_direction
 
     return random_direction(
         problem, told.seed, normalisation=asked.normalisation, vectors=asked.biases

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from landscape.errors import InvalidArgumentError, StudyError, one_of
-from landscape.measured import Comparison, Measured
+from landscape.results.comparison import Comparison, Measured
 
 from .chosen import every_path, every_run, in_full, newest, numbered, random_lines
 from .options import part_of, part_option, study_option

@@ -17,9 +17,9 @@ from .idle import refuse_given
 from .options import Measuring
 
 if TYPE_CHECKING:
-    from landscape.directions import Direction, Plane
     from landscape.problem import Problem
     from landscape.study import Study
+    from landscape.surface import Direction, Plane
 
 F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W", bound="Direction | Plane")
@@ -67,7 +67,7 @@ def coordinates(low: float, high: float, n: int) -> Any:
     """
     import numpy as np
 
-    from landscape.measure.surfaces import span
+    from landscape.surface import span
 
     return span(high, n) if low == -high else np.linspace(low, high, n)
 
@@ -116,7 +116,7 @@ class Pointwise:
             study: where searches are kept.
             directions: the axes of a checkpoint.
         """
-        from landscape.measure.ranges import automatic_range
+        from landscape.surface import automatic_range
 
         if self.paired and len(problems) < 2:
             msg = "--paired measures differences to the first checkpoint: give at least two"

@@ -13,7 +13,7 @@ from .chosen import in_full
 from .options import part_of, part_option, study_option
 
 if TYPE_CHECKING:
-    from landscape.measured import Comparison
+    from landscape.results.comparison import Comparison
 
 
 def _measured(comparison: Comparison) -> Comparison:

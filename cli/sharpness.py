@@ -92,7 +92,7 @@ def command(
       landscape sharpness sgd.pt --problem digits --rho 0.5 --adaptive filterwise --m 128
       landscape sharpness sgd.pt sam.pt --problem digits --profile
     """
-    from landscape.balls import Ball
+    from landscape.sharpness import Ball
 
     Ball(rho, ball["p"])  # a bad radius or norm is said before anything is loaded
     _check(profile, rhos, m, protocol, told.mode)
@@ -143,9 +143,7 @@ def _measured(
     memory: float | None,
     options: dict[str, Any],
 ) -> list[Result]:
-    from landscape.measure.profiles import sharpness_profile
-    from landscape.measure.sharpness import sharpness
-    from landscape.measure.subsets import PUBLISHED, m_sharpness
+    from landscape.sharpness import PUBLISHED, m_sharpness, sharpness, sharpness_profile
 
     if profile:
         return [sharpness_profile(problem, _radii(rhos), memory=memory, **options)]
@@ -173,8 +171,7 @@ def _price(
     m: int | None,
     protocol: str,
 ) -> Cost:
-    from landscape.measure.search import n_vertices
-    from landscape.measure.sharpness import scale_of
+    from landscape.sharpness import n_vertices, scale_of
 
     if protocol == "auto-pgd":
         return Cost(gradients=21)

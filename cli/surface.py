@@ -15,10 +15,10 @@ from .pointwise import Pointwise, coordinates, ends_of, pointwise
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from landscape.directions import Plane
     from landscape.problem import Problem
     from landscape.results import Surface
     from landscape.study import Study
+    from landscape.surface import Plane
 
 
 @click.command("surface")
@@ -81,7 +81,7 @@ def command(
       landscape surface sgd.pt --problem digits --plane worst-case --rho 0.2
       landscape surface last.pt --problem task.py --plane trajectory --via e1.pt --via e2.pt
     """
-    from landscape.measure.surfaces import surface
+    from landscape.surface import surface
 
     if not adaptive["tolerance"]:
         refuse_given(["criterion"], "is of an interpolated surface: give --tolerance too")

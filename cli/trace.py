@@ -41,7 +41,7 @@ def command(told: Measuring, memory: float | None, **options: Any) -> None:
       landscape trace sgd.pt sam.pt --problem digits
       landscape trace sgd.pt --problem digits --layers --tol 0.2
     """
-    from landscape.measure.traces import trace
+    from landscape.curvature import trace
 
     measure_each(
         told,

@@ -40,8 +40,8 @@ def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
       landscape trajectory last.pt --problem task.py --plane trajectory --via e1.pt --via e2.pt
       landscape trajectory sgd.pt --problem task.py --run A=a1.pt,a2.pt --run B=b1.pt,b2.pt
     """
-    from landscape.measure.trajectories import trajectory
     from landscape.study import Study
+    from landscape.surface import trajectory
 
     if len(told.checkpoints) != 1:
         msg = (

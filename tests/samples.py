@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 
-from landscape.measured import Comparison, Measured
 from landscape.results import (
     AverageSharpness,
     Check,
@@ -31,6 +30,7 @@ from landscape.results import (
     TrainingLog,
     Trajectory,
 )
+from landscape.results.comparison import Comparison, Measured
 
 N_PARAMETERS = 40
 HOSTILE = """</script><script>document.title='owned'</script><img src=x onerror="owned()">'&"""

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from test_operators_pieces import wide
 
+from landscape.curvature._density import spectral_density
+from landscape.curvature._eigenpairs import eigenpairs_by_layer, top_eigenpairs
+from landscape.curvature._trace import trace
 from landscape.errors import InvalidArgumentError
-from landscape.measure.densities import spectral_density
-from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
-from landscape.measure.subsets import m_sharpness
-from landscape.measure.surfaces import span, surface
-from landscape.measure.traces import trace
+from landscape.sharpness._m_sharpness import m_sharpness
+from landscape.surface._surface import span, surface
 
 COUNTS = {
     "m": lambda n: m_sharpness(wide(), 0.1, m=n),

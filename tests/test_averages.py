@@ -14,13 +14,13 @@ from cases import CASES, case_named
 from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
+from landscape.compare._paired import paired_difference
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning
 from landscape.export.tables import table_bytes
-from landscape.measure.averages import average_profile, average_sharpness
-from landscape.measure.draws import Draws, adaptive_scale
-from landscape.measure.paired_differences import paired_difference
 from landscape.problem import Problem
 from landscape.results.averages import DISTRIBUTIONS
+from landscape.sharpness._average import average_profile, average_sharpness
+from landscape.sharpness._perturbations import Draws, adaptive_scale
 from landscape.study import Study
 from landscape.study.grid import Grid
 
@@ -500,7 +500,7 @@ def test_samples_at_once_have_one_set_of_bits_also_after_a_kill(tmp_path, monkey
         data = torch.randn(40, 5), torch.randint(0, 3, (40,))
     problem = Problem(model, torch.nn.CrossEntropyLoss(), data)
     plan = Plan(points=8)
-    monkeypatch.setattr("landscape.measure.draws.choose_plan", lambda *_, **__: plan)
+    monkeypatch.setattr("landscape.sharpness._perturbations.choose_plan", lambda *_, **__: plan)
     options = {"n_samples": 6, "relative_error": None, "prediction": False}
     with Study(tmp_path / "landscape.db") as study:
         first = average_sharpness(problem, 0.1, study=study, **options)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError
+from landscape.sharpness._ball import Ball
 
 ORDERS = (1.0, 1.01, 1.5, 2.0, 3.0, 100.0, math.inf)
 every_order = pytest.mark.parametrize("p", ORDERS)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import binom
 
-from landscape.curves import CURVES, Curve, bernstein, hats
 from landscape.errors import InvalidArgumentError
+from landscape.surface._curves import CURVES, Curve, bernstein, hats
 
 N = 5
 TS = (0.0, 1e-9, 0.2, 1 / 3, 0.5, 0.77, 1.0)

@@ -10,11 +10,11 @@ import torch
 from cases import CASES, case_named
 from torch import nn
 
+from landscape.compare._differences import differences
 from landscape.errors import DataError, InvalidArgumentError, LossError
-from landscape.measure.differences import differences
-from landscape.measure.evaluation import evaluation
-from landscape.measure.sharpness import sharpness
+from landscape.loss import evaluation
 from landscape.problem import Problem
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -10,18 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.directions import (
-    Direction,
-    Plane,
-    filters,
-    given_direction,
-    normalise_filterwise,
-    random_direction,
-    random_plane,
-)
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
+from landscape.problem._filters import filters, normalise_filterwise
+from landscape.surface import Direction, Plane, given_direction, random_direction, random_plane
 
 
 class Conv1D(nn.Module):

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from landscape.directions import filter_norms_of, random_direction
-from landscape.directions._owner import owner_of
 from landscape.doctor.contents import weights as weights_check
-from landscape.measure.relative import neuron_blocks
 from landscape.problem import Problem
+from landscape.problem._filters import filter_norms_of
+from landscape.problem._owners import owner_of
+from landscape.sharpness._relative_flatness import neuron_blocks
+from landscape.surface import random_direction
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 

@@ -14,12 +14,12 @@ from cases import CASES
 from torch import nn
 
 from landscape.doctor import PRICE, diagnose, setup
+from landscape.doctor._rescaling import find_rescalings, rescaled
 from landscape.doctor.invariance import Moved, _verdict
 from landscape.doctor.patient import Patient
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
-from landscape.rescaling import find_rescalings, rescaled
 from landscape.results import Diagnosis
 from landscape.study import Study
 

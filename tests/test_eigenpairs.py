@@ -13,9 +13,9 @@ from cases import CASES, case_named
 from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
+from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.evaluate import Evaluator
-from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.study import Study

@@ -12,13 +12,14 @@ from cases import CASES, case_named
 from test_operators_pieces import wide
 from torch import nn
 
+from landscape.curvature._eigenpairs import eigenpairs_by_layer, top_eigenpairs
+from landscape.curvature._overlap import overlap
 from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import Evaluator
-from landscape.measure.eigenpairs import eigenpairs_by_layer, jackknife, top_eigenpairs
-from landscape.measure.overlaps import overlap
 from landscape.operators import CURVATURES
 from landscape.problem import Problem
 from landscape.results import Eigenpairs
+from landscape.stats import jackknife
 from landscape.study import Study
 
 # torch's own forward-mode derivatives, which the dense Hessian is made with, still use it.

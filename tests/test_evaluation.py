@@ -11,7 +11,7 @@ from cases import CASES, N_EXAMPLES, case_named
 from torch import nn
 
 from landscape.evaluate import Evaluator
-from landscape.measure.evaluation import evaluation
+from landscape.loss import evaluation
 from landscape.problem import Problem
 from landscape.study import Study
 

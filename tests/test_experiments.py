@@ -17,12 +17,12 @@ import torch
 from click.testing import CliRunner
 
 from landscape.cli import cli
+from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.errors import InvalidArgumentError, LandscapeError, StudyError
 from landscape.experiments import EXPERIMENTS, Bench, Found, Run, noise, perform, runs, seeds
 from landscape.experiments.processes import side_by_side
 from landscape.experiments.runs import evidence
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.evaluation import evaluation
+from landscape.loss import evaluation
 from landscape.problem import load_task
 from landscape.results import Evaluation, Sharpness
 from landscape.study import Study

@@ -311,7 +311,7 @@ def test_memory_of_a_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two directions, the copy that is given back, and the signature: no point is a vector."""
     from landscape.evaluate import _evaluator, _signature
     from landscape.linalg import krylov
-    from landscape.measure import points
+    from landscape.surface import _points as points
 
     monkeypatch.setattr(points, "_LARGE", 0)
     monkeypatch.setattr(krylov, "_LONG", 0)

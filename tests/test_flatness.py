@@ -17,12 +17,12 @@ from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.evaluate import Evaluator
 from landscape.export.tables import table_bytes
 from landscape.linalg import SymmetricOperator
-from landscape.measure.draws import Draws
-from landscape.measure.flatness import FLOOR, flatness
-from landscape.measure.relative import neuron_blocks, relative_flatness
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.results import Flatness
+from landscape.sharpness._flatness import FLOOR, flatness
+from landscape.sharpness._perturbations import Draws
+from landscape.sharpness._relative_flatness import neuron_blocks, relative_flatness
 from landscape.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import RBFInterpolator
 
 from landscape.errors import InvalidArgumentError
-from landscape.interpolation import _missed, interpolated_surface
+from landscape.surface._interpolation import _missed, interpolated_surface
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 import known_surfaces

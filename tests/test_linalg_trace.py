@@ -11,14 +11,9 @@ import torch
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.linalg.diagonal import estimate_diagonal
-from landscape.linalg.sampling import (
-    BlockOperator,
-    ProbeSource,
-    StoppingRule,
-    confidence_interval,
-    student,
-)
+from landscape.linalg.sampling import BlockOperator, ProbeSource, StoppingRule
 from landscape.linalg.trace import hutchinson_trace, hutchpp_trace, krylov_trace, xtrace
+from landscape.stats import confidence_interval, student
 
 SEEDS = 200
 METHODS = [hutchinson_trace, hutchpp_trace, xtrace, krylov_trace]

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.comparison import compare
-from landscape.directions import random_direction, random_plane
+from landscape.compare._compare import compare
 from landscape.errors import InvalidArgumentError
-from landscape.measure.evaluation import evaluation
-from landscape.measure.ranges import automatic_range
-from landscape.measure.sharpness import sharpness
-from landscape.measure.surfaces import line, surface
-from landscape.measure.trajectories import trajectory
+from landscape.loss import evaluation
 from landscape.problem import Problem, load_problem
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
+from landscape.surface import random_direction, random_plane
+from landscape.surface._automatic_range import automatic_range
+from landscape.surface._surface import line, surface
+from landscape.surface._trajectory import trajectory
 
 
 def thinned(seed: int = 0, mode: str = "train", data: int = 9) -> Problem:

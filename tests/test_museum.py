@@ -589,7 +589,7 @@ def trace(problem: ls.Problem, name: str) -> None:
 def spectral_density(problem: ls.Problem, name: str) -> None:
     """With as many steps as rows every Ritz value of any mass is an eigenvalue."""
     eigenvalues, n = truth(name)[2], problem.space.n
-    with mock.patch("landscape.measure.densities._BIAS", 0.0):  # all steps, however little they add
+    with mock.patch("landscape.curvature._density._BIAS", 0.0):  # all steps
         found = ls.spectral_density(problem, outliers=0, steps=n, n_probes=2)
     nodes = found.nodes[(found.weights > 1e-6) & np.isfinite(found.nodes)]
     distance = abs(nodes[:, None] - eigenvalues).min(axis=1)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from landscape.errors import InvalidArgumentError
-from landscape.measure.evaluation import evaluation
+from landscape.loss import evaluation
 from landscape.problem import Problem
 from landscape.study import Name, Study, choose_names
 

@@ -17,15 +17,15 @@ from oracles import Quadratic, model_at, quadratic_problem, spectrum
 from torch import nn
 from torch.func import functional_call
 
-import landscape.measure.connecting as connecting
-from landscape.curves import Curve
+from landscape.surface import _mode_connectivity as connecting
 from landscape.errors import CheckpointError, InvalidArgumentError, NonFiniteError, NonFiniteWarning
 from landscape.evaluate import Evaluator
-from landscape.measure.evaluation import evaluation
-from landscape.measure.paths import path
+from landscape.loss import evaluation
 from landscape.problem import Problem
 from landscape.results import Path
 from landscape.study import Study
+from landscape.surface._curves import Curve
+from landscape.surface._path import path
 
 N = 6
 

@@ -9,10 +9,14 @@ from test_directions import Everything, make_problem
 from test_operators_pieces import wide
 from torch import nn
 
-from landscape.directions import (
+from landscape.curvature._eigenpairs import top_eigenpairs
+from landscape.errors import InvalidArgumentError
+from landscape.problem import Problem
+from landscape.problem._filters import filter_norms_of
+from landscape.sharpness._worst_case import sharpness
+from landscape.surface import (
     Plane,
     eigenvector_plane,
-    filter_norms_of,
     given_direction,
     orthogonalised,
     plane_through,
@@ -22,11 +26,7 @@ from landscape.directions import (
     random_plane,
     worst_case_plane,
 )
-from landscape.errors import InvalidArgumentError
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.sharpness import sharpness
-from landscape.measure.surfaces import surface
-from landscape.problem import Problem
+from landscape.surface._surface import surface
 
 
 def named(problem: Problem, vector: torch.Tensor) -> dict[str, torch.Tensor]:

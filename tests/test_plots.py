@@ -21,7 +21,6 @@ from matplotlib.contour import QuadContourSet
 from landscape import plots
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.files import write_file
-from landscape.measured import Comparison, Measured
 from landscape.plots import words
 from landscape.plots.contrast_blocks import ball_outline
 from landscape.plots.interactive.common import inert
@@ -29,6 +28,7 @@ from landscape.plots.reliefs import HEIGHT, LIGHT, light
 from landscape.plots.scales import common_scale
 from landscape.plots.style import Picture, fit, plain, text_width, wrap
 from landscape.report.verdict import verdict
+from landscape.results.comparison import Comparison, Measured
 
 MAPS = ("contour", "contourf", "heatmap")
 

@@ -10,11 +10,11 @@ import samples
 
 from landscape import plots
 from landscape.errors import InvalidArgumentError
-from landscape.measured import Comparison, Measured
 from landscape.plots.interactive.runs import run_traces
 from landscape.plots.runs import relief_dots, relief_path, run_colour, run_names
 from landscape.plots.scales import common_scale
 from landscape.results import Surface, Trajectory
+from landscape.results.comparison import Comparison, Measured
 
 KINDS = ("contour", "contourf", "heatmap", "3d")
 

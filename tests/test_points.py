@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from cases import CASES, case_named
 from torch import nn
 
-from landscape.directions import given_direction, plane_through, random_direction, random_plane
 from landscape.errors import (
     DataError,
     InvalidArgumentError,
@@ -25,10 +24,11 @@ from landscape.errors import (
     ToleranceWarning,
 )
 from landscape.evaluate import Evaluator, Plan, check_variances, recalibrated
-from landscape.measure.ranges import automatic_range
-from landscape.measure.surfaces import line, span, surface
 from landscape.problem import Problem
 from landscape.study import Study
+from landscape.surface import given_direction, plane_through, random_direction, random_plane
+from landscape.surface._automatic_range import automatic_range
+from landscape.surface._surface import line, span, surface
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 X = [-1.0, -0.25, 0.0, 0.5]
@@ -487,7 +487,7 @@ def test_points_at_once_have_one_set_of_bits_also_after_a_kill(tmp_path, monkeyp
     """The last point of a chunk that is missing is measured in the company that it had."""
     problem = Problem(network().float(), nn.CrossEntropyLoss(), examples())
     together = Plan(fold=True, points=8)
-    monkeypatch.setattr("landscape.measure.points.choose_plan", lambda *_, **__: together)
+    monkeypatch.setattr("landscape.surface._points.choose_plan", lambda *_, **__: together)
     whole = surface(problem, n=5)
     assert "8 points at once" in whole.engine
     with Study(tmp_path / "landscape.db") as study:

@@ -14,9 +14,9 @@ from torch import nn
 
 from landscape import plots
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
-from landscape.measure.profiles import sharpness_profile
-from landscape.measure.sharpness import sharpness
 from landscape.problem import Problem
+from landscape.sharpness._profile import sharpness_profile
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
 
 RHOS = np.geomspace(1e-3, 3.0, 5)

@@ -20,10 +20,10 @@ import samples
 
 from landscape import plots
 from landscape.errors import InvalidArgumentError, LandscapeError
-from landscape.measured import Comparison, Measured
 from landscape.report import write_report
 from landscape.report.verdict import verdict
 from landscape.report.writing import _OTHERS as HEADINGS
+from landscape.results.comparison import Comparison, Measured
 from landscape.study import Study
 from landscape.study.contrast import APART
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from landscape.rescaling import Filters, Pair, find_rescalings, rescaled
+from landscape.doctor._rescaling import Filters, Pair, find_rescalings, rescaled
 from landscape.tasks.networks import ResNet
 
 

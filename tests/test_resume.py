@@ -26,14 +26,14 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.directions import Plane, random_plane
-from landscape.measure import points
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.evaluation import evaluation
-from landscape.measure.sharpness import sharpness
-from landscape.measure.surfaces import line, span, surface
+from landscape.curvature._eigenpairs import top_eigenpairs
+from landscape.loss import evaluation
 from landscape.problem import Problem
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Grid, Study
+from landscape.surface import Plane, random_plane
+from landscape.surface import _points as points
+from landscape.surface._surface import line, span, surface
 
 # What is measured, by name: the coordinates, and the tolerance of an interpolation.
 GRIDS = {

@@ -25,19 +25,19 @@ from oracles import (
 from scipy.optimize import minimize
 from torch import nn
 
-from landscape.balls import Ball
+from landscape.compare._differences import differences
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning, ProblemError
 from landscape.evaluate import Evaluator
-from landscape.measure import search as search_module
-from landscape.measure.ascent import Ascent
-from landscape.measure.auto_pgd import auto_pgd
-from landscape.measure.differences import differences
-from landscape.measure.origin import Origin
-from landscape.measure.profiles import sharpness_profile
-from landscape.measure.sharpness import sharpness
-from landscape.measure.subsets import m_sharpness
 from landscape.operators import Hessian
 from landscape.problem import Problem
+from landscape.sharpness import _search as search_module
+from landscape.sharpness._ascent import Ascent
+from landscape.sharpness._auto_pgd import auto_pgd
+from landscape.sharpness._ball import Ball
+from landscape.sharpness._m_sharpness import m_sharpness
+from landscape.sharpness._objective import Origin
+from landscape.sharpness._profile import sharpness_profile
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
 from landscape.tasks import digits
 

@@ -19,10 +19,10 @@ from oracles import (
 from torch import nn
 
 from landscape.errors import InvalidArgumentError
-from landscape.measure.search import FEW_PRODUCTS
-from landscape.measure.sharpness import sharpness
 from landscape.operators import parameter_scale
 from landscape.problem import Problem
+from landscape.sharpness._search import FEW_PRODUCTS
+from landscape.sharpness._worst_case import sharpness
 
 EXACT = {"tol": 1e-10, "max_gradients": 400}
 

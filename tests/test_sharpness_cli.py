@@ -13,9 +13,9 @@ from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
 from landscape.cli.sharpness import _price as price_of
-from landscape.measure.profiles import sharpness_profile
-from landscape.measure.sharpness import sharpness
 from landscape.problem import Problem, load_problem
+from landscape.sharpness._profile import sharpness_profile
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
 from landscape.tasks import digits
 

@@ -11,16 +11,16 @@ import torch
 from oracles import Quadratic, in_krylov_subspace, quadratic_problem, spectrum, trust_region
 from torch import nn
 
-from landscape.balls import Ball
 from landscape.evaluate import Evaluator
-from landscape.measure.ascent import Point
-from landscape.measure.conditions import error_of_rise, second_order
-from landscape.measure.origin import Origin
-from landscape.measure.quadratic import QuadraticModel, maximise_in_ball
-from landscape.measure.search import FEW_PRODUCTS, Search
-from landscape.measure.sharpness import sharpness
 from landscape.problem import Problem
 from landscape.results import from_record, to_record
+from landscape.sharpness._ascent import Point
+from landscape.sharpness._ball import Ball
+from landscape.sharpness._objective import Origin
+from landscape.sharpness._optimality import error_of_rise, second_order
+from landscape.sharpness._quadratic import QuadraticModel, maximise_in_ball
+from landscape.sharpness._search import FEW_PRODUCTS, Search
+from landscape.sharpness._worst_case import sharpness
 
 
 def random_quadratic(n: int, seed: int, *, size: float = 0.1) -> Quadratic:
@@ -156,7 +156,7 @@ def test_a_saddle_on_the_sphere_is_told_from_a_maximum():
 
 def test_a_search_that_ended_at_a_saddle_goes_on_from_it():
     """Started at the second eigenvector, with nothing else to start from but it and its likes."""
-    from landscape.measure.sharpness import _checked
+    from landscape.sharpness._worst_case import _checked
 
     q = Quadratic(np.diag([3.0, 2.0, 1.0]), np.zeros(3))
     with Evaluator(quadratic_problem(q)) as evaluator:

@@ -11,16 +11,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.linalg import krylov
-from landscape.measure.origin import Origin
-from landscape.measure.room import PRODUCTS, VECTORS, room
-from landscape.measure.search import Search
-from landscape.measure.sharpness import _checked, scale_of, sharpness
 from landscape.operators import Hessian
 from landscape.problem import Problem
+from landscape.sharpness._ball import Ball
+from landscape.sharpness._memory import PRODUCTS, VECTORS, room
+from landscape.sharpness._objective import Origin
+from landscape.sharpness._search import Search
+from landscape.sharpness._worst_case import _checked, scale_of, sharpness
 
 WIDTH = 800  # as many parameters as gradients are added up in blocks from
 

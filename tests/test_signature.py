@@ -17,16 +17,16 @@ import torch
 from cases import case_named
 from torch import Tensor, nn
 
+from landscape.compare._differences import differences
 from landscape.errors import MisleadingWarning, ProblemError
 from landscape.evaluate import measure_signature, provenance_of
-from landscape.measure.differences import differences
-from landscape.measure.evaluation import evaluation
-from landscape.measure.paths import path
-from landscape.measure.surfaces import line, surface
-from landscape.measure.trajectories import trajectory
+from landscape.loss import evaluation
 from landscape.problem import Problem, load_task
 from landscape.results import Signature
 from landscape.study import Study
+from landscape.surface._path import path
+from landscape.surface._surface import line, surface
+from landscape.surface._trajectory import trajectory
 
 X = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (30,), generator=torch.Generator().manual_seed(1))
@@ -296,7 +296,7 @@ def test_models_of_one_class_from_two_folders_are_one_computation(tmp_path: Path
 
 
 def test_a_run_lies_in_the_surface_of_its_computation_only(tmp_path: Path) -> None:
-    from landscape.directions import random_plane
+    from landscape.surface import random_plane
 
     one, other = (of_model(InHook)(c) for c in (1.0, 2.0))
     with Study(tmp_path / "study.db") as study:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from landscape.errors import InvalidArgumentError
-from landscape.measure.sharpness import sharpness
-from landscape.measure.steps import stepwise_sharpness
 from landscape.problem import Problem, load_problem
+from landscape.sharpness._k_steps import stepwise_sharpness
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
 
 

@@ -29,7 +29,6 @@ from hypothesis import strategies as st
 import landscape.study.codec as codec
 import landscape.study.file as file_module
 from landscape.errors import InvalidArgumentError, StudyError
-from landscape.measured import Measured
 from landscape.report.verdict import verdict
 from landscape.results import (
     KINDS,
@@ -42,6 +41,7 @@ from landscape.results import (
     Sharpness,
     Surface,
 )
+from landscape.results.comparison import Measured
 from landscape.study import (
     APPLICATION_ID,
     SCHEMA_VERSION,

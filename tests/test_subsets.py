@@ -11,7 +11,6 @@ import torch
 from scipy.stats import t as student
 from torch import nn
 
-from landscape.balls import Ball
 from landscape.errors import (
     DataError,
     InvalidArgumentError,
@@ -19,13 +18,14 @@ from landscape.errors import (
     LossNotAdditiveWarning,
 )
 from landscape.evaluate import Evaluator, measure_signature
-from landscape.measure import subsets
-from landscape.measure.ascent import Point
-from landscape.measure.auto_pgd import auto_pgd, checkpoints
-from landscape.measure.sharpness import sharpness
-from landscape.measure.subsets import m_sharpness
 from landscape.problem import Problem
 from landscape.problem.losses import normalised_logits
+from landscape.sharpness import _m_sharpness as subsets
+from landscape.sharpness._ascent import Point
+from landscape.sharpness._auto_pgd import auto_pgd, checkpoints
+from landscape.sharpness._ball import Ball
+from landscape.sharpness._m_sharpness import m_sharpness
+from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
 
 EXACT = {"tol": 1e-9, "max_gradients": 300}

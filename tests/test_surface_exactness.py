@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from cases import CASES, case_named
 from torch import Tensor, nn
 
-from landscape.directions import given_direction, random_direction, random_plane
 from landscape.evaluate import Evaluator
-from landscape.measure import points
-from landscape.measure.surfaces import line, span, surface
 from landscape.operators import Hessian
 from landscape.problem import Problem
+from landscape.surface import _points as points
+from landscape.surface import given_direction, random_direction, random_plane
+from landscape.surface._surface import line, span, surface
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
-from landscape.directions import Direction, Plane, given_direction, random_direction, random_plane
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
 from landscape.evaluate import PLAIN, Engine, Evaluator
-from landscape.measure.averages import average_sharpness
-from landscape.measure.evaluation import evaluation
-from landscape.measure.surfaces import line, span, surface
+from landscape.loss import evaluation
 from landscape.problem import Problem
+from landscape.sharpness._average import average_sharpness
 from landscape.study import Study
+from landscape.surface import Direction, Plane, given_direction, random_direction, random_plane
+from landscape.surface._surface import line, span, surface
 
 # torch's own forward-mode derivatives, which cases.py may use, still compile with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -310,7 +310,7 @@ def test_a_surface_that_was_begun_goes_on_where_it_stopped(tmp_path, monkeypatch
         measured.extend(vectors)
         return losses(self, vectors, *args, **kwargs)
 
-    monkeypatch.setattr("landscape.measure.points._BLOCK", 3)
+    monkeypatch.setattr("landscape.surface._points._BLOCK", 3)
     with Study(tmp_path / "landscape.db") as study:
         monkeypatch.setattr(Engine, "losses", stops)
         with pytest.raises(KeyboardInterrupt):

@@ -11,12 +11,12 @@ import torch
 from cases import CASES
 from test_operators_pieces import wide
 
+from landscape.curvature import _density as densities
+from landscape.curvature._density import spectral_density
+from landscape.curvature._eigenpairs import top_eigenpairs
+from landscape.curvature._trace import trace
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
-from landscape.measure import densities
-from landscape.measure.densities import spectral_density
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.traces import trace
 from landscape.operators import Hessian, parameter_scale
 from landscape.results import from_record, to_record
 from landscape.study import Study

@@ -15,15 +15,15 @@ from test_operators_pieces import wide
 from test_planes import shifted
 from torch import nn
 
-from landscape.directions import Plane, given_direction, plane_through, random_plane
 from landscape.errors import CheckpointError, InvalidArgumentError
 from landscape.evaluate import Evaluator
-from landscape.measure.evaluation import evaluation
-from landscape.measure.surfaces import surface
-from landscape.measure.trajectories import trajectory
+from landscape.loss import evaluation
 from landscape.problem import Problem
 from landscape.results import Trajectory, from_record, to_record
 from landscape.study import Study
+from landscape.surface import Plane, given_direction, plane_through, random_plane
+from landscape.surface._surface import surface
+from landscape.surface._trajectory import trajectory
 
 
 def skewed(problem: Problem) -> Plane:

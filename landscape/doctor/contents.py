@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from landscape.directions import filters
-from landscape.directions._owner import owner_of
-from landscape.directions.filters import is_vector
 from landscape.doctor.patient import Patient, not_applicable
 from landscape.evaluate import Evaluator
+from landscape.problem._filters import filters, is_vector
+from landscape.problem._owners import owner_of
 from landscape.problem.data import tensors_in, values_of
 from landscape.results.diagnoses import Check
 from landscape.wording import number, with_error

@@ -11,7 +11,7 @@ from landscape.doctor.invariance import Moved, invariance
 from landscape.doctor.patient import Patient, not_applicable
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.evaluate import Evaluator
-from landscape.measure.recall import identity_of, recall_or_measure
+from landscape.measurement import identity_of, recall_or_measure
 from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Cost, Provenance

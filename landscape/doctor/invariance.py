@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.directions import random_direction
+from landscape.doctor._rescaling import Outputs, find_rescalings, rescaled
 from landscape.doctor.minimum import RHO
 from landscape.doctor.patient import Patient, not_applicable
 from landscape.evaluate import Evaluator, sample, stand_ins
@@ -19,9 +19,9 @@ from landscape.operators import Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.problem._live import tensors_by_name
 from landscape.randomness import seeded
-from landscape.rescaling import Outputs, find_rescalings, rescaled
 from landscape.results import FloatArray
 from landscape.results.diagnoses import Check
+from landscape.surface import random_direction
 from landscape.wording import number
 
 _EXAMPLES = 32  # on which a rescaling is tried

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from landscape.comparison import compare
+from landscape.compare import compare
 from landscape.errors import LandscapeError
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Run, measure_nothing
-from landscape.measured import Comparison
 from landscape.problem import load_task
+from landscape.results.comparison import Comparison
 from landscape.study import Study
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Found, Run, Trained
 from landscape.intervals import difference_interval, mean_interval
-from landscape.measure.evaluation import evaluation
+from landscape.loss import evaluation
 from landscape.plots import noise_figure
 from landscape.results import Evaluation, FloatArray, Result
 

@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from landscape.curvature import top_eigenpairs, trace
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Found, Run, Trained, evidence
 from landscape.intervals import Interval, rank_correlation
-from landscape.measure.averages import average_sharpness
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.evaluation import evaluation
-from landscape.measure.flatness import flatness
-from landscape.measure.sharpness import sharpness
-from landscape.measure.traces import trace
+from landscape.loss import evaluation
 from landscape.plots import correlation_figure
 from landscape.results import (
     AverageSharpness,
@@ -31,6 +27,7 @@ from landscape.results import (
     Sharpness,
     TraceEstimate,
 )
+from landscape.sharpness import average_sharpness, flatness, sharpness
 
 
 @dataclass(frozen=True, kw_only=True)

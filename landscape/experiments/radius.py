@@ -11,12 +11,11 @@ import numpy as np
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Found, Run, Trained, evidence
 from landscape.intervals import difference_interval, mean_interval, ratio_interval
-from landscape.measure.evaluation import evaluation
-from landscape.measure.sharpness import sharpness
-from landscape.measure.steps import STEPS, stepwise_sharpness
+from landscape.loss import evaluation
 from landscape.plots import radius_figure
 from landscape.problem import Problem, load_task
 from landscape.results import Evaluation, FloatArray, Result, Sharpness, StepwiseSharpness
+from landscape.sharpness import STEPS, sharpness, stepwise_sharpness
 from landscape.training import with_label_noise
 
 

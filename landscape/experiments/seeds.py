@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from landscape.curvature import top_eigenpairs
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Found, Run, Trained, evidence
 from landscape.intervals import mean_interval, ratio_interval
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.evaluation import evaluation
-from landscape.measure.sharpness import sharpness
+from landscape.loss import evaluation
 from landscape.plots import seeds_figure
 from landscape.results import Eigenpairs, Evaluation, FloatArray, Result, Sharpness
+from landscape.sharpness import sharpness
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from landscape.curvature import spectral_density, top_eigenpairs
 from landscape.experiments.outcome import Outcome
 from landscape.experiments.runs import Bench, Found, R, Run, Trained, evidence
-from landscape.measure.densities import spectral_density
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.evaluation import evaluation
+from landscape.loss import evaluation
 from landscape.plots import spectra_over_training
 from landscape.plots.training_spectra import top_two
 from landscape.results import Density, Eigenpairs, Evaluation, Result

@@ -20,13 +20,8 @@ from landscape.linalg.quadrature import (
     gauss_rule,
 )
 from landscape.linalg.recurrence import ROUNDING, LanczosRun
-from landscape.linalg.sampling import (
-    BlockOperator,
-    Interval,
-    Matmat,
-    check_at_least,
-    check_sampling,
-)
+from landscape.linalg.sampling import BlockOperator, Matmat, check_at_least, check_sampling
+from landscape.stats import Interval
 
 # The grid resolves a bandwidth by so many steps, and goes on for so many beyond the last node.
 _PER_BANDWIDTH = 4

@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 
 from landscape.linalg.krylov import Floats, Matvec, Operator, wide
-from landscape.linalg.sampling import (
-    ProbeSource,
-    check_at_least,
-    check_sampling,
-    exact_diagonal,
-    student,
-)
+from landscape.linalg.sampling import ProbeSource, check_at_least, check_sampling, exact_diagonal
+from landscape.stats import student
 
 
 @dataclass(frozen=True, kw_only=True)

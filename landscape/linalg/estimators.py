@@ -12,14 +12,8 @@ from torch import Tensor
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
 from landscape.linalg.recurrence import Rows
-from landscape.linalg.sampling import (
-    BlockOperator,
-    Interval,
-    ProbeSource,
-    confidence_interval,
-    exact_diagonal,
-    student,
-)
+from landscape.linalg.sampling import BlockOperator, ProbeSource, exact_diagonal
+from landscape.stats import Interval, confidence_interval, student
 
 # Of a product, what is left beside the products before it, relative to it, that is rounding only.
 _ROUNDING = 10.0

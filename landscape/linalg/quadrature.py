@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats
-from landscape.linalg.sampling import Interval, confidence_interval
+from landscape.stats import Interval, confidence_interval
 
 
 @dataclass(frozen=True, kw_only=True)

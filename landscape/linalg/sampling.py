@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
@@ -22,23 +21,6 @@ PROBES = ("rademacher", "gaussian", "sphere")
 # Vectors multiplied at once, and the memory of them and their products.
 _BLOCK = 8
 _BLOCK_BYTES = 2**28
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """Estimates with their uncertainty; each field a float64 array of the same shape.
-
-    Attributes:
-        value: the estimates.
-        standard_error: of each.
-        low: lower ends of the confidence intervals.
-        high: upper ends.
-    """
-
-    value: Floats
-    standard_error: Floats
-    low: Floats
-    high: Floats
 
 
 class BlockOperator(Operator):
@@ -159,68 +141,6 @@ class StoppingRule:
             Whether to stop.
         """
         return max(width, width_before) <= max(self.atol, self.rtol * abs(value))
-
-
-def confidence_interval(samples: Floats, confidence: float) -> Interval:
-    """Estimate the mean of independent samples, allowing for skewness.
-
-    The interval is the union of two: Student's, and the one from Hall's (1992) monotone cubic
-    transformation of Student's T, which corrects it for the sample's skewness. vᵀAv is skewed
-    when a few eigenvalues dominate; Student's 95 % interval then covers as little as 88 % with
-    16 probes (one eigenvalue, a χ²₁ sample), the union 94 %, and 96 % of a normal sample.
-
-    Args:
-        samples: one row per probe, shape (p, ...), p ≥ 2.
-        confidence: probability that the interval is to cover the mean.
-
-    Returns:
-        The mean over probes, its standard error s/√p, and the interval, each of shape (...).
-
-    References:
-        Hall (1992), On the removal of skewness by transformation, J. R. Stat. Soc. B 54.
-
-    >>> found = confidence_interval(np.array([1.0, 2.0, 3.0]), 0.95)
-    >>> float(found.value), float(found.standard_error.round(4)), float(found.low.round(3))
-    (2.0, 0.5774, -0.484)
-    """
-    p = len(samples)
-    mean = samples.mean(axis=0)
-    spread = samples.std(axis=0, ddof=1)
-    quantile = student(confidence, p - 1) / math.sqrt(p)
-    scale = np.where(spread > 0.0, spread, 1.0)
-    skewness = (((samples - mean) / scale) ** 3).mean(axis=0)
-    upward = np.maximum(quantile, -_hall(-quantile, skewness, p))
-    downward = np.maximum(quantile, _hall(quantile, skewness, p))
-    return Interval(
-        value=mean,
-        standard_error=spread / math.sqrt(p),
-        low=mean - downward * spread,
-        high=mean + upward * spread,
-    )
-
-
-def student(confidence: float, degrees: int) -> float:
-    """Return the two-sided quantile of Student's t distribution.
-
-    Args:
-        confidence: probability between minus the quantile and the quantile.
-        degrees: degrees of freedom.
-
-    Returns:
-        The quantile.
-
-    >>> round(student(0.95, 9), 3)
-    2.262
-    """
-    return float(stdtrit(degrees, (1.0 + confidence) / 2.0))
-
-
-def _hall(y: float, skewness: Floats, p: int) -> Floats:
-    """Solve T + γT²/3 + γ²T³/27 + γ/(6p) = y for T, with the skewness γ."""
-    straight = np.abs(skewness) < 1e-6
-    gamma = np.where(straight, 1.0, skewness)
-    bent = 3.0 / gamma * (np.cbrt(1.0 + gamma * (y - gamma / (6 * p))) - 1.0)
-    return np.where(straight, y, bent)
 
 
 def exact_diagonal(operator: Operator, part: slice = slice(None)) -> Floats:

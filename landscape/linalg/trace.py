@@ -14,7 +14,6 @@ from landscape.linalg.krylov import Floats, Matvec
 from landscape.linalg.krylov_aware import KrylovAware
 from landscape.linalg.sampling import (
     BlockOperator,
-    Interval,
     Matmat,
     ProbeSource,
     StoppingRule,
@@ -23,6 +22,7 @@ from landscape.linalg.sampling import (
     exact_diagonal,
 )
 from landscape.randomness import next_seed
+from landscape.stats import Interval
 
 # Products of the probes, relative to n, before the n unit vectors take over; and those with unit
 # vectors for small blocks, relative to the probes.

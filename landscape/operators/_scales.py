@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from landscape.directions import filter_norms_of
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.problem import Problem
+from landscape.problem._filters import filter_norms_of
 
 SCALES = ("none", "elementwise", "filterwise")
 

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.measured import Comparison, Measured
 from landscape.plots import words
 from landscape.plots.lines import draw_lines, mark, use_distance
 from landscape.plots.reliefs import draw_relief
@@ -21,6 +20,7 @@ from landscape.plots.sheet import Box, place, rule, write
 from landscape.plots.style import colour, fit, shorten
 from landscape.plots.surfaces import add_colour_bar, draw_map
 from landscape.results import Line, Sharpness, Surface
+from landscape.results.comparison import Comparison, Measured
 
 PER_ROW = 4
 MARGIN = 0.25

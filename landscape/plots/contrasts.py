@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.measured import Comparison
 from landscape.plots.contrast_blocks import (
     BAR,
     MARGIN,
@@ -25,6 +24,7 @@ from landscape.plots.scales import Scale, common_scale
 from landscape.plots.sheet import LEADING, draw_table, table_height, write, write_lines
 from landscape.plots.style import COLOUR_MAP, SMALL, Picture, fit, styled, wrap
 from landscape.plots.surfaces import SURFACE_KINDS, check_grid
+from landscape.results.comparison import Comparison
 
 INSET = 0.37
 """Where the table begins, right of the letter of its block, in inches."""

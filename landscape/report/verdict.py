@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from landscape.measured import Comparison, Measured
 from landscape.plots.style import shorten
 from landscape.results import Provenance
+from landscape.results.comparison import Comparison, Measured
 from landscape.wording import number, with_error
 
 SAME = 0.05

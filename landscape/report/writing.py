@@ -13,7 +13,6 @@ from landscape import plots
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError
 from landscape.files import write_file
-from landscape.measured import Comparison, Measured
 from landscape.plots import contrast, eigs_interactive, line_interactive, surface_interactive
 from landscape.plots.interactive.surfaces import common_ranges
 from landscape.plots.page import figure_json, named, page, picture, table, text
@@ -23,6 +22,7 @@ from landscape.plots.style import colour, shorten
 from landscape.plots.words import NOT_THE_WORST, source
 from landscape.report.verdict import verdict
 from landscape.results import Result
+from landscape.results.comparison import Comparison, Measured
 from landscape.wording import number
 
 _KINDS = {

@@ -103,7 +103,8 @@ class Surface(Sampled):
         measured: where the loss was measured, and not interpolated, shape (nx, ny); empty: at
             every point. Where it was not, standard errors and metrics are NaN.
         interpolation_error: largest error of the interpolated surface that was seen, see
-            `landscape.interpolation`, in units of ``criterion``; 0 where every point is measured.
+            `landscape.surface._interpolation`, in units of ``criterion``; 0 where every point is
+            measured.
         tolerance: what it was to stay below; 0 where every point was to be measured.
         criterion: ``range``: errors are relative to the range of the finite losses; ``log``: they
             are those of ln(loss).

@@ -66,7 +66,7 @@ class Candidate:
 
     @property
     def role(self) -> str | None:
-        """Field of `landscape.measured.Measured` that it can fill; None for what is another thing.
+        """Field of `Measured` that it can fill; None for what is another thing.
 
         Other lines and other operators than the Hessian are. A kind of `APART` is its own role.
         """

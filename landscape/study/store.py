@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 from landscape.errors import InvalidArgumentError, StudyError, one_of
-from landscape.measured import Comparison, Measured
 from landscape.results import (
     KINDS,
     Cost,
@@ -25,6 +24,7 @@ from landscape.results import (
     from_record,
     to_record,
 )
+from landscape.results.comparison import Comparison, Measured
 from landscape.study._names import Name
 from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import APART, Candidate, choose

@@ -45,9 +45,9 @@ from networks import NETWORKS, Network, trained
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
+from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.evaluate import Evaluator
 from landscape.linalg import lanczos
-from landscape.measure.eigenpairs import top_eigenpairs
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.tasks import digits

@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from common import bare_gradient, table, timed
 from torch import nn
 
-from landscape.directions import random_plane
 from landscape.evaluate import Engine, Evaluator
-from landscape.measure.evaluation import evaluation
-from landscape.measure.surfaces import span, surface
+from landscape.loss import evaluation
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.study import Study
+from landscape.surface import random_plane
+from landscape.surface._surface import span, surface
 from landscape.tasks import digits
 
 BATCH = 512

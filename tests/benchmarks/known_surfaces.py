@@ -1,9 +1,9 @@
 """Surfaces known at every point of their grid, to test interpolated ones against.
 
 79 surfaces of 51 × 51 points. The first 39 are of the kind that the settings of
-`landscape.interpolation` were first chosen on: digits networks, valleys and kinked sums, the
-trained ResNet of `surfaces.py` among them. The other 40 are of other networks, planes and seeds:
-sharp valleys, walls of cross-entropy, kinks of ReLU, regions that are not finite.
+`landscape.surface._interpolation` were first chosen on: digits networks, valleys and kinked sums,
+the trained ResNet of `surfaces.py` among them. The other 40 are of other networks, planes and
+seeds: sharp valleys, walls of cross-entropy, kinks of ReLU, regions that are not finite.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from landscape.directions import (
+from landscape.curvature._eigenpairs import top_eigenpairs
+from landscape.problem import Problem
+from landscape.sharpness._worst_case import sharpness
+from landscape.surface import (
     Plane,
     eigenvector_plane,
     plane_through,
@@ -26,10 +29,7 @@ from landscape.directions import (
     random_plane,
     worst_case_plane,
 )
-from landscape.measure.eigenpairs import top_eigenpairs
-from landscape.measure.sharpness import sharpness
-from landscape.measure.surfaces import span, surface
-from landscape.problem import Problem
+from landscape.surface._surface import span, surface
 from landscape.tasks import digits, digits_mlp, digits_transformer, mnist1d
 from landscape.tasks.layers import mlp
 from landscape.tasks.networks import ResNet

@@ -33,13 +33,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from landscape.balls import Ball
 from landscape.evaluate import Evaluator
-from landscape.measure.auto_pgd import auto_pgd
-from landscape.measure.origin import Origin
-from landscape.measure.search import Search
-from landscape.measure.sharpness import _checked, scale_of
 from landscape.problem import Problem
+from landscape.sharpness._auto_pgd import auto_pgd
+from landscape.sharpness._ball import Ball
+from landscape.sharpness._objective import Origin
+from landscape.sharpness._search import Search
+from landscape.sharpness._worst_case import _checked, scale_of
 from landscape.tasks import digits
 
 RADII = (0.005, 0.02, 0.05, 0.1)  # relative to the weights

@@ -38,11 +38,11 @@ import torch.nn.functional as F
 from curvature import Case, curvlinops_operator, eigenthings_operator, peer, pyhessian_operator
 from torch import Tensor, nn
 
+from landscape.curvature._density import spectral_density
+from landscape.curvature._trace import trace
 from landscape.evaluate import Evaluator
 from landscape.linalg import krylov_trace
 from landscape.linalg import spectral_density as quadrature
-from landscape.measure.densities import spectral_density
-from landscape.measure.traces import trace
 from landscape.operators import Hessian
 from landscape.tasks import digits, digits_mlp, digits_transformer
 

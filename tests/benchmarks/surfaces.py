@@ -36,11 +36,11 @@ from known_surfaces import N, known_surfaces
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from landscape.directions import random_plane
 from landscape.evaluate import Engine, Evaluator, choose_plan
-from landscape.interpolation import interpolated_surface
-from landscape.measure.surfaces import span, surface
 from landscape.problem import Problem
+from landscape.surface import random_plane
+from landscape.surface._interpolation import interpolated_surface
+from landscape.surface._surface import span, surface
 from landscape.tasks import digits
 from landscape.tasks.networks import ResNet
 

@@ -9,7 +9,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from landscape.errors import InvalidArgumentError
-from landscape.measured import Comparison
 from landscape.plots import words
 from landscape.plots.interactive.common import colour_scale, inert, layout
 from landscape.plots.runs import check_runs
@@ -17,6 +16,7 @@ from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import COLOUR_MAP, colour, shorten
 from landscape.plots.surfaces import check_grid
 from landscape.results import Surface, Trajectory
+from landscape.results.comparison import Comparison
 
 CAMERA = {"eye": {"x": 1.5, "y": -1.85, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.12}}
 _BAD = "#B00000"

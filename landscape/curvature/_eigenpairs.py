@@ -1,0 +1,308 @@
+"""Extreme eigenpairs of a curvature operator of the data set's loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.checks import check_real, whole
+from landscape.curvature._prepared import (
+    Prepared,
+    Request,
+    graph_budget,
+    prepared,
+    refusing_change,
+)
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
+from landscape.linalg.budget import basis_for, least_basis, least_bytes, n_wanted
+from landscape.measurement import recall_or_measure
+from landscape.operators import GRAPH_BYTES, N_GROUPS, GaussNewton, Hessian, parameter_scale
+from landscape.problem import Problem
+from landscape.results import Eigenpairs, FloatArray, Provenance
+from landscape.stats import jackknife
+from landscape.study import Study
+
+METHODS = ("lanczos", "power")
+BASIS_BYTES = 2 * 2**30
+EVIDENCE = ("full", "residuals")
+
+
+def top_eigenpairs(
+    problem: Problem,
+    k: int = 1,
+    *,
+    operator: str = "hessian",
+    both_ends: bool = False,
+    method: str = "lanczos",
+    tol: float = 1e-4,
+    max_matvecs: int = 1000,
+    block: int = 1,
+    start: Eigenpairs | None = None,
+    data_groups: int | None = None,
+    evidence: str = "full",
+    failure_probability: float = FAILURE_PROBABILITY,
+    split: bool = False,
+    scale: str = "none",
+    products: str = "auto",
+    memory: float | None = None,
+    seed: int = 0,
+    study: Study | None = None,
+    progress: bool | None = None,
+) -> Eigenpairs:
+    """Find the k largest (algebraic) eigenvalues of a curvature operator, with eigenvectors.
+
+    The residuals ‖Hv − θv‖ follow from the Krylov basis and are verified with one product. As H is
+    symmetric, some eigenvalue lies within the residual of θ. That none lies above is not proven
+    by it: a second, short search from a random vector goes on until the chance of a missed one is
+    below ``failure_probability``; ``upper_bound`` holds with the same chance.
+
+    Args:
+        problem: what to measure.
+        k: how many.
+        operator: ``hessian``, ``ggn`` (generalised Gauss-Newton) or ``fisher`` (empirical).
+        both_ends: find the k smallest too, in the same run.
+        method: ``lanczos`` (thick restart, full reorthogonalisation) or ``power`` (deflated power
+            iteration).
+        tol: a pair has converged when its residual is at most ``tol`` times the largest |θ|.
+        max_matvecs: stop after so many products; then ``converged`` is False.
+        block: random vectors to start from at once; more than 1 helps where eigenvalues cluster.
+        start: eigenpairs of a checkpoint nearby to start from, beside one random vector.
+        data_groups: groups of examples for the jackknife that says how far each θ would move with
+            another sample; 0: none. None: 8 to 16, as the data are walked through. Batches are cut
+            where there are fewer of them.
+        evidence: ``full``, or ``residuals`` for these alone: no search for missed eigenvalues, no
+            error over the data, no test of the products' noise.
+        failure_probability: chance, over random vectors, that an eigenvalue is missed or a bound
+            fails; a tenth of it takes about one product more.
+        split: also measure vᵀGv with the Gauss-Newton matrix G; of the Hessian only.
+        scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
+        products: how the Hessian's products are made, see `Hessian`.
+        memory: bytes to use beyond model and data: half for the basis and half for graphs, where
+            batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB, and more
+            where the smallest basis needs it.
+        seed: of every random vector.
+        study: where the result is kept, and looked up first; ``start`` is no part of the key.
+        progress: show a bar on stderr; None: where stderr is a terminal.
+
+    Returns:
+        The pairs, values descending. Cost: ``matvecs`` products, each of about 2 gradient passes
+        with a kept graph and 3 without, and half a product for the test of the noise. The error
+        over the data comes from the products of the search; only where the parts of the examples
+        do not fit into memory, and with power iteration, it takes k more, as the split does.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of its range, the tolerance is below the noise
+            of the products, or the memory too small for the smallest basis.
+
+    References:
+        Lanczos (1950); Wu, Simon (2000), thick-restart Lanczos, SIAM J. Matrix Anal. Appl. 22;
+        Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
+    """
+    request = Request(operator=operator, scale=scale, products=products, seed=seed)
+    k, block = whole("k", k), whole("block", block)
+    data_groups = None if data_groups is None else whole("data_groups", data_groups)
+    max_matvecs = whole("max_matvecs", max_matvecs)
+    check_real(tol=tol, failure_probability=failure_probability)
+    one_of(evidence, EVIDENCE, what="evidence")
+    check_real(or_none=True, memory=memory)
+    _check(problem, k, method, data_groups=data_groups)
+    _check_ends(method, both_ends=both_ends, block=block)
+    if method == "power" and failure_probability != FAILURE_PROBABILITY:
+        msg = "power iteration searches for no missed eigenvalues; use method='lanczos'"
+        raise InvalidArgumentError(msg)
+    if split and operator != "hessian":
+        msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
+        raise InvalidArgumentError(msg)
+    settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
+    settings |= {"data_groups": data_groups, **request.settings(memory)}
+    usual = {"both_ends": False, "block": 1, "split": False, "evidence": "full"}
+    usual["failure_probability"] = FAILURE_PROBABILITY
+    given = {"both_ends": both_ends, "block": block, "split": split, "evidence": evidence}
+    given["failure_probability"] = failure_probability
+    settings |= {name: value for name, value in given.items() if value != usual[name]}
+    max_basis, graph_bytes = None, graph_budget(memory)
+    if method == "lanczos":  # power iteration stores no basis
+        max_basis, graph_bytes = _budget(problem, k, both_ends, block, memory)
+
+    is_full = evidence == "full"
+    data_groups = data_groups if is_full else 0
+
+    def measure(provenance: Provenance) -> Eigenpairs:
+        with prepared(
+            problem,
+            request,
+            graph_bytes=graph_bytes,
+            what="eigenpairs",
+            progress=progress,
+            tested=is_full,
+        ) as ready:
+            ready.require(tol)
+            asked: dict[str, Any] = {"k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
+            first = _vectors(start, ready)
+            if method == "power":
+                top = None if first is None else first[0]
+                found = power_iteration(start=top, **asked, **ready.where)
+            else:
+                recorded = data_groups != 0 and ready.curvature.record_parts(data_groups)
+                with refusing_change():
+                    found = lanczos(
+                        both_ends=both_ends,
+                        block=block,
+                        max_basis=max_basis,
+                        start=first,
+                        failure_probability=failure_probability if is_full else 1.0,
+                        project_parts=ready.project_parts if recorded else None,
+                        **asked,
+                        **ready.where,
+                    )
+            found_evidence = _data_errors(found, ready, request, data_groups)
+            if start is not None and first is not None:
+                found_evidence["start"] = f"{start.name} and a random vector"
+            if split:
+                found_evidence["gauss_newton"] = _gauss_newton(found, ready, request)
+            return _record(found, found_evidence, ready, method, settings, provenance)
+
+    return recall_or_measure(Eigenpairs, problem, settings, study, measure)
+
+
+def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[str, Eigenpairs]:
+    """Find the top eigenpairs of each layer's diagonal block of the operator.
+
+    Args:
+        problem: what to measure.
+        k: how many of each layer; all of them where a layer has fewer parameters.
+        **options: those of `top_eigenpairs`.
+
+    Returns:
+        The pairs by the layer's name, in the model's order. Cost: that of `top_eigenpairs` for
+        each layer, where a product needs only the part of the graph above the layer.
+    """
+    k, names = whole("k", k), problem.space.names
+    owners = {name: name.rpartition(".")[0] or name for name in names}
+    found = {}
+    for layer in problem.space.layers():
+        part = problem.only(*(name for name in names if owners[name] == layer))
+        found[layer] = top_eigenpairs(part, min(k, part.space.n), **options)
+    return found
+
+
+def _check(problem: Problem, k: int, method: str, *, data_groups: int | None) -> None:
+    one_of(method, METHODS, what="method")
+    if data_groups is not None and data_groups < 0:
+        msg = f"data_groups = {data_groups}; expected the number of groups, or 0 for none"
+        raise InvalidArgumentError(msg)
+    if not 1 <= k <= problem.space.n:
+        msg = f"k must be from 1 to the number of parameters, {problem.space.n:,}; got {k}"
+        raise InvalidArgumentError(msg)
+
+
+def _check_ends(method: str, *, both_ends: bool, block: int) -> None:
+    if method == "power" and (both_ends or block > 1):
+        msg = "power iteration finds the top end from one vector; use method='lanczos'"
+        raise InvalidArgumentError(msg)
+
+
+def _budget(
+    problem: Problem,
+    k: int,
+    both_ends: bool,
+    block: int,
+    memory: float | None,
+) -> tuple[int, int]:
+    """Return the largest basis, and the bytes for graphs: half of the memory, or what is left."""
+    n = problem.space.n
+    asked: dict[str, Any] = {"k": k, "both_ends": both_ends, "block": block, "dtype": problem.dtype}
+    smallest = least_basis(n, n_wanted(n, k=k, both_ends=both_ends))
+    try:
+        half = BASIS_BYTES if memory is None else memory / 2
+        return basis_for(half, n, **asked), graph_budget(memory)
+    except InvalidArgumentError:
+        if memory is None:
+            return smallest, GRAPH_BYTES
+        basis_for(memory, n, **asked)  # or a refusal
+        return smallest, int(memory - least_bytes(n, **asked))
+
+
+def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:
+    if start is None or not start.vectors.size:
+        return None
+    if start.vectors.shape[1] != ready.operator.n:
+        msg = (
+            f"the eigenpairs to start from are of {start.vectors.shape[1]:,} parameters, the "
+            f"problem has {ready.operator.n:,}: give those of the same architecture"
+        )
+        raise InvalidArgumentError(msg)
+    return torch.as_tensor(start.vectors).to(ready.operator.device, ready.operator.dtype)
+
+
+def _unscaled(found: EigenSolution, ready: Prepared, request: Request) -> Tensor:
+    """Return the vectors that the bare curvature sees where THT sees an eigenvector."""
+    vectors = found.vectors.to(ready.operator.dtype)
+    if request.scale == "none":
+        return vectors
+    return vectors * parameter_scale(ready.evaluator.problem, request.scale)
+
+
+def _data_errors(
+    found: EigenSolution, ready: Prepared, request: Request, n_groups: int | None
+) -> dict[str, Any]:
+    """Return the standard error of each value over the examples, by a jackknife over groups."""
+    if n_groups == 0:
+        return {}
+    if found.part_forms is not None:
+        forms, weights = found.part_forms, ready.curvature.part_weights
+    else:
+        vectors = _unscaled(found, ready, request)
+        forms, weights = ready.curvature.forms(vectors, n_groups=n_groups or N_GROUPS)
+    forms, weights = forms[weights > 0], weights[weights > 0]
+    if len(forms) < 2:
+        return {}
+    errors = jackknife(forms, weights)
+    if ready.evaluator.problem.loss.sums:
+        errors = errors * weights.sum()  # of the sum over the examples, not of their mean
+    return {"data_errors": errors, "n_groups": len(forms)}
+
+
+def _inexactness(ready: Prepared) -> float:
+    """Return the relative error of the products themselves, which no residual sees."""
+    differences = ready.curvature.error if isinstance(ready.curvature, Hessian) else 0.0
+    return ready.noise.floor + differences
+
+
+def _gauss_newton(found: EigenSolution, ready: Prepared, request: Request) -> FloatArray:
+    vectors = _unscaled(found, ready, request)
+    products = GaussNewton(ready.evaluator, graph_bytes=0).matmat(vectors)
+    return (vectors.double() * products.double()).sum(dim=1).cpu().numpy()
+
+
+def _record(
+    found: EigenSolution,
+    evidence: dict[str, Any],
+    ready: Prepared,
+    method: str,
+    settings: dict[str, Any],
+    provenance: Provenance,
+) -> Eigenpairs:
+    return Eigenpairs(
+        values=found.values,
+        residuals=found.residuals,
+        errors=found.errors + _inexactness(ready) * float(np.abs(found.values).max()),
+        vectors=found.vectors.cpu().numpy(),
+        n_lowest=found.n_lowest,
+        upper_bound=found.upper_bound,
+        lower_bound=found.lower_bound,
+        failure_probability=found.failure_probability,
+        asymmetry=found.asymmetry,
+        matvecs=found.matvecs,
+        converged=found.converged,
+        method=method,
+        settings=settings,
+        cost=ready.evaluator.cost,
+        provenance=provenance,
+        **evidence,
+        **ready.describe(),
+    )

@@ -1,1 +1,0 @@
-"""Measurements: a problem in, a record with its evidence out."""

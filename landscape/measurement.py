@@ -1,0 +1,75 @@
+"""Measured work is not repeated: look a measurement up in the study, or make it and keep it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from landscape.evaluate import provenance_of
+from landscape.problem import Problem
+from landscape.results import Provenance, Result
+from landscape.study import Grid, Study
+
+R = TypeVar("R", bound=Result)
+
+
+def recall_or_measure(
+    cls: type[R],
+    problem: Problem,
+    settings: Mapping[str, Any],
+    study: Study | None,
+    measure: Callable[[Provenance], R],
+) -> R:
+    """Return the result that the study holds for these settings, or measure and save it.
+
+    Args:
+        cls: the kind of result.
+        problem: what is measured; its weights, its data and what it computes are part of the key.
+        settings: everything else that the result depends on.
+        study: where results are kept; None: measure, and keep nothing.
+        measure: makes the result.
+
+    Returns:
+        The result, under the problem's present name; the study keeps the name that it has.
+    """
+    provenance = provenance_of(problem)
+    if study is None:
+        return measure(provenance)
+    provenance = study.identify(provenance)
+    found = study.find(cls.kind, provenance, settings)
+    if not isinstance(found, cls):
+        found = measure(provenance)
+        study.save(found)
+    if not study.readonly:
+        study.set_name(problem.name, provenance.checkpoint_hash, problem.path)
+    named = dataclasses.replace(found.provenance, checkpoint=problem.name)
+    return dataclasses.replace(found, provenance=named)
+
+
+def identity_of(problem: Problem, study: Study | None) -> str:
+    """Return the identity of what a second problem computes, for the settings of a measurement."""
+    provenance = provenance_of(problem)
+    return (provenance if study is None else study.identify(provenance)).problem_fingerprint
+
+
+def grid_of(
+    study: Study | None,
+    kind: str,
+    provenance: Provenance,
+    settings: Mapping[str, Any],
+    shape: tuple[int, int],
+) -> Grid | None:
+    """Return the points that a study keeps, if there is one.
+
+    Args:
+        study: the study, or None.
+        kind: ``line`` or ``surface``.
+        provenance: what is measured.
+        settings: what was asked for.
+        shape: of the grid.
+
+    Returns:
+        The grid, or None.
+    """
+    return None if study is None else study.grid(kind, provenance, settings, shape=shape)

@@ -1,0 +1,177 @@
+"""How each tensor is laid out in filters, and what a direction gets from that."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from landscape.problem._owners import GAIN, owner_of
+from landscape.problem.problem import Problem
+
+# Layers whose weights have an output axis as they are; of other modules see `filters`.
+_LAYERS = (
+    _ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.RNNCellBase,
+)
+
+
+def normalise_filterwise(
+    tensor: Tensor, reference: Tensor, module: nn.Module, role: str = "weight"
+) -> Tensor:
+    """Scale each filter of a tensor to the norm of the same filter in another.
+
+    Args:
+        tensor: Gaussian numbers, of the parameter's shape.
+        reference: the parameter.
+        module: the layer that it belongs to.
+        role: what it is there, see `owner_of`.
+
+    Returns:
+        dⱼ / ‖dⱼ‖ · ‖wⱼ‖ for every filter j, in the parameter's shape; zero for biases, gains and
+        shifts (`is_vector`).
+    """
+    if is_vector(reference, module, role):
+        return torch.zeros_like(reference)
+    ours, theirs = filters(tensor, module, role), filters(reference, module, role)
+    # In float64: the squares of small weights are below what float32 can hold.
+    scale = _row_norms(theirs) / _row_norms(ours).clamp_min(torch.finfo(torch.float64).tiny)
+    return _from_filters((ours * scale).to(tensor.dtype), tensor, module, role)
+
+
+def filter_norms(weight: Tensor, module: nn.Module, role: str = "weight") -> Tensor:
+    """Give every entry of a weight the norm of its filter.
+
+    Args:
+        weight: a parameter's values.
+        module: the layer that it belongs to.
+        role: what it is there, see `owner_of`.
+
+    Returns:
+        ‖wⱼ‖ for every entry of filter j, in the parameter's shape; the absolute values for biases,
+        gains and shifts (`is_vector`).
+    """
+    if is_vector(weight, module, role):
+        return weight.abs()
+    rows = filters(weight, module, role)
+    norms = _row_norms(rows).to(weight.dtype).expand_as(rows)
+    return _from_filters(norms, weight, module, role)
+
+
+def is_vector(weight: Tensor, module: nn.Module, role: str = "weight") -> bool:
+    """Tell whether a parameter has no filters: a bias, or a gain or shift of a normalisation.
+
+    Args:
+        weight: a parameter's values.
+        module: the layer that it belongs to.
+        role: what it is there, see `owner_of`.
+
+    Returns:
+        Whether it has less than two axes, is a gain of weight normalisation, belongs to a layer
+        whose gains have as many axes as its input, or is the extra key or value of an attention
+        layer.
+    """
+    if role == GAIN:
+        return True
+    if isinstance(module, nn.MultiheadAttention):
+        return weight.ndim != 2  # bias_k and bias_v have three axes
+    return weight.ndim < 2 or isinstance(module, (nn.LayerNorm, nn.RMSNorm))
+
+
+def layout(weight: Tensor, module: nn.Module, role: str = "weight") -> str:
+    """Say how a parameter is laid out in filters.
+
+    Args:
+        weight: a parameter's values.
+        module: the layer that it belongs to.
+        role: what it is there, see `owner_of`.
+
+    Returns:
+        For example ``16 filters of 9``, or ``no filters``.
+    """
+    if is_vector(weight, module, role):
+        return "no filters"
+    rows, columns = filters(weight, module, role).shape
+    return f"{rows:,} filter{'s' * (rows > 1)} of {columns:,}"
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    return norms
+
+
+def filters(tensor: Tensor, module: nn.Module, role: str = "weight") -> Tensor:
+    """Lay out a weight with one output per row.
+
+    The output axis is the first one for Linear, Conv1d/2d/3d and the joint projection of an
+    attention layer; an embedding has one filter for each of its vectors; a ConvTranspose keeps the
+    output second, within each group; GPT-2's Conv1D keeps it last. Of a parameter that a model
+    holds itself, outside of torch's layers, leading axes of length 1 are dropped first: position
+    embeddings (1, T, E) are T filters, a class token (1, 1, E) is one.
+
+    Args:
+        tensor: a parameter's values, at least two axes.
+        module: the layer that the parameter belongs to.
+        role: what it is there, see `owner_of`.
+
+    Returns:
+        Shape (number of outputs, weights per output).
+    """
+    if _is_transposed(tensor, module, role):
+        groups = int(getattr(module, "groups", 1))
+        split = tensor.reshape(groups, tensor.shape[0] // groups, *tensor.shape[1:])
+        moved = split.movedim(2, 1)
+        return moved.reshape(groups * tensor.shape[1], -1)
+    if role == "weight" and _is_gpt2_conv1d(module):
+        return tensor.t()
+    if not isinstance(module, _LAYERS):
+        while tensor.ndim > 2 and len(tensor) == 1:
+            tensor = tensor[0]
+    return tensor.reshape(len(tensor), -1)
+
+
+def _from_filters(rows: Tensor, like: Tensor, module: nn.Module, role: str) -> Tensor:
+    if _is_transposed(like, module, role):
+        groups = int(getattr(module, "groups", 1))
+        inputs, outputs, *kernel = like.shape
+        split = rows.reshape(groups, outputs, inputs // groups, *kernel)
+        return split.movedim(1, 2).reshape(like.shape)
+    if role == "weight" and _is_gpt2_conv1d(module):
+        return rows.t()
+    return rows.reshape(like.shape)
+
+
+def _is_transposed(tensor: Tensor, module: nn.Module, role: str) -> bool:
+    if not isinstance(module, _ConvTransposeNd) or role != "weight":
+        return False
+    return tensor.ndim == 2 + len(module.kernel_size)
+
+
+def _is_gpt2_conv1d(module: nn.Module) -> bool:
+    # By name: transformers need not be installed for its models to be measured. A parametrized
+    # layer is of a class made from it.
+    return any(cls.__name__ == "Conv1D" for cls in type(module).__mro__) and hasattr(module, "nf")
+
+
+def filter_norms_of(problem: Problem) -> Tensor:
+    """Give every parameter the norm of the filter that it belongs to, see `filter_norms`.
+
+    Args:
+        problem: gives the architecture and the weights.
+
+    Returns:
+        Shape (n,).
+    """
+    weights = problem.space.unflatten(problem.weights)
+    return problem.space.flatten(
+        {
+            name: filter_norms(weight, *owner_of(problem.model, name))
+            for name, weight in weights.items()
+        }
+    )

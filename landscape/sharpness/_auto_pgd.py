@@ -1,0 +1,121 @@
+"""Auto-PGD as published: the yardstick that sharpness in papers is measured with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from landscape.errors import InvalidArgumentError
+from landscape.sharpness._ascent import Objective, Point
+from landscape.sharpness._ball import Ball, length
+
+_MOMENTUM = 0.75
+_ENOUGH = 0.75  # share of the steps between two checkpoints that must rise
+
+
+@dataclass(frozen=True)
+class Ascended:
+    """Where Auto-PGD ended.
+
+    Attributes:
+        best: the highest point, the centre of the ball among them.
+        values: rise at each point in turn, the centre not among them.
+        gradients: gradient passes spent, that at the centre not among them.
+    """
+
+    best: Point
+    values: tuple[float, ...]
+    gradients: int
+
+
+def checkpoints(n_steps: int) -> tuple[int, ...]:
+    """Return the steps after which Auto-PGD considers halving its step.
+
+    Args:
+        n_steps: steps in all.
+
+    Returns:
+        ⌈pⱼ n⌉ with p₁ = 0.22 and pⱼ₊₁ = pⱼ + max(pⱼ − pⱼ₋₁ − 0.03, 0.06), p₀ = 0, up to n.
+
+    >>> checkpoints(20)
+    (5, 9, 12, 15, 16, 18, 19, 20)
+    """
+    shares = [0.0, 0.22]
+    while shares[-1] <= 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    # Rounded up in floating point, as the published script does: 0.7 · 20 gives 15.
+    return tuple(math.ceil(share * n_steps) for share in shares[1:] if share <= 1)
+
+
+def auto_pgd(
+    objective: Objective,
+    ball: Ball,
+    centre: Point,
+    *,
+    n_steps: int = 20,
+    done: Callable[[Point], bool] = lambda point: False,
+) -> Ascended:
+    """Climb from the centre of a ball by projected gradient ascent with momentum.
+
+    z = P(x + η s), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), α = 0.75 (1 at the first step), where
+    s is the gradient over its norm for p = 2, its signs for p = ∞; η = 2ρ at first. At the
+    checkpoints η is halved, and the climb goes back to its highest point, if less than 3/4 of the
+    steps since the last one rose, or neither η nor the highest value changed between the last two.
+
+    Args:
+        objective: ε ↦ (rise, gradient).
+        ball: where to climb, p = 2 or ∞.
+        centre: ε = 0 with its gradient.
+        n_steps: how many steps at most.
+        done: tells of each point whether to stop there; the published algorithm never does.
+
+    Returns:
+        The highest point. Cost: ``n_steps`` gradient passes, that at the centre apart.
+
+    Raises:
+        InvalidArgumentError: if p is neither 2 nor ∞.
+
+    References:
+        Croce, Hein (2020), arXiv:2003.01690, algorithm 1; Andriushchenko, Croce, Müller, Hein,
+        Flammarion (2023), arXiv:2302.07011, who use it with 20 steps and no random start.
+    """
+    if ball.p not in {2.0, math.inf}:
+        msg = f"Auto-PGD was published for p = 2 and p = inf, got p = {ball.p:g}: use the search"
+        raise InvalidArgumentError(msg)
+    marks = checkpoints(n_steps)
+    step, here, best, last = 2 * ball.rho, centre, centre, centre.epsilon
+    values: list[float] = [centre.value]
+    then, since = (math.nan, math.nan), 0
+    for k in range(n_steps):
+        moved = ball.project_(here.epsilon + _ascent(here.gradient, ball).mul_(step))
+        if k:  # x + α (z − x) + (1 − α) (x − x⁻), in the memory of z
+            moved.mul_(_MOMENTUM).add_(here.epsilon, alpha=2 - 2 * _MOMENTUM)
+            moved = ball.project_(moved.sub_(last, alpha=1 - _MOMENTUM))
+        there = _at(objective, moved)
+        values.append(there.value)
+        best = there if there.usable and there.value > best.value else best
+        last, here = here.epsilon, there if there.usable else best
+        if done(there):
+            break
+        if k + 1 in marks:
+            span = k + 1 - since
+            rises = sum(b > a for a, b in zip(values[since:-1], values[since + 1 :], strict=True))
+            stalled = then == (step, best.value)
+            then, since = (step, best.value), k + 1
+            if rises < _ENOUGH * span or stalled:
+                step, here = step / 2, best
+    return Ascended(best, tuple(values[1:]), len(values) - 1)
+
+
+def _at(objective: Objective, epsilon: Tensor) -> Point:
+    value, gradient = objective(epsilon)
+    return Point(epsilon, value, gradient)
+
+
+def _ascent(gradient: Tensor, ball: Ball) -> Tensor:
+    if math.isinf(ball.p):
+        return gradient.sign()
+    return gradient / (length(gradient) or 1.0)

@@ -1,0 +1,109 @@
+"""Evidence for a maximiser in a ball: the second-order condition, and the error of the rise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.evaluate import Engine, Evaluator, error_of_mean
+from landscape.sharpness._ascent import Place
+from landscape.sharpness._ball import dot
+from landscape.sharpness._quadratic import QuadraticModel
+
+PRODUCTS = 12
+_TOL = 1e-2
+_CLEAR = 0.25  # residual over |μ − λ|, so that the sign is clear
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """The second-order condition at a point d of the sphere ‖d‖₂ = ρ.
+
+    Attributes:
+        multiplier: μ = Gᵀd / ρ².
+        smallest: smallest eigenvalue of μI − H on the tangent space.
+        error: residual of that eigenvalue.
+        direction: its unit eigenvector, shape (n,).
+    """
+
+    multiplier: float
+    smallest: float
+    error: float
+    direction: Tensor
+
+    @property
+    def fails(self) -> bool:
+        """Whether the loss rises along a tangent, by more than the errors."""
+        return self.smallest < -max(self.error, 1e-3 * abs(self.multiplier))
+
+
+def second_order(
+    matvec: Callable[[Tensor], Tensor],
+    place: Place,
+    rho: float,
+    start: Tensor,
+    *,
+    max_products: int = PRODUCTS,
+) -> SecondOrder:
+    """Find the smallest eigenvalue of μI − H on the tangent space of the sphere.
+
+    On the sphere a maximum needs (μI − H) ≥ 0 on the tangents; below zero, ε is a saddle.
+
+    Args:
+        matvec: d ↦ Hd at the place.
+        place: on the sphere.
+        rho: radius of the sphere.
+        start: a random vector, shape (n,); overwritten.
+        max_products: at most.
+
+    Returns:
+        The eigenvalue with its vector. Cost: up to ``max_products`` products.
+    """
+    epsilon = place.epsilon
+    square = dot(epsilon, epsilon)
+
+    def tangent_(v: Tensor) -> Tensor:
+        return v.sub_(epsilon, alpha=dot(epsilon, v) / square)
+
+    model = QuadraticModel(
+        lambda v: tangent_(matvec(v)),  # the basis is of tangents
+        None,
+        tangent_(start),
+        max_products=min(max_products, max(1, len(epsilon) - 1)),
+    )
+    multiplier = place.along / rho**2
+    model.grow(rho, tol=_TOL)
+    if not model.products:  # the sphere has no tangent, or the start is not of it
+        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(epsilon))
+    while model.top_error > _CLEAR * abs(multiplier - model.top_value) and not model.is_full:
+        before = model.products
+        model.grow(rho, tol=0.0, max_products=before + 1)
+        if model.products == before:
+            break
+    value, residual, direction = model.top()
+    return SecondOrder(multiplier, multiplier - value, residual, direction)
+
+
+def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
+    """Return the standard error of L(w+ε) − L(w) over the examples, ε being as it is.
+
+    The differences are taken example by example, by the delta method for a weighted mean.
+
+    Args:
+        evaluator: an entered evaluator.
+        epsilon: shape (n,).
+
+    Returns:
+        The error; NaN where the loss gives no terms, or there is one example. Cost: two forward
+        passes.
+    """
+    vectors = [evaluator.origin + epsilon, evaluator.origin]
+    after, before = Engine(evaluator).losses(vectors, keep=True)
+    if after.examples is None or before.examples is None:
+        return math.nan
+    (moved, weights), (still, _) = after.examples, before.examples
+    return error_of_mean(moved - still, weights, plain_sum=evaluator.problem.loss.sums)

@@ -1,0 +1,446 @@
+"""The search for the largest rise of a loss in a ball: climbs from several starts, in turn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InvalidArgumentError, LossError, NonFiniteError
+from landscape.results import FloatArray
+from landscape.sharpness._ascent import Ascent, Place
+from landscape.sharpness._auto_pgd import auto_pgd
+from landscape.sharpness._ball import Ball, dot, length
+from landscape.sharpness._memory import Room
+from landscape.sharpness._objective import Origin
+from landscape.sharpness._quadratic import QuadraticModel
+
+# In the settings of what it finds, so that studies do not give back what an earlier one found:
+# raised where another value may come of the same question. The first had none.
+VERSION = 2
+SCOUTING = 8  # gradient passes for each start, before it must be the highest to go on
+COMPARING = 5  # the same for p = ∞ and the quadratic model, compared with the first start
+MOMENTUM = 10  # gradient passes with momentum that lead to a start
+FEW_PRODUCTS = 3  # of the quadratic model, before its start is compared with the first
+_MORE_PRODUCTS = 8  # where the two do not agree
+ROUTINE = "memory for "  # how notes begin that nobody needs to be warned of
+_LARGEST_COORDINATES = 4  # of the ball p = 1, tried for each direction to start in
+_SAME = 0.99  # cosine above which two climbs are taken for one
+_LEVEL = 3e-3  # relative difference below a higher climb within which another one ends
+_EQUAL = 1e-2  # relative difference of two values that are taken for one
+_EARLY = 0.1  # of the gap that is sought: where it is met, steps with momentum end
+_MODEL_TOL = 1e-2
+_MOST_VERTICES = 256  # of a ball p = 1 or ∞, up to which all are tried
+_POLISHING = (3, 10)  # second-order steps, and products for each
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A climb that has ended.
+
+    Attributes:
+        height: rise at its highest point; −∞ where the loss was finite at none.
+        gap: relative Frank-Wolfe gap there.
+        met: whether it ended because it came close to an earlier, higher one, or as high.
+    """
+
+    height: float
+    gap: float
+    met: bool = False
+
+
+class Search:
+    """Climbs in one ball, one after another; of all but the highest point only numbers are kept.
+
+    Attributes:
+        origin: what is known at the checkpoint.
+        ball: where the search goes on, in the coordinates d.
+        climbs: what came of each start, by its name.
+        one_step: rise after SAM's one step.
+        left: gradient passes that may still be spent, beyond the first ones of each climb.
+        notes: what a person should know of the search.
+        model: the quadratic model at the checkpoint, if there is one.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        ball: Ball,
+        *,
+        tol: float = 1e-4,
+        max_gradients: int = 200,
+        room: Room | None = None,
+    ) -> None:
+        """Begin without any start.
+
+        Args:
+            origin: what is known at the checkpoint.
+            ball: where to search.
+            tol: relative gap to reach.
+            max_gradients: gradient passes to spend at most, beyond the first ones of each climb.
+            room: what there is memory for.
+        """
+        self.origin, self.ball, self.tol, self.left = origin, ball, tol, max_gradients
+        origin.ball = ball
+        self.room = Room() if room is None else room
+        self.climbs: dict[str, Climb] = {}
+        self.one_step = 0.0  # where the gradient is zero, SAM takes no step
+        self.notes: tuple[str, ...] = (self.room.note,) if self.room.note else ()
+        self.model: QuadraticModel | None = None
+        self._highest: tuple[Place, float] | None = None
+        self._slope = ball.dual_norm(origin.point.gradient)
+
+    @property
+    def height(self) -> float:
+        """The highest rise that a climb came to; −∞ where the loss was finite at none."""
+        return max((climb.height for climb in self.climbs.values()), default=-math.inf)
+
+    @property
+    def best(self) -> Place:
+        """The highest place, the checkpoint itself among those that count."""
+        if self._highest is not None and self.height > 0:
+            return self._highest[0]
+        return self.origin.point.place(self.ball)
+
+    @property
+    def gap(self) -> float:
+        """Relative Frank-Wolfe gap at the highest point."""
+        if self._highest is not None and self.height > 0:
+            return self._highest[1]
+        return self.best.gap(self.ball, slope=self._slope, noise=self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return float(torch.finfo(self.origin.point.gradient.dtype).eps * abs(self.origin.loss))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the gap is met, and at least two starts came to the same, and none to another."""
+        equal = [
+            climb.met or abs(climb.height - self.height) <= _EQUAL * abs(self.height)
+            for climb in self.climbs.values()
+        ]
+        return len(equal) > 1 and all(equal) and self.gap <= self.tol
+
+    def explore(
+        self,
+        *,
+        eigenvectors: FloatArray | None = None,
+        start: FloatArray | None = None,
+        seed: int = 0,
+        few_products: int = FEW_PRODUCTS,
+    ) -> None:
+        """Climb from one start after another; for p = 2 and ∞ only until they agree.
+
+        Args:
+            eigenvectors: directions, in place of the quadratic model.
+            start: a point ε.
+            seed: of the random start.
+            few_products: of the quadratic model, before its start is compared with the first.
+        """
+        like = self.origin.point.gradient
+        if start is not None:
+            epsilon, scale = torch.as_tensor(start).to(like, copy=True), self.origin.scale
+            if scale is not None:
+                epsilon = torch.where(scale != 0, epsilon / scale, 0.0)
+            self.start_at("given", epsilon)
+        self.start_from_gradient()
+        if eigenvectors is None:
+            self.start_from_model(few_products, seed=seed)
+        else:
+            self.start_along(torch.as_tensor(eigenvectors).to(like))
+        self.start_at_vertices()
+        if self.ball.p in {2.0, math.inf} and self.agrees:
+            return
+        if self.ball.p == 2:
+            self.start_from_momentum("momentum")
+        if self._slope > 0:
+            self.start("-gradient", -like)
+        self.start_from_eigenvector()
+        self.start("random", self.origin.drawn(seed))
+
+    def start_from_gradient(self) -> None:
+        """Begin at the dual maximiser of the gradient, SAM's own step; for p = ∞ with momentum."""
+        if self._slope == 0:
+            return
+        if math.isinf(self.ball.p) and self.ball.rho * self._slope > self._rounding:
+            self.start_from_momentum("gradient")
+        else:
+            self.one_step = self.start("gradient", self.origin.point.gradient)
+
+    def start_from_momentum(self, name: str) -> None:
+        """Begin at the highest point of some steps of Auto-PGD, for p = 2 and ∞.
+
+        Its long steps with momentum pass over local maxima where a line search stays.
+
+        Args:
+            name: of the start.
+        """
+        origin, ball = self.origin, self.ball
+        if ball.rho * self._slope <= self._rounding:
+            return
+        enough = _EARLY * self.tol
+        found = auto_pgd(
+            origin.objective,
+            ball,
+            origin.point,
+            n_steps=MOMENTUM,
+            done=lambda point: point.gap(ball, slope=self._slope, noise=self._rounding) <= enough,
+        )
+        if name == "gradient":
+            self.one_step = found.values[0]
+        if found.best is not origin.point:
+            climb = Ascent.at(found.best, **self._settings())
+            del found  # not to be held while the search climbs
+            self._climb(name, climb)
+        elif name == "gradient":
+            self.start(name, origin.point.gradient)
+
+    def start_from_model(self, max_products: int, *, seed: int) -> None:
+        """Begin at the maximiser of the quadratic model at the checkpoint, which is built or grows.
+
+        Args:
+            max_products: with the Hessian, those made earlier counted in.
+            seed: of the random vector in its subspace.
+        """
+        model = self._grown(max_products, seed)
+        if model is None or not model.products:
+            return
+        step, _ = model.maximum(self._radius)
+        if not self.room.keeps_model:
+            model.release()
+        holder = [step if self.ball.p == 2 else self.ball.dual(step)]
+        del step  # not to be held while the search climbs
+        few = COMPARING if math.isinf(self.ball.p) else SCOUTING
+        self._start("quadratic model", holder, scouting=few)
+
+    def start_from_eigenvector(self) -> None:
+        """Begin at both ends of the top eigenvector of the quadratic model, if that is kept."""
+        if self.model is None or not self.room.keeps_model:
+            return
+        model = self._grown(_MORE_PRODUCTS, 0)
+        if model is not None and model.products:
+            self.start_along(model.top()[2][None])
+
+    @property
+    def _radius(self) -> float:
+        """Radius of the Euclidean ball of about this size, in all directions that can move."""
+        return float(self.ball.rho * self.origin.n_free ** (0.5 - 1 / self.ball.p))
+
+    def _grown(self, max_products: int, seed: int) -> QuadraticModel | None:
+        try:
+            if self.model is None or self.model.is_released:
+                self.model = self.origin.model(seed=seed, max_products=self.room.products)
+            self.model.grow(self._radius, tol=_MODEL_TOL, max_products=max_products)
+        except (LossError, NonFiniteError) as error:
+            # Sharpness itself needs no second derivative: search on without these starts.
+            self.notes += (f"searching without the top eigenvector: {error}",)
+            self.model = None
+        return self.model
+
+    def start_along(self, vectors: Tensor) -> None:
+        """Begin at both ends of some directions.
+
+        Args:
+            vectors: one in each row, shape (k, n).
+        """
+        for i, vector in enumerate(vectors):
+            self.start(f"+eigenvector {i + 1}", vector)
+            self.start(f"-eigenvector {i + 1}", -vector)
+
+    def start_at_vertices(self) -> None:
+        """Begin at the best of all vertices, where the ball has few: exact for a convex loss.
+
+        Cost: a gradient pass, and a forward pass for each vertex.
+        """
+        vertices = _vertices(self.ball, self.origin)
+        if vertices is None:
+            return
+        evaluator, origin = self.origin.evaluator, self.origin
+        losses = [evaluator.loss(origin.at(d)).value for d in vertices]
+        finite = np.where(np.isfinite(losses), losses, -np.inf)
+        if np.isfinite(finite).any():
+            self.start_at("best vertex", vertices[int(np.argmax(finite))])
+
+    def start(self, name: str, direction: Tensor) -> float:
+        """Begin where a direction points; for p = 1 also at the vertices that come next.
+
+        Args:
+            name: of the start.
+            direction: shape (n,).
+
+        Returns:
+            The rise at the point of the ball to which it points.
+        """
+        entries: list[tuple[int, float]] = []
+        if self.ball.p == 1:
+            largest = direction.abs().topk(min(_LARGEST_COORDINATES, len(direction))).indices
+            entries = [(int(i), float(direction[i])) for i in largest]
+        holder = [self.ball.dual(direction)]
+        del direction  # not to be held while the search climbs
+        first = self._start(name, holder)
+        for i, (index, value) in enumerate(entries):
+            if i and value:
+                vertex = torch.zeros_like(self.origin.point.gradient)
+                vertex[index] = math.copysign(self.ball.rho, value)
+                holder.append(vertex)
+                del vertex
+                self._start(f"{name}, entry {i + 1}", holder)
+        return first
+
+    def start_at(self, name: str, d: Tensor) -> float:
+        """Begin at a point.
+
+        Args:
+            name: of the start.
+            d: the point, shape (n,), overwritten; projected on the ball.
+
+        Returns:
+            The rise there. Cost: up to `SCOUTING` gradient passes; more if it is the highest then.
+        """
+        return self._start(name, [d])
+
+    def _start(self, name: str, holder: list[Tensor], *, scouting: int = SCOUTING) -> float:
+        """Begin at the one point of a list, which is emptied: nobody holds it during the climb."""
+        climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
+        self._climb(name, climb, scouting=scouting)
+        return climb.start_value
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "objective": self.origin.objective,
+            "ball": self.ball,
+            "slope": self._slope,
+            "level": self.origin.loss,
+            "history": self.room.pairs,
+        }
+
+    def _climb(self, name: str, climb: Ascent, *, scouting: int = SCOUTING) -> None:
+        """Climb until the gap is met; give up where a higher climb has been, or is higher."""
+        met = False
+
+        def meets(place: Place) -> bool:
+            nonlocal met
+            met = self._is_known(place)
+            return met
+
+        if not meets(climb.place):
+            climb.climb(self.tol, scouting, done=meets)
+        if not met and (climb.height > self.height or not self.climbs):
+            before = climb.gradients
+            climb.climb(self.tol, before + max(0, self.left), done=meets)
+            self.left -= climb.gradients - before
+        if climb.height > self.height:
+            self._highest = climb.place, climb.gap
+        self.climbs[name] = Climb(climb.height, climb.gap, met)
+
+    def _is_known(self, place: Place) -> bool:
+        """Whether a place is close to the highest one so far, or as high, and not above it."""
+        if self._highest is None or not place.value <= self.height:
+            return False
+        if self.height - place.value <= _LEVEL * abs(self.height):
+            return True
+        best = self._highest[0].epsilon
+        return dot(best, place.epsilon) >= _SAME * length(best) * length(place.epsilon) > 0
+
+    def polish(self) -> None:
+        """Take second-order steps from the highest point, where the gap is not met (p = 2).
+
+        The step is to the maximiser over the ball of the quadratic model of the loss at the point
+        itself, in a subspace of ten products with the Hessian there; a climb goes on from there.
+        """
+        rounds, products = _POLISHING
+        for i in range(rounds):
+            risen = self.height > 0 and self.best.usable
+            if self.ball.p != 2 or self.left < 2 or not risen or self.gap <= self.tol:
+                return
+            try:
+                there = [self._second_order_step(min(products, self.room.products))]
+            except (LossError, NonFiniteError):
+                return
+            self.left -= 2
+            self.go_on_at(f"second-order step {i + 1}", there)
+
+    def go_on_at(self, name: str, holder: list[Tensor], *, share: float = 1.0) -> None:
+        """Begin at a point close to the highest one, and climb as long as there are passes.
+
+        Args:
+            name: of the start.
+            holder: a list with the point, shape (n,), alone, which is emptied; projected.
+            share: of the passes that are left, to spend at most.
+        """
+        climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
+        climb.climb(self.tol, climb.gradients + int(share * self.left))
+        self.left -= climb.gradients
+        if climb.height > self.height or (climb.height == self.height and climb.gap < self.gap):
+            self._highest = climb.place, climb.gap
+        self.climbs[name] = Climb(climb.height, climb.gap)
+
+    def _second_order_step(self, products: int) -> Tensor:
+        here = self.best.epsilon
+        matvec = self.origin.curvature(here)
+        # Around d₀ the model is Gᵀ(d − d₀) + ½ (d − d₀)ᵀH(d − d₀): its slope at 0 is G − Hd₀.
+        slope = self.origin.objective(here)[1].sub_(matvec(here))
+        model = QuadraticModel(matvec, slope, here, max_products=products)
+        model.grow(self.ball.rho, tol=1e-6)
+        return model.maximum(self.ball.rho)[0]
+
+
+def n_vertices(p: float, n: int) -> int:
+    """Return how many vertices of a ball are tried.
+
+    Args:
+        p: order of its norm.
+        n: its dimension.
+
+    Returns:
+        All of p = 1 or ∞, if they are at most 256; else 0.
+    """
+    most = math.log2(_MOST_VERTICES)
+    k = 2 * n if p == 1 else 2**n if math.isinf(p) and n <= most else 0
+    return k if k <= _MOST_VERTICES else 0
+
+
+def _vertices(ball: Ball, origin: Origin) -> Tensor | None:
+    """Return all vertices of a ball p = 1 or ∞ if they are few, one in each row."""
+    n = len(origin.point.epsilon)
+    free = torch.arange(n, device=origin.point.epsilon.device)
+    if origin.scale is not None:
+        free = free[origin.scale != 0]
+    k = len(free)
+    if not n_vertices(ball.p, k):
+        return None
+    if ball.p == 1:
+        signs = torch.cat([torch.eye(k), -torch.eye(k)])
+    else:
+        signs = 2.0 * torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * k).reshape(-1, k) - 1
+    vertices = origin.point.epsilon.new_zeros((len(signs), n))
+    vertices[:, free] = ball.rho * signs.to(vertices)
+    return vertices
+
+
+def checked_eigenvectors(values: Any, n: int) -> FloatArray:
+    """Check directions that a person gives to start in.
+
+    Args:
+        values: one in each row, or a single one.
+        n: number of parameters.
+
+    Returns:
+        Shape (k, n).
+
+    Raises:
+        InvalidArgumentError: if the shape is another, or a value is not finite.
+    """
+    vectors: FloatArray = np.atleast_2d(np.asarray(values))
+    if vectors.ndim != 2 or vectors.shape[1] != n or not np.isfinite(vectors).all():
+        msg = (
+            f"expected finite eigenvectors of shape (k, {n}), one in each row and as long as the "
+            f"model has parameters, got shape {vectors.shape}"
+        )
+        raise InvalidArgumentError(msg)
+    return vectors

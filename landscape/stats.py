@@ -1,0 +1,136 @@
+"""Standard errors and confidence intervals of means over independent samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+FloatArray = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Estimates with their uncertainty; each field a float64 array of the same shape.
+
+    Attributes:
+        value: the estimates.
+        standard_error: of each.
+        low: lower ends of the confidence intervals.
+        high: upper ends.
+    """
+
+    value: FloatArray
+    standard_error: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def confidence_interval(samples: FloatArray, confidence: float) -> Interval:
+    """Estimate the mean of independent samples, allowing for skewness.
+
+    The interval is the union of two: Student's, and the one from Hall's (1992) monotone cubic
+    transformation of Student's T, which corrects it for the sample's skewness. vᵀAv is skewed
+    when a few eigenvalues dominate; Student's 95 % interval then covers as little as 88 % with
+    16 probes (one eigenvalue, a χ²₁ sample), the union 94 %, and 96 % of a normal sample.
+
+    Args:
+        samples: one row per probe, shape (p, ...), p ≥ 2.
+        confidence: probability that the interval is to cover the mean.
+
+    Returns:
+        The mean over probes, its standard error s/√p, and the interval, each of shape (...).
+
+    References:
+        Hall (1992), On the removal of skewness by transformation, J. R. Stat. Soc. B 54.
+
+    >>> found = confidence_interval(np.array([1.0, 2.0, 3.0]), 0.95)
+    >>> float(found.value), float(found.standard_error.round(4)), float(found.low.round(3))
+    (2.0, 0.5774, -0.484)
+    """
+    p = len(samples)
+    mean = samples.mean(axis=0)
+    spread = samples.std(axis=0, ddof=1)
+    quantile = student(confidence, p - 1) / math.sqrt(p)
+    scale = np.where(spread > 0.0, spread, 1.0)
+    skewness = (((samples - mean) / scale) ** 3).mean(axis=0)
+    upward = np.maximum(quantile, -_hall(-quantile, skewness, p))
+    downward = np.maximum(quantile, _hall(quantile, skewness, p))
+    return Interval(
+        value=mean,
+        standard_error=spread / math.sqrt(p),
+        low=mean - downward * spread,
+        high=mean + upward * spread,
+    )
+
+
+def student(confidence: float, degrees: int) -> float:
+    """Return the two-sided quantile of Student's t distribution.
+
+    Args:
+        confidence: probability between minus the quantile and the quantile.
+        degrees: degrees of freedom.
+
+    Returns:
+        The quantile.
+
+    >>> round(student(0.95, 9), 3)
+    2.262
+    """
+    return float(stdtrit(degrees, (1.0 + confidence) / 2.0))
+
+
+def _hall(y: float, skewness: FloatArray, p: int) -> FloatArray:
+    """Solve T + γT²/3 + γ²T³/27 + γ/(6p) = y for T, with the skewness γ."""
+    straight = np.abs(skewness) < 1e-6
+    gamma = np.where(straight, 1.0, skewness)
+    bent = 3.0 / gamma * (np.cbrt(1.0 + gamma * (y - gamma / (6 * p))) - 1.0)
+    return np.where(straight, y, bent)
+
+
+def jackknife(sums: FloatArray, weights: FloatArray) -> FloatArray:
+    """Estimate the standard error of Σ sums / Σ weights by leaving each group out in turn.
+
+    Args:
+        sums: one row per group, shape (g, k), g ≥ 2.
+        weights: of each group, shape (g,).
+
+    Returns:
+        √((g − 1)/g Σ (θ₍₋ᵢ₎ − mean)²) for each column, shape (k,).
+
+    References:
+        Efron, Stein (1981), The jackknife estimate of variance, Annals of Statistics 9.
+
+    >>> jackknife(np.array([[1.0], [2.0], [3.0]]), np.ones(3)).round(4).tolist()
+    [0.5774]
+    """
+    g = len(sums)
+    left_out = (sums.sum(axis=0) - sums) / (weights.sum() - weights)[:, None]
+    return np.asarray(np.sqrt((g - 1) / g * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)))
+
+
+def interval_of_mean(draws: npt.NDArray[np.floating]) -> tuple[float, float, float, float]:
+    """Return the 95 % interval of the mean of independent samples, widened where they are skewed.
+
+    Args:
+        draws: the samples, shape (k,).
+
+    Returns:
+        Mean, standard error, and both ends; NaN but for the mean where a sample is not finite.
+    """
+    # What is finite may still be too large for its mean, or for its squares.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(draws).all():
+            return float(draws.mean()), math.nan, math.nan, math.nan
+        found = confidence_interval(draws.astype(np.float64), CONFIDENCE)
+    return (
+        float(found.value),
+        float(found.standard_error),
+        float(found.low),
+        float(found.high),
+    )

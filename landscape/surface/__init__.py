@@ -1,0 +1,45 @@
+"""The loss along lines, planes and paths, and the directions that span them."""
+
+from landscape.surface._automatic_range import automatic_range
+from landscape.surface._directions import Direction, Plane, given_direction, orthogonalised
+from landscape.surface._path import path
+from landscape.surface._planes import (
+    PrincipalPlane,
+    Projection,
+    eigenvector_plane,
+    plane_through,
+    principal_plane,
+    project,
+    require_same_elsewhere,
+    worst_case_direction,
+    worst_case_plane,
+)
+from landscape.surface._random_directions import NORMALISATIONS, random_direction, random_plane
+from landscape.surface._surface import N_SURFACE, line, span, surface
+from landscape.surface._trajectory import trajectory
+
+__all__ = [
+    "NORMALISATIONS",
+    "N_SURFACE",
+    "Direction",
+    "Plane",
+    "PrincipalPlane",
+    "Projection",
+    "automatic_range",
+    "eigenvector_plane",
+    "given_direction",
+    "line",
+    "orthogonalised",
+    "path",
+    "plane_through",
+    "principal_plane",
+    "project",
+    "random_direction",
+    "random_plane",
+    "require_same_elsewhere",
+    "span",
+    "surface",
+    "trajectory",
+    "worst_case_direction",
+    "worst_case_plane",
+]

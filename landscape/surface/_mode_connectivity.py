@@ -1,0 +1,234 @@
+"""Training of a curve between two weight vectors whose loss is low all along it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import NonFiniteError
+from landscape.evaluate import Evaluator, normalisers
+from landscape.progress import progress_bar
+from landscape.randomness import seeded, whole_seed
+from landscape.results import Provenance, TrainedCurve
+from landscape.study import MAX_ARRAY_BYTES, Study
+from landscape.surface._curves import Curve
+
+MOMENTUM = 0.9
+
+
+def train_curve(
+    evaluator: Evaluator,
+    straight: Curve,
+    *,
+    end: str,
+    settings: Mapping[str, Any],
+    provenance: Provenance,
+    study: Study | None,
+    progress: bool | None,
+) -> tuple[Curve, TrainedCurve]:
+    """Minimise E L(w(t)), t uniform on (0, 1), over the bends of a curve; its ends stay.
+
+    SGD with momentum takes one step per batch, each on the mean loss of the batch at a t of its
+    own, plus ½ weight_decay ‖w(t)‖². The learning rate falls from lr to 0 in half a period of a
+    cosine, one value per epoch. Dropout is off in eval mode; BatchNorm normalises with the
+    statistics of the batch. The batches are those of the problem, in an order drawn anew for every
+    epoch where they are kept in memory, else as they come. Each epoch has a generator of its own,
+    so that training that is taken up again gives the same bits.
+
+    Args:
+        evaluator: an entered evaluator.
+        straight: the curve to start from.
+        end: name of the checkpoint at t = 1.
+        settings: ``epochs``, ``lr``, ``momentum``, ``weight_decay``, ``seed``, and all else that
+            tells this training from others.
+        provenance: what is trained on.
+        study: where the state is kept after every epoch; a killed training loses one at most.
+        progress: show a bar on stderr; None: where stderr is a terminal.
+
+    Returns:
+        The curve, and its record.
+
+    Raises:
+        NonFiniteError: if the loss or the bends become NaN or infinite.
+
+    Cost: one gradient pass per epoch.
+
+    References:
+        Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, section 3.
+    """
+    epochs, lr = settings["epochs"], settings["lr"]
+    state = _State.begun(straight, _kept(study, provenance, settings), settings)
+    state.batches = _in_memory(evaluator.problem.batches)
+    left = range(len(state.losses) + 1, epochs + 1)
+
+    def record() -> TrainedCurve:
+        return TrainedCurve(
+            end=end,
+            curve=straight.kind,
+            bends=state.bends.detach().cpu().numpy().copy(),
+            velocity=state.velocity.cpu().numpy().copy(),
+            losses=np.array(state.losses, dtype=np.float64),
+            epochs=epochs,
+            settings=settings,
+            cost=evaluator.cost,
+            provenance=provenance,
+        )
+
+    with torch.enable_grad(), _batch_statistics(evaluator):
+        for epoch in progress_bar(
+            left, what=f"{straight.kind} curve", total=len(left), show=progress
+        ):
+            loss = _one_epoch(evaluator, state, epoch, settings)
+            if not (math.isfinite(loss) and bool(torch.isfinite(state.bends).all())):
+                msg = (
+                    f"the mean loss along the curve in epoch {epoch} is {loss}, or a bend is no "
+                    f"longer finite; try a smaller learning rate than {lr:g}"
+                )
+                raise NonFiniteError(msg)
+            state.losses.append(loss)
+            if study is not None and state.bends.nbytes <= MAX_ARRAY_BYTES:
+                study.save(record())
+    return dataclasses.replace(straight, bends=state.bends.detach()), record()
+
+
+def objective(
+    evaluator: Evaluator,
+    curve: Curve,
+    batch: Any,
+    *,
+    index: int,
+    t: float,
+    weight_decay: float = 0.0,
+) -> tuple[float, Tensor]:
+    """Evaluate the objective of one training step, and its gradient by the bends.
+
+    Args:
+        evaluator: an entered evaluator.
+        curve: the curve.
+        batch: one of the problem's batches.
+        index: its number.
+        t: coordinate in [0, 1].
+        weight_decay: of w(t).
+
+    Returns:
+        The mean loss of the batch at w(t) (its sum, for a loss that is a plain sum), and the
+        gradient by the bends of that with ½ weight_decay ‖w(t)‖².
+    """
+    with torch.enable_grad():
+        point = curve.at(t)
+    terms, slope = evaluator.batch_gradient(point.detach(), batch, index)
+    # A batch in which every target is ignored has weight 0, and pulls nowhere.
+    share = 1.0 if evaluator.problem.loss.sums else 1.0 / (float(terms.weight) or 1.0)
+    slope = share * slope
+    if weight_decay:
+        slope = slope + weight_decay * point.detach()
+    (gradient,) = torch.autograd.grad(point, curve.bends, slope)
+    return share * float(terms.total.detach()), gradient
+
+
+@dataclasses.dataclass
+class _State:
+    """The bends in training, with the optimizer that moves them."""
+
+    curve: Curve
+    bends: Tensor
+    optimizer: torch.optim.SGD
+    losses: list[float]
+    batches: list[Any] | None = None  # those that can be had in any order
+
+    @classmethod
+    def begun(
+        cls, straight: Curve, kept: TrainedCurve | None, settings: Mapping[str, Any]
+    ) -> _State:
+        start = straight.bends if kept is None else torch.from_numpy(kept.bends).to(straight.bends)
+        bends = start.clone().requires_grad_(True)
+        optimizer = torch.optim.SGD([bends], lr=settings["lr"], momentum=settings["momentum"])
+        if kept is not None and kept.velocity.size:
+            velocity = torch.from_numpy(kept.velocity).to(straight.bends)
+            optimizer.state[bends]["momentum_buffer"] = velocity
+        losses = [] if kept is None else kept.losses.tolist()
+        return cls(dataclasses.replace(straight, bends=bends), bends, optimizer, losses)
+
+    @property
+    def velocity(self) -> Tensor:
+        found = self.optimizer.state[self.bends].get("momentum_buffer")
+        return self.bends.new_empty(0).detach() if found is None else found
+
+
+def _one_epoch(
+    evaluator: Evaluator, state: _State, epoch: int, settings: Mapping[str, Any]
+) -> float:
+    """Take one step on each batch; return the mean loss over them, each where it was met."""
+    batches = evaluator.problem.batches
+    key = np.random.SeedSequence((whole_seed(settings["seed"]) % 2**64, epoch)).generate_state(1)
+    generator = seeded(int(key[0]))
+    places = torch.rand(batches.n_batches, dtype=torch.float64, generator=generator).tolist()
+    order = torch.randperm(batches.n_batches, generator=generator).tolist()
+    steps: Iterable[tuple[int, Any]] = enumerate(batches)
+    if state.batches is not None:
+        steps = [(index, state.batches[index]) for index in order]
+    (group,) = state.optimizer.param_groups
+    group["lr"] = settings["lr"] * cosine(epoch - 1, settings["epochs"])
+    losses = []
+    for t, (index, batch) in zip(places, steps, strict=True):
+        mean, state.bends.grad = objective(
+            evaluator,
+            state.curve,
+            batch,
+            index=index,
+            t=t,
+            weight_decay=settings["weight_decay"],
+        )
+        state.optimizer.step()
+        losses.append(mean)
+    evaluator.passes["gradients"] += 1
+    return float(np.mean(losses))
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch relative to the first: half a period of a cosine.
+
+    Args:
+        epoch: how many went before.
+        epochs: how many there are.
+
+    Returns:
+        From 1 before the first towards 0 after the last.
+
+    >>> cosine(0, 10), round(cosine(5, 10), 12)
+    (1.0, 0.5)
+    """
+    return 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
+
+
+def _in_memory(batches: Iterable[Any]) -> list[Any] | None:
+    # Batches that are kept are the same objects on every pass; others are read again each time.
+    return list(batches) if next(iter(batches)) is next(iter(batches)) else None
+
+
+@contextmanager
+def _batch_statistics(evaluator: Evaluator) -> Iterator[None]:
+    evaluator.write()  # in turn, before modes are changed
+    layers = normalisers(evaluator.problem.model).values()
+    modes = [layer.training for layer in layers]
+    try:
+        for layer in layers:
+            layer.train()
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.train(mode)
+
+
+def _kept(
+    study: Study | None, provenance: Provenance, settings: Mapping[str, Any]
+) -> TrainedCurve | None:
+    found = None if study is None else study.find(TrainedCurve.kind, provenance, settings)
+    return found if isinstance(found, TrainedCurve) else None

@@ -1,0 +1,150 @@
+"""Random directions and planes, normalised to the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.problem import Problem
+from landscape.problem._filters import is_vector, layout, normalise_filterwise
+from landscape.problem._owners import Owner, owner_of
+from landscape.randomness import seeded
+from landscape.surface._directions import Direction, Plane, orthogonalised
+
+NORMALISATIONS = ("filter", "layer", "global", "none")
+
+
+def random_direction(
+    problem: Problem, seed: int = 0, *, normalisation: str = "filter", vectors: bool = False
+) -> Direction:
+    """Draw a Gaussian direction, d ~ N(0, I), and normalise it to the weights.
+
+    ``filter``: every filter dⱼ becomes dⱼ / ‖dⱼ‖ · ‖wⱼ‖, so that a step of 1 is as large as the
+    filter itself; a filter is what makes one output, see `filters`. ``layer``: the same with whole
+    tensors, ``global``: with all of them as one. ``none``: the Gaussian numbers as they are.
+    Biases, gains (of weight normalisation too) and shifts get zero, unless asked for (and with
+    ``none``).
+
+    Args:
+        problem: gives the architecture and the weights.
+        seed: same seed, same Gaussian numbers, on any device and in any dtype.
+        normalisation: ``filter``, ``layer``, ``global`` or ``none``.
+        vectors: move biases, gains and shifts too, each tensor as one filter.
+
+    Returns:
+        The direction; its ``treatment`` says what each tensor received.
+
+    Raises:
+        InvalidArgumentError: if the normalisation is unknown, or leaves no direction at all.
+
+    References:
+        Li, Xu, Taylor, Studer, Goldstein (2018), Visualizing the Loss Landscape of Neural Nets,
+        arXiv:1712.09913.
+    """
+    generator = seeded(seed)
+    return _random(problem, generator, seed=seed, normalisation=normalisation, vectors=vectors)
+
+
+def random_plane(
+    problem: Problem,
+    seed: int = 0,
+    *,
+    normalisation: str = "filter",
+    vectors: bool = False,
+    orthogonal: str = "none",
+) -> Plane:
+    """Draw two directions like `random_direction`, one after the other from the same seed.
+
+    The two are independent, as in Li et al.; in many dimensions they are nearly orthogonal, and
+    the cosine is reported with every surface.
+
+    Args:
+        problem: gives the architecture and the weights.
+        seed: same seed, same Gaussian numbers, on any device and in any dtype.
+        normalisation: see `random_direction`.
+        vectors: see `random_direction`.
+        orthogonal: make the second orthogonal to the first after normalising them: ``euclidean``,
+            or ``filter``, in the metric that measures each filter in units of its own norm.
+
+    Returns:
+        The plane.
+
+    Raises:
+        InvalidArgumentError: if a choice is unknown, or leaves no direction at all.
+    """
+    generator = seeded(seed)
+    x, y = (
+        _random(problem, generator, seed=seed, normalisation=normalisation, vectors=vectors)
+        for _ in range(2)
+    )
+    plane = Plane(x, y, f"{x.description} (seed {seed})")
+    return plane if orthogonal == "none" else orthogonalised(problem, plane, metric=orthogonal)
+
+
+def _random(
+    problem: Problem,
+    generator: torch.Generator,
+    *,
+    seed: int,
+    normalisation: str,
+    vectors: bool,
+) -> Direction:
+    one_of(normalisation, NORMALISATIONS, what="normalisation")
+    state = problem.state()
+    vector = torch.empty(problem.space.n, dtype=problem.dtype, device=problem.device)
+    drawn = problem.space.unflatten(vector)
+    treatment: dict[str, str] = {}
+    for name, part in drawn.items():
+        # Drawn on the CPU in float64, then rounded: the same direction on every device and dtype.
+        numbers = torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part)
+        weight, owner = state[name].to(part), owner_of(problem.model, name)
+        found, treatment[name] = _treated(numbers, weight, owner, normalisation, vectors)
+        part.copy_(found)
+        del numbers, found  # beside those of the next tensor
+    if normalisation == "global":
+        vector = _to_norm_of(problem.space.flatten(_moved(problem, drawn)), vector)
+    words = "Gaussian" if normalisation == "none" else f"{normalisation}-normalised random"
+    also = ", biases and gains too" if vectors and normalisation != "none" else ""
+    direction = Direction(vector, "random", f"{words} direction{also}", seed, treatment)
+    if direction.norm == 0.0:
+        msg = (
+            f"the {normalisation}-normalised direction is zero: the model has no parameter with "
+            "two axes or more that is not zero; use normalisation='none'"
+        )
+        raise InvalidArgumentError(msg)
+    return direction
+
+
+def _treated(
+    gaussian: Tensor, weight: Tensor, owner: Owner, normalisation: str, vectors: bool
+) -> tuple[Tensor, str]:
+    """Return what a tensor gets, and the same in words."""
+    if normalisation == "none":
+        return gaussian, "Gaussian"
+    if is_vector(weight, *owner):
+        if not vectors:
+            return torch.zeros_like(weight), "zero: a bias, gain or shift"
+        scaled = gaussian if normalisation == "global" else _to_norm_of(weight, gaussian)
+        return scaled, "one filter: a bias, gain or shift"
+    if normalisation == "filter":
+        return normalise_filterwise(gaussian, weight, *owner), layout(weight, *owner)
+    if normalisation == "layer":
+        return _to_norm_of(weight, gaussian), "as a whole"
+    return gaussian, "together with the others"
+
+
+def _to_norm_of(weight: Tensor, gaussian: Tensor) -> Tensor:
+    ours, theirs = (
+        torch.linalg.vector_norm(part, dtype=torch.float64) for part in (gaussian, weight)
+    )
+    scaled: Tensor = gaussian * (theirs / ours.clamp_min(torch.finfo(torch.float64).tiny))
+    return scaled.to(gaussian.dtype)
+
+
+def _moved(problem: Problem, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of the tensors that move; zero for the others."""
+    weights = problem.space.unflatten(problem.weights)
+    return {name: w if drawn[name].any() else torch.zeros_like(w) for name, w in weights.items()}
