@@ -9,7 +9,7 @@ import click
 from landscape.results import Cost
 
 from .measuring import measure_each
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 
 
 @click.command("average")
@@ -59,7 +59,7 @@ from .options import Measuring, measuring
     help="Choose how to evaluate by a short timing, for long runs; can change roundings.",
 )
 @measuring
-def command(told: Measuring, rhos: tuple[float, ...], **options: Any) -> None:
+def command(common: CommonOptions, rhos: tuple[float, ...], **options: Any) -> None:
     """Measure the average rise of the loss, E[L(w+ε) − L(w)], with its interval.
 
     Every draw of ε is tried with both signs, and is the same for every checkpoint.
@@ -71,12 +71,12 @@ def command(told: Measuring, rhos: tuple[float, ...], **options: Any) -> None:
     """
     from landscape.sharpness import N_PROBES, average_profile, check_profile
 
-    check_profile(rhos, seed=told.seed, **options)  # said before anything is loaded
+    check_profile(rhos, seed=common.seed, **options)  # said before anything is loaded
     passes = len(rhos) * (2 * options["max_samples"] + 1)
     measure_each(
-        told,
+        common,
         lambda problem, study: average_profile(
-            problem, rhos, seed=told.seed, study=study, progress=told.progress, **options
+            problem, rhos, seed=common.seed, study=study, progress=common.progress, **options
         ),
         price=lambda problem: Cost(forwards=passes, hvps=N_PROBES * options["prediction"]),
     )

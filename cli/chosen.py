@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from landscape.errors import InvalidArgumentError, StudyError
 
 if TYPE_CHECKING:
-    from landscape.results import Line, Path, Result, Trajectory
+    from landscape.results import Line, LossPath, Result, Trajectory
     from landscape.study import Entry, Study
 
 Named = list[tuple[str, "Result"]]
@@ -148,7 +148,7 @@ def numbered(study: Study, ids: Sequence[int]) -> Named:
         )
         raise InvalidArgumentError(msg)
     if "path" in kinds:  # its picture tells them apart by their shapes
-        return [(cast("Path", result).route, result) for result in results]
+        return [(cast("LossPath", result).route, result) for result in results]
     shared = Counter(result.name for result in results)
     return [
         (result.name if shared[result.name] == 1 else f"{result.name} (number {id})", result)

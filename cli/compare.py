@@ -11,7 +11,7 @@ from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import Cost
 
 from .measuring import SEARCH, print_price
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .output import as_dict, print_rows, to_json
 
 _EIGENPAIRS = 60  # products
@@ -39,7 +39,7 @@ _EIGENPAIRS = 60  # products
 @click.option("--report", type=click.Path(), help="Write one self-contained HTML page.")
 @measuring
 def command(
-    told: Measuring,
+    common: CommonOptions,
     rho: float,
     k: int,
     points: int,
@@ -70,9 +70,9 @@ def command(
         one_of(Path(figure).suffix, (".png", ".pdf", ".svg"), what="ending of --figure:")
     for path in filter(None, (figure, report)):
         check_place(path)
-    task = told.task()
-    problems = told.problems(told.base_problem(task))
-    if told.dry_run:
+    task = common.task()
+    problems = common.problems(common.base_problem(task))
+    if common.dry_run:
         forwards = points**2 + 2 * N_COMPARED_LINE + 6
         searches = 6 if paired else 1
         forwards += 600 if paired else 0
@@ -81,20 +81,20 @@ def command(
             gradients=SEARCH.gradients * searches,
             hvps=SEARCH.hvps * searches + _EIGENPAIRS,
         )
-        print_price(problems, lambda problem: price, as_json=told.as_json)
+        print_price(problems, lambda problem: price, as_json=common.as_json)
         return
-    test = None if no_test or told.split == "test" else told.base_problem(task, split="test")
-    with Study(told.study) as study:
+    test = None if no_test or common.split == "test" else common.base_problem(task, split="test")
+    with Study(common.study) as study:
         comparison = compare(
             problems,
             rho=rho,
             k=k,
             n=points,
             half_width=half_width,
-            seed=told.seed,
+            seed=common.seed,
             test=test,
             study=study,
-            progress=told.progress,
+            progress=common.progress,
         )
         first, *others = [problem.named(name) for name, problem in problems.items()]
         apart = [
@@ -102,13 +102,13 @@ def command(
                 other,
                 first,
                 rho=rho,
-                seed=told.seed,
+                seed=common.seed,
                 study=study,
-                progress=told.progress,
+                progress=common.progress,
             )
             for other in (others if paired else [])
         ]
-    if told.as_json:
+    if common.as_json:
         models = {
             model.name: {role: as_dict(result) for role, result in model.roles().items()}
             for model in comparison.models
@@ -120,10 +120,10 @@ def command(
         for found in apart:
             click.echo(f"{found.name} less {found.against}, on the same examples and noise")
             print_rows(found.rows(), indent="  ")
-        click.echo(f"Stored in {told.study}.")
+        click.echo(f"Stored in {common.study}.")
     if figure is not None:
         saved = save_figure(comparison.plot(), figure)
-        click.echo(f"Drawn in {', '.join(map(str, saved))}.", err=told.as_json)
+        click.echo(f"Drawn in {', '.join(map(str, saved))}.", err=common.as_json)
     if report is not None:
         comparison.report(Path(report))
-        click.echo(f"Report in {report}.", err=told.as_json)
+        click.echo(f"Report in {report}.", err=common.as_json)

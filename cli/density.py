@@ -9,7 +9,7 @@ import click
 from landscape.results import Cost
 
 from .measuring import measure_each
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .spectral import spectral
 
 
@@ -34,7 +34,7 @@ from .spectral import spectral
 )
 @click.option("--confidence", default=0.95, show_default=True, help="Of the band and intervals.")
 @measuring
-def command(told: Measuring, memory: float | None, **options: Any) -> None:
+def command(common: CommonOptions, memory: float | None, **options: Any) -> None:
     """Estimate the density of the Hessian's eigenvalues, with its band and the mass below zero.
 
     \b
@@ -46,13 +46,13 @@ def command(told: Measuring, memory: float | None, **options: Any) -> None:
 
     spent = options["n_probes"] * options["steps"] + max(200, 20 * options["outliers"]) + 2
     measure_each(
-        told,
+        common,
         lambda problem, study: spectral_density(
             problem,
             memory=memory,
-            seed=told.seed,
+            seed=common.seed,
             study=study,
-            progress=told.progress,
+            progress=common.progress,
             **options,
         ),
         price=lambda problem: Cost(forwards=1, hvps=spent),

@@ -9,7 +9,7 @@ import click
 from landscape.errors import InvalidArgumentError
 
 from .measuring import measure_each
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "--held-out", default=None, metavar="SPLIT", help="Compare with the loss on it, e.g. test."
 )
 @measuring
-def command(told: Measuring, held_out: str | None) -> None:
+def command(common: CommonOptions, held_out: str | None) -> None:
     """Check a checkpoint and its problem before sharpness is measured on them.
 
     Determinism, batching, mode, BatchNorm statistics, gradient and lowest curvature (is it a
@@ -34,23 +34,23 @@ def command(told: Measuring, held_out: str | None) -> None:
     """
     from landscape.doctor import PRICE, diagnose
 
-    if held_out == told.split:
+    if held_out == common.split:
         msg = f"--held-out {held_out} is what is examined anyway (--split): name another"
         raise InvalidArgumentError(msg)
-    other = None if held_out is None else _other(told, held_out)
+    other = None if held_out is None else _other(common, held_out)
     measure_each(
-        told,
+        common,
         lambda problem, study: diagnose(
             problem,
             held_out=None if other is None else other.at(problem),
             study=study,
-            seed=told.seed,
-            progress=told.progress,
+            seed=common.seed,
+            progress=common.progress,
         ),
         price=lambda problem: PRICE,
     )
 
 
-def _other(told: Measuring, split: str) -> Problem:
-    base = told.base_problem(told.task(), split=split)
-    return base.only(*told.params) if told.params else base
+def _other(common: CommonOptions, split: str) -> Problem:
+    base = common.base_problem(common.task(), split=split)
+    return base.only(*common.params) if common.params else base

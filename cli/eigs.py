@@ -10,7 +10,7 @@ import click
 from landscape.results import Cost
 
 from .measuring import measure_each, measure_layers
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .output import print_rows
 from .spectral import spectral
 
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 )
 @measuring
 def command(
-    told: Measuring, k: int, layers: bool, warm_start: bool, ggn_split: bool, **options: Any
+    common: CommonOptions, k: int, layers: bool, warm_start: bool, ggn_split: bool, **options: Any
 ) -> None:
     """Find the k largest (algebraic) eigenvalues of the Hessian of the loss, with evidence.
 
@@ -91,13 +91,13 @@ def command(
     """
     from landscape.curvature import eigenpairs_by_layer, top_eigenpairs
 
-    options |= {"seed": told.seed, "progress": told.progress, "split": ggn_split}
+    options |= {"seed": common.seed, "progress": common.progress, "split": ggn_split}
     pairs = 2 * k if options["both_ends"] else k
     has_data_error = options["data_groups"] != 0 and options["evidence"] == "full"
     price = Cost(forwards=1, hvps=options["max_matvecs"] + pairs * (has_data_error + ggn_split) + 3)
     if layers:
         measure_layers(
-            told,
+            common,
             lambda problem, study: eigenpairs_by_layer(problem, k, study=study, **options),
             price=lambda problem: price,
         )
@@ -109,8 +109,8 @@ def command(
         found.append(top_eigenpairs(problem, k, start=start, study=study, **options))
         return found[-1]
 
-    measure_each(told, measure, price=lambda problem: price)
-    if not told.as_json and k > 1 and all(pairs.vectors.size for pairs in found):
+    measure_each(common, measure, price=lambda problem: price)
+    if not common.as_json and k > 1 and all(pairs.vectors.size for pairs in found):
         _print_overlaps(found)
 
 

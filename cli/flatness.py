@@ -9,7 +9,7 @@ import click
 from landscape.results import Cost
 
 from .measuring import measure_each
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 
 
 @click.command("flatness")
@@ -32,7 +32,7 @@ from .options import Measuring, measuring
 )
 @click.option("--max-products", default=200, show_default=True, help="Products to spend at most.")
 @measuring
-def command(told: Measuring, **options: Any) -> None:
+def command(common: CommonOptions, **options: Any) -> None:
     """Measure Fisher-Rao norm, relative flatness, surrogate gap and 1/σ², with their errors.
 
     A star marks what does not change when layers of a ReLU network are rescaled.
@@ -45,9 +45,9 @@ def command(told: Measuring, **options: Any) -> None:
 
     passes = 2 * 2 * MOST_SIGMAS * options["n_samples"] + 3
     measure_each(
-        told,
+        common,
         lambda problem, study: flatness(
-            problem, seed=told.seed, study=study, progress=told.progress, **options
+            problem, seed=common.seed, study=study, progress=common.progress, **options
         ),
         price=lambda problem: Cost(forwards=passes, gradients=1, hvps=options["max_products"] + 1),
     )

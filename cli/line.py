@@ -11,7 +11,7 @@ from landscape.results import Cost, spread_rows
 
 from .idle import refuse_given
 from .measuring import SEARCH, measure_each
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .pointwise import Pointwise, coordinates, pointwise
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @measuring
 @pointwise(usual="1 for random; a distance of 2 ρ for the others")
 def command(
-    told: Measuring, each: Pointwise, kind: str, points: int, rho: float, seeds: int
+    common: CommonOptions, each: Pointwise, kind: str, points: int, rho: float, seeds: int
 ) -> None:
     """Measure the loss along one direction through each checkpoint.
 
@@ -68,7 +68,7 @@ def command(
         each.prepare(
             problems,
             study,
-            lambda problem: (_direction(problem, study, told, kind, rho, told.seed),),
+            lambda problem: (_direction(problem, study, common, kind, rho, common.seed),),
         )
 
     def measure(problem: Problem, study: Study) -> list[Line]:
@@ -76,23 +76,23 @@ def command(
 
         def along(seed: int) -> Line:
             def direction(at: Problem) -> Direction:
-                return _direction(at, study, told, kind, rho, seed)
+                return _direction(at, study, common, kind, rho, seed)
 
             return line(
                 problem,
                 direction(problem),
                 x=x,
-                seed=told.seed,
+                seed=common.seed,
                 **each.arguments(problem, direction),
                 study=study,
-                progress=told.progress,
+                progress=common.progress,
             )
 
-        return [along(seed) for seed in range(told.seed, told.seed + seeds)]
+        return [along(seed) for seed in range(common.seed, common.seed + seeds)]
 
     searching = {"worst-case": SEARCH, "eigenvector": Cost(hvps=30)}.get(kind, Cost())
     measure_each(
-        told,
+        common,
         measure,
         price=lambda problem: each.price(points * seeds, searching),
         prepare=prepare,
@@ -101,13 +101,13 @@ def command(
 
 
 def _direction(
-    problem: Problem, study: Study, told: Measuring, kind: str, rho: float, seed: int
+    problem: Problem, study: Study, common: CommonOptions, kind: str, rho: float, seed: int
 ) -> Direction:
     from landscape.curvature import top_eigenpairs
     from landscape.sharpness import sharpness
     from landscape.surface import given_direction, random_direction, worst_case_direction
 
-    shared: dict[str, Any] = {"seed": told.seed, "study": study, "progress": told.progress}
+    shared: dict[str, Any] = {"seed": common.seed, "study": study, "progress": common.progress}
     if kind == "worst-case":
         return worst_case_direction(problem, sharpness(problem, rho, **shared))
     if kind == "eigenvector":

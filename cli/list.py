@@ -76,11 +76,11 @@ def row(entry: Entry) -> tuple[str, ...]:
         status += f" ({entry.points_done} of {entry.points_total} points)"
     when = entry.created.replace("T", " ").removesuffix("+00:00")
     telling = _TRAINED if entry.kind == "training" else _TELLING
-    told = [f"{key} {entry.settings[key]}" for key in telling if entry.settings.get(key)]
+    common = [f"{key} {entry.settings[key]}" for key in telling if entry.settings.get(key)]
     seeds = {part.get("seed") for key in ("d", "d1") if (part := entry.settings.get(key))}
-    told += [f"seed {seed}" for seed in sorted(seeds - {None})]
-    told += [f"of {entry.parameters}"] if entry.parameters else []
-    asked = ", ".join(told)
+    common += [f"seed {seed}" for seed in sorted(seeds - {None})]
+    common += [f"of {entry.parameters}"] if entry.parameters else []
+    asked = ", ".join(common)
     return str(entry.id), entry.name, entry.kind, asked, entry.split, status, when, entry.cost
 
 

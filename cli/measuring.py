@@ -12,7 +12,7 @@ import click
 from landscape.results import Cost
 from landscape.wording import number
 
-from .options import Measuring
+from .options import CommonOptions
 from .output import as_dict, print_results, print_rows, to_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SEARCH = Cost(forwards=2, gradients=SCOUTING + 200, hvps=SEARCH_HVPS)  # sharpne
 
 
 def measure_each(
-    told: Measuring,
+    common: CommonOptions,
     measure: Callable[[Problem, Study], Result | Sequence[Result]],
     *,
     price: Callable[[Problem], Cost],
@@ -38,7 +38,7 @@ def measure_each(
     """Measure every checkpoint, store each result, and print one summary.
 
     Args:
-        told: the shared options.
+        common: the shared options.
         measure: makes the result of one checkpoint, or several; the library call.
         price: passes that one checkpoint takes at most.
         prepare: is called once with all problems, before the first is measured.
@@ -46,26 +46,26 @@ def measure_each(
     """
     from landscape.study import Study
 
-    problems = told.problems(told.base_problem(told.task()))
-    if told.dry_run:
-        print_price(problems, price, as_json=told.as_json)
+    problems = common.problems(common.base_problem(common.task()))
+    if common.dry_run:
+        print_price(problems, price, as_json=common.as_json)
         return
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with Study(told.study) as study:
+    with Study(common.study) as study:
         if prepare is not None:
             prepare(problems, study)
         measured = [measure(problem, study) for problem in problems.values()]
     each = [found if isinstance(found, Sequence) else [found] for found in measured]
     results = [result for found in each for result in found]
-    print_results(results, as_json=told.as_json, study=told.study, since=started)
+    print_results(results, as_json=common.as_json, study=common.study, since=started)
     for found in each:
-        if summarise is not None and len(found) > 1 and not told.as_json:
+        if summarise is not None and len(found) > 1 and not common.as_json:
             click.echo(f"{found[0].name}, over {len(found)} directions")
             print_rows(summarise(found), indent="  ")
 
 
 def measure_layers(
-    told: Measuring,
+    common: CommonOptions,
     measure: Callable[[Problem, Study], dict[str, Eigenpairs]],
     *,
     price: Callable[[Problem], Cost],
@@ -73,19 +73,19 @@ def measure_layers(
     """Measure every layer of every checkpoint, store each result, and print a table of layers.
 
     Args:
-        told: the shared options.
+        common: the shared options.
         measure: makes the results by layer; the library call.
         price: passes that one layer takes at most.
     """
     from landscape.study import Study
 
-    problems = told.problems(told.base_problem(told.task()))
-    if told.dry_run:
-        print_price(problems, price, times=_n_layers, as_json=told.as_json)
+    problems = common.problems(common.base_problem(common.task()))
+    if common.dry_run:
+        print_price(problems, price, times=_n_layers, as_json=common.as_json)
         return
-    with Study(told.study) as study:
+    with Study(common.study) as study:
         found = {name: measure(problem, study) for name, problem in problems.items()}
-    if told.as_json:
+    if common.as_json:
         listed = {
             name: {layer: as_dict(result) for layer, result in layers.items()}
             for name, layers in found.items()
@@ -95,7 +95,7 @@ def measure_layers(
     for name, layers in found.items():
         click.echo(name)
         print_rows([_layer_row(layer, result) for layer, result in layers.items()], indent="  ")
-    click.echo(f"Stored in {told.study}.")
+    click.echo(f"Stored in {common.study}.")
 
 
 def _n_layers(problem: Problem) -> int:
@@ -130,7 +130,7 @@ def print_price(
     """
     from landscape.evaluate import Evaluator
 
-    rows, told, total = [], {}, 0.0
+    rows, common, total = [], {}, 0.0
     for name, problem in problems.items():
         with Evaluator(problem) as evaluator:
             forward, gradient = _timed(evaluator.loss), _timed(evaluator.gradient)
@@ -143,9 +143,9 @@ def print_price(
         each = "" if n == 1 else f"{n} × "
         rows.append((name, f"at most {each}{passes}", f"about {seconds:,.0f} s"))
         counts = {key: n * getattr(cost, key) for key in ("forwards", "gradients", "hvps")}
-        told[name] = {**counts, "seconds": seconds}
+        common[name] = {**counts, "seconds": seconds}
     if as_json:
-        click.echo(to_json({"dry_run": True, "at_most": told, "seconds": total}))
+        click.echo(to_json({"dry_run": True, "at_most": common, "seconds": total}))
         return
     print_rows(rows)
     click.echo(f"Dry run: nothing measured; at most about {total:,.0f} s on this machine.")

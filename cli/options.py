@@ -63,8 +63,8 @@ class CheckpointType(ParamType):
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """What every measuring verb is told.
+class CommonOptions:
+    """What every measuring verb is common.
 
     Attributes:
         checkpoints: files to measure, with the names that were given.
@@ -180,19 +180,19 @@ def _say_what_is_equal(problems: Mapping[str, Problem]) -> None:
         by_hash.setdefault(problem.checkpoint_hash, []).append(name)
     for names in by_hash.values():
         if len(names) > 1:
-            told = f"{', '.join(names[:-1])} and {names[-1]} hold the same weights"
-            msg = f"Warning: {told}: the study lists them once, and knows them by each name"
+            common = f"{', '.join(names[:-1])} and {names[-1]} hold the same weights"
+            msg = f"Warning: {common}: the study lists them once, and knows them by each name"
             click.echo(msg, err=True)
 
 
 def measuring(function: F) -> F:
-    """Add the options of every measuring verb; the function gets one `Measuring`."""
+    """Add the options of every measuring verb; the function gets one `CommonOptions`."""
 
     @functools.wraps(function)
     def wrapped(**options: Any) -> Any:
-        fields = Measuring.__dataclass_fields__
-        told = Measuring(**{name: options.pop(name) for name in fields})
-        return function(told, **options)
+        fields = CommonOptions.__dataclass_fields__
+        common = CommonOptions(**{name: options.pop(name) for name in fields})
+        return function(common, **options)
 
     decorators = [
         click.argument(

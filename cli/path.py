@@ -12,7 +12,7 @@ from landscape.results import Cost
 
 from .idle import refuse_given
 from .measuring import print_price
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .output import print_results
 
 
@@ -44,7 +44,7 @@ from .output import print_results
 )
 @click.option("--held-out", default=None, metavar="SPLIT", help="Measure these data too.")
 @measuring
-def command(told: Measuring, points: int, held_out: str | None, **asked: Any) -> None:
+def command(common: CommonOptions, points: int, held_out: str | None, **asked: Any) -> None:
     """Measure the loss from one CHECKPOINT to another, and the barrier between the two.
 
     Every point is stored as it is measured, and a curve after every epoch of its training:
@@ -58,37 +58,37 @@ def command(told: Measuring, points: int, held_out: str | None, **asked: Any) ->
     from landscape.study import Study
     from landscape.surface import path
 
-    if len(told.checkpoints) != 2:
+    if len(common.checkpoints) != 2:
         msg = (
             "a path leads from one checkpoint to another: give two, got "
-            f"{len(told.checkpoints)}: {' '.join(told.files)}"
+            f"{len(common.checkpoints)}: {' '.join(common.files)}"
         )
         raise InvalidArgumentError(msg)
     _refuse_idle(asked["curve"])
-    task = told.task()
-    problem, end = told.problems(told.base_problem(task)).values()
-    other = None if held_out is None else told.base_problem(task, split=held_out)
-    if other is not None and told.params:
-        other = other.only(*told.params)
-    if told.dry_run:
+    task = common.task()
+    problem, end = common.problems(common.base_problem(task)).values()
+    other = None if held_out is None else common.base_problem(task, split=held_out)
+    if other is not None and common.params:
+        other = other.only(*common.params)
+    if common.dry_run:
         route = f"{problem.name} to {end.name}"
         price = _price(problem, points, asked, other)
-        print_price({route: problem}, lambda problem: price, as_json=told.as_json)
+        print_price({route: problem}, lambda problem: price, as_json=common.as_json)
         return
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with Study(told.study) as study:
+    with Study(common.study) as study:
         study.set_name(end.name, end.checkpoint_hash, end.path)
         result = path(
             problem,
             end,
             n=points,
             held_out=other,
-            seed=told.seed,
+            seed=common.seed,
             study=study,
-            progress=told.progress,
+            progress=common.progress,
             **asked,
         )
-    print_results([result], as_json=told.as_json, study=told.study, since=started)
+    print_results([result], as_json=common.as_json, study=common.study, since=started)
 
 
 def _price(problem: Any, points: int, asked: dict[str, Any], held_out: Any) -> Cost:

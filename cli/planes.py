@@ -13,7 +13,7 @@ from landscape.results import Cost
 
 from .idle import refuse_given
 from .measuring import SEARCH
-from .options import Measuring
+from .options import CommonOptions
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -37,7 +37,7 @@ Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlaneOptions:
     """What the plane options say.
 
     Attributes:
@@ -84,13 +84,15 @@ class Asked:
 
 
 def plane_options(function: F) -> F:
-    """Add the options that choose a plane; they arrive as one argument ``plane``, an `Asked`."""
+    """Add the options that choose a plane; they arrive as one argument ``plane``, `PlaneOptions`."""
     import functools
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         names = ("via", "normalisation", "biases", "orthogonal", "rho")
-        asked = Asked(plane=kwargs.pop("plane"), **{name: kwargs.pop(name) for name in names})
+        asked = PlaneOptions(
+            plane=kwargs.pop("plane"), **{name: kwargs.pop(name) for name in names}
+        )
         asked.check()
         return function(*args, plane=asked, **kwargs)
 
@@ -129,14 +131,14 @@ def plane_options(function: F) -> F:
 
 
 def make_plane(
-    problem: Problem, study: Study, told: Measuring, asked: Asked
+    problem: Problem, study: Study, common: CommonOptions, asked: PlaneOptions
 ) -> tuple[Plane, tuple[Ends, Ends]]:
     """Find the plane that was asked for.
 
     Args:
         problem: at the checkpoint, which is the origin.
         study: where searches are kept.
-        told: the shared options.
+        common: the shared options.
         asked: the plane options.
 
     Returns:
@@ -146,14 +148,14 @@ def make_plane(
     from landscape.curvature import top_eigenpairs
     from landscape.sharpness import sharpness
 
-    shared: dict[str, Any] = {"seed": told.seed, "study": study, "progress": told.progress}
-    read: dict[str, Any] = told.reading
+    shared: dict[str, Any] = {"seed": common.seed, "study": study, "progress": common.progress}
+    read: dict[str, Any] = common.reading
     near, unit = _both(-2.0 * asked.rho, 2.0 * asked.rho), _both(-1.0, 1.0)
     if asked.plane == "eigenvectors":
         return directions.eigenvector_plane(problem, top_eigenpairs(problem, 2, **shared)), near
     if asked.plane == "worst-case":
         found = sharpness(problem, asked.rho, **shared)
-        second = _random_direction(problem, told, asked)
+        second = _random_direction(problem, common, asked)
         return directions.worst_case_plane(problem, found, second), near
     if asked.plane == "through":
         _refuse_itself(problem, asked.via, read)
@@ -165,7 +167,7 @@ def make_plane(
         return principal.plane, (x, y)
     plane = directions.random_plane(
         problem,
-        told.seed,
+        common.seed,
         normalisation=asked.normalisation,
         vectors=asked.biases,
         orthogonal=asked.orthogonal,
@@ -183,11 +185,11 @@ def _refuse_itself(problem: Problem, via: tuple[str, ...], read: dict[str, Any])
             raise InvalidArgumentError(msg)
 
 
-def _random_direction(problem: Problem, told: Measuring, asked: Asked) -> Direction:
+def _random_direction(problem: Problem, common: CommonOptions, asked: PlaneOptions) -> Direction:
     from landscape.surface import random_direction
 
     return random_direction(
-        problem, told.seed, normalisation=asked.normalisation, vectors=asked.biases
+        problem, common.seed, normalisation=asked.normalisation, vectors=asked.biases
     )
 
 

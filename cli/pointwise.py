@@ -14,7 +14,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .idle import refuse_given
-from .options import Measuring
+from .options import CommonOptions
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -77,7 +77,7 @@ class Pointwise:
     """What the options of lines and surfaces say.
 
     Attributes:
-        told: the options of every measuring verb.
+        common: the options of every measuring verb.
         half_width: half of the range, both of its ends, ``auto``, or None for the usual.
         rise: multiple of the loss that an automatic range reaches.
         statistics: of BatchNorm.
@@ -89,7 +89,7 @@ class Pointwise:
         tune: whether long runs choose how to evaluate by timing.
     """
 
-    told: Measuring
+    common: CommonOptions
     half_width: str | None
     rise: float
     statistics: str
@@ -127,7 +127,7 @@ class Pointwise:
         for problem in problems.values():
             for axis, direction in enumerate(directions(problem)):
                 found = automatic_range(
-                    problem, direction, multiple=self.rise, seed=self.told.seed, study=study
+                    problem, direction, multiple=self.rise, seed=self.common.seed, study=study
                 )
                 self._reach[axis] = max(found, self._reach.get(axis, 0.0))
 
@@ -176,12 +176,12 @@ class Pointwise:
     def _on_held_out(self, problem: Problem) -> Problem | None:
         if self.held_out is None:
             return None
-        if self.held_out == self.told.split:
+        if self.held_out == self.common.split:
             msg = f"--held-out {self.held_out} is what is measured anyway (--split): name another"
             raise InvalidArgumentError(msg)
         if self._other is None:
-            base = self.told.base_problem(self.told.task(), split=self.held_out)
-            self._other = base.only(*self.told.params) if self.told.params else base
+            base = self.common.base_problem(self.common.task(), split=self.held_out)
+            self._other = base.only(*self.common.params) if self.common.params else base
         return self._other.at(problem)
 
 
@@ -194,12 +194,12 @@ def pointwise(*, usual: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
-        def wrapped(told: Measuring, **options: Any) -> Any:
+        def wrapped(common: CommonOptions, **options: Any) -> Any:
             names = [name for name in Pointwise.__dataclass_fields__ if name in options]
-            each = Pointwise(told=told, **{name: options.pop(name) for name in names})
+            each = Pointwise(common=common, **{name: options.pop(name) for name in names})
             if each.half_width != AUTO:
                 refuse_given(["rise"], "is of an automatic range: give --range auto too")
-            return function(told, each=each, **options)
+            return function(common, each=each, **options)
 
         for decorator in reversed(_options(usual)):
             wrapped = decorator(wrapped)

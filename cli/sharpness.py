@@ -12,7 +12,7 @@ from landscape.results import Cost
 
 from .idle import refuse_given
 from .measuring import SCOUTING, SEARCH_HVPS, measure_each
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .spectral import Bytes
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ _MODEL = 16  # products, with the Hessian at the checkpoint alone
 )
 @measuring
 def command(
-    told: Measuring,
+    common: CommonOptions,
     rho: float,
     m: int | None,
     profile: bool,
@@ -95,18 +95,18 @@ def command(
     from landscape.sharpness import Ball
 
     Ball(rho, ball["p"])  # a bad radius or norm is said before anything is loaded
-    _check(profile, rhos, m, protocol, told.mode)
+    _check(profile, rhos, m, protocol, common.mode)
     if protocol == "keskar":
         ball |= {"p": math.inf, "adaptive": "elementwise", "eta": 1.0}
 
     def measure(problem: Problem, study: Study) -> list[Result]:
         if normalise_logits:
             problem = problem.with_normalised_logits()
-        options = {**ball, "seed": told.seed, "study": study, "progress": told.progress}
+        options = {**ball, "seed": common.seed, "study": study, "progress": common.progress}
         return _measured(problem, rho, m, profile, rhos, protocol, memory, options)
 
     measure_each(
-        told, measure, price=lambda problem: _price(problem, ball, profile, rhos, m, protocol)
+        common, measure, price=lambda problem: _price(problem, ball, profile, rhos, m, protocol)
     )
 
 

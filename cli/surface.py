@@ -8,8 +8,8 @@ import click
 
 from .idle import refuse_given
 from .measuring import measure_each
-from .options import Measuring, measuring
-from .planes import Asked, make_plane, plane_options
+from .options import CommonOptions, measuring
+from .planes import PlaneOptions, make_plane, plane_options
 from .pointwise import Pointwise, coordinates, ends_of, pointwise
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ if TYPE_CHECKING:
 )
 @plane_options
 def command(
-    told: Measuring,
+    common: CommonOptions,
     each: Pointwise,
-    plane: Asked,
+    plane: PlaneOptions,
     points: int,
     points_y: int | None,
     range_y: str | None,
@@ -89,16 +89,16 @@ def command(
 
     def prepare(problems: Mapping[str, Problem], study: Study) -> None:
         def axes(problem: Problem) -> Any:
-            found, _ = make_plane(problem, study, told, plane)
+            found, _ = make_plane(problem, study, common, plane)
             return found.x, found.y
 
         each.prepare(problems, study, axes)
 
     def measure(problem: Problem, study: Study) -> Surface:
         def spanned(at: Problem) -> Plane:
-            return make_plane(at, study, told, plane)[0]
+            return make_plane(at, study, common, plane)[0]
 
-        found, usual = make_plane(problem, study, told, plane)
+        found, usual = make_plane(problem, study, common, plane)
         ends = [each.ends(usual[axis], axis) for axis in (0, 1)]
         if range_y is not None:
             ends[1] = ends_of("--range-y", range_y)
@@ -108,12 +108,12 @@ def command(
             found,
             x=x,
             y=y,
-            seed=told.seed,
+            seed=common.seed,
             **adaptive,
             **each.arguments(problem, spanned),
             study=study,
-            progress=told.progress,
+            progress=common.progress,
         )
 
     price = each.price(sizes[0] * sizes[1], plane.price, axes=2)
-    measure_each(told, measure, price=lambda problem: price, prepare=prepare)
+    measure_each(common, measure, price=lambda problem: price, prepare=prepare)

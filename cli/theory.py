@@ -97,8 +97,10 @@ def _worked_out(options: dict[str, Any], *, runs: int) -> tuple[TradeOff, list[S
     if runs == 0 or noise == 0:
         return pair, []
     at = _spread_out(options["iterations"])
-    told = {"noise": noise, "eta": options["eta"], "risk": risk, "runs": runs, "seed": seed}
-    return pair, [simulate(design, truth, rho=rho, at=at, **told) for rho in (0.0, options["rho"])]
+    common = {"noise": noise, "eta": options["eta"], "risk": risk, "runs": runs, "seed": seed}
+    return pair, [
+        simulate(design, truth, rho=rho, at=at, **common) for rho in (0.0, options["rho"])
+    ]
 
 
 def _spread_out(iterations: int) -> list[int]:

@@ -9,7 +9,7 @@ import click
 from landscape.results import Cost
 
 from .measuring import measure_each
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .spectral import spectral
 
 
@@ -33,7 +33,7 @@ from .spectral import spectral
 @click.option("--confidence", default=0.95, show_default=True, help="Of the interval.")
 @click.option("--max-matvecs", default=1000, show_default=True, help="Products to spend at most.")
 @measuring
-def command(told: Measuring, memory: float | None, **options: Any) -> None:
+def command(common: CommonOptions, memory: float | None, **options: Any) -> None:
     """Estimate the trace of the Hessian of the loss, until its interval is narrow enough.
 
     \b
@@ -44,13 +44,13 @@ def command(told: Measuring, memory: float | None, **options: Any) -> None:
     from landscape.curvature import trace
 
     measure_each(
-        told,
+        common,
         lambda problem, study: trace(
             problem,
             memory=memory,
-            seed=told.seed,
+            seed=common.seed,
             study=study,
-            progress=told.progress,
+            progress=common.progress,
             **options,
         ),
         price=lambda problem: Cost(forwards=1, hvps=options["max_matvecs"] + 3),

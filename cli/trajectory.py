@@ -11,9 +11,9 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .measuring import print_price
-from .options import Measuring, measuring
+from .options import CommonOptions, measuring
 from .output import print_results
-from .planes import Asked, make_plane, plane_options
+from .planes import PlaneOptions, make_plane, plane_options
 
 Run = tuple[str, tuple[str, ...]]
 
@@ -29,7 +29,7 @@ Run = tuple[str, tuple[str, ...]]
 )
 @measuring
 @plane_options
-def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
+def command(common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]) -> None:
     """Project training runs on a plane through the CHECKPOINT, and measure their losses.
 
     Each checkpoint has its own loss, and so has its projection on the plane. With the options of
@@ -43,23 +43,23 @@ def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
     from landscape.study import Study
     from landscape.surface import trajectory
 
-    if len(told.checkpoints) != 1:
+    if len(common.checkpoints) != 1:
         msg = (
             "a plane has one checkpoint as its origin: give one, and the others by --run; got "
-            f"{len(told.checkpoints)}: {' '.join(told.files)}"
+            f"{len(common.checkpoints)}: {' '.join(common.files)}"
         )
         raise InvalidArgumentError(msg)
-    wanted = _runs(told, plane, runs)
-    problems = told.problems(told.base_problem(told.task()))
-    if told.dry_run:
+    wanted = _runs(common, plane, runs)
+    problems = common.problems(common.base_problem(common.task()))
+    if common.dry_run:
         forwards = plane.price.forwards + sum(2 * len(files) + 1 for _, files in wanted)
         price = Cost(forwards=forwards, gradients=plane.price.gradients, hvps=plane.price.hvps)
-        print_price(problems, lambda problem: price, as_json=told.as_json)
+        print_price(problems, lambda problem: price, as_json=common.as_json)
         return
     (problem,) = problems.values()
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with Study(told.study) as study:
-        found, _ = make_plane(problem, study, told, plane)
+    with Study(common.study) as study:
+        found, _ = make_plane(problem, study, common, plane)
         results = [
             trajectory(
                 problem,
@@ -67,23 +67,23 @@ def command(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> None:
                 files,
                 run=name,
                 names=_names(files),
-                **told.reading,
-                seed=told.seed,
+                **common.reading,
+                seed=common.seed,
                 study=study,
-                progress=told.progress,
+                progress=common.progress,
             )
             for name, files in wanted
         ]
-    print_results(results, as_json=told.as_json, study=told.study, since=started)
+    print_results(results, as_json=common.as_json, study=common.study, since=started)
 
 
-def _runs(told: Measuring, plane: Asked, runs: tuple[str, ...]) -> list[Run]:
+def _runs(common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]) -> list[Run]:
     """Return the name and the files of each run."""
     if not runs and not plane.via:
         msg = "name the checkpoints of a run, in order: --run e1.pt,e2.pt,last.pt"
         raise InvalidArgumentError(msg)
     if not runs:
-        return [("", (*plane.via, *told.files))]
+        return [("", (*plane.via, *common.files))]
     found = []
     for text in runs:
         name, equals, rest = text.partition("=")

@@ -8,7 +8,7 @@ import warnings
 from landscape.errors import LossError, MisleadingWarning
 from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import norm
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.results import Evaluation, Provenance
 from landscape.study import Study
@@ -44,7 +44,7 @@ def evaluation(problem: Problem, *, seed: int = 0, study: Study | None = None) -
                 provenance=provenance,
             )
 
-    return recall_or_measure(Evaluation, problem, settings, study, measure)
+    return cached_measurement(Evaluation, problem, settings, study, measure)
 
 
 def _gradient_norm(evaluator: Evaluator) -> float:

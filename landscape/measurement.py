@@ -14,7 +14,7 @@ from landscape.study import Grid, Study
 R = TypeVar("R", bound=Result)
 
 
-def recall_or_measure(
+def cached_measurement(
     cls: type[R],
     problem: Problem,
     settings: Mapping[str, Any],

@@ -18,7 +18,7 @@ from landscape.results import (
     Evaluation,
     Flatness,
     Line,
-    Path,
+    LossPath,
     Profile,
     Provenance,
     Sharpness,
@@ -444,7 +444,7 @@ def _sized(name, n, **kwargs):
 def path(name="model.pt", *, n=7, curve="bezier"):
     t = np.linspace(0.0, 1.0, n)
     loss = 0.05 + 0.02 * t + t * (1 - t)
-    return Path(
+    return LossPath(
         settings={"end": "hash-of-end.pt", "curve": curve, "seed": 0, "t": t.tolist()},
         t=t,
         loss=loss,

@@ -20,7 +20,7 @@ from landscape.export.tables import table_bytes
 from landscape.problem import Problem
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.sharpness._average import average_profile, average_sharpness
-from landscape.sharpness._perturbations import Draws, adaptive_scale
+from landscape.sharpness._perturbations import Perturbations, adaptive_scale
 from landscape.study import Study
 from landscape.study.grid import Grid
 
@@ -39,7 +39,7 @@ def bowl(*, scale: float = 1.0, gradient=GRADIENT, at=AT, **options) -> Problem:
     return quadratic_problem(Quadratic(scale * HESSIAN, gradient, 0.7), at=at, **options)
 
 
-def even_part(draws: Draws, rho: float, n: int, hessian=HESSIAN) -> np.ndarray:
+def even_part(draws: Perturbations, rho: float, n: int, hessian=HESSIAN) -> np.ndarray:
     """½εᵀHε of each draw: what is left when both signs of ε are averaged."""
     steps = [rho * draws.draw(k).numpy() for k in range(n)]
     return np.array([0.5 * e @ hessian @ e for e in steps])
@@ -66,7 +66,7 @@ def test_the_average_on_a_quadratic_is_that_in_closed_form(distribution, adaptiv
 @every_distribution
 def test_what_is_odd_in_epsilon_cancels_exactly(distribution):
     rho = 0.2
-    draws = Draws(torch.ones(N), distribution, seed=3)
+    draws = Perturbations(torch.ones(N), distribution, seed=3)
     steep = average_sharpness(
         bowl(gradient=1e3 * GRADIENT), rho, distribution=distribution, seed=3, n_samples=20, **FIXED
     )
@@ -85,7 +85,7 @@ def test_small_noise_sees_half_the_trace(name):
     problem, rho = case.build(5), 1e-4
     found = average_sharpness(problem, rho, distribution="sphere", n_samples=30, **FIXED)
     hessian = case.dense_hessian().numpy()
-    draws = Draws(torch.ones(problem.space.n), "sphere", seed=0)
+    draws = Perturbations(torch.ones(problem.space.n), "sphere", seed=0)
     expected = even_part(draws, rho, 30, hessian)
     assert found.draws == pytest.approx(expected, rel=1e-5, abs=1e-5 * np.abs(expected).max())
     exact = rho**2 * np.trace(hessian) / (2 * problem.space.n)
@@ -161,9 +161,9 @@ def test_draws_lie_where_they_should():
             [float((d.draw(k)[moved] / t[moved]).norm()) for k in range(400)],
         )
         for name in DISTRIBUTIONS
-        for d in [Draws(t, name, seed=1)]
+        for d in [Perturbations(t, name, seed=1)]
     }
-    assert Draws(t, "ball", seed=1).n_moved == 4
+    assert Perturbations(t, "ball", seed=1).n_moved == 4
     assert radii["sphere"] == pytest.approx(np.ones(400), rel=1e-14)
     # r⁴ of a uniform point of the ball in four dimensions is uniform in [0, 1].
     inside = radii["ball"] ** 4
@@ -171,23 +171,25 @@ def test_draws_lie_where_they_should():
     assert abs(inside.mean() - 0.5) < 4 / math.sqrt(12 * 400)
     assert abs((inside < 0.25).mean() - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 400)
     assert abs((radii["gaussian"] ** 2).mean() - 4) < 4 * math.sqrt(8 / 400)
-    corners = torch.stack([Draws(t, "box", seed=1).draw(k) / t for k in range(400)])[:, moved]
+    corners = torch.stack([Perturbations(t, "box", seed=1).draw(k) / t for k in range(400)])[
+        :, moved
+    ]
     assert corners.abs().max() <= 1
     assert abs(float((corners**2).mean()) - 1 / 3) < 4 * math.sqrt(4 / 45 / 1600)
 
 
 @every_distribution
 def test_weights_without_a_scale_stay(distribution):
-    draws = Draws(torch.tensor([1.0, 0.0, 2.0]), distribution, seed=0)
+    draws = Perturbations(torch.tensor([1.0, 0.0, 2.0]), distribution, seed=0)
     assert all(float(draws.draw(k)[1]) == 0.0 for k in range(5))
 
 
 def test_a_draw_depends_on_its_number_and_the_seed_alone():
-    one, other = (Draws(torch.ones(9), "ball", seed=5) for _ in range(2))
+    one, other = (Perturbations(torch.ones(9), "ball", seed=5) for _ in range(2))
     _ = other.draw(0), other.draw(1)
     assert torch.equal(one.draw(2), other.draw(2))
     assert not torch.equal(one.draw(2), one.draw(3))
-    assert not torch.equal(one.draw(2), Draws(torch.ones(9), "ball", seed=6).draw(2))
+    assert not torch.equal(one.draw(2), Perturbations(torch.ones(9), "ball", seed=6).draw(2))
 
 
 def test_the_global_generator_is_not_touched():
@@ -319,7 +321,7 @@ def test_a_paired_difference_is_that_of_the_draws():
         ),
     )
     found = paired_difference(one, other)
-    draws = Draws(torch.ones(N), "gaussian", seed=0)
+    draws = Perturbations(torch.ones(N), "gaussian", seed=0)
     expected = 0.1 * even_part(draws, 0.3, 40)
     assert found.value == pytest.approx(expected.mean(), rel=1e-9)
     assert found.standard_error == pytest.approx(expected.std(ddof=1) / math.sqrt(40), rel=1e-9)

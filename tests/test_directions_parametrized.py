@@ -178,9 +178,9 @@ def test_doctor_counts_filters_of_zeros_on_the_output_axis():
     with torch.no_grad():
         original[:2, 1] = 0.0  # the second output of the first group
 
-    class Patient:
+    class DiagnosticContext:
         pass
 
-    patient = Patient()
+    patient = DiagnosticContext()
     patient.problem = problem
     assert weights_check(patient).numbers["zero_filters"] == 1.0

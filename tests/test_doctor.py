@@ -15,8 +15,8 @@ from torch import nn
 
 from landscape.doctor import PRICE, diagnose, setup
 from landscape.doctor._rescaling import find_rescalings, rescaled
+from landscape.doctor.context import DiagnosticContext
 from landscape.doctor.invariance import Moved, _verdict
-from landscape.doctor.patient import Patient
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
@@ -207,7 +207,7 @@ class Counting(nn.Module):
 def test_determinism(size, verdict):
     problem = Problem(seeded(lambda: Counting(size)), nn.MSELoss(), (normal(9, 2), normal(9, 1)))
     with Evaluator(problem) as evaluator:  # four calls to check the loss, one for the loss itself
-        patient = Patient(evaluator, None, 0)
+        patient = DiagnosticContext(evaluator, None, 0)
         first = patient.loss.value
         found = setup.determinism(patient)
         second = evaluator.loss().value

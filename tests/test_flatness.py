@@ -21,7 +21,7 @@ from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.results import Flatness
 from landscape.sharpness._flatness import FLOOR, flatness
-from landscape.sharpness._perturbations import Draws
+from landscape.sharpness._perturbations import Perturbations
 from landscape.sharpness._relative_flatness import neuron_blocks, relative_flatness
 from landscape.study import Study
 
@@ -245,7 +245,7 @@ def test_the_noise_that_a_quadratic_bears(magnitude):
     rise, n = 0.2, 120
     found = flatness(bowl(), rise=rise, n_samples=n, max_products=2)
     t = np.abs(AT) + FLOOR if magnitude else np.ones(4)
-    draws = Draws(torch.from_numpy(t), "gaussian", seed=0)
+    draws = Perturbations(torch.from_numpy(t), "gaussian", seed=0)
     curved = np.array([0.5 * z @ HESSIAN @ z for z in (draws.draw(k).numpy() for k in range(n))])
     name = "pac_bayes_magnitude" if magnitude else "pac_bayes"
     value, error = getattr(found, name)
@@ -279,7 +279,9 @@ def test_a_loss_that_overflows_far_away_bears_less_noise():
         return torch.cosh(1e4 * model(batch[0])).mean(dim=1)
 
     found = flatness(Problem(model, batch_loss=steep, data=(x, x)), rise=0.5, n_samples=50)
-    z = np.array([float(Draws(torch.ones(1), "gaussian", seed=0).draw(k)) for k in range(50)])
+    z = np.array(
+        [float(Perturbations(torch.ones(1), "gaussian", seed=0).draw(k)) for k in range(50)]
+    )
     assert np.cosh(1e4 * found.sigma * z).mean() - 1 == pytest.approx(0.5, rel=1e-3)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import landscape as ls
 from landscape.doctor import contents, diagnose
-from landscape.doctor.patient import Patient
+from landscape.doctor.context import DiagnosticContext
 from landscape.errors import (
     DataError,
     InvalidArgumentError,
@@ -817,7 +817,7 @@ def test_a_graph_network_with_its_matrix_in_the_batch(layout: torch.layout) -> N
     right = float(F.cross_entropy(model(x, matrix), labels(6)).detach())
     assert measured(problem) == pytest.approx(right, rel=1e-12)
     with Evaluator(problem) as evaluator:
-        assert contents.data(Patient(evaluator, None, 0)).numbers["not_finite"] == 0
+        assert contents.data(DiagnosticContext(evaluator, None, 0)).numbers["not_finite"] == 0
 
 
 def test_nested_tensors() -> None:

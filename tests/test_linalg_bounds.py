@@ -14,8 +14,8 @@ from test_linalg_eigen import BULK, solve, symmetric
 
 from landscape.errors import InvalidArgumentError
 from landscape.linalg import lanczos, power_iteration
-from landscape.linalg.basis import End, KrylovBasis
-from landscape.linalg.bounds import Chain, Enclosure, least_cosine
+from landscape.linalg.basis import KrylovBasis, SpectrumEnd
+from landscape.linalg.bounds import Enclosure, LanczosTridiagonal, least_cosine
 from landscape.linalg.budget import basis_for
 from landscape.linalg.krylov import SCRATCH_BYTES, Operator
 
@@ -38,7 +38,7 @@ def chain_of(values, steps, *, seed):
     """Return the tridiagonal matrix from a random start, by Gram-Schmidt on a dense basis."""
     rng = np.random.default_rng(seed)
     v = rng.normal(size=len(values))
-    rows, chain = [v / np.linalg.norm(v)], Chain(len(values))
+    rows, chain = [v / np.linalg.norm(v)], LanczosTridiagonal(len(values))
     for _ in range(steps):
         w = values * rows[-1]
         chain.alphas.append(float(rows[-1] @ w))
@@ -167,9 +167,9 @@ def test_a_bound_on_the_complement_bounds_every_eigenvalue(values, width):
         q = np.linalg.qr(basis.rows.numpy().T, mode="complete")[0][:, steps:]
         block = np.linalg.eigvalsh(q.T @ matrix.numpy() @ q)
         for sign, edge in ((1.0, block[-1]), (-1.0, block[0])):
-            raised = basis.raised(edge, End(sign, 4))
+            raised = basis.raised(edge, SpectrumEnd(sign, 4))
             assert (raised >= np.sort(sign * exact)[::-1][:4] - 1e-13).all()
-            assert np.isinf(basis.raised(sign * math.inf, End(sign, 4))).all()
+            assert np.isinf(basis.raised(sign * math.inf, SpectrumEnd(sign, 4))).all()
 
 
 def test_the_bound_is_attained_where_the_pending_vector_is_an_eigenvector_of_the_complement():
@@ -177,7 +177,7 @@ def test_the_bound_is_attained_where_the_pending_vector_is_an_eigenvector_of_the
     basis = basis_of(matrix, 0, k=2)
     basis.begin([torch.eye(3).double()[0]], random=False)
     basis.step()
-    raised = basis.raised(3.0, End(1.0, 2))
+    raised = basis.raised(3.0, SpectrumEnd(1.0, 2))
     assert raised[0] == pytest.approx(np.linalg.eigvalsh(matrix.numpy())[-1], rel=1e-14)
     assert raised[1] == pytest.approx(3.0)  # the rest may lie anywhere up to there
 
@@ -256,7 +256,7 @@ def test_bounds_are_exact_where_the_space_is_exhausted():
     assert found.lower_bound == pytest.approx(-2, abs=1e-12)
     _, projector = solve(lanczos, [1.0] * 20 + [0.0] * 30)
     assert projector.upper_bound == pytest.approx(1, abs=1e-12)
-    empty = Chain(5)
+    empty = LanczosTridiagonal(5)
     assert empty.bound(1.0, failure=0.1) == math.inf
     assert empty.progress(1e9, 1.0, failure=0.1) == 0.0
 

@@ -73,8 +73,8 @@ def test_a_loss_over_the_whole_batch_is_never_cut() -> None:
         expected = Hessian(evaluator).matmat(vectors(problem))
         assert torch.allclose(small.matmat(vectors(problem)), expected, rtol=1e-12)
         assert "cut" not in small.describe()
-        forms, _ = small.forms(vectors(problem), n_groups=8)
-        assert len(forms) == 1
+        quadratic_forms, _ = small.quadratic_forms(vectors(problem), n_groups=8)
+        assert len(quadratic_forms) == 1
 
 
 def test_a_weight_that_is_no_sum_is_never_cut() -> None:
@@ -109,20 +109,20 @@ def test_several_vectors_at_once_and_forms_by_group(case: Case, kind: str) -> No
         before = evaluator.passes["hvps"]
         assert torch.allclose(operator.matmat(v), expected, rtol=1e-12, atol=1e-13)
         assert evaluator.passes["hvps"] == before + 3
-        forms, weights = operator.forms(v, n_groups=8)
-    assert forms.shape == (len(weights), 3)
+        quadratic_forms, weights = operator.quadratic_forms(v, n_groups=8)
+    assert quadratic_forms.shape == (len(weights), 3)
     is_sum = case.name == "plain_sum"
-    found = forms.sum(axis=0) / (1.0 if is_sum else weights.sum())
+    found = quadratic_forms.sum(axis=0) / (1.0 if is_sum else weights.sum())
     assert found == pytest.approx((v * expected).sum(dim=1).numpy(), rel=1e-10, abs=1e-12)
     if case.name == "mlp":
-        assert len(forms) >= 4
+        assert len(quadratic_forms) >= 4
 
 
 def test_groups_are_as_fine_as_asked() -> None:
     problem = wide()
     with Evaluator(problem) as evaluator:
-        forms, weights = Hessian(evaluator).forms(vectors(problem), n_groups=10)
-    assert len(forms) == 10
+        quadratic_forms, weights = Hessian(evaluator).quadratic_forms(vectors(problem), n_groups=10)
+    assert len(quadratic_forms) == 10
     assert sorted(set(weights.tolist())) == [10.0, 11.0]
 
 
@@ -356,7 +356,9 @@ def test_graphs_of_a_piece_report_their_bytes() -> None:
 def test_forms_by_group_in_every_way(way: str) -> None:
     problem = wide()
     with Evaluator(problem) as evaluator:
-        found, weights = Hessian(evaluator, products=way).forms(vectors(problem), n_groups=5)
-        expected, _ = Hessian(evaluator).forms(vectors(problem), n_groups=5)
+        found, weights = Hessian(evaluator, products=way).quadratic_forms(
+            vectors(problem), n_groups=5
+        )
+        expected, _ = Hessian(evaluator).quadratic_forms(vectors(problem), n_groups=5)
     assert found == pytest.approx(expected, rel=1e-5)
     assert weights.sum() == SIZE

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import random
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ from oracles import Quadratic, model_at, quadratic_problem, spectrum
 from torch import nn
 from torch.func import functional_call
 
-from landscape.surface import _mode_connectivity as connecting
 from landscape.errors import CheckpointError, InvalidArgumentError, NonFiniteError, NonFiniteWarning
 from landscape.evaluate import Evaluator
 from landscape.loss import evaluation
 from landscape.problem import Problem
-from landscape.results import Path
+from landscape.results import LossPath
 from landscape.study import Study
+from landscape.surface import _mode_connectivity as connecting
 from landscape.surface._curves import Curve
 from landscape.surface._path import path
 
@@ -218,7 +218,7 @@ def test_a_curve_goes_around_the_barrier_between_two_permutations_of_one_network
         assert found.barrier_t == found.t[int((recomputed - chord).argmax())]
 
 
-def losses_of_record(problem: Problem, end: Problem, found: Path, bezier: bool) -> np.ndarray:
+def losses_of_record(problem: Problem, end: Problem, found: LossPath, bezier: bool) -> np.ndarray:
     """The losses by torch alone, from the bends that are in the record."""
     x, y = (torch.cat(parts) for parts in zip(*problem.batches, strict=True))
     w0, w1 = (m.weights for m in (problem, end))
@@ -650,7 +650,7 @@ def test_losses_that_are_not_finite_are_kept_and_the_barrier_is_not_known():
 # -- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_measures_stores_and_says_the_barrier(here: FilePath, run) -> None:
+def test_the_command_measures_stores_and_says_the_barrier(here: Path, run) -> None:
     args = ("path", "a.pt", "b.pt", "--problem", "task.py", "--points", "5")
     ran = run(*args, "--held-out", "test")
     assert ran.code == 0, ran.err
@@ -671,12 +671,12 @@ def test_the_command_measures_stores_and_says_the_barrier(here: FilePath, run) -
         assert sorted(e.kind for e in study.entries()) == ["curve", "path", "path", "path"]
 
 
-def test_the_command_prices_and_stores_nothing(here: FilePath, run) -> None:
+def test_the_command_prices_and_stores_nothing(here: Path, run) -> None:
     args = ("path", "a.pt", "b.pt", "--problem", "task.py", "--points", "5", "--dry-run")
     assert "a.pt to b.pt  at most 7 forward passes" in run(*args).out
     told = run(*args, "--held-out", "test", "--curve", "polygon", "--epochs", "9").out
     assert "at most 12 forward passes, 9 gradients" in told
-    assert not FilePath("landscape.db").exists()
+    assert not Path("landscape.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -691,13 +691,13 @@ def test_the_command_prices_and_stores_nothing(here: FilePath, run) -> None:
         (("a.pt", "b.pt", "--curve", "bezier", "--bends", "0"), "needs at least 1 bend"),
     ],
 )
-def test_the_command_refuses(here: FilePath, run, args: tuple[str, ...], words: str) -> None:
+def test_the_command_refuses(here: Path, run, args: tuple[str, ...], words: str) -> None:
     ran = run("path", *args, "--problem", "task.py")
     assert ran.code == 2
     assert words in ran.err
 
 
-def test_paths_of_a_study_are_drawn_by_their_numbers(here: FilePath, run) -> None:
+def test_paths_of_a_study_are_drawn_by_their_numbers(here: Path, run) -> None:
     args = ("path", "a.pt", "b.pt", "--problem", "task.py", "--points", "5")
     run(*args)
     run(*args, "--curve", "polygon", "--epochs", "1")
@@ -705,7 +705,7 @@ def test_paths_of_a_study_are_drawn_by_their_numbers(here: FilePath, run) -> Non
     numbers = [word for entry in entries for word in ("--id", str(entry["id"]))]
     for name in ("paths.png", "paths.html"):
         assert run("plot", *numbers, "-o", name).code == 0
-        assert FilePath(name).stat().st_size > 1000
+        assert Path(name).stat().st_size > 1000
 
 
 def test_plot_takes_the_newest_of_each_shape(tmp_path):

@@ -12,7 +12,7 @@ from samples import HOSTILE, common
 from landscape.errors import InvalidArgumentError
 from landscape.plots import draw, draw_interactive, path_figure, path_interactive, save_figure
 from landscape.plots.style import PALETTE
-from landscape.results import Path
+from landscape.results import LossPath
 
 T = np.linspace(0.0, 1.0, 11)
 
@@ -22,7 +22,7 @@ def sample(name="sgd", *, height=2.0, ends=(0.1, 0.3), curve="linear", held_out=
     metrics = {}
     if held_out:
         metrics = {f"{held_out} loss": loss + 0.5, f"{held_out} loss_se": 0.1 * loss}
-    record = Path(
+    record = LossPath(
         t=T,
         loss=loss,
         loss_se=0.05 * loss,

@@ -35,7 +35,7 @@ from landscape.sharpness._ascent import Ascent
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._m_sharpness import m_sharpness
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._profile import sharpness_profile
 from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
@@ -600,7 +600,7 @@ def test_many_examples_give_the_highest_basin_in_any_order(p):
         rho = 0.05 * float(problem.weights.norm()) * problem.space.n ** (1 / p - 0.5)
         values.append(sharpness(problem, rho, p=p).value)
         with Evaluator(problem) as evaluator:
-            origin = Origin(evaluator)
+            origin = BallObjective(evaluator)
             published = auto_pgd(origin.objective, Ball(rho, p), origin.point).best.value
         assert values[-1] >= 0.999 * published
     assert values[1] == pytest.approx(values[0], rel=1e-3)

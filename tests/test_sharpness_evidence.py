@@ -16,7 +16,7 @@ from landscape.problem import Problem
 from landscape.results import from_record, to_record
 from landscape.sharpness._ascent import Point
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._optimality import error_of_rise, second_order
 from landscape.sharpness._quadratic import QuadraticModel, maximise_in_ball
 from landscape.sharpness._search import FEW_PRODUCTS, Search
@@ -160,7 +160,7 @@ def test_a_search_that_ended_at_a_saddle_goes_on_from_it():
 
     q = Quadratic(np.diag([3.0, 2.0, 1.0]), np.zeros(3))
     with Evaluator(quadratic_problem(q)) as evaluator:
-        search = Search(Origin(evaluator), Ball(0.5), tol=1e-8, max_gradients=100)
+        search = Search(BallObjective(evaluator), Ball(0.5), tol=1e-8, max_gradients=100)
         search.start_at("saddle", torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64))
         assert search.gap == 0.0
         assert search.left == 100
@@ -193,7 +193,7 @@ def test_second_order_steps_finish_what_first_order_ones_did_not():
     h = spectrum(np.concatenate([[1.0, 0.9999, 0.999], rng.uniform(0, 0.99, 37)]), 0)
     q = Quadratic(h, 1e-3 * rng.standard_normal(40))
     with Evaluator(quadratic_problem(q)) as evaluator:
-        search = Search(Origin(evaluator), Ball(1.0), tol=1e-10, max_gradients=4)
+        search = Search(BallObjective(evaluator), Ball(1.0), tol=1e-10, max_gradients=4)
         search.start_from_gradient()
         before, search.left = search.gap, 16
         search.polish()

@@ -18,7 +18,7 @@ from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._memory import PRODUCTS, VECTORS, room
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._search import Search
 from landscape.sharpness._worst_case import _checked, scale_of, sharpness
 
@@ -76,7 +76,7 @@ def vectors_held(p: float, adaptive: str, *, vectors: int, phase: str, rho: floa
             else:
                 Hessian(evaluator).matvec(torch.ones(n))
         with Peak(n) as peak:
-            origin = Origin(evaluator, scale=scale_of(problem, adaptive, 0.0))
+            origin = BallObjective(evaluator, scale=scale_of(problem, adaptive, 0.0))
             search = Search(origin, Ball(rho, p), max_gradients=30, room=fits)
             search.start_from_gradient()
             if phase == "climbs":

@@ -17,7 +17,7 @@ from landscape.checks import check_pair
 from landscape.compare._paired import paired_difference
 from landscape.errors import InvalidArgumentError, LossError
 from landscape.evaluate import Engine, Evaluator, error_of_mean, final_divisor
-from landscape.measurement import identity_of, recall_or_measure
+from landscape.measurement import cached_measurement, identity_of
 from landscape.operators import parameter_scale
 from landscape.problem import Problem
 from landscape.results import Cost, Differences, Provenance
@@ -129,7 +129,7 @@ def differences(
             provenance=provenance,
         )
 
-    found = recall_or_measure(Differences, problem, settings, study, measure)
+    found = cached_measurement(Differences, problem, settings, study, measure)
     same = found.against == against.name
     return found if same else dataclasses.replace(found, against=against.name)
 

@@ -18,7 +18,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.linalg import SpectralDensity, lanczos
 from landscape.linalg import spectral_density as quadrature
 from landscape.linalg.krylov import Floats, norm
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.randomness import next_seed
 from landscape.results import Density, Eigenpairs, Provenance
@@ -123,7 +123,7 @@ def spectral_density(
                 )
             return _record(found, top, ready, settings, provenance)
 
-    return recall_or_measure(Density, problem, settings, study, measure)
+    return cached_measurement(Density, problem, settings, study, measure)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from landscape.curvature._prepared import (
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
 from landscape.linalg.budget import basis_for, least_basis, least_bytes, n_wanted
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.operators import GRAPH_BYTES, N_GROUPS, GaussNewton, Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, FloatArray, Provenance
@@ -166,7 +166,7 @@ def top_eigenpairs(
                 found_evidence["gauss_newton"] = _gauss_newton(found, ready, request)
             return _record(found, found_evidence, ready, method, settings, provenance)
 
-    return recall_or_measure(Eigenpairs, problem, settings, study, measure)
+    return cached_measurement(Eigenpairs, problem, settings, study, measure)
 
 
 def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[str, Eigenpairs]:
@@ -254,17 +254,19 @@ def _data_errors(
     if n_groups == 0:
         return {}
     if found.part_forms is not None:
-        forms, weights = found.part_forms, ready.curvature.part_weights
+        quadratic_forms, weights = found.part_forms, ready.curvature.part_weights
     else:
         vectors = _unscaled(found, ready, request)
-        forms, weights = ready.curvature.forms(vectors, n_groups=n_groups or N_GROUPS)
-    forms, weights = forms[weights > 0], weights[weights > 0]
-    if len(forms) < 2:
+        quadratic_forms, weights = ready.curvature.quadratic_forms(
+            vectors, n_groups=n_groups or N_GROUPS
+        )
+    quadratic_forms, weights = quadratic_forms[weights > 0], weights[weights > 0]
+    if len(quadratic_forms) < 2:
         return {}
-    errors = jackknife(forms, weights)
+    errors = jackknife(quadratic_forms, weights)
     if ready.evaluator.problem.loss.sums:
         errors = errors * weights.sum()  # of the sum over the examples, not of their mean
-    return {"data_errors": errors, "n_groups": len(forms)}
+    return {"data_errors": errors, "n_groups": len(quadratic_forms)}
 
 
 def _inexactness(ready: Prepared) -> float:

@@ -17,7 +17,7 @@ from landscape.linalg import (
     krylov_trace,
     xtrace,
 )
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.results import Provenance, TraceEstimate
 from landscape.study import Study
@@ -106,7 +106,7 @@ def trace(
                 found = solve(**asked, **groups, **blocks, **ready.where, seed=seed)
             return _record(found, names, ready, chosen, settings, provenance)
 
-    return recall_or_measure(TraceEstimate, problem, settings, study, measure)
+    return cached_measurement(TraceEstimate, problem, settings, study, measure)
 
 
 def _record(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from landscape.doctor.patient import Patient, not_applicable
+from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.evaluate import Evaluator
 from landscape.problem._filters import filters, is_vector
 from landscape.problem._owners import owner_of
@@ -22,7 +22,7 @@ _GAP = 2.0  # held-out loss over the loss
 _WEIGHT_DECAY = 5e-4
 
 
-def data(patient: Patient) -> Check:
+def data(patient: DiagnosticContext) -> Check:
     """Count the examples, and look for inputs that are NaN or all the same. Cost: none."""
     batches, n_parameters = patient.problem.batches, patient.problem.space.n
     bad = entries = 0
@@ -72,7 +72,7 @@ def data(patient: Patient) -> Check:
     return Check(name="data", verdict="fine", finding=text, numbers=numbers)
 
 
-def held_out(patient: Patient) -> Check:
+def held_out(patient: DiagnosticContext) -> Check:
     """Measure the loss on other data. Cost: one forward pass over them."""
     if patient.held_out is None:
         return not_applicable("held-out data", "none were given")
@@ -106,7 +106,7 @@ def held_out(patient: Patient) -> Check:
     )
 
 
-def weights(patient: Patient) -> Check:
+def weights(patient: DiagnosticContext) -> Check:
     """Look for tensors and filters of zeros, and for layers far apart in scale. Cost: none."""
     problem = patient.problem
     tensors = problem.space.unflatten(problem.weights.double())
@@ -155,7 +155,7 @@ def weights(patient: Patient) -> Check:
     )
 
 
-def regulariser(patient: Patient) -> Check:
+def regulariser(patient: DiagnosticContext) -> Check:
     """Compare the loss with a usual regulariser ½ λ ‖w‖². Cost: none."""
     own = patient.finite_loss
     norm = float(torch.linalg.vector_norm(patient.evaluator.origin, dtype=torch.float64))
@@ -177,7 +177,7 @@ def regulariser(patient: Patient) -> Check:
     )
 
 
-def _inputs(patient: Patient) -> Iterator[Tensor]:
+def _inputs(patient: DiagnosticContext) -> Iterator[Tensor]:
     """Give the floating-point tensors of the batches, targets left out where they are told."""
     pairs = patient.problem.loss.splits
     for batch in patient.problem.batches:

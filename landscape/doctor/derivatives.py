@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from landscape.doctor.patient import Patient
+from landscape.doctor.context import DiagnosticContext
 from landscape.errors import LandscapeError, LossError
 from landscape.evaluate import (
     Evaluator,
@@ -23,7 +23,7 @@ _RIGHT = 1e-4  # relative, in float64
 _NAME = "derivatives"
 
 
-def derivatives(patient: Patient) -> Check:
+def derivatives(patient: DiagnosticContext) -> Check:
     """Compare gradients and second derivatives with differences. Cost: a few examples."""
     evaluator = patient.evaluator
     trials, dtype = _trials(evaluator)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from landscape.doctor import contents, minimum, outputs, setup
+from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.doctor.derivatives import derivatives
 from landscape.doctor.invariance import Moved, invariance
-from landscape.doctor.patient import Patient, not_applicable
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.evaluate import Evaluator
-from landscape.measurement import identity_of, recall_or_measure
+from landscape.measurement import cached_measurement, identity_of
 from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Cost, Provenance
@@ -21,7 +21,7 @@ from landscape.study import Study
 PRICE = Cost(forwards=25, gradients=10, hvps=55)
 """What `diagnose` takes at most, in passes over the data."""
 
-_FIRST: dict[str, Callable[[Patient], Check]] = {
+_FIRST: dict[str, Callable[[DiagnosticContext], Check]] = {
     "loss": setup.loss,
     "determinism": setup.determinism,
     "batching": setup.batching,
@@ -32,7 +32,7 @@ _FIRST: dict[str, Callable[[Patient], Check]] = {
     "lowest curvature": minimum.lowest_curvature,
     "saturation": outputs.saturation,
 }
-_THEN: dict[str, Callable[[Patient], Check]] = {
+_THEN: dict[str, Callable[[DiagnosticContext], Check]] = {
     "data": contents.data,
     "held-out data": contents.held_out,
     "weights": contents.weights,
@@ -95,7 +95,7 @@ def diagnose(
             Evaluator(problem, seed=seed) as evaluator,
             counting(f"doctor of {problem.name}", show=progress, unit="check") as count,
         ):
-            patient = Patient(evaluator, held_out, seed)
+            patient = DiagnosticContext(evaluator, held_out, seed)
             check = count(_attempt)
             checks = [check(patient, name, function) for name, function in _FIRST.items()]
             tested, moved = _attempt_invariance(patient)
@@ -109,17 +109,19 @@ def diagnose(
                 provenance=provenance,
             )
 
-    return recall_or_measure(Diagnosis, problem, settings, study, measure)
+    return cached_measurement(Diagnosis, problem, settings, study, measure)
 
 
-def _attempt(patient: Patient, name: str, function: Callable[[Patient], Check]) -> Check:
+def _attempt(
+    patient: DiagnosticContext, name: str, function: Callable[[DiagnosticContext], Check]
+) -> Check:
     try:
         return function(patient)
     except LandscapeError as error:  # said in the report, where the other checks still help
         return not_applicable(name, str(error))
 
 
-def _attempt_invariance(patient: Patient) -> tuple[Check, Moved | None]:
+def _attempt_invariance(patient: DiagnosticContext) -> tuple[Check, Moved | None]:
     try:
         return invariance(patient)
     except LandscapeError as error:

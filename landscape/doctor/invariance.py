@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.doctor._rescaling import Outputs, find_rescalings, rescaled
+from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.doctor.minimum import RHO
-from landscape.doctor.patient import Patient, not_applicable
 from landscape.evaluate import Evaluator, sample, stand_ins
 from landscape.linalg.krylov import inner
 from landscape.operators import Hessian, parameter_scale
@@ -51,7 +51,7 @@ class Moved:
     after: FloatArray
 
 
-def invariance(patient: Patient) -> tuple[Check, Moved | None]:
+def invariance(patient: DiagnosticContext) -> tuple[Check, Moved | None]:
     """Rescale all that can be, by powers of two from 1/4 to 4, and measure again.
 
     Args:
@@ -129,7 +129,7 @@ def _verdict(own: float, loss: float, moved: Moved) -> Check:
 
 
 def _measures(
-    patient: Patient, evaluator: Evaluator, own: float, gradient: Tensor, top: float
+    patient: DiagnosticContext, evaluator: Evaluator, own: float, gradient: Tensor, top: float
 ) -> dict[str, float]:
     """Measure in several cheap ways, given the loss, its gradient and the largest eigenvalue."""
     problem, origin, seed = evaluator.problem, evaluator.origin, patient.seed
@@ -178,7 +178,7 @@ def _trace(evaluator: Evaluator, seed: int) -> float:
     )
 
 
-def _outputs(patient: Patient) -> Outputs:
+def _outputs(patient: DiagnosticContext) -> Outputs:
     """Return a function that runs the model on a few examples with other values in place."""
     evaluator, problem = patient.evaluator, patient.problem
     few, like = sample(evaluator), evaluator.like

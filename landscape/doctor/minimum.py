@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from landscape.doctor.patient import Patient
+from landscape.doctor.context import DiagnosticContext
 from landscape.errors import LandscapeError
 from landscape.operators._pieces import pieces
 from landscape.results.diagnoses import Check
@@ -22,7 +22,7 @@ _FALL, _SLIGHT_FALL = 0.1, 0.01  # of the loss, relative
 _SADDLE, _SLIGHT_SADDLE = 0.1, 0.01  # of the largest eigenvalue
 
 
-def gradient(patient: Patient) -> Check:
+def gradient(patient: DiagnosticContext) -> Check:
     """Compare the slope with its noise and with the curvature, and walk down a few steps.
 
     Args:
@@ -65,7 +65,7 @@ def gradient(patient: Patient) -> Check:
     return Check(name="gradient", verdict=verdict, finding=text, advice=advice, numbers=numbers)
 
 
-def gradient_noise(patient: Patient) -> float:
+def gradient_noise(patient: DiagnosticContext) -> float:
     """Estimate how far the gradient would move with another sample of as many examples.
 
     √(Σ ω_g ‖m_g − m‖² / (G − 1)) over G groups of examples with mean gradients m_g and shares ω_g
@@ -96,7 +96,7 @@ def gradient_noise(patient: Patient) -> float:
     return math.sqrt(spread / (len(weights) - 1)) * (whole if problem.loss.sums else 1.0)
 
 
-def lowest_curvature(patient: Patient) -> Check:
+def lowest_curvature(patient: DiagnosticContext) -> Check:
     """Look for directions in which the loss falls to both sides. Cost: shared with the gradient."""
     found = patient.spectrum
     high, low = float(found.values[0]), float(found.values[-1])
@@ -128,7 +128,7 @@ def lowest_curvature(patient: Patient) -> Check:
     )
 
 
-def _fall(patient: Patient, curvature: float) -> float:
+def _fall(patient: DiagnosticContext, curvature: float) -> float:
     """Walk down with steps of 1/|λ|, and return the share of the loss that was lost."""
     start = lowest = patient.finite_loss
     slope, point = patient.gradient, patient.evaluator.origin

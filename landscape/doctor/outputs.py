@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.doctor.patient import Patient, not_applicable
+from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.errors import LandscapeError
 from landscape.results.diagnoses import Check
 from landscape.wording import number
@@ -20,7 +20,7 @@ _MOSTLY = 0.5
 _BEYOND = 4.0  # rise at a distance over what gradient and curvature predict
 
 
-def saturation(patient: Patient) -> Check:
+def saturation(patient: DiagnosticContext) -> Check:
     """Measure how sure the outputs are, and what the loss does beyond the curvature.
 
     With cross-entropy the Gauss-Newton matrix is Jᵀ (diag p − p pᵀ) J, and its middle vanishes as
@@ -69,7 +69,7 @@ def saturation(patient: Patient) -> Check:
     )
 
 
-def _rises(patient: Patient, own: float) -> dict[str, float]:
+def _rises(patient: DiagnosticContext, own: float) -> dict[str, float]:
     """Measure the larger rise of the two ways along the top eigenvector, and predict it."""
     value = float(patient.spectrum.values[0])
     vector = patient.spectrum.vectors[0].to(patient.evaluator.origin)
@@ -84,7 +84,7 @@ def _rises(patient: Patient, own: float) -> dict[str, float]:
     return found
 
 
-def _of_data(patient: Patient) -> dict[str, Tensor] | None:
+def _of_data(patient: DiagnosticContext) -> dict[str, Tensor] | None:
     """Sum over all examples what their probabilities say; None if there are none."""
     evaluator = patient.evaluator
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.doctor.patient import Patient, not_applicable
+from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.evaluate import LossSums, normalisers, recalibrated
 from landscape.problem._batching import Batching
 from landscape.results.diagnoses import Check
@@ -20,7 +20,7 @@ _STRETCH = 2.0  # of a running variance
 _CHANGE = 0.1  # of the loss, relative
 
 
-def loss(patient: Patient) -> Check:
+def loss(patient: DiagnosticContext) -> Check:
     """Say what the loss is, and whether anything can be measured from there."""
     found = patient.loss
     numbers = {"loss": found.value, "loss_se": found.se, **found.metrics}
@@ -45,7 +45,7 @@ def loss(patient: Patient) -> Check:
     )
 
 
-def determinism(patient: Patient) -> Check:
+def determinism(patient: DiagnosticContext) -> Check:
     """Evaluate twice, and compare the bits. Cost: one forward and one gradient pass."""
     first = patient.finite_loss
     second = patient.evaluator.loss().value
@@ -70,7 +70,7 @@ def determinism(patient: Patient) -> Check:
     )
 
 
-def batching(patient: Patient) -> Check:
+def batching(patient: DiagnosticContext) -> Check:
     """Evaluate every batch in two halves. Cost: one forward pass."""
     whole = patient.finite_loss
     evaluator, batches = patient.evaluator, patient.problem.batches
@@ -110,7 +110,7 @@ def _halves(batching: Batching, batch: Any) -> list[Any]:
     return list(batching.split(batch, batching.size(batch) // 2))
 
 
-def mode(patient: Patient) -> Check:
+def mode(patient: DiagnosticContext) -> Check:
     """Say which layers behave in another way while they are trained."""
     model = patient.problem.model
     dropouts = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
@@ -128,7 +128,7 @@ def mode(patient: Patient) -> Check:
     return Check(name="mode", verdict=verdict, finding=text, advice=advice, numbers=numbers)
 
 
-def batchnorm(patient: Patient) -> Check:
+def batchnorm(patient: DiagnosticContext) -> Check:
     """Compare the running statistics with those of the data. Cost: two forward passes."""
     layers = normalisers(patient.problem.model)
     if not layers:

@@ -1,5 +1,12 @@
 """The one place that runs a user's model: loss, gradient, BatchNorm, many points fast."""
 
+from landscape.evaluate._accumulators import (
+    GradientSum,
+    LossSums,
+    LossValue,
+    error_of_mean,
+    final_divisor,
+)
 from landscape.evaluate._batchnorm import (
     STATISTICS,
     check_variances,
@@ -30,13 +37,6 @@ from landscape.evaluate._selftest import (
 )
 from landscape.evaluate._signature import measure_signature, provenance_of
 from landscape.evaluate._stand_ins import stand_ins, substituted
-from landscape.evaluate._sums import (
-    GradientSum,
-    LossSums,
-    LossValue,
-    error_of_mean,
-    final_divisor,
-)
 
 __all__ = [
     "PLAIN",

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.evaluate._accumulators import LossSums
 from landscape.evaluate._displaced import Displaced
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._pieces import Numbered
-from landscape.evaluate._sums import LossSums
 from landscape.problem.losses import BatchTerms
 
 # Outputs that wait for the loss together: as many numbers as stay in the cache.

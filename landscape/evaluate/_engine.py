@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, first_line
+from landscape.evaluate._accumulators import LossSums, LossValue
 from landscape.evaluate._blocks import Blocks, PointSums
 from landscape.evaluate._displaced import Displaced, Weights
 from landscape.evaluate._evaluator import Evaluator
@@ -19,7 +20,6 @@ from landscape.evaluate._folding import Fold, Folding, find_folds
 from landscape.evaluate._pieces import Numbered, arranged, channels_last, pieces_of, sample_of
 from landscape.evaluate._plans import PLAIN, Plan, check_precision, computing_in
 from landscape.evaluate._stand_ins import stand_ins, substituted
-from landscape.evaluate._sums import LossSums, LossValue
 from landscape.problem._live import tensors_by_name
 from landscape.problem.losses import BatchTerms
 from landscape.randomness import seeded

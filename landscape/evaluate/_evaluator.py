@@ -21,11 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError, first_line
-from landscape.evaluate._derivatives import INDEPENDENT, differentiate, noting_reentrant
-from landscape.evaluate._displaced import Displaced, Weights
-from landscape.evaluate._fitting import fitting, usual_limit
-from landscape.evaluate._selftest import check_gradient, check_values
-from landscape.evaluate._sums import (
+from landscape.evaluate._accumulators import (
     GradientSum,
     LossSums,
     LossValue,
@@ -33,6 +29,10 @@ from landscape.evaluate._sums import (
     joined,
     metric_total,
 )
+from landscape.evaluate._derivatives import INDEPENDENT, differentiate, noting_reentrant
+from landscape.evaluate._displaced import Displaced, Weights
+from landscape.evaluate._fitting import fitting, usual_limit
+from landscape.evaluate._selftest import check_gradient, check_values
 from landscape.precision import float32_products
 from landscape.problem import Problem
 from landscape.problem._live import Session, is_plain, uninterruptible

@@ -24,6 +24,7 @@ from landscape.errors import (
     MisleadingWarning,
     ProblemError,
 )
+from landscape.evaluate._accumulators import blocks, inner_product
 from landscape.evaluate._derivatives import (
     differentiate,
     graph_nodes,
@@ -35,7 +36,6 @@ from landscape.evaluate._displaced import Displaced
 from landscape.evaluate._fitting import counting, measure_footprint
 from landscape.evaluate._halves import check_halves, same_loss
 from landscape.evaluate._layers import culprit
-from landscape.evaluate._sums import blocks, inner_product
 from landscape.problem._live import unwrapped
 from landscape.problem.data import copied, leaves, move, written_to
 from landscape.randomness import seeded

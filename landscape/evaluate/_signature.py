@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from landscape.errors import LandscapeError
+from landscape.evaluate._accumulators import LossSums, LossValue
 from landscape.evaluate._displaced import Displaced, Weights
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._selftest import WIDE_EXAMPLES, WIDE_PARAMETERS
-from landscape.evaluate._sums import LossSums, LossValue
 from landscape.problem import Problem
 from landscape.problem._parameters import ParameterSpace
 from landscape.randomness import seeded

@@ -23,7 +23,7 @@ from landscape.results import (
     Flatness,
     FloatArray,
     Line,
-    Path,
+    LossPath,
     Profile,
     Result,
     Sharpness,
@@ -228,7 +228,7 @@ def _training(log: TrainingLog) -> Columns:
     return {"epoch": [int(epoch) for epoch in log.epochs], **columns}
 
 
-def _path(path: Path) -> Columns:
+def _path(path: LossPath) -> Columns:
     columns = {name: _floats(getattr(path, name)) for name in ("t", "loss", "loss_se")}
     return columns | _metrics(path.metrics, columns)
 

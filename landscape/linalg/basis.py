@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.linalg.bounds import Chain
+from landscape.linalg.bounds import LanczosTridiagonal
 from landscape.linalg.budget import n_wanted
 from landscape.linalg.checks import check_symmetric
 from landscape.linalg.krylov import (
@@ -28,7 +28,7 @@ Projections = Callable[[Tensor], Floats]
 
 
 @dataclass(frozen=True)
-class End:
+class SpectrumEnd:
     """One end of the spectrum: its sign, 1 for the largest and −1 for the smallest, and how many.
 
     What is said of the largest holds for the smallest as well, once −H takes the place of H.
@@ -92,12 +92,12 @@ class KrylovBasis:
         self.k = k
         self.n_wanted = n_wanted(operator.n, k=k, both_ends=both_ends)
         low = self.n_wanted - k
-        self.ends = (End(1.0, k), End(-1.0, low)) if low else (End(1.0, k),)
+        self.ends = (SpectrumEnd(1.0, k), SpectrumEnd(-1.0, low)) if low else (SpectrumEnd(1.0, k),)
         self.capacity = operator.n if capacity is None else min(capacity, operator.n)
         self.size = 0
         self.pending: list[Tensor] = []
         self.couplings = np.zeros((0, 0))
-        self.chain: Chain | None = Chain(operator.n)
+        self.chain: LanczosTridiagonal | None = LanczosTridiagonal(operator.n)
         self.largest = 0.0
         self.asymmetry = 0.0
         self._intact = True  # whether the chain is still the run's own
@@ -199,7 +199,7 @@ class KrylovBasis:
         bottom = self.n_wanted - self.k + inwards
         return [*range(top), *range(self.size - bottom, self.size)]
 
-    def raised(self, edge: float, end: End) -> Floats:
+    def raised(self, edge: float, end: SpectrumEnd) -> Floats:
         """Return upper bounds on the eigenvalues of H that are sought at an end, descending.
 
         In the basis V and its complement W, H = [[T, B], [Bᵀ, K]] with BW = CᵀPᵀ. With no

@@ -35,7 +35,7 @@ def least_cosine(n: int, failure: float) -> float:
 
 
 @dataclass
-class Chain:
+class LanczosTridiagonal:
     """The tridiagonal matrix of an uninterrupted Lanczos run from a random vector.
 
     Attributes:

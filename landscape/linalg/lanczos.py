@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.basis import End, KrylovBasis, Projections
-from landscape.linalg.bounds import FAILURE_PROBABILITY, Chain, Enclosure
+from landscape.linalg.basis import KrylovBasis, Projections, SpectrumEnd
+from landscape.linalg.bounds import FAILURE_PROBABILITY, Enclosure, LanczosTridiagonal
 from landscape.linalg.budget import least_basis, n_wanted
 from landscape.linalg.checks import check_request, check_start
 from landscape.linalg.krylov import (
@@ -219,7 +219,7 @@ def _solve(basis: KrylovBasis, tol: float, failure: float) -> EigenSolution:
     floor = max(_ROUNDING, 0.1 * basis.operator.eps)
     demanded = first = max(_SAFETY * tol, floor)
     worst_before, enclosure = math.inf, Enclosure(failure)
-    missed: list[tuple[End, float]] = []
+    missed: list[tuple[SpectrumEnd, float]] = []
     while True:
         estimate = _converge(basis, demanded, missed)
         pairs = _verified(basis, tol)
@@ -273,7 +273,7 @@ def _solution(
     )
 
 
-def _converge(basis: KrylovBasis, limit: float, missed: list[tuple[End, float]]) -> float:
+def _converge(basis: KrylovBasis, limit: float, missed: list[tuple[SpectrumEnd, float]]) -> float:
     """Return the relative residual estimate, once it is within a limit or falls no further.
 
     Where an eigenvalue was missed, the last value sought must first rise beyond what it was.
@@ -330,8 +330,8 @@ class _ComplementSearch:
     """A search for missed eigenvalues: Lanczos from a random vector in the basis' complement.
 
     With K the block of H on the complement, the run bounds its eigenvalues but for a stated
-    chance (`Chain.bound`), and so those of H (`KrylovBasis.raised`). Only the recurrence of three
-    terms enters there, so that nothing of the run is stored.
+    chance (`LanczosTridiagonal.bound`), and so those of H (`KrylovBasis.raised`). Only the
+    recurrence of three terms enters there, so that nothing of the run is stored.
 
     Attributes:
         slack: how far an eigenvalue may be off.
@@ -346,12 +346,12 @@ class _ComplementSearch:
         self.finished, self.blocked = basis.complete, False
         self.rises = np.full(basis.n_wanted, 0.0 if basis.complete else math.inf)
         self._basis = basis
-        self._chain = Chain(basis.operator.n - basis.size)
+        self._chain = LanczosTridiagonal(basis.operator.n - basis.size)
         self._held = [(end, end.values(pairs.values)[: end.wanted]) for end in basis.ends]
         # What couples the pairs to the complement moves them, however close K comes to them.
         self._limit = 2.0 * max(slack, float(np.linalg.norm(pairs.residuals)))
 
-    def run(self, enclosure: Enclosure) -> list[tuple[End, float]]:
+    def run(self, enclosure: Enclosure) -> list[tuple[SpectrumEnd, float]]:
         """Search until it is shown that nothing was missed, or seen that something was.
 
         Args:
@@ -366,7 +366,7 @@ class _ComplementSearch:
             values = basis.ritz().values
             enclosure.narrow(float(values[-1]), float(values[0]))
             return []
-        missed: list[tuple[End, float]] = []
+        missed: list[tuple[SpectrumEnd, float]] = []
         for _ in self._steps():
             missed = self._missed()
             if not missed and self._reaches(failure):
@@ -379,7 +379,9 @@ class _ComplementSearch:
         if not self.finished and self._chain.alphas:
             edges = {sign: self._chain.bound(sign, failure=failure) for sign in edges}
             self.rises = self._rises(edges)
-        low, high = (sign * basis.raised(edge, End(sign, 1))[0] for sign, edge in edges.items())
+        low, high = (
+            sign * basis.raised(edge, SpectrumEnd(sign, 1))[0] for sign, edge in edges.items()
+        )
         enclosure.narrow(float(low), float(high))
         return missed
 
@@ -415,7 +417,7 @@ class _ComplementSearch:
         rises = [self._basis.raised(edges[e.sign], e) - held for e, held in self._held]
         return np.concatenate([rises[0], *(r[::-1] for r in rises[1:])])
 
-    def _missed(self) -> list[tuple[End, float]]:
+    def _missed(self) -> list[tuple[SpectrumEnd, float]]:
         """Return the ends where one was missed, and what the last value sought must then exceed."""
         found = []
         for end, held in self._held:

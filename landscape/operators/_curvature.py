@@ -210,7 +210,7 @@ class Curvature(SymmetricOperator):
             )
         self._evaluator.passes["hvps"] += round(spent)
 
-    def forms(
+    def quadratic_forms(
         self, vectors: Tensor, *, n_groups: int
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return vᵀA_g v of each vector for groups g of examples, whose weighted mean is vᵀAv.
@@ -225,20 +225,20 @@ class Curvature(SymmetricOperator):
             Cost: b products, graphs built once.
         """
         problem = self._evaluator.problem
-        forms: list[list[float]] = []
+        quadratic_forms: list[list[float]] = []
         weights: list[float] = []
         with twice_differentiable(problem.model):
             for piece in pieces(problem, self._group_size(n_groups)):
                 product = self._build(piece)
-                forms.append([])
+                quadratic_forms.append([])
                 for i, vector in enumerate(vectors):
                     parts = self._times(product, vector, retain=i + 1 < len(vectors))
-                    forms[-1].append(float(inner(vector[None], self._flat(parts))))
+                    quadratic_forms[-1].append(float(inner(vector[None], self._flat(parts))))
                 sums = problem.loss.sums
                 weights.append(problem.batching.size(piece.batch) if sums else product.weight)
         self._evaluator.passes["hvps"] += len(vectors)
         kept = np.array(weights, dtype=np.float64) > 0
-        return np.array(forms)[kept], np.array(weights, dtype=np.float64)[kept]
+        return np.array(quadratic_forms)[kept], np.array(weights, dtype=np.float64)[kept]
 
     def describe(self) -> str:
         """Return how products are made, in words."""

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from landscape.errors import LandscapeError
 from landscape.optim._accumulation import refuse_accumulation
 from landscape.optim.ascent import Ascent
+from landscape.optim.batchnorm import BufferStandIns
 from landscape.optim.checks import (
     check_base,
     check_decay,
@@ -27,7 +28,6 @@ from landscape.optim.checks import (
     some,
 )
 from landscape.optim.random_numbers import rng_states, set_rng_states
-from landscape.optim.statistics import BufferStandIns
 from landscape.optim.surrogate import (
     add_gradients,
     finish_gradients,

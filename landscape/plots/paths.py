@@ -14,7 +14,7 @@ from landscape.plots import words
 from landscape.plots.lines import called_by
 from landscape.plots.sheet import draw_key, frame, place
 from landscape.plots.style import FAINT, colour, plain, shorten, styled
-from landscape.results import FloatArray, Path
+from landscape.results import FloatArray, LossPath
 from landscape.results.paths import above_chord
 from landscape.wording import number
 
@@ -25,7 +25,7 @@ LOSS_LABEL = "loss L(w(t))"
 
 @styled()
 def path_figure(
-    paths: Path | Sequence[Path],
+    paths: LossPath | Sequence[LossPath],
     *,
     names: Sequence[str] | None = None,
     scale: str = "linear",
@@ -104,7 +104,7 @@ class DrawnPath:
         return bool(np.nanmax(self.spread, initial=0.0) > 0)
 
 
-def drawn_paths(records: Sequence[Path], names: Sequence[str]) -> list[DrawnPath]:
+def drawn_paths(records: Sequence[LossPath], names: Sequence[str]) -> list[DrawnPath]:
     """Return what is drawn of each record: its own data, and the held-out ones if there are.
 
     Args:
@@ -127,8 +127,8 @@ def drawn_paths(records: Sequence[Path], names: Sequence[str]) -> list[DrawnPath
 
 
 def path_records(
-    paths: Path | Sequence[Path], names: Sequence[str] | None
-) -> tuple[list[Path], list[str]]:
+    paths: LossPath | Sequence[LossPath], names: Sequence[str] | None
+) -> tuple[list[LossPath], list[str]]:
     """Return records with a name for each: those given, or from where to where they lead.
 
     Args:
@@ -138,7 +138,7 @@ def path_records(
     Returns:
         The records and the names.
     """
-    records = [paths] if isinstance(paths, Path) else list(paths)
+    records = [paths] if isinstance(paths, LossPath) else list(paths)
     called = called_by(records, names)
     return records, [record.route for record in records] if names is None else called
 
@@ -171,7 +171,7 @@ def _draw(axes: Axes, curve: DrawnPath) -> None:
     )
 
 
-def _caption(records: Sequence[Path], called: Sequence[str], scale: str) -> list[str]:
+def _caption(records: Sequence[LossPath], called: Sequence[str], scale: str) -> list[str]:
     banded = any(np.any(np.asarray(record.loss_se) > 0) for record in records)
     held = sorted({record.held_out for record in records if record.held_out})
     bad = words.each(records, called, _bad_points)
@@ -188,13 +188,13 @@ def _caption(records: Sequence[Path], called: Sequence[str], scale: str) -> list
     ]
 
 
-def _bad_points(record: Path) -> str:
+def _bad_points(record: LossPath) -> str:
     losses = (record.loss, record.held_out_loss)
     n = sum(int(np.count_nonzero(~np.isfinite(values))) for values in losses)
     return f"{n} of {sum(values.size for values in losses)} points not finite" if n else ""
 
 
-def _statistics(record: Path) -> str:
+def _statistics(record: LossPath) -> str:
     told = {
         "recalibrated": "BatchNorm statistics gathered anew at each point",
         "frozen": "BatchNorm statistics of the first checkpoint",

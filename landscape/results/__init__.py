@@ -12,7 +12,7 @@ from landscape.results.base import Cost, FloatArray, Provenance, Result, Signatu
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.results.differences import Differences
 from landscape.results.losses import Evaluation
-from landscape.results.paths import Path, TrainedCurve
+from landscape.results.paths import LossPath, TrainedCurve
 from landscape.results.records import KINDS, from_record, to_record
 from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, Overlap, TraceEstimate
@@ -35,9 +35,9 @@ __all__ = [
     "FloatArray",
     "LevelSetArea",
     "Line",
+    "LossPath",
     "Overlap",
     "PairedDifference",
-    "Path",
     "Profile",
     "Provenance",
     "Result",

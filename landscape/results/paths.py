@@ -37,7 +37,7 @@ def above_chord(t: FloatArray, values: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Path(Result):
+class LossPath(Result):
     """Loss along a path w(t) between two checkpoints, t from 0 to 1.
 
     Attributes:

@@ -14,7 +14,7 @@ from landscape.results.base import Cost, Provenance, Result, Signature
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.results.differences import Differences
 from landscape.results.losses import Evaluation
-from landscape.results.paths import Path, TrainedCurve
+from landscape.results.paths import LossPath, TrainedCurve
 from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
 from landscape.results.steps import StepwiseSharpness
@@ -30,7 +30,7 @@ KINDS: Mapping[str, type[Result]] = {
         *(AverageSharpness, Flatness),
         *(Diagnosis, Differences),
         *(Line, Surface, Trajectory),
-        *(Path, TrainedCurve, TrainingLog),
+        *(LossPath, TrainedCurve, TrainingLog),
     )
 }
 

@@ -182,7 +182,7 @@ class Ascent:
     ) -> None:
         self._objective, self._ball = objective, ball
         self._slope, self._level = slope, abs(level)
-        self._secants = Secants(history if ball.p == 2 else 0)
+        self._secants = LBFGSHistory(history if ball.p == 2 else 0)
         self.gradients = self._idle = 0
 
     def _begin(self, point: Point) -> None:
@@ -331,7 +331,7 @@ class Secant:
     bend: float
 
 
-class Secants:
+class LBFGSHistory:
     """What past moves tell of the curvature: pairs (Δε, −ΔG) for limited-memory BFGS.
 
     Attributes:

@@ -21,14 +21,14 @@ from landscape.errors import (
 from landscape.evaluate import Evaluator, require_finite
 from landscape.linalg import SymmetricOperator, hutchinson_trace
 from landscape.linalg.sampling import StoppingRule
-from landscape.measurement import grid_of, recall_or_measure
+from landscape.measurement import cached_measurement, grid_of
 from landscape.operators import SCALES, Hessian
 from landscape.problem import Problem
 from landscape.results import AverageSharpness, FloatArray, Provenance
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.sharpness._perturbations import (
-    Draws,
-    KeptLosses,
+    CachedLosses,
+    Perturbations,
     adaptive_scale,
     kept_engine,
     positive,
@@ -41,7 +41,7 @@ N_PROBES = 16  # products for the prediction, which stands beside the value as a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SamplingOptions:
     """What an average is asked for, but for its radius; see `average_sharpness`."""
 
     distribution: str = "gaussian"
@@ -167,7 +167,7 @@ def average_sharpness(
     >>> round(found.value, 5), round(found.predicted, 5)
     (0.01, 0.01)
     """
-    asked = Asked(
+    asked = SamplingOptions(
         distribution=distribution,
         adaptive=adaptive,
         eta=eta,
@@ -212,7 +212,7 @@ def average_profile(
     return [_average(problem, rho, asked, traces, study=study, progress=progress) for rho in radii]
 
 
-def check_profile(rhos: Iterable[float], **options: Any) -> tuple[list[float], Asked]:
+def check_profile(rhos: Iterable[float], **options: Any) -> tuple[list[float], SamplingOptions]:
     """Refuse what `average_profile` cannot measure, before anything is loaded.
 
     Args:
@@ -230,7 +230,7 @@ def check_profile(rhos: Iterable[float], **options: Any) -> tuple[list[float], A
     if not radii or any(b <= a for a, b in pairwise(radii)):
         msg = f"rhos must be at least one radius, in ascending order without repeats, got {radii}"
         raise InvalidArgumentError(msg)
-    return radii, Asked(**options)
+    return radii, SamplingOptions(**options)
 
 
 class _Traces:
@@ -239,7 +239,7 @@ class _Traces:
     def __init__(self) -> None:
         self._known: tuple[float, float] | None = None
 
-    def of(self, evaluator: Evaluator, draws: Draws, seed: int) -> tuple[float, float]:
+    def of(self, evaluator: Evaluator, draws: Perturbations, seed: int) -> tuple[float, float]:
         """Return the trace with its standard error; the first call makes the products."""
         if self._known is None:
             operator: SymmetricOperator = Hessian(evaluator).reparametrised(draws.scale)
@@ -259,14 +259,14 @@ class _Traces:
 def _average(
     problem: Problem,
     rho: float,
-    asked: Asked,
+    asked: SamplingOptions,
     traces: _Traces,
     *,
     study: Study | None,
     progress: bool | None,
 ) -> AverageSharpness:
     scale = adaptive_scale(problem, asked.adaptive, asked.eta)
-    draws = Draws(scale, asked.distribution, seed=asked.seed)
+    draws = Perturbations(scale, asked.distribution, seed=asked.seed)
     settings = asked.settings(rho)
 
     def measure(provenance: Provenance) -> AverageSharpness:
@@ -277,7 +277,9 @@ def _average(
             require_finite(loss, problem)
             n_timed = 2 * asked.most if asked.tune else 1
             engine = kept_engine(evaluator, kept, n_points=n_timed)
-            samples = KeptLosses(engine, draws, rho, most=asked.most, kept=kept, progress=progress)
+            samples = CachedLosses(
+                engine, draws, rho, most=asked.most, kept=kept, progress=progress
+            )
             rises, converged = _drawn(samples, loss, asked)
             value, error, low, high = interval_of_mean(_halved(rises))
             predicted, predicted_error = _predicted(evaluator, draws, rho, traces, asked)
@@ -299,13 +301,13 @@ def _average(
                 provenance=provenance,
             )
 
-    result = recall_or_measure(AverageSharpness, problem, settings, study, measure)
+    result = cached_measurement(AverageSharpness, problem, settings, study, measure)
     _warn_not_finite(result)
     return result
 
 
 def _predicted(
-    evaluator: Evaluator, draws: Draws, rho: float, traces: _Traces, asked: Asked
+    evaluator: Evaluator, draws: Perturbations, rho: float, traces: _Traces, asked: SamplingOptions
 ) -> tuple[float, float]:
     """Return what the quadratic model says, NaN where it was not asked for or cannot be made."""
     if not asked.prediction:
@@ -319,7 +321,7 @@ def _predicted(
     return factor * trace, factor * error
 
 
-def _drawn(samples: KeptLosses, loss: float, asked: Asked) -> tuple[FloatArray, bool]:
+def _drawn(samples: CachedLosses, loss: float, asked: SamplingOptions) -> tuple[FloatArray, bool]:
     """Draw until the interval is narrow enough, the budget spent, or a loss is not finite."""
     width_before, before, met = math.inf, 1, asked.relative_error is None
     for n in asked.looks():

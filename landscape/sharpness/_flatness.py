@@ -13,13 +13,13 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, LandscapeError, LossError, NonFiniteError
 from landscape.evaluate import Engine, Evaluator, choose_plan, error_of_mean, require_finite
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.operators import EmpiricalFisher, Hessian
 from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Flatness, Provenance
 from landscape.sharpness._noise_scale import NotReachedError, width_of_noise
-from landscape.sharpness._perturbations import Draws, positive
+from landscape.sharpness._perturbations import Perturbations, positive
 from landscape.sharpness._relative_flatness import neuron_blocks, relative_flatness
 from landscape.stats import jackknife
 from landscape.study import Study
@@ -126,7 +126,7 @@ def flatness(
                 provenance=provenance,
             )
 
-    return recall_or_measure(Flatness, problem, settings, study, measure)
+    return cached_measurement(Flatness, problem, settings, study, measure)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _At:
     def _fisher_rao(self) -> dict[str, Any]:
         plain_sum = self.evaluator.problem.loss.sums
         operator = EmpiricalFisher(self.evaluator)
-        sums, weights = operator.forms(self.evaluator.origin[None], n_groups=_GROUPS)
+        sums, weights = operator.quadratic_forms(self.evaluator.origin[None], n_groups=_GROUPS)
         value = float(sums.sum()) / (1.0 if plain_sum else float(weights.sum()))
         if len(sums) < 2:
             return {"fisher_rao": value}
@@ -206,7 +206,7 @@ class _At:
         return {"gap": there.value - here.value, "gap_se": error}
 
     def _width(self, name: str, scale: Tensor) -> dict[str, Any]:
-        draws = Draws(scale, "gaussian", seed=self.asked["seed"])
+        draws = Perturbations(scale, "gaussian", seed=self.asked["seed"])
         engine = Engine(self.evaluator, choose_plan(self.evaluator))
         # Noise of a tenth of the weights' norm, or of a tenth where there are none.
         size = float(torch.linalg.vector_norm(self._weights))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Provenance, StepwiseSharpness
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.study import Study
 
 STEPS = (1, 2, 3, 5, 10, 20)
@@ -66,7 +66,7 @@ def stepwise_sharpness(
             Evaluator(problem, seed=seed) as evaluator,
             counting(f"climbs of {problem.name}", show=progress, unit="gradient") as count,
         ):
-            origin = Origin(evaluator, count=count)
+            origin = BallObjective(evaluator, count=count)
             ends = [_climb(origin, ball, k) for k in counts]
             rises = [evaluator.loss(evaluator.origin + end).value - origin.loss for end in ends]
             return StepwiseSharpness(
@@ -81,10 +81,10 @@ def stepwise_sharpness(
                 norms=np.array([ball.norm(end) for end in ends]),
             )
 
-    return recall_or_measure(StepwiseSharpness, problem, settings, study, measure)
+    return cached_measurement(StepwiseSharpness, problem, settings, study, measure)
 
 
-def _climb(origin: Origin, ball: Ball, k: int) -> Tensor:
+def _climb(origin: BallObjective, ball: Ball, k: int) -> Tensor:
     step = Ball(ball.rho / k, ball.p)
     epsilon, gradient = origin.point.epsilon, origin.point.gradient
     for j in range(k):

@@ -11,13 +11,13 @@ import numpy as np
 from landscape.checks import check_real, whole
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, one_of
 from landscape.evaluate import Evaluator
-from landscape.measurement import grid_of, recall_or_measure
+from landscape.measurement import cached_measurement, grid_of
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.results import Cost, Provenance, SubsetSharpness
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._search import VERSION, Search
 from landscape.sharpness._worst_case import check_search, scale_of, scale_settings
 from landscape.study import Study
@@ -102,7 +102,7 @@ def m_sharpness(
     def one_subset(i: int) -> dict[str, float]:
         part = problem.on_examples(i * m, (i + 1) * m)
         with Evaluator(part, seed=seed) as evaluator:
-            origin = Origin(evaluator, scale=scale_of(part, adaptive, eta))
+            origin = BallObjective(evaluator, scale=scale_of(part, adaptive, eta))
             if protocol == "auto-pgd":
                 found = _by_auto_pgd(origin, ball)
             else:
@@ -140,7 +140,7 @@ def m_sharpness(
             provenance=provenance,
         )
 
-    result = recall_or_measure(SubsetSharpness, problem, settings, study, measure)
+    result = cached_measurement(SubsetSharpness, problem, settings, study, measure)
     _warn(result)
     return result
 
@@ -161,7 +161,7 @@ def _examples(problem: Problem, m: int, n_examples: int | None) -> int:
 
 
 def _by_search(
-    origin: Origin, ball: Ball, tol: float, max_gradients: int, seed: int
+    origin: BallObjective, ball: Ball, tol: float, max_gradients: int, seed: int
 ) -> dict[str, float]:
     search = Search(origin, ball, tol=tol, max_gradients=max_gradients)
     search.explore(seed=seed)
@@ -169,7 +169,7 @@ def _by_search(
     return {"value": search.best.value, "one_step": search.one_step, "gap": search.gap}
 
 
-def _by_auto_pgd(origin: Origin, ball: Ball) -> dict[str, float]:
+def _by_auto_pgd(origin: BallObjective, ball: Ball) -> dict[str, float]:
     found = auto_pgd(origin.objective, ball, origin.point)
     slope = ball.dual_norm(origin.point.gradient)
     rounding = np.finfo(origin.point.gradient.cpu().numpy().dtype).eps * abs(origin.loss)

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from landscape.errors import LandscapeError
 from landscape.evaluate import Engine
 from landscape.results import FloatArray
-from landscape.sharpness._perturbations import Draws, rises_around
+from landscape.sharpness._perturbations import Perturbations, rises_around
 
 _CAP = 5.0  # of log(rise / target), so that an overflow or a rise of zero is a finite number
 _JUMP = 0.05  # of log(rise / target) at the root: more than this is no root, but a jump
@@ -44,7 +44,9 @@ class Width:
 class _Search:
     """log(average rise / target) as a function of log σ, always with the same draws."""
 
-    def __init__(self, engine: Engine, draws: Draws, *, loss: float, target: float, n: int) -> None:
+    def __init__(
+        self, engine: Engine, draws: Perturbations, *, loss: float, target: float, n: int
+    ) -> None:
         self._engine, self._draws, self._loss, self._n = engine, draws, loss, n
         self.target = target
         self._known: dict[float, FloatArray] = {}
@@ -85,7 +87,7 @@ class _Search:
 
 
 def width_of_noise(
-    engine: Engine, draws: Draws, *, loss: float, rise: float, n: int, start: float
+    engine: Engine, draws: Perturbations, *, loss: float, rise: float, n: int, start: float
 ) -> Width:
     """Find the σ with E[L(w + σTz) − L(w)] equal to a stated rise.
 

@@ -20,7 +20,7 @@ from landscape.sharpness._ball import Ball
 from landscape.sharpness._quadratic import QuadraticModel
 
 
-class Origin:
+class BallObjective:
     """What is known of a loss at a checkpoint, whatever ball is searched around it.
 
     Everything is in the coordinates d of ε = Td, where the adaptive ball is a plain one.

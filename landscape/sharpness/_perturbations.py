@@ -23,7 +23,7 @@ _STREAM = 0xD2A  # tells these numbers from others that are drawn with the same 
 _SIGNS = (1.0, -1.0)
 
 
-class Draws:
+class Perturbations:
     """A sequence of random vectors Tz; ε = ρTz.
 
     z has standard normal entries (``gaussian``), is uniform in the unit ball (``ball``) or on its
@@ -119,7 +119,7 @@ def adaptive_scale(problem: Problem, adaptive: str, eta: float) -> Tensor:
 
 
 def losses_around(
-    engine: Engine, draws: Draws, rho: float, samples: Sequence[tuple[int, int]]
+    engine: Engine, draws: Perturbations, rho: float, samples: Sequence[tuple[int, int]]
 ) -> list[float]:
     """Evaluate the loss at w ± ρTz.
 
@@ -142,13 +142,13 @@ def losses_around(
     return found
 
 
-class KeptLosses:
+class CachedLosses:
     """The losses at w ± ρTz, each kept in the study as soon as it is measured."""
 
     def __init__(
         self,
         engine: Engine,
-        draws: Draws,
+        draws: Perturbations,
         rho: float,
         *,
         most: int,
@@ -217,7 +217,9 @@ def kept_engine(evaluator: Evaluator, kept: Grid | None, *, n_points: int) -> En
     return Engine(evaluator, Plan.of(noted))
 
 
-def rises_around(engine: Engine, draws: Draws, rho: float, *, n: int, loss: float) -> FloatArray:
+def rises_around(
+    engine: Engine, draws: Perturbations, rho: float, *, n: int, loss: float
+) -> FloatArray:
     """Evaluate the rise of the loss at n draws with both signs.
 
     Args:

@@ -12,13 +12,13 @@ import torch
 
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
 from landscape.evaluate import Evaluator
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import FloatArray, Profile, Provenance
 from landscape.sharpness._ascent import Place
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._search import ROUTINE, VERSION, Search
 from landscape.sharpness._worst_case import (
     check_search,
@@ -99,7 +99,7 @@ def sharpness_profile(
             Evaluator(problem, seed=seed) as evaluator,
             counting(f"profile of {problem.name}", show=progress, unit="gradient") as count,
         ):
-            origin = Origin(evaluator, scale=scale, count=count)
+            origin = BallObjective(evaluator, scale=scale, count=count)
             options = {"tol": tol, "max_gradients": max_gradients, "room": within}
             notes: list[str] = []
             rows = _climb_radii(origin, radii, float(p), options, seed, notes)
@@ -122,13 +122,13 @@ def sharpness_profile(
                 provenance=provenance,
             )
 
-    result = recall_or_measure(Profile, problem, settings, study, measure)
+    result = cached_measurement(Profile, problem, settings, study, measure)
     _warn(result)
     return result
 
 
 def _climb_radii(
-    origin: Origin,
+    origin: BallObjective,
     radii: FloatArray,
     p: float,
     options: dict[str, Any],

@@ -16,7 +16,7 @@ from landscape.sharpness._ascent import Ascent, Place
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball, dot, length
 from landscape.sharpness._memory import Room
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._quadratic import QuadraticModel
 
 # In the settings of what it finds, so that studies do not give back what an earlier one found:
@@ -68,7 +68,7 @@ class Search:
 
     def __init__(
         self,
-        origin: Origin,
+        origin: BallObjective,
         ball: Ball,
         *,
         tol: float = 1e-4,
@@ -405,7 +405,7 @@ def n_vertices(p: float, n: int) -> int:
     return k if k <= _MOST_VERTICES else 0
 
 
-def _vertices(ball: Ball, origin: Origin) -> Tensor | None:
+def _vertices(ball: Ball, origin: BallObjective) -> Tensor | None:
     """Return all vertices of a ball p = 1 or ∞ if they are few, one in each row."""
     n = len(origin.point.epsilon)
     free = torch.arange(n, device=origin.point.epsilon.device)

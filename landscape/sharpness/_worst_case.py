@@ -19,7 +19,7 @@ from landscape.errors import (
     one_of,
 )
 from landscape.evaluate import Evaluator
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.progress import counting
@@ -27,7 +27,7 @@ from landscape.randomness import next_seed
 from landscape.results import FloatArray, Provenance, Sharpness
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._memory import Room, room
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._optimality import PRODUCTS, SecondOrder, error_of_rise, second_order
 from landscape.sharpness._search import ROUTINE, VERSION, Search, checked_eigenvectors
 from landscape.study import Study
@@ -131,14 +131,14 @@ def sharpness(
             counting(f"sharpness of {problem.name}", show=progress, unit="gradient") as count,
         ):
             scale = scale_of(problem, adaptive, eta)
-            origin = Origin(evaluator, scale=scale, count=count)
+            origin = BallObjective(evaluator, scale=scale, count=count)
             search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
             search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
             search.polish()
             condition = _checked(search, seed)
             return _record(search, condition, settings, provenance, tol)
 
-    result = recall_or_measure(Sharpness, problem, settings, study, measure)
+    result = cached_measurement(Sharpness, problem, settings, study, measure)
     _warn(result)
     return result
 

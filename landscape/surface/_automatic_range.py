@@ -11,7 +11,7 @@ import numpy as np
 from landscape.checks import check_real
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.evaluate import Evaluator
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.results import Line, Provenance
 from landscape.study import Study
@@ -73,7 +73,7 @@ def automatic_range(
     def measure(provenance: Provenance) -> Line:
         return _search(problem, direction, multiple, seed, settings, provenance)
 
-    found = recall_or_measure(Line, problem, settings, study, measure)
+    found = cached_measurement(Line, problem, settings, study, measure)
     return float(found.x.max())
 
 

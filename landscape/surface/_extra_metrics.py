@@ -32,7 +32,7 @@ from landscape.study import Study
 METRIC = "metrics."  # as the arrays of a saved result are named
 
 
-class Where(Protocol):
+class AffineSlice(Protocol):
     """Turns coordinates into weights: a plane, or a line."""
 
     @property
@@ -67,12 +67,12 @@ class PointOptions:
     statistics: str = "frozen"
     held_out: Problem | None = None
     weight_decay: float = 0.0
-    against: tuple[Problem, Where] | None = None
+    against: tuple[Problem, AffineSlice] | None = None
     precision: str = "exact"
     compile: bool = False
     tune: bool = False
 
-    def check(self, problem: Problem, where: Where) -> None:
+    def check(self, problem: Problem, where: AffineSlice) -> None:
         """Refuse what does not fit.
 
         Args:
@@ -115,7 +115,7 @@ class PointOptions:
         paired = {"difference", "difference_se"} if self.against is not None else set[str]()
         return paired | ({"penalty"} if self.weight_decay else set())
 
-    def settings(self, where: Where, study: Study | None) -> dict[str, Any]:
+    def settings(self, where: AffineSlice, study: Study | None) -> dict[str, Any]:
         """Return what differs from the usual, as JSON values.
 
         Args:
@@ -158,7 +158,7 @@ def _source(problem: Problem, study: Study | None) -> dict[str, str]:
     }
 
 
-def _digest_of_buffers(where: Where) -> str:
+def _digest_of_buffers(where: AffineSlice) -> str:
     content = Content()
     for _, buffers in where.spanning(0.0, 0.0):
         for name, buffer in sorted(buffers.items()):
@@ -209,10 +209,10 @@ class Point:
     loss: LossValue
 
 
-Beside = Callable[[Point], dict[str, float]]
+ExtraMetric = Callable[[Point], dict[str, float]]
 
 
-def penalty(weight_decay: float) -> Beside:
+def penalty(weight_decay: float) -> ExtraMetric:
     """Measure the regulariser ½ λ ‖w‖² at each point.
 
     Args:
@@ -230,7 +230,7 @@ def penalty(weight_decay: float) -> Beside:
     return measure
 
 
-def on_held_out(problem: Problem, engine: Engine) -> Beside:
+def on_held_out(problem: Problem, engine: Engine) -> ExtraMetric:
     """Measure other data at each point, with the buffers of the point.
 
     Args:
@@ -247,7 +247,9 @@ def on_held_out(problem: Problem, engine: Engine) -> Beside:
     return measure
 
 
-def difference(evaluator: Evaluator, engine: Engine, where: Where, statistics: str) -> Beside:
+def difference(
+    evaluator: Evaluator, engine: Engine, where: AffineSlice, statistics: str
+) -> ExtraMetric:
     """Measure the difference to another checkpoint at each point, on the same examples.
 
     Args:
@@ -305,7 +307,7 @@ def held_out_columns(loss: LossValue, split: str) -> dict[str, float]:
 
 
 def buffers_at(
-    evaluator: Evaluator, where: Where, at: tuple[float, float], statistics: str
+    evaluator: Evaluator, where: AffineSlice, at: tuple[float, float], statistics: str
 ) -> dict[str, Tensor] | None:
     """Return the buffers to measure a point with.
 

@@ -24,10 +24,10 @@ from landscape.evaluate import (
     recalibrated,
     require_finite,
 )
-from landscape.measurement import identity_of, recall_or_measure
+from landscape.measurement import cached_measurement, identity_of
 from landscape.problem import Problem
 from landscape.progress import progress_bar
-from landscape.results import FloatArray, Path, Provenance
+from landscape.results import FloatArray, LossPath, Provenance
 from landscape.study import Study
 from landscape.surface._curves import Curve
 from landscape.surface._extra_metrics import METRIC, columns_of, held_out_columns
@@ -36,7 +36,7 @@ from landscape.surface._planes import require_same_elsewhere
 
 N_PATH, EPOCHS, LR = 51, 50, 0.05
 
-End: TypeAlias = "Problem | str | PathLike[str] | Mapping[str, Any] | nn.Module"
+Endpoint: TypeAlias = "Problem | str | PathLike[str] | Mapping[str, Any] | nn.Module"
 
 
 # Ends that are off by this share of the losses on the path are not the checkpoints.
@@ -47,7 +47,7 @@ _LONG = 10.0
 
 def path(
     problem: Problem,
-    end: End,
+    end: Endpoint,
     *,
     curve: str = "linear",
     bends: int = 1,
@@ -61,7 +61,7 @@ def path(
     held_out: Problem | None = None,
     study: Study | None = None,
     progress: bool | None = None,
-) -> Path:
+) -> LossPath:
     """Measure L(w(t)) from one checkpoint (t = 0) to another (t = 1), and the barrier between.
 
     A linear path is w(t) = (1 − t) w₀ + t w₁. The others run over ``bends`` inner control
@@ -129,7 +129,7 @@ def path(
         "held_out": _identity(held, study),
     }
 
-    def measure(provenance: Provenance) -> Path:
+    def measure(provenance: Provenance) -> LossPath:
         with _entered(problem, other, held, seed=seed) as (evaluator, at_end, evaluated):
             ends = (_plain(evaluator), _plain(at_end))
             along = straight
@@ -149,7 +149,7 @@ def path(
             columns = points.measure(ts, provenance, settings, study=study, progress=progress)
             spent = [e.passes["forwards"] for e in (at_end, evaluated) if e is not None]
             evaluator.passes["forwards"] += sum(spent)
-            return Path(
+            return LossPath(
                 t=ts,
                 loss=columns.pop("loss"),
                 loss_se=columns.pop("loss_se"),
@@ -168,7 +168,7 @@ def path(
                 provenance=provenance,
             )
 
-    result = recall_or_measure(Path, problem, settings, study, measure)
+    result = cached_measurement(LossPath, problem, settings, study, measure)
     _warn_not_finite(result.loss)
     _warn_of_the_ends(result)
     _warn_of_the_training(result)
@@ -201,7 +201,9 @@ class _Points:
     ) -> dict[str, FloatArray]:
         """Measure what is missing; return each column as an array of shape (nt,)."""
         shape = (len(ts), 1)
-        kept = None if study is None else study.grid(Path.kind, provenance, settings, shape=shape)
+        kept = (
+            None if study is None else study.grid(LossPath.kind, provenance, settings, shape=shape)
+        )
         points = {} if kept is None else {i: values for (i, _), values in kept.done.items()}
         todo = [i for i in range(len(ts)) if i not in points]
         what = f"path from {provenance.checkpoint}"
@@ -345,7 +347,7 @@ def _coordinates(values: npt.ArrayLike | None, n: int) -> FloatArray:
     return np.union1d(array, [0.0, 1.0])
 
 
-def _warn_of_the_ends(result: Path) -> None:
+def _warn_of_the_ends(result: LossPath) -> None:
     """Say so where the ends of a path, with its statistics, are not the checkpoints at all."""
     ends, plain = result.loss[[0, -1]], np.array(result.end_losses)
     size = max(float(np.ptp(result.loss)), *np.abs(plain).tolist())
@@ -358,7 +360,7 @@ def _warn_of_the_ends(result: Path) -> None:
         warnings.warn(msg, MisleadingWarning, stacklevel=3)
 
 
-def _warn_of_the_training(result: Path) -> None:
+def _warn_of_the_training(result: LossPath) -> None:
     if result.length > _LONG * result.distance:
         msg = (
             f"the trained curve is {result.length / result.distance:.3g} times as long as the "

@@ -34,10 +34,10 @@ from landscape.results import Cost, FloatArray
 from landscape.study import Grid
 from landscape.surface._extra_metrics import (
     METRIC,
-    Beside,
+    AffineSlice,
+    ExtraMetric,
     Point,
     PointOptions,
-    Where,
     buffers_at,
     columns_of,
     difference,
@@ -67,7 +67,7 @@ class Points:
     def __init__(
         self,
         problem: Problem,
-        where: Where,
+        where: AffineSlice,
         coordinates: tuple[FloatArray, FloatArray],
         options: PointOptions,
         *,
@@ -206,9 +206,9 @@ class Points:
         self._is_large = is_alone and self._problem.space.n >= _LARGE
         return Engine(self._evaluator, plan, precision=self._options.precision)
 
-    def _beside(self, stack: ExitStack) -> list[Beside]:
+    def _beside(self, stack: ExitStack) -> list[ExtraMetric]:
         """Prepare what else is measured at each point."""
-        options, found = self._options, list[Beside]()
+        options, found = self._options, list[ExtraMetric]()
         if options.weight_decay:
             found.append(penalty(options.weight_decay))
         if options.held_out is not None:

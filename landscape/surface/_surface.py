@@ -13,7 +13,7 @@ from torch import Tensor
 
 from landscape.checks import check_real, whole
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, ToleranceWarning, one_of
-from landscape.measurement import grid_of, recall_or_measure
+from landscape.measurement import cached_measurement, grid_of
 from landscape.problem import Problem
 from landscape.results import FloatArray, Line, Provenance, Surface
 from landscape.study import Study
@@ -108,7 +108,7 @@ def line(
                 provenance=provenance,
             )
 
-    result = recall_or_measure(Line, problem, settings, study, measure)
+    result = cached_measurement(Line, problem, settings, study, measure)
     _warn_not_finite(result.loss, statistics)
     return result
 
@@ -226,7 +226,7 @@ def surface(
                 provenance=provenance,
             )
 
-    result = recall_or_measure(Surface, problem, settings, study, measure)
+    result = cached_measurement(Surface, problem, settings, study, measure)
     _warn_not_finite(result.loss[result.is_measured], statistics)
     _warn_not_reached(result)
     return result

@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
-from landscape.measurement import recall_or_measure
+from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.results import Cost, Provenance, Trajectory
@@ -98,7 +98,7 @@ def trajectory(
             provenance=provenance,
         )
 
-    found = recall_or_measure(Trajectory, problem, settings, study, measure)
+    found = cached_measurement(Trajectory, problem, settings, study, measure)
     return _renamed(found, run, called, study)
 
 

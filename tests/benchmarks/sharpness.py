@@ -37,7 +37,7 @@ from landscape.evaluate import Evaluator
 from landscape.problem import Problem
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._objective import Origin
+from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._search import Search
 from landscape.sharpness._worst_case import _checked, scale_of
 from landscape.tasks import digits
@@ -112,7 +112,7 @@ class Case:
 
 def measure(problem: Problem, relative: float, p: float, adaptive: str) -> Case:
     with Evaluator(problem) as evaluator:
-        origin = Origin(evaluator, scale=scale_of(problem, adaptive, 0.0))
+        origin = BallObjective(evaluator, scale=scale_of(problem, adaptive, 0.0))
         weights = problem.weights if adaptive == "none" else torch.ones(origin.n_free)
         rho = relative * float(weights.norm()) * origin.n_free ** (1 / p - 0.5)
         ball = Ball(rho, p)

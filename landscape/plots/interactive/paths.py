@@ -18,11 +18,14 @@ from landscape.plots.paths import (
     drawn_paths,
     path_records,
 )
-from landscape.results import Path
+from landscape.results import LossPath
 
 
 def path_interactive(
-    paths: Path | Sequence[Path], *, names: Sequence[str] | None = None, scale: str = "linear"
+    paths: LossPath | Sequence[LossPath],
+    *,
+    names: Sequence[str] | None = None,
+    scale: str = "linear",
 ) -> go.Figure:
     """Draw the loss along paths with plotly; hovering shows t and the loss.
 

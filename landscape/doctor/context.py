@@ -14,13 +14,13 @@ from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.results.diagnoses import Check
 
-__all__ = ["Patient", "not_applicable"]
+__all__ = ["DiagnosticContext", "not_applicable"]
 
 MATVECS = 16
 """Products for the two ends of the spectrum: their sign and size, not their digits."""
 
 
-class Patient:
+class DiagnosticContext:
     """A checkpoint and a problem, inside of an entered evaluator.
 
     Attributes:
