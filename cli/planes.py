@@ -84,7 +84,7 @@ class PlaneOptions:
 
 
 def plane_options(function: F) -> F:
-    """Add the options that choose a plane; they arrive as one argument ``plane``, `PlaneOptions`."""
+    """Add the options that choose a plane, which arrive as one `PlaneOptions` named ``plane``."""
     import functools
 
     @functools.wraps(function)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from landscape.errors import DataError, InvalidArgumentError
 from landscape.evaluate import provenance_of
 from landscape.problem import Problem
 from landscape.results import Provenance, Result
@@ -73,3 +74,39 @@ def grid_of(
         The grid, or None.
     """
     return None if study is None else study.grid(kind, provenance, settings, shape=shape)
+
+
+def check_pair(
+    problem: Problem, other: Problem, *, alike: Sequence[str] = ("mode", "dtype")
+) -> None:
+    """Refuse to pair problems that differ by more than their models.
+
+    Args:
+        problem: the one.
+        other: the other; a model of other code may be meant.
+        alike: what else than the loss and the data has to be the same.
+
+    Raises:
+        InvalidArgumentError: if that or the losses are not the same.
+        DataError: if the data are not the same.
+    """
+    for what in alike:
+        ours, theirs = (str(getattr(each, what)) for each in (problem, other))
+        if ours != theirs:
+            msg = (
+                f"{problem.name} is measured with {what} {ours}, {other.name} with {theirs}: a "
+                f"paired difference takes the same; give both the same {what}"
+            )
+            raise InvalidArgumentError(msg)
+    if problem.loss.name != other.loss.name:
+        msg = (
+            f"{problem.name} and {other.name} have different losses ({problem.loss.name}, "
+            f"{other.loss.name}): give both the same"
+        )
+        raise InvalidArgumentError(msg)
+    if problem.batches.fingerprint != other.batches.fingerprint:
+        msg = (
+            f"{problem.name} and {other.name} are on different data: a paired difference takes "
+            "the same examples"
+        )
+        raise DataError(msg)

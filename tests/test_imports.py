@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "landscape",
         "errors",
+        "checks",
         "wording",
         "files",
         "results",
@@ -35,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("linalg", "optim", "study", "plots", "export"),
     ("problem", "tasks", "training"),
-    ("checks", "evaluate", "operators"),
+    ("evaluate", "operators"),
     ("measurement", "loss"),
     ("sharpness", "curvature", "surface"),
     ("compare", "report", "doctor"),

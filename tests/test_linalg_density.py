@@ -508,8 +508,8 @@ def test_nan_in_a_product_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1}, "steps = 1; expected at least 2; raise steps"),
-        ({"n_probes": 1}, "n_probes = 1; expected at least 2; raise n_probes"),
+        ({"steps": 1}, "steps must be a whole number of at least 2, got 1"),
+        ({"n_probes": 1}, "n_probes must be a whole number of at least 2, got 1"),
         ({"confidence": 0.0}, "confidence = 0.0; expected a probability between 0 and 1"),
         ({"dtype": torch.int32}, "dtype = torch.int32; expected a real floating-point type"),
         ({"bandwidth": 0.0}, "bandwidth = 0.0; expected a finite number above 0"),

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.checks import check_pair
 from landscape.compare._paired import paired_difference
 from landscape.errors import InvalidArgumentError, LossError
 from landscape.evaluate import Engine, Evaluator, error_of_mean, final_divisor
-from landscape.measurement import cached_measurement, identity_of
+from landscape.measurement import cached_measurement, check_pair, identity_of
 from landscape.operators import parameter_scale
 from landscape.problem import Problem
 from landscape.results import Cost, Differences, Provenance

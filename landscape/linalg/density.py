@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checks import whole
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Matvec, inner
 from landscape.linalg.quadrature import (
@@ -20,7 +21,7 @@ from landscape.linalg.quadrature import (
     gauss_rule,
 )
 from landscape.linalg.recurrence import ROUNDING, LanczosRun
-from landscape.linalg.sampling import BlockOperator, Matmat, check_at_least, check_sampling
+from landscape.linalg.sampling import BlockOperator, Matmat, check_sampling
 from landscape.stats import Interval
 
 # The grid resolves a bandwidth by so many steps, and goes on for so many beyond the last node.
@@ -123,8 +124,8 @@ def spectral_density(
     ([-1.0, 1.0], 32)
     """
     check_sampling(n, confidence=confidence, dtype=dtype, rtol=0.0, atol=0.0)
-    check_at_least("steps", steps, 2)
-    check_at_least("n_probes", n_probes, 2)
+    whole("steps", steps, least=2)
+    whole("n_probes", n_probes, least=2)
     if bandwidth is not None:
         check_bandwidth(bandwidth)
     operator = BlockOperator(

@@ -194,19 +194,3 @@ def check_sampling(
                 "0 for both draws as many probes as max_matvecs allows"
             )
             raise InvalidArgumentError(msg)
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Refuse a count that is too small.
-
-    Args:
-        name: what is counted.
-        value: what was given.
-        least: smallest count that works.
-
-    Raises:
-        InvalidArgumentError: if the value is smaller.
-    """
-    if value < least:
-        msg = f"{name} = {value}; expected at least {least}; raise {name}"
-        raise InvalidArgumentError(msg)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from landscape.checks import whole
 from landscape.linalg.estimators import Blockwise, Hutchinson, HutchPlusPlus, Method, XTrace
 from landscape.linalg.krylov import Floats, Matvec
 from landscape.linalg.krylov_aware import KrylovAware
@@ -17,7 +18,6 @@ from landscape.linalg.sampling import (
     Matmat,
     ProbeSource,
     StoppingRule,
-    check_at_least,
     check_sampling,
     exact_diagonal,
 )
@@ -343,7 +343,7 @@ def _run(method: Method, *, rtol: float, atol: float, confidence: float) -> Trac
     """Draw until the stopping rule is met or the budget is spent, or take the unit vectors."""
     operator, cost, n = method.operator, method.cost, method.operator.n
     check_sampling(n, confidence=confidence, dtype=operator.dtype, rtol=rtol, atol=atol)
-    check_at_least("max_matvecs", operator.left, min(2 * cost, n))
+    whole("max_matvecs", operator.left, least=min(2 * cost, n))
     rule = StoppingRule(first=method.first, rtol=rtol, atol=atol, growth=method.growth)
     # Where n products can be afforded, probes may spend so little that n still follow.
     exact = n <= operator.left

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landscape.checks import is_real
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.optim.checks import check_gradients, is_real
+from landscape.optim.checks import check_gradients
 
 ADAPTIVE = ("none", "elementwise", "filterwise")
 

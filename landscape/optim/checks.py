@@ -12,14 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from landscape.checks import is_real
 from landscape.errors import InvalidArgumentError, LandscapeError, one_of
 
 DECAYS = ("outside", "inside")
-
-
-def is_real(value: Any) -> bool:
-    """Say whether a value is a real number; True and False are none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def radius(rho: Any) -> float:

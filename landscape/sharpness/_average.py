@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.checks import positive
 from landscape.errors import (
     InvalidArgumentError,
     LossError,
@@ -31,7 +32,6 @@ from landscape.sharpness._perturbations import (
     Perturbations,
     adaptive_scale,
     kept_engine,
-    positive,
 )
 from landscape.stats import interval_of_mean
 from landscape.study import Study

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checks import positive
 from landscape.errors import InvalidArgumentError, LandscapeError, LossError, NonFiniteError
 from landscape.evaluate import Engine, Evaluator, choose_plan, error_of_mean, require_finite
 from landscape.measurement import cached_measurement
@@ -19,7 +20,7 @@ from landscape.problem import Problem
 from landscape.progress import counting
 from landscape.results import Flatness, Provenance
 from landscape.sharpness._noise_scale import NotReachedError, width_of_noise
-from landscape.sharpness._perturbations import Perturbations, positive
+from landscape.sharpness._perturbations import Perturbations
 from landscape.sharpness._relative_flatness import neuron_blocks, relative_flatness
 from landscape.stats import jackknife
 from landscape.study import Study

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from landscape.checks import check_pair
 from landscape.errors import InvalidArgumentError, NonFiniteError, one_of
 from landscape.evaluate import (
     STATISTICS,
@@ -24,7 +23,7 @@ from landscape.evaluate import (
     interpolated,
     recalibrated,
 )
-from landscape.measurement import identity_of
+from landscape.measurement import check_pair, identity_of
 from landscape.problem import Problem
 from landscape.problem.digest import Content
 from landscape.study import Study

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from landscape.checks import whole
 from landscape.errors import InvalidArgumentError, MisleadingWarning, NonFiniteWarning, one_of
 from landscape.evaluate import (
     STATISTICS,
@@ -254,7 +255,7 @@ def _plain(evaluator: Evaluator) -> float:
 
 
 def _straight(problem: Problem, other: Problem, curve: str, bends: int) -> Curve:
-    n_bends = 0 if curve == "linear" else _whole("bends", bends)
+    n_bends = 0 if curve == "linear" else whole("bends", bends, least=0)
     start, end = problem.weights, other.weights
     if bool((start == end).all()):
         msg = (
@@ -295,7 +296,7 @@ def _training(bends: int, *, epochs: int, lr: float, weight_decay: float) -> dic
             msg = f"{name} must be a finite number of at least 0, got {value!r}"
             raise InvalidArgumentError(msg)
     real = {"lr": float(lr), "momentum": MOMENTUM, "weight_decay": float(weight_decay)}
-    return {"bends": int(bends), "epochs": _whole("epochs", epochs), **real}
+    return {"bends": int(bends), "epochs": whole("epochs", epochs, least=0), **real}
 
 
 def _statistics(problem: Problem, asked: str | None, curve: str) -> str:
@@ -318,16 +319,9 @@ def _statistics(problem: Problem, asked: str | None, curve: str) -> str:
     return "batch" if problem.mode == "train" else asked or "recalibrated"
 
 
-def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, (int, np.integer)) or value < 0:
-        msg = f"{name} must be a whole number of at least 0, got {value!r}"
-        raise InvalidArgumentError(msg)
-    return int(value)
-
-
 def _coordinates(values: npt.ArrayLike | None, n: int) -> FloatArray:
     if values is None:
-        if _whole("n", n) < 3:
+        if whole("n", n, least=0) < 3:
             msg = f"a path needs at least 3 points, its ends and one between, got n = {n}"
             raise InvalidArgumentError(msg)
         return np.asarray(np.arange(n) / (n - 1))

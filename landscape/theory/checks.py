@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from landscape.checks import positive, real
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.results import FloatArray
 from landscape.wording import number
@@ -43,65 +43,6 @@ def array(value: Any, *, name: str, shape: tuple[int | None, ...]) -> FloatArray
     return given
 
 
-def at_least(value: float, least: float, *, name: str) -> float:
-    """Return a number if it is finite and not too small.
-
-    Args:
-        value: what was given.
-        least: the smallest that is allowed.
-        name: what to call it in a message.
-
-    Returns:
-        The number.
-
-    Raises:
-        InvalidArgumentError: if it is smaller, or not finite.
-    """
-    if not (math.isfinite(value) and value >= least):
-        msg = f"{name} = {value}; expected a finite number of at least {least:g}"
-        raise InvalidArgumentError(msg)
-    return value
-
-
-def above_zero(value: float, *, name: str) -> float:
-    """Return a number if it is finite and above zero.
-
-    Args:
-        value: what was given.
-        name: what to call it in a message.
-
-    Returns:
-        The number.
-
-    Raises:
-        InvalidArgumentError: if it is not.
-    """
-    if not (math.isfinite(value) and value > 0):
-        msg = f"{name} = {value}; expected a finite number above zero"
-        raise InvalidArgumentError(msg)
-    return value
-
-
-def whole(value: float, least: int, *, name: str) -> int:
-    """Return a whole number if it is not too small.
-
-    Args:
-        value: what was given.
-        least: the smallest that is allowed.
-        name: what to call it in a message.
-
-    Returns:
-        The number.
-
-    Raises:
-        InvalidArgumentError: if it is smaller, or not whole.
-    """
-    if not (math.isfinite(value) and int(value) == value and value >= least):
-        msg = f"{name} = {value}; expected a whole number of at least {least}"
-        raise InvalidArgumentError(msg)
-    return int(value)
-
-
 def stable(top: float, *, eta: float, rho: float, what: str = "d₁") -> None:
     """Refuse a step size with which the iteration does not converge.
 
@@ -114,8 +55,8 @@ def stable(top: float, *, eta: float, rho: float, what: str = "d₁") -> None:
     Raises:
         InvalidArgumentError: if η (d₁ + ρ d₁²) is not below 2; the message holds the limit.
     """
-    above_zero(eta, name="eta")
-    at_least(rho, 0.0, name="rho")
+    positive("eta", eta)
+    real("rho", rho, least=0.0)
     step = eta * (top + rho * top**2)
     if not step < 2.0:
         limit = 2.0 / (top + rho * top**2)

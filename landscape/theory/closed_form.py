@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from landscape.checks import positive, real, whole
 from landscape.results import FloatArray
 from landscape.theory import checks
 from landscape.theory.modes import Modes
@@ -188,7 +189,7 @@ def risks(modes: Modes, iterations: int, *, eta: float, rho: float = 0.0) -> Ris
     >>> found.bias2.tolist(), found.variance.tolist()
     ([1.0, 0.25, 0.0625], [0.0, 0.25, 0.5625])
     """
-    last = checks.whole(iterations, 1, name="iterations")
+    last = whole("iterations", iterations, least=1)
     checks.stable(modes.top, eta=eta, rho=rho)
     steps = eta * (modes.curvatures + rho * modes.curvatures**2)
     k = np.arange(last + 1, dtype=np.float64)
@@ -231,7 +232,7 @@ def trade_off(modes: Modes, iterations: int, *, eta: float, rho: float) -> Trade
     >>> pair.proved, pair.lower_bias, pair.higher_variance, pair.ahead_until
     (True, True, True, 1)
     """
-    checks.above_zero(rho, name="rho")
+    positive("rho", rho)
     sam = risks(modes, iterations, eta=eta, rho=rho)
     return TradeOff(gd=risks(modes, iterations, eta=eta), sam=sam, modes=modes)
 
@@ -251,8 +252,8 @@ def stability_limit(top: float, *, rho: float = 0.0) -> float:
     >>> stability_limit(4.0), stability_limit(4.0, rho=0.25)
     (0.5, 0.25)
     """
-    checks.above_zero(top, name="top")
-    checks.at_least(rho, 0.0, name="rho")
+    positive("top", top)
+    real("rho", rho, least=0.0)
     return 2.0 / (top + rho * top**2)
 
 
@@ -271,8 +272,8 @@ def edge_of_stability(eta: float, *, rho: float = 0.0) -> float:
     >>> edge_of_stability(0.5), edge_of_stability(0.25, rho=0.25)
     (4.0, 4.0)
     """
-    checks.above_zero(eta, name="eta")
-    checks.at_least(rho, 0.0, name="rho")
+    positive("eta", eta)
+    real("rho", rho, least=0.0)
     # Without the difference of near numbers that the textbook form has at small ρ.
     return 4.0 / (eta * (1.0 + math.sqrt(1.0 + 8.0 * rho / eta)))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from landscape.checks import whole
 from landscape.errors import one_of
 from landscape.results import FloatArray
-from landscape.theory import checks
 
 DESIGNS = ("gaussian", "decaying", "deficient")
 SIGNALS = ("sharp", "even")
@@ -39,9 +39,9 @@ def random_design(
     """
     one_of(name, DESIGNS, what="design")
     one_of(signal, SIGNALS, what="signal")
-    checks.whole(n, 1, name="n")
-    checks.whole(d, 1, name="d")
-    rng = np.random.default_rng(checks.whole(seed, 0, name="seed"))
+    whole("n", n, least=1)
+    whole("d", d, least=1)
+    rng = np.random.default_rng(whole("seed", seed, least=0))
     x = rng.standard_normal((n, d))
     if name == "deficient":
         rank = max(1, min(n, d) // 2)

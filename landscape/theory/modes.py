@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from landscape.checks import positive, real, whole
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import FloatArray
 from landscape.theory import checks
@@ -43,11 +44,11 @@ class Modes:
         shape: tuple[int | None, ...] = (None,)
         for name in ("curvatures", "bias_weights", "variance_weights"):
             given = checks.array(getattr(self, name), name=name, shape=shape)
-            checks.at_least(float(given.min()), 0.0, name=f"smallest of {name}")
+            real(f"smallest of {name}", float(given.min()), least=0.0)
             object.__setattr__(self, name, given)
             shape = given.shape
-        checks.above_zero(float(self.curvatures.min()), name="smallest of curvatures")
-        checks.at_least(self.unreachable, 0.0, name="unreachable")
+        positive("smallest of curvatures", float(self.curvatures.min()))
+        real("unreachable", self.unreachable, least=0.0)
         one_of(self.risk, RISKS, what="risk")
 
     @property
@@ -88,7 +89,7 @@ def least_squares(
     """
     x = checks.array(design, name="design", shape=(None, None))
     w = checks.array(truth, name="truth", shape=(x.shape[1],))
-    checks.at_least(noise, 0.0, name="noise")
+    real("noise", noise, least=0.0)
     one_of(risk, RISKS, what="risk")
     n = x.shape[0]
     _, singular, right = np.linalg.svd(x, full_matrices=False)
@@ -142,7 +143,7 @@ def kernel_regression(
     k = checks.array(kernel, name="kernel", shape=(None, None))
     k = checks.array(k, name="kernel", shape=(len(k), len(k)))
     f = checks.array(truth, name="truth", shape=(len(k),))
-    checks.at_least(noise, 0.0, name="noise")
+    real("noise", noise, least=0.0)
     one_of(descent, DESCENTS, what="descent")
     kappa, vectors = _eigenpairs(k)
     kept = kappa > len(k) * np.finfo(np.float64).eps * kappa[0]
@@ -173,7 +174,7 @@ def rbf_kernel(a: FloatArray, b: FloatArray, *, length: float) -> FloatArray:
     from scipy.spatial.distance import cdist
 
     first, second = _points(a, b)
-    checks.above_zero(length, name="length")
+    positive("length", length)
     return np.asarray(np.exp(-cdist(first, second, "sqeuclidean") / (2.0 * length**2)))
 
 
@@ -195,8 +196,8 @@ def polynomial_kernel(
     [[16.0]]
     """
     first, second = _points(a, b)
-    checks.whole(degree, 1, name="degree")
-    checks.at_least(offset, 0.0, name="offset")
+    whole("degree", degree, least=1)
+    real("offset", offset, least=0.0)
     return np.asarray((first @ second.T + offset) ** int(degree))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from landscape.checks import positive, real, whole
 from landscape.errors import InvalidArgumentError
 from landscape.results import FloatArray
 from landscape.theory import checks
@@ -32,8 +33,8 @@ def two_cycle_amplitude(top: float, *, eta: float, rho: float) -> float:
     >>> round(two_cycle_amplitude(4.0, eta=0.25, rho=0.5), 12)
     0.5
     """
-    checks.above_zero(top, name="top")
-    checks.at_least(rho, 0.0, name="rho")
+    positive("top", top)
+    real("rho", rho, least=0.0)
     checks.stable(top, eta=eta, rho=0.0)
     return eta * rho * top / (2.0 - eta * top)
 
@@ -69,10 +70,10 @@ def normalised_path(
     if not np.allclose(h, h.T, rtol=1e-10, atol=1e-10 * float(np.abs(h).max())):
         msg = "hessian is not symmetric; expected the matrix of a quadratic: pass (H + Hᵀ)/2"
         raise InvalidArgumentError(msg)
-    checks.at_least(rho, 0.0, name="rho")
+    real("rho", rho, least=0.0)
     checks.stable(float(np.linalg.norm(h, 2)), eta=eta, rho=0.0)
     path = [w]
-    for _ in range(checks.whole(iterations, 1, name="iterations")):
+    for _ in range(whole("iterations", iterations, least=1)):
         gradient = h @ w
         norm = float(np.linalg.norm(gradient))
         epsilon = gradient * (rho / norm) if norm > 0 else np.zeros_like(w)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from landscape.checks import real, whole
 from landscape.errors import one_of
 from landscape.results import FloatArray
 from landscape.theory import checks
@@ -85,14 +86,14 @@ def simulate(
     x = checks.array(design, name="design", shape=(None, None))
     w0 = checks.array(truth, name="truth", shape=(x.shape[1],))
     times = _times(at)
-    half = checks.whole(runs, 4, name="runs") // 2
-    checks.at_least(noise, 0.0, name="noise")
+    half = whole("runs", runs, least=4) // 2
+    real("noise", noise, least=0.0)
     one_of(risk, RISKS, what="risk")
     hessian = x.T @ x / len(x)
     checks.stable(float(np.linalg.norm(hessian, 2)), eta=eta, rho=rho)
     metric = x.T / np.sqrt(len(x)) if risk == "in-sample" else np.eye(len(w0))
     # A stream of its own: a design drawn with the same seed must not come back as the noise.
-    rng = np.random.default_rng([checks.whole(seed, 0, name="seed"), 1])
+    rng = np.random.default_rng([whole("seed", seed, least=0), 1])
     pull = (x @ w0 + noise * rng.standard_normal((2 * half, len(x)))) @ x / len(x)
     w: FloatArray = np.zeros((2 * half, len(w0)))
     terms = []
@@ -112,7 +113,7 @@ def simulate(
 
 
 def _times(at: Sequence[int]) -> list[int]:
-    return sorted({checks.whole(time, 1, name="iteration in at") for time in at} or {1})
+    return sorted({whole("iteration in at", time, least=1) for time in at} or {1})
 
 
 def _step(

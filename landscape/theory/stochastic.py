@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from landscape.checks import positive, real, whole
 from landscape.results import FloatArray
 from landscape.theory import checks
 
@@ -73,9 +74,9 @@ def stochastic_sam(
     """
     x = checks.array(design, name="design", shape=(None, None))
     y = checks.array(targets, name="targets", shape=(len(x),))
-    last = checks.whole(iterations, 1, name="iterations")
-    checks.above_zero(eta, name="eta")
-    checks.at_least(rho, 0.0, name="rho")
+    last = whole("iterations", iterations, least=1)
+    positive("eta", eta)
+    real("rho", rho, least=0.0)
     weights = 1.0 + rho * np.sum(x**2, axis=1)
     mean_hessian = (x.T * weights) @ x / len(x)
     top = float(np.linalg.norm(mean_hessian, 2))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from landscape.errors import DataError
+from landscape.checks import is_real, whole
+from landscape.errors import DataError, InvalidArgumentError
 from landscape.problem.data import describe
 from landscape.problem.task import Task
 from landscape.randomness import seeded
-from landscape.training.ranges import label_share, whole
 
 
 def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
@@ -255,3 +255,24 @@ def _pair(source: Any, index: int) -> Any:
         )
         raise DataError(msg)
     return example
+
+
+def label_share(share: Any) -> float:
+    """Return a share of labels, if it is one.
+
+    Args:
+        share: what was given.
+
+    Returns:
+        The share.
+
+    Raises:
+        InvalidArgumentError: if it is not in [0, 1].
+    """
+    if not is_real(share) or not 0 <= float(share) <= 1:
+        msg = (
+            f"label_noise is a share of the labels, a number from 0 to 1, got {share!r}; "
+            "0.2 replaces every fifth label, 0 none"
+        )
+        raise InvalidArgumentError(msg)
+    return float(share)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from landscape.checks import whole
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
 from landscape.problem.data import describe
 from landscape.problem.losses import Loss, make_loss
@@ -25,7 +26,6 @@ from landscape.progress import progress_bar
 from landscape.training.batches import Batches
 from landscape.training.checkpoints import save_checkpoint
 from landscape.training.labels import label_seed, with_noisy_labels
-from landscape.training.ranges import whole
 from landscape.training.records import Epoch, Task, Trained
 from landscape.training.resuming import Run, start_of, take_up, write_state
 from landscape.training.settings import checked, lr_factor, make_optimizer

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from landscape.checks import is_real, real, whole
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.optim import SAM
-from landscape.training.ranges import exponent, label_share, real, whole
+from landscape.training.labels import label_share
 
 _BASES: Mapping[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -208,3 +209,24 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
         return str(settings.get(key, "the default"))
     value = settings.get(key)
     return "not used" if value is None else str(value)
+
+
+def exponent(p: Any) -> float:
+    """Return the order of a norm, if it is one.
+
+    Args:
+        p: what was given.
+
+    Returns:
+        The order.
+
+    Raises:
+        InvalidArgumentError: if it is no number of at least 1; infinity is allowed.
+    """
+    if not is_real(p) or not float(p) >= 1:
+        msg = (
+            f"p, the norm of SAM's neighbourhood, must be a number of at least 1, got {p!r}; "
+            "2 is the Euclidean norm, inf the largest entry"
+        )
+        raise InvalidArgumentError(msg)
+    return float(p)
