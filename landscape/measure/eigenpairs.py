@@ -20,7 +20,7 @@ from landscape.measure.curvature import (
     refusing_change,
 )
 from landscape.measure.recall import recall_or_measure
-from landscape.operators import GRAPH_BYTES, N_GROUPS, GaussNewton, Hessian, parameter_scale
+from landscape.operators import N_GROUPS, GaussNewton, Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, FloatArray, Provenance
 from landscape.study import Study
@@ -81,8 +81,8 @@ def top_eigenpairs(
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
         memory: bytes to use beyond model and data: half for the basis and half for graphs, where
-            batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB, and more
-            where the smallest basis needs it.
+            batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB; where the
+            smallest basis needs more than that, so much, and no graph is kept.
         seed: of every random vector.
         study: where the result is kept, and looked up first; ``start`` is no part of the key.
         progress: show a bar on stderr; None: where stderr is a terminal.
@@ -220,8 +220,8 @@ def _budget(
         half = BASIS_BYTES if memory is None else memory / 2
         return basis_for(half, n, **asked), graph_budget(memory)
     except InvalidArgumentError:
-        if memory is None:
-            return smallest, GRAPH_BYTES
+        if memory is None:  # graphs are made anew, where the vectors take so much already
+            return smallest, 0
         basis_for(memory, n, **asked)  # or a refusal
         return smallest, int(memory - least_bytes(n, **asked))
 
