@@ -43,6 +43,8 @@ def test_whole_data_and_subsets_come_from_one_call(here: Path, run) -> None:
     assert (whole["kind"], parts["kind"]) == ("sharpness", "m-sharpness")
     assert len(parts["values"]) == 3
     assert parts["n_left_out"] == 6
+    bounded = records(run(*args, "--memory", "1GB", "--json").out)
+    assert [record["settings"]["memory"] for record in bounded] == [1e9, 1e9]
     assert np.mean(parts["values"]) >= whole["value"] * (1 - 1e-6)
     out = run(*args).out
     assert "m-sharpness (m = 8, ρ = 0.05, p = 2)" in out
