@@ -291,18 +291,18 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     if _is_long(a[None], b) and _is_safe(total := _sum_of_products(a, b)):
         return total
     total = torch.zeros((), dtype=dtype, device=a.device)
-    for x, y in zip(a.split(width), b.split(width), strict=True):
-        left = x.to(dtype)
-        total += torch.dot(left, left if a is b else y.to(dtype))
+    for part in _blocks(a):
+        left = a[part].to(dtype)
+        total += torch.dot(left, left if a is b else b[part].to(dtype))
     return total
 
 
 def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
     """Return aᵀb, each product rounded once; torch adds up pairwise, unlike a BLAS dot product."""
-    width = _width(a)
-    products, sums = a.new_empty(width), []
-    for x, y in zip(a.split(width), b.split(width), strict=True):
-        sums.append(torch.mul(x, y, out=products[: len(x)]).sum())
+    products, sums = a.new_empty(_width(a)), []
+    for part in _blocks(a):
+        left = a[part]
+        sums.append(torch.mul(left, b[part], out=products[: len(left)]).sum())
     return torch.stack(sums).sum(dtype=wide(a.device))
 
 
