@@ -12,7 +12,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .idle import refuse_given
-from .measuring import SEARCH
+from .measuring import SEARCH, price_of_eigenpairs
 from .options import Measuring
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ READ = {
     "through": (),
     "trajectory": (),
 }
-SEARCHING = {"eigenvectors": Cost(hvps=60), "worst-case": SEARCH}
+SEARCHING = {"eigenvectors": price_of_eigenpairs(2), "worst-case": SEARCH}
 
 Ends = tuple[float, float]
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from landscape.balls import Ball, length
+from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError
+from landscape.linalg.krylov import norm
 from landscape.measure.ascent import Objective, Point
 
 _MOMENTUM = 0.75
@@ -118,4 +119,4 @@ def _at(objective: Objective, epsilon: Tensor) -> Point:
 def _ascent(gradient: Tensor, ball: Ball) -> Tensor:
     if math.isinf(ball.p):
         return gradient.sign()
-    return gradient / (length(gradient) or 1.0)
+    return gradient / (norm(gradient) or 1.0)

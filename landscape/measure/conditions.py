@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.balls import dot
 from landscape.evaluate import Engine, Evaluator, error_of_mean
+from landscape.linalg.krylov import dot
 from landscape.measure.ascent import Place
 from landscape.measure.quadratic import QuadraticModel
 

@@ -18,6 +18,7 @@ from landscape.randomness import seeded, whole_seed
 from landscape.results import FloatArray
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.study import Grid
+from landscape.study.grid import Recorder
 
 _STREAM = 0xD2A  # tells these numbers from others that are drawn with the same seed
 _SIGNS = (1.0, -1.0)
@@ -143,7 +144,7 @@ def losses_around(
 
 
 class KeptLosses:
-    """The losses at w ± ρTz, each kept in the study as soon as it is measured."""
+    """The losses at w ± ρTz, kept in the study as they are measured."""
 
     def __init__(
         self,
@@ -188,14 +189,13 @@ class KeptLosses:
         cut = [every[first : first + size] for first in range(0, len(every), size)]
         chunks = [chunk for chunk in cut if any(index not in self._losses for index in chunk)]
         what = f"average around {self._engine.evaluator.problem.name}"
-        for chunk in progress_bar(chunks, what=what, total=len(chunks), show=self._progress):
-            found = losses_around(self._engine, self._draws, self._rho, chunk)
-            for index, loss in zip(chunk, found, strict=True):
-                if index in self._losses:
-                    continue
-                if self._kept is not None:
-                    self._kept.record(*index, {"loss": loss})
-                self._losses[index] = loss
+        with Recorder(self._kept) as recorder:
+            for chunk in progress_bar(chunks, what=what, total=len(chunks), show=self._progress):
+                found = losses_around(self._engine, self._draws, self._rho, chunk)
+                pairs = zip(chunk, found, strict=True)
+                new = {index: loss for index, loss in pairs if index not in self._losses}
+                self._losses |= new
+                recorder.add({index: {"loss": loss} for index, loss in new.items()})
         return np.array([self._losses[index] for index in indices]).reshape(n, 2)
 
 

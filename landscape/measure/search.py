@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.balls import Ball, dot, length
+from landscape.balls import Ball
 from landscape.errors import InvalidArgumentError, LossError, NonFiniteError
+from landscape.linalg.krylov import dot, norm
 from landscape.measure.ascent import Ascent, Place
 from landscape.measure.auto_pgd import auto_pgd
 from landscape.measure.origin import Origin
@@ -345,7 +346,7 @@ class Search:
         if self.height - place.value <= _LEVEL * abs(self.height):
             return True
         best = self._highest[0].epsilon
-        return dot(best, place.epsilon) >= _SAME * length(best) * length(place.epsilon) > 0
+        return dot(best, place.epsilon) >= _SAME * norm(best) * norm(place.epsilon) > 0
 
     def polish(self) -> None:
         """Take second-order steps from the highest point, where the gap is not met (p = 2).

@@ -16,8 +16,9 @@ from landscape.measure.auto_pgd import auto_pgd
 from landscape.measure.origin import Origin
 from landscape.measure.points import grid_of
 from landscape.measure.recall import recall_or_measure
+from landscape.measure.room import Room
 from landscape.measure.search import VERSION, Search
-from landscape.measure.sharpness import check_search, scale_of, scale_settings
+from landscape.measure.sharpness import check_search, room_for, scale_of, scale_settings
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.results import Cost, Provenance, SubsetSharpness
@@ -43,6 +44,7 @@ def m_sharpness(
     tol: float = 1e-4,
     max_gradients: int = 200,
     seed: int = 0,
+    memory: float | None = None,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> SubsetSharpness:
@@ -65,6 +67,7 @@ def m_sharpness(
         tol: relative gap to reach.
         max_gradients: gradient passes to spend at most on a subset, after scouting.
         seed: of the random start.
+        memory: bytes to use beyond model, data and graph, as for `sharpness`; for ``search`` only.
         study: where the result is kept, and each subset as soon as it is measured.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
@@ -86,6 +89,10 @@ def m_sharpness(
     ball = Ball(float(rho), float(p))
     one_of(protocol, PROTOCOLS, what="protocol")
     check_search(tol, max_gradients)
+    if protocol != "search" and memory is not None:
+        msg = f"memory = {memory!r} bounds a search, and protocol is {protocol!r}: leave it out"
+        raise InvalidArgumentError(msg)
+    within = room_for(problem, memory, adaptive) if protocol == "search" else Room()
     n = _examples(problem, m, n_examples)
     settings = {
         "rho": ball.rho,
@@ -98,6 +105,7 @@ def m_sharpness(
         "max_gradients": max_gradients,
         "seed": seed,
         **({"search": VERSION} if protocol == "search" else {}),
+        **({} if memory is None else {"memory": memory}),
     }
 
     def one_subset(i: int) -> dict[str, float]:
@@ -107,7 +115,8 @@ def m_sharpness(
             if protocol == "auto-pgd":
                 found = _by_auto_pgd(origin, ball)
             else:
-                found = _by_search(origin, ball, tol, max_gradients, seed)
+                search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
+                found = _by_search(search, seed)
             cost = {name: float(getattr(evaluator.cost, name)) for name in _COUNTS}
             return found | cost | {"loss": origin.loss, "overflowed": float(origin.n_overflowed)}
 
@@ -136,6 +145,7 @@ def m_sharpness(
             eta=eta,
             tol=tol,
             protocol=protocol,
+            notes=(within.note,) if within.note else (),
             settings=settings,
             cost=_total_cost(columns),
             provenance=provenance,
@@ -161,10 +171,7 @@ def _examples(problem: Problem, m: int, n_examples: int | None) -> int:
     return used
 
 
-def _by_search(
-    origin: Origin, ball: Ball, tol: float, max_gradients: int, seed: int
-) -> dict[str, float]:
-    search = Search(origin, ball, tol=tol, max_gradients=max_gradients)
+def _by_search(search: Search, seed: int) -> dict[str, float]:
     search.explore(seed=seed)
     search.polish()
     return {"value": search.best.value, "one_step": search.one_step, "gap": search.gap}
