@@ -13,7 +13,14 @@ from test_problem import WrongSlope
 from torch import nn
 
 from landscape.errors import InvalidArgumentError, LossError
-from landscape.evaluate import Evaluator, _selftest, check_hessian, rounding_of_products
+from landscape.evaluate import (
+    Evaluator,
+    _selftest,
+    check_hessian,
+    in_type,
+    rounding_of_products,
+    sample,
+)
 from landscape.measure.eigenpairs import eigenpairs_by_layer, top_eigenpairs
 from landscape.operators import Hessian, parameter_scale
 from landscape.problem import Problem
@@ -190,7 +197,7 @@ def test_a_wrong_second_derivative_in_one_layer_is_found_for_that_layer() -> Non
     }
 
 
-def test_a_wrong_gradient_refuses_the_layers_that_it_is_of(tmp_path) -> None:
+def test_a_wrong_gradient_refuses_the_layers_that_it_is_of() -> None:
     torch.manual_seed(0)
     problem = with_layers(nn.Linear(3, 4), Apply(WrongSlope), nn.Linear(4, 3))
     with pytest.raises(LossError, match="not the slope of the loss"):
@@ -198,23 +205,21 @@ def test_a_wrong_gradient_refuses_the_layers_that_it_is_of(tmp_path) -> None:
     assert list(eigenpairs_by_layer(problem.only("2"))) == ["2"]
 
 
-def test_the_rounding_of_some_parameters_is_that_of_their_part_of_the_product() -> None:
+def test_the_rounding_of_a_layer_is_that_of_its_part_of_the_product() -> None:
     problem = case_named("conv_batch_norm_eval").build(5, dtype="float32")
     with Evaluator(problem) as evaluator:
         check_hessian(evaluator)
-        whole = rounding_of_products(evaluator)
-        squares = problem.derivatives["rounding"]
-    for layer in problem.space.layers():
-        part = problem.only(layer)
-        part.derivatives = dict(problem.derivatives)
-        off, size = (sum(squares[name][i] for name in part.space.names) for i in (0, 1))
-        with Evaluator(part) as evaluator:
-            assert rounding_of_products(evaluator) == pytest.approx((off / size) ** 0.5)
-            own = top_eigenpairs(problem.only(layer), 1).noise
-        found = eigenpairs_by_layer(problem, 1)[layer].noise
-        assert 1e-8 < found < 1e-5
-        assert found == pytest.approx(own, rel=9.0)  # other directions, of the same size
-    assert 1e-8 < whole < 1e-5
+        batch = sample(evaluator)
+        with in_type(evaluator, torch.float64):
+            point = _selftest._Point(evaluator, batch, torch.float64)
+            direction, right = point.direction(), point.product(point.direction())
+        point = _selftest._Point(evaluator, batch, torch.float32)
+        off = point.product(direction.float()).double() - right
+        assert rounding_of_products(evaluator) == pytest.approx(float(off.norm() / right.norm()))
+    found = eigenpairs_by_layer(problem, 1, evidence="residuals")  # no noise beside the rounding
+    for layer, part in problem.space.layers().items():
+        expected = float(off[part].norm() / right[part].norm())
+        assert 1e-9 < found[layer].noise == pytest.approx(expected)
 
 
 def test_a_test_of_all_parameters_is_no_test_of_a_wider_problem() -> None:

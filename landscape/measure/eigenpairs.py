@@ -184,16 +184,16 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
     """
     k, names = whole("k", k), problem.space.names
     owners = {name: name.rpartition(".")[0] or name for name in names}
-    tested = _tested(problem, **options)
+    derivatives = _derivatives(problem, **options)
     found = {}
     for layer in problem.space.layers():
         part = problem.only(*(name for name in names if owners[name] == layer))
-        part.derivatives = dict(tested)
+        part.derivatives = dict(derivatives)
         found[layer] = top_eigenpairs(part, min(k, part.space.n), **options)
     return found
 
 
-def _tested(
+def _derivatives(
     problem: Problem,
     *,
     products: str = "auto",
