@@ -23,7 +23,7 @@ ours without the rest, "bare" is Lanczos alone, which knows when to stop, on our
 curvlinops is spared its own test of the data.
 
 Layers: the largest eigenpair of each layer's block, by `eigenpairs_by_layer` and by
-`top_eigenpairs` of one layer after the other; of about ten layers, evenly spread, where a network
+`top_eigenpairs` of one layer after the other; of at most ten layers, evenly spread, where a network
 has more.
 """
 
@@ -393,7 +393,7 @@ def eigenpairs(network: Network, repeats: int, without: Sequence[str]) -> None:
 def layers(network: Network, repeats: int) -> None:
     case, pairs = Case(*trained(network)), list[tuple[float, float]]()
     chosen = list(case.problem().space.layers())
-    chosen = chosen[:: max(1, len(chosen) // 10)]
+    chosen = chosen[:: -(-len(chosen) // 10)]
 
     def one_after_the_other() -> None:
         problem = case.problem()
