@@ -15,6 +15,7 @@ from landscape.measure.arguments import check_real, whole
 from landscape.measure.curvature import (
     Prepared,
     Request,
+    derivatives_of_all,
     graph_budget,
     prepared,
     refusing_change,
@@ -178,15 +179,33 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
 
     Returns:
         The pairs by the layer's name, in the model's order. Cost: that of `top_eigenpairs` for
-        each layer, where a product needs only the part of the graph above the layer.
+        each layer, where a product needs only the part of the graph above the layer; derivatives
+        are tested once for all layers, and layer by layer only where that test finds a fault.
     """
     k, names = whole("k", k), problem.space.names
     owners = {name: name.rpartition(".")[0] or name for name in names}
+    derivatives = _derivatives(problem, **options)
     found = {}
     for layer in problem.space.layers():
         part = problem.only(*(name for name in names if owners[name] == layer))
+        part.derivatives = dict(derivatives)
         found[layer] = top_eigenpairs(part, min(k, part.space.n), **options)
     return found
+
+
+def _derivatives(
+    problem: Problem,
+    *,
+    products: str = "auto",
+    seed: int = 0,
+    memory: float | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Test the derivatives of all layers at once, unless the products need none but gradients."""
+    check_real(or_none=True, memory=memory)
+    if products == "differences":
+        return {}
+    return derivatives_of_all(problem, seed=seed, graph_bytes=graph_budget(memory))
 
 
 def _check(problem: Problem, k: int, method: str, *, data_groups: int | None) -> None:
