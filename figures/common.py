@@ -106,12 +106,9 @@ class RunRecords:
         """Return the record of a kind that has these settings; StudyError if there is none."""
         name = self.run.name_at(epoch)
         for record in self.results:
-            if not isinstance(record, kind) or (record.provenance.split, record.name) != (
-                split,
-                name,
-            ):
-                continue
-            if all(record.settings.get(key) == value for key, value in settings.items()):
+            alike = record.provenance.split == split and record.name == name
+            alike &= all(record.settings.get(key) == value for key, value in settings.items())
+            if alike and isinstance(record, kind):
                 return record
         wanted = "".join(f" with {key} = {value}" for key, value in settings.items())
         msg = (
@@ -166,8 +163,10 @@ class Runner:
             for result in _with_computation(self.study, results):
                 self.study.save(result)  # the log is the last: where it is, the run is complete
         entries = self.study.entries()
-        found = [_records(self.study, entries, run, key) for run in runs]
-        return [_saved(records, run) for records, run in zip(found, runs, strict=True)]
+        return [
+            records or _saved(_records(self.study, entries, run, key), run)
+            for records, run in zip(known, runs, strict=True)
+        ]
 
     def trained(self, runs: Sequence[Run]) -> list[Trained]:
         """Return the trained models, to be measured in this process."""

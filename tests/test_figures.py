@@ -319,6 +319,24 @@ def test_a_published_figure_is_drawn_from_its_study_alone(
     assert "schema version 1" in capsys.readouterr().err
 
 
+def test_a_study_of_schema_1_is_not_taken_for_other_data(tmp_path: Path, monkeypatch) -> None:
+    task = load_task("digits")
+
+    def louder(split: str):
+        x, y = task.data(split)
+        return 1.5 * x, y
+
+    changed = dataclasses.replace(task, data=louder)
+    monkeypatch.setattr(common, "load_task", lambda name: changed)
+    common._start_of.cache_clear()
+    try:
+        with Study(FIGURES / "seeds.db", readonly=True) as study:
+            with pytest.raises(common.UnfinishedError):
+                seeds.figure(runner(tmp_path, study), seeds.FULL)
+    finally:
+        common._start_of.cache_clear()
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with Study(tmp_path / "s.db") as study:
         (found,) = runner(tmp_path, study).run([run("a")], held_out_loss)
