@@ -306,10 +306,8 @@ def _records(study: Study, entries: Sequence[Entry], run: Run, key: str) -> RunR
     for entry in entries:
         # Version 1 of the study schema did not record what a problem computes: there the settings
         # and the data decide.
-        if entry.kind != TrainingLog.kind or wanted != {
-            "computation": computation,
-            **entry.settings,
-        }:
+        settings = {"computation": computation, **entry.settings}
+        if entry.kind != TrainingLog.kind or settings != wanted:
             continue
         log = study.load(entry.id)
         same_data = log.provenance.data_fingerprint == start.data_fingerprint

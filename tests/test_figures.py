@@ -310,7 +310,8 @@ def test_a_published_figure_is_drawn_from_its_study_alone(
     (tmp_path / f"{name}.db").write_bytes(published)
     monkeypatch.setattr(common, "_trained", None)  # training or measuring fails
     module = importlib.import_module(name)
-    common.main(module.figure, full=module.FULL, small=module.TINY, arguments=["-o", str(tmp_path)])
+    arguments = ["--workers", "1", "-o", str(tmp_path)]  # one process, where the patch holds
+    common.main(module.figure, full=module.FULL, small=module.TINY, arguments=arguments)
     assert {file.name for file in tmp_path.iterdir()} == {
         f"{name}.{s}" for s in ("db", "pdf", "png")
     }
@@ -387,8 +388,8 @@ def test_each_figure_is_drawn_and_drawn_again_from_its_study_alone(
 
 
 def test_a_script_draws_prints_and_resumes(tmp_path: Path, capsys) -> None:
-    arguments = ["--small", "-o", str(tmp_path)]
-    command = [sys.executable, FIGURES / "seeds.py", *arguments, "--workers", "2"]
+    arguments = ["--small", "-o", str(tmp_path), "--workers", "2"]
+    command = [sys.executable, FIGURES / "seeds.py", *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "4 of 4 runs to do" in ran.stderr
     assert "λmax of the Hessian" in ran.stdout
