@@ -20,7 +20,9 @@ test: $(READY)
 figures: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/curvature.sh
-	$(BIN)/landscape figure minima spectra noise radius prediction seeds -o figures
+	for name in minima spectra noise radius prediction seeds; do \
+	  $(BIN)/python figures/$$name.py || exit 1; \
+	done
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py

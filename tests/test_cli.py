@@ -652,15 +652,6 @@ def test_a_training_makes_no_folder_of_a_mistyped_name(here: Path, run) -> None:
     assert not Path("landscape.db").exists()
 
 
-def test_a_figure_is_not_written_into_a_folder_named_like_a_picture(here: Path, run) -> None:
-    for name in ("seeds.png", "out/seeds.PDF"):
-        ran = run("figure", "seeds", "--small", "-o", name)
-        assert ran.code == 2
-        assert "--output names a folder" in ran.err
-        assert f"got {name!r}" in ran.err
-        assert not Path(name).exists()
-
-
 def test_what_a_study_does_not_hold_is_one_failure(here: Path, run) -> None:
     assert run("eigs", "a.pt", "--problem", "task.py").code == 0
     for args in (("show", "999"), ("show", "999", "--json"), ("delete", "999", "--yes")):

@@ -37,7 +37,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluate", "operators"),
     ("measure",),
     ("comparison", "report", "doctor"),
-    ("experiments",),
     ("cli",),
 )
 NETWORKS = {"torch", "safetensors"}

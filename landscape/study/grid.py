@@ -39,15 +39,6 @@ class Grid:
             ).fetchall()
         return {(row["i"], row["j"]): loads(row["measured"]) for row in rows}
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every point is recorded."""
-        with self._file.reading() as connection:
-            (n_done,) = connection.execute(
-                "SELECT count(*) FROM points WHERE measurement = ?", (self.id,)
-            ).fetchone()
-        return bool(n_done == self.shape[0] * self.shape[1])
-
     def settle(self, how: Mapping[str, Any]) -> dict[str, Any]:
         """Note how the points are measured, unless that is noted already.
 
