@@ -17,8 +17,7 @@ from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
 from landscape.results import FloatArray
 from landscape.results.averages import DISTRIBUTIONS
-from landscape.study import Grid
-from landscape.study.grid import Recorder
+from landscape.study import Grid, Recorder
 
 _STREAM = 0xD2A  # tells these numbers from others that are drawn with the same seed
 _SIGNS = (1.0, -1.0)

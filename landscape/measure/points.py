@@ -44,8 +44,7 @@ from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.randomness import whole_seed
 from landscape.results import Cost, FloatArray, Provenance
-from landscape.study import Grid, Study
-from landscape.study.grid import Recorder
+from landscape.study import Grid, Recorder, Study
 
 Index = tuple[int, int]
 
