@@ -1,6 +1,8 @@
 # Set-up and the two main jobs. The plain pip lines behind them are in README.md.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes of one thread each that the tests run in.
+WORKERS ?= 2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
@@ -13,12 +15,14 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 figures: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/curvature.sh
-	$(BIN)/landscape figure minima spectra noise radius prediction seeds -o figures
+	for name in minima spectra noise radius prediction seeds; do \
+	  $(BIN)/python figures/$$name.py || exit 1; \
+	done
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py

@@ -34,7 +34,6 @@ VERBS = {
     "trajectory": "Training runs on a plane: their places, and their own losses beside it.",
     "compare": "All of it on several checkpoints, side by side.",
     "theory": "Why SAM can help: bias, variance and risk on a linear model, in closed form.",
-    "figure": "Published figures in kind, each from training to picture by one command.",
     "plot": "Draw what a study holds.",
     "report": "Write one self-contained HTML page from a study.",
     "list": "List what a study holds.",

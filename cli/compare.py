@@ -10,11 +10,9 @@ import click
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import Cost
 
-from .measuring import SEARCH, print_price
+from .measuring import SEARCH, price_of_eigenpairs, print_price
 from .options import CommonOptions, measuring
 from .output import as_dict, print_rows, to_json
-
-_EIGENPAIRS = 60  # products
 
 
 @click.command("compare")
@@ -76,10 +74,11 @@ def command(
         forwards = points**2 + 2 * N_COMPARED_LINE + 6
         searches = 6 if paired else 1
         forwards += 600 if paired else 0
+        pairs = price_of_eigenpairs(k)
         price = Cost(
             forwards=forwards + SEARCH.forwards * searches,
             gradients=SEARCH.gradients * searches,
-            hvps=SEARCH.hvps * searches + _EIGENPAIRS,
+            hvps=SEARCH.hvps * searches + pairs.hvps,
         )
         print_price(problems, lambda problem: price, as_json=common.as_json)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .output import print_rows
-from .threads import compare_with_one, threads_option, use_threads
+from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
     from landscape.problem import Task
@@ -48,7 +48,7 @@ def command(
     use_threads(threads)
     task = load_task("digits")
     base = task.problem()
-    compare_with_one(threads, base)
+    compare_before_work(threads)
     files = {
         name: _trained(task, name, folder, epochs=epochs, seed=seed, quiet=quiet)
         for name in ("sgd", "sam")
@@ -73,6 +73,7 @@ def command(
 
 def _trained(task: Task, name: str, folder: Path, *, epochs: int, seed: int, quiet: bool) -> Path:
     """Train unless the folder holds that very training already."""
+    from landscape.measurement import begin_work
     from landscape.problem._checkpoint import read_checkpoint
     from landscape.training import save_checkpoint, train
 
@@ -84,6 +85,7 @@ def _trained(task: Task, name: str, folder: Path, *, epochs: int, seed: int, qui
             click.echo(f"{file} is there already", err=True)
             return file
     click.echo(f"training with {name.upper()}, {epochs} epochs …", err=True)
+    begin_work(task.problem())
     trained = train(
         task,
         optimizer=name,

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.results import Cost
-
-from .measuring import measure_each, measure_layers
+from .measuring import MAX_MATVECS, measure_each, measure_layers, price_of_eigenpairs
 from .options import CommonOptions, measuring
 from .output import print_rows
 from .spectral import spectral
@@ -38,7 +36,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Residual ‖Hv − θv‖ to reach, relative to the largest |θ|.",
 )
-@click.option("--max-matvecs", default=1000, show_default=True, help="Products to spend at most.")
+@click.option(
+    "--max-matvecs", default=MAX_MATVECS, show_default=True, help="Products to spend at most."
+)
 @click.option(
     "--block", default=1, show_default=True, help="Random vectors to start from; for clusters."
 )
@@ -94,7 +94,12 @@ def command(
     options |= {"seed": common.seed, "progress": common.progress, "split": ggn_split}
     pairs = 2 * k if options["both_ends"] else k
     has_data_error = options["data_groups"] != 0 and options["evidence"] == "full"
-    price = Cost(forwards=1, hvps=options["max_matvecs"] + pairs * (has_data_error + ggn_split) + 3)
+    price = price_of_eigenpairs(
+        pairs,
+        max_matvecs=options["max_matvecs"],
+        data_error=has_data_error,
+        ggn_split=ggn_split,
+    )
     if layers:
         measure_layers(
             common,

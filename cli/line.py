@@ -10,7 +10,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost, spread_rows
 
 from .idle import refuse_given
-from .measuring import SEARCH, measure_each
+from .measuring import SEARCH, measure_each, price_of_eigenpairs
 from .options import CommonOptions, measuring
 from .pointwise import Pointwise, coordinates, pointwise
 
@@ -90,7 +90,7 @@ def command(
 
         return [along(seed) for seed in range(common.seed, common.seed + seeds)]
 
-    searching = {"worst-case": SEARCH, "eigenvector": Cost(hvps=30)}.get(kind, Cost())
+    searching = {"worst-case": SEARCH, "eigenvector": price_of_eigenpairs(1)}.get(kind, Cost())
     measure_each(
         common,
         measure,

@@ -26,6 +26,22 @@ SCOUTING = 80  # gradient passes of a search for sharpness, beside those that a 
 SEARCH_HVPS = 8 + 3 * 12 + 3 * 11
 SEARCH = Cost(forwards=2, gradients=SCOUTING + 200, hvps=SEARCH_HVPS)  # sharpness, p = 2
 
+MAX_MATVECS = 1000  # products that a search for eigenpairs takes at most, unless told
+
+
+def price_of_eigenpairs(
+    pairs: int, *, max_matvecs: int = MAX_MATVECS, data_error: bool = True, ggn_split: bool = False
+) -> Cost:
+    """Return the passes that a search for eigenpairs takes at most.
+
+    Args:
+        pairs: how many are sought, at both ends together.
+        max_matvecs: products that the search may take.
+        data_error: whether their error over the data is measured.
+        ggn_split: whether their Gauss-Newton share is.
+    """
+    return Cost(forwards=1, hvps=max_matvecs + pairs * (data_error + ggn_split) + 3)
+
 
 def measure_each(
     common: CommonOptions,

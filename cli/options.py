@@ -13,7 +13,7 @@ import click
 
 from landscape.errors import InvalidArgumentError
 
-from .threads import compare_with_one, threads_option, use_threads
+from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
     from landscape.problem import Problem, Task
@@ -153,7 +153,7 @@ class CommonOptions:
         problems = {name: one.named(name) for name, one in zip(names, each, strict=True)}
         _say_what_is_equal(problems)
         if not self.dry_run:
-            compare_with_one(self.threads, next(iter(problems.values())))
+            compare_before_work(self.threads)
         return problems
 
 

@@ -12,7 +12,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .idle import refuse_given
-from .measuring import SEARCH
+from .measuring import SEARCH, price_of_eigenpairs
 from .options import CommonOptions
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ READ = {
     "through": (),
     "trajectory": (),
 }
-SEARCHING = {"eigenvectors": Cost(hvps=60), "worst-case": SEARCH}
+SEARCHING = {"eigenvectors": price_of_eigenpairs(2), "worst-case": SEARCH}
 
 Ends = tuple[float, float]
 
@@ -84,7 +84,7 @@ class PlaneOptions:
 
 
 def plane_options(function: F) -> F:
-    """Add the options that choose a plane, which arrive as one `PlaneOptions` named ``plane``."""
+    """Add the options that choose a plane; they arrive as one `PlaneOptions` named ``plane``."""
     import functools
 
     @functools.wraps(function)

@@ -149,7 +149,8 @@ def _measured(
         return [sharpness_profile(problem, _radii(rhos), memory=memory, **options)]
     if protocol == "auto-pgd":
         return [m_sharpness(problem, rho, **PUBLISHED, **options)]
-    found: list[Result] = [sharpness(problem, rho, memory=memory, **options)]
+    options["memory"] = memory
+    found: list[Result] = [sharpness(problem, rho, **options)]
     return found if m is None else [*found, m_sharpness(problem, rho, m=m, **options)]
 
 

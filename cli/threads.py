@@ -54,6 +54,14 @@ def use_threads(asked: str | None) -> None:
     torch.set_num_threads(n)
 
 
+def compare_before_work(asked: str | None) -> None:
+    """Compare as soon as the command has to measure something, see `compare_with_one`."""
+    from landscape.measurement import before_work
+
+    context = click.get_current_context()
+    context.with_resource(before_work(lambda problem: compare_with_one(asked, problem)))
+
+
 def compare_with_one(asked: str | None, problem: Problem) -> None:
     """Say if a gradient is clearly faster with one thread; with ``auto``, take what is faster."""
     import torch

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from landscape.errors import DataError, InvalidArgumentError
@@ -13,6 +15,29 @@ from landscape.results import Provenance, Result
 from landscape.study import Grid, Study
 
 R = TypeVar("R", bound=Result)
+
+_WAITING: ContextVar[Callable[[Problem], object] | None] = ContextVar("_WAITING", default=None)
+
+
+@contextmanager
+def before_work(call: Callable[[Problem], object]) -> Iterator[None]:
+    """Call a function once inside of the context, with the first problem that is measured there.
+
+    It is called before that, and not at all where every result is recalled.
+    """
+    token = _WAITING.set(call)
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
+
+
+def begin_work(problem: Problem) -> None:
+    """Make the call that waits for the first work, see `before_work`."""
+    call = _WAITING.get()
+    if call is not None:
+        _WAITING.set(None)
+        call(problem)
 
 
 def cached_measurement(
@@ -36,10 +61,12 @@ def cached_measurement(
     """
     provenance = provenance_of(problem)
     if study is None:
+        begin_work(problem)
         return measure(provenance)
     provenance = study.identify(provenance)
     found = study.find(cls.kind, provenance, settings)
     if not isinstance(found, cls):
+        begin_work(problem)
         found = measure(provenance)
         study.save(found)
     if not study.readonly:

@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.problem import Problem
+from landscape.tasks import digits
 
 N_EXAMPLES = 13  # prime: the last batch is short whatever the batch size
 N_CLASSES = 3
@@ -482,3 +483,16 @@ def in_batches(*sizes: int | None) -> list[Any]:
         for case in CASES
         for size in sizes
     ]
+
+
+def trained_on_digits(order: Tensor) -> Problem:
+    """A perceptron after 30 steps on the first digits, with these in any order as its data."""
+    x, y = (part[: len(order)] for part in digits.data("train"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return Problem(model, nn.CrossEntropyLoss(), (x[order], y[order]))

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from landscape.export.tables import table_bytes
 from landscape.problem import Problem
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.sharpness._average import average_profile, average_sharpness
-from landscape.sharpness._perturbations import Perturbations, adaptive_scale
+from landscape.sharpness._perturbations import Perturbations, adaptive_scale, losses_around
 from landscape.study import Study
 from landscape.study.grid import Grid
 
@@ -386,21 +387,61 @@ def test_averages_are_kept_in_the_study(tmp_path):
     assert again.cost == first.cost
 
 
-def test_a_run_that_is_stopped_loses_one_sample_at_most(tmp_path, monkeypatch):
-    whole = average_sharpness(bowl(), 0.3, n_samples=8, prediction=False, **FIXED)
-    record, left = Grid.record, [5]
+def test_samples_are_recorded_together(tmp_path, monkeypatch):
+    """Those of a tenth of a second in one transaction."""
+    transactions, clock = [], [0.0]
+    record_all = Grid.record_all
 
-    def stopping(self, *args):
-        record(self, *args)
+    def noting(self, points):
+        transactions.append(len(points))
+        record_all(self, points)
+
+    def ticking():
+        clock[0] += 0.03
+        return clock[0]
+
+    monkeypatch.setattr(Grid, "record_all", noting)
+    monkeypatch.setattr("landscape.study.grid.time", SimpleNamespace(perf_counter=ticking))
+    asked = {"n_samples": 8, "relative_error": None, "prediction": False}
+    with Study(tmp_path / "s.db") as study:
+        average_sharpness(bowl(), 0.3, study=study, **asked)
+    assert transactions == [4, 4, 4, 4]
+
+
+def test_what_waits_is_recorded_when_a_run_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("landscape.study.grid.RECORD_SECONDS", math.inf)
+    left = [5]
+
+    def stopping(*args):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return losses_around(*args)
+
+    monkeypatch.setattr("landscape.sharpness._perturbations.losses_around", stopping)
+    with Study(tmp_path / "s.db") as study:
+        with pytest.raises(KeyboardInterrupt):
+            average_sharpness(bowl(), 0.3, n_samples=8, prediction=False, study=study, **FIXED)
+        (entry,) = study.entries()
+        assert (entry.status, entry.points_done) == ("partial", 5)
+
+
+def test_a_run_that_is_killed_loses_what_waited(tmp_path, monkeypatch):
+    whole = average_sharpness(bowl(), 0.3, n_samples=8, prediction=False, **FIXED)
+    monkeypatch.setattr("landscape.study.grid.RECORD_SECONDS", 0.0)
+    record, left = Grid.record_all, [5]
+
+    def stopping(self, points):
+        record(self, points)
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
 
     with Study(tmp_path / "s.db") as study:
-        monkeypatch.setattr(Grid, "record", stopping)
+        monkeypatch.setattr(Grid, "record_all", stopping)
         with pytest.raises(KeyboardInterrupt):
             average_sharpness(bowl(), 0.3, n_samples=8, prediction=False, study=study, **FIXED)
-        monkeypatch.setattr(Grid, "record", record)
+        monkeypatch.setattr(Grid, "record_all", record)
         (entry,) = study.entries()
         assert (entry.status, entry.points_done) == ("partial", 5)
         found = average_sharpness(bowl(), 0.3, n_samples=8, prediction=False, study=study, **FIXED)

@@ -8,14 +8,19 @@ import shutil
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TASK
+from torch import nn
 
 from landscape.cli import VERBS
+from landscape.cli.measuring import MAX_MATVECS
+from landscape.curvature._eigenpairs import top_eigenpairs
+from landscape.results import Eigenpairs
 from landscape.study import Study
 
 
@@ -203,6 +208,44 @@ def test_a_dry_run_prints_json_for_programs(here: Path, run, words) -> None:
         forwards = [one["forwards"] for one in told["at_most"].values()]
         assert forwards == [7 * 7 + 1, 7 * 7 + 1]  # and the origin
     assert not Path("landscape.db").exists()
+
+
+def a_crowded_spectrum(n: int) -> str:
+    """A problem whose eigenvalues lie so close that Lanczos takes many products."""
+    return (
+        "import torch\nfrom torch import nn\n"
+        f"def model():\n    return nn.Linear({n}, 1, bias=False).double()\n"
+        "def data(split):\n"
+        f"    x = torch.diag(torch.linspace(1, 1.01, {n}, dtype=torch.float64))\n"
+        f"    return x, torch.zeros({n}, 1, dtype=torch.float64)\n"
+        "loss = nn.MSELoss()\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "eigs a.pt -k 2",
+        "line a.pt --direction eigenvector --points 3",
+        "surface a.pt --plane eigenvectors --points 3",
+        "compare a.pt b.pt -k 3 --points 3 --no-test",
+    ],
+)
+def test_no_search_for_eigenpairs_takes_more_than_its_price(here: Path, run, words) -> None:
+    Path("flat.py").write_text(a_crowded_spectrum(200))
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        torch.save(nn.Linear(200, 1, bias=False).double().state_dict(), f"{name}.pt")
+    asked = (*words.split(), "--problem", "flat.py")
+    assert MAX_MATVECS == signature(top_eigenpairs).parameters["max_matvecs"].default
+    priced = json.loads(run(*asked, "--dry-run", "--json").out)["at_most"]
+    assert run(*asked).code == 0
+    with Study("landscape.db", readonly=True) as study:
+        spent = [study.load(entry.id) for entry in study.entries()]
+    pairs = [result.cost for result in spent if isinstance(result, Eigenpairs)]
+    assert len(pairs) == len(priced)
+    for cost, most in zip(pairs, priced.values(), strict=True):
+        assert 60 < cost.hvps <= most["hvps"]
 
 
 def test_delete_takes_out_what_is_named_and_no_more(here: Path, run, monkeypatch) -> None:
@@ -607,15 +650,6 @@ def test_a_training_makes_no_folder_of_a_mistyped_name(here: Path, run) -> None:
     assert "does not exist" in ran.err
     assert not Path("nowhere").exists()
     assert not Path("landscape.db").exists()
-
-
-def test_a_figure_is_not_written_into_a_folder_named_like_a_picture(here: Path, run) -> None:
-    for name in ("seeds.png", "out/seeds.PDF"):
-        ran = run("figure", "seeds", "--small", "-o", name)
-        assert ran.code == 2
-        assert "--output names a folder" in ran.err
-        assert f"got {name!r}" in ran.err
-        assert not Path(name).exists()
 
 
 def test_what_a_study_does_not_hold_is_one_failure(here: Path, run) -> None:

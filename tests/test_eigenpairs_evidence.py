@@ -12,7 +12,7 @@ from cases import CASES, case_named
 from test_operators_pieces import wide
 from torch import nn
 
-from landscape.curvature._eigenpairs import eigenpairs_by_layer, top_eigenpairs
+from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.curvature._overlap import overlap
 from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import Evaluator
@@ -277,15 +277,6 @@ def test_a_part_of_the_parameters_is_a_diagonal_block():
     assert problem.space.n == 31
 
 
-def test_every_layer_by_itself():
-    found = eigenpairs_by_layer(case_named("mlp").build(5), 20, tol=1e-11)
-    whole = dense("mlp", "hessian")
-    for layer, part in (("0", slice(0, 16)), ("2", slice(16, 31))):
-        expected = np.linalg.eigvalsh(whole[part, part])[::-1][:20]
-        assert found[layer].values == pytest.approx(expected, abs=1e-10)
-    assert list(found) == ["0", "2"]
-
-
 @pytest.mark.parametrize(
     ("memory", "kept"), [(4e9, "1 of 1 graphs kept"), (500e3, "2 of 5 graphs kept")]
 )
@@ -405,24 +396,3 @@ def test_a_bfloat16_model_is_measured_in_float32():
     assert found.converged
     assert found.values == pytest.approx(expected.values, rel=1e-5)
     assert next(model.parameters()).dtype == torch.bfloat16
-
-
-def test_layers_whose_names_look_like_patterns_are_their_own():
-    """L = ½ Σ cᵢ |pᵢ|², so that the block of each parameter is cᵢ times the identity."""
-    sizes, curvatures = {"w[0]": 15, "w0": 3}, {"w[0]": 7.0, "w0": 2.0}
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            drawn = {k: torch.ones(n, dtype=torch.float64) for k, n in sizes.items()}
-            self.a = nn.ModuleDict({k: nn.ParameterList([v]) for k, v in drawn.items()})
-
-    def loss(model, batch):
-        return sum(0.5 * c * (model.a[k][0] ** 2).sum() for k, c in curvatures.items()), 1
-
-    problem = Problem(Net(), batch_loss=loss, data=(torch.ones(1, 1, dtype=torch.float64),))
-    found = eigenpairs_by_layer(problem, 1, data_groups=0)
-    assert {k: float(pairs.values[0]) for k, pairs in found.items()} == pytest.approx(
-        {f"a.{k}": c for k, c in curvatures.items()}
-    )
-    assert {k: pairs.vectors.shape[1] for k, pairs in found.items()} == {"a.w[0]": 15, "a.w0": 3}

@@ -40,7 +40,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("measurement", "loss"),
     ("sharpness", "curvature", "surface"),
     ("compare", "report", "doctor"),
-    ("experiments",),
     ("cli",),
 )
 NETWORKS = {"torch", "safetensors"}

@@ -13,6 +13,7 @@ from landscape.linalg import krylov
 from landscape.linalg.krylov import (
     combine,
     descending,
+    dot,
     inner,
     norm,
     orthogonalise,
@@ -35,6 +36,25 @@ def test_sums_of_float32_are_float64_whatever_the_chunks(monkeypatch, chunk):
     assert theta == pytest.approx(float(exact[0] / (w.double() @ w.double())), rel=1e-12)
     rest = basis[0].double() - theta * w.double()
     assert residual == pytest.approx(float(rest.norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [0, 1, 300, 2**15, 2**15 + 1, 100_000, 2**21 + 77])
+def test_a_pair_of_vectors_is_multiplied_as_in_float64(dtype, n):
+    a, b = vectors(2, n, dtype=dtype)
+    alike = torch.full((n,), 0.1, dtype=dtype)
+    for left, right in [(a, b), (a, a), (alike, alike), (alike, -b)]:
+        scale = float(left.double().norm() * right.double().norm())
+        exact = float((left.double() * right.double()).sum())
+        error = 1e-7 if n > 2**21 and dtype == torch.float32 else 1e-12
+        assert abs(dot(left, right) - exact) <= error * scale
+        assert dot(left, right) == float(inner(left[None], right)[0])
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e25, math.inf, math.nan])
+def test_long_pairs_neither_overflow_nor_vanish(size):
+    a = torch.full((2**21 + 77,), size)
+    assert norm(a) == pytest.approx(size * math.sqrt(len(a)), rel=1e-7, nan_ok=True)
 
 
 @pytest.mark.parametrize("chunk", [7, 2**22])

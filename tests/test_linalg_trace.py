@@ -694,7 +694,9 @@ def test_groups_that_are_no_range_are_refused(group):
 
 
 def test_too_few_probes_for_a_diagonal_are_refused():
-    with pytest.raises(InvalidArgumentError, match="n_probes must be a whole number of at least 2, got 1"):
+    with pytest.raises(
+        InvalidArgumentError, match="n_probes must be a whole number of at least 2, got 1"
+    ):
         estimate_diagonal(lambda v: v, N, n_probes=1, dtype=torch.float64, device="cpu")
 
 

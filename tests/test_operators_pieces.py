@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -362,3 +365,28 @@ def test_forms_by_group_in_every_way(way: str) -> None:
         expected, _ = Hessian(evaluator).quadratic_forms(vectors(problem), n_groups=5)
     assert found == pytest.approx(expected, rel=1e-5)
     assert weights.sum() == SIZE
+
+
+def test_a_graph_keeps_no_gradient() -> None:
+    """What is differentiated again is the graph; the gradients are as large as the weights."""
+    torch.manual_seed(0)
+    model = nn.Linear(40, 20).double()
+    data = torch.randn(4, 40, dtype=torch.float64), torch.randn(4, 20, dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), data)
+    alive: list[weakref.ref[Tensor]] = []
+    differentiated = torch.autograd.grad
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        found = differentiated(*args, **kwargs)
+        alive.extend(weakref.ref(g.untyped_storage()) for g in found)
+        return found
+
+    with Evaluator(problem) as evaluator, mock.patch("torch.autograd.grad", noting):
+        product = DoubleBackward(evaluator, evaluator.origin, next(pieces(problem, None)))
+        gc.collect()
+        assert alive
+        assert all(storage() is None for storage in alive)
+        v = torch.randn(problem.space.n, dtype=torch.float64)
+        found = torch.cat([t.flatten() for t in product.times(v, retain=False) if t is not None])
+        here, there = (evaluator.gradient(at)[1] for at in (None, evaluator.origin + v))
+    assert torch.allclose(found / product.weight, there - here, rtol=1e-10)

@@ -31,6 +31,7 @@ from landscape.loss import evaluation
 from landscape.problem import Problem
 from landscape.sharpness._worst_case import sharpness
 from landscape.study import Grid, Study
+from landscape.study import grid as grid_module
 from landscape.surface import Plane, random_plane
 from landscape.surface import _points as points
 from landscape.surface._surface import line, span, surface
@@ -81,7 +82,7 @@ def measure(folder: Path, grid: str) -> None:
 
     Plane.at, Grid.record_all = noted_at, noted_record
     # As where points take longer: each block is recorded as soon as it is measured.
-    points._BLOCK, points._RECORD_SECONDS = BLOCK, 0.0
+    points._BLOCK, grid_module.RECORD_SECONDS = BLOCK, 0.0
     problem = slow_problem()
     with Study(folder / "landscape.db") as study:
         plane = random_plane(problem, 3)

@@ -11,6 +11,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from cases import trained_on_digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import (
@@ -577,18 +578,6 @@ def test_equal_for_any_batching(p):
         assert found.one_step == pytest.approx(whole.one_step, rel=1e-9)
         assert found.loss == pytest.approx(whole.loss, rel=1e-12)
         assert found.epsilon == pytest.approx(whole.epsilon, abs=1e-4)
-
-
-def trained_on_digits(order: torch.Tensor) -> Problem:
-    x, y = (part[: len(order)] for part in digits.data("train"))
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(30):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return Problem(model, nn.CrossEntropyLoss(), (x[order], y[order]))
 
 
 @pytest.mark.parametrize("p", [2.0, math.inf])

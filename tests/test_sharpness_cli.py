@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import trained_on_digits
 from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
@@ -17,7 +18,6 @@ from landscape.problem import Problem, load_problem
 from landscape.sharpness._profile import sharpness_profile
 from landscape.sharpness._worst_case import sharpness
 from landscape.study import Study
-from landscape.tasks import digits
 
 ASKED = ("--problem", "task.py", "--max-gradients", "10")
 
@@ -43,6 +43,8 @@ def test_whole_data_and_subsets_come_from_one_call(here: Path, run) -> None:
     assert (whole["kind"], parts["kind"]) == ("sharpness", "m-sharpness")
     assert len(parts["values"]) == 3
     assert parts["n_left_out"] == 6
+    bounded = records(run(*args, "--memory", "1GB", "--json").out)
+    assert [record["settings"]["memory"] for record in bounded] == [1e9, 1e9]
     assert np.mean(parts["values"]) >= whole["value"] * (1 - 1e-6)
     out = run(*args).out
     assert "m-sharpness (m = 8, ρ = 0.05, p = 2)" in out
@@ -115,19 +117,6 @@ def curved(n: int) -> Problem:
     return quadratic_problem(Quadratic(spectrum(values, 0), 1e-2 * rng.standard_normal(n)))
 
 
-def on_digits() -> Problem:
-    """In float32, where rounding ends climbs and second-order steps follow."""
-    x, y = (part[:64] for part in digits.data("train"))
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(30):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return Problem(model, nn.CrossEntropyLoss(), (x, y))
-
-
 def assert_within_its_price(problem: Problem, rho: float, ball: dict, *, profile: bool) -> None:
     price = price_of(problem, ball | {"eta": 0.0}, profile, f"{rho / 10},{rho}", None, "search")
     if profile:
@@ -149,7 +138,8 @@ def test_nothing_costs_more_than_its_price(p, n, profile):
 
 @pytest.mark.parametrize("adaptive", ["none", "elementwise"])
 def test_second_order_steps_are_in_the_price(adaptive):
-    problem = on_digits()
+    # In float32, where rounding ends climbs and second-order steps follow.
+    problem = trained_on_digits(torch.arange(64))
     for rho in (0.02, 0.1, 1.0):
         length = problem.space.n**0.5 if adaptive == "elementwise" else problem.weights.norm()
         ball = {"p": 2.0, "adaptive": adaptive, "tol": 1e-9, "max_gradients": 200}

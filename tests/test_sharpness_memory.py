@@ -17,6 +17,7 @@ from landscape.linalg import krylov
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.sharpness._ball import Ball
+from landscape.sharpness._m_sharpness import m_sharpness
 from landscape.sharpness._memory import PRODUCTS, VECTORS, room
 from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._search import Search
@@ -105,6 +106,33 @@ def test_the_search_holds_no_more_vectors_than_it_is_given(
 ):
     monkeypatch.setattr(krylov, "_CHUNK", 2**14, raising=False)  # of its scratch, not of vectors
     assert vectors_held(p, adaptive, vectors=vectors, phase=phase, rho=rho) <= vectors
+
+
+@pytest.mark.parametrize(("protocol", "memory"), [("search", VECTORS), ("auto-pgd", None)])
+def test_subsets_hold_no_more_vectors_than_one_search(monkeypatch, protocol, memory):
+    """Beyond what entering, a product and a gradient on a subset take by themselves."""
+    monkeypatch.setattr(krylov, "_CHUNK", 2**14, raising=False)
+    problem = perceptron()
+    n = problem.space.n
+    with Peak(n) as bare, Evaluator(problem.on_examples(0, 4)) as evaluator:
+        evaluator.gradient()
+        Hessian(evaluator).matvec(torch.ones(n))
+    with Peak(n) as peak:
+        found = m_sharpness(
+            problem,
+            5.0,
+            m=4,
+            protocol=protocol,
+            max_gradients=30,
+            memory=None if memory is None else memory * 4 * n,
+        )
+    assert (peak.peak - bare.peak) / peak.unit <= VECTORS
+    assert any("memory for 12 vectors" in note for note in found.notes) == (memory is not None)
+
+
+def test_the_published_protocol_for_subsets_has_no_memory_to_divide():
+    with pytest.raises(InvalidArgumentError, match="bounds a search, and protocol is 'auto-pgd'"):
+        m_sharpness(perceptron(), m=4, protocol="auto-pgd", memory=1e9)
 
 
 def test_the_counter_counts():

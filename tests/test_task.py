@@ -12,7 +12,8 @@ import torch
 
 from landscape.errors import CheckpointError, ProblemError
 from landscape.evaluate import Evaluator
-from landscape.problem import BUILTIN, load_problem, load_task
+from landscape.problem import load_problem, load_task
+from landscape.tasks import PROBLEMS
 
 WHOLE = """
 import torch
@@ -154,7 +155,7 @@ def test_a_file_that_is_not_there(write: Callable[..., Path]) -> None:
     file = write(WHOLE)
     message = failure(file.with_name("mnie.py"))
     assert message.startswith(f"no such problem file: {file.parent}/mnie.py (nearest: mine.py); ")
-    assert message.endswith(f"built-in problems: {', '.join(BUILTIN)}")
+    assert message.endswith(f"built-in problems: {', '.join(PROBLEMS)}")
     assert "no such problem file" in failure(file.parent / "nowhere" / "mine.py")
 
 

@@ -481,9 +481,18 @@ BAD = {
     "length": (lambda: rbf_kernel(EYE, EYE, length=0), "length must be .*, got 0"),
     "degree": (lambda: polynomial_kernel(EYE, EYE, degree=0), "degree must be .*, got 0"),
     "points": (lambda: rbf_kernel(EYE, np.ones((2, 3)), length=1), r"expected \(any, 2\)"),
-    "runs": (lambda: simulate(EYE, ONES, noise=1, eta=0.1, at=[1], runs=2), "runs must be .*, got 2"),
-    "at": (lambda: simulate(EYE, ONES, noise=1, eta=0.1, at=[0]), "iteration in at must be .*, got 0"),
-    "seed": (lambda: simulate(EYE, ONES, noise=1, eta=0.1, at=[1], seed=-1), "seed must be .*, got -1"),
+    "runs": (
+        lambda: simulate(EYE, ONES, noise=1, eta=0.1, at=[1], runs=2),
+        "runs must be .*, got 2",
+    ),
+    "at": (
+        lambda: simulate(EYE, ONES, noise=1, eta=0.1, at=[0]),
+        "iteration in at must be .*, got 0",
+    ),
+    "seed": (
+        lambda: simulate(EYE, ONES, noise=1, eta=0.1, at=[1], seed=-1),
+        "seed must be .*, got -1",
+    ),
     "simulated": (lambda: simulate(EYE, ONES, noise=1, eta=9, at=[1]), "eta = 9 .* diverges"),
     "targets": (lambda: stochastic_sam(EYE, np.ones(3), eta=1, iterations=1), "targets has"),
     "stochastic": (lambda: stochastic_sam(EYE, ONES, eta=4, iterations=1), "take eta below 4"),
@@ -508,7 +517,7 @@ def test_bad_input_is_refused(case):
 def test_what_is_not_finite_is_refused():
     with pytest.raises(NonFiniteError, match="design holds 1 values that are not finite"):
         least_squares(np.array([[1.0, np.nan]]), ONES, noise=1)
-    with pytest.raises(LandscapeError, match="iterations must be .*, got nan"):
+    with pytest.raises(LandscapeError, match=r"iterations must be .*, got nan"):
         risks(ONE, float("nan"), eta=0.1)
 
 

@@ -9,9 +9,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from landscape.loss import evaluation
+from landscape.measurement import before_work
+from landscape.problem import Problem
 from landscape.threads import compared_with_one, cpu_quota, n_threads, usable_cpus
 
 V2 = "cgroup2 cgroup2 rw,nsdelegate"
+DATA = {n: (torch.ones(3, n), torch.zeros(3, 1)) for n in (1, 2)}
 V1 = "cgroup cgroup rw,cpu,cpuacct"
 
 
@@ -215,6 +219,26 @@ def test_one_thread_is_recommended_and_not_taken(here, run, counted):
     )
     assert ran.err == expected
     assert set(counts) == {4}
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize("asked", [(), ("--threads", "auto")])
+def test_nothing_is_compared_where_all_is_recalled(here, run, counted, asked):
+    counted((6.4, 0.26))
+    assert "6.4 s with 4 threads" in run(*SHARPNESS, "1.db", *asked).err
+    assert run(*SHARPNESS, "1.db", *asked).err == ""
+    both = SHARPNESS[0], "a.pt", "b.pt", *SHARPNESS[2:]
+    assert run(*both, "1.db", *asked).err.count("6.4 s with 4 threads") == 1
+
+
+def test_what_waits_for_work_sees_the_first_problem_only():
+    problems = [Problem(torch.nn.Linear(n, 1), torch.nn.MSELoss(), DATA[n]) for n in (1, 2)]
+    seen = []
+    with before_work(seen.append):
+        for problem in problems:
+            evaluation(problem)
+    evaluation(problems[1])
+    assert seen == problems[:1]
 
 
 @pytest.mark.usefixtures("several")

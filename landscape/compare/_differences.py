@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,6 @@ CONFIDENCE = 0.95
 _APART = 0.5
 
 Pair = tuple[Problem, Problem]
-Searching = Callable[..., Any]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from landscape.checks import check_real, whole
 from landscape.curvature._prepared import (
     Prepared,
     Request,
+    derivatives_of_all,
     graph_budget,
     prepared,
     refusing_change,
@@ -20,10 +21,9 @@ from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
 from landscape.linalg.budget import basis_for, least_basis, least_bytes, n_wanted
 from landscape.measurement import cached_measurement
-from landscape.operators import GRAPH_BYTES, N_GROUPS, GaussNewton, Hessian, parameter_scale
+from landscape.operators import N_GROUPS, GaussNewton, Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, FloatArray, Provenance
-from landscape.stats import jackknife
 from landscape.study import Study
 
 METHODS = ("lanczos", "power")
@@ -82,8 +82,8 @@ def top_eigenpairs(
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         products: how the Hessian's products are made, see `Hessian`.
         memory: bytes to use beyond model and data: half for the basis and half for graphs, where
-            batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB, and more
-            where the smallest basis needs it.
+            batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB; where the
+            smallest basis needs more than that, so much, and no graph is kept.
         seed: of every random vector.
         study: where the result is kept, and looked up first; ``start`` is no part of the key.
         progress: show a bar on stderr; None: where stderr is a terminal.
@@ -179,15 +179,33 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
 
     Returns:
         The pairs by the layer's name, in the model's order. Cost: that of `top_eigenpairs` for
-        each layer, where a product needs only the part of the graph above the layer.
+        each layer, where a product needs only the part of the graph above the layer; derivatives
+        are tested once for all layers, and layer by layer only where that test finds a fault.
     """
     k, names = whole("k", k), problem.space.names
     owners = {name: name.rpartition(".")[0] or name for name in names}
+    derivatives = _derivatives(problem, **options)
     found = {}
     for layer in problem.space.layers():
         part = problem.only(*(name for name in names if owners[name] == layer))
+        part.derivatives = dict(derivatives)
         found[layer] = top_eigenpairs(part, min(k, part.space.n), **options)
     return found
+
+
+def _derivatives(
+    problem: Problem,
+    *,
+    products: str = "auto",
+    seed: int = 0,
+    memory: float | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Test the derivatives of all layers at once, unless the products need none but gradients."""
+    check_real(or_none=True, memory=memory)
+    if products == "differences":
+        return {}
+    return derivatives_of_all(problem, seed=seed, graph_bytes=graph_budget(memory))
 
 
 def _check(problem: Problem, k: int, method: str, *, data_groups: int | None) -> None:
@@ -221,8 +239,8 @@ def _budget(
         half = BASIS_BYTES if memory is None else memory / 2
         return basis_for(half, n, **asked), graph_budget(memory)
     except InvalidArgumentError:
-        if memory is None:
-            return smallest, GRAPH_BYTES
+        if memory is None:  # graphs are made anew, where the vectors take so much already
+            return smallest, 0
         basis_for(memory, n, **asked)  # or a refusal
         return smallest, int(memory - least_bytes(n, **asked))
 
@@ -267,6 +285,27 @@ def _data_errors(
     if ready.evaluator.problem.loss.sums:
         errors = errors * weights.sum()  # of the sum over the examples, not of their mean
     return {"data_errors": errors, "n_groups": len(quadratic_forms)}
+
+
+def jackknife(sums: FloatArray, weights: FloatArray) -> FloatArray:
+    """Estimate the standard error of Σ sums / Σ weights by leaving each group out in turn.
+
+    Args:
+        sums: one row per group, shape (g, k), g ≥ 2.
+        weights: of each group, shape (g,).
+
+    Returns:
+        √((g − 1)/g Σ (θ₍₋ᵢ₎ − mean)²) for each column, shape (k,).
+
+    References:
+        Efron, Stein (1981), The jackknife estimate of variance, Annals of Statistics 9.
+
+    >>> jackknife(np.array([[1.0], [2.0], [3.0]]), np.ones(3)).round(4).tolist()
+    [0.5774]
+    """
+    g = len(sums)
+    left_out = (sums.sum(axis=0) - sums) / (weights.sum() - weights)[:, None]
+    return np.asarray(np.sqrt((g - 1) / g * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)))
 
 
 def _inexactness(ready: Prepared) -> float:

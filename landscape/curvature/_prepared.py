@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landscape.errors import InvalidArgumentError, ProblemError, one_of
-from landscape.evaluate import Evaluator, require_finite, rounding_of_products
+from landscape.errors import InvalidArgumentError, LossError, ProblemError, one_of
+from landscape.evaluate import Evaluator, check_hessian, require_finite, rounding_of_products
 from landscape.linalg import AsymmetryError, SymmetricOperator
 from landscape.operators import (
     CURVATURES,
@@ -181,6 +181,27 @@ def prepared(
             evaluator=evaluator,
             noise=noise,
         )
+
+
+def derivatives_of_all(problem: Problem, *, seed: int, graph_bytes: int) -> dict[str, Any]:
+    """Test the derivatives in all parameters at once, for problems with some of them.
+
+    Args:
+        problem: the one with all parameters.
+        seed: of the dropout masks.
+        graph_bytes: memory for graphs.
+
+    Returns:
+        For the attribute ``derivatives`` of each `Problem.only`: what the tests said where they
+        were passed, as the blocks of a right Hessian are right; else nothing, so that each part is
+        tested by itself, and only those are refused or measured in another way that have to be.
+    """
+    with Evaluator(problem, seed=seed, graph_bytes=graph_bytes) as evaluator:
+        try:
+            reason = check_hessian(evaluator)
+        except LossError:  # said again of the parameters that it is about
+            return {}
+    return {} if reason else dict(problem.derivatives)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from landscape.doctor._rescaling import Outputs, find_rescalings, rescaled
 from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.doctor.minimum import RHO
 from landscape.evaluate import Evaluator, sample, stand_ins
-from landscape.linalg.krylov import inner
+from landscape.linalg.krylov import dot
 from landscape.operators import Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.problem._live import tensors_by_name
@@ -170,11 +170,7 @@ def _trace(evaluator: Evaluator, seed: int) -> float:
     probes = (2.0 * drawn - 1).to(evaluator.origin)
     products = hessian.matmat(probes)
     return (
-        sum(
-            float(inner(probe[None], product))
-            for probe, product in zip(probes, products, strict=True)
-        )
-        / _PROBES
+        sum(dot(probe, product) for probe, product in zip(probes, products, strict=True)) / _PROBES
     )
 
 

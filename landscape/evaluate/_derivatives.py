@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
@@ -58,10 +59,10 @@ def differentiate(
     return found
 
 
-def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
-    """Walk through the graphs of differentiable tensors, each node once."""
+def graph_nodes(*outputs: Tensor | GradientEdge) -> Iterator[Any]:
+    """Walk through the graphs of differentiable tensors, or of their edges, each node once."""
     seen: set[object] = set()
-    todo: list[Any] = [tensor.grad_fn for tensor in tensors]
+    todo: list[Any] = [o.grad_fn if isinstance(o, Tensor) else o.node for o in outputs]
     while todo:
         node = todo.pop()
         if node is None or node in seen:

@@ -147,7 +147,11 @@ def check_hessian(evaluator: Evaluator) -> str:
 
 def rounding_of_products(evaluator: Evaluator) -> float:
     """Return the relative error of a product on the test's examples, of its type; 0 if unknown."""
-    return float(evaluator.problem.derivatives.get("rounding", 0.0))
+    problem = evaluator.problem
+    by_tensor = problem.derivatives.get("rounding", {})
+    squares = [by_tensor[name] for name in problem.space.names if name in by_tensor]
+    off, size = (sum(column) for column in zip(*squares, strict=True)) if squares else (0.0, 0.0)
+    return math.sqrt(off / size) if size else 0.0
 
 
 # Values
@@ -427,15 +431,16 @@ def _wrong_product(point: _Point) -> str:
     )
 
 
-def _rounding(evaluator: Evaluator, *wide: Any) -> float:
-    """Compare a product in float64 with one in the problem's own type."""
+def _rounding(evaluator: Evaluator, *wide: Any) -> dict[str, tuple[float, float]]:
+    """Compare products in float64 and the own type: ‖difference‖², ‖product‖² of each tensor."""
     if not wide:
-        return 0.0
+        return {}
     batch, direction, product = wide
-    point = _Point(evaluator, batch, evaluator.problem.dtype)
-    size = float(product.norm())
-    narrow = point.product(direction.to(evaluator.origin)).double()
-    return float((narrow - product).norm()) / size if size else 0.0
+    point, space = _Point(evaluator, batch, evaluator.problem.dtype), evaluator.problem.space
+    off = point.product(direction.to(evaluator.origin)).double().sub_(product)
+    pairs = zip(*(space.views(vector.square_()) for vector in (off, product)), strict=True)
+    sums = ((float(one.sum()), float(other.sum())) for one, other in pairs)
+    return dict(zip(space.names, sums, strict=True))
 
 
 def _contradiction(claimed: Tensor, differences: Differences, dtype: torch.dtype) -> Tensor | None:

@@ -17,7 +17,7 @@ from landscape.linalg.krylov import (
     Floats,
     Operator,
     combine,
-    inner,
+    dot,
     norm,
     orthogonalise,
 )
@@ -248,7 +248,7 @@ class KrylovBasis:
         # Twice, with the length restored between, as in `Operator.unit_vector`.
         for _ in range(2 if self.pending else 0):
             for q in self.pending:
-                v.sub_(q, alpha=float(inner(q[None], v)))
+                v.sub_(q, alpha=dot(q, v))
             length *= (rest := norm(v))
             v.div_(rest or 1.0)
         if length > 10.0 * self.operator.storage_eps:
@@ -286,7 +286,7 @@ class KrylovBasis:
             return 0.0
         for _ in range(2 if self.pending else 0):
             for i, q in enumerate(self.pending):
-                overlap = float(inner(q[None], w))
+                overlap = dot(q, w)
                 w.sub_(q, alpha=overlap)
                 self.couplings[i, -1] += overlap
         length = norm(w)

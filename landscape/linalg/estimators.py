@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
+from landscape.linalg.krylov import Floats, Operator, dot, inner, norm, orthogonalise
 from landscape.linalg.recurrence import Rows
 from landscape.linalg.sampling import BlockOperator, ProbeSource, exact_diagonal
 from landscape.stats import Interval, confidence_interval, student
@@ -140,8 +140,8 @@ class Hutchinson(Blockwise):
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
         """Draw probes up to a number, and return the mean of vᵀAv over all."""
         for v, w in self.multiplied(n_probes - len(self._samples)):
-            self._samples.append(float(inner(v[None], w)))
-            self._blocks.append([float(inner(v[None, g], w[g])) for g in self.groups])
+            self._samples.append(dot(v, w))
+            self._blocks.append([dot(v[g], w[g]) for g in self.groups])
         return self._estimate(confidence)
 
 
@@ -221,7 +221,7 @@ class HutchPlusPlus(Method):
             product = self.operator(g)
             self._probes.append(g)
             self._products.append(product)
-            self._forms.append(float(inner(g[None], product)))
+            self._forms.append(dot(g, product))
         samples = self._samples()
         return Estimate(confidence_interval(samples, confidence), samples)
 

@@ -2,7 +2,8 @@
 
 Vectors are stored in the operator's dtype, float32 at least. Inner products are summed in float64
 whatever that dtype is. Long vectors of float32 are multiplied as they are, in blocks that are
-added up in float64: it is off by some 1e-9 of the norms, a percent of the vectors' own rounding.
+added up in float64: it is off by some 1e-9 of the norms, a percent of the vectors' own rounding. A
+pair of vectors is off by less than that rounding also where all entries are alike.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Floats = npt.NDArray[np.float64]
 # Numbers converted to float64 at a time: 8 MB. About four such pieces are alive at once, and as
 # much again is kept by an allocator that does not hand back freed blocks of this size.
 _CHUNK = 2**20
-# Numbers from which on float32 is multiplied as it is; columns at a time; and how large sums of
-# products may be without overflow, or loss of digits in what is added.
+# Numbers from which on float32 is multiplied as it is; columns at a time, so that they stay in
+# cache; and how large sums of products may be without overflow, or loss of digits in what is added.
 _LONG = 2**21
 _BLOCK = {"cpu": 2**16, "cuda": 2**22}
 _SAFE = 1e-24, 1e30
@@ -258,11 +259,11 @@ def inner(basis: Tensor, w: Tensor) -> Tensor:
     Returns:
         The products, float64, shape (m,), on the same device.
     """
+    if len(basis) == 1:
+        return _dot(basis[0], w)[None]
     if _is_long(basis, w):
         total = _inner_by_blocks(basis, w)
-        least, most = _SAFE
-        largest = float(total.abs().max()) if len(total) else least
-        if least <= largest <= most:
+        if _is_safe(total):
             return total
     total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
     for part in _chunks(basis):
@@ -277,6 +278,40 @@ def _inner_by_blocks(basis: Tensor, w: Tensor) -> Tensor:
     return total
 
 
+def dot(a: Tensor, b: Tensor) -> float:
+    """Return the inner product of two vectors, summed in float64."""
+    return float(_dot(a, b))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    dtype, width = wide(a.device), _width(a)
+    if len(a) <= width:
+        left = a.to(dtype)
+        return torch.dot(left, left if a is b else b.to(dtype))
+    if _is_long(a[None], b) and _is_safe(total := _sum_of_products(a, b)):
+        return total
+    total = torch.zeros((), dtype=dtype, device=a.device)
+    for part in _blocks(a):
+        left = a[part].to(dtype)
+        total += torch.dot(left, left if a is b else b[part].to(dtype))
+    return total
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return aᵀb, each product rounded once; torch adds up pairwise, unlike a BLAS dot product."""
+    products, sums = a.new_empty(_width(a)), []
+    for part in _blocks(a):
+        left = a[part]
+        sums.append(torch.mul(left, b[part], out=products[: len(left)]).sum())
+    return torch.stack(sums).sum(dtype=wide(a.device))
+
+
+def _is_safe(total: Tensor) -> bool:
+    """Tell whether sums of products of float32 have neither overflowed nor lost digits."""
+    least, most = _SAFE
+    return least <= (float(total.abs().max()) if total.numel() else least) <= most
+
+
 def norm(w: Tensor) -> float:
     """Return the Euclidean norm of a vector.
 
@@ -286,7 +321,7 @@ def norm(w: Tensor) -> float:
     Returns:
         The norm; NaN or infinite where w is.
     """
-    return math.sqrt(float(inner(w[None], w)))
+    return math.sqrt(dot(w, w))
 
 
 def orthogonalise(w: Tensor, basis: Tensor, *, known: Floats | None = None) -> Floats:
@@ -311,9 +346,9 @@ def orthogonalise(w: Tensor, basis: Tensor, *, known: Floats | None = None) -> F
         for i in _significant(known):
             total[i] = known[i]
             w.sub_(basis[i], alpha=total[i])
-        total[-1] = float(inner(basis[-1:], w))
+        total[-1] = dot(basis[-1], w)
         w.sub_(basis[-1], alpha=total[-1])
-    square = float(inner(w[None], w))
+    square = dot(w, w)
     for _ in range(2):
         coefficients = inner(basis, w)
         _subtract(w, coefficients, basis)
@@ -383,7 +418,7 @@ def rayleigh(v: Tensor, product: Tensor) -> tuple[float, float]:
     >>> rayleigh(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]))
     (3.0, 4.0)
     """
-    theta = float(inner(v[None], product)) / float(inner(v[None], v))
+    theta = dot(v, product) / dot(v, v)
     total = torch.zeros((), dtype=wide(v.device), device=v.device)
     for part in _chunks(v[None]):
         difference = product[part].to(total.dtype) - theta * v[part].to(total.dtype)
@@ -412,9 +447,12 @@ def _is_long(basis: Tensor, w: Tensor) -> bool:
     return basis.dtype == w.dtype == torch.float32 and basis.numel() > _LONG
 
 
+def _width(w: Tensor) -> int:
+    return _BLOCK.get(w.device.type, 2**22)
+
+
 def _blocks(w: Tensor) -> Iterator[slice]:
-    width = _BLOCK.get(w.device.type, 2**22)
-    return (slice(low, low + width) for low in range(0, len(w), width))
+    return (slice(low, low + _width(w)) for low in range(0, len(w), _width(w)))
 
 
 def _chunks(basis: Tensor) -> Iterator[slice]:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.linalg.estimators import Blockwise, Estimate
-from landscape.linalg.krylov import Floats, combine, inner, norm
+from landscape.linalg.krylov import Floats, combine, dot, inner, norm
 from landscape.linalg.recurrence import LanczosRun, Rows
 from landscape.linalg.sampling import BlockOperator, ProbeSource
 
@@ -34,7 +34,7 @@ class KrylovAware(Blockwise):
             self._run.advance(self.operator(self._run.next_vector()))
         for g, product in self.multiplied(n_probes - len(self._forms)):
             self._probes.append(g)
-            self._forms.append(float(inner(g[None], product)))
+            self._forms.append(dot(g, product))
             if self.groups:
                 self._products.append(product)
         self._sample()
@@ -56,7 +56,7 @@ class KrylovAware(Blockwise):
         columns = zip(self._probes.rows, self._products.rows, coordinates.T, beyond, strict=True)
         self._blocks = [
             [
-                trace + scale * float(inner(g[None, group], product[group]))
+                trace + scale * dot(g[group], product[group])
                 for trace, group in zip(known, self.groups, strict=True)
             ]
             for (g, product), scale in zip(
@@ -91,7 +91,7 @@ class _Space:
         """Return β vᵀg of each probe."""
         if self.vector is None:
             return np.zeros(len(probes))
-        return np.array([self.beta * float(inner(self.vector[None], g)) for g in probes])
+        return np.array([self.beta * dot(self.vector, g) for g in probes])
 
     def forms(self, c: Floats, beyond: Floats) -> Floats:
         """Return gᵀAg − gᵀPAPg, with c = Vᵀg in the columns."""
@@ -115,5 +115,5 @@ class _Space:
         gram = np.array([inner(part, v).cpu().numpy() for v in part])
         found = float((self.t * gram).sum())
         if self.vector is not None:
-            found += 2.0 * self.beta * float(inner(part[-1:], self.vector[group])[0])
+            found += 2.0 * self.beta * dot(part[-1], self.vector[group])
         return found

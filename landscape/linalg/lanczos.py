@@ -22,7 +22,7 @@ from landscape.linalg.krylov import (
     Matvec,
     Operator,
     combine,
-    inner,
+    dot,
     norm,
     orthogonalise,
     rayleigh,
@@ -391,7 +391,7 @@ class _ComplementSearch:
         u, before, beta = operator.random_unit_vector(basis.rows), None, 0.0
         while operator.left > 0 and not chain.exhausted:
             w = operator(u)
-            length, alpha = norm(w), float(inner(u[None], w))
+            length, alpha = norm(w), dot(u, w)
             w.sub_(u, alpha=alpha)
             if before is not None:
                 w.sub_(before, alpha=beta)

@@ -1,4 +1,4 @@
-"""A symmetric operator known by its products, and what can be made of it without a product."""
+"""A symmetric operator that is known by its products."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.krylov import Matvec, inner
+from landscape.linalg.krylov import Matvec
 
 
 class SymmetricOperator:
     """A symmetric matrix A of n rows that is known by its products v ↦ Av.
 
-    Shifting, scaling, adding, restricting, projecting and rescaling give another operator of the
-    same kind, at no product of their own. `to_scipy` and `from_scipy` lead to SciPy's and back.
+    `to_scipy` and `from_scipy` lead to SciPy's and back.
 
     Attributes:
         n: number of rows and columns.
@@ -25,11 +24,8 @@ class SymmetricOperator:
 
     >>> d = torch.tensor([1.0, 2.0, 3.0])
     >>> a = SymmetricOperator(lambda v: d * v, 3, dtype=torch.float32, device="cpu")
-    >>> ones = torch.ones(3)
-    >>> (a - a.scaled(0.5)).shifted(1.0).matvec(ones).tolist()
-    [1.5, 2.0, 2.5]
-    >>> a.restricted(slice(1, 3)).matvec(ones[:2]).tolist()
-    [2.0, 3.0]
+    >>> a.reparametrised(torch.tensor([1.0, 2.0, 1.0])).matvec(torch.ones(3)).tolist()
+    [1.0, 8.0, 3.0]
     """
 
     def __init__(
@@ -59,36 +55,6 @@ class SymmetricOperator:
         """
         return self._function(vector)
 
-    def __add__(self, other: SymmetricOperator) -> SymmetricOperator:
-        self._check_fits(other)
-        return self._like(lambda v: self.matvec(v) + other.matvec(v))
-
-    def __sub__(self, other: SymmetricOperator) -> SymmetricOperator:
-        self._check_fits(other)
-        return self._like(lambda v: self.matvec(v) - other.matvec(v))
-
-    def shifted(self, by: float) -> SymmetricOperator:
-        """Return A + σI.
-
-        Args:
-            by: the shift σ.
-
-        Returns:
-            The operator; its eigenvalues are those of A plus σ.
-        """
-        return self._like(lambda v: self.matvec(v).add(v, alpha=by))
-
-    def scaled(self, by: float) -> SymmetricOperator:
-        """Return cA.
-
-        Args:
-            by: the factor c.
-
-        Returns:
-            The operator.
-        """
-        return self._like(lambda v: self.matvec(v).mul(by))
-
     def reparametrised(self, scale: Tensor) -> SymmetricOperator:
         """Return TAT with T = diag(t).
 
@@ -110,46 +76,6 @@ class SymmetricOperator:
             raise InvalidArgumentError(msg)
         t = scale.to(self.device, self.dtype)
         return self._like(lambda v: t * self.matvec(t * v))
-
-    def projected(self, basis: Tensor) -> SymmetricOperator:
-        """Return PAP with P = I − QQᵀ, the part of A outside a subspace.
-
-        Args:
-            basis: orthonormal rows Qᵀ, shape (k, n), such as eigenvectors.
-
-        Returns:
-            The operator; on the subspace it is zero.
-
-        Raises:
-            InvalidArgumentError: if the rows are of another length.
-        """
-        if basis.ndim != 2 or basis.shape[1] != self.n:
-            msg = f"a basis of shape {tuple(basis.shape)}; expected (k, {self.n})"
-            raise InvalidArgumentError(msg)
-        rows = basis.to(self.device, self.dtype)
-
-        def outside(v: Tensor) -> Tensor:
-            return v - inner(rows, v).to(v.dtype) @ rows
-
-        return self._like(lambda v: outside(self.matvec(outside(v))))
-
-    def restricted(self, to: slice) -> SymmetricOperator:
-        """Return the diagonal block of A on some of the coordinates.
-
-        Args:
-            to: which ones, such as the parameters of one layer.
-
-        Returns:
-            The operator; each product costs one with A.
-        """
-        n = len(range(*to.indices(self.n)))
-
-        def block(v: Tensor) -> Tensor:
-            whole = v.new_zeros(self.n)
-            whole[to] = v
-            return self.matvec(whole)[to]
-
-        return SymmetricOperator(block, n, dtype=self.dtype, device=self.device)
 
     def dense(self) -> Tensor:
         """Return the matrix itself, column by column.
@@ -211,8 +137,3 @@ class SymmetricOperator:
 
     def _like(self, matvec: Matvec) -> SymmetricOperator:
         return SymmetricOperator(matvec, self.n, dtype=self.dtype, device=self.device)
-
-    def _check_fits(self, other: SymmetricOperator) -> None:
-        if other.n != self.n:
-            msg = f"operators of {self.n} and {other.n} rows; expected the same number"
-            raise InvalidArgumentError(msg)

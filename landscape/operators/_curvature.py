@@ -276,7 +276,7 @@ class Curvature(SymmetricOperator):
         """Return how many examples a piece may have, measured at the first call."""
         if self._size is None:
             # A smaller part would spend more on the weights than on its examples.
-            limit = max(self._limit // 4, 4 * self.n * self.dtype.itemsize) if self._limit else 0
+            limit = max((self._limit or GRAPH_BYTES) // 4, 4 * self.n * self.dtype.itemsize)
             self._size = (size_that_fits(self._evaluator, limit, lambda p: self._build(p).n_bytes),)
         return self._size[0]
 

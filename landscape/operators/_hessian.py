@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from landscape.errors import LandscapeError, LossError, one_of
 from landscape.evaluate import (
@@ -31,6 +33,8 @@ from landscape.randomness import random_unit_vector
 PRODUCTS = ("auto", "fastest", "double-backward", "forward-over-reverse", "differences")
 # Forward mode is taken where it is clearly faster, so that noise does not decide.
 _CLEARLY = 0.85
+# Older versions of torch differentiate tensors only.
+_TAKES_EDGES = "GradientEdge" in str(inspect.signature(torch.autograd.grad))
 # Two steps of finite differences that differ by more than this tell of a kink, not of a slope.
 _LARGEST_DIFFERENCE = 0.1
 
@@ -226,7 +230,11 @@ class DoubleBackward:
                 raise NotTwiceDifferentiableError(str(error)) from error
         # A gradient that does not depend on the weights adds nothing.
         self._slots = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-        self._outputs = [g for g in gradients if g is not None and g.requires_grad]
+        outputs = [g for g in gradients if g is not None and g.requires_grad]
+        # The graph is enough: the gradients themselves would be as large as the weights.
+        self._outputs: list[Any] = (
+            [get_gradient_edge(g) for g in outputs] if _TAKES_EDGES else outputs
+        )
         self.weight = float(terms.weight)
 
     @cached_property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from landscape.errors import ProblemError
-from landscape.linalg.krylov import inner, norm
+from landscape.linalg.krylov import dot, norm
 from landscape.linalg.symmetric import SymmetricOperator
 from landscape.randomness import random_unit_vector
 
@@ -60,5 +60,5 @@ def noise_floor(operator: SymmetricOperator, *, seed: int) -> Noise:
         raise ProblemError(msg)
     v = first / size
     product = operator.matvec(v)
-    swapped = abs(float(inner(u[None], product)) - float(inner(v[None], first)))
+    swapped = abs(dot(u, product) - dot(v, first))
     return Noise(repeat=repeat, asymmetry=swapped / max(norm(product), size))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from landscape.evaluate import Evaluator, graph_nodes
 from landscape.problem import Problem
@@ -60,9 +61,9 @@ def size_that_fits(evaluator: Evaluator, limit: int, n_bytes: Callable[[Piece], 
     return None if fits >= batching.size(batch) else max(1 if few < _SAMPLE else few, fits)
 
 
-def graph_bytes(*tensors: Tensor) -> int:
+def graph_bytes(*outputs: Tensor | GradientEdge) -> int:
     """Measure the memory of all tensors that the graphs of some outputs have saved."""
-    saved = [item.untyped_storage() for node in graph_nodes(*tensors) for item in _saved_by(node)]
+    saved = [item.untyped_storage() for node in graph_nodes(*outputs) for item in _saved_by(node)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values())
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from landscape.plots.areas import area_figure as area_figure
     from landscape.plots.bands import band_figure as band_figure
     from landscape.plots.contrasts import contrast as contrast
-    from landscape.plots.correlations import correlation_figure as correlation_figure
     from landscape.plots.densities import density_figure as density_figure
     from landscape.plots.differences import difference_figure as difference_figure
     from landscape.plots.interactive.areas import area_interactive as area_interactive
@@ -37,11 +36,8 @@ if TYPE_CHECKING:
     from landscape.plots.interactive.theory import theory_interactive as theory_interactive
     from landscape.plots.interactive.training import training_interactive as training_interactive
     from landscape.plots.lines import line_figure as line_figure
-    from landscape.plots.noise import noise_figure as noise_figure
-    from landscape.plots.paired import seeds_figure as seeds_figure
     from landscape.plots.paths import path_figure as path_figure
     from landscape.plots.profiles import profile_figure as profile_figure
-    from landscape.plots.radii import radius_figure as radius_figure
     from landscape.plots.runs import trajectory_figure as trajectory_figure
     from landscape.plots.saving import save_figure as save_figure
     from landscape.plots.scales import Scale as Scale
@@ -53,7 +49,6 @@ if TYPE_CHECKING:
     from landscape.plots.theory import theory_figure as theory_figure
     from landscape.plots.traces import trace_figure as trace_figure
     from landscape.plots.training import training_figure as training_figure
-    from landscape.plots.training_spectra import spectra_over_training as spectra_over_training
 
 _HOME = {
     "Scale": "scales",
@@ -64,7 +59,6 @@ _HOME = {
     "common_scale": "scales",
     "contrast": "contrasts",
     "contrast_interactive": "interactive.surfaces",
-    "correlation_figure": "correlations",
     "density_figure": "densities",
     "density_interactive": "interactive.spectra",
     "difference_figure": "differences",
@@ -73,17 +67,13 @@ _HOME = {
     "eigs_interactive": "interactive.spectra",
     "line_figure": "lines",
     "line_interactive": "interactive.lines",
-    "noise_figure": "noise",
     "path_figure": "paths",
     "path_interactive": "interactive.paths",
     "profile_figure": "profiles",
     "profile_interactive": "interactive.profiles",
-    "radius_figure": "radii",
     "save_figure": "saving",
-    "seeds_figure": "paired",
     "sharpness_figure": "spectra",
     "sharpness_interactive": "interactive.lines",
-    "spectra_over_training": "training_spectra",
     "surface_figure": "surfaces",
     "surface_interactive": "interactive.surfaces",
     "sweep_figure": "sweeps",

@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InvalidArgumentError
 from landscape.plots.lines import called_by
-from landscape.plots.replicates import dress, wide
 from landscape.plots.sheet import draw_key, frame, place
 from landscape.plots.style import DASHES, PALETTE, colour, plain, styled
 from landscape.results import FloatArray
@@ -76,7 +75,7 @@ def training_figure(
     if not records:
         msg = f"no epoch was trained in {', '.join(empty)}: there is nothing to draw"
         raise InvalidArgumentError(msg)
-    spans = wide(np.concatenate([record.train_loss for record in records]))
+    spans = _spans_decades(np.concatenate([record.train_loss for record in records]))
     bad = sum(int(np.count_nonzero(~np.isfinite(record.train_loss))) for record in records)
     n = sum(record.train_loss.size for record in records)
     parts = [
@@ -96,14 +95,23 @@ def training_figure(
         _draw_log(upper, lower, record, plain(name), index=k)
     if spans:
         upper.set_yscale("log", nonpositive="clip")
-    dress(upper, across="", up="training loss")
-    dress(lower, across="epoch", up="learning rate")
+    upper.set_ylabel("training loss")
+    lower.set(xlabel="epoch", ylabel="learning rate")
+    for axes in (upper, lower):
+        axes.grid(visible=True)
+        axes.set_axisbelow(True)
     lower.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     upper.tick_params(labelbottom=False)
     lower.set_ylim(bottom=0.0)
     if several:
         draw_key(upper, room=box[2], n_columns=2)
     return figure
+
+
+def _spans_decades(losses: FloatArray) -> bool:
+    """Return whether losses are positive and the largest is ten times the smallest or more."""
+    finite = losses[np.isfinite(losses)]
+    return bool(finite.size and finite.min() > 0 and finite.max() >= 10 * finite.min())
 
 
 def _draw_log(upper: Axes, lower: Axes, record: TrainingRecord, name: str, *, index: int) -> None:

@@ -10,11 +10,12 @@
 
 The loss gets what ``model(inputs)`` returned; a loss module of torch takes a tensor, or the logits
 of a Hugging Face output. A tuple, list or mapping of inputs is taken apart where ``forward`` takes
-so many arguments, or names them. The built-in problems are modules of exactly that form.
+so many arguments, or names them. The data modules in `landscape.tasks` have exactly that form.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -33,9 +34,8 @@ from torch import nn
 from landscape.errors import LandscapeError, ProblemError, did_you_mean
 from landscape.problem.problem import Problem
 from landscape.randomness import forked_rng
-from landscape.tasks import NAMES, module_of
+from landscape.tasks import PROBLEMS
 
-BUILTIN = {name: module_of(name) for name in NAMES}
 _OPTIONAL: dict[str, Any] = dict.fromkeys(("loss", "batch_loss", "examples"))
 _OPTIONAL |= {"metrics": {}, "batch_axis": 0}
 
@@ -125,8 +125,9 @@ def load_task(path: str | Path) -> Task:
         ProblemError: if the file is missing, fails, or lacks a name.
     """
     text, file = str(path), Path(path)
-    if text in BUILTIN:
-        return _task(importlib.import_module(BUILTIN[text]), text)
+    if text in PROBLEMS:
+        module, network = PROBLEMS[text]
+        return dataclasses.replace(_task(module, text), model=network)
     if file.suffix == ".py" or file.is_file():
         return _task(_run(file), file.stem)
     return _task(_import(text), text)
@@ -165,7 +166,7 @@ def _run(file: Path) -> ModuleType:
     if not file.is_file():
         siblings = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         near = did_you_mean(file.name, siblings)
-        msg = f"no such problem file: {file}{near}; built-in problems: {', '.join(BUILTIN)}"
+        msg = f"no such problem file: {file}{near}; built-in problems: {', '.join(PROBLEMS)}"
         raise ProblemError(msg)
     file = file.resolve()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
@@ -193,10 +194,10 @@ def _import(name: str) -> ModuleType:
     with users_code(name):
         spec = _found(name)
     if spec is None:
-        near = did_you_mean(name, BUILTIN, most=1)
+        near = did_you_mean(name, PROBLEMS, most=1)
         msg = (
             f"unknown problem {name!r}{near}: neither a file, nor a module that can be imported; "
-            f"built-in problems: {', '.join(BUILTIN)}"
+            f"built-in problems: {', '.join(PROBLEMS)}"
         )
         raise ProblemError(msg)
     with users_code(spec.origin or name):

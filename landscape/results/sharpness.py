@@ -193,6 +193,7 @@ class SubsetSharpness(Result):
         tol: relative gap that was sought.
         protocol: ``search``, or ``auto-pgd`` for the published one.
         n_overflowed: points where the loss or its gradient was not finite.
+        notes: what a person should know of the searches.
     """
 
     kind: ClassVar[str] = "m-sharpness"
@@ -210,6 +211,7 @@ class SubsetSharpness(Result):
     tol: float = math.nan
     protocol: str = "search"
     n_overflowed: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -251,6 +253,7 @@ class SubsetSharpness(Result):
             ("optimality gaps", gaps),
             ("found by", _FOUND_BY[self.protocol]),
             ("gradient passes", f"{self.gradients:,} over a subset"),
+            *(("note", note) for note in self.notes),
         ]
 
     def _first(self) -> str:

@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from landscape.sharpness._ball import Ball, dot, length
+from landscape.linalg.krylov import dot, norm
+from landscape.sharpness._ball import Ball
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
 
@@ -106,8 +107,8 @@ class Point:
         """Return what is remembered of the point when its gradient is dropped."""
         if ball.q not in self._places:
             size = ball.dual_norm(self.gradient) if self.usable else math.nan
-            norm = ball.norm(self.epsilon)
-            self._places[ball.q] = Place(self.epsilon, self.value, norm, size, self.along)
+            norm_p = ball.norm(self.epsilon)
+            self._places[ball.q] = Place(self.epsilon, self.value, norm_p, size, self.along)
         return self._places[ball.q]
 
     def is_inside(self, ball: Ball) -> bool:
@@ -254,10 +255,10 @@ class Ascent:
     def _quasi_newton(self, rising: Tensor) -> Tensor:
         secants = self._secants
         direction = self._tangent_(secants.apply_(rising.clone()), self._here)
-        size = length(direction)
+        size = norm(direction)
         if dot(direction, rising) <= 1e-8 * size * self._here.place(self._ball).steepness:
             secants.forget()
-            direction, size = rising, length(rising)
+            direction, size = rising, norm(rising)
         # A tangent longer than the diameter only closes in on the end of the same arc.
         longest = self._ball.rho * (2 if secants.pairs else 1)
         if size > longest or not (secants.pairs or math.isfinite(secants.step)):
@@ -267,7 +268,7 @@ class Ascent:
     def _line_search(self, direction: Tensor, max_gradients: int) -> Point | None:
         """Return a point along the direction that is higher by enough, or None."""
         here, share = self._here, 1.0
-        slope, size = dot(here.gradient, direction), length(direction)
+        slope, size = dot(here.gradient, direction), norm(direction)
         while self.gradients < max_gradients:
             if not (slope > 0 and share * size > _SHORTEST * self._ball.rho):
                 self.stalled = True

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
+from landscape.linalg.krylov import norm
 from landscape.sharpness._ascent import Objective, Point
-from landscape.sharpness._ball import Ball, length
+from landscape.sharpness._ball import Ball
 
 _MOMENTUM = 0.75
 _ENOUGH = 0.75  # share of the steps between two checkpoints that must rise
@@ -118,4 +119,4 @@ def _at(objective: Objective, epsilon: Tensor) -> Point:
 def _ascent(gradient: Tensor, ball: Ball) -> Tensor:
     if math.isinf(ball.p):
         return gradient.sign()
-    return gradient / (length(gradient) or 1.0)
+    return gradient / (norm(gradient) or 1.0)

@@ -144,7 +144,7 @@ def average_sharpness(
             predicted at any ρ that is not tiny.
         tune: choose how to evaluate by a short timing, see `landscape.surface`.
         seed: of the draws, the products and the dropout masks.
-        study: where each sample is kept as soon as it is measured, and looked up first.
+        study: where samples are kept as they are measured, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
     Returns:
@@ -195,7 +195,7 @@ def average_profile(
     Args:
         problem: what to measure.
         rhos: the radii, ascending.
-        study: where each sample is kept as soon as it is measured, and looked up first.
+        study: where samples are kept as they are measured, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
         **options: those of `average_sharpness`.
 

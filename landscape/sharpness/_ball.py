@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
+from landscape.linalg.krylov import norm
 
 _BLOCK = 2**15  # numbers converted to float64 at a time
 
@@ -48,7 +49,7 @@ class Ball:
             epsilon: shape (n,).
 
         Returns:
-            The norm, computed in float64.
+            The norm, summed in float64.
         """
         return _norm(epsilon, self.p)
 
@@ -59,7 +60,7 @@ class Ball:
             gradient: shape (n,).
 
         Returns:
-            The norm, computed in float64.
+            The norm, summed in float64.
         """
         return _norm(gradient, self.q)
 
@@ -124,41 +125,6 @@ class Ball:
         return epsilon.mul_(self.rho / size)
 
 
-def dot(a: Tensor, b: Tensor) -> float:
-    """Return aᵀb in float64, converted block by block in a buffer that stays in cache.
-
-    Args:
-        a: shape (n,).
-        b: shape (n,).
-
-    Returns:
-        The inner product.
-    """
-    if len(a) <= _BLOCK:
-        return float(torch.dot(a.double(), b.double()))
-    one = torch.empty(_BLOCK, dtype=torch.float64, device=a.device)
-    other, total = one if a is b else torch.empty_like(one), one.new_zeros(())
-    for part in _blocks(len(a)):
-        left = one[: len(a[part])].copy_(a[part])
-        total += torch.dot(left, left if a is b else other[: len(left)].copy_(b[part]))
-    return float(total)
-
-
-def length(a: Tensor) -> float:
-    """Return ‖a‖₂, added up as in `dot`; scaled where squares would overflow or vanish.
-
-    Args:
-        a: shape (n,).
-
-    Returns:
-        The length; NaN or infinite where a is.
-    """
-    square = dot(a, a) if len(a) > _BLOCK else 0.0
-    if 1e-20 < square < math.inf:
-        return math.sqrt(square)
-    return float(torch.linalg.vector_norm(a, dtype=torch.float64))
-
-
 def _blocks(n: int) -> Iterator[slice]:
     return (slice(low, low + _BLOCK) for low in range(0, n, _BLOCK))
 
@@ -166,7 +132,7 @@ def _blocks(n: int) -> Iterator[slice]:
 def _norm(vector: Tensor, order: float) -> float:
     """Return ‖vector‖ of any order, in float64."""
     if order == 2:
-        return length(vector)
+        return norm(vector)
     if order in {1, math.inf}:
         return float(torch.linalg.vector_norm(vector, order, dtype=torch.float64))
     # Scaled first: |v|^100 of a small entry would underflow.

@@ -17,9 +17,10 @@ from landscape.progress import progress_bar
 from landscape.results import Cost, Provenance, SubsetSharpness
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
+from landscape.sharpness._memory import Room
 from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._search import VERSION, Search
-from landscape.sharpness._worst_case import check_search, scale_of, scale_settings
+from landscape.sharpness._worst_case import check_search, room_for, scale_of, scale_settings
 from landscape.study import Study
 
 PROTOCOLS = ("search", "auto-pgd")
@@ -42,6 +43,7 @@ def m_sharpness(
     tol: float = 1e-4,
     max_gradients: int = 200,
     seed: int = 0,
+    memory: float | None = None,
     study: Study | None = None,
     progress: bool | None = None,
 ) -> SubsetSharpness:
@@ -64,6 +66,7 @@ def m_sharpness(
         tol: relative gap to reach.
         max_gradients: gradient passes to spend at most on a subset, after scouting.
         seed: of the random start.
+        memory: bytes to use beyond model, data and graph, as for `sharpness`; for ``search`` only.
         study: where the result is kept, and each subset as soon as it is measured.
         progress: show a bar on stderr; None: where stderr is a terminal.
 
@@ -85,6 +88,10 @@ def m_sharpness(
     ball = Ball(float(rho), float(p))
     one_of(protocol, PROTOCOLS, what="protocol")
     check_search(tol, max_gradients)
+    if protocol != "search" and memory is not None:
+        msg = f"memory = {memory!r} bounds a search, and protocol is {protocol!r}: leave it out"
+        raise InvalidArgumentError(msg)
+    within = room_for(problem, memory, adaptive) if protocol == "search" else Room()
     n = _examples(problem, m, n_examples)
     settings = {
         "rho": ball.rho,
@@ -97,6 +104,7 @@ def m_sharpness(
         "max_gradients": max_gradients,
         "seed": seed,
         **({"search": VERSION} if protocol == "search" else {}),
+        **({} if memory is None else {"memory": memory}),
     }
 
     def one_subset(i: int) -> dict[str, float]:
@@ -106,7 +114,8 @@ def m_sharpness(
             if protocol == "auto-pgd":
                 found = _by_auto_pgd(origin, ball)
             else:
-                found = _by_search(origin, ball, tol, max_gradients, seed)
+                search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
+                found = _by_search(search, seed)
             cost = {name: float(getattr(evaluator.cost, name)) for name in _COUNTS}
             return found | cost | {"loss": origin.loss, "overflowed": float(origin.n_overflowed)}
 
@@ -135,6 +144,7 @@ def m_sharpness(
             eta=eta,
             tol=tol,
             protocol=protocol,
+            notes=(within.note,) if within.note else (),
             settings=settings,
             cost=_total_cost(columns),
             provenance=provenance,
@@ -160,10 +170,7 @@ def _examples(problem: Problem, m: int, n_examples: int | None) -> int:
     return used
 
 
-def _by_search(
-    origin: BallObjective, ball: Ball, tol: float, max_gradients: int, seed: int
-) -> dict[str, float]:
-    search = Search(origin, ball, tol=tol, max_gradients=max_gradients)
+def _by_search(search: Search, seed: int) -> dict[str, float]:
     search.explore(seed=seed)
     search.polish()
     return {"value": search.best.value, "one_step": search.one_step, "gap": search.gap}

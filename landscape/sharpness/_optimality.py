@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from landscape.evaluate import Engine, Evaluator, error_of_mean
+from landscape.linalg.krylov import dot
 from landscape.sharpness._ascent import Place
-from landscape.sharpness._ball import dot
 from landscape.sharpness._quadratic import QuadraticModel
 
 PRODUCTS = 12

@@ -17,7 +17,7 @@ from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
 from landscape.results import FloatArray
 from landscape.results.averages import DISTRIBUTIONS
-from landscape.study import Grid
+from landscape.study import Grid, Recorder
 
 _STREAM = 0xD2A  # tells these numbers from others that are drawn with the same seed
 _SIGNS = (1.0, -1.0)
@@ -143,7 +143,7 @@ def losses_around(
 
 
 class CachedLosses:
-    """The losses at w ± ρTz, each kept in the study as soon as it is measured."""
+    """The losses at w ± ρTz, kept in the study as they are measured."""
 
     def __init__(
         self,
@@ -188,14 +188,13 @@ class CachedLosses:
         cut = [every[first : first + size] for first in range(0, len(every), size)]
         chunks = [chunk for chunk in cut if any(index not in self._losses for index in chunk)]
         what = f"average around {self._engine.evaluator.problem.name}"
-        for chunk in progress_bar(chunks, what=what, total=len(chunks), show=self._progress):
-            found = losses_around(self._engine, self._draws, self._rho, chunk)
-            for index, loss in zip(chunk, found, strict=True):
-                if index in self._losses:
-                    continue
-                if self._kept is not None:
-                    self._kept.record(*index, {"loss": loss})
-                self._losses[index] = loss
+        with Recorder(self._kept) as recorder:
+            for chunk in progress_bar(chunks, what=what, total=len(chunks), show=self._progress):
+                found = losses_around(self._engine, self._draws, self._rho, chunk)
+                pairs = zip(chunk, found, strict=True)
+                new = {index: loss for index, loss in pairs if index not in self._losses}
+                self._losses |= new
+                recorder.add({index: {"loss": loss} for index, loss in new.items()})
         return np.array([self._losses[index] for index in indices]).reshape(n, 2)
 
 
@@ -234,3 +233,22 @@ def rises_around(
     """
     samples = [(k, sign) for k in range(n) for sign in (0, 1)]
     return np.array(losses_around(engine, draws, rho, samples)).reshape(n, 2) - loss
+
+
+def positive(name: str, value: float) -> float:
+    """Return a number that has to be finite and above zero.
+
+    Args:
+        name: what it is, for the message.
+        value: what was given.
+
+    Returns:
+        The number as a float.
+
+    Raises:
+        InvalidArgumentError: if it is not.
+    """
+    if not (math.isfinite(value) and value > 0):
+        msg = f"{name} must be a finite number above zero, got {value!r}"
+        raise InvalidArgumentError(msg)
+    return float(value)

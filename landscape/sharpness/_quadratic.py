@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.linalg.krylov import Floats, combine, orthogonalise
-from landscape.sharpness._ball import dot, length
+from landscape.linalg.krylov import Floats, combine, dot, norm, orthogonalise
 
 # Of what is added to the basis, the part that is new must be more than rounding.
 _NEW = 1e-6
@@ -104,7 +103,7 @@ class QuadraticModel:
         self._matvec: Callable[[Tensor], Tensor] | None = matvec
         self._basis = other.new_empty((size, len(other)))
         self._small, self._slopes = np.zeros((size, size)), np.zeros(size)  # VᵀHV and Vᵀg
-        self._slope = 0.0 if gradient is None else length(gradient)
+        self._slope = 0.0 if gradient is None else norm(gradient)
         self._gradient = gradient if self._slope else None
         self._beta = self._scale = 0.0
         self.products = 0
@@ -181,13 +180,13 @@ class QuadraticModel:
         Returns:
             Whether anything of it was new.
         """
-        k, size = self.products, length(vector)
+        k, size = self.products, norm(vector)
         if size == 0 or not math.isfinite(size):
             return False
         vector /= size
         if k:
             orthogonalise(vector, self._basis[:k])
-        left = length(vector)
+        left = norm(vector)
         if left <= _new(vector):
             return False
         torch.div(vector, left, out=self._basis[k])
@@ -200,11 +199,11 @@ class QuadraticModel:
         assert self._matvec is not None
         k = self.products
         image = self._matvec(self._basis[k])
-        size = length(image)
+        size = norm(image)
         row = orthogonalise(image, self._basis[: k + 1])
         self._small[k, : k + 1] = self._small[: k + 1, k] = row
         self.products, self._scale = k + 1, max(self._scale, size)
-        self._beta = length(image)
+        self._beta = norm(image)
         if self._beta <= _new(image) * size:
             self._beta = 0.0
         if self.is_full:
@@ -236,7 +235,7 @@ def _mixed(gradient: Tensor | None, slope: float, other: Tensor) -> Tensor:
     """Return the direction of g with 1e-5 of that of a random vector."""
     if gradient is None:
         return other.clone()
-    size = length(other)
+    size = norm(other)
     mixed = gradient / slope
     return mixed.add_(other, alpha=_MIX / size) if size else mixed
 

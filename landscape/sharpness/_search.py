@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, LossError, NonFiniteError
+from landscape.linalg.krylov import dot, norm
 from landscape.results import FloatArray
 from landscape.sharpness._ascent import Ascent, Place
 from landscape.sharpness._auto_pgd import auto_pgd
-from landscape.sharpness._ball import Ball, dot, length
+from landscape.sharpness._ball import Ball
 from landscape.sharpness._memory import Room
 from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._quadratic import QuadraticModel
@@ -345,7 +346,7 @@ class Search:
         if self.height - place.value <= _LEVEL * abs(self.height):
             return True
         best = self._highest[0].epsilon
-        return dot(best, place.epsilon) >= _SAME * length(best) * length(place.epsilon) > 0
+        return dot(best, place.epsilon) >= _SAME * norm(best) * norm(place.epsilon) > 0
 
     def polish(self) -> None:
         """Take second-order steps from the highest point, where the gap is not met (p = 2).

@@ -31,7 +31,7 @@ from landscape.study._names import Name, choose_names
 from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, content_key
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
-from landscape.study.grid import Grid
+from landscape.study.grid import Grid, Recorder
 from landscape.study.store import Entry, Study
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Entry",
     "Grid",
     "Name",
+    "Recorder",
     "Study",
     "choose_names",
     "content_key",

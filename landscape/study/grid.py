@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from landscape.errors import InvalidArgumentError, StudyError
 from landscape.study.codec import dumps, loads
 from landscape.study.file import StudyFile
+
+RECORD_SECONDS = 0.1  # how long points wait to be recorded together
 
 
 class Grid:
@@ -34,15 +38,6 @@ class Grid:
                 "SELECT i, j, measured FROM points WHERE measurement = ? ORDER BY i, j", (self.id,)
             ).fetchall()
         return {(row["i"], row["j"]): loads(row["measured"]) for row in rows}
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every point is recorded."""
-        with self._file.reading() as connection:
-            (n_done,) = connection.execute(
-                "SELECT count(*) FROM points WHERE measurement = ?", (self.id,)
-            ).fetchone()
-        return bool(n_done == self.shape[0] * self.shape[1])
 
     def settle(self, how: Mapping[str, Any]) -> dict[str, Any]:
         """Note how the points are measured, unless that is noted already.
@@ -114,3 +109,40 @@ class Grid:
     def _insert(self, rows: Sequence[tuple[object, ...]]) -> None:
         with self._file.writing() as connection:
             connection.executemany("INSERT OR IGNORE INTO points VALUES (?, ?, ?, ?)", rows)
+
+
+class Recorder:
+    """Records points of a grid as they are measured, those of a tenth of a second together.
+
+    A context that records what waits at its end, also after an exception; a kill loses what was
+    measured in the tenth of a second before it.
+    """
+
+    def __init__(self, grid: Grid | None) -> None:
+        """Begin; None: keep nothing."""
+        self._grid = grid
+        self._waiting: dict[tuple[int, int], Mapping[str, float]] = {}
+        self._recorded = time.perf_counter()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._record()
+
+    def add(self, points: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
+        """Take points as `Grid.record_all` does, and record all that wait if it is time."""
+        self._waiting.update(points)
+        if time.perf_counter() - self._recorded >= RECORD_SECONDS:
+            self._record()
+
+    def _record(self) -> None:
+        if self._grid is not None and self._waiting:
+            self._grid.record_all(self._waiting)
+        self._waiting = {}
+        self._recorded = time.perf_counter()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.linalg.krylov import inner, norm
+from landscape.linalg.krylov import dot, norm
 from landscape.problem import Problem
 from landscape.problem._filters import filter_norms_of
 
@@ -117,8 +117,7 @@ class Plane:
     @property
     def cosine(self) -> float:
         """Cosine of the angle between the directions."""
-        dot = float(inner(self.x.vector[None], self.y.vector))
-        return dot / (self.x.norm * self.y.norm)
+        return dot(self.x.vector, self.y.vector) / (self.x.norm * self.y.norm)
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the plane.

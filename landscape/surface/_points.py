@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ from landscape.evaluate import (
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.randomness import whole_seed
-from landscape.results import Cost, FloatArray
-from landscape.study import Grid
+from landscape.results import Cost, FloatArray, Provenance
+from landscape.study import Grid, Recorder, Study
 from landscape.surface._extra_metrics import (
     METRIC,
     AffineSlice,
@@ -52,7 +53,6 @@ _BLOCK = 32  # points that are evaluated together, at most
 _BLOCK_SECONDS = 0.02  # what takes longer by itself is a block of its own
 _BLOCK_TERMS = 2**22  # losses of examples that are in memory at once
 _LARGE = 2**24  # parameters of models whose points are never vectors
-_RECORD_SECONDS = 0.1  # how long points wait to be recorded together
 
 
 class Points:
@@ -94,8 +94,6 @@ class Points:
         self.columns: dict[Index, dict[str, float]] = {} if kept is None else dict(kept.done)
         self.engine = ""
         self.origin_loss = math.nan
-        self._waiting: dict[Index, dict[str, float]] = {}  # to be recorded
-        self._recorded = time.perf_counter()
         self._n_at_once = 1
         self._stack = ExitStack()
 
@@ -139,16 +137,12 @@ class Points:
         Returns:
             Their losses. Cost: one forward pass for each that is not kept, more with options.
         """
-        try:
+        with Recorder(self._kept) as recorder:
             for block in self._blocks(indices):
                 measured = zip(block, self._measured(block), strict=True)
                 new = {index: own for index, own in measured if index not in self.columns}
                 self.columns |= new
-                self._waiting |= new
-                if time.perf_counter() - self._recorded >= _RECORD_SECONDS:
-                    self._record()
-        finally:
-            self._record()
+                recorder.add(new)
         return [self.columns[index]["loss"] for index in indices]
 
     def arrays(self) -> dict[str, FloatArray]:
@@ -224,13 +218,6 @@ class Points:
         evaluator = stack.enter_context(Evaluator(problem, seed=self._seed))
         self._others.append(evaluator)
         return evaluator, Engine(evaluator, PLAIN, precision=self._options.precision)
-
-    def _record(self) -> None:
-        """Put what waits on the disk."""
-        if self._kept is not None and self._waiting:
-            self._kept.record_all(self._waiting)
-        self._waiting = {}
-        self._recorded = time.perf_counter()
 
     def _blocks(self, indices: Sequence[Index]) -> Iterator[list[Index]]:
         """Cut what is asked for into blocks, and leave out what is known."""
@@ -324,3 +311,25 @@ def metrics_of(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         for name, values in columns.items()
         if name.startswith(METRIC)
     }
+
+
+def grid_of(
+    study: Study | None,
+    kind: str,
+    provenance: Provenance,
+    settings: Mapping[str, Any],
+    shape: tuple[int, int],
+) -> Grid | None:
+    """Return the points that a study keeps, if there is one.
+
+    Args:
+        study: the study, or None.
+        kind: ``line`` or ``surface``.
+        provenance: what is measured.
+        settings: what was asked for.
+        shape: of the grid.
+
+    Returns:
+        The grid, or None.
+    """
+    return None if study is None else study.grid(kind, provenance, settings, shape=shape)

@@ -1,7 +1,7 @@
 """Top eigenpairs and Hessian-vector products against other tools, in one process, in turn.
 
     python tests/benchmarks/curvature.py [--repeats 3] [--turns 9] [--threads 1]
-        [--only hvp|eigs] [--network 0 …]
+        [--only hvp|eigs|layers] [--network 0 …]
 
 The other tools are optional and stay out of the environment; torch is not touched:
 
@@ -21,6 +21,10 @@ Ours includes the test for noise and symmetry, verified residuals, the search fo
 eigenvalues and the error over the data; no other tool here has one of them. "Residuals only" is
 ours without the rest, "bare" is Lanczos alone, which knows when to stop, on our products.
 curvlinops is spared its own test of the data.
+
+Layers: the largest eigenpair of each layer's block, by `eigenpairs_by_layer` and by
+`top_eigenpairs` of one layer after the other; of at most ten layers, evenly spread, where a network
+has more.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ from networks import NETWORKS, Network, trained
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
-from landscape.curvature._eigenpairs import top_eigenpairs
+from landscape.curvature._eigenpairs import eigenpairs_by_layer, top_eigenpairs
 from landscape.evaluate import Evaluator
 from landscape.linalg import lanczos
 from landscape.operators import Hessian
@@ -383,6 +387,35 @@ def eigenpairs(network: Network, repeats: int, without: Sequence[str]) -> None:
         print(f"  products with all evidence over bare Lanczos: {ratio:.2f}\n", flush=True)
 
 
+# Eigenpairs of each layer
+
+
+def layers(network: Network, repeats: int) -> None:
+    case, pairs = Case(*trained(network)), list[tuple[float, float]]()
+    chosen = list(case.problem().space.layers())
+    chosen = chosen[:: -(-len(chosen) // 10)]
+
+    def one_after_the_other() -> None:
+        problem = case.problem()
+        for layer in chosen:
+            top_eigenpairs(problem.only(layer), 1, progress=False)
+
+    def together() -> None:
+        eigenpairs_by_layer(case.problem().only(*chosen), 1, progress=False)
+
+    for _ in range(repeats):
+        pairs.append((timed(one_after_the_other), timed(together)))
+        case.restore()
+    before, after = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = [one / other for one, other in pairs]
+    print(
+        f"layers: {network.name}, {len(chosen)} of them: {before:.2f} s one after the other, "
+        f"{after:.2f} s together, ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, runs: {repeats})",
+        flush=True,
+    )
+
+
 # Hessian-vector products
 
 
@@ -444,19 +477,22 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9, help="of each product, at least 2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--network", type=int, nargs="*", default=range(len(NETWORKS)))
-    parser.add_argument("--only", choices=("hvp", "eigs"))
+    parser.add_argument("--only", choices=("hvp", "eigs", "layers"))
     parser.add_argument("--without", nargs="*", default=(), help="eigenthings PyHessian …")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads\n")
-    if arguments.only != "eigs":
+    if arguments.only in {None, "hvp"}:
         torch.manual_seed(0)
         digits_case = Case(digits.model(), *digits.data("train"))
         products("digits ResNet, 1,437 images", digits_case, arguments.turns)
         products("ResNet-20, 64 images of 32 × 32", cifar_case(), arguments.turns)
-    if arguments.only != "hvp":
+    if arguments.only in {None, "eigs"}:
         for index in arguments.network:
             eigenpairs(NETWORKS[index], arguments.repeats, arguments.without)
+    if arguments.only in {None, "layers"}:
+        for index in arguments.network:
+            layers(NETWORKS[index], arguments.repeats)
 
 
 if __name__ == "__main__":

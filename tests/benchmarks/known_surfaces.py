@@ -30,7 +30,7 @@ from landscape.surface import (
     worst_case_plane,
 )
 from landscape.surface._surface import span, surface
-from landscape.tasks import digits, digits_mlp, digits_transformer, mnist1d
+from landscape.tasks import PROBLEMS, digits, mnist1d
 from landscape.tasks.layers import mlp
 from landscape.tasks.networks import ResNet
 
@@ -207,8 +207,8 @@ def of_digits() -> Iterator[Known]:
     """Digits networks along filter-normalised random directions."""
     train, test = digits.data("train"), digits.data("test")
     networks: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, Tensor], float]] = {
-        "digits MLP": (digits_mlp.model, train, 0.05),
-        "digits transformer": (digits_transformer.model, test, 0.02),
+        "digits MLP": (PROBLEMS["digits-mlp"][1], train, 0.05),
+        "digits transformer": (PROBLEMS["digits-transformer"][1], test, 0.02),
         "digits ResNet, narrow": (lambda: ResNet(widths=(4, 8)), test, 0.1),
     }
     for name, (make, data, lr) in networks.items():

@@ -44,7 +44,7 @@ from landscape.evaluate import Evaluator
 from landscape.linalg import krylov_trace
 from landscape.linalg import spectral_density as quadrature
 from landscape.operators import Hessian
-from landscape.tasks import digits, digits_mlp, digits_transformer
+from landscape.tasks import PROBLEMS, digits
 
 PROBES = 8
 SETTINGS = (18, 24, 36, 54, 78, 120, 180)  # in pairs for XTrace, in threes for Hutch++
@@ -64,10 +64,10 @@ def convolutional() -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "mlp": digits_mlp.model,
+    "mlp": PROBLEMS["digits-mlp"][1],
     "conv": convolutional,
     "resnet": digits.model,
-    "transformer": digits_transformer.model,
+    "transformer": PROBLEMS["digits-transformer"][1],
 }
 
 

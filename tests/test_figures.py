@@ -1,9 +1,9 @@
-"""Experiments: nothing is done twice, nothing depends on how many processes work, all is drawn."""
+"""Figure scripts: no run twice, the same numbers from any number of processes, all is drawn."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import importlib
 import multiprocessing
 import os
 import signal
@@ -12,16 +12,17 @@ import sys
 import time
 from pathlib import Path
 
+import common
+import noise
+import numpy as np
+import prediction
 import pytest
+import seeds
 import torch
-from click.testing import CliRunner
+from common import Run, Runner, RunRecords, evidence, in_processes
 
-from landscape.cli import cli
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.errors import InvalidArgumentError, LandscapeError, StudyError
-from landscape.experiments import EXPERIMENTS, Bench, Found, Run, noise, perform, runs, seeds
-from landscape.experiments.processes import side_by_side
-from landscape.experiments.runs import evidence
 from landscape.loss import evaluation
 from landscape.problem import load_task
 from landscape.results import Evaluation, Sharpness
@@ -31,11 +32,12 @@ from landscape.training import train
 pytest.importorskip("sklearn")
 
 FIGURES = Path(__file__).parents[1] / "figures"
+NAMES = ("minima", "spectra", "noise", "radius", "prediction", "seeds")
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As experiments train, so that a training by itself has the same bits."""
+    """As the scripts train, so that a training by itself has the same bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,13 +53,13 @@ def held_out_loss(trained) -> list:
     return [evaluation(trained.problem(split="test"))]
 
 
-def bench(folder: Path, study: Study, **options) -> Bench:
-    return Bench(study=study, folder=folder / "build", progress=False, **options)
+def runner(folder: Path, study: Study, **options) -> Runner:
+    return Runner(study=study, folder=folder / "build", progress=False, **options)
 
 
 def test_a_run_is_what_the_training_gives_by_itself(tmp_path: Path) -> None:
     with Study(tmp_path / "s.db") as study:
-        (found,) = bench(tmp_path, study).do([run(epochs=2)], held_out_loss, what="")
+        (found,) = runner(tmp_path, study).run([run(epochs=2)], held_out_loss)
     task = load_task("digits-mlp")
     trained = train(task, optimizer="sgd", epochs=2, seed=0, progress=False)
     alone = evaluation(task.problem(split="test").at(trained.model))
@@ -71,10 +73,10 @@ def test_what_the_study_holds_is_not_done_again(tmp_path: Path, monkeypatch) -> 
     file = tmp_path / "s.db"
     asked = [run("a"), run("b", seed=1)]
     with Study(file) as study:
-        before = bench(tmp_path, study).do(asked, held_out_loss, what="")
-    monkeypatch.setattr(runs, "_work_on", None)  # whoever works now fails
+        before = runner(tmp_path, study).run(asked, held_out_loss)
+    monkeypatch.setattr(common, "_train_and_measure", None)  # whoever works now fails
     with Study(file) as study:
-        after = bench(tmp_path / "elsewhere", study).do(asked, held_out_loss, what="")
+        after = runner(tmp_path / "elsewhere", study).run(asked, held_out_loss)
     losses = [
         [one.get(Evaluation, split="test").loss for one in found] for found in (before, after)
     ]
@@ -87,17 +89,17 @@ def test_what_the_study_holds_is_not_done_again(tmp_path: Path, monkeypatch) -> 
 )
 def test_another_training_is_not_taken_for_this_one(tmp_path: Path, other) -> None:
     with Study(tmp_path / "s.db") as study:
-        (first,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
-        (second,) = bench(tmp_path, study).do([run("b", **other)], held_out_loss, what="")
+        (first,) = runner(tmp_path, study).run([run("a")], held_out_loss)
+        (second,) = runner(tmp_path, study).run([run("b", **other)], held_out_loss)
     assert first.log.provenance.checkpoint_hash != second.log.provenance.checkpoint_hash
 
 
 def test_the_same_training_said_in_full_is_the_same(tmp_path: Path, monkeypatch) -> None:
     with Study(tmp_path / "s.db") as study:
-        work = bench(tmp_path, study)
-        work.do([run("a")], held_out_loss, what="")
-        monkeypatch.setattr(runs, "_work_on", None)
-        (again,) = work.do([run("a", lr=0.05, momentum=0.9)], held_out_loss, what="")
+        work = runner(tmp_path, study)
+        work.run([run("a")], held_out_loss)
+        monkeypatch.setattr(common, "_train_and_measure", None)
+        (again,) = work.run([run("a", lr=0.05, momentum=0.9)], held_out_loss)
     assert again.log.settings["lr"] == 0.05
 
 
@@ -108,7 +110,7 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
         folder = tmp_path / str(workers)
         folder.mkdir()
         with Study(folder / "s.db") as study:
-            found = bench(folder, study, workers=workers).do(asked, held_out_loss, what="")
+            found = runner(folder, study, workers=workers).run(asked, held_out_loss)
         assert [one.run for one in found] == asked
         losses.append([one.get(Evaluation, split="test").loss for one in found])
     assert losses[0] == losses[1]
@@ -118,7 +120,7 @@ def test_a_failure_keeps_what_was_done_before(tmp_path: Path) -> None:
     asked = [run("good"), run("bad", lr=1e30)]
     with Study(tmp_path / "s.db") as study:
         with pytest.raises(LandscapeError, match=r"^bad: the training loss of epoch 1 is"):
-            bench(tmp_path, study).do(asked, held_out_loss, what="")
+            runner(tmp_path, study).run(asked, held_out_loss)
         held = study.entries()
     assert {entry.name for entry in held} == {"good"}
 
@@ -143,21 +145,21 @@ def suicidal(number: int) -> None:
 def test_the_first_failure_ends_the_other_processes_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(InvalidArgumentError, match="no zero"):
-        list(side_by_side(angry, [1, 0], workers=2))
+        list(in_processes(angry, [1, 0], workers=2))
     assert time.monotonic() - started < 50
     assert not multiprocessing.active_children()
 
 
 def test_a_process_that_was_killed_is_said_in_words() -> None:
     with pytest.raises(LandscapeError, match=r"ended from outside.*--workers 1"):
-        list(side_by_side(suicidal, [1, 2], workers=2))
+        list(in_processes(suicidal, [1, 2], workers=2))
 
 
 SCRIPT = """
-from test_experiments import patient
-from landscape.experiments.processes import side_by_side
+from test_figures import patient
+from common import in_processes
 if __name__ == "__main__":
-    for _ in side_by_side(patient, [0.0, 600.0, 600.0], workers=2):
+    for _ in in_processes(patient, [0.0, 600.0, 600.0], workers=2):
         print("one is done", flush=True)
 """
 
@@ -209,7 +211,7 @@ def is_alive(group: int) -> bool:
 def test_an_epoch_that_was_kept_is_measured_with_its_own_weights(tmp_path: Path) -> None:
     asked = dataclasses.replace(run("a", epochs=3), epochs_kept=(1, 3))
     with Study(tmp_path / "s.db") as study:
-        (found,) = bench(tmp_path, study).do([asked], losses_of_epochs, what="")
+        (found,) = runner(tmp_path, study).run([asked], losses_of_epochs)
     task = load_task("digits-mlp")
     assert found.get(Evaluation).loss != found.get(Evaluation, epoch=1).loss
     early = train(
@@ -235,17 +237,17 @@ def test_epochs_of_two_trainings_of_one_name_are_kept_apart(tmp_path: Path) -> N
     with Study(tmp_path / "s.db") as study:
         for lr in (0.01, 0.05):
             asked = dataclasses.replace(run("a", epochs=3, lr=lr), epochs_kept=(1, 3))
-            found += bench(tmp_path, study).do([asked], losses_of_epochs, what="")
+            found += runner(tmp_path, study).run([asked], losses_of_epochs)
     losses = [[one.get(Evaluation, epoch=epoch).loss for epoch in (None, 1)] for one in found]
     assert len({loss for pair in losses for loss in pair}) == 4
 
 
 def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path) -> None:
     with Study(tmp_path / "s.db") as study:
-        work = bench(tmp_path, study)
-        plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+        work = runner(tmp_path, study)
+        plan = dataclasses.replace(seeds.TINY, seeds=1, epochs=1)
         tables = [
-            seeds.perform(work, dataclasses.replace(plan, radii=radii)).tables[0]
+            seeds.figure(work, dataclasses.replace(plan, radii=radii))[1][0]
             for radii in ((0.1,), (0.2,), (0.1,))
         ]
     assert tables[0] == tables[2]
@@ -254,10 +256,10 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path) -> None:
 
 
 def test_what_lacks_its_vectors_is_not_taken_for_a_whole_measurement(tmp_path: Path) -> None:
-    plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+    plan = dataclasses.replace(seeds.TINY, seeds=1, epochs=1)
     with Study(tmp_path / "s.db") as study:
-        work = bench(tmp_path, study)
-        seeds.perform(work, plan)
+        work = runner(tmp_path, study)
+        seeds.figure(work, plan)
         problem = load_task("digits-mlp").problem()
         (file, *_) = sorted((tmp_path / "build").glob("*.pt"))
         pairs = top_eigenpairs(problem.at(file), 1, study=study, progress=False)
@@ -266,7 +268,7 @@ def test_what_lacks_its_vectors_is_not_taken_for_a_whole_measurement(tmp_path: P
 
 def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> None:
     with Study(tmp_path / "s.db") as study:
-        (before,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
+        (before,) = runner(tmp_path, study).run([run("a")], held_out_loss)
     task = load_task("digits-mlp")
 
     def louder(split: str):
@@ -274,45 +276,71 @@ def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> Non
         return 1.5 * x, y
 
     changed = dataclasses.replace(task, data=louder)
-    monkeypatch.setattr(runs, "load_task", lambda name: changed)
-    runs._start_of.cache_clear()
+    monkeypatch.setattr(common, "load_task", lambda name: changed)
+    common._start_of.cache_clear()
     try:
         with Study(tmp_path / "s.db") as study:
-            (after,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
+            (after,) = runner(tmp_path, study).run([run("a")], held_out_loss)
     finally:
-        runs._start_of.cache_clear()
+        common._start_of.cache_clear()
     hashes = {one.log.provenance.checkpoint_hash for one in (before, after)}
     assert len(hashes) == 2
 
 
 def test_the_evidence_counts_what_did_not_converge(tmp_path: Path) -> None:
-    plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+    plan = dataclasses.replace(seeds.TINY, seeds=1, epochs=1)
     with Study(tmp_path / "s.db") as study:
-        notes = seeds.perform(bench(tmp_path, study), plan).notes
+        _, _, notes = seeds.figure(runner(tmp_path, study), plan)
         records = [study.load(entry.id) for entry in study.entries("sharpness")]
         (log,) = [study.load(entry.id) for entry in study.entries("training")][:1]
     assert notes[0].startswith("Sharpness is found by search, a lower bound: 0 of 2 searches")
     assert notes[1].startswith("λmax: 0 of 2 did not converge")
     lost = dataclasses.replace(records[0], converged=False, gap=0.25)
-    found = Found(run("a"), log, (lost, records[1]))
+    found = RunRecords(run("a"), log, (lost, records[1]))
     (said,) = evidence([found])
     assert "1 of 2 searches did not converge, largest gap 2e-01" in said
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_study_files_beside_the_figures_are_of_these_data(name: str) -> None:
-    # They are of the first version of the schema: they open, and their data are known again.
-    with Study(FIGURES / f"{name}.db", readonly=True) as study:
-        logs = [study.load(entry.id) for entry in study.entries("training")]
-    (problem,) = {log.settings["problem"] for log in logs}
-    splits = {log.settings.get("split", "train"): log.provenance.data_fingerprint for log in logs}
-    for split, fingerprint in splits.items():
-        assert load_task(problem).problem(split=split).batches.fingerprint == fingerprint
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_figure_is_drawn_from_its_study_alone(
+    tmp_path: Path, name: str, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("mnist1d")
+    published = (FIGURES / f"{name}.db").read_bytes()
+    (tmp_path / f"{name}.db").write_bytes(published)
+    monkeypatch.setattr(common, "_trained", None)  # training or measuring fails
+    module = importlib.import_module(name)
+    arguments = ["--workers", "1", "-o", str(tmp_path)]  # one process, where the patch holds
+    common.main(module.figure, full=module.FULL, small=module.TINY, arguments=arguments)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"{name}.{s}" for s in ("db", "pdf", "png")
+    }
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{name}.db").read_bytes() == published
+    assert "schema version 1" in capsys.readouterr().err
+
+
+def test_a_study_of_schema_1_is_not_taken_for_other_data(tmp_path: Path, monkeypatch) -> None:
+    task = load_task("digits")
+
+    def louder(split: str):
+        x, y = task.data(split)
+        return 1.5 * x, y
+
+    changed = dataclasses.replace(task, data=louder)
+    monkeypatch.setattr(common, "load_task", lambda name: changed)
+    common._start_of.cache_clear()
+    try:
+        with Study(FIGURES / "seeds.db", readonly=True) as study:
+            with pytest.raises(common.UnfinishedError):
+                seeds.figure(runner(tmp_path, study), seeds.FULL)
+    finally:
+        common._start_of.cache_clear()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with Study(tmp_path / "s.db") as study:
-        (found,) = bench(tmp_path, study).do([run("a")], held_out_loss, what="")
+        (found,) = runner(tmp_path, study).run([run("a")], held_out_loss)
     with pytest.raises(StudyError, match=r"no sharpness of a on the train data with rho = 0.1"):
         found.get(Sharpness, rho=0.1)
     with pytest.raises(StudyError, match="no loss of a on the train data"):
@@ -320,19 +348,19 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 
 def test_vectors_of_the_size_of_the_model_are_not_kept(tmp_path: Path) -> None:
-    plan = dataclasses.replace(seeds.SMALL, seeds=1, epochs=1)
+    plan = dataclasses.replace(seeds.TINY, seeds=1, epochs=1)
     with Study(tmp_path / "s.db") as study:
-        seeds.perform(bench(tmp_path, study), plan)
+        seeds.figure(runner(tmp_path, study), plan)
         kept = [study.load(entry.id) for entry in study.entries("sharpness")]
     assert [one.epsilon.size for one in kept] == [0, 0]
     assert all(one.value > 0 for one in kept)
 
 
 def test_the_radius_is_chosen_by_validation_accuracy_alone(tmp_path: Path, monkeypatch) -> None:
-    plan = dataclasses.replace(noise.SMALL, shares=(0.0,), rhos=(0.05, 5.0), epochs=4)
+    plan = dataclasses.replace(noise.TINY, shares=(0.0,), rhos=(0.05, 5.0), epochs=4)
     with Study(tmp_path / "s.db") as study:
-        work = bench(tmp_path, study)
-        chosen = noise._chosen(work, plan)
+        work = runner(tmp_path, study)
+        chosen = noise.choose_rhos(work, plan)
         tuned = [study.load(entry.id) for entry in study.entries("loss")]
     by_rho = {one.name.split()[2]: one.metrics["accuracy"] for one in tuned}
     assert {one.provenance.split for one in tuned} == {"validation"}
@@ -341,51 +369,49 @@ def test_the_radius_is_chosen_by_validation_accuracy_alone(tmp_path: Path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_figure_is_drawn_and_drawn_again_from_its_study_alone(
     tmp_path: Path, name: str, monkeypatch
 ) -> None:
     pytest.importorskip("mnist1d")
+    module = importlib.import_module(name)
     with Study(tmp_path / "s.db") as study:
-        first = perform(name, bench(tmp_path, study), small=True)
-    monkeypatch.setattr(runs, "_trained", None)  # whoever trains now fails
-    with Study(tmp_path / "s.db") as study:
-        again = perform(name, bench(tmp_path / "elsewhere", study), small=True)
-    assert again.tables == first.tables
-    assert again.notes == first.notes
-    for table in first.tables:
+        picture, *first = module.figure(runner(tmp_path, study), module.TINY)
+    monkeypatch.setattr(common, "_trained", None)  # whoever trains now fails
+    with Study(tmp_path / "s.db", readonly=True) as study:
+        _, *again = module.figure(runner(tmp_path / "elsewhere", study), module.TINY)
+    assert again == first
+    for table in first[0]:
         assert len(table) >= 3
         assert len({len(row) for row in table}) == 1
-    assert first.figure.axes
+    assert picture.axes
 
 
-def test_the_command_draws_keeps_and_says(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    command = ["figure", "seeds", "--small", "-o", "out", "--workers", "1", "--quiet"]
-    first = runner.invoke(cli, command)
-    assert first.exit_code == 0, first.output
-    assert "λmax of the Hessian" in first.stdout
-    assert {file.name for file in Path("out").iterdir() if file.is_file()} == {
-        "seeds-small.db",
-        "seeds-small.pdf",
-        "seeds-small.png",
-    }
-    assert Path("out/seeds-small.png").read_bytes().startswith(b"\x89PNG")
-    elsewhere = ["--json", "--study", "out/seeds-small.db", "-o", "other"]
-    again = runner.invoke(cli, [*command[:3], *elsewhere])
-    (said,) = json.loads(again.stdout)
-    assert said["files"] == [str(Path("other") / f"seeds-small.{s}") for s in ("png", "pdf")]
-    assert said["tables"][0][0]["SGD"] in first.stdout
+def test_a_script_draws_prints_and_resumes(tmp_path: Path, capsys) -> None:
+    arguments = ["--small", "-o", str(tmp_path), "--workers", "2"]
+    command = [sys.executable, FIGURES / "seeds.py", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "4 of 4 runs to do" in ran.stderr
+    assert "λmax of the Hessian" in ran.stdout
+    names = {file.name for file in tmp_path.iterdir() if file.is_file()}
+    assert names == {f"seeds-small.{suffix}" for suffix in ("db", "pdf", "png")}
+    # A script's functions are of the module __main__, and yet the same as those of the module.
+    common.main(seeds.figure, full=None, small=seeds.TINY, arguments=arguments)
+    again = capsys.readouterr()
+    assert again.out == ran.stdout
+    assert "runs to do" not in again.err
 
 
-def test_the_command_lists_and_refuses() -> None:
-    runner = CliRunner()
-    listed = runner.invoke(cli, ["figure"])
-    assert listed.exit_code == 0
-    assert all(name in listed.stdout for name in EXPERIMENTS)
-    with pytest.raises(InvalidArgumentError, match="seeds"):
-        runner.invoke(cli, ["figure", "seedz"], catch_exceptions=False)
-    two = runner.invoke(cli, ["figure", "seeds", "noise", "--study", "x.db"])
-    assert two.exit_code == 2
-    assert "one figure" in two.stderr
+def test_a_script_tells_its_errors_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "seeds-small.db").write_text("no study")
+    with pytest.raises(SystemExit, match=r"^Error: .*is not a study file"):
+        common.main(
+            seeds.figure, full=None, small=seeds.TINY, arguments=["--small", "-o", str(tmp_path)]
+        )
+
+
+def test_models_of_like_loss_form_groups_of_one_size() -> None:
+    assert prediction.like_models(np.array([0.3, 0.1, 0.2, 0.4]), size=2) == [1, 0, 0, 1]
+    groups = prediction.like_models(np.arange(11.0), size=3)
+    assert groups == sorted(groups)
+    assert sorted(map(groups.count, set(groups))) == [3, 4, 4]
