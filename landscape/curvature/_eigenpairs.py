@@ -24,6 +24,7 @@ from landscape.measurement import cached_measurement
 from landscape.operators import N_GROUPS, GaussNewton, Hessian, parameter_scale
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, FloatArray, Provenance
+from landscape.stats import jackknife
 from landscape.study import Study
 
 METHODS = ("lanczos", "power")
@@ -285,27 +286,6 @@ def _data_errors(
     if ready.evaluator.problem.loss.sums:
         errors = errors * weights.sum()  # of the sum over the examples, not of their mean
     return {"data_errors": errors, "n_groups": len(quadratic_forms)}
-
-
-def jackknife(sums: FloatArray, weights: FloatArray) -> FloatArray:
-    """Estimate the standard error of Σ sums / Σ weights by leaving each group out in turn.
-
-    Args:
-        sums: one row per group, shape (g, k), g ≥ 2.
-        weights: of each group, shape (g,).
-
-    Returns:
-        √((g − 1)/g Σ (θ₍₋ᵢ₎ − mean)²) for each column, shape (k,).
-
-    References:
-        Efron, Stein (1981), The jackknife estimate of variance, Annals of Statistics 9.
-
-    >>> jackknife(np.array([[1.0], [2.0], [3.0]]), np.ones(3)).round(4).tolist()
-    [0.5774]
-    """
-    g = len(sums)
-    left_out = (sums.sum(axis=0) - sums) / (weights.sum() - weights)[:, None]
-    return np.asarray(np.sqrt((g - 1) / g * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)))
 
 
 def _inexactness(ready: Prepared) -> float:

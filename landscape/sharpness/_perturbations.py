@@ -233,22 +233,3 @@ def rises_around(
     """
     samples = [(k, sign) for k in range(n) for sign in (0, 1)]
     return np.array(losses_around(engine, draws, rho, samples)).reshape(n, 2) - loss
-
-
-def positive(name: str, value: float) -> float:
-    """Return a number that has to be finite and above zero.
-
-    Args:
-        name: what it is, for the message.
-        value: what was given.
-
-    Returns:
-        The number as a float.
-
-    Raises:
-        InvalidArgumentError: if it is not.
-    """
-    if not (math.isfinite(value) and value > 0):
-        msg = f"{name} must be a finite number above zero, got {value!r}"
-        raise InvalidArgumentError(msg)
-    return float(value)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +30,8 @@ from landscape.evaluate import (
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.randomness import whole_seed
-from landscape.results import Cost, FloatArray, Provenance
-from landscape.study import Grid, Recorder, Study
+from landscape.results import Cost, FloatArray
+from landscape.study import Grid, Recorder
 from landscape.surface._extra_metrics import (
     METRIC,
     AffineSlice,
@@ -311,25 +310,3 @@ def metrics_of(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         for name, values in columns.items()
         if name.startswith(METRIC)
     }
-
-
-def grid_of(
-    study: Study | None,
-    kind: str,
-    provenance: Provenance,
-    settings: Mapping[str, Any],
-    shape: tuple[int, int],
-) -> Grid | None:
-    """Return the points that a study keeps, if there is one.
-
-    Args:
-        study: the study, or None.
-        kind: ``line`` or ``surface``.
-        provenance: what is measured.
-        settings: what was asked for.
-        shape: of the grid.
-
-    Returns:
-        The grid, or None.
-    """
-    return None if study is None else study.grid(kind, provenance, settings, shape=shape)
