@@ -88,11 +88,7 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; an error of the user's becomes one message and an exit code.
-
-    Args:
-        args: the words after the program's name; None: those of this process.
-    """
+    """Run the command line; an error of the user's becomes one message and an exit code."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = _show_warning

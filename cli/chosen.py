@@ -56,15 +56,6 @@ def newest(
     had, all records are of the data, split, mode, dtype, loss and model of the newest one on a
     split that every checkpoint was measured on; else most of these are the same, the first of them
     first.
-
-    Args:
-        study: where to look.
-        kind: a key of `landscape.results.KINDS`.
-        names: the checkpoints, in the order to show them; empty: all, as they were begun.
-        parameters: which parameters were explored, see `Study.comparison`.
-
-    Returns:
-        The checkpoints' names with their records.
     """
     complete = _finished(study, kind, names)
     whole = _of_part(complete, names, parameters)
@@ -130,15 +121,7 @@ def _alike(one: Entry, other: Entry) -> bool:
 
 
 def numbered(study: Study, ids: Sequence[int]) -> Named:
-    """Return measurements by their numbers, all of one kind.
-
-    Args:
-        study: where to look.
-        ids: their numbers, in the order to show them.
-
-    Returns:
-        A name for each, which tells them apart, with its record.
-    """
+    """Return measurements by their numbers, all of one kind."""
     results = [study.load(id) for id in ids]
     kinds = dict.fromkeys(result.kind for result in results)
     if len(kinds) > 1:
@@ -157,15 +140,7 @@ def numbered(study: Study, ids: Sequence[int]) -> Named:
 
 
 def every_path(study: Study, names: Sequence[str] = ()) -> Named:
-    """Return the newest finished path of each shape from a checkpoint to another.
-
-    Args:
-        study: where to look.
-        names: the checkpoints that they begin at; empty: all.
-
-    Returns:
-        From which checkpoint to which, with the records, as they were begun.
-    """
+    """Return the newest finished path of each shape from a checkpoint to another."""
     ids: dict[tuple[str, ...], int] = {}
     for entry in sorted(_finished(study, "path", names), key=_age):
         if not names or entry.name in names:
@@ -186,14 +161,6 @@ def random_lines(
 
     Those that share the coordinates, the data, the BatchNorm statistics and the normalisation of
     the newest one; of two checkpoints of one name the one that was measured last.
-
-    Args:
-        study: where to look.
-        names: the checkpoints, in the order to show them; empty: all, as they were begun.
-        parameters: which parameters were explored, see `Study.comparison`.
-
-    Returns:
-        The records by the checkpoints' names.
     """
     along_random = [
         entry
@@ -234,15 +201,7 @@ def _same_source(one: Line, other: Line) -> bool:
 
 
 def every_run(study: Study, names: Sequence[str] = ()) -> list[Trajectory]:
-    """Return the finished training runs beside planes through checkpoints.
-
-    Args:
-        study: where to look.
-        names: the checkpoints, origins of the planes; empty: all.
-
-    Returns:
-        The records, as they were begun.
-    """
+    """Return the finished training runs beside planes through checkpoints."""
     entries = _finished(study, "trajectory", names)
     found = [entry for entry in entries if not names or entry.name in names]
     if not found:

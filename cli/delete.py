@@ -44,18 +44,7 @@ def command(numbers: tuple[int, ...], study: str, yes: bool) -> None:
 
 
 def held(study: Study, numbers: Sequence[int]) -> list[Entry]:
-    """Find measurements by their numbers, each once.
-
-    Args:
-        study: where to look.
-        numbers: those asked for.
-
-    Returns:
-        What the study holds under them.
-
-    Raises:
-        StudyError: if it holds nothing under one of them.
-    """
+    """Find measurements by their numbers, each once."""
     from landscape.errors import StudyError
 
     entries = {entry.id: entry for entry in study.entries()}

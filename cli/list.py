@@ -63,14 +63,7 @@ def _same_weights(known: list[Name]) -> list[list[str]]:
 
 
 def row(entry: Entry) -> tuple[str, ...]:
-    """Return the line of one measurement.
-
-    Args:
-        entry: of a study.
-
-    Returns:
-        Texts in the order of `COLUMNS`.
-    """
+    """Return the line of one measurement."""
     status = entry.status
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"

@@ -32,14 +32,7 @@ MAX_MATVECS = 1000  # products that a search for eigenpairs takes at most, unles
 def price_of_eigenpairs(
     pairs: int, *, max_matvecs: int = MAX_MATVECS, data_error: bool = True, ggn_split: bool = False
 ) -> Cost:
-    """Return the passes that a search for eigenpairs takes at most.
-
-    Args:
-        pairs: how many are sought, at both ends together.
-        max_matvecs: products that the search may take.
-        data_error: whether their error over the data is measured.
-        ggn_split: whether their Gauss-Newton share is.
-    """
+    """Return the passes that a search for eigenpairs takes at most."""
     return Cost(forwards=1, hvps=max_matvecs + pairs * (data_error + ggn_split) + 3)
 
 
@@ -51,15 +44,7 @@ def measure_each(
     prepare: Callable[[Mapping[str, Problem], Study], None] | None = None,
     summarise: Callable[[Sequence[Result]], list[tuple[str, str]]] | None = None,
 ) -> None:
-    """Measure every checkpoint, store each result, and print one summary.
-
-    Args:
-        common: the shared options.
-        measure: makes the result of one checkpoint, or several; the library call.
-        price: passes that one checkpoint takes at most.
-        prepare: is called once with all problems, before the first is measured.
-        summarise: makes rows of the several results of one checkpoint.
-    """
+    """Measure every checkpoint, store each result, and print one summary."""
     from landscape.study import Study
 
     problems = common.problems(common.base_problem(common.task()))
@@ -86,13 +71,7 @@ def measure_layers(
     *,
     price: Callable[[Problem], Cost],
 ) -> None:
-    """Measure every layer of every checkpoint, store each result, and print a table of layers.
-
-    Args:
-        common: the shared options.
-        measure: makes the results by layer; the library call.
-        price: passes that one layer takes at most.
-    """
+    """Measure every layer of every checkpoint, store each result, and print a table of layers."""
     from landscape.study import Study
 
     problems = common.problems(common.base_problem(common.task()))
@@ -136,14 +115,7 @@ def print_price(
     times: Callable[[Problem], int] = lambda problem: 1,
     as_json: bool = False,
 ) -> None:
-    """Say what measuring would cost at most, from one timed forward and one gradient pass.
-
-    Args:
-        problems: what would be measured.
-        price: passes that one measurement takes at most.
-        times: measurements of each problem.
-        as_json: whether to print JSON.
-    """
+    """Say what measuring would cost at most, from one timed forward and one gradient pass."""
     from landscape.evaluate import Evaluator
 
     rows, common, total = [], {}, 0.0

@@ -17,14 +17,7 @@ LARGEST_LISTED_ARRAY = 10_000
 
 
 def print_results(results: Sequence[Result], *, as_json: bool, study: str, since: str) -> None:
-    """Print what was measured, one small table per checkpoint, or one JSON list.
-
-    Args:
-        results: in the order to print.
-        as_json: whether to print JSON.
-        study: where they are stored, to be said at the end.
-        since: when measuring began; what is older came from the study.
-    """
+    """Print what was measured, one small table per checkpoint, or one JSON list."""
     if as_json:
         click.echo(to_json([as_dict(result) for result in results]))
         return
@@ -44,12 +37,7 @@ def print_results(results: Sequence[Result], *, as_json: bool, study: str, since
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], *, indent: str = "") -> None:
-    """Print rows as columns, the first one to the left and the others aligned.
-
-    Args:
-        rows: texts; all rows of one length.
-        indent: what each line starts with.
-    """
+    """Print rows as columns, the first one to the left and the others aligned."""
     table = [tuple(row) for row in rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
     for row in table:
@@ -58,14 +46,7 @@ def print_rows(rows: Iterable[tuple[str, ...]], *, indent: str = "") -> None:
 
 
 def as_dict(result: Result) -> dict[str, Any]:
-    """Return a result as JSON values; large arrays by their shape only.
-
-    Args:
-        result: any record.
-
-    Returns:
-        Its kind, scalar fields and arrays by name.
-    """
+    """Return a result as JSON values; large arrays by their shape only."""
     from landscape.results import to_record
 
     scalars, arrays = to_record(result)
@@ -80,12 +61,6 @@ def as_dict(result: Result) -> dict[str, Any]:
 
 def to_json(value: Any) -> str:
     r"""Write valid JSON; a float that is not finite becomes the text "nan", "inf" or "-inf".
-
-    Args:
-        value: any nesting of plain values.
-
-    Returns:
-        Indented JSON.
 
     >>> to_json({"loss": float("nan")})
     '{\n  "loss": "nan"\n}'

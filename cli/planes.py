@@ -57,12 +57,7 @@ class PlaneOptions:
     rho: float
 
     def check(self) -> None:
-        """Refuse options that do not fit the kind.
-
-        Raises:
-            InvalidArgumentError: if there are too few or too many checkpoints, or one of the
-                other options is not read.
-        """
+        """Refuse options that do not fit the kind."""
         needed = {"through": 2, "trajectory": 2}.get(self.plane, 0)
         exact = self.plane == "through"
         if len(self.via) < needed or (exact and len(self.via) > 2) or (self.via and not needed):
@@ -133,17 +128,7 @@ def plane_options(function: F) -> F:
 def make_plane(
     problem: Problem, study: Study, common: CommonOptions, asked: PlaneOptions
 ) -> tuple[Plane, tuple[Ends, Ends]]:
-    """Find the plane that was asked for.
-
-    Args:
-        problem: at the checkpoint, which is the origin.
-        study: where searches are kept.
-        common: the shared options.
-        asked: the plane options.
-
-    Returns:
-        The plane, and the ends of both axes that suit it.
-    """
+    """Find the plane that was asked for."""
     from landscape import directions
     from landscape.curvature import top_eigenpairs
     from landscape.sharpness import sharpness

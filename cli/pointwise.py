@@ -29,18 +29,7 @@ _SEARCH = 40  # forward passes of one automatic range
 
 
 def ends_of(option: str, text: str) -> tuple[float, float]:
-    """Read a range: one number R for −R to R, or two with a comma between.
-
-    Args:
-        option: what it was given as, for the message.
-        text: the range.
-
-    Returns:
-        Its ends.
-
-    Raises:
-        InvalidArgumentError: if they are not finite, or do not ascend.
-    """
+    """Read a range: one number R for −R to R, or two with a comma between."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -58,13 +47,7 @@ def ends_of(option: str, text: str) -> tuple[float, float]:
 
 
 def coordinates(low: float, high: float, n: int) -> Any:
-    """Return n coordinates from one end to the other, with an exact 0 in the middle of odd ones.
-
-    Args:
-        low: the smallest.
-        high: the largest.
-        n: how many.
-    """
+    """Return n coordinates from one end to the other, with an exact 0 in the middle of odd ones."""
     import numpy as np
 
     from landscape.surface import span
@@ -109,13 +92,7 @@ class Pointwise:
         study: Study,
         directions: Callable[[Problem], tuple[Direction, ...]],
     ) -> None:
-        """Note the first checkpoint, and find one automatic range that holds for all.
-
-        Args:
-            problems: all that will be measured, in order.
-            study: where searches are kept.
-            directions: the axes of a checkpoint.
-        """
+        """Note the first checkpoint, and find one automatic range that holds for all."""
         from landscape.surface import automatic_range
 
         if self.paired and len(problems) < 2:
@@ -132,23 +109,13 @@ class Pointwise:
                 self._reach[axis] = max(found, self._reach.get(axis, 0.0))
 
     def ends(self, usual: tuple[float, float], axis: int = 0) -> tuple[float, float]:
-        """Return the ends of an axis: those found, those told, or the usual.
-
-        Args:
-            usual: where nothing was told.
-            axis: 0 or 1.
-        """
+        """Return the ends of an axis: those found, those told, or the usual."""
         if self.half_width == AUTO:
             return -self._reach[axis], self._reach[axis]
         return usual if self.half_width is None else ends_of("--range", self.half_width)
 
     def arguments(self, problem: Problem, where: Callable[[Problem], W]) -> dict[str, Any]:
-        """Return the keywords of `landscape.line` and `landscape.surface`.
-
-        Args:
-            problem: what is measured.
-            where: makes the direction or plane of a checkpoint.
-        """
+        """Return the keywords of `landscape.line` and `landscape.surface`."""
         rival = self._first if self.paired and self._first is not problem else None
         return {
             "statistics": self.statistics,
@@ -161,13 +128,7 @@ class Pointwise:
         }
 
     def price(self, points: int, searching: Cost, *, axes: int = 1) -> Cost:
-        """Return the passes that one checkpoint takes at most.
-
-        Args:
-            points: of the grid.
-            searching: what finding the directions takes.
-            axes: of the range that is looked for.
-        """
+        """Return the passes that one checkpoint takes at most."""
         each = 1 + (self.statistics == "recalibrated") + (self.held_out is not None) + self.paired
         search = _SEARCH * axes if self.half_width == AUTO else 0
         forwards = points * each + 1 + search + searching.forwards
@@ -186,11 +147,7 @@ class Pointwise:
 
 
 def pointwise(*, usual: str) -> Callable[[F], F]:
-    """Add the options of lines and surfaces; they arrive as one argument ``each``.
-
-    Args:
-        usual: the range where none is told, in words.
-    """
+    """Add the options of lines and surfaces; they arrive as one argument ``each``."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)

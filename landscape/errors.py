@@ -73,12 +73,6 @@ class ToleranceWarning(UserWarning):
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message that says something.
 
-    Args:
-        error: any exception.
-
-    Returns:
-        The line; of a worker process's traceback the last one.
-
     >>> first_line(ValueError("\n\nno such label: 7\n  in row 3"))
     'no such label: 7'
     """
@@ -108,19 +102,7 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
 
 
 def one_of(name: str, known: Iterable[str], *, what: str) -> str:
-    """Return ``name`` if it is known.
-
-    Args:
-        name: what was given.
-        known: the names that exist, in the order to list them.
-        what: the kind of thing that is named, for the message.
-
-    Returns:
-        ``name`` itself.
-
-    Raises:
-        InvalidArgumentError: if it is not known; the message lists what is.
-    """
+    """Return ``name`` if it is known."""
     names = list(known)
     if name in names:
         return name
@@ -130,16 +112,7 @@ def one_of(name: str, known: Iterable[str], *, what: str) -> str:
 
 
 def missing_dependency(package: str, *, extra: str, purpose: str) -> MissingDependencyError:
-    """Build the error for an optional package that is not installed.
-
-    Args:
-        package: distribution name of what is missing.
-        extra: the extra of this project that brings it.
-        purpose: what it is needed for.
-
-    Returns:
-        The error, to be raised by the caller.
-    """
+    """Build the error for an optional package that is not installed."""
     return MissingDependencyError(
         f"{purpose} needs the package {package}, which is not installed; "
         f"install it with: pip install 'landscape-sharpness[{extra}]'"

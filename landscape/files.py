@@ -10,14 +10,7 @@ from landscape.errors import LandscapeError
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that could not be written to, before the work that is to end in it.
-
-    Args:
-        path: where a file is to be written.
-
-    Raises:
-        LandscapeError: if the folder does not exist, or a folder stands at the path.
-    """
+    """Refuse a path that could not be written to, before the work that is to end in it."""
     target = Path(path)
     real = Path(os.path.realpath(target))
     if os.path.isdir(real):
@@ -29,19 +22,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file so that it is there whole or not at all.
-
-    Args:
-        path: where to write; what stands there is replaced, a link is followed.
-        content: the bytes.
-
-    Returns:
-        The path.
-
-    Raises:
-        LandscapeError: if the folder does not exist, a folder stands at the path, or the file
-            cannot be written.
-    """
+    """Write a file so that it is there whole or not at all."""
     check_place(path)
     target = Path(path)
     real = Path(os.path.realpath(target))

@@ -63,17 +63,6 @@ def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
 
     Mean ± t(level, n − 1) s / √n, s² with n − 1 in its denominator.
 
-    Args:
-        values: one number for each run, shape (n,).
-        level: probability that the interval covers the true mean, where runs are Gaussian.
-
-    Returns:
-        The mean and its interval; the ends are NaN for a single run.
-
-    Raises:
-        InvalidArgumentError: if there is no value, one is not finite, or the level is not
-            between 0 and 1.
-
     Cost:
         O(n), without a pass over any data.
 
@@ -96,17 +85,6 @@ def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
 def difference_interval(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     """Return the mean of a − b over pairs of runs with Student's t interval.
 
-    Args:
-        a: one number for each pair, shape (n,).
-        b: of the same seeds in the same order, shape (n,).
-        level: probability that the interval covers the true mean difference.
-
-    Returns:
-        The mean difference and its interval; see `mean_interval`.
-
-    Raises:
-        InvalidArgumentError: if the shapes differ, or as `mean_interval` does.
-
     Cost:
         O(n), without a pass over any data.
 
@@ -119,18 +97,6 @@ def difference_interval(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.
 
 def ratio_interval(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     """Return the ratio of geometric means of paired runs, with Student's t interval of its log.
-
-    Args:
-        a: one positive number for each pair, shape (n,).
-        b: of the same seeds in the same order, positive, shape (n,).
-        level: probability that the interval covers the true ratio.
-
-    Returns:
-        exp of the mean of log(a / b) and of its ends.
-
-    Raises:
-        InvalidArgumentError: if a value is not positive, the shapes differ, or as
-            `mean_interval` does.
 
     Cost:
         O(n), without a pass over any data.
@@ -171,23 +137,6 @@ def rank_correlation(
     independent evidence. A resample with all x or all y equal has no correlation and is left out.
     An order without a single exception has none in any resample either, so that its interval has no
     width.
-
-    Args:
-        x: one number for each model, shape (n,).
-        y: likewise, shape (n,).
-        method: ``kendall`` or ``spearman``.
-        level: probability that the interval aims to cover the truth with.
-        resamples: how many bootstrap samples of the models to draw.
-        seed: of the resampling; the global generator is not touched.
-        strata: for each model, the group it is compared in, n labels; None: all are compared.
-        clusters: for each model, what it is drawn together with, n labels; None: each by itself.
-
-    Returns:
-        The correlation and its interval; all NaN where x or y is constant (in every stratum).
-
-    Raises:
-        InvalidArgumentError: if the shapes differ, fewer than two models were given, a value is
-            not finite, or an argument is outside its range.
 
     Cost:
         O(resamples n²) operations and 8 n (n + 4 resamples) bytes, without a pass over any data.

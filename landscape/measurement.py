@@ -47,18 +47,7 @@ def cached_measurement(
     study: Study | None,
     measure: Callable[[Provenance], R],
 ) -> R:
-    """Return the result that the study holds for these settings, or measure and save it.
-
-    Args:
-        cls: the kind of result.
-        problem: what is measured; its weights, its data and what it computes are part of the key.
-        settings: everything else that the result depends on.
-        study: where results are kept; None: measure, and keep nothing.
-        measure: makes the result.
-
-    Returns:
-        The result, under the problem's present name; the study keeps the name that it has.
-    """
+    """Return the result that the study holds for these settings, or measure and save it."""
     provenance = provenance_of(problem)
     if study is None:
         begin_work(problem)
@@ -88,35 +77,14 @@ def grid_of(
     settings: Mapping[str, Any],
     shape: tuple[int, int],
 ) -> Grid | None:
-    """Return the points that a study keeps, if there is one.
-
-    Args:
-        study: the study, or None.
-        kind: ``line`` or ``surface``.
-        provenance: what is measured.
-        settings: what was asked for.
-        shape: of the grid.
-
-    Returns:
-        The grid, or None.
-    """
+    """Return the points that a study keeps, if there is one."""
     return None if study is None else study.grid(kind, provenance, settings, shape=shape)
 
 
 def check_pair(
     problem: Problem, other: Problem, *, alike: Sequence[str] = ("mode", "dtype")
 ) -> None:
-    """Refuse to pair problems that differ by more than their models.
-
-    Args:
-        problem: the one.
-        other: the other; a model of other code may be meant.
-        alike: what else than the loss and the data has to be the same.
-
-    Raises:
-        InvalidArgumentError: if that or the losses are not the same.
-        DataError: if the data are not the same.
-    """
+    """Refuse to pair problems that differ by more than their models."""
     for what in alike:
         ours, theirs = (str(getattr(each, what)) for each in (problem, other))
         if ours != theirs:

@@ -26,12 +26,6 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
     matrix products where the user has asked for it: relative errors of 1e-3 then, which a second
     derivative shows. What the user has set is given back, by whichever interface it was set.
 
-    Args:
-        tf32: whether to allow TF32.
-
-    Yields:
-        Nothing.
-
     >>> torch.set_float32_matmul_precision("high")
     >>> with float32_products(tf32=False):
     ...     print(torch.get_float32_matmul_precision())

@@ -15,17 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def progress_bar(items: Iterable[T], *, what: str, total: int, show: bool | None) -> Iterable[T]:
-    """Pass the items on and show how far the work has come.
-
-    Args:
-        items: what is worked through.
-        what: a few words that name the work.
-        total: number of items.
-        show: whether to draw the bar; None: only where stderr is a terminal.
-
-    Returns:
-        The same items, in order.
-    """
+    """Pass the items on and show how far the work has come."""
     visible = sys.stderr.isatty() if show is None else show
     bar: Iterable[T] = tqdm(
         items, desc=what, total=total, disable=not visible, leave=False, file=sys.stderr
@@ -37,17 +27,7 @@ def progress_bar(items: Iterable[T], *, what: str, total: int, show: bool | None
 def counting(
     what: str, *, show: bool | None, unit: str, total: int | None = None
 ) -> Iterator[Callable[[F], F]]:
-    """Count the calls of a function, for work whose length is not known before.
-
-    Args:
-        what: a few words that name the work.
-        show: whether to draw the bar; None: only where stderr is a terminal.
-        unit: what one call is.
-        total: an upper bound on the calls, where there is one.
-
-    Yields:
-        A decorator for the function whose calls count.
-    """
+    """Count the calls of a function, for work whose length is not known before."""
     visible = sys.stderr.isatty() if show is None else show
     with tqdm(
         desc=what, unit=unit, total=total, disable=not visible, leave=False, file=sys.stderr

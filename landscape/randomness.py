@@ -14,17 +14,7 @@ from landscape.errors import InvalidArgumentError
 
 
 def whole_seed(seed: int) -> int:
-    """Return a seed as a plain number, if it is a whole one.
-
-    Args:
-        seed: of any integer type, NumPy's among them.
-
-    Returns:
-        The number.
-
-    Raises:
-        InvalidArgumentError: if it is not whole, or does not fit into 64 bits.
-    """
+    """Return a seed as a plain number, if it is a whole one."""
     try:
         number = operator.index(seed)
     except TypeError:
@@ -38,15 +28,6 @@ def whole_seed(seed: int) -> int:
 def next_seed(seed: int) -> int:
     """Return the seed that follows another; after the largest comes 0.
 
-    Args:
-        seed: as for `whole_seed`.
-
-    Returns:
-        A seed that is never the one given.
-
-    Raises:
-        InvalidArgumentError: if the seed is not a whole number.
-
     >>> next_seed(3), next_seed(2**64 - 1)
     (4, 0)
     """
@@ -56,15 +37,6 @@ def next_seed(seed: int) -> int:
 
 def seeded(seed: int) -> torch.Generator:
     """Start a generator on the CPU, where everything is drawn, so that all devices see the same.
-
-    Args:
-        seed: as for `whole_seed`.
-
-    Returns:
-        The generator; torch's global one is not touched.
-
-    Raises:
-        InvalidArgumentError: if the seed is not a whole number.
 
     >>> import numpy as np
     >>> torch.equal(torch.rand(2, generator=seeded(np.int64(3))),
@@ -76,17 +48,7 @@ def seeded(seed: int) -> torch.Generator:
 
 @contextmanager
 def forked_rng(seed: int | None = None) -> Iterator[None]:
-    """Give the global generators of torch, NumPy and Python back as they were.
-
-    Args:
-        seed: what to seed them with inside; None: leave them as they are.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InvalidArgumentError: if the seed is not a whole number of at most 64 bits.
-    """
+    """Give the global generators of torch, NumPy and Python back as they were."""
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
@@ -102,14 +64,7 @@ def forked_rng(seed: int | None = None) -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed the global generators of torch, NumPy and Python; only ever inside `forked_rng`.
-
-    Args:
-        seed: as for `whole_seed`.
-
-    Raises:
-        InvalidArgumentError: if it is not a whole number of at most 64 bits.
-    """
+    """Seed the global generators of torch, NumPy and Python; only ever inside `forked_rng`."""
     number = whole_seed(seed)
     # Not torch.manual_seed, which costs more than a small model: it formats a stack for devices
     # that are not in use.

@@ -39,13 +39,6 @@ def confidence_interval(samples: FloatArray, confidence: float) -> Interval:
     when a few eigenvalues dominate; Student's 95 % interval then covers as little as 88 % with
     16 probes (one eigenvalue, a χ²₁ sample), the union 94 %, and 96 % of a normal sample.
 
-    Args:
-        samples: one row per probe, shape (p, ...), p ≥ 2.
-        confidence: probability that the interval is to cover the mean.
-
-    Returns:
-        The mean over probes, its standard error s/√p, and the interval, each of shape (...).
-
     References:
         Hall (1992), On the removal of skewness by transformation, J. R. Stat. Soc. B 54.
 
@@ -72,13 +65,6 @@ def confidence_interval(samples: FloatArray, confidence: float) -> Interval:
 def student(confidence: float, degrees: int) -> float:
     """Return the two-sided quantile of Student's t distribution.
 
-    Args:
-        confidence: probability between minus the quantile and the quantile.
-        degrees: degrees of freedom.
-
-    Returns:
-        The quantile.
-
     >>> round(student(0.95, 9), 3)
     2.262
     """
@@ -96,12 +82,7 @@ def _hall(y: float, skewness: FloatArray, p: int) -> FloatArray:
 def jackknife(sums: FloatArray, weights: FloatArray) -> FloatArray:
     """Estimate the standard error of Σ sums / Σ weights by leaving each group out in turn.
 
-    Args:
-        sums: one row per group, shape (g, k), g ≥ 2.
-        weights: of each group, shape (g,).
-
-    Returns:
-        √((g − 1)/g Σ (θ₍₋ᵢ₎ − mean)²) for each column, shape (k,).
+    √((g − 1)/g Σ (θ₍₋ᵢ₎ − mean)²) for each column of ``sums``, shape (g, k), over the g groups.
 
     References:
         Efron, Stein (1981), The jackknife estimate of variance, Annals of Statistics 9.
@@ -115,14 +96,7 @@ def jackknife(sums: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def interval_of_mean(draws: npt.NDArray[np.floating]) -> tuple[float, float, float, float]:
-    """Return the 95 % interval of the mean of independent samples, widened where they are skewed.
-
-    Args:
-        draws: the samples, shape (k,).
-
-    Returns:
-        Mean, standard error, and both ends; NaN but for the mean where a sample is not finite.
-    """
+    """Return the mean of independent samples, its standard error and 95 % interval."""
     # What is finite may still be too large for its mean, or for its squares.
     with np.errstate(over="ignore", invalid="ignore"):
         if not np.isfinite(draws).all():

@@ -8,12 +8,6 @@ import math
 def number(value: float) -> str:
     """Write a number for a person: four significant digits.
 
-    Args:
-        value: any float.
-
-    Returns:
-        The text.
-
     >>> number(0.35217), number(12345.6), number(3.2e-7), number(float("nan"))
     ('0.3522', '1.235e+04', '3.2e-07', 'nan')
     """
@@ -22,13 +16,6 @@ def number(value: float) -> str:
 
 def with_error(value: float, error: float) -> str:
     """Write a number with its error, the error to two digits and the number to the same place.
-
-    Args:
-        value: the estimate.
-        error: its standard error; NaN or infinite: left out.
-
-    Returns:
-        The text.
 
     >>> with_error(0.123456, 0.00123), with_error(2.0, float("nan"))
     ('0.1235 ± 0.0012', '2')

@@ -54,14 +54,7 @@ class Request:
             raise InvalidArgumentError(msg)
 
     def settings(self, memory: float | None) -> dict[str, Any]:
-        """Return what identifies the request; what is as usual is left out.
-
-        Args:
-            memory: bytes that were allowed, on which the order of summation depends.
-
-        Returns:
-            JSON values.
-        """
+        """Return what identifies the request; what is as usual is left out."""
         usual = {"operator": "hessian", "scale": "none", "products": "auto", "memory": None}
         given = {**vars(self), "memory": memory}
         changed = {name: given[name] for name in usual if given[name] != usual[name]}
@@ -69,14 +62,7 @@ class Request:
 
 
 def graph_budget(memory: float | None) -> int:
-    """Return the memory for graphs, half of it for those that are kept between products.
-
-    Args:
-        memory: bytes for all that is used beyond model and data; None: unlimited.
-
-    Returns:
-        Half of it; 4 GiB where it is not limited.
-    """
+    """Return the memory for graphs, half of it for those that are kept between products."""
     return GRAPH_BYTES if memory is None else int(memory / 2)
 
 
@@ -108,23 +94,12 @@ class Prepared:
         return self.curvature.project_parts(basis, self.scale)
 
     def describe(self) -> dict[str, Any]:
-        """Return what every spectral record says of its products.
-
-        Returns:
-            Values for the fields ``products`` and ``noise``.
-        """
+        """Return what every spectral record says of its products."""
         rounding = rounding_of_products(self.evaluator)
         return {"products": self.curvature.describe(), "noise": max(self.noise.floor, rounding)}
 
     def require(self, tol: float) -> None:
-        """Refuse a tolerance that the noise of the products makes meaningless.
-
-        Args:
-            tol: relative residual that was asked for.
-
-        Raises:
-            InvalidArgumentError: if it is below the noise floor.
-        """
+        """Refuse a tolerance that the noise of the products makes meaningless."""
         # Roundings of different examples average out: the noise was measured on a sixteenth.
         floor = max(self.noise.floor / N_GROUPS**0.5, torch.finfo(self.operator.dtype).eps / 2)
         if 0.0 < tol < floor:
@@ -147,22 +122,7 @@ def prepared(
     progress: bool | None,
     tested: bool = True,
 ) -> Iterator[Prepared]:
-    """Build an operator and test it, inside an evaluator that leaves the model as it was.
-
-    Args:
-        problem: what to measure.
-        request: which operator.
-        graph_bytes: memory for graphs that are kept between products.
-        what: a few words for the bar.
-        progress: show it on stderr; None: where stderr is a terminal.
-        tested: whether noise and symmetry are measured, on a sixteenth of the examples.
-
-    Yields:
-        The operator. Cost so far: one forward pass and about half a product.
-
-    Raises:
-        ProblemError: if the loss changes from product to product.
-    """
+    """Build an operator and test it, inside an evaluator that leaves the model as it was."""
     with (
         Evaluator(problem, seed=request.seed, graph_bytes=graph_bytes) as evaluator,
         counting(f"{what} of {problem.name}", show=progress, unit="product") as count,
@@ -184,18 +144,7 @@ def prepared(
 
 
 def derivatives_of_all(problem: Problem, *, seed: int, graph_bytes: int) -> dict[str, Any]:
-    """Test the derivatives in all parameters at once, for problems with some of them.
-
-    Args:
-        problem: the one with all parameters.
-        seed: of the dropout masks.
-        graph_bytes: memory for graphs.
-
-    Returns:
-        For the attribute ``derivatives`` of each `Problem.only`: what the tests said where they
-        were passed, as the blocks of a right Hessian are right; else nothing, so that each part is
-        tested by itself, and only those are refused or measured in another way that have to be.
-    """
+    """Test the derivatives in all parameters at once, for problems with some of them."""
     with Evaluator(problem, seed=seed, graph_bytes=graph_bytes) as evaluator:
         try:
             reason = check_hessian(evaluator)
@@ -206,11 +155,7 @@ def derivatives_of_all(problem: Problem, *, seed: int, graph_bytes: int) -> dict
 
 @contextmanager
 def refusing_change() -> Iterator[None]:
-    """Say of products that are not symmetric what the reason is: a loss that changes.
-
-    Raises:
-        ProblemError: in place of the refusal by the algorithm, which knows of no loss.
-    """
+    """Say of products that are not symmetric what the reason is: a loss that changes."""
     try:
         yield
     except AsymmetryError as error:
@@ -227,16 +172,7 @@ def _scaled(operator: SymmetricOperator, scale: Tensor | None) -> SymmetricOpera
 
 
 def make_curvature(evaluator: Evaluator, request: Request, *, graph_bytes: int) -> Curvature:
-    """Build the bare operator.
-
-    Args:
-        evaluator: an entered evaluator.
-        request: which operator.
-        graph_bytes: memory for graphs that are kept between products.
-
-    Returns:
-        The operator, before its first product.
-    """
+    """Build the bare operator."""
     if request.operator == "hessian":
         return Hessian(evaluator, graph_bytes=graph_bytes, products=request.products)
     return CURVATURES[request.operator](evaluator, graph_bytes=graph_bytes)

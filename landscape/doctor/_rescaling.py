@@ -53,14 +53,7 @@ class Pair:
         return f"{self.first} times {self.factor:g}, {self.second} divided by it"
 
     def apply(self, state: State) -> dict[str, Tensor]:
-        """Return what changes.
-
-        Args:
-            state: parameters and buffers by name.
-
-        Returns:
-            The new values of the entries that change.
-        """
+        """Return what changes."""
         weight = _entry(self.second, "weight")
         return _scaled(state, self.first, self.factor) | {weight: state[weight] / self.factor}
 
@@ -89,14 +82,7 @@ class Filters:
         return f"filters of {self.layer} times {low:g} to {high:g}, statistics of {self.norm} too"
 
     def apply(self, state: State) -> dict[str, Tensor]:
-        """Return what changes.
-
-        Args:
-            state: parameters and buffers by name.
-
-        Returns:
-            The new values of the entries that change.
-        """
+        """Return what changes."""
         mean, variance = (_entry(self.norm, f"running_{part}") for part in ("mean", "var"))
         shown = state[variance] + self.epsilon
         factors = torch.tensor(self.factors).to(shown)
@@ -114,13 +100,6 @@ Rescaling = Pair | Filters
 def rescaled(state: State, rescalings: Iterable[Rescaling]) -> dict[str, Tensor]:
     """Apply rescalings one after the other.
 
-    Args:
-        state: parameters and buffers by name.
-        rescalings: as from `find_rescalings`.
-
-    Returns:
-        All entries, the changed ones in new tensors; nothing is written to.
-
     >>> state = {"0.weight": torch.ones(2, 1), "2.weight": torch.ones(1, 2)}
     >>> rescaled(state, [Pair("0", "2", 4.0)])["2.weight"]
     tensor([[0.2500, 0.2500]])
@@ -135,17 +114,6 @@ def find_rescalings(
     model: nn.Module, outputs: Outputs, *, state: State | None = None, seed: int = 0
 ) -> list[Rescaling]:
     """Find rescalings that a model's outputs do not see, each by a random power of two.
-
-    Args:
-        model: in ``eval`` mode; its parameters are only read.
-        outputs: runs the model on a few examples, with some values in place of its parameters and
-            buffers of those names, and returns what comes out, any shape.
-        state: parameters and buffers by name; None: the model's own.
-        seed: of the factors, which are 1/4, 1/2, 2 or 4.
-
-    Returns:
-        What was found, in the order of the layers; together they leave the outputs as they are, to
-        rounding. Cost: at most 4 runs for each layer with a weight.
 
     References:
         Dinh, Pascanu, Bengio, Bengio (2017), Sharp minima can generalize for deep nets,

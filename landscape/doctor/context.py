@@ -31,13 +31,7 @@ class DiagnosticContext:
     """
 
     def __init__(self, evaluator: Evaluator, held_out: Problem | None, seed: int) -> None:
-        """Take note; nothing is measured yet.
-
-        Args:
-            evaluator: an entered evaluator.
-            held_out: the same model on other data.
-            seed: of every random choice.
-        """
+        """Take note; nothing is measured yet."""
         self.evaluator = evaluator
         self.problem = evaluator.problem
         self.held_out = held_out
@@ -50,11 +44,7 @@ class DiagnosticContext:
 
     @property
     def finite_loss(self) -> float:
-        """The loss at the checkpoint.
-
-        Raises:
-            NonFiniteError: if it is not finite.
-        """
+        """The loss at the checkpoint."""
         require_finite(self.loss.value, self.problem)
         return self.loss.value
 
@@ -78,17 +68,7 @@ class DiagnosticContext:
         both: bool = True,
         matvecs: int = MATVECS,
     ) -> EigenSolution:
-        """Find the ends of the spectrum of H or THT in a few steps of Lanczos.
-
-        Args:
-            evaluator: an entered evaluator, of these weights or of others.
-            scale: the diagonal of T, shape (n,); None: the Hessian itself.
-            both: find the smallest eigenvalue too.
-            matvecs: products to spend at most.
-
-        Returns:
-            The largest and the smallest eigenvalue with their residuals, not always converged.
-        """
+        """Find the ends of the spectrum of H or THT in a few steps of Lanczos."""
         hessian = Hessian(evaluator)
         operator = hessian if scale is None else hessian.reparametrised(scale)
         return lanczos(
@@ -110,13 +90,5 @@ class DiagnosticContext:
 
 
 def not_applicable(name: str, why: str) -> Check:
-    """Make a check that could not be made.
-
-    Args:
-        name: what was to be looked at.
-        why: why not.
-
-    Returns:
-        The check.
-    """
+    """Make a check that could not be made."""
     return Check(name=name, verdict="not applicable", finding=why)

@@ -54,13 +54,6 @@ class Moved:
 def invariance(patient: DiagnosticContext) -> tuple[Check, Moved | None]:
     """Rescale all that can be, by powers of two from 1/4 to 4, and measure again.
 
-    Args:
-        patient: what is examined.
-
-    Returns:
-        The check and the table; None where nothing could be rescaled. Cost: 36 Hessian products,
-        one gradient and 6 forward passes, and a few runs on 32 examples for each layer.
-
     References:
         Dinh, Pascanu, Bengio, Bengio (2017), Sharp minima can generalize for deep nets,
         arXiv:1703.04933; Kwon, Kim, Park, Choi (2021), ASAM, arXiv:2102.11600.

@@ -23,14 +23,7 @@ _SADDLE, _SLIGHT_SADDLE = 0.1, 0.01  # of the largest eigenvalue
 
 
 def gradient(patient: DiagnosticContext) -> Check:
-    """Compare the slope with its noise and with the curvature, and walk down a few steps.
-
-    Args:
-        patient: what is examined.
-
-    Returns:
-        The check. Cost: 16 Hessian products, at most 7 gradient passes.
-    """
+    """Compare the slope with its noise and with the curvature, and walk down a few steps."""
     slope = _norm(patient.gradient)
     noise = gradient_noise(patient)
     numbers = {"norm": slope, "noise": noise}
@@ -70,12 +63,6 @@ def gradient_noise(patient: DiagnosticContext) -> float:
 
     √(Σ ω_g ‖m_g − m‖² / (G − 1)) over G groups of examples with mean gradients m_g and shares ω_g
     of the weight: the standard error of the gradient, all entries together.
-
-    Args:
-        patient: what is examined.
-
-    Returns:
-        The norm of the standard error; NaN with fewer than two groups. Cost: one gradient pass.
     """
     evaluator, problem = patient.evaluator, patient.problem
     size = -(-problem.batches.n_examples // _GROUPS) if evaluator.divisible else None

@@ -26,12 +26,6 @@ def saturation(patient: DiagnosticContext) -> Check:
     With cross-entropy the Gauss-Newton matrix is Jᵀ (diag p − p pᵀ) J, and its middle vanishes as
     the probabilities p go to 0 and 1, whatever the network does: a network that has learned noisy
     labels by heart has a small largest eigenvalue and a large sharpness.
-
-    Args:
-        patient: what is examined.
-
-    Returns:
-        The check. Cost: 5 forward passes; 16 Hessian products, shared with the gradient.
     """
     name, own = "saturation", patient.finite_loss
     found = _of_data(patient)

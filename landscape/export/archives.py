@@ -36,12 +36,6 @@ def archive_bytes(result: Result) -> bytes:
     >>> archive = np.load(io.BytesIO(archive_bytes(line)), allow_pickle=False)
     >>> archive["loss"].tolist(), json.loads(str(archive["record"]))["settings"]
     ([1.0, 0.0, 1.0], {'seed': 0})
-
-    Args:
-        result: any record.
-
-    Returns:
-        The bytes of the file.
     """
     scalars, arrays = to_record(result)
     record = dumps({"kind": result.kind, **scalars})

@@ -53,14 +53,7 @@ _EXPECTED = (
 
 
 def hdf5_bytes(result: Line | Surface) -> bytes:
-    """Return a line or surface as an HDF5 file in the classic layout; the docstring above has it.
-
-    Args:
-        result: the record.
-
-    Returns:
-        The bytes of the file; `import_hdf5` gives the record back without a bit of loss.
-    """
+    """Return a line or surface as an HDF5 file in the classic layout."""
     h5py = _h5py("writing an HDF5 file")
     scalars, arrays = to_record(result)
     coordinates = {_COORDINATES[name]: arrays.pop(name) for name in ("x", "y") if name in arrays}

@@ -65,12 +65,6 @@ def table_bytes(result: Result) -> bytes:
     - ``differences``: measure, own, other, difference, standard_error, low, high.
     - ``training``: epoch, train_loss, lr, seconds; a row for each epoch.
     - ``loss``: loss, loss_se, gradient_norm, means; one row.
-
-    Args:
-        result: any record.
-
-    Returns:
-        The bytes of the file.
     """
     columns = _COLUMNS[result.kind](result)
     stream = io.StringIO()
@@ -81,15 +75,7 @@ def table_bytes(result: Result) -> bytes:
 
 
 def named_metrics(metrics: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
-    """Name each metric so that it is not mistaken for another column.
-
-    Args:
-        metrics: by name.
-        taken: names of other columns.
-
-    Returns:
-        The metrics by name, ``metrics.`` before one that is taken.
-    """
+    """Name each metric so that it is not mistaken for another column."""
     return {f"metrics.{name}" if name in taken else name: v for name, v in metrics.items()}
 
 

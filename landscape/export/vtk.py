@@ -21,12 +21,6 @@ def vtk_bytes(surface: Surface) -> bytes:
     finite one (of the lowest, for −inf), because no point can stand at NaN. The values at the
     points are never touched: ``loss`` (the active one), ``loss_se`` and the further means, NaN and
     infinity among them.
-
-    Args:
-        surface: the record.
-
-    Returns:
-        The bytes of the file.
     """
     n_x, n_y = surface.loss.shape
     values = {"loss_se": surface.loss_se}

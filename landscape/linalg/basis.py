@@ -135,12 +135,7 @@ class KrylovBasis:
         return ready and (self._unseen > self.size // 32 or full)
 
     def begin(self, starts: Iterable[Tensor], *, random: bool = True) -> None:
-        """Start from several vectors; those that depend on the ones before are left out.
-
-        Args:
-            starts: unit vectors in the storage dtype, which are overwritten.
-            random: whether they are random, so that bounds follow from a single one.
-        """
+        """Start from several vectors; those that depend on the ones before are left out."""
         for v in starts:
             self._join(v)
         self._starts = len(self.pending)
@@ -206,10 +201,6 @@ class KrylovBasis:
         eigenvalue of K above μ, H ≤ [[T, Cᵀ], [C, μI]] on the span of V and P, and ≤ μ on the
         rest, in the sense of quadratic forms; so the i-th eigenvalue is at most the i-th of
         that matrix (Weyl). It is at least the i-th Ritz value (Cauchy).
-
-        Args:
-            edge: μ; for the lower end no eigenvalue of K is smaller.
-            end: which end; for the lower one the bounds are on the eigenvalues of −H.
         """
         c, mu = self.couplings, end.sign * edge
         if not math.isfinite(mu):
@@ -219,14 +210,7 @@ class KrylovBasis:
         return np.sort(values)[::-1][: end.wanted]
 
     def part_forms(self, coefficients: Floats) -> Floats | None:
-        """Return yᵀH_b y of each part of H, for the vectors y = Vs with these coefficients.
-
-        Args:
-            coefficients: s, one column for each vector, shape (size, k).
-
-        Returns:
-            Shape (parts, k); None where H has no known parts.
-        """
+        """Return yᵀH_b y of each part of H, for the vectors y = Vs with these coefficients."""
         parts = self._projections[1:, : self.size, : self.size]
         if not len(parts):
             return None

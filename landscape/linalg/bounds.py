@@ -21,13 +21,6 @@ def least_cosine(n: int, failure: float) -> float:
 
     The square of the cosine follows Beta(1/2, (n − 1)/2), whatever the unit vector v.
 
-    Args:
-        n: dimension.
-        failure: the chance, between 0 and 1.
-
-    Returns:
-        The quantile, above 0.
-
     >>> round(least_cosine(2, 0.5), 6)  # half the angles are more than 45° off
     0.707107
     """
@@ -59,16 +52,7 @@ class LanczosTridiagonal:
         return np.sort(sign * found)[::-1]
 
     def progress(self, edge: float, sign: float, *, failure: float) -> float:
-        """Return how far the run has come on its way to show that nothing lies beyond an edge.
-
-        Args:
-            edge: number that no eigenvalue is to exceed (fall short of, if the sign is −1).
-            sign: 1 for the upper end, −1 for the lower one.
-            failure: chance that the start hides an eigenvalue there.
-
-        Returns:
-            log p(edge) / log(1/c), see `bound`: at least 1 where it is shown.
-        """
+        """Return how far the run has come on its way to show that nothing lies beyond an edge."""
         if not self.alphas:
             return 0.0
         distances = sign * edge - self.values(sign)
@@ -86,13 +70,6 @@ class LanczosTridiagonal:
         After m steps from x, p(H)x is a unit vector for p(t) = Π (t − θⱼ) / Π βⱼ. Its component
         along the top eigenvector is p(λ₁) cos(x, v₁), so |p(λ₁)| ≤ 1/|cos(x, v₁)| ≤ 1/c, with c
         from `least_cosine`. As p grows beyond θ₁, λ₁ is at most the t > θ₁ where p(t) = 1/c.
-
-        Args:
-            sign: 1 for the upper end, −1 for the lower one.
-            failure: chance that the bound does not hold.
-
-        Returns:
-            The upper bound on the eigenvalues, or the lower one; infinite without any steps.
 
         References:
             Van Dorsselaer, Hochstenbach and van der Vorst (2000), Computing probabilistic bounds

@@ -45,20 +45,6 @@ def basis_for(
     67 MB, and five small matrices of the size of the basis. What the operator itself uses is not
     included, nor are vectors that the caller holds, such as its start.
 
-    Args:
-        budget_bytes: bytes that `lanczos` may use.
-        n: size of the operator.
-        k: number of eigenpairs, of each end.
-        both_ends: whether the smallest ones are sought, too.
-        block: random start vectors; 1 where a start is given.
-        dtype: floating-point type of the operator.
-
-    Returns:
-        Number of basis vectors, at most n.
-
-    Raises:
-        InvalidArgumentError: if not even the smallest basis fits.
-
     >>> basis_for(500e6, 5_000_000, dtype=torch.float32)
     15
     """

@@ -21,19 +21,7 @@ class AsymmetryError(InvalidArgumentError):
 def check_request(
     n: int, *, k: int, tol: float, dtype: torch.dtype, max_matvecs: int, least: int
 ) -> None:
-    """Refuse a request that no eigensolver can serve.
-
-    Args:
-        n: size of the operator.
-        k: number of eigenpairs.
-        tol: relative tolerance on the residuals.
-        dtype: floating-point type of the operator.
-        max_matvecs: products that may be spent.
-        least: products needed before there is any answer.
-
-    Raises:
-        InvalidArgumentError: if one of them is out of its range.
-    """
+    """Refuse a request that no eigensolver can serve."""
     if not 1 <= k <= n:
         remedy = "raise k to 1" if k < 1 else "lower k"
         msg = f"k = {k} eigenpairs of an operator of size n = {n}; expected 1 <= k <= n; {remedy}"
@@ -53,16 +41,7 @@ def check_request(
 
 
 def check_start(start: Tensor, n: int, *, several: bool = False) -> None:
-    """Refuse a start vector that has no direction in the operator's space.
-
-    Args:
-        start: what was given.
-        n: size of the operator.
-        several: whether it may be several vectors, one in each row.
-
-    Raises:
-        InvalidArgumentError: if it has another shape, is zero, or is not finite.
-    """
+    """Refuse a start vector that has no direction in the operator's space."""
     rows = start[None] if start.ndim == 1 else start
     if rows.ndim != 2 or not len(rows) or rows.shape[1] != n or (start.ndim > 1 and not several):
         expected = f"({n},), one flat vector" + (f", or (b, {n}), b of them" if several else "")
@@ -84,13 +63,6 @@ def check_symmetric(asymmetry: float, operator: Operator) -> None:
     in float32 have errors of up to 1e-4 ‖H‖, those in half precision of a few eps, most of it in
     directions other than vᵢ. So ten eps, and at least 1e-3, pass for rounding; a matrix of
     independent entries, for which the ratio is about 2/√n, does not up to a million rows.
-
-    Args:
-        asymmetry: largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen over orthonormal vectors.
-        operator: H.
-
-    Raises:
-        AsymmetryError: if that is too large to be rounding.
     """
     limit = max(_ASYMMETRY, 10.0 * operator.eps)
     if asymmetry > limit * operator.norm:

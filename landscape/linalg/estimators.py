@@ -68,15 +68,7 @@ class Method:
             count -= size
 
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
-        """Draw probes up to a number, and return what all of them say.
-
-        Args:
-            n_probes: probes in all, no fewer than at the call before.
-            confidence: probability that the interval is to cover the trace.
-
-        Returns:
-            The estimate.
-        """
+        """Draw probes up to a number, and return what all of them say."""
         raise NotImplementedError
 
     def width_before(self, before: Estimate, found: Estimate, confidence: float) -> float:
@@ -100,15 +92,7 @@ class Blockwise(Method):
         self._settled: dict[int, float] = {}
 
     def settle(self, left: int, confidence: float) -> Estimate:
-        """Take the unit vectors for the smallest blocks, and return what all products say.
-
-        Args:
-            left: products that may be spent.
-            confidence: probability that an interval is to cover its trace.
-
-        Returns:
-            The estimate; the noise of these blocks is gone from that of the whole too.
-        """
+        """Take the unit vectors for the smallest blocks, and return what all products say."""
         chosen: list[slice] = []  # must not overlap, or their rows would count twice
         for i in sorted(range(len(self.groups)), key=lambda i: _size(self.groups[i])):
             group = self.groups[i]

@@ -132,18 +132,7 @@ class Operator:
         return float(torch.finfo(self.storage).eps)
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Return H v for a unit vector v, in memory of its own.
-
-        Args:
-            v: unit vector, shape (n,).
-
-        Returns:
-            The product, shape (n,), in the storage dtype.
-
-        Raises:
-            InvalidArgumentError: if the product has another shape.
-            NonFiniteError: if it holds NaN or infinity.
-        """
+        """Return H v for a unit vector v, in memory of its own."""
         product = self._matvec(v.to(self.dtype))
         self.matvecs += 1
         if product.shape != (self.n,):
@@ -183,12 +172,6 @@ class Operator:
         """Draw a vector that is uniform on the unit sphere of the complement of a basis.
 
         It is drawn on the CPU in float64, so that every device and dtype starts alike.
-
-        Args:
-            against: orthonormal rows to be orthogonal to, shape (m, n) with m < n.
-
-        Returns:
-            A unit vector, shape (n,), in the storage dtype.
         """
         v = torch.empty(self.n, dtype=self.storage, device=self.device)
         return self._normalised(fill_with_normal(v, self._generator), against)
@@ -199,15 +182,7 @@ class Operator:
         return 2.0 * drawn.numpy().astype(np.float64) - 1.0
 
     def unit_vector(self, vector: Tensor, against: Tensor | None = None) -> Tensor:
-        """Return a normalised copy of a vector, orthogonal to a basis.
-
-        Args:
-            vector: shape (n,), any floating-point type, on any device.
-            against: orthonormal rows to be orthogonal to, shape (m, n) with m < n.
-
-        Returns:
-            A unit vector, shape (n,), in the storage dtype.
-        """
+        """Return a normalised copy of a vector, orthogonal to a basis."""
         # Scaled first: the storage dtype may be narrower than the vector's own.
         scaled = vector.detach() / norm(vector)
         return self._normalised(scaled.to(self.device, self.storage), against)
@@ -223,42 +198,19 @@ class Operator:
 
 
 def fill_with_normal(v: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill a vector with normal random numbers, drawn on the CPU in float64 and then rounded.
-
-    Args:
-        v: shape (n,), overwritten.
-        generator: of the CPU.
-
-    Returns:
-        ``v``.
-    """
+    """Fill a vector with normal random numbers, drawn on the CPU in float64 and then rounded."""
     for part in _chunks(v[None]):
         v[part] = torch.randn(len(v[part]), dtype=torch.float64, generator=generator).to(v)
     return v
 
 
 def wide(device: torch.device) -> torch.dtype:
-    """Return the type that sums are accumulated in: float64 wherever the device has it.
-
-    Args:
-        device: where the sum is computed.
-
-    Returns:
-        The floating-point type.
-    """
+    """Return the type that sums are accumulated in: float64 wherever the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def inner(basis: Tensor, w: Tensor) -> Tensor:
-    """Return the inner product of each row of a basis with a vector, summed in float64.
-
-    Args:
-        basis: shape (m, n).
-        w: shape (n,).
-
-    Returns:
-        The products, float64, shape (m,), on the same device.
-    """
+    """Return the inner product of each row of a basis with a vector, summed in float64."""
     if len(basis) == 1:
         return _dot(basis[0], w)[None]
     if _is_long(basis, w):
@@ -313,14 +265,7 @@ def _is_safe(total: Tensor) -> bool:
 
 
 def norm(w: Tensor) -> float:
-    """Return the Euclidean norm of a vector.
-
-    Args:
-        w: shape (n,).
-
-    Returns:
-        The norm; NaN or infinite where w is.
-    """
+    """Return the Euclidean norm of a vector."""
     return math.sqrt(dot(w, w))
 
 
@@ -331,15 +276,6 @@ def orthogonalise(w: Tensor, basis: Tensor, *, known: Floats | None = None) -> F
     half of w's square; twice is enough (Giraud, Langou and Rozložník, 2005). Coefficients that
     are known, and the one of the last row, are subtracted before, so that in a Lanczos step
     nothing but rounding is left to the first pass and it is the only one.
-
-    Args:
-        w: shape (n,), overwritten.
-        basis: orthonormal rows, shape (m, n).
-        known: coefficients of all rows but the last, about right, shape (m − 1,).
-
-    Returns:
-        The coefficients that were subtracted in all, float64, shape (m,). Cost: 2 m n
-        multiplications for each pass, no products with the operator.
     """
     total = np.zeros(len(basis))
     if known is not None:
@@ -367,13 +303,7 @@ def _significant(known: Floats) -> npt.NDArray[np.intp]:
 
 
 def subtract(w: Tensor, coefficients: Floats, basis: Tensor) -> None:
-    """Subtract a linear combination of the rows of a basis from w, in place.
-
-    Args:
-        w: shape (n,).
-        coefficients: shape (m,).
-        basis: shape (m, n).
-    """
+    """Subtract a linear combination of the rows of a basis from w, in place."""
     _subtract(w, torch.as_tensor(coefficients).to(w.device, wide(w.device)), basis)
 
 
@@ -389,16 +319,7 @@ def _subtract(w: Tensor, coefficients: Tensor, basis: Tensor) -> None:
 
 
 def combine(coefficients: Floats, basis: Tensor, *, out: Tensor) -> Tensor:
-    """Write linear combinations of the rows of a basis: out = coefficientsᵀ basis.
-
-    Args:
-        coefficients: one column per combination, shape (m, p).
-        basis: shape (m, n).
-        out: shape (p, n); it may be the first p rows of the basis itself.
-
-    Returns:
-        ``out``.
-    """
+    """Write linear combinations of the rows of a basis: out = coefficientsᵀ basis."""
     mix = torch.from_numpy(coefficients.T.copy()).to(basis.device, wide(basis.device))
     for part in _chunks(basis):
         out[:, part] = (mix @ basis[:, part].to(mix.dtype)).to(out.dtype)
@@ -407,13 +328,6 @@ def combine(coefficients: Floats, basis: Tensor, *, out: Tensor) -> Tensor:
 
 def rayleigh(v: Tensor, product: Tensor) -> tuple[float, float]:
     """Return the Rayleigh quotient of a vector and the norm of its residual.
-
-    Args:
-        v: unit vector, shape (n,).
-        product: H v, shape (n,).
-
-    Returns:
-        θ = vᵀHv / vᵀv, and ‖Hv − θv‖.
 
     >>> rayleigh(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]))
     (3.0, 4.0)
@@ -427,15 +341,7 @@ def rayleigh(v: Tensor, product: Tensor) -> tuple[float, float]:
 
 
 def descending(measured: Floats, vectors: Tensor) -> tuple[Floats, Floats, Tensor]:
-    """Sort eigenpairs by their values, the largest first.
-
-    Args:
-        measured: rows (θ, residual), shape (k, 2).
-        vectors: one eigenvector per row, shape (k, n).
-
-    Returns:
-        The values, the residuals and the vectors.
-    """
+    """Sort eigenpairs by their values, the largest first."""
     order = np.argsort(-measured[:, 0], kind="stable")
     if (np.diff(order) != 1).any():
         vectors = vectors[torch.from_numpy(order).to(vectors.device)]

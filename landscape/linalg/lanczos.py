@@ -352,15 +352,7 @@ class _ComplementSearch:
         self._limit = 2.0 * max(slack, float(np.linalg.norm(pairs.residuals)))
 
     def run(self, enclosure: Enclosure) -> list[tuple[SpectrumEnd, float]]:
-        """Search until it is shown that nothing was missed, or seen that something was.
-
-        Args:
-            enclosure: grants the chance that the random vector hides an eigenvalue, and is told
-                what is shown of the ends of the spectrum.
-
-        Returns:
-            The ends where one was missed, with what the last value sought has to exceed.
-        """
+        """Search until it is shown that nothing was missed, or seen that something was."""
         basis, failure, edges = self._basis, enclosure.grant(), {-1.0: -math.inf, 1.0: math.inf}
         if basis.complete:
             values = basis.ritz().values

@@ -83,20 +83,7 @@ class Quadrature:
     confidence: float
 
     def curve(self, grid: npt.ArrayLike, *, bandwidth: float) -> DensityCurve:
-        """Smooth the density by a Gaussian and evaluate it, without any product.
-
-        Args:
-            grid: values t of λ, ascending and in any spacing, such as for a logarithmic axis.
-            bandwidth: standard deviation of the Gaussian, in the unit of λ. Where it is too
-                small for the number of steps, the quadrature error shows it.
-
-        Returns:
-            The density on the grid. Cost: p·m·g exponentials.
-
-        Raises:
-            InvalidArgumentError: if the grid is not a finite, ascending vector, or the bandwidth
-                not a finite number above 0.
-        """
+        """Smooth the density by a Gaussian and evaluate it, without any product."""
         t = _checked_grid(grid)
         check_bandwidth(bandwidth)
         samples = np.array([_smooth(t, *rule, bandwidth) for rule in self._rules(shorter=0)])
@@ -122,12 +109,6 @@ class Quadrature:
         Gauss-Radau rule that has a node there, and L that of the nodes below: the bounds of
         Chebyshev, Markov and Stieltjes, which no other can better. The value is their midpoint;
         the interval takes in both ends, each with its sampling error.
-
-        Args:
-            level: eigenvalues below it are counted, those within ``rounding`` of it not.
-
-        Returns:
-            The mass, from 0 to 1.
 
         References:
             Golub and Meurant (2010), Matrices, Moments and Quadrature; Chen, Trogdon and Ubaru
@@ -180,14 +161,7 @@ class Quadrature:
 
 
 def check_bandwidth(bandwidth: float) -> None:
-    """Refuse a bandwidth that smooths nothing.
-
-    Args:
-        bandwidth: what was given.
-
-    Raises:
-        InvalidArgumentError: if it is not a finite number above 0.
-    """
+    """Refuse a bandwidth that smooths nothing."""
     if not (math.isfinite(bandwidth) and bandwidth > 0.0):
         msg = f"bandwidth = {bandwidth}; expected a finite number above 0, in the unit of λ"
         raise InvalidArgumentError(msg)
@@ -195,14 +169,6 @@ def check_bandwidth(bandwidth: float) -> None:
 
 def gauss_rule(alphas: Floats, betas: Floats) -> tuple[Floats, Floats, Floats]:
     """Diagonalise a tridiagonal matrix.
-
-    Args:
-        alphas: its diagonal, shape (m,).
-        betas: its off-diagonal, shape (m − 1,).
-
-    Returns:
-        The eigenvalues, ascending, and the squares of the first and of the last entries of the
-        eigenvectors, each of shape (m,).
 
     >>> [x.round(6).tolist() for x in gauss_rule(np.array([1.0, 1.0]), np.array([2.0]))]
     [[-1.0, 3.0], [0.5, 0.5], [0.5, 0.5]]

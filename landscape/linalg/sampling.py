@@ -115,14 +115,7 @@ class StoppingRule:
     growth: float = 2.0
 
     def looks(self, most: int) -> Iterator[int]:
-        """Give the numbers of probes at which to look: the first, what follows, then ``most``.
-
-        Args:
-            most: probes that can be afforded.
-
-        Yields:
-            The number of probes at each look.
-        """
+        """Give the numbers of probes at which to look: the first, what follows, then ``most``."""
         probes = min(self.first, most)
         yield probes
         while probes < most:
@@ -130,29 +123,12 @@ class StoppingRule:
             yield probes
 
     def met(self, value: float, *, width: float, width_before: float) -> bool:
-        """Return whether this look and the one before agree that the interval is narrow enough.
-
-        Args:
-            value: the estimate.
-            width: half-width of its interval.
-            width_before: half-width to expect from the look before; infinite at the first.
-
-        Returns:
-            Whether to stop.
-        """
+        """Return whether this look and the one before agree that the interval is narrow enough."""
         return max(width, width_before) <= max(self.atol, self.rtol * abs(value))
 
 
 def exact_diagonal(operator: Operator, part: slice = slice(None)) -> Floats:
-    """Return the diagonal of an operator from its products with the unit vectors.
-
-    Args:
-        operator: with as many products left as there are rows in the part.
-        part: the rows; all by default.
-
-    Returns:
-        That part of the diagonal, float64. Cost: one product for each row.
-    """
+    """Return the diagonal of an operator from its products with the unit vectors."""
     rows = range(operator.n)[part]
     diagonal = np.empty(len(rows))
     unit = torch.zeros(operator.n, dtype=operator.storage, device=operator.device)
@@ -166,18 +142,7 @@ def exact_diagonal(operator: Operator, part: slice = slice(None)) -> Floats:
 def check_sampling(
     n: int, *, confidence: float, dtype: torch.dtype, rtol: float, atol: float
 ) -> None:
-    """Refuse what no random estimate can serve.
-
-    Args:
-        n: size of the operator.
-        confidence: probability that an interval is to cover the truth.
-        dtype: floating-point type of the operator.
-        rtol: relative tolerance on the half-width.
-        atol: absolute tolerance on the half-width.
-
-    Raises:
-        InvalidArgumentError: if one of them is out of its range.
-    """
+    """Refuse what no random estimate can serve."""
     if n < 1:
         msg = f"n = {n}; expected an operator of size 1 or more"
         raise InvalidArgumentError(msg)

@@ -20,15 +20,7 @@ class Stagnation:
         self._history: list[float] = []
 
     def reached(self, residual: float, *, rounding: float) -> bool:
-        """Take note of a residual, and return whether it is time to give up.
-
-        Args:
-            residual: ‖Hv − θv‖ of this step.
-            rounding: rounding error to expect in a product.
-
-        Returns:
-            Whether more steps are unlikely to help; asked anew at every 25th step.
-        """
+        """Take note of a residual, and return whether it is time to give up."""
         self._history.append(residual)
         steps = len(self._history)
         if steps < 50 or steps % 25:
@@ -45,14 +37,6 @@ def miss_probability(gap: float, n: int, *, steps: int) -> float:
     With a start uniform on the sphere, and μ the largest Rayleigh quotient so far, the chance that
     an eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 0.824 √n (1 − ε)^(m − ½) after m
     steps, whatever the spectrum (Kuczyński and Woźniakowski, 1992, theorem 4.1).
-
-    Args:
-        gap: ε = (λ − μ) / (λ − λₙ), between 0 and 1.
-        n: dimension of the space that is searched.
-        steps: m.
-
-    Returns:
-        The bound, at most 1.
 
     >>> miss_probability(0.0, 100, steps=50)
     1.0

@@ -119,15 +119,7 @@ class Ascent:
 
 
 def global_norm(tensors: Sequence[Tensor], order: float) -> Tensor:
-    """Return the norm of all tensors as one vector, at least in float32.
-
-    Args:
-        tensors: at least one, on any devices.
-        order: of the norm, at least 1.
-
-    Returns:
-        A number on the device of the first tensor.
-    """
+    """Return the norm of all tensors as one vector, at least in float32."""
     real = [_magnitudes(t, order) if t.is_complex() else t for t in tensors]
     parts = [part.to(real[0].device) for part in torch._foreach_norm(real, order, _wide(real))]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(parts), order)

@@ -20,9 +20,6 @@ class BufferStandIns:
     All buffers, not those of known classes only: a normaliser written by hand, or the power
     iteration of a spectral norm, keeps its state in buffers too. Standing in is safer than
     writing old values back, which autograd rightly refuses between a forward and its backward.
-
-    Args:
-        model: the model, which holds the copies from now on.
     """
 
     def __init__(self, model: nn.Module) -> None:

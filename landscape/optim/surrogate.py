@@ -29,20 +29,7 @@ def loss_gradients(
     loss_scale: float,
     decay: str,
 ) -> list[Tensor]:
-    """Return the gradients of the loss that SAM perturbs, g or g + λw.
-
-    Args:
-        groups: parameter groups, for their λ.
-        params: those parameters of each group that have a gradient.
-        loss_scale: what the loss was multiplied by.
-        decay: ``inside`` to add λw.
-
-    Returns:
-        One tensor for each parameter, the gradient itself where nothing changes it.
-
-    Raises:
-        LandscapeError: if there is no gradient, or a sparse one.
-    """
+    """Return the gradients of the loss that SAM perturbs, g or g + λw."""
     found = [p.grad for ps in params for p in ps if p.grad is not None]
     check_gradients(found)
     if loss_scale != 1 and found:
@@ -61,15 +48,7 @@ def finish_gradients(
     alpha: float,
     decay: str,
 ) -> None:
-    """Make the gradients at w + ε those that the base optimizer is to step with, in place.
-
-    Args:
-        groups: parameter groups, the weights at w + ε.
-        saved: w of the parameters that were perturbed.
-        at_w: g of each parameter that had a gradient at w, with its decay where that is inside.
-        alpha: α of GSAM.
-        decay: ``inside`` to add λε: the base optimizer adds λw, and together that is λ(w + ε).
-    """
+    """Make the gradients at w + ε those that the base optimizer is to step with, in place."""
     decayed = _decayed(groups, saved) if decay == "inside" else []
     for p, rate in decayed:
         _gradient(p).add_(p.detach() - saved[p], alpha=rate)
@@ -100,10 +79,6 @@ def take_away_orthogonal_part(at_w: Mapping[nn.Parameter, Tensor], *, alpha: flo
 
     c = gᵀg₊ / ‖g₊‖² over all parameters; 0 where g₊ = 0. A parameter that lacks one of the two
     gradients keeps what it has, and counts as zero in gᵀg₊.
-
-    Args:
-        at_w: g of each parameter that had a gradient at w; g₊ is its ``.grad``.
-        alpha: α.
     """
     pairs = [(g, p.grad) for p, g in at_w.items() if p.grad is not None]
     if not pairs:
@@ -121,13 +96,7 @@ def take_away_orthogonal_part(at_w: Mapping[nn.Parameter, Tensor], *, alpha: flo
 def add_gradients(
     total: dict[nn.Parameter, Tensor], params: Sequence[nn.Parameter], *, share: float
 ) -> None:
-    """Add share · gradient of each parameter to a sum.
-
-    Args:
-        total: the sum so far, changed in place.
-        params: those without a gradient are left out.
-        share: factor.
-    """
+    """Add share · gradient of each parameter to a sum."""
     for p in params:
         if p.grad is not None and p in total:
             total[p].add_(p.grad, alpha=share)

@@ -54,21 +54,7 @@ class Areas:
 def areas_of(
     surfaces: Sequence[Surface], *, deltas: Sequence[float] | None = None, units: str = "auto"
 ) -> Areas:
-    """Find the areas to draw.
-
-    Args:
-        surfaces: the records.
-        deltas: rises of the loss; None: 61 from the smallest that a few points of any grid stay
-            below, to the largest on any grid, evenly spaced by their logarithms.
-        units: ``distance``, ``axes``, or ``auto``: distances wherever all are known.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        InvalidArgumentError: if the rises do not ascend from above zero, no loss rises, or
-            distances are asked for and not known.
-    """
+    """Find the areas to draw."""
     one_of(units, AREA_UNITS, what="unit of areas")
     for surface in surfaces:
         check_grid(surface)
@@ -121,16 +107,7 @@ def _deltas(surfaces: Sequence[Surface]) -> FloatArray:
 
 
 def area_parts(areas: Areas, index: int) -> list[tuple[str, Any]]:
-    """Split the curve of a checkpoint into parts that are drawn alike.
-
-    Args:
-        areas: the numbers.
-        index: place of the checkpoint.
-
-    Returns:
-        ``solid``, ``dashed`` (a lower bound) and ``dotted`` (rough), each with the areas there and
-        NaN elsewhere; parts meet in a common point.
-    """
+    """Split the curve of a checkpoint into parts that are drawn alike."""
     values = np.where(areas.values[index] > 0, areas.values[index], np.nan)
     kinds = np.where(areas.is_cut[index], 1, np.where(areas.is_rough[index], 2, 0))
     parts = []
@@ -193,16 +170,7 @@ def area_figure(
 
 
 def area_caption(areas: Areas, surfaces: Sequence[Surface], names: Sequence[str]) -> list[str]:
-    """Say what a picture of areas shows.
-
-    Args:
-        areas: the numbers.
-        surfaces: the records.
-        names: a name for each.
-
-    Returns:
-        The phrases of the caption.
-    """
+    """Say what a picture of areas shows."""
     cut = "dashed: the set reaches the border of the grid, and the area is a lower bound"
     rough = f"dotted, rough: less than {FEW} points of the grid lie in the set"
     if not all(surface.is_measured.all() for surface in surfaces):

@@ -43,15 +43,7 @@ class Band:
 
 
 def bands_of(lines: Mapping[str, Sequence[Line]], scale: Scale) -> list[Band]:
-    """Put the lines of each checkpoint together.
-
-    Args:
-        lines: at least two for each checkpoint, by its name, all at the same coordinates.
-        scale: what they are drawn on.
-
-    Returns:
-        One band for each checkpoint.
-    """
+    """Put the lines of each checkpoint together."""
     bands = []
     for name, records in lines.items():
         values = np.stack([scale.values(line) for line in records])
@@ -74,15 +66,7 @@ def bands_of(lines: Mapping[str, Sequence[Line]], scale: Scale) -> list[Band]:
 
 
 def check_bands(lines: Mapping[str, Sequence[Line]]) -> None:
-    """Refuse lines that cannot be averaged.
-
-    Args:
-        lines: by the name of their checkpoint.
-
-    Raises:
-        InvalidArgumentError: if there are none, less than two of a checkpoint, or two that differ
-            in their coordinates.
-    """
+    """Refuse lines that cannot be averaged."""
     if not lines:
         msg = "nothing to draw: no checkpoint was given"
         raise InvalidArgumentError(msg)
@@ -170,15 +154,7 @@ def _draw_band(axes: Axes, band: Band, index: int) -> None:
 
 
 def band_caption(bands: Sequence[Band], scale: Scale) -> list[str]:
-    """Say what a picture of bands shows.
-
-    Args:
-        bands: the numbers.
-        scale: what they are drawn on.
-
-    Returns:
-        The phrases of the caption.
-    """
+    """Say what a picture of bands shows."""
     names = [band.name for band in bands]
     of = ", both of ln(loss)" if scale.spacing == "log" else ""
     return [

@@ -190,15 +190,7 @@ class SurfaceBlocks:
 
 
 def ball_outline(model: Measured) -> tuple[Floats, Floats] | None:
-    """Return where the plane of a surface cuts the sphere ‖ε‖₂ = ρ that sharpness was sought in.
-
-    Args:
-        model: what was measured on one checkpoint.
-
-    Returns:
-        x and y of the outline, in units of the directions; None where the ball is not Euclidean
-        or the plane has no area.
-    """
+    """Return where the plane of a surface cuts the sphere ‖ε‖₂ = ρ that sharpness was sought in."""
     surface, sharpness = model.surface, model.sharpness
     if surface is None or sharpness is None or not is_plain_euclidean(sharpness):
         return None
@@ -214,14 +206,7 @@ def ball_outline(model: Measured) -> tuple[Floats, Floats] | None:
 
 
 def ball_size(model: Measured) -> str:
-    """Say how the ball that sharpness was sought in looks on the map.
-
-    Args:
-        model: what was measured on one checkpoint.
-
-    Returns:
-        A phrase, empty where there is no such ball or it reaches beyond the map.
-    """
+    """Say how the ball that sharpness was sought in looks on the map."""
     outline = ball_outline(model)
     if outline is None or model.surface is None or model.sharpness is None:
         return ""
@@ -233,24 +218,12 @@ def ball_size(model: Measured) -> str:
 
 
 def is_plain_euclidean(sharpness: Sharpness) -> bool:
-    """Return whether a sharpness was sought in a plain Euclidean ball.
-
-    Args:
-        sharpness: the record.
-
-    Returns:
-        True for p = 2 without adaptive scaling.
-    """
+    """Return whether a sharpness was sought in a plain Euclidean ball."""
     return sharpness.p == 2 and not sharpness.settings.get("adaptive")
 
 
 def draw_ball(axes: Axes, model: Measured) -> None:
-    """Draw the outline of the ball onto a map, where it can be seen.
-
-    Args:
-        axes: where to draw.
-        model: what was measured on one checkpoint.
-    """
+    """Draw the outline of the ball onto a map, where it can be seen."""
     outline = ball_outline(model)
     if outline is not None and ball_size(model).startswith("dashed"):
         axes.plot(*outline, color="white", linewidth=2.0, zorder=3)
@@ -340,13 +313,7 @@ class LineBlock:
 
 
 def draw_panel(axes: Axes, panel: Sequence[Panel], *, under: Sequence[Panel] = ()) -> None:
-    """Draw the rise of the loss of several checkpoints into one panel.
-
-    Args:
-        axes: where to draw.
-        panel: the lines to draw, with the place and record of their checkpoints.
-        under: further lines to draw thin, as far as the panel reaches.
-    """
+    """Draw the rise of the loss of several checkpoints into one panel."""
     lines = [line for _, _, line in panel]
     scale = common_scale(lines, "excess")
     names, colours = [m.name for _, m, _ in panel], [colour(i) for i, _, _ in panel]

@@ -97,28 +97,13 @@ def contrast(
 
 
 def sheet_width(n_models: int) -> float:
-    """Return the width of the sheet.
-
-    Args:
-        n_models: number of checkpoints.
-
-    Returns:
-        Inches; at most four checkpoints stand in a row.
-    """
+    """Return the width of the sheet."""
     columns = min(max(n_models, 2), PER_ROW)
     return 2 * MARGIN + BAR + columns * (3.3 if columns == 2 else 3.0)
 
 
 def table_block(comparison: Comparison, *, width: float) -> Block:
-    """Build the block of numbers.
-
-    Args:
-        comparison: what was measured.
-        width: of the sheet, in inches.
-
-    Returns:
-        The block; more than four checkpoints take several tables under each other.
-    """
+    """Build the block of numbers."""
     rows = comparison.table()
     room = width - 2 * MARGIN - INSET
     starts = range(0, len(rows[0]) - 1, PER_ROW)

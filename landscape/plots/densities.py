@@ -57,57 +57,22 @@ class DensityView:
     top: float
 
     def forward(self, values: npt.ArrayLike) -> Any:
-        """Return where values of λ stand along the axis.
-
-        Args:
-            values: of λ.
-
-        Returns:
-            Their places, the values themselves where it is linear.
-        """
+        """Return where values of λ stand along the axis."""
         array = np.asarray(values, dtype=np.float64)
         return array if self.spacing == "linear" else np.arcsinh(array / self.threshold)
 
     def back(self, places: npt.ArrayLike) -> Any:
-        """Return which λ stands at places along the axis.
-
-        Args:
-            places: as of `forward`.
-
-        Returns:
-            The values.
-        """
+        """Return which λ stands at places along the axis."""
         array = np.asarray(places, dtype=np.float64)
         return array if self.spacing == "linear" else self.threshold * np.sinh(array)
 
     def baseline(self, index: int, n: int) -> float:
-        """Return where the eigenvalues that were found by themselves are marked.
-
-        Args:
-            index: place of the checkpoint in the order.
-            n: how many checkpoints share the axes.
-
-        Returns:
-            A height between the floor and the peak of a single eigenvalue.
-        """
+        """Return where the eigenvalues that were found by themselves are marked."""
         return float(self.floor * _BELOW ** (0.6 * (index + 0.6) / max(n, 2)))
 
 
 def density_view(densities: Sequence[Density], x_axis: str) -> DensityView:
-    """Return what to show of some densities.
-
-    Args:
-        densities: the records.
-        x_axis: ``symlog``, linear within about the largest bandwidth and logarithmic outside,
-            or ``linear``.
-
-    Returns:
-        The view: every λ with mass that can be resolved, every φ from below that of a single
-        eigenvalue to above the largest.
-
-    Raises:
-        InvalidArgumentError: if there is no finite density.
-    """
+    """Return what to show of some densities."""
     one_of(x_axis, X_AXES, what="axis of a spectral density")
     top = max(
         float(np.max(d.density, initial=0.0, where=np.isfinite(d.density))) for d in densities
@@ -194,13 +159,7 @@ def _panels(figure: Figure, box: Box, n: int, each: float) -> list[Axes]:
 
 
 def prepare_density(axes: Axes, view: DensityView, y_axis: str) -> None:
-    """Give a panel the axes of a density.
-
-    Args:
-        axes: the panel.
-        view: what is shown of the eigenvalues.
-        y_axis: ``log`` or ``linear``.
-    """
+    """Give a panel the axes of a density."""
     if view.spacing == "symlog":
         axes.set_xscale("function", functions=(view.forward, view.back))
         ticks = symlog_ticks(view.low, view.high, view.threshold)
@@ -219,15 +178,7 @@ def prepare_density(axes: Axes, view: DensityView, y_axis: str) -> None:
 
 
 def draw_density(axes: Axes, record: Density, view: DensityView, *, index: int, n: int) -> None:
-    """Draw a density with its band, and its outliers at the foot of the panel.
-
-    Args:
-        axes: the panel, prepared.
-        record: the density.
-        view: what is shown of the eigenvalues.
-        index: place among the densities, for the colour.
-        n: how many densities share the panel.
-    """
+    """Draw a density with its band, and its outliers at the foot of the panel."""
     tint = colour(index)
     logarithmic = axes.get_yscale() == "log"
     least = view.floor * 1e-3 if logarithmic else -np.inf
@@ -278,16 +229,7 @@ def _write_keys(figure: Figure, box: Box, panels: Sequence[Axes], texts: Sequenc
 
 
 def density_label(record: Density, name: str, *, room: float) -> str:
-    """Say of one density what its key says.
-
-    Args:
-        record: the density.
-        name: what the checkpoint is called.
-        room: for the text, in inches; the name gives way first.
-
-    Returns:
-        A phrase such as ``SGD: 1.03 % below zero (0.9 to 1.2 %), λmax/λ5 = 6.9``.
-    """
+    """Say of one density what its key says."""
     ends = f"{_percent(record.negative_low)} to {_percent(record.negative_high)} %"
     text = f"{_percent(record.negative)} % below zero ({ends})"
     if math.isfinite(record.ratio):
@@ -299,17 +241,7 @@ def density_label(record: Density, name: str, *, room: float) -> str:
 def density_caption(
     records: Sequence[Density], called: Sequence[str], view: DensityView, *, y_axis: str = "log"
 ) -> list[str]:
-    """Say what a picture of densities shows.
-
-    Args:
-        records: the densities.
-        called: a name for each.
-        view: what is shown of them.
-        y_axis: scale of φ.
-
-    Returns:
-        The phrases of the caption.
-    """
+    """Say what a picture of densities shows."""
     confidence = words.each(records, called, lambda r: f"{r.confidence:.0%}")
     atoms = any(len(record.atoms) for record in records)
     t = number(view.threshold)

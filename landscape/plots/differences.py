@@ -52,18 +52,7 @@ class Difference:
             return np.isfinite(self.values) & (np.abs(self.values) < 2 * self.errors)
 
     def scale(self, name: str = "linear", *, limit: float | None = None) -> Scale:
-        """Return the scale, with 0 in its middle.
-
-        Args:
-            name: ``linear``, or ``log``: logarithmic for both signs, and linear near zero.
-            limit: largest difference of either sign to show; None: that of the data.
-
-        Returns:
-            The scale.
-
-        Raises:
-            InvalidArgumentError: if the name is unknown, or the limit is not positive.
-        """
+        """Return the scale, with 0 in its middle."""
         one_of(name, DIFFERENCE_SCALES, what="scale of a difference")
         sizes = np.abs(self.values[np.isfinite(self.values)])
         reach = (float(sizes.max(initial=0.0)) or 1.0) if limit is None else float(limit)
@@ -77,22 +66,7 @@ class Difference:
 
 
 def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
-    """Subtract one surface from another.
-
-    Args:
-        a: the one.
-        b: the other, on the same coordinates.
-        rise: whether each loss counts from that of its own checkpoint.
-
-    Returns:
-        The numbers. Errors are paired where the metrics of one surface hold a ``difference`` to
-        the other with its ``difference_se``; else √(se_a² + se_b²); not known of rises, whose
-        errors are those of four losses together.
-
-    Raises:
-        InvalidArgumentError: if the coordinates are not the same, or mode or dtype.
-        DataError: if the data are not the same.
-    """
+    """Subtract one surface from another."""
     for surface in (a, b):
         check_grid(surface)
     _check_sources(a, b)
@@ -141,15 +115,7 @@ def _data(surface: Surface) -> str:
 
 
 def of_other_problems(a: Surface, b: Surface) -> str:
-    """Say that two surfaces have different losses or models.
-
-    Args:
-        a: the one.
-        b: the other.
-
-    Returns:
-        A phrase; empty where both are the same or one is not known.
-    """
+    """Say that two surfaces have different losses or models."""
     one, other = a.provenance.objective, b.provenance.objective
     if not (one and other) or one == other:
         return ""
@@ -248,14 +214,7 @@ def difference_figure(
 
 
 def difference_ticks(scale: Scale) -> list[float]:
-    """Return the differences to label.
-
-    Args:
-        scale: what they are drawn on.
-
-    Returns:
-        Ascending values, 0 among them.
-    """
+    """Return the differences to label."""
     if scale.spacing == "symlog":
         return symlog_ticks(scale.low, scale.high, scale.threshold)
     return [float(level) for level in scale.levels(9)]
@@ -283,15 +242,7 @@ def _axis(surfaces: Sequence[Surface], which: int) -> str:
 
 
 def difference_label(found: Difference, names: Sequence[str]) -> str:
-    """Say what is shown, for a colour bar.
-
-    Args:
-        found: the numbers.
-        names: of both checkpoints.
-
-    Returns:
-        A phrase.
-    """
+    """Say what is shown, for a colour bar."""
     what = "rise" if found.rise else "loss"
     return f"{what} of {shorten(names[0])} − {what} of {shorten(names[1])}"
 
@@ -299,17 +250,7 @@ def difference_label(found: Difference, names: Sequence[str]) -> str:
 def difference_caption(
     found: Difference, surfaces: Sequence[Surface], names: Sequence[str], scale: Scale
 ) -> list[str]:
-    """Say what a picture of a difference shows.
-
-    Args:
-        found: the numbers.
-        surfaces: both records.
-        names: a name for each.
-        scale: what it is drawn on.
-
-    Returns:
-        The phrases of the caption.
-    """
+    """Say what a picture of a difference shows."""
     n_unsure = int(np.count_nonzero(found.unsure))
     n_known = int(np.count_nonzero(np.isfinite(found.errors) & np.isfinite(found.values)))
     n_bad = int(np.count_nonzero(~np.isfinite(found.values)))

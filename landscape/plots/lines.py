@@ -60,18 +60,7 @@ def line_figure(
 
 
 def called_by(results: Sequence[Any], names: Sequence[str] | None) -> list[str]:
-    """Return a name for each record: those given, or the checkpoints'.
-
-    Args:
-        results: the records.
-        names: a name for each, or None.
-
-    Returns:
-        The names.
-
-    Raises:
-        InvalidArgumentError: if there is no record, or not one name for each.
-    """
+    """Return a name for each record: those given, or the checkpoints'."""
     if not results:
         msg = "nothing to draw: no record was given"
         raise InvalidArgumentError(msg)
@@ -93,18 +82,7 @@ def draw_lines(
     colours: Sequence[str] | None = None,
     **style: Any,
 ) -> None:
-    """Draw lines into axes, with bands of ±2 standard errors where they are known.
-
-    Args:
-        axes: where to draw.
-        lines: the records.
-        scale: what to draw them on.
-        names: a name for each; equal names share a colour, equal directions a dash.
-        axis: ``auto``, ``distance`` or ``direction``.
-        limited: whether to cut the picture at the ends of the scale.
-        colours: a colour for each; None: by name.
-        **style: passed on to `matplotlib.axes.Axes.plot`.
-    """
+    """Draw lines into axes, with bands of ±2 standard errors where they are known."""
     by_distance = use_distance(lines, axis)
     distinct, directions = (
         list(dict.fromkeys(names)),
@@ -155,13 +133,7 @@ def _draw_line(axes: Axes, x: Any, line: Line, scale: Scale, look: dict[str, Any
 
 
 def draw_legend(axes: Axes, *, room: float, n_columns: int = 1) -> None:
-    """Add a legend whose labels are shortened to fit.
-
-    Args:
-        axes: where to add it.
-        room: width of the axes in inches.
-        n_columns: how many labels stand beside each other; more than one: at the top.
-    """
+    """Add a legend whose labels are shortened to fit."""
     handles, labels = axes.get_legend_handles_labels()
     short = [fit(label.replace(r"\$", "$"), 0.6 * room) for label in labels]
     where: Any = "best" if n_columns == 1 else "upper center"
@@ -170,18 +142,7 @@ def draw_legend(axes: Axes, *, room: float, n_columns: int = 1) -> None:
 
 
 def use_distance(lines: Sequence[Line], axis: str) -> bool:
-    """Return whether lines are drawn against the distance in parameter space.
-
-    Args:
-        lines: the records.
-        axis: ``auto``, ``distance`` or ``direction``.
-
-    Returns:
-        True for the distance.
-
-    Raises:
-        InvalidArgumentError: if the distance is asked for and the norm of a direction is unknown.
-    """
+    """Return whether lines are drawn against the distance in parameter space."""
     one_of(axis, LINE_AXES, what="axis of a line picture")
     known = all(np.isfinite(line.direction_norm) and line.direction_norm > 0 for line in lines)
     if axis == "distance" and not known:
@@ -211,14 +172,7 @@ def _has_neighbour(finite: Any) -> Any:
 
 
 def mark(axes: Axes, x: float, y: float, *, index: int) -> None:
-    """Mark one point of a panel in the colour of a checkpoint.
-
-    Args:
-        axes: where to draw.
-        x: its place across.
-        y: its place up.
-        index: the checkpoint's place in the order.
-    """
+    """Mark one point of a panel in the colour of a checkpoint."""
     axes.plot(
         x,
         y,

@@ -104,12 +104,6 @@ Promise.all(drawn).then(() => {
 def text(value: object) -> str:
     """Return a value as inert HTML text, for an element or a quoted attribute.
 
-    Args:
-        value: anything; its text may come from outside.
-
-    Returns:
-        The text, cleaned and escaped.
-
     >>> text("<b title='x'>")
     '&lt;b title=&#x27;x&#x27;&gt;'
     """
@@ -119,17 +113,7 @@ def text(value: object) -> str:
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, of: str, shades: Sequence[str] = ()
 ) -> str:
-    """Write a table whose first column labels its rows.
-
-    Args:
-        header: texts of the first row; empty: none.
-        rows: texts of the others.
-        of: class of the table.
-        shades: a colour for each column after the first.
-
-    Returns:
-        HTML.
-    """
+    """Write a table whose first column labels its rows."""
     labels = [text(label) for label in header]
     labels[1:] = [named(label, shade) for label, shade in zip(header[1:], shades, strict=False)]
     head = "".join(f'<th scope="col">{label}</th>' for label in labels)
@@ -144,29 +128,13 @@ def table(
 
 
 def named(label: str, shade: str) -> str:
-    """Write a name with its colour before it.
-
-    Args:
-        label: the name.
-        shade: the colour.
-
-    Returns:
-        HTML.
-    """
+    """Write a name with its colour before it."""
     chip = f'<span class="chip" style="background:{shade}"></span>'
     return f'<span class="name">{chip}<span>{text(label)}</span></span>'
 
 
 def picture(png: bytes, *, alt: str) -> str:
-    """Write a picture into the page itself.
-
-    Args:
-        png: the picture.
-        alt: what it shows, for those who cannot see it.
-
-    Returns:
-        HTML.
-    """
+    """Write a picture into the page itself."""
     data = base64.b64encode(png).decode("ascii")
     return f'<img src="data:image/png;base64,{data}" alt="{text(alt)}">'
 
@@ -176,16 +144,6 @@ def page(*, title: str, body: str, figures: Mapping[str, str], plotly: str, gene
 
     Scripts run only where their hash stands in the page's own security policy, and the policy
     forbids every connection: a name that slipped through unescaped could still do nothing.
-
-    Args:
-        title: plain text.
-        body: HTML.
-        figures: plotly figures as JSON, by the id of their place in the body.
-        plotly: source of plotly.js.
-        generator: what wrote the page.
-
-    Returns:
-        The whole HTML.
     """
     sources = [_one_newline(plotly), SCRIPT] if figures else []
     hashes = " ".join(f"'sha256-{_digest(source)}'" for source in sources) or "'none'"
@@ -208,14 +166,7 @@ def page(*, title: str, body: str, figures: Mapping[str, str], plotly: str, gene
 
 
 def figure_page(figure: Any) -> str:
-    """Write one plotly figure as a page of its own.
-
-    Args:
-        figure: the plotly figure.
-
-    Returns:
-        The whole HTML.
-    """
+    """Write one plotly figure as a page of its own."""
     height = int(figure.layout.height or 480)
     body = f'<div class="card"><div id="figure" style="height:{height}px"></div></div>'
     return page(
@@ -228,14 +179,7 @@ def figure_page(figure: Any) -> str:
 
 
 def figure_json(figure: Any) -> str:
-    """Return a plotly figure as JSON that takes the size of its place in the page.
-
-    Args:
-        figure: the plotly figure.
-
-    Returns:
-        JSON.
-    """
+    """Return a plotly figure as JSON that takes the size of its place in the page."""
     sized = type(figure)(figure).update_layout(height=None, autosize=True)
     return str(sized.to_json(validate=False))
 

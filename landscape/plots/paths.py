@@ -105,15 +105,7 @@ class DrawnPath:
 
 
 def drawn_paths(records: Sequence[LossPath], names: Sequence[str]) -> list[DrawnPath]:
-    """Return what is drawn of each record: its own data, and the held-out ones if there are.
-
-    Args:
-        records: the paths.
-        names: a name for each; empty ones are left out.
-
-    Returns:
-        One or two for each record, in one colour.
-    """
+    """Return what is drawn of each record: its own data, and the held-out ones if there are."""
     drawn = []
     for k, (record, name) in enumerate(zip(records, names, strict=True)):
         label, tint = ", ".join(filter(None, [record.shape, shorten(name)])), colour(k)
@@ -129,15 +121,7 @@ def drawn_paths(records: Sequence[LossPath], names: Sequence[str]) -> list[Drawn
 def path_records(
     paths: LossPath | Sequence[LossPath], names: Sequence[str] | None
 ) -> tuple[list[LossPath], list[str]]:
-    """Return records with a name for each: those given, or from where to where they lead.
-
-    Args:
-        paths: one record or several.
-        names: a name for each, or None.
-
-    Returns:
-        The records and the names.
-    """
+    """Return records with a name for each: those given, or from where to where they lead."""
     records = [paths] if isinstance(paths, LossPath) else list(paths)
     called = called_by(records, names)
     return records, [record.route for record in records] if names is None else called

@@ -74,14 +74,7 @@ def profile_figure(
 
 
 def check_profiles(records: Sequence[Profile]) -> None:
-    """Refuse profiles that cannot stand in one panel.
-
-    Args:
-        records: the profiles.
-
-    Raises:
-        InvalidArgumentError: if they are of different balls, or no value is above zero.
-    """
+    """Refuse profiles that cannot stand in one panel."""
     balls = {(record.p, record.adaptive, record.eta) for record in records}
     if len(balls) > 1:
         listed = "; ".join(sorted(f"p = {p:g}, adaptive {a}, η = {eta:g}" for p, a, eta in balls))
@@ -93,15 +86,7 @@ def check_profiles(records: Sequence[Profile]) -> None:
 
 
 def x_label(record: Profile, *, relative: bool) -> str:
-    """Say what the axis across shows.
-
-    Args:
-        record: any of the profiles.
-        relative: whether radii are relative to the weights.
-
-    Returns:
-        The label, with the norm.
-    """
+    """Say what the axis across shows."""
     order = "∞" if np.isinf(record.p) else f"{record.p:g}"
     scaled = "ε" if record.adaptive == "none" else "T⁻¹ε"
     if relative:
@@ -110,14 +95,7 @@ def x_label(record: Profile, *, relative: bool) -> str:
 
 
 def positive(values: FloatArray) -> FloatArray:
-    """Return values with NaN where a log axis has no place for them.
-
-    Args:
-        values: any shape.
-
-    Returns:
-        The same shape.
-    """
+    """Return values with NaN where a log axis has no place for them."""
     return np.asarray(np.where(np.isfinite(values) & (values > 0), values, np.nan))
 
 

@@ -26,14 +26,7 @@ _BAD = "#B00000"
 
 
 def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = COLOUR_MAP) -> None:
-    """Draw a surface as a relief into three-dimensional axes.
-
-    Args:
-        axes: axes with ``projection="3d"``.
-        surface: the record.
-        scale: what to draw it on; give the same to every panel that is compared.
-        cmap: a matplotlib colour map.
-    """
+    """Draw a surface as a relief into three-dimensional axes."""
     x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
     bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
     z = scale.forward(scale.shown(surface))
@@ -64,18 +57,7 @@ def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = COLOUR
 
 
 def light(surface: Surface, z: Floats, *, bottom: float, top: float) -> Floats:
-    """Return how bright each square of a relief is, from the angle at which the light falls.
-
-    Args:
-        surface: the record, for the places of its points.
-        z: heights on the scale, shape (nx, ny).
-        bottom: height of the floor of the box.
-        top: height of its lid.
-
-    Returns:
-        Factors for the colours, 1 for a square that faces the light and 0.6 for one that it
-        grazes, shape (nx − 1, ny − 1); 1 where a corner is not finite.
-    """
+    """Return how bright each square of a relief is, from the angle at which the light falls."""
     heights = HEIGHT * (z - bottom) / (top - bottom)
     x, y = (np.asarray(at, dtype=np.float64) for at in (surface.x, surface.y))
     rise_x = np.diff(heights, axis=0) / (np.diff(x) / np.ptp(x))[:, None]

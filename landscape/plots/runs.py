@@ -39,26 +39,12 @@ _PER_SEGMENT = 16  # points of a path between two checkpoints that follow the re
 
 
 def run_colour(index: int) -> str:
-    """Return the colour of the run that stands at a place in the order.
-
-    Args:
-        index: place, from 0.
-
-    Returns:
-        A colour; they repeat after six.
-    """
+    """Return the colour of the run that stands at a place in the order."""
     return RUN_COLOURS[index % len(RUN_COLOURS)]
 
 
 def run_names(runs: Sequence[Trajectory]) -> list[str]:
-    """Return a name for each run, all different.
-
-    Args:
-        runs: the records.
-
-    Returns:
-        Their labels, numbered where two are the same.
-    """
+    """Return a name for each run, all different."""
     labels = [run.label for run in runs]
     shared = Counter(labels)
     return [
@@ -68,15 +54,7 @@ def run_names(runs: Sequence[Trajectory]) -> list[str]:
 
 
 def check_runs(surface: Surface, runs: Sequence[Trajectory]) -> None:
-    """Refuse runs that were not measured in the plane of a surface.
-
-    Args:
-        surface: what they are to be drawn on.
-        runs: the records.
-
-    Raises:
-        InvalidArgumentError: if one is of another plane or another checkpoint.
-    """
+    """Refuse runs that were not measured in the plane of a surface."""
     for name, run in zip(run_names(runs), runs, strict=True):
         if not run.lies_in(surface):
             msg = (
@@ -88,12 +66,7 @@ def check_runs(surface: Surface, runs: Sequence[Trajectory]) -> None:
 
 
 def draw_runs(axes: Axes, runs: Sequence[Trajectory]) -> None:
-    """Draw runs onto a map; its range stays as it is.
-
-    Args:
-        axes: the map.
-        runs: the records.
-    """
+    """Draw runs onto a map; its range stays as it is."""
     limits = axes.get_xlim(), axes.get_ylim()
     for index, (run, name) in enumerate(zip(runs, run_names(runs), strict=True)):
         tint = run_colour(index)
@@ -106,14 +79,7 @@ def draw_runs(axes: Axes, runs: Sequence[Trajectory]) -> None:
 def draw_runs_on_relief(
     axes: Any, runs: Sequence[Trajectory], surface: Surface, scale: Scale
 ) -> None:
-    """Draw runs onto a relief, above everything; what lies outside of the surface is left out.
-
-    Args:
-        axes: axes with ``projection="3d"`` that hold the relief.
-        runs: the records.
-        surface: what the relief shows; between the checkpoints the paths follow it.
-        scale: what it is drawn on.
-    """
+    """Draw runs onto a relief, above everything; what lies outside of the surface is left out."""
     axes.computed_zorder = False
     for index, (run, name) in enumerate(zip(runs, run_names(runs), strict=True)):
         tint = run_colour(index)
@@ -125,17 +91,7 @@ def draw_runs_on_relief(
 
 
 def relief_dots(run: Trajectory, surface: Surface, scale: Scale) -> tuple[Floats, Floats, Floats]:
-    """Return where the projections of a run stand on a relief.
-
-    Args:
-        run: the record.
-        surface: what the relief shows.
-        scale: what it is drawn on.
-
-    Returns:
-        x, y and the height of the measured loss of each projection, shape (m,); NaN where it lies
-        outside of the surface or is not finite.
-    """
+    """Return where the projections of a run stand on a relief."""
     values = run.projected_loss - (surface.origin_loss if scale.rise else 0.0)
     shown = np.where(np.isfinite(values), np.clip(values, scale.low, scale.high), np.nan)
     inside = is_inside(run.x, run.y, surface)
@@ -144,16 +100,7 @@ def relief_dots(run: Trajectory, surface: Surface, scale: Scale) -> tuple[Floats
 
 
 def relief_path(run: Trajectory, surface: Surface, scale: Scale) -> tuple[Floats, Floats, Floats]:
-    """Return the path of a run over a relief: straight from above, and on the relief between.
-
-    Args:
-        run: the record.
-        surface: what the relief shows.
-        scale: what it is drawn on.
-
-    Returns:
-        x, y and heights on the squares of the relief; NaN outside of the surface.
-    """
+    """Return the path of a run over a relief: straight from above, and on the relief between."""
     steps = np.arange(len(run.names), dtype=np.float64)
     fine = np.linspace(0, steps[-1], _PER_SEGMENT * (len(steps) - 1) + 1)
     x, y = np.interp(fine, steps, run.x), np.interp(fine, steps, run.y)
@@ -163,16 +110,7 @@ def relief_path(run: Trajectory, surface: Surface, scale: Scale) -> tuple[Floats
 
 
 def is_inside(x: Any, y: Any, surface: Surface) -> Any:
-    """Return which points lie within the range of a surface.
-
-    Args:
-        x: their first coordinates.
-        y: their second coordinates.
-        surface: the record.
-
-    Returns:
-        True or False for each.
-    """
+    """Return which points lie within the range of a surface."""
     inside_x = (surface.x.min() <= x) & (x <= surface.x.max())
     return inside_x & (surface.y.min() <= y) & (y <= surface.y.max())
 
@@ -211,13 +149,7 @@ def _look(look: dict[str, Any], tint: str) -> dict[str, Any]:
 
 
 def draw_run_panels(figure: Figure, boxes: tuple[Box, Box], runs: Sequence[Trajectory]) -> None:
-    """Draw the losses of checkpoints and projections, and the distances off the plane.
-
-    Args:
-        figure: where to draw.
-        boxes: left, bottom, width and height of both panels, in inches.
-        runs: the records.
-    """
+    """Draw the losses of checkpoints and projections, and the distances off the plane."""
     losses, distances = (place(figure, box) for box in boxes)
     for index, (run, name) in enumerate(zip(runs, run_names(runs), strict=True)):
         at = np.arange(1, len(run.names) + 1)
@@ -259,15 +191,7 @@ def _number(axes: Axes, runs: Sequence[Trajectory], *, room: float) -> None:
 
 
 def runs_caption(runs: Sequence[Trajectory], surface: Surface | None = None) -> str:
-    """Say what the paths of runs show, and what they leave out.
-
-    Args:
-        runs: the records.
-        surface: what they are drawn on; None: nothing.
-
-    Returns:
-        Phrases joined to sentences; empty where there is no run.
-    """
+    """Say what the paths of runs show, and what they leave out."""
     if not runs:
         return ""
     names = run_names(runs)
@@ -354,13 +278,5 @@ def trajectory_figure(
 
 
 def named_runs(runs: Sequence[Trajectory], names: Sequence[str]) -> list[Trajectory]:
-    """Return runs under other names.
-
-    Args:
-        runs: the records.
-        names: a name for each.
-
-    Returns:
-        The same records otherwise.
-    """
+    """Return runs under other names."""
     return [dataclasses.replace(run, run=name) for run, name in zip(runs, names, strict=True)]

@@ -76,16 +76,7 @@ def _save_page(figure: Any, target: Path, suffix: str) -> Path:
 
 
 def picture_bytes(figure: Figure, name: str, *, dpi: float) -> bytes:
-    """Return a figure as the bytes of a picture file; the same figure gives the same bytes.
-
-    Args:
-        figure: a matplotlib figure.
-        name: ``png``, ``pdf`` or ``svg``.
-        dpi: dots per inch.
-
-    Returns:
-        The bytes.
-    """
+    """Return a figure as the bytes of a picture file; the same figure gives the same bytes."""
     stream = io.BytesIO()
     with styled(), mpl.rc_context(_FIXED):
         figure.savefig(stream, format=name, dpi=dpi, metadata=_UNDATED[name])

@@ -227,14 +227,6 @@ def common_scale(
 def symlog_ticks(low: float, high: float, threshold: float) -> list[float]:
     """Return the values to label on an axis that is linear near zero: powers of ten, and zero.
 
-    Args:
-        low: smallest value shown.
-        high: largest value shown.
-        threshold: where the axis turns from linear to logarithmic.
-
-    Returns:
-        Ascending values inside the range, few enough to stand beside each other.
-
     >>> symlog_ticks(-0.02, 0.5, 0.001)
     [-0.01, 0.0, 0.01, 0.1]
     """

@@ -29,31 +29,14 @@ Box = tuple[float, float, float, float]
 
 
 def place(figure: Figure, box: Box, **kwargs: Any) -> Axes:
-    """Add axes at a place given in inches.
-
-    Args:
-        figure: where to add them.
-        box: left, bottom, width and height in inches.
-        **kwargs: passed on to `matplotlib.figure.Figure.add_axes`.
-
-    Returns:
-        The axes.
-    """
+    """Add axes at a place given in inches."""
     width, height = figure.get_size_inches()
     left, bottom, wide, high = box
     return figure.add_axes((left / width, bottom / height, wide / width, high / height), **kwargs)
 
 
 def write(figure: Figure, text: str, *, left: float, bottom: float, **kwargs: Any) -> None:
-    """Write one line at a place given in inches.
-
-    Args:
-        figure: where to write.
-        text: the line, escaped for matplotlib.
-        left: where it starts (or as ``ha`` says).
-        bottom: where it stands.
-        **kwargs: passed on to `matplotlib.figure.Figure.text`.
-    """
+    """Write one line at a place given in inches."""
     width, height = figure.get_size_inches()
     figure.text(left / width, bottom / height, text, **kwargs)
 
@@ -61,15 +44,7 @@ def write(figure: Figure, text: str, *, left: float, bottom: float, **kwargs: An
 def write_lines(
     figure: Figure, lines: Sequence[str], *, left: float, top: float, size: float = SMALL
 ) -> None:
-    """Write lines of small text under each other.
-
-    Args:
-        figure: where to write.
-        lines: the lines, escaped for matplotlib.
-        left: where they start, in inches.
-        top: top of the first line, in inches from the bottom of the figure.
-        size: font size in points.
-    """
+    """Write lines of small text under each other."""
     for i, line in enumerate(lines):
         write(figure, line, left=left, bottom=top - LEADING * i, size=size, color="0.2", va="top")
 
@@ -77,17 +52,7 @@ def write_lines(
 def one_panel(
     text: str, *, title: str | None, caption: bool, room: tuple[float, float] = (5.4, 2.9)
 ) -> tuple[Picture, Box]:
-    """Make a figure for one panel with a heading above it and a caption under it.
-
-    Args:
-        text: the caption.
-        title: the heading, or None.
-        caption: whether to write the caption.
-        room: width and height of the panel in inches.
-
-    Returns:
-        The figure, and the box of the panel in inches.
-    """
+    """Make a figure for one panel with a heading above it and a caption under it."""
     width = room[0] + 1.0
     told = wrap(text, width - 0.4, size=SMALL) if caption else []
     below = 0.12 + LEADING * len(told)
@@ -108,18 +73,7 @@ def frame(
     key: int = 0,
     room: tuple[float, float] = (5.4, 2.9),
 ) -> tuple[Picture, Box]:
-    """Make a figure for one panel, with rows for a key between the heading and the panel.
-
-    Args:
-        parts: the phrases of the caption; empty ones are left out.
-        title: the heading, or None.
-        caption: whether to write the caption.
-        key: rows of the key.
-        room: width and height of the panel in inches.
-
-    Returns:
-        The figure, and the box of the panel in inches.
-    """
+    """Make a figure for one panel, with rows for a key between the heading and the panel."""
     text = words.sentences(map(words.capital, parts))
     above = KEY * key + 0.06 * bool(key)
     figure, box = one_panel(text, title=title, caption=caption, room=(room[0], room[1] + above))
@@ -127,13 +81,7 @@ def frame(
 
 
 def draw_key(axes: Axes, *, room: float, n_columns: int = 1) -> None:
-    """Name what is drawn in rows above the panel, where no data can be; see `frame`.
-
-    Args:
-        axes: the panel.
-        room: its width in inches.
-        n_columns: how many names stand beside each other.
-    """
+    """Name what is drawn in rows above the panel, where no data can be; see `frame`."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: not isinstance(handles[i], ErrorbarContainer))
     order = [i for column in range(n_columns) for i in order[column::n_columns]]  # row by row
@@ -152,16 +100,7 @@ def draw_key(axes: Axes, *, room: float, n_columns: int = 1) -> None:
 
 
 def table_height(rows: Sequence[Sequence[str]], *, width: float, n_columns: int) -> float:
-    """Return how high a table will be.
-
-    Args:
-        rows: rows of (label, one text per checkpoint), the first being the header.
-        width: of the table, in inches.
-        n_columns: for how many checkpoints there is room, at least those of the rows.
-
-    Returns:
-        Inches.
-    """
+    """Return how high a table will be."""
     label, cell = _columns(rows, width, n_columns)
     return _HEADER + sum(_row_height(row, label, cell) for row in rows[1:]) + 0.1
 
@@ -176,17 +115,7 @@ def draw_table(
     n_columns: int,
     first: int = 0,
 ) -> None:
-    """Typeset a table; no text is cut, long cells take several lines.
-
-    Args:
-        figure: where to draw.
-        rows: rows of (label, one text per checkpoint), the first being the header.
-        left: where it starts, in inches.
-        top: its top, in inches from the bottom of the figure.
-        width: its width, in inches.
-        n_columns: for how many checkpoints there is room, at least those of the rows.
-        first: place of the first checkpoint in the order, which its colour follows.
-    """
+    """Typeset a table; no text is cut, long cells take several lines."""
     label, cell = _columns(rows, width, n_columns)
     rule(figure, left=left, bottom=top, width=width, weight=1.0)
     for k, name in enumerate(rows[0][1:]):
@@ -225,16 +154,7 @@ def _row_height(row: Sequence[str], label: float, cell: float) -> float:
 def rule(
     figure: Figure, *, left: float, bottom: float, width: float, weight: float, **kwargs: Any
 ) -> None:
-    """Draw a horizontal rule at a place given in inches.
-
-    Args:
-        figure: where to draw.
-        left: where it starts.
-        bottom: where it stands.
-        width: its length.
-        weight: its thickness in points.
-        **kwargs: passed on to `matplotlib.lines.Line2D`.
-    """
+    """Draw a horizontal rule at a place given in inches."""
     wide, high = figure.get_size_inches()
     ends = [left / wide, (left + width) / wide]
     look = {"color": "black", "linewidth": weight, **kwargs}

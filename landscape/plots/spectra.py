@@ -130,29 +130,14 @@ def _number_places(axes: Axes, pairs: Sequence[Eigenpairs], n_places: int) -> No
 
 
 def n_places_of(pairs: Sequence[Eigenpairs]) -> int:
-    """Return how many places the eigenvalues need side by side, with a gap before the lowest.
-
-    Args:
-        pairs: the records.
-
-    Returns:
-        The number.
-    """
+    """Return how many places the eigenvalues need side by side, with a gap before the lowest."""
     n_top = max(record.n_top for record in pairs)
     n_lowest = max(record.n_lowest for record in pairs)
     return n_top + n_lowest + bool(n_top and n_lowest)
 
 
 def places(record: Eigenpairs, n_places: int) -> Any:
-    """Return where the eigenvalues stand: the largest from the left, the lowest from the right.
-
-    Args:
-        record: the eigenpairs.
-        n_places: how many places there are.
-
-    Returns:
-        A place from 1 for each value.
-    """
+    """Return where the eigenvalues stand: the largest from the left, the lowest from the right."""
     lowest = n_places - np.arange(record.n_lowest)[::-1]
     return np.concatenate([np.arange(1, record.n_top + 1), lowest]).astype(float)
 
@@ -160,16 +145,7 @@ def places(record: Eigenpairs, n_places: int) -> Any:
 def tick_labels(
     pairs: Sequence[Eigenpairs], n_places: int, *, most: int
 ) -> tuple[list[int], list[str]]:
-    """Return which places to label, and how.
-
-    Args:
-        pairs: the records.
-        n_places: how many places there are.
-        most: about how many labels there is room for.
-
-    Returns:
-        The places and their labels, λ1 first.
-    """
+    """Return which places to label, and how."""
     known = {
         int(at): label
         for record in pairs
@@ -182,15 +158,7 @@ def tick_labels(
 
 
 def has_visible_bound(record: Eigenpairs, *, logarithmic: bool) -> bool:
-    """Return whether the upper bound can be told from λ1 in a picture, and would not squash it.
-
-    Args:
-        record: the eigenpairs.
-        logarithmic: whether the axis is.
-
-    Returns:
-        Whether to draw it.
-    """
+    """Return whether the upper bound can be told from λ1 in a picture, and would not squash it."""
     if not record.n_top or not np.isfinite(record.upper_bound):
         return False
     ends = np.array([min(record.values.min(), record.values[0]), record.values[0]])
@@ -305,14 +273,7 @@ def _draw_search(axes: Axes, record: Sharpness, *, index: int, first: bool) -> N
 
 
 def search(record: Eigenpairs) -> str:
-    """Say how eigenvalues were searched for, and whether they were found.
-
-    Args:
-        record: the eigenpairs.
-
-    Returns:
-        A phrase such as ``Lanczos, 60 products, converged``.
-    """
+    """Say how eigenvalues were searched for, and whether they were found."""
     bound = "the ends lie at least so far out" if record.n_lowest else "a lower bound"
     verdict = "converged" if record.converged else f"NOT converged, {bound}"
     return f"{record.method.capitalize()}, {record.matvecs:,} products, {verdict}"
@@ -324,18 +285,7 @@ def _search_in_ball(record: Sharpness) -> str:
 
 
 def is_logarithmic(values: Any, scale: str) -> bool:
-    """Return whether values are to be drawn on a log axis.
-
-    Args:
-        values: all that are to be drawn.
-        scale: ``auto``, ``linear`` or ``log``.
-
-    Returns:
-        True for a log axis.
-
-    Raises:
-        InvalidArgumentError: if there is no value, or one that a log axis cannot show.
-    """
+    """Return whether values are to be drawn on a log axis."""
     one_of(scale, AXIS_SCALES, what="scale")
     if not values.size:
         msg = "nothing to draw: the records hold no finite value"
@@ -350,12 +300,7 @@ def is_logarithmic(values: Any, scale: str) -> bool:
 
 
 def space(axes: Axes, *, logarithmic: bool) -> None:
-    """Make the upright axis logarithmic, or mark its zero.
-
-    Args:
-        axes: the panel.
-        logarithmic: which of the two.
-    """
+    """Make the upright axis logarithmic, or mark its zero."""
     if logarithmic:
         axes.set_yscale("log", nonpositive="clip")
     else:

@@ -85,48 +85,24 @@ class Picture(Figure):
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Apply this style inside a block, or decorate a function with it; the user's own comes back.
-
-    Yields:
-        Nothing.
-    """
+    """Apply this style inside a block or a function; the user's own comes back."""
     look: Any = dict(STYLE)
     with mpl.rc_context(look):
         yield
 
 
 def colour(index: int) -> str:
-    """Return the colour of the checkpoint that stands at a place in the order.
-
-    Args:
-        index: place, from 0.
-
-    Returns:
-        A colour of the Okabe-Ito set; they repeat after seven.
-    """
+    """Return the colour of the checkpoint that stands at a place in the order."""
     return PALETTE[index % len(PALETTE)]
 
 
 def marker(index: int) -> str:
-    """Return the marker of the checkpoint that stands at a place in the order.
-
-    Args:
-        index: place, from 0.
-
-    Returns:
-        A matplotlib marker, so that no picture rests on colour alone.
-    """
+    """Return the marker of the checkpoint that stands at a place in the order."""
     return MARKERS[index % len(MARKERS)]
 
 
 def clean(text: str) -> str:
     r"""Return text that any file format can hold: no control characters, no lone surrogates.
-
-    Args:
-        text: any text, a file name among them.
-
-    Returns:
-        The text with white space made single and what cannot be written replaced by U+FFFD.
 
     >>> clean("a\nb\x00c\udcff")
     'a b�c�'
@@ -140,12 +116,6 @@ def clean(text: str) -> str:
 def plain(text: str) -> str:
     r"""Return text that matplotlib draws as it stands, never as a formula.
 
-    Args:
-        text: any text.
-
-    Returns:
-        The text, cleaned, with dollar signs escaped.
-
     >>> plain("run $1$")
     'run \\$1\\$'
     """
@@ -154,33 +124,14 @@ def plain(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Return how wide a line of text is when drawn.
-
-    Args:
-        text: one line, not escaped.
-        size: font size in points.
-        bold: whether it is set in bold.
-
-    Returns:
-        The width in inches, with room for the rounding of renderers.
-    """
+    """Return how wide a line of text is when drawn."""
     font = FontProperties(family=["DejaVu Sans"], size=size, weight="bold" if bold else "normal")
     width, _, _ = TextToPath().get_text_width_height_descent(text, font, False)
     return _SLACK * float(width) / 72.0
 
 
 def fit(text: str, width: float, *, size: float = TEXT_SIZE, bold: bool = False) -> str:
-    """Shorten text in its middle until it fits, since names differ at both ends.
-
-    Args:
-        text: one line, not escaped.
-        width: room in inches.
-        size: font size in points.
-        bold: whether it is set in bold.
-
-    Returns:
-        The text, escaped for matplotlib, with ``…`` where something was left out.
-    """
+    """Shorten text in its middle until it fits, since names differ at both ends."""
     text = clean(text)
     if text_width(text, size, bold) <= width:
         return plain(text)
@@ -197,13 +148,6 @@ def fit(text: str, width: float, *, size: float = TEXT_SIZE, bold: bool = False)
 def shorten(text: str, n: int = 36) -> str:
     """Shorten a name in its middle, for running text.
 
-    Args:
-        text: the name.
-        n: the largest number of letters.
-
-    Returns:
-        The name, cleaned, of at most n letters.
-
     >>> shorten("runs/2026/checkpoint.pt", 12)
     'runs/2…nt.pt'
     """
@@ -218,16 +162,7 @@ def _elide(text: str, n_kept: int) -> str:
 
 
 def wrap(text: str, width: float, *, size: float = TEXT_SIZE) -> list[str]:
-    """Break text into lines that fit.
-
-    Args:
-        text: any text, not escaped.
-        width: room in inches.
-        size: font size in points.
-
-    Returns:
-        The lines, escaped for matplotlib; a word longer than a line is shortened.
-    """
+    """Break text into lines that fit."""
     lines: list[str] = []
     for word in clean(text).split():
         joined = f"{lines[-1]} {word}" if lines else word

@@ -100,14 +100,7 @@ def surface_figure(
 
 
 def check_grid(surface: Surface) -> None:
-    """Refuse a grid that has no area.
-
-    Args:
-        surface: the record.
-
-    Raises:
-        InvalidArgumentError: if a side has fewer than two points, or the shapes disagree.
-    """
+    """Refuse a grid that has no area."""
     shape = (surface.x.size, surface.y.size)
     if surface.loss.shape != shape:
         got = surface.loss.shape
@@ -130,16 +123,7 @@ def draw_map(
     levels: int | Sequence[float] = 10,
     cmap: str = COLOUR_MAP,
 ) -> None:
-    """Draw a surface seen from above into axes.
-
-    Args:
-        axes: where to draw.
-        surface: the record.
-        scale: what to draw it on; give the same to every panel that is compared.
-        kind: ``contour``, ``contourf`` or ``heatmap``.
-        levels: about how many contour levels, or the levels themselves.
-        cmap: a matplotlib colour map.
-    """
+    """Draw a surface seen from above into axes."""
     z = _rows(surface, scale)
     x, y, norm = surface.x, surface.y, scale.norm()
     chosen = contour_levels(scale, levels)
@@ -166,18 +150,7 @@ def draw_map(
 
 
 def contour_levels(scale: Scale, levels: int | Sequence[float]) -> Floats:
-    """Return the levels to draw: those asked for that lie in the range, or some of the scale's.
-
-    Args:
-        scale: what is drawn on.
-        levels: about how many, or the levels themselves.
-
-    Returns:
-        Ascending levels strictly inside the range.
-
-    Raises:
-        InvalidArgumentError: if fewer than one level is asked for.
-    """
+    """Return the levels to draw: those asked for that lie in the range, or some of the scale's."""
     if isinstance(levels, (int, np.integer)):
         if levels < 1:
             msg = f"levels must be at least 1, or the levels themselves; got {levels}"
@@ -195,18 +168,7 @@ def add_colour_bar(
     cmap: str = COLOUR_MAP,
     box: Box,
 ) -> Colorbar:
-    """Add the one colour bar of a picture.
-
-    Args:
-        figure: where to add it.
-        scale: what the colours follow.
-        levels: the levels drawn, which become the ticks.
-        cmap: a matplotlib colour map.
-        box: left, bottom, width and height in inches.
-
-    Returns:
-        The colour bar.
-    """
+    """Add the one colour bar of a picture."""
     axes = place(figure, box, label="colour bar")
     bar = figure.colorbar(ScalarMappable(scale.norm(), cmap), cax=axes)
     ticks = contour_levels(scale, levels)
@@ -218,29 +180,13 @@ def add_colour_bar(
 
 
 def axis_label(letter: str, vector: str, norm: float) -> str:
-    """Label an axis that counts in units of a direction.
-
-    Args:
-        letter: ``x`` or ``y``.
-        vector: sign of the direction.
-        norm: its Euclidean norm.
-
-    Returns:
-        The label.
-    """
+    """Label an axis that counts in units of a direction."""
     size = f" (‖{vector}‖ = {number(norm)})" if math.isfinite(norm) else ""
     return f"{letter}, in units of {vector}{size}"
 
 
 def covers_origin(surface: Surface) -> bool:
-    """Return whether the checkpoint lies within the grid.
-
-    Args:
-        surface: the record.
-
-    Returns:
-        True where it does.
-    """
+    """Return whether the checkpoint lies within the grid."""
     return bool(surface.x.min() <= 0 <= surface.x.max() and surface.y.min() <= 0 <= surface.y.max())
 
 

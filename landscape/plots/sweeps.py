@@ -52,20 +52,7 @@ class Sweep:
 def sweep_of(
     records: Sequence[Eigenpairs], names: Sequence[str] | None, x: Sequence[float] | None
 ) -> Sweep:
-    """Put the eigenvalues of several checkpoints in a row.
-
-    Args:
-        records: one record per checkpoint.
-        names: a name for each; None: the checkpoints'.
-        x: a number for each; None: the number in each name, where the names differ in one number
-            only, else the position.
-
-    Returns:
-        The numbers, in the order of x.
-
-    Raises:
-        InvalidArgumentError: if there are not as many numbers as records, or two are equal.
-    """
+    """Put the eigenvalues of several checkpoints in a row."""
     called = called_by(records, names)
     at = numbers_in(called) if x is None else np.asarray(list(x), dtype=np.float64)
     label = "" if at is None else _counted(called) if x is None else "x"
@@ -91,12 +78,6 @@ def sweep_of(
 
 def numbers_in(names: Sequence[str]) -> FloatArray | None:
     """Return the number in each name, where the names differ in that number only.
-
-    Args:
-        names: names of checkpoints, such as ``step-100``, ``epoch_3`` or ``ckpt-12.pt``.
-
-    Returns:
-        The numbers; None where the names tell no such number.
 
     >>> numbers_in(["net2-step-100.pt", "net2-step-20.pt"])
     array([100.,  20.])

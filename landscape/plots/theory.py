@@ -62,15 +62,7 @@ def theory_figure(
 
 
 def theory_caption(pair: TradeOff, simulated: Sequence[Simulated]) -> list[str]:
-    """Say what a picture shows.
-
-    Args:
-        pair: gradient descent and SAM on one model.
-        simulated: Monte Carlo estimates.
-
-    Returns:
-        Phrases.
-    """
+    """Say what a picture shows."""
     parts = [
         f"{pair.gd.risk_of} error of {pair.modes.curvatures.size} modes from zero, step size "
         f"η = {pair.gd.eta:g}, η(d₁ + ρd₁²) = {number(pair.largest_step)}; curves in closed form",
@@ -85,14 +77,7 @@ def theory_caption(pair: TradeOff, simulated: Sequence[Simulated]) -> list[str]:
 
 
 def order_of(pair: TradeOff) -> str:
-    """Say whether SAM has the lower bias and the higher variance.
-
-    Args:
-        pair: gradient descent and SAM on one model.
-
-    Returns:
-        A sentence without its full stop.
-    """
+    """Say whether SAM has the lower bias and the higher variance."""
     kept = pair.lower_bias and pair.higher_variance
     if pair.proved and not pair.gd.variance.any():
         return "without noise SAM has lower bias² at every iteration (η(d₁ + ρd₁²) ≤ 1)"
@@ -103,26 +88,12 @@ def order_of(pair: TradeOff) -> str:
 
 
 def fast_modes(pair: TradeOff) -> str:
-    """Say how many modes SAM shrinks more per gradient evaluation.
-
-    Args:
-        pair: gradient descent and SAM on one model.
-
-    Returns:
-        A phrase such as ``3 of 20``.
-    """
+    """Say how many modes SAM shrinks more per gradient evaluation."""
     return f"{pair.n_faster} of {pair.modes.curvatures.size}"
 
 
 def curve_label(curve: Risks) -> str:
-    """Name a curve, with its best stopping time.
-
-    Args:
-        curve: gradient descent or SAM.
-
-    Returns:
-        A phrase.
-    """
+    """Name a curve, with its best stopping time."""
     name = f"SAM, ρ = {curve.rho:g}" if curve.rho > 0 else "gradient descent"
     best = curve.best
     if curve.still_falling:
@@ -134,41 +105,18 @@ def curve_label(curve: Risks) -> str:
 
 
 def has_ring(curve: Risks) -> bool:
-    """Return whether the smallest risk has a place: on a log axis, and not at the end.
-
-    Args:
-        curve: gradient descent or SAM.
-
-    Returns:
-        True where it is neither at the start, w = 0, nor at the last iteration.
-    """
+    """Return whether the smallest risk has a place: on a log axis, and not at the end."""
     return curve.best.iteration > 0 and not curve.still_falling
 
 
 def values_of(found: Risks | Simulated, panel: str) -> FloatArray:
-    """Return what one panel shows of a curve or an estimate.
-
-    Args:
-        found: the curve or the estimate.
-        panel: any of `PANELS`.
-
-    Returns:
-        One value for each iteration.
-    """
+    """Return what one panel shows of a curve or an estimate."""
     values: FloatArray = getattr(found, "risk" if panel == "cost" else panel)
     return values
 
 
 def places_of(found: Risks | Simulated, panel: str) -> FloatArray:
-    """Return where along its axis a panel shows the values.
-
-    Args:
-        found: the curve or the estimate.
-        panel: any of `PANELS`.
-
-    Returns:
-        Iterations, or gradient evaluations.
-    """
+    """Return where along its axis a panel shows the values."""
     per_step = 2 if found.rho > 0 and panel == "cost" else 1
     return per_step * found.iterations
 

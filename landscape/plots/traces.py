@@ -46,18 +46,7 @@ class Traces:
 
 
 def gather(records: Sequence[TraceEstimate], *, per_parameter: bool) -> Traces:
-    """Put the traces of several records side by side.
-
-    Args:
-        records: the traces.
-        per_parameter: whether to divide each by the number of its parameters.
-
-    Returns:
-        The numbers, by layer where any record holds layers.
-
-    Raises:
-        InvalidArgumentError: if some records hold layers and others do not.
-    """
+    """Put the traces of several records side by side."""
     layers = tuple(dict.fromkeys(name for record in records for name in record.layers))
     bare = [record.name for record in records if not record.layers]
     if layers and bare:
@@ -80,21 +69,7 @@ def gather(records: Sequence[TraceEstimate], *, per_parameter: bool) -> Traces:
 
 
 def trace_scale(traces: Traces, scale: str) -> Scale:
-    """Return how to space traces along an axis.
-
-    Args:
-        traces: the numbers.
-        scale: ``linear``, ``log``, ``symlog`` (linear near zero), or ``auto``: ``log`` where all
-            intervals are positive and the largest value is more than 50 times the smallest,
-            ``symlog`` where it is more than 50 times the median but not all are positive.
-
-    Returns:
-        The scale.
-
-    Raises:
-        InvalidArgumentError: if a log scale is asked for and a value is not positive, or nothing
-            is finite.
-    """
+    """Return how to space traces along an axis."""
     one_of(scale, TRACE_SCALES, what="scale")
     values = traces.values[np.isfinite(traces.values)]
     if not values.size:
@@ -237,15 +212,7 @@ def _draw_trace(
 
 
 def reaches(shown: Traces, index: int) -> FloatArray:
-    """Return how far the interval of each value reaches down and up; 0 where it is not known.
-
-    Args:
-        shown: the numbers.
-        index: place of the record.
-
-    Returns:
-        Shape (2, layers).
-    """
+    """Return how far the interval of each value reaches down and up; 0 where it is not known."""
     value = shown.values[index]
     both = np.stack([value - shown.low[index], shown.high[index] - value])
     return np.asarray(np.where(np.isfinite(both), np.maximum(both, 0.0), 0.0))
@@ -266,28 +233,13 @@ def _space(axes: Axes, scale: Scale, which: str) -> None:
 
 
 def trace_axis(shown: Traces, records: Sequence[TraceEstimate]) -> str:
-    """Say what the values are.
-
-    Args:
-        shown: the numbers.
-        records: where they come from.
-
-    Returns:
-        A phrase such as ``trace, Hessian``.
-    """
+    """Say what the values are."""
     operators = {record.operator for record in records}
     return f"{shown.label}, {operators.pop()}" if len(operators) == 1 else shown.label
 
 
 def trace_label(record: TraceEstimate) -> str:
-    """Say the whole trace with its interval.
-
-    Args:
-        record: the trace.
-
-    Returns:
-        A phrase such as ``trace 41.2 (39.9 to 42.5)``.
-    """
+    """Say the whole trace with its interval."""
     if record.exact:
         return f"trace {number(record.value)} (exact)"
     wide = "" if record.converged else ", wider than asked"
@@ -297,17 +249,7 @@ def trace_label(record: TraceEstimate) -> str:
 def trace_caption(
     records: Sequence[TraceEstimate], called: Sequence[str], scale: Scale, *, layers: bool
 ) -> list[str]:
-    """Say what a picture of traces shows.
-
-    Args:
-        records: the traces.
-        called: a name for each.
-        scale: of the axis.
-        layers: whether it shows layers.
-
-    Returns:
-        The phrases of the caption.
-    """
+    """Say what a picture of traces shows."""
     confidence = words.each(records, called, lambda r: f"{r.confidence:.0%}")
     what = "trace, layer by layer," if layers else "trace"
     hollow = any(not record.converged for record in records)

@@ -26,14 +26,7 @@ NOT_THE_WORST = "A random slice is not the worst case: it can look flat where th
 
 
 def bad_points(sampled: Sampled) -> str:
-    """Say how many points are not finite, or nothing where all are.
-
-    Args:
-        sampled: a line or surface.
-
-    Returns:
-        A phrase such as ``3 of 25 points not finite (2 NaN, 1 infinite)``.
-    """
+    """Say how many points are not finite, or nothing where all are."""
     n_nan = int(np.count_nonzero(np.isnan(sampled.loss)))
     n_inf = int(np.count_nonzero(np.isinf(sampled.loss)))
     kinds = [f"{n} {what}" for n, what in ((n_nan, "NaN"), (n_inf, "infinite")) if n]
@@ -43,15 +36,7 @@ def bad_points(sampled: Sampled) -> str:
 
 
 def clipped_points(sampled: Sampled, scale: Scale) -> str:
-    """Say how many points lie outside the range drawn, or nothing where none do.
-
-    Args:
-        sampled: a line or surface.
-        scale: what it is drawn on.
-
-    Returns:
-        A phrase such as ``4 of 25 points outside the range, drawn at its limit``.
-    """
+    """Say how many points lie outside the range drawn, or nothing where none do."""
     n = scale.n_clipped(sampled)
     if not n:
         return ""
@@ -59,16 +44,7 @@ def clipped_points(sampled: Sampled, scale: Scale) -> str:
 
 
 def interpolated_points(surface: Surface, *, dotted: bool = False) -> str:
-    """Say how many points were measured where the others are interpolated, and how well.
-
-    Args:
-        surface: the record.
-        dotted: whether the picture marks them with dots.
-
-    Returns:
-        A phrase such as ``142 of 625 points measured (dots), the others interpolated: largest
-        error seen 0.08 % of the range (tolerance 0.1 %)``; empty where all were.
-    """
+    """Say how many points were measured where the others are interpolated, and how well."""
     measured = surface.is_measured
     if measured.all():
         return ""
@@ -82,16 +58,7 @@ def interpolated_points(surface: Surface, *, dotted: bool = False) -> str:
 
 
 def each(samples: Sequence[T], names: Sequence[str], say: Callable[[T], str]) -> str:
-    """Say something of several checkpoints: once where it is the same for all.
-
-    Args:
-        samples: the records.
-        names: a name for each.
-        say: what to say of one; an empty text is left out.
-
-    Returns:
-        One phrase, or one per checkpoint with its name.
-    """
+    """Say something of several checkpoints: once where it is the same for all."""
     phrases = [say(sample) for sample in samples]
     if len(set(phrases)) == 1:
         return phrases[0]
@@ -102,13 +69,6 @@ def each(samples: Sequence[T], names: Sequence[str], say: Callable[[T], str]) ->
 def capital(text: str) -> str:
     """Begin a sentence with a phrase.
 
-    Args:
-        text: the phrase.
-
-    Returns:
-        The phrase with its first letter a capital; one from `each` that begins with a name as it
-        is.
-
     >>> capital("loss on a log scale"), capital(Named("sgd: 3 points"))
     ('Loss on a log scale', 'sgd: 3 points')
     """
@@ -116,39 +76,18 @@ def capital(text: str) -> str:
 
 
 def grid(surface: Surface) -> str:
-    """Say which plane was measured at how many points.
-
-    Args:
-        surface: the record.
-
-    Returns:
-        A phrase such as ``filter-normalised random direction (seed 0), 25 × 21 points``.
-    """
+    """Say which plane was measured at how many points."""
     plane = _with_seed(surface.plane, surface)
     return f"{plane}, {surface.x.size} × {surface.y.size} points"
 
 
 def direction(line: Line) -> str:
-    """Say which direction was measured at how many points.
-
-    Args:
-        line: the record.
-
-    Returns:
-        A phrase such as ``worst case, 41 points``.
-    """
+    """Say which direction was measured at how many points."""
     return f"{_with_seed(line.direction, line)}, {line.x.size} points"
 
 
 def source(result: Result) -> str:
-    """Say which data, mode and precision a number comes from.
-
-    Args:
-        result: any record.
-
-    Returns:
-        A phrase such as ``train data (1,000 examples), eval mode, float32``.
-    """
+    """Say which data, mode and precision a number comes from."""
     at = result.provenance
     part = f"parameters matching {at.parameters}" if at.parameters else ""
     mode = f"{at.mode} mode" if at.mode else ""
@@ -169,32 +108,14 @@ def _manner(result: Result) -> str:
 
 
 def of_operator(records: Sequence[Spectral], names: Sequence[str]) -> str:
-    """Say whose spectrum was measured.
-
-    Args:
-        records: results on operators.
-        names: a name for each.
-
-    Returns:
-        A phrase such as ``of the Hessian``.
-    """
+    """Say whose spectrum was measured."""
     return each(records, names, lambda record: f"of the {record.operator}")
 
 
 def surfaces_caption(
     surfaces: Sequence[Surface], names: Sequence[str], scale: Scale, *, dotted: bool = True
 ) -> str:
-    """Write the caption of one or several surfaces.
-
-    Args:
-        surfaces: the records.
-        names: a name for each.
-        scale: what they are drawn on.
-        dotted: whether the picture marks measured points with dots, where others are interpolated.
-
-    Returns:
-        Full sentences.
-    """
+    """Write the caption of one or several surfaces."""
     parts = [
         "Loss over a plane through the checkpoint (+); its directions: "
         + each(surfaces, names, grid),
@@ -211,16 +132,7 @@ def surfaces_caption(
 
 
 def lines_caption(lines: Sequence[Line], names: Sequence[str], scale: Scale) -> str:
-    """Write the caption of one or several lines.
-
-    Args:
-        lines: the records.
-        names: a name for each.
-        scale: what they are drawn on.
-
-    Returns:
-        Full sentences.
-    """
+    """Write the caption of one or several lines."""
     banded = any(has_band(line) for line in lines)
     parts = [
         "Loss along a direction through the checkpoint: " + each(lines, names, direction),
@@ -236,38 +148,17 @@ def lines_caption(lines: Sequence[Line], names: Sequence[str], scale: Scale) -> 
 
 
 def has_band(line: Line) -> bool:
-    """Return whether a line holds standard errors to draw.
-
-    Args:
-        line: the record.
-
-    Returns:
-        True where any is finite and positive.
-    """
+    """Return whether a line holds standard errors to draw."""
     return bool(np.any(np.isfinite(line.loss_se) & (np.asarray(line.loss_se) > 0)))
 
 
 def sentences(parts: Iterable[str]) -> str:
-    """Join phrases into sentences.
-
-    Args:
-        parts: phrases; empty ones are left out.
-
-    Returns:
-        The text.
-    """
+    """Join phrases into sentences."""
     return " ".join(f"{part.rstrip('.')}." for part in parts if part)
 
 
 def level_text(value: float) -> str:
-    """Write a level or tick: as few digits as tell it from its neighbours.
-
-    Args:
-        value: the level.
-
-    Returns:
-        The text, with a true minus sign.
-    """
+    """Write a level or tick: as few digits as tell it from its neighbours."""
     return number(float(f"{value:.3g}")).replace("-", "\N{MINUS SIGN}").replace("e+0", "e")
 
 

@@ -25,18 +25,7 @@ _LAYERS = (
 def normalise_filterwise(
     tensor: Tensor, reference: Tensor, module: nn.Module, role: str = "weight"
 ) -> Tensor:
-    """Scale each filter of a tensor to the norm of the same filter in another.
-
-    Args:
-        tensor: Gaussian numbers, of the parameter's shape.
-        reference: the parameter.
-        module: the layer that it belongs to.
-        role: what it is there, see `owner_of`.
-
-    Returns:
-        dⱼ / ‖dⱼ‖ · ‖wⱼ‖ for every filter j, in the parameter's shape; zero for biases, gains and
-        shifts (`is_vector`).
-    """
+    """Scale each filter of a tensor to the norm of the same filter in another."""
     if is_vector(reference, module, role):
         return torch.zeros_like(reference)
     ours, theirs = filters(tensor, module, role), filters(reference, module, role)
@@ -46,17 +35,7 @@ def normalise_filterwise(
 
 
 def filter_norms(weight: Tensor, module: nn.Module, role: str = "weight") -> Tensor:
-    """Give every entry of a weight the norm of its filter.
-
-    Args:
-        weight: a parameter's values.
-        module: the layer that it belongs to.
-        role: what it is there, see `owner_of`.
-
-    Returns:
-        ‖wⱼ‖ for every entry of filter j, in the parameter's shape; the absolute values for biases,
-        gains and shifts (`is_vector`).
-    """
+    """Give every entry of a weight the norm of its filter."""
     if is_vector(weight, module, role):
         return weight.abs()
     rows = filters(weight, module, role)
@@ -65,18 +44,7 @@ def filter_norms(weight: Tensor, module: nn.Module, role: str = "weight") -> Ten
 
 
 def is_vector(weight: Tensor, module: nn.Module, role: str = "weight") -> bool:
-    """Tell whether a parameter has no filters: a bias, or a gain or shift of a normalisation.
-
-    Args:
-        weight: a parameter's values.
-        module: the layer that it belongs to.
-        role: what it is there, see `owner_of`.
-
-    Returns:
-        Whether it has less than two axes, is a gain of weight normalisation, belongs to a layer
-        whose gains have as many axes as its input, or is the extra key or value of an attention
-        layer.
-    """
+    """Tell whether a parameter has no filters: a bias, or a gain or shift of a normalisation."""
     if role == GAIN:
         return True
     if isinstance(module, nn.MultiheadAttention):
@@ -85,16 +53,7 @@ def is_vector(weight: Tensor, module: nn.Module, role: str = "weight") -> bool:
 
 
 def layout(weight: Tensor, module: nn.Module, role: str = "weight") -> str:
-    """Say how a parameter is laid out in filters.
-
-    Args:
-        weight: a parameter's values.
-        module: the layer that it belongs to.
-        role: what it is there, see `owner_of`.
-
-    Returns:
-        For example ``16 filters of 9``, or ``no filters``.
-    """
+    """Say how a parameter is laid out in filters."""
     if is_vector(weight, module, role):
         return "no filters"
     rows, columns = filters(weight, module, role).shape
@@ -114,14 +73,6 @@ def filters(tensor: Tensor, module: nn.Module, role: str = "weight") -> Tensor:
     output second, within each group; GPT-2's Conv1D keeps it last. Of a parameter that a model
     holds itself, outside of torch's layers, leading axes of length 1 are dropped first: position
     embeddings (1, T, E) are T filters, a class token (1, 1, E) is one.
-
-    Args:
-        tensor: a parameter's values, at least two axes.
-        module: the layer that the parameter belongs to.
-        role: what it is there, see `owner_of`.
-
-    Returns:
-        Shape (number of outputs, weights per output).
     """
     if _is_transposed(tensor, module, role):
         groups = int(getattr(module, "groups", 1))
@@ -160,14 +111,7 @@ def _is_gpt2_conv1d(module: nn.Module) -> bool:
 
 
 def filter_norms_of(problem: Problem) -> Tensor:
-    """Give every parameter the norm of the filter that it belongs to, see `filter_norms`.
-
-    Args:
-        problem: gives the architecture and the weights.
-
-    Returns:
-        Shape (n,).
-    """
+    """Give every parameter the norm of the filter that it belongs to, see `filter_norms`."""
     weights = problem.space.unflatten(problem.weights)
     return problem.space.flatten(
         {

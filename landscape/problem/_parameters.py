@@ -32,16 +32,6 @@ class ParameterSpace:
     def of(cls, module: nn.Module) -> ParameterSpace:
         """Describe the parameters of a module that require a gradient.
 
-        Args:
-            module: any module; a tensor registered under several names counts once.
-
-        Returns:
-            The description; it keeps no reference to the module.
-
-        Raises:
-            ProblemError: if nothing is trainable, or a parameter cannot be explored: it is
-                complex, sharded, has no values yet, or shares memory with another one.
-
         >>> ParameterSpace.of(nn.Linear(3, 2)).n
         8
         """
@@ -66,16 +56,6 @@ class ParameterSpace:
 
     def only(self, patterns: Sequence[str]) -> ParameterSpace:
         """Return the space of some of the parameters, in the order of this space.
-
-        Args:
-            patterns: names of parameters or of modules; one that is no such name may have ``*``,
-                ``?`` and ``[…]`` in it, as in a shell.
-
-        Returns:
-            The parameters that match one of the patterns.
-
-        Raises:
-            InvalidArgumentError: if a pattern matches nothing; the message lists the names.
 
         >>> ParameterSpace.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))).only(["1"]).names
         ('1.weight', '1.bias')
@@ -105,9 +85,6 @@ class ParameterSpace:
 
     def layers(self) -> dict[str, slice]:
         """Return the part of the flat vector that each module with parameters of its own holds.
-
-        Returns:
-            Slices by the module's name, in order; parameters of the root are named by themselves.
 
         >>> ParameterSpace.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))).layers()
         {'0': slice(0, 8, None), '1': slice(8, 14, None)}

@@ -314,12 +314,6 @@ def normalised_logits(logits: Tensor) -> Tensor:
     That is what the code of Andriushchenko et al. (2023) does. Their text divides by the standard
     deviation of the logits instead: those are √K times as long, with K classes.
 
-    Args:
-        logits: z, shape (B, K) or (B, K, …).
-
-    Returns:
-        The same shape.
-
     >>> normalised_logits(torch.tensor([[3.0, -1.0]])).double().round(decimals=4).tolist()
     [[0.7071, -0.7071]]
     """

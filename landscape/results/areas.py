@@ -72,17 +72,7 @@ def level_set_area(surface: Surface, delta: float) -> LevelSetArea:
 
 
 def area_below(x: npt.ArrayLike, y: npt.ArrayLike, values: npt.ArrayLike, level: float) -> float:
-    """Return the area in which the linear pieces of values on a grid are at most a level.
-
-    Args:
-        x: ascending coordinates, shape (nx,).
-        y: ascending coordinates, shape (ny,).
-        values: shape (nx, ny); a square with a corner that is not finite is left out.
-        level: the level.
-
-    Returns:
-        The area, in units of x times y.
-    """
+    """Return the area in which the linear pieces of values on a grid are at most a level."""
     z = np.asarray(values, dtype=np.float64)
     corners = np.stack([z[:-1, :-1], z[1:, :-1], z[1:, 1:], z[:-1, 1:]])
     finite = np.isfinite(corners).all(axis=0)
@@ -94,12 +84,7 @@ def area_below(x: npt.ArrayLike, y: npt.ArrayLike, values: npt.ArrayLike, level:
 
 
 def _share(values: Floats, level: float) -> Floats:
-    """Return the part of each triangle in which a linear function is at most a level.
-
-    Args:
-        values: at the three corners, shape (3, …).
-        level: the level.
-    """
+    """Return the part of each triangle in which a linear function is at most a level."""
     low, middle, high = np.sort(values, axis=0)
     down, up = np.maximum(level - low, 0.0), np.maximum(high - level, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):

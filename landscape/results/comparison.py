@@ -69,28 +69,16 @@ class Measured:
     others: tuple[Result, ...] = ()
 
     def roles(self) -> dict[str, Result]:
-        """Return everything that was measured, by the part that it plays here.
-
-        Returns:
-            The records by the attributes' names, in their order.
-        """
+        """Return everything that was measured, by the part that it plays here."""
         parts = {item.name: getattr(self, item.name) for item in fields(self)}
         return {role: part for role, part in parts.items() if isinstance(part, Result)}
 
     def sources(self) -> dict[str, Provenance]:
-        """Return where each part comes from, but for the loss on held-out data.
-
-        Returns:
-            The origins by the attributes' names, in their order.
-        """
+        """Return where each part comes from, but for the loss on held-out data."""
         return {role: part.provenance for role, part in self.roles().items() if role != "test"}
 
     def facts(self) -> dict[str, str]:
-        """Return the numbers of this checkpoint by label, for one column of a table.
-
-        Returns:
-            Labels to text; what was not measured is left out.
-        """
+        """Return the numbers of this checkpoint by label, for one column of a table."""
         facts: dict[str, str] = {}
         for evaluation in (self.evaluation, self.test):
             if evaluation is None:

@@ -58,14 +58,7 @@ class Diagnosis(Result):
     after: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def __getitem__(self, name: str) -> Check:
-        """Return the check of a name.
-
-        Args:
-            name: as in `Check.name`.
-
-        Raises:
-            KeyError: if there is none; the message lists the names.
-        """
+        """Return the check of a name."""
         for check in self.checks:
             if check.name == name:
                 return check

@@ -23,13 +23,6 @@ _STATISTICS: Mapping[str, str] = {
 def above_chord(t: FloatArray, values: FloatArray) -> FloatArray:
     """Return how far values lie above the straight line between the first and the last of them.
 
-    Args:
-        t: coordinates from 0 to 1, shape (n,).
-        values: shape (n,).
-
-    Returns:
-        L(t) − ((1 − t) L(0) + t L(1)), shape (n,); exactly 0 at both ends.
-
     >>> above_chord(np.array([0.0, 0.5, 1.0]), np.array([1.0, 5.0, 3.0])).tolist()
     [0.0, 3.0, 0.0]
     """
@@ -193,13 +186,6 @@ class TrainedCurve(Result):
 def curve_words(curve: str, n_bends: int) -> str:
     """Say what a curve is.
 
-    Args:
-        curve: ``linear``, ``bezier`` or ``polygon``.
-        n_bends: its inner control vectors.
-
-    Returns:
-        The words.
-
     >>> curve_words("bezier", 1), curve_words("polygon", 2), curve_words("linear", 0)
     ('Bezier curve with 1 bend', 'polygonal chain with 2 bends', 'straight line')
     """
@@ -210,15 +196,7 @@ def curve_words(curve: str, n_bends: int) -> str:
 
 
 def peak(t: FloatArray, values: FloatArray) -> float:
-    """Return where values lie highest above the straight line between their ends.
-
-    Args:
-        t: coordinates from 0 to 1, shape (n,).
-        values: shape (n,).
-
-    Returns:
-        The coordinate; NaN if there is a NaN among the values.
-    """
+    """Return where values lie highest above the straight line between their ends."""
     rise = above_chord(t, values)
     return math.nan if np.isnan(rise).any() else float(t[int(rise.argmax())])
 

@@ -358,25 +358,12 @@ class Profile(Result):
 
 
 def ball_of(record: Sharpness | SubsetSharpness) -> str:
-    """Return the ball of a record in words, such as ``ρ = 0.05, p = 2``.
-
-    Args:
-        record: any record that was searched for in one ball.
-
-    Returns:
-        Radius, norm and scale.
-    """
+    """Return the ball of a record in words, such as ``ρ = 0.05, p = 2``."""
     return f"ρ = {record.rho:g}, {_norm_of(record)}"
 
 
 def t_quantile(degrees: int) -> float:
     """Return the quantile of Student's t that a two-sided 95 % interval takes.
-
-    Args:
-        degrees: of freedom, at least 1.
-
-    Returns:
-        The quantile.
 
     >>> round(t_quantile(1), 3), round(t_quantile(10), 3)
     (12.706, 2.228)

@@ -56,15 +56,6 @@ class Place:
 
         At a maximiser inside the ball G vanishes, and the denominator with it: inside, the gap is
         relative to ρ‖∇L(w)‖_q where that is larger.
-
-        Args:
-            ball: where the search goes on.
-            slope: ‖∇L(w)‖_q, at the centre of the ball.
-            noise: rounding error of the rise.
-
-        Returns:
-            Not negative; 0 where the first-order conditions hold, or promise no more than
-            rounding; NaN where the loss or its gradient is not finite.
         """
         size = self.steepness
         if not self.usable:
@@ -147,17 +138,7 @@ class Ascent:
         level: float,
         history: int = HISTORY,
     ) -> None:
-        """Evaluate the start; where the loss overflows there, move it inwards.
-
-        Args:
-            objective: ε ↦ (rise, gradient).
-            ball: where to stay.
-            start: a point of the ball, shape (n,).
-            slope: dual norm of the gradient at the centre of the ball.
-            level: the loss at the centre: rises are differences of losses, and have the rounding
-                of the larger of the two.
-            history: pairs of vectors that the quasi-Newton step remembers at most.
-        """
+        """Evaluate the start; where the loss overflows there, move it inwards."""
         self._set_up(objective, ball, slope, level, history)
         self._begin(self._evaluate(start))
 
@@ -208,13 +189,7 @@ class Ascent:
     def climb(
         self, tol: float, max_gradients: int, *, done: Callable[[Place], bool] = lambda place: False
     ) -> None:
-        """Go on until the gap is met, or the passes are spent, or rounding ends it.
-
-        Args:
-            tol: relative gap to reach.
-            max_gradients: gradient passes in all, the earlier ones counted in.
-            done: tells of each new place whether to stop there.
-        """
+        """Go on until the gap is met, or the passes are spent, or rounding ends it."""
         while self.gradients < max_gradients and not self.stalled and not self.gap <= tol:
             best = self.best
             there = self._line_search(self._direction(), max_gradients)
@@ -342,11 +317,7 @@ class LBFGSHistory:
     """
 
     def __init__(self, memory: int) -> None:
-        """Begin without any.
-
-        Args:
-            memory: how many pairs to keep.
-        """
+        """Begin without any."""
         self.pairs: deque[Secant] = deque(maxlen=memory)
         self.step = math.inf
 
@@ -360,12 +331,7 @@ class LBFGSHistory:
             self.pairs.popleft()
 
     def add(self, moved: Tensor, bent: Tensor) -> None:
-        """Learn from a move.
-
-        Args:
-            moved: Δε, shape (n,).
-            bent: −ΔG, shape (n,).
-        """
+        """Learn from a move."""
         curvature, square, bend = dot(moved, bent), dot(moved, moved), dot(bent, bent)
         if curvature <= 1e-10 * math.sqrt(square) * math.sqrt(bend):
             self.step = math.inf
@@ -375,14 +341,7 @@ class LBFGSHistory:
         self.pairs.append(Secant(moved, bent, curvature, bend))
 
     def apply_(self, vector: Tensor) -> Tensor:
-        """Multiply in place with the inverse of the curvature (the two loops of Nocedal, 1980).
-
-        Args:
-            vector: shape (n,), overwritten.
-
-        Returns:
-            The product; where there is no pair, the vector times the step, if that is finite.
-        """
+        """Multiply in place with the inverse of the curvature (the two loops of Nocedal, 1980)."""
         if not self.pairs:
             return vector.mul_(self.step) if math.isfinite(self.step) else vector
         shares: list[float] = []

@@ -35,12 +35,6 @@ class Ascended:
 def checkpoints(n_steps: int) -> tuple[int, ...]:
     """Return the steps after which Auto-PGD considers halving its step.
 
-    Args:
-        n_steps: steps in all.
-
-    Returns:
-        ⌈pⱼ n⌉ with p₁ = 0.22 and pⱼ₊₁ = pⱼ + max(pⱼ − pⱼ₋₁ − 0.03, 0.06), p₀ = 0, up to n.
-
     >>> checkpoints(20)
     (5, 9, 12, 15, 16, 18, 19, 20)
     """
@@ -65,19 +59,6 @@ def auto_pgd(
     s is the gradient over its norm for p = 2, its signs for p = ∞; η = 2ρ at first. At the
     checkpoints η is halved, and the climb goes back to its highest point, if less than 3/4 of the
     steps since the last one rose, or neither η nor the highest value changed between the last two.
-
-    Args:
-        objective: ε ↦ (rise, gradient).
-        ball: where to climb, p = 2 or ∞.
-        centre: ε = 0 with its gradient.
-        n_steps: how many steps at most.
-        done: tells of each point whether to stop there; the published algorithm never does.
-
-    Returns:
-        The highest point. Cost: ``n_steps`` gradient passes, that at the centre apart.
-
-    Raises:
-        InvalidArgumentError: if p is neither 2 nor ∞.
 
     References:
         Croce, Hein (2020), arXiv:2003.01690, algorithm 1; Andriushchenko, Croce, Müller, Hein,

@@ -55,11 +55,7 @@ class SamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured.
-
-        Raises:
-            InvalidArgumentError: if an argument is out of its range.
-        """
+        """Refuse what cannot be measured."""
         one_of(self.distribution, DISTRIBUTIONS, what="distribution")
         one_of(self.adaptive, SCALES, what="adaptive scale")
         for name in ("n_samples", "max_samples"):

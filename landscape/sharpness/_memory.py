@@ -34,20 +34,7 @@ class Room:
 
 
 def room(vector_bytes: int, memory: float | None, *, scaled: bool) -> Room:
-    """Divide memory among the history and the quadratic model.
-
-    Args:
-        vector_bytes: size of a vector of the model.
-        memory: bytes to use beyond the model, its checkpoint and the graph; None: twelve vectors,
-            or 64 MiB if that is more.
-        scaled: whether the ball is adaptive, which takes a vector for its scale.
-
-    Returns:
-        What fits.
-
-    Raises:
-        InvalidArgumentError: if no climb fits.
-    """
+    """Divide memory among the history and the quadratic model."""
     bytes_there = max(VECTORS * vector_bytes, SMALL) if memory is None else memory
     vectors, least = int(bytes_there // vector_bytes), _CLIMB + scaled
     if vectors < least:

@@ -94,20 +94,6 @@ def width_of_noise(
     The same draws serve every σ, so that the average over them is a smooth function of σ; its root
     is found by a bracket and Brent's method, which falls back on bisection.
 
-    Args:
-        engine: evaluates the loss.
-        draws: gives Tz, Gaussian.
-        loss: L(w).
-        rise: the rise that is asked for, above zero, in units of the loss.
-        n: draws, each tried with both signs.
-        start: σ to begin with.
-
-    Returns:
-        The σ with its standard error. Cost: 2n forward passes for each of about 8 values of σ.
-
-    Raises:
-        NotReachedError: if the loss never rises so far.
-
     References:
         Jiang, Neyshabur, Mobahi, Krishnan, Bengio (2020), Fantastic generalization measures and
         where to find them, arXiv:1912.02178; Brent (1973), Algorithms for minimization without

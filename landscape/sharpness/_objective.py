@@ -43,17 +43,7 @@ class BallObjective:
         scale: Tensor | None = None,
         count: Callable[[Any], Any] = lambda function: function,
     ) -> None:
-        """Evaluate the loss and its gradient.
-
-        Args:
-            evaluator: an entered evaluator.
-            scale: the diagonal of T, shape (n,).
-            count: wraps what makes a gradient pass, for a progress bar.
-
-        Raises:
-            InvalidArgumentError: if T is zero throughout.
-            NonFiniteError: if the loss or its gradient is not finite.
-        """
+        """Evaluate the loss and its gradient."""
         self.evaluator, self.scale = evaluator, scale
         if scale is not None:
             _require_nonzero(scale, evaluator.problem)
@@ -74,14 +64,7 @@ class BallObjective:
         return n if self.scale is None else int(self.scale.count_nonzero())
 
     def scaled(self, vector: Tensor) -> Tensor:
-        """Return T times a vector.
-
-        Args:
-            vector: shape (n,).
-
-        Returns:
-            The product, shape (n,).
-        """
+        """Return T times a vector."""
         return vector if self.scale is None else self.scale * vector
 
     def at(self, d: Tensor) -> Tensor:
@@ -90,40 +73,18 @@ class BallObjective:
         return w + d if self.scale is None else torch.addcmul(w, self.scale, d)
 
     def drawn(self, seed: int) -> Tensor:
-        """Draw a random vector that is zero where nothing can move.
-
-        Args:
-            seed: of the numbers, standard normal in float64 before they are rounded.
-
-        Returns:
-            Shape (n,).
-        """
+        """Draw a random vector that is zero where nothing can move."""
         vector = torch.empty_like(self.point.gradient)
         fill_with_normal(vector, seeded(seed))
         return vector if self.scale is None else vector.mul_(self.scale != 0)
 
     def curvature(self, at: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """Return the product with THT.
-
-        Args:
-            at: d where H is taken, shape (n,); None: at the checkpoint.
-
-        Returns:
-            d ↦ THTd.
-        """
+        """Return the product with THT."""
         hessian = Hessian(self.evaluator, at=None if at is None else self.at(at))
         return lambda d: self._scaled_(hessian.matvec(self.scaled(d)))
 
     def model(self, *, seed: int, max_products: int) -> QuadraticModel:
-        """Build the quadratic model of the loss at the checkpoint.
-
-        Args:
-            seed: of the random vector in the subspace.
-            max_products: dimension of the subspace at most.
-
-        Returns:
-            The model, before its first product.
-        """
+        """Build the quadratic model of the loss at the checkpoint."""
         return QuadraticModel(
             self.curvature(), self.point.gradient, self.drawn(seed), max_products=max_products
         )

@@ -52,16 +52,6 @@ def second_order(
     """Find the smallest eigenvalue of μI − H on the tangent space of the sphere.
 
     On the sphere a maximum needs (μI − H) ≥ 0 on the tangents; below zero, ε is a saddle.
-
-    Args:
-        matvec: d ↦ Hd at the place.
-        place: on the sphere.
-        rho: radius of the sphere.
-        start: a random vector, shape (n,); overwritten.
-        max_products: at most.
-
-    Returns:
-        The eigenvalue with its vector. Cost: up to ``max_products`` products.
     """
     epsilon = place.epsilon
     square = dot(epsilon, epsilon)
@@ -92,14 +82,6 @@ def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
     """Return the standard error of L(w+ε) − L(w) over the examples, ε being as it is.
 
     The differences are taken example by example, by the delta method for a weighted mean.
-
-    Args:
-        evaluator: an entered evaluator.
-        epsilon: shape (n,).
-
-    Returns:
-        The error; NaN where the loss gives no terms, or there is one example. Cost: two forward
-        passes.
     """
     vectors = [evaluator.origin + epsilon, evaluator.origin]
     after, before = Engine(evaluator).losses(vectors, keep=True)

@@ -37,13 +37,7 @@ class Perturbations:
     """
 
     def __init__(self, scale: Tensor, distribution: str, *, seed: int) -> None:
-        """Take the scale.
-
-        Args:
-            scale: the diagonal of T, at least 0, shape (n,).
-            distribution: a key of `landscape.results.averages.DISTRIBUTIONS`.
-            seed: of the sequence.
-        """
+        """Take the scale."""
         self.scale = scale.detach().to("cpu", torch.float64)
         self._moved = self.scale > 0
         self.n_moved = int(self._moved.sum())
@@ -82,20 +76,7 @@ class Perturbations:
 
 
 def adaptive_scale(problem: Problem, adaptive: str, eta: float) -> Tensor:
-    """Return the diagonal of T that perturbations are scaled with.
-
-    Args:
-        problem: gives the weights.
-        adaptive: ``none`` (T = 1), ``elementwise`` (|w| + η) or ``filterwise`` (norm of the filter
-            + η).
-        eta: η, at least 0.
-
-    Returns:
-        Shape (n,).
-
-    Raises:
-        InvalidArgumentError: if η is out of its range or without a use, or nothing can move.
-    """
+    """Return the diagonal of T that perturbations are scaled with."""
     one_of(adaptive, SCALES, what="adaptive scale")
     if not (math.isfinite(eta) and eta >= 0):
         msg = f"eta must be a finite number of at least 0, got {eta!r}"
@@ -121,17 +102,7 @@ def adaptive_scale(problem: Problem, adaptive: str, eta: float) -> Tensor:
 def losses_around(
     engine: Engine, draws: Perturbations, rho: float, samples: Sequence[tuple[int, int]]
 ) -> list[float]:
-    """Evaluate the loss at w ± ρTz.
-
-    Args:
-        engine: evaluates it; w is its evaluator's origin.
-        draws: gives Tz.
-        rho: ρ.
-        samples: pairs of the number of a draw, and 0 for w + ε or 1 for w − ε.
-
-    Returns:
-        The losses, in order. Cost: one forward pass each.
-    """
+    """Evaluate the loss at w ± ρTz."""
     origin = engine.evaluator.origin
     found: list[float] = []
     for first in range(0, len(samples), engine.plan.points):
@@ -155,30 +126,14 @@ class CachedLosses:
         kept: Grid | None,
         progress: bool | None,
     ) -> None:
-        """Take up what is kept.
-
-        Args:
-            engine: evaluates the loss.
-            draws: gives Tz.
-            rho: ρ.
-            most: how many draws there are at most.
-            kept: the samples in the study; row k holds draw k with both signs.
-            progress: show a bar on stderr; None: where stderr is a terminal.
-        """
+        """Take up what is kept."""
         self._engine, self._draws, self._rho = engine, draws, rho
         self._most, self._kept, self._progress = most, kept, progress
         done = {} if kept is None else kept.done
         self._losses = {index: values["loss"] for index, values in done.items()}
 
     def losses(self, n: int) -> FloatArray:
-        """Measure what is missing of the first n draws.
-
-        Args:
-            n: how many draws.
-
-        Returns:
-            L(w ± ε), shape (n, 2). Cost: one forward pass for each that is not kept.
-        """
+        """Measure what is missing of the first n draws."""
         indices = [(k, sign) for k in range(n) for sign in (0, 1)]
         # Cut alike whatever is kept already and however many are asked for: a sample has other
         # roundings in other company.
@@ -199,16 +154,7 @@ class CachedLosses:
 
 
 def kept_engine(evaluator: Evaluator, kept: Grid | None, *, n_points: int) -> Engine:
-    """Choose how to evaluate, or go on as the study notes that it was begun.
-
-    Args:
-        evaluator: an entered evaluator.
-        kept: the samples in the study.
-        n_points: how many points are to be evaluated; 1: nothing is timed.
-
-    Returns:
-        The engine.
-    """
+    """Choose how to evaluate, or go on as the study notes that it was begun."""
     noted = None if kept is None else kept.settled
     if noted is None:
         plan = choose_plan(evaluator, n_points=n_points)
@@ -219,17 +165,6 @@ def kept_engine(evaluator: Evaluator, kept: Grid | None, *, n_points: int) -> En
 def rises_around(
     engine: Engine, draws: Perturbations, rho: float, *, n: int, loss: float
 ) -> FloatArray:
-    """Evaluate the rise of the loss at n draws with both signs.
-
-    Args:
-        engine: evaluates the loss.
-        draws: gives Tz.
-        rho: ρ.
-        n: how many draws.
-        loss: L(w).
-
-    Returns:
-        L(w ± ε) − L(w), shape (n, 2). Cost: 2n forward passes.
-    """
+    """Evaluate the rise of the loss at n draws with both signs."""
     samples = [(k, sign) for k in range(n) for sign in (0, 1)]
     return np.array(losses_around(engine, draws, rho, samples)).reshape(n, 2) - loss

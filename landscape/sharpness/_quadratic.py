@@ -22,14 +22,6 @@ def maximise_in_ball(hessian: Floats, gradient: Floats, rho: float) -> tuple[Flo
     At the maximum (μI − H) y = g with μ ≥ max(λ₁, 0), and ‖y‖ = ρ unless μ = 0. In the hard case,
     where g has no part along the top eigenvector, that vector fills y up to the boundary.
 
-    Args:
-        hessian: symmetric, shape (k, k).
-        gradient: shape (k,).
-        rho: radius.
-
-    Returns:
-        y of shape (k,), and the multiplier μ.
-
     References:
         Moré, Sorensen (1983), Computing a trust region step, SIAM J. Sci. Stat. Comput. 4.
 
@@ -91,14 +83,7 @@ class QuadraticModel:
         *,
         max_products: int,
     ) -> None:
-        """Begin the subspace; no product is made yet.
-
-        Args:
-            matvec: d ↦ Hd.
-            gradient: g, shape (n,); None: zero.
-            other: the random vector, shape (n,).
-            max_products: dimension of the subspace at most.
-        """
+        """Begin the subspace; no product is made yet."""
         size = max(1, min(max_products, len(other)))
         self._matvec: Callable[[Tensor], Tensor] | None = matvec
         self._basis = other.new_empty((size, len(other)))
@@ -120,13 +105,7 @@ class QuadraticModel:
         return self._matvec is None
 
     def grow(self, rho: float, *, tol: float, max_products: int | None = None) -> None:
-        """Extend the subspace until maximiser and top eigenpair have converged, or it is full.
-
-        Args:
-            rho: radius of the ball.
-            tol: residuals to reach, relative to the largest ‖Hv‖ of the basis, and to ‖g‖ with it.
-            max_products: in all, earlier ones counted in; None: as many as there is room for.
-        """
+        """Extend the subspace until maximiser and top eigenpair have converged, or it is full."""
         most = len(self._small) if max_products is None else max_products
         while self._has_next and not self.is_full and self.products < most:
             if self._beta > 0 and self._error(rho) <= tol:
@@ -139,14 +118,7 @@ class QuadraticModel:
         self._basis = self._basis.new_empty((0, 0))
 
     def maximum(self, rho: float) -> tuple[Tensor, float]:
-        """Maximise the model over the part of the ball that lies in the subspace.
-
-        Args:
-            rho: radius.
-
-        Returns:
-            The step of shape (n,), and the rise of the model there.
-        """
+        """Maximise the model over the part of the ball that lies in the subspace."""
         return self._combined(self._solve(rho)[0]), self.rise(rho)
 
     def rise(self, rho: float) -> float:
@@ -165,21 +137,12 @@ class QuadraticModel:
         return self._beta * abs(float(np.linalg.eigh(self._projected)[1][-1, -1]))
 
     def top(self) -> tuple[float, float, Tensor]:
-        """Return the largest Ritz value of the subspace.
-
-        Returns:
-            The value, a lower bound on the largest eigenvalue; ‖Hu − θu‖; and the unit vector u of
-            shape (n,).
-        """
+        """Return the largest Ritz value of the subspace."""
         values, vectors = np.linalg.eigh(self._projected)
         return float(values[-1]), self.top_error, self._combined(vectors[:, -1])
 
     def _take(self, vector: Tensor) -> bool:
-        """Take a vector as the next of the basis, if it is not of the subspace; it is overwritten.
-
-        Returns:
-            Whether anything of it was new.
-        """
+        """Take a vector as the next of the basis, overwriting it; False: it is of the subspace."""
         k, size = self.products, norm(vector)
         if size == 0 or not math.isfinite(size):
             return False

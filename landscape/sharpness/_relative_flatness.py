@@ -60,12 +60,6 @@ def neuron_blocks(problem: Problem) -> list[NeuronBlock]:
 
     The neurons of a grouped convolution see other inputs in each group: only neurons of one group
     have a common block.
-
-    Args:
-        problem: gives the model and its weights.
-
-    Returns:
-        One block for each weight, in the order of the parameters.
     """
     space = problem.space
     tensors = space.unflatten(problem.weights)
@@ -91,17 +85,6 @@ def relative_flatness(
     seed: int,
 ) -> Interval:
     """Estimate Σ ⟨wₛ, wₛ'⟩ tr(Hₛₛ') over all pairs of neurons of each layer.
-
-    Args:
-        hessian: of the whole loss, at the weights that the blocks are of.
-        blocks: the layers; at least one.
-        relative_error: half-width of the 95 % interval of their sum to reach, relative to it.
-        max_products: products to spend at most; where as many would be exact, it is exact.
-        seed: of the probes.
-
-    Returns:
-        One estimate for each block, with standard errors and 95 % intervals. Cost: one product for
-        each probe serves all layers.
 
     References:
         Petzka, Kamp, Adilova, Sminchisescu, Boley (2021), Relative flatness and generalization,

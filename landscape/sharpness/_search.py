@@ -76,15 +76,7 @@ class Search:
         max_gradients: int = 200,
         room: Room | None = None,
     ) -> None:
-        """Begin without any start.
-
-        Args:
-            origin: what is known at the checkpoint.
-            ball: where to search.
-            tol: relative gap to reach.
-            max_gradients: gradient passes to spend at most, beyond the first ones of each climb.
-            room: what there is memory for.
-        """
+        """Begin without any start."""
         self.origin, self.ball, self.tol, self.left = origin, ball, tol, max_gradients
         origin.ball = ball
         self.room = Room() if room is None else room
@@ -135,14 +127,7 @@ class Search:
         seed: int = 0,
         few_products: int = FEW_PRODUCTS,
     ) -> None:
-        """Climb from one start after another; for p = 2 and ∞ only until they agree.
-
-        Args:
-            eigenvectors: directions, in place of the quadratic model.
-            start: a point ε.
-            seed: of the random start.
-            few_products: of the quadratic model, before its start is compared with the first.
-        """
+        """Climb from one start after another; for p = 2 and ∞ only until they agree."""
         like = self.origin.point.gradient
         if start is not None:
             epsilon, scale = torch.as_tensor(start).to(like, copy=True), self.origin.scale
@@ -177,9 +162,6 @@ class Search:
         """Begin at the highest point of some steps of Auto-PGD, for p = 2 and ∞.
 
         Its long steps with momentum pass over local maxima where a line search stays.
-
-        Args:
-            name: of the start.
         """
         origin, ball = self.origin, self.ball
         if ball.rho * self._slope <= self._rounding:
@@ -202,12 +184,7 @@ class Search:
             self.start(name, origin.point.gradient)
 
     def start_from_model(self, max_products: int, *, seed: int) -> None:
-        """Begin at the maximiser of the quadratic model at the checkpoint, which is built or grows.
-
-        Args:
-            max_products: with the Hessian, those made earlier counted in.
-            seed: of the random vector in its subspace.
-        """
+        """Begin at the maximiser of the quadratic model, which is built or grows."""
         model = self._grown(max_products, seed)
         if model is None or not model.products:
             return
@@ -244,11 +221,7 @@ class Search:
         return self.model
 
     def start_along(self, vectors: Tensor) -> None:
-        """Begin at both ends of some directions.
-
-        Args:
-            vectors: one in each row, shape (k, n).
-        """
+        """Begin at both ends of some directions."""
         for i, vector in enumerate(vectors):
             self.start(f"+eigenvector {i + 1}", vector)
             self.start(f"-eigenvector {i + 1}", -vector)
@@ -268,15 +241,7 @@ class Search:
             self.start_at("best vertex", vertices[int(np.argmax(finite))])
 
     def start(self, name: str, direction: Tensor) -> float:
-        """Begin where a direction points; for p = 1 also at the vertices that come next.
-
-        Args:
-            name: of the start.
-            direction: shape (n,).
-
-        Returns:
-            The rise at the point of the ball to which it points.
-        """
+        """Begin where a direction points; for p = 1 also at the vertices that come next."""
         entries: list[tuple[int, float]] = []
         if self.ball.p == 1:
             largest = direction.abs().topk(min(_LARGEST_COORDINATES, len(direction))).indices
@@ -294,15 +259,7 @@ class Search:
         return first
 
     def start_at(self, name: str, d: Tensor) -> float:
-        """Begin at a point.
-
-        Args:
-            name: of the start.
-            d: the point, shape (n,), overwritten; projected on the ball.
-
-        Returns:
-            The rise there. Cost: up to `SCOUTING` gradient passes; more if it is the highest then.
-        """
+        """Begin at a point."""
         return self._start(name, [d])
 
     def _start(self, name: str, holder: list[Tensor], *, scouting: int = SCOUTING) -> float:
@@ -367,13 +324,7 @@ class Search:
             self.go_on_at(f"second-order step {i + 1}", there)
 
     def go_on_at(self, name: str, holder: list[Tensor], *, share: float = 1.0) -> None:
-        """Begin at a point close to the highest one, and climb as long as there are passes.
-
-        Args:
-            name: of the start.
-            holder: a list with the point, shape (n,), alone, which is emptied; projected.
-            share: of the passes that are left, to spend at most.
-        """
+        """Begin at a point close to the highest one, and climb as long as there are passes."""
         climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
         climb.climb(self.tol, climb.gradients + int(share * self.left))
         self.left -= climb.gradients
@@ -425,18 +376,7 @@ def _vertices(ball: Ball, origin: BallObjective) -> Tensor | None:
 
 
 def checked_eigenvectors(values: Any, n: int) -> FloatArray:
-    """Check directions that a person gives to start in.
-
-    Args:
-        values: one in each row, or a single one.
-        n: number of parameters.
-
-    Returns:
-        Shape (k, n).
-
-    Raises:
-        InvalidArgumentError: if the shape is another, or a value is not finite.
-    """
+    """Check directions that a person gives to start in."""
     vectors: FloatArray = np.atleast_2d(np.asarray(values))
     if vectors.ndim != 2 or vectors.shape[1] != n or not np.isfinite(vectors).all():
         msg = (

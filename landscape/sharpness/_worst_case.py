@@ -144,33 +144,14 @@ def sharpness(
 
 
 def check_search(tol: float, max_gradients: int) -> None:
-    """Refuse a search that cannot end, or not begin.
-
-    Args:
-        tol: relative gap to reach.
-        max_gradients: gradient passes to spend at most.
-
-    Raises:
-        InvalidArgumentError: if either is out of its range.
-    """
+    """Refuse a search that cannot end, or not begin."""
     if not 0 < tol < 1 or max_gradients < 1:
         msg = f"expected 0 < tol < 1 and max_gradients ≥ 1, got {tol!r} and {max_gradients!r}"
         raise InvalidArgumentError(msg)
 
 
 def scale_settings(adaptive: str, eta: float) -> dict[str, Any]:
-    """Return what identifies the scale T; nothing for the plain ball.
-
-    Args:
-        adaptive: ``none``, ``elementwise`` or ``filterwise``.
-        eta: what is added to the diagonal.
-
-    Returns:
-        JSON values.
-
-    Raises:
-        InvalidArgumentError: if there is no such scale, or η is given without one.
-    """
+    """Return what identifies the scale T; nothing for the plain ball."""
     one_of(adaptive, SCALES, what="scale of an adaptive ball")
     if adaptive != "none":
         return {"adaptive": adaptive, "eta": eta}
@@ -181,19 +162,7 @@ def scale_settings(adaptive: str, eta: float) -> dict[str, Any]:
 
 
 def room_for(problem: Problem, memory: float | None, adaptive: str) -> Room:
-    """Return what a search has memory for.
-
-    Args:
-        problem: gives the size of the model.
-        memory: bytes to use beyond the model, its checkpoint and the graph; None: as `room` says.
-        adaptive: the kind of ball.
-
-    Returns:
-        The length of the L-BFGS history and the size of the quadratic model.
-
-    Raises:
-        InvalidArgumentError: if the memory is no number, or holds no climb.
-    """
+    """Return what a search has memory for."""
     check_real(or_none=True, memory=memory)
     size = problem.space.n * problem.dtype.itemsize
     return room(size, memory, scaled=adaptive != "none")
@@ -281,14 +250,7 @@ def _record(
 
 
 def model_fields(search: Search) -> dict[str, float]:
-    """Return what the quadratic model at the checkpoint says, where there is one.
-
-    Args:
-        search: after its starts were added.
-
-    Returns:
-        Values for the fields ``top_eigenvalue`` and, for p = 2, ``quadratic_maximum``.
-    """
+    """Return what the quadratic model at the checkpoint says, where there is one."""
     model = search.model
     if model is None or not model.products:
         return {}

@@ -68,13 +68,6 @@ def dumps(value: Any, *, canonical: bool = False) -> str:
     ``-inf``); a key that begins with a dollar sign gets a second one, so that nothing else reads
     as such a mark. Finite floats are written by repr, which is exact.
 
-    Args:
-        value: numbers, text, booleans, None, NumPy scalars; lists, tuples and mappings of these.
-        canonical: whether to sort the keys, so that equal values give equal text.
-
-    Returns:
-        The text.
-
     >>> dumps({"rho": np.float64(0.05), "p": math.inf})
     '{"rho":0.05,"p":{"$float":"inf"}}'
     """
@@ -84,12 +77,6 @@ def dumps(value: Any, *, canonical: bool = False) -> str:
 
 def loads(text: str) -> Any:
     """Read what `dumps` wrote.
-
-    Args:
-        text: the JSON.
-
-    Returns:
-        The value; tuples have become lists.
 
     >>> loads('{"rho":0.05,"p":{"$float":"inf"}}')
     {'rho': 0.05, 'p': inf}
@@ -126,31 +113,12 @@ def _unmarked(item: dict[str, Any]) -> Any:
 
 
 def printable(text: str) -> str:
-    """Return a name as valid Unicode; the bytes of a file name that are not show as escapes.
-
-    Args:
-        text: any string, lone surrogates (undecodable file names) among it.
-
-    Returns:
-        The text itself, wherever it is valid.
-    """
+    """Return a name as valid Unicode; the bytes of a file name that are not show as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def pack(name: str, array: npt.NDArray[Any]) -> tuple[str, str, bytes | None]:
-    """Turn an array into raw little-endian bytes in C order.
-
-    Args:
-        name: what the array is called, for messages.
-        array: booleans, integers, floats or complex numbers of any shape and layout.
-
-    Returns:
-        Its dtype and shape as text, and its bytes; None in their place, with a warning, for an
-        array of more than `MAX_ARRAY_BYTES`.
-
-    Raises:
-        InvalidArgumentError: if the dtype is none that can be stored.
-    """
+    """Turn an array into raw little-endian bytes in C order."""
     array = np.asarray(array)
     little = array.dtype.newbyteorder("<")
     if little.str not in _DTYPES:
@@ -172,19 +140,7 @@ def pack(name: str, array: npt.NDArray[Any]) -> tuple[str, str, bytes | None]:
 
 
 def unpack(dtype: str, shape: str, data: bytes | None) -> npt.NDArray[Any]:
-    """Build the array again that `pack` took apart.
-
-    Args:
-        dtype: its dtype.
-        shape: its shape, as JSON.
-        data: its bytes; None for an array that was too large.
-
-    Returns:
-        An array of its own, writable; of shape (0,) for one that was too large.
-
-    Raises:
-        ValueError: if the parts do not fit each other.
-    """
+    """Build the array again that `pack` took apart."""
     if dtype not in _DTYPES:
         msg = f"unknown dtype {dtype!r}"
         raise ValueError(msg)

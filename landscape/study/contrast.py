@@ -111,21 +111,6 @@ def choose(
     one that was measured last, is called so; the others get the first eight digits of their hash
     behind it (``sgd.pt@1a2b3c4d``). One checkpoint with several names has the first, and the others
     where they are asked for.
-
-    Args:
-        candidates: the finished measurements, oldest first.
-        names: the labels to choose for; None: all.
-        parameters: pattern of the parameters that were explored, empty for all of them; None: see
-            `usual_part`.
-        hashes: digest of the weights by each name that they have.
-
-    Returns:
-        Numbers of the measurements by role, by label of the checkpoint, in the order of the names;
-        of all, in that in which the checkpoints were first measured.
-
-    Raises:
-        InvalidArgumentError: if no checkpoint has one of the names.
-        StudyError: if nothing was measured of these parameters, or of a checkpoint that is named.
     """
     every = list(candidates)
     labelled = _labelled(every, hashes or {})

@@ -110,17 +110,7 @@ _REASONS = {
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn whatever SQLite or the system reports into a `StudyError` that says what to do.
-
-    Args:
-        path: the file that is being used, for the message.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        StudyError: in place of each `sqlite3.Error` and `OSError`.
-    """
+    """Turn whatever SQLite or the system reports into a `StudyError` that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
@@ -136,13 +126,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 class StudyFile:
-    """A study file that is known to be one, and its transactions.
-
-    Args:
-        path: where it is.
-        create: whether to create it if it is missing or empty.
-        readonly: whether to leave it, and its folder, as they are.
-    """
+    """A study file that is known to be one, and its transactions."""
 
     def __init__(self, path: Path, *, create: bool, readonly: bool) -> None:
         self.path = path
@@ -158,11 +142,7 @@ class StudyFile:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Read from one consistent state of the file.
-
-        Yields:
-            A connection to select from.
-        """
+        """Read from one consistent state of the file."""
         writer = self._writer()
         with explained(self.path), ExitStack() as stack:
             reader = writer or stack.enter_context(closing(_open_for_reading(self.path)))
@@ -170,14 +150,7 @@ class StudyFile:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Write in one transaction: all of it is in the file afterwards, or nothing.
-
-        Yields:
-            A connection to write with.
-
-        Raises:
-            StudyError: if the study was opened for reading only.
-        """
+        """Write in one transaction: all of it is in the file afterwards, or nothing."""
         writer = self._writer()
         if writer is None:
             msg = f"{self.path} was opened for reading only; open it without readonly=True to write"

@@ -26,13 +26,6 @@ def bernstein(degree: int, t: float) -> list[float]:
     They are built up degree by degree, bₖ ← (1 − t) bₖ + t bₖ₋₁, which adds only numbers that
     are not negative and is exact at both ends.
 
-    Args:
-        degree: at least 0.
-        t: coordinate in [0, 1].
-
-    Returns:
-        binom(degree, k) tᵏ (1 − t)^(degree − k) for k from 0 to the degree.
-
     References:
         Farouki, Rajan (1987), Computer Aided Geometric Design 4, on the stability of this form.
 
@@ -47,13 +40,6 @@ def bernstein(degree: int, t: float) -> list[float]:
 
 def hats(n_segments: int, t: float) -> list[float]:
     """Return the weights of the vertices of a polygonal chain at one coordinate.
-
-    Args:
-        n_segments: at least 1; each takes an equal share of [0, 1].
-        t: coordinate in [0, 1].
-
-    Returns:
-        One weight for each of the n_segments + 1 vertices; at most two are not 0.
 
     >>> hats(2, 0.75)
     [0.0, 0.5, 0.5]
@@ -83,20 +69,7 @@ class Curve:
 
     @classmethod
     def straight(cls, kind: str, start: Tensor, end: Tensor, n_bends: int) -> Curve:
-        """Lay a curve along the straight line, its control vectors at equal distances.
-
-        Args:
-            kind: one of `CURVES`; a linear one has no bends.
-            start: shape (n,).
-            end: shape (n,).
-            n_bends: inner control vectors.
-
-        Returns:
-            The curve.
-
-        Raises:
-            InvalidArgumentError: if the kind is unknown, or the number of bends does not fit it.
-        """
+        """Lay a curve along the straight line, its control vectors at equal distances."""
         one_of(kind, CURVES, what="curve")
         if kind == "linear" and n_bends:
             msg = f"a linear path has no bends, got {n_bends}; use curve='bezier' or 'polygon'"
@@ -113,26 +86,12 @@ class Curve:
         )
 
     def weights(self, t: float) -> list[float]:
-        """Return the weights of the control vectors at one coordinate.
-
-        Args:
-            t: coordinate in [0, 1].
-
-        Returns:
-            One number for each control vector, the ends among them; their sum is 1.
-        """
+        """Return the weights of the control vectors at one coordinate."""
         degree = len(self.bends) + 1
         return bernstein(degree, t) if self.kind == "bezier" else hats(degree, t)
 
     def at(self, t: float) -> Tensor:
-        """Return a point of the curve, differentiable by the bends.
-
-        Args:
-            t: coordinate in [0, 1]; 0 and 1 give the ends bit for bit.
-
-        Returns:
-            w(t), shape (n,).
-        """
+        """Return a point of the curve, differentiable by the bends."""
         first, *inner, last = self.weights(t)
         point = _sum((first, last), (self.start, self.end))
         if any(inner):

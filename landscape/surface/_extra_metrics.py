@@ -72,17 +72,7 @@ class PointOptions:
     tune: bool = False
 
     def check(self, problem: Problem, where: AffineSlice) -> None:
-        """Refuse what does not fit.
-
-        Args:
-            problem: what is measured.
-            where: where its points lie.
-
-        Raises:
-            InvalidArgumentError: if a choice is unknown, or cannot be had here, or the checkpoints
-                to compare have other losses, modes or dtypes.
-            DataError: if the checkpoints to compare are not on the same data.
-        """
+        """Refuse what does not fit."""
         one_of(self.statistics, STATISTICS, what="statistics of BatchNorm")
         if self.against is not None:
             _check_against(self.against)
@@ -115,15 +105,7 @@ class PointOptions:
         return paired | ({"penalty"} if self.weight_decay else set())
 
     def settings(self, where: AffineSlice, study: Study | None) -> dict[str, Any]:
-        """Return what differs from the usual, as JSON values.
-
-        Args:
-            where: where the points lie.
-            study: which knows what the other problems compute.
-
-        Returns:
-            A part of the settings of the result.
-        """
+        """Return what differs from the usual, as JSON values."""
         found: dict[str, Any] = {}
         if self.statistics != "frozen":
             found["statistics"] = self.statistics
@@ -212,14 +194,7 @@ ExtraMetric = Callable[[Point], dict[str, float]]
 
 
 def penalty(weight_decay: float) -> ExtraMetric:
-    """Measure the regulariser ½ λ ‖w‖² at each point.
-
-    Args:
-        weight_decay: λ.
-
-    Returns:
-        What to call at each point. Cost: no pass.
-    """
+    """Measure the regulariser ½ λ ‖w‖² at each point."""
 
     def measure(point: Point) -> dict[str, float]:
         assert isinstance(point.weights, Tensor)
@@ -230,15 +205,7 @@ def penalty(weight_decay: float) -> ExtraMetric:
 
 
 def on_held_out(problem: Problem, engine: Engine) -> ExtraMetric:
-    """Measure other data at each point, with the buffers of the point.
-
-    Args:
-        problem: on the other data.
-        engine: evaluates it.
-
-    Returns:
-        What to call at each point. Cost: a forward pass over the other data.
-    """
+    """Measure other data at each point, with the buffers of the point."""
 
     def measure(point: Point) -> dict[str, float]:
         return held_out_columns(engine.loss(point.weights, buffers=point.buffers), problem.split)
@@ -249,17 +216,7 @@ def on_held_out(problem: Problem, engine: Engine) -> ExtraMetric:
 def difference(
     evaluator: Evaluator, engine: Engine, where: AffineSlice, statistics: str
 ) -> ExtraMetric:
-    """Measure the difference to another checkpoint at each point, on the same examples.
-
-    Args:
-        evaluator: of the other checkpoint.
-        engine: evaluates it.
-        where: where its points lie.
-        statistics: of BatchNorm.
-
-    Returns:
-        What to call at each point. Cost: a forward pass, and one more to recalibrate.
-    """
+    """Measure the difference to another checkpoint at each point, on the same examples."""
 
     def measure(point: Point) -> dict[str, float]:
         names = f"{METRIC}difference", f"{METRIC}difference_se"
@@ -276,30 +233,14 @@ def difference(
 
 
 def columns_of(loss: LossValue) -> dict[str, float]:
-    """Lay out a loss as columns.
-
-    Args:
-        loss: with its standard error and metrics.
-
-    Returns:
-        Numbers by column.
-    """
+    """Lay out a loss as columns."""
     # The prefix keeps a metric that is itself called "loss" apart.
     metrics = {f"{METRIC}{name}": value for name, value in loss.metrics.items()}
     return {"loss": loss.value, "loss_se": loss.se} | metrics
 
 
 def held_out_columns(loss: LossValue, split: str) -> dict[str, float]:
-    """Lay out a loss on other data as columns behind the name of its split.
-
-    Args:
-        loss: with its standard error and metrics.
-        split: name of the other data.
-
-    Returns:
-        Numbers by column: ``test loss``, ``test loss_se``, ``test accuracy``; a metric that is
-        itself called ``loss`` is ``test metric loss``.
-    """
+    """Lay out a loss on other data as columns behind the name of its split."""
     own = {"loss": loss.value, "loss_se": loss.se}
     metrics = {f"metric {k}" if k in own else k: v for k, v in loss.metrics.items()}
     return {f"{METRIC}{split} {name}": value for name, value in (own | metrics).items()}
@@ -308,20 +249,7 @@ def held_out_columns(loss: LossValue, split: str) -> dict[str, float]:
 def buffers_at(
     evaluator: Evaluator, where: AffineSlice, at: tuple[float, float], statistics: str
 ) -> dict[str, Tensor] | None:
-    """Return the buffers to measure a point with.
-
-    Args:
-        evaluator: of the checkpoint at the origin.
-        where: where the points lie.
-        at: coordinates of the point.
-        statistics: ``frozen``, ``recalibrated`` or ``interpolated``.
-
-    Returns:
-        The buffers by name; None: the model's own. Cost: one forward pass to recalibrate.
-
-    Raises:
-        NonFiniteError: if an interpolated variance is below zero.
-    """
+    """Return the buffers to measure a point with."""
     if statistics == "frozen":
         return None
     if statistics == "recalibrated":

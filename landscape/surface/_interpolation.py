@@ -92,21 +92,6 @@ def interpolated_surface(
     Where the loss is not finite nothing is interpolated: points with finite and other neighbours
     are measured, and those in the midst of others are NaN.
 
-    Args:
-        x: ascending coordinates, shape (nx,).
-        y: ascending coordinates, shape (ny,).
-        measure: returns the losses at grid indices; asked for every point at most once.
-        tolerance: largest error, in units of the criterion; above zero.
-        criterion: ``range``: relative to the range of the finite losses; ``log``: of ln(loss).
-        max_points: stop there; at least 73; None: as many as it takes.
-
-    Returns:
-        The surface with its error. Same losses, same points.
-
-    Raises:
-        InvalidArgumentError: if the tolerance is not above zero, the criterion is unknown, there
-            are to be fewer points than it starts from, or a loss is not above zero with ``log``.
-
     References:
         Wendland (2004), Scattered Data Approximation; De Marchi, Schaback, Wendland (2005),
         Adv. Comput. Math. 23, for greedy choices of points.

@@ -42,22 +42,6 @@ def train_curve(
     epoch where they are kept in memory, else as they come. Each epoch has a generator of its own,
     so that training that is taken up again gives the same bits.
 
-    Args:
-        evaluator: an entered evaluator.
-        straight: the curve to start from.
-        end: name of the checkpoint at t = 1.
-        settings: ``epochs``, ``lr``, ``momentum``, ``weight_decay``, ``seed``, and all else that
-            tells this training from others.
-        provenance: what is trained on.
-        study: where the state is kept after every epoch; a killed training loses one at most.
-        progress: show a bar on stderr; None: where stderr is a terminal.
-
-    Returns:
-        The curve, and its record.
-
-    Raises:
-        NonFiniteError: if the loss or the bends become NaN or infinite.
-
     Cost: one gradient pass per epoch.
 
     References:
@@ -107,20 +91,7 @@ def objective(
     t: float,
     weight_decay: float = 0.0,
 ) -> tuple[float, Tensor]:
-    """Evaluate the objective of one training step, and its gradient by the bends.
-
-    Args:
-        evaluator: an entered evaluator.
-        curve: the curve.
-        batch: one of the problem's batches.
-        index: its number.
-        t: coordinate in [0, 1].
-        weight_decay: of w(t).
-
-    Returns:
-        The mean loss of the batch at w(t) (its sum, for a loss that is a plain sum), and the
-        gradient by the bends of that with ½ weight_decay ‖w(t)‖².
-    """
+    """Evaluate the objective of one training step, and its gradient by the bends."""
     with torch.enable_grad():
         point = curve.at(t)
     terms, slope = evaluator.batch_gradient(point.detach(), batch, index)
@@ -194,13 +165,6 @@ def _one_epoch(
 
 def cosine(epoch: int, epochs: int) -> float:
     """Return the learning rate of an epoch relative to the first: half a period of a cosine.
-
-    Args:
-        epoch: how many went before.
-        epochs: how many there are.
-
-    Returns:
-        From 1 before the first towards 0 after the last.
 
     >>> cosine(0, 10), round(cosine(5, 10), 12)
     (1.0, 0.5)

@@ -341,17 +341,7 @@ def _unit(problem: Problem, vector: Tensor, like: Direction) -> Direction:
 def reader(
     problem: Problem, key: str | None, unsafe_pickle: bool, partial: bool = False
 ) -> Callable[[Checkpoint], Problem]:
-    """Return what puts the problem at a checkpoint, or at the weights of another problem.
-
-    Args:
-        problem: what is put there.
-        key: which entry of nested checkpoints to read.
-        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
-        partial: keep the model's own weights where a checkpoint has none.
-
-    Returns:
-        A function of the checkpoint.
-    """
+    """Return what puts the problem at a checkpoint, or at the weights of another problem."""
 
     def read(checkpoint: Checkpoint) -> Problem:
         if isinstance(checkpoint, Problem):

@@ -75,18 +75,7 @@ class Points:
         what: str = "points",
         progress: bool | None = None,
     ) -> None:
-        """Prepare; entering starts the evaluators.
-
-        Args:
-            problem: what to measure.
-            where: where the points lie.
-            coordinates: x and y.
-            options: what is measured at each.
-            seed: of the dropout masks in ``train`` mode.
-            kept: the grid in the study.
-            what: words for the progress bar.
-            progress: see `landscape.surface`.
-        """
+        """Prepare; entering starts the evaluators."""
         self._problem, self._where, self._xy = problem, where, coordinates
         self._options, self._seed, self._kept = options, seed, kept
         self._what, self._progress = what, progress
@@ -128,14 +117,7 @@ class Points:
         return Cost(forwards=forwards, seconds=own.seconds)
 
     def measure(self, indices: Sequence[Index]) -> list[float]:
-        """Measure what is missing of some points.
-
-        Args:
-            indices: of the points.
-
-        Returns:
-            Their losses. Cost: one forward pass for each that is not kept, more with options.
-        """
+        """Measure what is missing of some points."""
         with Recorder(self._kept) as recorder:
             for block in self._blocks(indices):
                 measured = zip(block, self._measured(block), strict=True)
@@ -145,11 +127,7 @@ class Points:
         return [self.columns[index]["loss"] for index in indices]
 
     def arrays(self) -> dict[str, FloatArray]:
-        """Return each column in the shape of the grid, NaN where nothing was measured.
-
-        Returns:
-            The columns by name.
-        """
+        """Return each column in the shape of the grid, NaN where nothing was measured."""
         shape = (len(self._xy[0]), len(self._xy[1]))
         names = dict.fromkeys(name for values in self.columns.values() for name in values)
         found = {name: np.full(shape, np.nan) for name in names}
@@ -159,12 +137,7 @@ class Points:
         return found
 
     def precision_error(self) -> float:
-        """Compare some of the points with the exact loss.
-
-        Returns:
-            The largest difference at five points spread over those measured, infinite where only
-            one of the two is finite; 0 where they are exact. Cost: a forward pass for each.
-        """
+        """Compare some of the points with the exact loss."""
         if self._options.precision == "exact":
             return 0.0
         known = sorted(self.columns)
@@ -279,32 +252,14 @@ class Points:
 
 
 def seed_of_masks(seed: int, *problems: Problem | None) -> dict[str, int]:
-    """Return the seed as a setting, where a problem draws dropout masks from it.
-
-    Args:
-        seed: of the dropout masks.
-        *problems: what is evaluated; None where there is none.
-
-    Returns:
-        A part of the settings of the result; empty where all are in ``eval`` mode.
-
-    Raises:
-        InvalidArgumentError: if the seed is not a whole number.
-    """
+    """Return the seed as a setting, where a problem draws dropout masks from it."""
     number = whole_seed(seed)
     drawn = any(problem is not None and problem.mode == "train" for problem in problems)
     return {"seed": number} if drawn else {}
 
 
 def metrics_of(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """Return the columns other than the loss and its standard error.
-
-    Args:
-        columns: as `Points.arrays` returns them.
-
-    Returns:
-        The metrics by name.
-    """
+    """Return the columns other than the loss and its standard error."""
     return {
         name.removeprefix(METRIC): values
         for name, values in columns.items()

@@ -23,9 +23,6 @@ N_FIT = 1150
 def model() -> nn.Module:
     """Return the network, its weights as PyTorch initialises them.
 
-    Returns:
-        A ResNet of 77,754 parameters.
-
     >>> sum(p.numel() for p in model().parameters())
     77754
     """
@@ -37,17 +34,6 @@ def data(split: str) -> tuple[Tensor, Tensor]:
 
     Pixels are standardised with the mean and the standard deviation over all pixels of the
     training images. The split is drawn once and for all; the global RNG is not touched.
-
-    Args:
-        split: ``train`` (1,437 images) or ``test`` (360 images); to choose settings by, the
-            training images in two parts: ``fit`` (1,150) and ``validation`` (287).
-
-    Returns:
-        Images of shape (n, 1, 8, 8), float32, and classes 0 to 9 of shape (n,), int64.
-
-    Raises:
-        InvalidArgumentError: if there is no such split.
-        MissingDependencyError: if scikit-learn is not installed.
 
     >>> [tuple(part.shape) for part in data("test")]
     [(360, 1, 8, 8), (360,)]
@@ -86,13 +72,6 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Say for each example whether the largest logit is that of its class.
-
-    Args:
-        output: logits, shape (n, classes).
-        target: classes, shape (n,).
-
-    Returns:
-        1.0 or 0.0 for each example, shape (n,).
 
     >>> accuracy(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([1, 0]))
     tensor([1., 0.])

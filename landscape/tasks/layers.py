@@ -14,12 +14,6 @@ from torch import Tensor, nn
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Return a multilayer perceptron: linear layers with ReLU between them.
 
-    Args:
-        widths: numbers that go in, of the hidden layers, and that come out.
-
-    Returns:
-        A module that takes anything of shape (n, …) with widths[0] numbers for each example.
-
     >>> mlp((6, 4, 2))(torch.zeros(3, 2, 3)).shape
     torch.Size([3, 2])
     """
@@ -34,10 +28,6 @@ class Attention(nn.Module):
 
     It is written out, because the fused kernels of PyTorch have no second derivative.
 
-    Args:
-        width: features of a token.
-        heads: parts that the features are divided into, d = width / heads each.
-
     Reference: Vaswani et al. 2017, arXiv 1706.03762.
     """
 
@@ -48,14 +38,7 @@ class Attention(nn.Module):
         self.outward = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what each token gathers from all tokens.
-
-        Args:
-            x: tokens, shape (n, t, width).
-
-        Returns:
-            Tokens, shape (n, t, width).
-        """
+        """Return what each token gathers from all tokens."""
         n, t, width = x.shape
         parts = self.inward(x).reshape(n, t, 3, self.heads, width // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
@@ -66,11 +49,6 @@ class Attention(nn.Module):
 
 class EncoderLayer(nn.Module):
     """Attention and a perceptron, each after LayerNorm and with a shortcut around it.
-
-    Args:
-        width: features of a token.
-        heads: of the attention.
-        hidden: width of the perceptron's hidden layer.
 
     Reference: Xiong et al. 2020, arXiv 2002.04745 (LayerNorm first).
     """
@@ -85,14 +63,7 @@ class EncoderLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output.
-
-        Args:
-            x: tokens, shape (n, t, width).
-
-        Returns:
-            Tokens, shape (n, t, width).
-        """
+        """Return the layer's output."""
         x = x + self.attention(self.norm1(x))
         y: Tensor = x + self.perceptron(self.norm2(x))
         return y
@@ -100,14 +71,6 @@ class EncoderLayer(nn.Module):
 
 class Transformer(nn.Module):
     """A transformer for small images: patches, positions, encoder layers, mean, linear layer.
-
-    Args:
-        size: height and width of the images, whole multiples of those of a patch.
-        patch: height and width of a patch; each patch is one token.
-        width: features of a token.
-        heads: of the attention, which divide the width.
-        depth: encoder layers.
-        n_classes: logits that come out.
 
     Reference: Dosovitskiy et al. 2021, arXiv 2010.11929.
 
@@ -137,14 +100,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits.
-
-        Args:
-            x: images, shape (n, 1, height, width), or signals that fill them row by row.
-
-        Returns:
-            Logits, shape (n, n_classes).
-        """
+        """Return the logits."""
         images = x.reshape(len(x), 1, *self.size)
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions
         logits: Tensor = self.head(self.norm(self.layers(tokens)).mean(dim=1))
@@ -153,11 +109,6 @@ class Transformer(nn.Module):
 
 class SignalBlock(nn.Module):
     """Two convolutions over time with a shortcut around them: relu(shortcut(x) + f(x)).
-
-    Args:
-        n_in: channels that come in.
-        n_out: channels that go out; where they are more, the length is halved.
-        batch_norm: whether each convolution is followed by BatchNorm.
 
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385 (shortcut of type B).
     """
@@ -172,24 +123,12 @@ class SignalBlock(nn.Module):
             self.shortcut = _convolution(n_in, n_out, 1, stride=2, batch_norm=batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output.
-
-        Args:
-            x: features, shape (n, n_in, length).
-
-        Returns:
-            Features, shape (n, n_out, length / stride).
-        """
+        """Return the block's output."""
         return F.relu(self.shortcut(x) + self.conv2(F.relu(self.conv1(x))))
 
 
 class SignalResNet(nn.Module):
     """A residual network for signals: convolution, blocks, average over time, linear layer.
-
-    Args:
-        widths: channels of each stage; every stage after the first halves the length.
-        batch_norm: whether each convolution is followed by BatchNorm.
-        n_classes: logits that come out.
 
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385.
 
@@ -213,14 +152,7 @@ class SignalResNet(nn.Module):
         self.head = nn.Linear(widths[-1], n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits.
-
-        Args:
-            x: signals, shape (n, 1, length).
-
-        Returns:
-            Logits, shape (n, n_classes).
-        """
+        """Return the logits."""
         logits: Tensor = self.head(self.blocks(F.relu(self.stem(x))).mean(dim=2))
         return logits
 

@@ -27,9 +27,6 @@ N_FIT = 3200
 def model() -> nn.Module:
     """Return the network, its weights as PyTorch initialises them.
 
-    Returns:
-        A ResNet of 32,634 parameters.
-
     >>> sum(p.numel() for p in model().parameters())
     32634
     """
@@ -41,17 +38,6 @@ def data(split: str) -> tuple[Tensor, Tensor]:
 
     They are those of the package's `make_dataset` with its own settings (seed 42), which
     standardises them over all 5,000 signals. The global generators are left as they were.
-
-    Args:
-        split: ``train`` (4,000 signals) or ``test`` (1,000 signals); to choose settings by, the
-            training signals in two parts: ``fit`` (3,200) and ``validation`` (800).
-
-    Returns:
-        Signals of shape (n, 1, 40), float32, and classes 0 to 9 of shape (n,), int64.
-
-    Raises:
-        InvalidArgumentError: if there is no such split.
-        MissingDependencyError: if mnist1d is not installed.
 
     Cost: some seconds at the first call of a process, which keeps the arrays.
     """

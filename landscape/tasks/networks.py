@@ -14,13 +14,6 @@ class BasicBlock(nn.Module):
     The shortcut is the identity where the shape stays, else a 1 × 1 convolution. Without a
     shortcut the block is relu(f(x)).
 
-    Args:
-        n_in: channels that come in.
-        n_out: channels that go out.
-        stride: stride of the first convolution and of the shortcut.
-        batch_norm: whether each convolution is followed by BatchNorm.
-        shortcut: whether there is a shortcut.
-
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385 (shortcut of type B).
     """
 
@@ -41,28 +34,13 @@ class BasicBlock(nn.Module):
             self.shortcut = _convolution(n_in, n_out, size=1, stride=stride, batch_norm=batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output.
-
-        Args:
-            x: features, shape (n, n_in, h, w).
-
-        Returns:
-            Features, shape (n, n_out, h / stride, w / stride).
-        """
+        """Return the block's output."""
         features: Tensor = self.conv2(F.relu(self.conv1(x)))
         return F.relu(features if self.shortcut is None else self.shortcut(x) + features)
 
 
 class ResNet(nn.Module):
     """A residual network for small images: convolution, blocks, global average, linear layer.
-
-    Args:
-        widths: channels of each stage; every stage after the first halves height and width.
-        blocks: basic blocks in each stage.
-        batch_norm: whether each convolution is followed by BatchNorm.
-        shortcuts: whether the blocks have shortcuts; without them the network is a plain stack.
-        in_channels: channels of the images.
-        n_classes: logits that come out.
 
     References: He, Zhang, Ren, Sun 2015, arXiv 1512.03385; without shortcuts: Li, Xu, Taylor,
     Studer, Goldstein 2018, arXiv 1712.09913, section 5.
@@ -98,14 +76,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(n_in, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits.
-
-        Args:
-            x: images, shape (n, in_channels, h, w).
-
-        Returns:
-            Logits, shape (n, n_classes).
-        """
+        """Return the logits."""
         features = self.blocks(F.relu(self.stem(x)))
         logits: Tensor = self.head(features.mean(dim=(2, 3)))
         return logits

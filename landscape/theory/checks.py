@@ -13,20 +13,7 @@ from landscape.wording import number
 
 
 def array(value: Any, *, name: str, shape: tuple[int | None, ...]) -> FloatArray:
-    """Return an array in float64 if it has the shape that is expected.
-
-    Args:
-        value: anything that NumPy makes an array of.
-        name: what to call it in a message.
-        shape: what is expected; None: any length of at least 1.
-
-    Returns:
-        The array.
-
-    Raises:
-        InvalidArgumentError: if it has another shape.
-        NonFiniteError: if it holds NaN or infinity.
-    """
+    """Return an array in float64 if it has the shape that is expected."""
     given = np.asarray(value, dtype=np.float64)
     fits = given.ndim == len(shape) and all(
         have > 0 if want is None else have == want
@@ -44,17 +31,7 @@ def array(value: Any, *, name: str, shape: tuple[int | None, ...]) -> FloatArray
 
 
 def stable(top: float, *, eta: float, rho: float, what: str = "d₁") -> None:
-    """Refuse a step size with which the iteration does not converge.
-
-    Args:
-        top: the largest curvature.
-        eta: step size.
-        rho: SAM's ρ.
-        what: what the curvature is called in a message.
-
-    Raises:
-        InvalidArgumentError: if η (d₁ + ρ d₁²) is not below 2; the message holds the limit.
-    """
+    """Refuse a step size with which the iteration does not converge."""
     positive("eta", eta)
     real("rho", rho, least=0.0)
     step = eta * (top + rho * top**2)

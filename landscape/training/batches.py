@@ -19,16 +19,7 @@ from landscape.randomness import seeded
 
 
 class Batches:
-    """The training batches; each iteration is one epoch, in an order of its own.
-
-    Args:
-        source: what a task's ``data`` returned.
-        batch_size: examples in a batch, where the batches are cut here.
-        seed: of the order.
-
-    Raises:
-        DataError: if no batches can be read from the source.
-    """
+    """The training batches; each iteration is one epoch, in an order of its own."""
 
     def __init__(self, source: Any, batch_size: int, *, seed: int) -> None:
         self._as_they_come = as_batches(source, batch_size)  # refuses what is no data
@@ -65,17 +56,6 @@ def cut_batch(batch: Any, size: int, batching: Batching | None = None) -> list[A
 
     The last one may be short, but one that would hold a single example joins the one before it,
     as with the batches themselves.
-
-    Args:
-        batch: tensors in any nesting of tuples, lists and mappings.
-        size: examples in a micro-batch, at least 1.
-        batching: counts and cuts; by default along the first axis of the tensors.
-
-    Returns:
-        The micro-batches, each in the nesting of the batch.
-
-    Raises:
-        DataError: if something in the batch does not have one row for each example.
 
     >>> [part["x"].tolist() for part in cut_batch({"x": torch.arange(5)}, 2)]
     [[0, 1], [2, 3, 4]]

@@ -94,18 +94,6 @@ def with_label_noise(task: Task, share: float, *, seed: int = 0, split: str = "t
 def with_noisy_labels(source: Any, share: float, *, seed: int) -> Any:
     """Replace a share of the labels of a training set.
 
-    Args:
-        source: a pair (inputs, labels) of tensors or arrays, or a map-style data set whose
-            examples are such pairs; anything if the share is 0.
-        share: 0 to 1.
-        seed: of the noise.
-
-    Returns:
-        The pair, or a data set in front of the one given, with new labels.
-
-    Raises:
-        DataError: if it is neither.
-
     Cost: one look at each example of a data set that does not hold its labels apart.
     """
     if share == 0:
@@ -125,12 +113,7 @@ def with_noisy_labels(source: Any, share: float, *, seed: int) -> Any:
 
 
 class Relabelled(Dataset[Any]):
-    """A data set of pairs with other labels.
-
-    Args:
-        source: gives (input, label).
-        labels: one for each example, in the order of the source.
-    """
+    """A data set of pairs with other labels."""
 
     def __init__(self, source: Any, labels: Tensor) -> None:
         self.source = source
@@ -153,15 +136,6 @@ def labels_of(source: Any) -> Tensor:
     They are taken from ``.targets``, ``.labels`` or the second of ``.tensors``, where one is there
     and gives for the first example of each class what the data set yields (a ``target_transform``
     may come between); otherwise every example is looked at.
-
-    Args:
-        source: gives (input, label).
-
-    Returns:
-        One label for each example.
-
-    Raises:
-        DataError: if the examples are no pairs, or their second parts no numbers.
     """
     held = _held_labels(source)
     # An augmentation may draw random numbers that the training is to find where they were.
@@ -173,17 +147,7 @@ def labels_of(source: Any) -> Tensor:
 
 
 def label_seed(seed: int) -> int:
-    """Return the seed of the label noise that belongs to the seed of a training.
-
-    Args:
-        seed: at least 0.
-
-    Returns:
-        A seed that no other part of the training has.
-
-    Raises:
-        InvalidArgumentError: if it is out of range.
-    """
+    """Return the seed of the label noise that belongs to the seed of a training."""
     return int(np.random.SeedSequence(whole("seed", seed, least=0)).generate_state(4)[3])
 
 
@@ -258,17 +222,7 @@ def _pair(source: Any, index: int) -> Any:
 
 
 def label_share(share: Any) -> float:
-    """Return a share of labels, if it is one.
-
-    Args:
-        share: what was given.
-
-    Returns:
-        The share.
-
-    Raises:
-        InvalidArgumentError: if it is not in [0, 1].
-    """
+    """Return a share of labels, if it is one."""
     if not is_real(share) or not 0 <= float(share) <= 1:
         msg = (
             f"label_noise is a share of the labels, a number from 0 to 1, got {share!r}; "

@@ -79,18 +79,7 @@ class Run:
 
 
 def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float]:
-    """Describe what a training starts from, but for its settings.
-
-    Args:
-        model: with its initial weights.
-        source: the training data. Of data sets and loaders the class, the length, and the arrays,
-            tensors, texts and real numbers in their attributes count.
-        loss: what is minimised.
-
-    Returns:
-        Digests and numbers by what they are of; the loss at the start on the first examples stands
-        for the model's code.
-    """
+    """Describe what a training starts from, but for its settings."""
     weights = {name: value.detach() for name, value in model.named_parameters()}
     buffers = {name: value.detach() for name, value in model.named_buffers()}
     return {
@@ -155,15 +144,7 @@ def _is_data(value: Any) -> bool:
 
 
 def write_state(path: Path, run: Run) -> None:
-    """Write the state between two epochs; the file appears whole or not at all.
-
-    Args:
-        path: where to write.
-        run: the training.
-
-    Raises:
-        LandscapeError: if the file cannot be written.
-    """
+    """Write the state between two epochs; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(
@@ -187,16 +168,7 @@ def write_state(path: Path, run: Run) -> None:
 
 
 def take_up(path: Path, run: Run) -> None:
-    """Put a fresh training into the state that a file holds; do nothing where there is no file.
-
-    Args:
-        path: where `write_state` wrote.
-        run: the training, not yet begun.
-
-    Raises:
-        CheckpointError: if the file is no state, or that of another training; the message says
-            what differs.
-    """
+    """Put a fresh training into the state that a file holds; do nothing where there is no file."""
     if not path.exists():
         return
     saved = read_checkpoint(path)

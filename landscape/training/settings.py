@@ -57,17 +57,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the settings of a training, and fill in what depends on the optimizer.
-
-    Args:
-        given: the arguments of `landscape.training.train` by name.
-
-    Returns:
-        Plain JSON values: what does not apply is None, or left out where it is as usual.
-
-    Raises:
-        InvalidArgumentError: if a setting is out of range or names something unknown.
-    """
+    """Check the settings of a training, and fill in what depends on the optimizer."""
     name = one_of(given["optimizer"], OPTIMIZERS, what="optimizer")
     one_of(given["schedule"], SCHEDULES, what="schedule")
     of_sam = _of_sam(name, given)
@@ -91,15 +81,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
-    """Make the optimizer that the settings name.
-
-    Args:
-        model: whose parameters it moves.
-        settings: as `checked` returned them.
-
-    Returns:
-        The optimizer.
-    """
+    """Make the optimizer that the settings name."""
     name, rho = settings["optimizer"], settings["rho"]
     base = settings.get("base", "sgd") if name in SAM_FAMILY else name
     keys = ("lr", "momentum", "weight_decay") if base == "sgd" else ("lr", "weight_decay")
@@ -115,13 +97,6 @@ def make_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say which settings of two trainings differ.
 
-    Args:
-        before: as `checked` returned them.
-        now: as `checked` returned them.
-
-    Returns:
-        A phrase for each, in the order of the settings.
-
     >>> differences({"lr": 0.1}, {"lr": 0.1, "eta": 0.01, "p": 3.0})
     ['eta was not used and is 0.01', 'p was the default and is 3.0']
     """
@@ -134,13 +109,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def lr_factor(name: str, epochs: int) -> Callable[[int], float]:
     """Return what the learning rate is multiplied with in each epoch.
-
-    Args:
-        name: ``cosine`` or ``constant``.
-        epochs: of the whole training.
-
-    Returns:
-        A function of the epoch, from 0.
 
     >>> [round(lr_factor("cosine", 4)(epoch), 3) for epoch in range(4)]
     [1.0, 0.854, 0.5, 0.146]
@@ -212,17 +180,7 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def exponent(p: Any) -> float:
-    """Return the order of a norm, if it is one.
-
-    Args:
-        p: what was given.
-
-    Returns:
-        The order.
-
-    Raises:
-        InvalidArgumentError: if it is no number of at least 1; infinity is allowed.
-    """
+    """Return the order of a norm, if it is one."""
     if not is_real(p) or not float(p) >= 1:
         msg = (
             f"p, the norm of SAM's neighbourhood, must be a number of at least 1, got {p!r}; "

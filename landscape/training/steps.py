@@ -43,19 +43,6 @@ def step(
     micro-batch in the loss: the number of its examples, or with class weights or ignored targets
     what the loss divides by. At ρ = 0 it is the gradient of the batch, whatever the loss weighs.
 
-    Args:
-        model: on its device, in train mode.
-        loss: of one batch, as a sum and a weight.
-        optimizer: a `SAM` where there are micro-batches.
-        batch: tensors in any nesting of tuples, lists and mappings, on any device.
-        micro_batch: examples in a micro-batch; None: the whole batch.
-
-    Returns:
-        The loss at the weights before the step, and the number of gradients.
-
-    Raises:
-        DataError: if the batch cannot be cut.
-
     Cost: one gradient of the batch, with SAM one more for each ascent step. With micro-batches
     also one forward pass, for their weights; not for a loss with ``reduction="sum"``, nor where a
     batch is a single micro-batch.
@@ -80,15 +67,7 @@ def step(
 
 
 def check_micro_batch(model: nn.Module, micro_batch: int | None) -> None:
-    """Refuse micro-batches of one example where a layer normalises over the batch.
-
-    Args:
-        model: in the mode that it is trained in.
-        micro_batch: examples in a micro-batch; None: the whole batch.
-
-    Raises:
-        InvalidArgumentError: if there is BatchNorm in train mode, and one example.
-    """
+    """Refuse micro-batches of one example where a layer normalises over the batch."""
     if micro_batch != 1:
         return
     names = [n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training]

@@ -23,12 +23,6 @@ SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross
 def inert(text: str) -> str:
     """Return text that plotly shows as it stands: no markup, no link, no template.
 
-    Args:
-        text: any text.
-
-    Returns:
-        The text with the signs that plotly reads written as entities.
-
     >>> inert("<b>%{x}</b>")
     '&lt;b&gt;%&#123;x}&lt;/b&gt;'
     """
@@ -37,17 +31,7 @@ def inert(text: str) -> str:
 
 
 def colour_scale(cmap: str) -> list[list[Any]]:
-    """Return a matplotlib colour map as plotly reads it.
-
-    Args:
-        cmap: its name.
-
-    Returns:
-        Places from 0 to 1 with their colours.
-
-    Raises:
-        InvalidArgumentError: if there is none of that name.
-    """
+    """Return a matplotlib colour map as plotly reads it."""
     try:
         table = mpl.colormaps[cmap](np.linspace(0, 1, 17))
     except KeyError as error:
@@ -58,14 +42,7 @@ def colour_scale(cmap: str) -> list[list[Any]]:
 
 
 def layout(*, height: int) -> dict[str, Any]:
-    """Return what every interactive picture looks like.
-
-    Args:
-        height: in pixels.
-
-    Returns:
-        A plotly layout.
-    """
+    """Return what every interactive picture looks like."""
     return {
         "template": "simple_white",
         "font": {"family": FONT, "size": 13, "color": "#1a1a1a"},

@@ -125,19 +125,7 @@ def _band(x: Any, values: Any, line: Line, tint: str, *, group: str) -> Any:
 
 
 def band(x: Any, low: Any, high: Any, tint: str, *, group: str, **kwargs: Any) -> Any:
-    """Build a shaded band.
-
-    Args:
-        x: places along the axis.
-        low: its lower edge there.
-        high: its upper edge.
-        tint: a colour.
-        group: its group in the legend.
-        **kwargs: passed on to `plotly.graph_objects.Scatter`.
-
-    Returns:
-        The trace.
-    """
+    """Build a shaded band."""
     red, green, blue = (round(255 * part) for part in mpl.colors.to_rgb(tint))
     return go.Scatter(
         x=np.concatenate([x, x[::-1]]),

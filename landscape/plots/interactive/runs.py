@@ -21,17 +21,7 @@ from landscape.wording import number, with_error
 def run_traces(
     runs: Sequence[Trajectory], surface: Surface, scale: Scale, *, scene: str = "scene"
 ) -> list[Any]:
-    """Build the traces of runs on a relief: a path that follows it, and a dot per checkpoint.
-
-    Args:
-        runs: the records.
-        surface: what the relief shows.
-        scale: what it is drawn on.
-        scene: the scene that it belongs to.
-
-    Returns:
-        For each run the path, and the dots: a ring the first, a diamond the last.
-    """
+    """Build the traces of runs on a relief: a path that follows it, and a dot per checkpoint."""
     bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
     lift = 0.004 * (top - bottom)  # clear of the relief, which would hide half of each line
     traces: list[Any] = []
@@ -71,15 +61,7 @@ def run_traces(
 
 
 def hover_texts(run: Trajectory, name: str) -> list[str]:
-    """Say of each checkpoint where it lies and what it and its projection lose.
-
-    Args:
-        run: the record.
-        name: what to call the run.
-
-    Returns:
-        A text for each, safe to show.
-    """
+    """Say of each checkpoint where it lies and what it and its projection lose."""
     return [
         f"{inert(shorten(name))}: {inert(shorten(checkpoint))}<br>"
         f"x {run.x[i]:.4g}, y {run.y[i]:.4g}<br>"

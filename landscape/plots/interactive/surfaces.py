@@ -120,15 +120,7 @@ def add_runs(
     *,
     scene: str = "scene",
 ) -> None:
-    """Draw runs on a relief, and name them.
-
-    Args:
-        figure: where to draw.
-        runs: the records; none leaves the figure as it is.
-        surface: what the relief shows.
-        scale: what it is drawn on.
-        scene: the scene that it belongs to.
-    """
+    """Draw runs on a relief, and name them."""
     from landscape.plots.interactive.runs import run_traces
 
     check_runs(surface, runs)
@@ -140,17 +132,7 @@ def add_runs(
 
 
 def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "scene") -> list[Any]:
-    """Build the traces of one relief.
-
-    Args:
-        surface: the record.
-        scale: what to draw it on; give the same to every relief that is compared.
-        name: what to call it.
-        scene: the scene that it belongs to.
-
-    Returns:
-        The relief, and marks on the floor where the loss is not finite.
-    """
+    """Build the traces of one relief."""
     # plotly wants rows along y, the record has them along x
     heights = scale.forward(scale.shown(surface)).T
     traces: list[Any] = [
@@ -223,29 +205,14 @@ def _hover_texts(surface: Surface, name: str) -> Any:
 
 
 def common_ranges(surfaces: Sequence[Surface]) -> tuple[list[float], list[float]]:
-    """Return ranges of x and y that hold every surface.
-
-    Args:
-        surfaces: the records.
-
-    Returns:
-        Lowest and highest x, and lowest and highest y.
-    """
+    """Return ranges of x and y that hold every surface."""
     x = np.concatenate([surface.x for surface in surfaces])
     y = np.concatenate([surface.y for surface in surfaces])
     return [float(x.min()), float(x.max())], [float(y.min()), float(y.max())]
 
 
 def scene(scale: Scale, ranges: tuple[list[float], list[float]] | None = None) -> dict[str, Any]:
-    """Return the axes, view and proportions that every relief shares.
-
-    Args:
-        scale: what is drawn on.
-        ranges: of x and y; None: those of the data.
-
-    Returns:
-        A plotly scene.
-    """
+    """Return the axes, view and proportions that every relief shares."""
     ticks = scale.levels(6)
     bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
     grid = {"gridcolor": "#dddddd", "backgroundcolor": "#fafafa", "showbackground": True}
@@ -271,15 +238,7 @@ def scene(scale: Scale, ranges: tuple[list[float], list[float]] | None = None) -
 
 
 def colour_axis(scale: Scale, *, cmap: str = COLOUR_MAP) -> dict[str, Any]:
-    """Return the colour axis that every relief shares.
-
-    Args:
-        scale: what is drawn on.
-        cmap: a matplotlib colour map.
-
-    Returns:
-        A plotly colour axis.
-    """
+    """Return the colour axis that every relief shares."""
     bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
     ticks = scale.levels(8)
     return {
