@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 from landscape.errors import LossError, MisleadingWarning
 from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import norm
-from landscape.measurement import cached_measurement
+from landscape.measurement import Run, Work
 from landscape.problem import Problem
-from landscape.results import Evaluation, Provenance
+from landscape.results import Evaluation
 from landscape.study import Study
 
 
@@ -29,28 +30,23 @@ def evaluation(problem: Problem, *, seed: int = 0, study: Study | None = None) -
         The gradient norm is NaN, with a warning, where autograd does not give the gradient. Cost:
         one forward and one gradient pass.
     """
-    settings = {"seed": seed}
 
-    def measure(provenance: Provenance) -> Evaluation:
-        with Evaluator(problem, seed=seed) as evaluator:
-            loss = evaluator.loss()
-            return Evaluation(
-                loss=loss.value,
-                loss_se=loss.se,
-                metrics=dict(loss.metrics),
-                gradient_norm=_gradient_norm(evaluator),
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-            )
+    def measure(work: Work) -> dict[str, Any]:
+        loss = work.evaluator.loss()
+        return {
+            "loss": loss.value,
+            "loss_se": loss.se,
+            "metrics": dict(loss.metrics),
+            "gradient_norm": _gradient_norm(work.evaluator),
+        }
 
-    return cached_measurement(Evaluation, problem, settings, study, measure)
+    return Run(study=study, seed=seed).record(Evaluation, problem, {"seed": seed}, measure)
 
 
 def _gradient_norm(evaluator: Evaluator) -> float:
     try:
         gradient = evaluator.gradient()[1]
     except LossError as error:  # the loss is right all the same
-        warnings.warn(f"no gradient norm: {error}", MisleadingWarning, stacklevel=5)
+        warnings.warn(f"no gradient norm: {error}", MisleadingWarning, stacklevel=7)
         return math.nan
     return norm(gradient)

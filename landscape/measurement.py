@@ -1,20 +1,28 @@
-"""Measured work is not repeated: look a measurement up in the study, or make it and keep it."""
+"""The frame of every measurement: look it up in the study, or make it and keep it.
+
+`Run.record` is the whole of it for a measurement at one checkpoint; `resumable` is the loop of
+those that are made of many points.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from landscape.errors import DataError, InvalidArgumentError
-from landscape.evaluate import provenance_of
+from landscape.evaluate import Evaluator, provenance_of
 from landscape.problem import Problem
+from landscape.progress import counting, progress_bar
 from landscape.results import Provenance, Result
-from landscape.study import Grid, Study
+from landscape.study import Grid, Recorder, Study
 
 R = TypeVar("R", bound=Result)
+Index = tuple[int, int]
+Columns = dict[str, float]
 
 _WAITING: ContextVar[Callable[[Problem], object] | None] = ContextVar("_WAITING", default=None)
 
@@ -62,6 +70,101 @@ def cached_measurement(
         study.set_name(problem.name, provenance.checkpoint_hash, problem.path)
     named = dataclasses.replace(found.provenance, checkpoint=problem.name)
     return dataclasses.replace(found, provenance=named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a measurement is made with.
+
+    Attributes:
+        evaluator: runs the model at the checkpoint.
+        count: decorates a function whose calls are counted on the progress bar.
+        grid: gives the points that the study keeps, for the shape of a grid; None without a study.
+    """
+
+    evaluator: Evaluator
+    count: Callable[[Any], Any]
+    grid: Callable[[Index], Grid | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How measurements are run.
+
+    Attributes:
+        study: where records are kept, and looked up first.
+        seed: of the dropout masks.
+        progress: whether to show a bar; None: where stderr is a terminal.
+    """
+
+    study: Study | None = None
+    seed: int = 0
+    progress: bool | None = None
+
+    def record(
+        self,
+        cls: type[R],
+        problem: Problem,
+        settings: Mapping[str, Any],
+        measure: Callable[[Work], Mapping[str, Any]],
+        *,
+        what: str = "",
+        unit: str = "pass",
+        total: int | None = None,
+    ) -> R:
+        """Recall a record, or measure its fields at the checkpoint and save it."""
+
+        def made(provenance: Provenance) -> R:
+            def grid(shape: Index) -> Grid | None:
+                return grid_of(self.study, cls.kind, provenance, settings, shape)
+
+            with (
+                Evaluator(problem, seed=self.seed) as evaluator,
+                counting(
+                    f"{what or cls.kind} of {problem.name}",
+                    show=self.progress,
+                    unit=unit,
+                    total=total,
+                ) as count,
+            ):
+                fields = dict(measure(Work(evaluator=evaluator, count=count, grid=grid)))
+                cost = evaluator.cost
+            return cls(**fields, settings=settings, cost=cost, provenance=provenance)
+
+        return cached_measurement(cls, problem, settings, self.study, made)
+
+
+def resumable(
+    blocks: Iterable[Sequence[Index]],
+    measure: Callable[[Sequence[Index]], Iterable[Columns]],
+    *,
+    done: dict[Index, Columns],
+    kept: Grid | None,
+) -> None:
+    """Measure blocks of points into ``done``, and record in the study what is new of each.
+
+    A kill loses the block in flight, and what was measured in the tenth of a second before it.
+    """
+    with Recorder(kept) as recorder:
+        for block in blocks:
+            measured = zip(block, measure(block), strict=True)
+            new = {index: columns for index, columns in measured if index not in done}
+            done |= new
+            recorder.add(new)
+
+
+def missing(
+    indices: Sequence[Index],
+    done: Mapping[Index, Columns],
+    *,
+    size: int = 1,
+    what: str,
+    progress: bool | None,
+) -> Iterable[Sequence[Index]]:
+    """Cut points into blocks of a size, alike whatever is done, and give those with new points."""
+    every = [indices[first : first + size] for first in range(0, len(indices), size)]
+    blocks = [block for block in every if any(index not in done for index in block)]
+    return progress_bar(blocks, what=what, total=len(blocks), show=progress)
 
 
 def identity_of(problem: Problem, study: Study | None) -> str:

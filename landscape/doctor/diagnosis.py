@@ -10,11 +10,9 @@ from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.doctor.derivatives import derivatives
 from landscape.doctor.invariance import Moved, invariance
 from landscape.errors import InvalidArgumentError, LandscapeError
-from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement, identity_of
+from landscape.measurement import Run, Work, identity_of
 from landscape.problem import Problem
-from landscape.progress import counting
-from landscape.results import Cost, Provenance
+from landscape.results import Cost
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.study import Study
 
@@ -90,26 +88,17 @@ def diagnose(
             "dtype": str(held_out.dtype),
         }
 
-    def measure(provenance: Provenance) -> Diagnosis:
-        with (
-            Evaluator(problem, seed=seed) as evaluator,
-            counting(f"doctor of {problem.name}", show=progress, unit="check") as count,
-        ):
-            patient = DiagnosticContext(evaluator, held_out, seed)
-            check = count(_attempt)
-            checks = [check(patient, name, function) for name, function in _FIRST.items()]
-            tested, moved = _attempt_invariance(patient)
-            checks += [tested]
-            checks += [check(patient, name, function) for name, function in _THEN.items()]
-            return Diagnosis(
-                checks=tuple(checks),
-                **({} if moved is None else vars(moved)),
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-            )
+    def measure(work: Work) -> dict[str, Any]:
+        context = DiagnosticContext(work.evaluator, held_out, seed)
+        check = work.count(_attempt)
+        checks = [check(context, name, function) for name, function in _FIRST.items()]
+        tested, moved = _attempt_invariance(context)
+        checks += [tested]
+        checks += [check(context, name, function) for name, function in _THEN.items()]
+        return {"checks": tuple(checks), **({} if moved is None else vars(moved))}
 
-    return cached_measurement(Diagnosis, problem, settings, study, measure)
+    run = Run(study=study, seed=seed, progress=progress)
+    return run.record(Diagnosis, problem, settings, measure, what="doctor", unit="check")
 
 
 def _attempt(

@@ -22,10 +22,10 @@ from landscape.errors import (
 from landscape.evaluate import Evaluator, require_finite
 from landscape.linalg import SymmetricOperator, hutchinson_trace
 from landscape.linalg.sampling import StoppingRule
-from landscape.measurement import cached_measurement, grid_of
+from landscape.measurement import Run, Work
 from landscape.operators import SCALES, Hessian
 from landscape.problem import Problem
-from landscape.results import AverageSharpness, FloatArray, Provenance
+from landscape.results import AverageSharpness, FloatArray
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.sharpness._perturbations import (
     CachedLosses,
@@ -265,39 +265,33 @@ def _average(
     draws = Perturbations(scale, asked.distribution, seed=asked.seed)
     settings = asked.settings(rho)
 
-    def measure(provenance: Provenance) -> AverageSharpness:
-        shape = (asked.most, 2)
-        kept = grid_of(study, AverageSharpness.kind, provenance, settings, shape)
-        with Evaluator(problem, seed=asked.seed) as evaluator:
-            loss = evaluator.loss().value
-            require_finite(loss, problem)
-            n_timed = 2 * asked.most if asked.tune else 1
-            engine = kept_engine(evaluator, kept, n_points=n_timed)
-            samples = CachedLosses(
-                engine, draws, rho, most=asked.most, kept=kept, progress=progress
-            )
-            rises, converged = _drawn(samples, loss, asked)
-            value, error, low, high = interval_of_mean(_halved(rises))
-            predicted, predicted_error = _predicted(evaluator, draws, rho, traces, asked)
-            return AverageSharpness(
-                value=value,
-                standard_error=error,
-                low=low,
-                high=high,
-                rho=rho,
-                loss=loss,
-                rises=rises,
-                converged=converged,
-                predicted=predicted,
-                predicted_error=predicted_error,
-                n_moved=draws.n_moved,
-                engine=str(engine.plan),
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-            )
+    def measure(work: Work) -> dict[str, Any]:
+        evaluator, kept = work.evaluator, work.grid((asked.most, 2))
+        loss = evaluator.loss().value
+        require_finite(loss, problem)
+        engine = kept_engine(evaluator, kept, n_points=2 * asked.most if asked.tune else 1)
+        samples = CachedLosses(engine, draws, rho, most=asked.most, kept=kept, progress=progress)
+        rises, converged = _drawn(samples, loss, asked)
+        value, error, low, high = interval_of_mean(_halved(rises))
+        predicted, predicted_error = _predicted(evaluator, draws, rho, traces, asked)
+        return {
+            "value": value,
+            "standard_error": error,
+            "low": low,
+            "high": high,
+            "rho": rho,
+            "loss": loss,
+            "rises": rises,
+            "converged": converged,
+            "predicted": predicted,
+            "predicted_error": predicted_error,
+            "n_moved": draws.n_moved,
+            "engine": str(engine.plan),
+        }
 
-    result = cached_measurement(AverageSharpness, problem, settings, study, measure)
+    # The samples have a bar of their own.
+    run = Run(study=study, seed=asked.seed, progress=False)
+    result = run.record(AverageSharpness, problem, settings, measure)
     _warn_not_finite(result)
     return result
 
@@ -311,7 +305,7 @@ def _predicted(
     try:
         trace, error = traces.of(evaluator, draws, asked.seed)
     except (LossError, NonFiniteError) as reason:
-        warnings.warn(f"no quadratic prediction: {reason}", stacklevel=6)
+        warnings.warn(f"no quadratic prediction: {reason}", stacklevel=8)
         return math.nan, math.nan
     factor = draws.second_moment * rho**2
     return factor * trace, factor * error

@@ -14,11 +14,10 @@ from torch import Tensor
 from landscape.checks import positive
 from landscape.errors import InvalidArgumentError, LandscapeError, LossError, NonFiniteError
 from landscape.evaluate import Engine, Evaluator, choose_plan, error_of_mean, require_finite
-from landscape.measurement import cached_measurement
+from landscape.measurement import Run, Work
 from landscape.operators import EmpiricalFisher, Hessian
 from landscape.problem import Problem
-from landscape.progress import counting
-from landscape.results import Flatness, Provenance
+from landscape.results import Flatness
 from landscape.sharpness._noise_scale import NotReachedError, width_of_noise
 from landscape.sharpness._perturbations import Perturbations
 from landscape.sharpness._relative_flatness import neuron_blocks, relative_flatness
@@ -98,40 +97,27 @@ def flatness(
         asked[name] = int(given)
     settings = {**asked, "seed": seed}
 
-    def measure(provenance: Provenance) -> Flatness:
-        what = f"flatness of {problem.name}"
-        with (
-            Evaluator(problem, seed=seed) as evaluator,
-            counting(what, show=progress, unit="measure", total=5) as count,
-        ):
-            loss = evaluator.loss().value
-            require_finite(loss, problem)
-            _, gradient = evaluator.gradient()
-            at = _At(evaluator, loss, gradient, settings)
-            left_out: dict[str, str] = {}
-            found: dict[str, Any] = {}
-            for name, part in at.measures().items():
-                try:
-                    found |= count(part)()
-                except (AbsentError, LossError, NonFiniteError, NotReachedError) as error:
-                    left_out[name] = str(error)
-            return Flatness(
-                loss=loss,
-                gradient_norm=at.gradient_norm,
-                **found,
-                rho=asked["rho"],
-                rise=asked["rise"],
-                left_out=left_out,
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-            )
+    def measure(work: Work) -> dict[str, Any]:
+        loss = work.evaluator.loss().value
+        require_finite(loss, problem)
+        _, gradient = work.evaluator.gradient()
+        at = _FlatnessMeasures(work.evaluator, loss, gradient, settings)
+        left_out: dict[str, str] = {}
+        found: dict[str, Any] = {}
+        for name, part in at.measures().items():
+            try:
+                found |= work.count(part)()
+            except (AbsentError, LossError, NonFiniteError, NotReachedError) as error:
+                left_out[name] = str(error)
+        own = {"loss": loss, "gradient_norm": at.gradient_norm, "left_out": left_out}
+        return {**own, **found, "rho": asked["rho"], "rise": asked["rise"]}
 
-    return cached_measurement(Flatness, problem, settings, study, measure)
+    run = Run(study=study, seed=seed, progress=progress)
+    return run.record(Flatness, problem, settings, measure, unit="measure", total=5)
 
 
 @dataclass(frozen=True)
-class _At:
+class _FlatnessMeasures:
     """One checkpoint, and what is measured there."""
 
     evaluator: Evaluator

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement
+from landscape.measurement import Run, Work
 from landscape.problem import Problem
-from landscape.progress import counting
-from landscape.results import Provenance, StepwiseSharpness
+from landscape.results import StepwiseSharpness
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
 from landscape.study import Study
@@ -61,27 +60,22 @@ def stepwise_sharpness(
     counts = _checked(steps)
     settings = {"rho": ball.rho, "p": ball.p, "steps": counts, "seed": seed}
 
-    def measure(provenance: Provenance) -> StepwiseSharpness:
-        with (
-            Evaluator(problem, seed=seed) as evaluator,
-            counting(f"climbs of {problem.name}", show=progress, unit="gradient") as count,
-        ):
-            origin = BallObjective(evaluator, count=count)
-            ends = [_climb(origin, ball, k) for k in counts]
-            rises = [evaluator.loss(evaluator.origin + end).value - origin.loss for end in ends]
-            return StepwiseSharpness(
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-                rho=ball.rho,
-                p=ball.p,
-                loss=origin.loss,
-                steps=np.array(counts, dtype=np.int64),
-                rises=np.array(rises),
-                norms=np.array([ball.norm(end) for end in ends]),
-            )
+    def measure(work: Work) -> dict[str, Any]:
+        evaluator = work.evaluator
+        objective = BallObjective(evaluator, count=work.count)
+        ends = [_climb(objective, ball, k) for k in counts]
+        rises = [evaluator.loss(evaluator.origin + end).value - objective.loss for end in ends]
+        return {
+            "rho": ball.rho,
+            "p": ball.p,
+            "loss": objective.loss,
+            "steps": np.array(counts, dtype=np.int64),
+            "rises": np.array(rises),
+            "norms": np.array([ball.norm(end) for end in ends]),
+        }
 
-    return cached_measurement(StepwiseSharpness, problem, settings, study, measure)
+    run = Run(study=study, seed=seed, progress=progress)
+    return run.record(StepwiseSharpness, problem, settings, measure, what="climbs", unit="gradient")
 
 
 def _climb(origin: BallObjective, ball: Ball, k: int) -> Tensor:

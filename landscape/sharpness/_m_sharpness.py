@@ -11,9 +11,8 @@ import numpy as np
 from landscape.checks import check_real, whole
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, one_of
 from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement, grid_of
+from landscape.measurement import cached_measurement, grid_of, missing, resumable
 from landscape.problem import Problem
-from landscape.progress import progress_bar
 from landscape.results import Cost, Provenance, SubsetSharpness
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
@@ -122,13 +121,11 @@ def m_sharpness(
     def measure(provenance: Provenance) -> SubsetSharpness:
         grid = grid_of(study, SubsetSharpness.kind, provenance, settings, (n // m, 1))
         done = {} if grid is None else dict(grid.done)
+        subsets = [(i, 0) for i in range(n // m)]
         what = f"m-sharpness of {problem.name}"
-        for i in progress_bar(range(n // m), what=what, total=n // m, show=progress):
-            if (i, 0) not in done:
-                done[i, 0] = one_subset(i)
-                if grid is not None:
-                    grid.record(i, 0, done[i, 0])
-        columns = _columns([done[i, 0] for i in range(n // m)])
+        blocks = missing(subsets, done, what=what, progress=progress)
+        resumable(blocks, lambda some: [one_subset(i) for i, _ in some], done=done, kept=grid)
+        columns = _columns([done[subset] for subset in subsets])
         return SubsetSharpness(
             values=columns["value"],
             one_steps=columns["one_step"],

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.evaluate import Engine, Evaluator, Plan, choose_plan
+from landscape.measurement import Columns, Index, missing, resumable
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
-from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
 from landscape.results import FloatArray
 from landscape.results.averages import DISTRIBUTIONS
-from landscape.study import Grid, Recorder
+from landscape.study import Grid
 
 _STREAM = 0xD2A  # tells these numbers from others that are drawn with the same seed
 _SIGNS = (1.0, -1.0)
@@ -129,8 +129,7 @@ class CachedLosses:
         """Take up what is kept."""
         self._engine, self._draws, self._rho = engine, draws, rho
         self._most, self._kept, self._progress = most, kept, progress
-        done = {} if kept is None else kept.done
-        self._losses = {index: values["loss"] for index, values in done.items()}
+        self._done: dict[Index, Columns] = {} if kept is None else dict(kept.done)
 
     def losses(self, n: int) -> FloatArray:
         """Measure what is missing of the first n draws."""
@@ -140,17 +139,14 @@ class CachedLosses:
         size = self._engine.plan.points
         whole = -(-len(indices) // size) * size
         every = [(k // 2, k % 2) for k in range(min(whole, 2 * self._most))]
-        cut = [every[first : first + size] for first in range(0, len(every), size)]
-        chunks = [chunk for chunk in cut if any(index not in self._losses for index in chunk)]
         what = f"average around {self._engine.evaluator.problem.name}"
-        with Recorder(self._kept) as recorder:
-            for chunk in progress_bar(chunks, what=what, total=len(chunks), show=self._progress):
-                found = losses_around(self._engine, self._draws, self._rho, chunk)
-                pairs = zip(chunk, found, strict=True)
-                new = {index: loss for index, loss in pairs if index not in self._losses}
-                self._losses |= new
-                recorder.add({index: {"loss": loss} for index, loss in new.items()})
-        return np.array([self._losses[index] for index in indices]).reshape(n, 2)
+        blocks = missing(every, self._done, size=size, what=what, progress=self._progress)
+        resumable(blocks, self._measured, done=self._done, kept=self._kept)
+        return np.array([self._done[index]["loss"] for index in indices]).reshape(n, 2)
+
+    def _measured(self, samples: Sequence[Index]) -> list[Columns]:
+        losses = losses_around(self._engine, self._draws, self._rho, samples)
+        return [{"loss": loss} for loss in losses]
 
 
 def kept_engine(evaluator: Evaluator, kept: Grid | None, *, n_points: int) -> Engine:

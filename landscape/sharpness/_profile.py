@@ -11,11 +11,9 @@ import numpy as np
 import torch
 
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
-from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement
+from landscape.measurement import Run, Work
 from landscape.problem import Problem
-from landscape.progress import counting
-from landscape.results import FloatArray, Profile, Provenance
+from landscape.results import FloatArray, Profile
 from landscape.sharpness._ascent import Place
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
@@ -94,35 +92,28 @@ def sharpness_profile(
         **({} if memory is None else {"memory": memory}),
     }
 
-    def measure(provenance: Provenance) -> Profile:
-        with (
-            Evaluator(problem, seed=seed) as evaluator,
-            counting(f"profile of {problem.name}", show=progress, unit="gradient") as count,
-        ):
-            origin = BallObjective(evaluator, scale=scale, count=count)
-            options = {"tol": tol, "max_gradients": max_gradients, "room": within}
-            notes: list[str] = []
-            rows = _climb_radii(origin, radii, float(p), options, seed, notes)
-            columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-            return Profile(
-                rhos=radii,
-                **columns,
-                loss=origin.loss,
-                weight_norm=size,
-                gradients=evaluator.passes["gradients"],
-                p=float(p),
-                adaptive=adaptive,
-                eta=eta,
-                tol=tol,
-                n_overflowed=origin.n_overflowed,
-                finite_radius=origin.farthest if origin.n_overflowed else math.nan,
-                notes=tuple(dict.fromkeys(notes)),
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-            )
+    def measure(work: Work) -> dict[str, Any]:
+        objective = BallObjective(work.evaluator, scale=scale, count=work.count)
+        options = {"tol": tol, "max_gradients": max_gradients, "room": within}
+        notes: list[str] = []
+        rows = _climb_radii(objective, radii, float(p), options, seed, notes)
+        return {
+            "rhos": radii,
+            **{name: np.array([row[name] for row in rows]) for name in rows[0]},
+            "loss": objective.loss,
+            "weight_norm": size,
+            "gradients": work.evaluator.passes["gradients"],
+            "p": float(p),
+            "adaptive": adaptive,
+            "eta": eta,
+            "tol": tol,
+            "n_overflowed": objective.n_overflowed,
+            "finite_radius": objective.farthest if objective.n_overflowed else math.nan,
+            "notes": tuple(dict.fromkeys(notes)),
+        }
 
-    result = cached_measurement(Profile, problem, settings, study, measure)
+    run = Run(study=study, seed=seed, progress=progress)
+    result = run.record(Profile, problem, settings, measure, unit="gradient")
     _warn(result)
     return result
 

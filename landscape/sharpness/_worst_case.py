@@ -18,13 +18,11 @@ from landscape.errors import (
     NonFiniteWarning,
     one_of,
 )
-from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement
+from landscape.measurement import Run, Work
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
-from landscape.progress import counting
 from landscape.randomness import next_seed
-from landscape.results import FloatArray, Provenance, Sharpness
+from landscape.results import FloatArray, Sharpness
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._memory import Room, room
 from landscape.sharpness._objective import BallObjective
@@ -125,20 +123,16 @@ def sharpness(
         **({} if memory is None else {"memory": memory}),
     }
 
-    def measure(provenance: Provenance) -> Sharpness:
-        with (
-            Evaluator(problem, seed=seed) as evaluator,
-            counting(f"sharpness of {problem.name}", show=progress, unit="gradient") as count,
-        ):
-            scale = scale_of(problem, adaptive, eta)
-            origin = BallObjective(evaluator, scale=scale, count=count)
-            search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
-            search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
-            search.polish()
-            condition = _checked(search, seed)
-            return _record(search, condition, settings, provenance, tol)
+    def measure(work: Work) -> dict[str, Any]:
+        scale = scale_of(problem, adaptive, eta)
+        objective = BallObjective(work.evaluator, scale=scale, count=work.count)
+        search = Search(objective, ball, tol=tol, max_gradients=max_gradients, room=within)
+        search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
+        search.polish()
+        return _fields(search, _checked(search, seed), settings, tol)
 
-    result = cached_measurement(Sharpness, problem, settings, study, measure)
+    run = Run(study=study, seed=seed, progress=progress)
+    result = run.record(Sharpness, problem, settings, measure, unit="gradient")
     _warn(result)
     return result
 
@@ -210,17 +204,16 @@ def _condition(search: Search, seed: int) -> SecondOrder | None:
         return None
 
 
-def _record(
+def _fields(
     search: Search,
     condition: SecondOrder | None,
     settings: dict[str, Any],
-    provenance: Provenance,
     tol: float,
-) -> Sharpness:
-    """Put the record together."""
+) -> dict[str, Any]:
+    """Return the fields of the record."""
     origin, ball, best, gap = search.origin, search.ball, search.best, search.gap
     epsilon, climbs = origin.scaled(best.epsilon).contiguous(), list(search.climbs.values())
-    return Sharpness(
+    return dict(
         value=best.value,
         value_se=error_of_rise(origin.evaluator, epsilon),
         one_step=search.one_step,
@@ -243,9 +236,6 @@ def _record(
         n_overflowed=origin.n_overflowed,
         finite_radius=origin.farthest if origin.n_overflowed else math.nan,
         notes=search.notes,
-        settings=settings,
-        cost=origin.evaluator.cost,
-        provenance=provenance,
     )
 
 

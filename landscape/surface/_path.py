@@ -25,9 +25,8 @@ from landscape.evaluate import (
     recalibrated,
     require_finite,
 )
-from landscape.measurement import cached_measurement, identity_of
+from landscape.measurement import cached_measurement, identity_of, missing, resumable
 from landscape.problem import Problem
-from landscape.progress import progress_bar
 from landscape.results import FloatArray, LossPath, Provenance
 from landscape.study import Study
 from landscape.surface._curves import Curve
@@ -205,14 +204,15 @@ class _Points:
         kept = (
             None if study is None else study.grid(LossPath.kind, provenance, settings, shape=shape)
         )
-        points = {} if kept is None else {i: values for (i, _), values in kept.done.items()}
-        todo = [i for i in range(len(ts)) if i not in points]
-        what = f"path from {provenance.checkpoint}"
-        for i in progress_bar(todo, what=what, total=len(todo), show=progress):
-            points[i] = self._at(float(ts[i]))
-            if kept is not None:
-                kept.record(i, 0, points[i])
-        return {name: np.array([points[i][name] for i in range(len(ts))]) for name in points[0]}
+        done = {} if kept is None else dict(kept.done)
+        indices = [(i, 0) for i in range(len(ts))]
+        blocks = missing(
+            indices, done, what=f"path from {provenance.checkpoint}", progress=progress
+        )
+        resumable(
+            blocks, lambda some: [self._at(float(ts[i])) for i, _ in some], done=done, kept=kept
+        )
+        return {name: np.array([done[index][name] for index in indices]) for name in done[0, 0]}
 
     def _at(self, t: float) -> dict[str, float]:
         vector = self._curve.at(t)

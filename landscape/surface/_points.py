@@ -27,11 +27,12 @@ from landscape.evaluate import (
     choose_plan,
     normalisers,
 )
+from landscape.measurement import Index, resumable
 from landscape.problem import Problem
 from landscape.progress import progress_bar
 from landscape.randomness import whole_seed
 from landscape.results import Cost, FloatArray
-from landscape.study import Grid, Recorder
+from landscape.study import Grid
 from landscape.surface._extra_metrics import (
     METRIC,
     AffineSlice,
@@ -44,8 +45,6 @@ from landscape.surface._extra_metrics import (
     on_held_out,
     penalty,
 )
-
-Index = tuple[int, int]
 
 _CHECKED = 5  # points where a lower precision is compared with the exact loss
 _BLOCK = 32  # points that are evaluated together, at most
@@ -118,12 +117,7 @@ class Points:
 
     def measure(self, indices: Sequence[Index]) -> list[float]:
         """Measure what is missing of some points."""
-        with Recorder(self._kept) as recorder:
-            for block in self._blocks(indices):
-                measured = zip(block, self._measured(block), strict=True)
-                new = {index: own for index, own in measured if index not in self.columns}
-                self.columns |= new
-                recorder.add(new)
+        resumable(self._blocks(indices), self._measured, done=self.columns, kept=self._kept)
         return [self.columns[index]["loss"] for index in indices]
 
     def arrays(self) -> dict[str, FloatArray]:

@@ -10,16 +10,13 @@ import numpy as np
 
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement
+from landscape.measurement import Columns, Index, cached_measurement, missing, resumable
 from landscape.problem import Problem
-from landscape.progress import progress_bar
 from landscape.results import Cost, Provenance, Trajectory
 from landscape.study import Study
 from landscape.surface._directions import Plane
 from landscape.surface._planes import Checkpoint, Projection, project, reader
 from landscape.surface._points import seed_of_masks
-
-Columns = dict[str, float]
 
 
 def trajectory(
@@ -132,17 +129,22 @@ class _Losses:
         progress: bool | None,
     ) -> list[Columns]:
         """Measure what is missing; return one set of columns for each checkpoint."""
-        done = {i: values for (i, _), values in self._kept.done.items()} if self._kept else {}
-        todo = [i for i in range(len(checkpoints)) if i not in done]
+        done = {} if self._kept is None else dict(self._kept.done)
+        indices = [(i, 0) for i in range(len(checkpoints))]
         what = f"run beside {self._problem.name}"
         with Evaluator(self._problem, seed=self._seed) as evaluator:
             self.origin_loss = evaluator.loss().value
-            for i in progress_bar(todo, what=what, total=len(todo), show=progress):
-                done[i] = self._own(checkpoints[i], reading) | self._projected(evaluator, i)
-                if self._kept is not None:
-                    self._kept.record(i, 0, done[i])
+
+            def measured(some: Sequence[Index]) -> list[Columns]:
+                return [
+                    self._own(checkpoints[i], reading) | self._projected(evaluator, i)
+                    for i, _ in some
+                ]
+
+            blocks = missing(indices, done, what=what, progress=progress)
+            resumable(blocks, measured, done=done, kept=self._kept)
             self._add(evaluator.cost, forwards=evaluator.passes["forwards"])
-        return [done[i] for i in range(len(checkpoints))]
+        return [done[index] for index in indices]
 
     def _own(self, checkpoint: Checkpoint, reading: Mapping[str, Any]) -> Columns:
         own = reader(self._problem, **reading)(checkpoint)
