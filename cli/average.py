@@ -14,21 +14,21 @@ from .options import CommonOptions, measuring
 
 @click.command("average")
 @click.option(
-    "--rho",
-    "rhos",
+    "--sigma",
+    "sigmas",
     multiple=True,
     type=float,
-    default=(0.05,),
-    show_default=True,
-    help="Size of the noise; several, ascending, give a profile with the same noise scaled.",
+    help="Size σ of the noise; several, ascending, give a profile with the same noise scaled."
+    "  [default: 0.05]",
 )
+@click.option("--rho", "rhos", multiple=True, type=float, hidden=True)
 @click.option(
     "--distribution",
     type=click.Choice(["gaussian", "ball", "sphere", "box"]),
     default="gaussian",
     show_default=True,
-    help="Gaussian of standard deviation ρ; uniform in the ball or on the sphere of radius ρ, or "
-    "in the box [−ρ, ρ].",
+    help="Gaussian of standard deviation σ for each weight; uniform in the ball or on the sphere "
+    "of radius σ, or in the box [−σ, σ].",
 )
 @click.option(
     "--adaptive",
@@ -59,24 +59,29 @@ from .options import CommonOptions, measuring
     help="Choose how to evaluate by a short timing, for long runs; can change roundings.",
 )
 @measuring
-def command(common: CommonOptions, rhos: tuple[float, ...], **options: Any) -> None:
+def command(
+    common: CommonOptions, sigmas: tuple[float, ...], rhos: tuple[float, ...], **options: Any
+) -> None:
     """Measure the average rise of the loss, E[L(w+ε) − L(w)], with its interval.
 
     Every draw of ε is tried with both signs, and is the same for every checkpoint.
 
     \b
     Examples:
-      landscape average sgd.pt sam.pt --problem digits --rho 0.05
-      landscape average sgd.pt --problem digits --adaptive elementwise --rho 0.1 --rho 0.2
+      landscape average sgd.pt sam.pt --problem digits --sigma 0.05
+      landscape average sgd.pt --problem digits --adaptive elementwise --sigma 0.1 --sigma 0.2
     """
     from landscape.sharpness import N_PROBES, average_profile, check_profile
 
-    check_profile(rhos, seed=common.seed, **options)  # said before anything is loaded
-    passes = len(rhos) * (2 * options["max_samples"] + 1)
+    if rhos:
+        click.echo("Notice: --rho of this command is called --sigma.", err=True)
+    sizes = sigmas or rhos or (0.05,)
+    check_profile(sizes, seed=common.seed, **options)  # said before anything is loaded
+    passes = len(sizes) * (2 * options["max_samples"] + 1)
     measure_each(
         common,
         lambda problem, study: average_profile(
-            problem, rhos, seed=common.seed, study=study, progress=common.progress, **options
+            problem, sizes, seed=common.seed, study=study, progress=common.progress, **options
         ),
         price=lambda problem: Cost(forwards=passes, hvps=N_PROBES * options["prediction"]),
     )

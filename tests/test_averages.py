@@ -20,6 +20,7 @@ from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarn
 from landscape.export.tables import table_bytes
 from landscape.problem import Problem
 from landscape.results.averages import DISTRIBUTIONS
+from landscape.sharpness import _perturbations
 from landscape.sharpness._average import average_profile, average_sharpness
 from landscape.sharpness._perturbations import Perturbations, adaptive_scale, losses_around
 from landscape.study import Study
@@ -273,7 +274,7 @@ def exploding(w: float = 1.0) -> Problem:
 
 
 def test_losses_that_overflow_are_counted():
-    with pytest.warns(NonFiniteWarning, match="not finite at .* try a smaller rho"):
+    with pytest.warns(NonFiniteWarning, match="not finite at .* try a smaller sigma"):
         found = average_sharpness(exploding(), 2.0, n_samples=10, prediction=False)
     bad = int((~np.isfinite(found.rises)).sum())
     assert 0 < bad < 20
@@ -346,13 +347,13 @@ def test_a_difference_to_itself_is_zero():
     ("change", "message"),
     [
         ({"seed": 1}, "seed = 0 and quadratic with 1"),
-        ({"rho": 0.2}, "rho = 0.3 and quadratic with 0.2"),
+        ({"sigma": 0.2}, "rho = 0.3 and quadratic with 0.2"),
         ({"distribution": "box"}, "distribution = 'gaussian'"),
         ({"adaptive": "elementwise"}, "adaptive = 'none'"),
     ],
 )
 def test_other_noise_cannot_be_paired(change, message):
-    asked = {"rho": 0.3, "n_samples": 2, **FIXED}
+    asked = {"sigma": 0.3, "n_samples": 2, **FIXED}
     one, other = (average_sharpness(bowl(), **{**asked, **changed}) for changed in ({}, change))
     with pytest.raises(InvalidArgumentError, match=message):
         paired_difference(one, other)
@@ -418,7 +419,7 @@ def test_what_waits_is_recorded_when_a_run_is_stopped(tmp_path, monkeypatch):
         left[0] -= 1
         return losses_around(*args)
 
-    monkeypatch.setattr("landscape.sharpness._perturbations.losses_around", stopping)
+    monkeypatch.setattr(_perturbations, "losses_around", stopping)
     with Study(tmp_path / "s.db") as study:
         with pytest.raises(KeyboardInterrupt):
             average_sharpness(bowl(), 0.3, n_samples=8, prediction=False, study=study, **FIXED)
@@ -455,9 +456,9 @@ def test_a_run_that_is_killed_loses_what_waited(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rho": 0.0}, "rho must be a finite number above zero, got 0.0"),
-        ({"rho": -1.0}, "rho must be a finite number above zero"),
-        ({"rho": math.nan}, "rho must be a finite number above zero, got nan"),
+        ({"sigma": 0.0}, "sigma must be a finite number above zero, got 0.0"),
+        ({"sigma": -1.0}, "sigma must be a finite number above zero"),
+        ({"sigma": math.nan}, "sigma must be a finite number above zero, got nan"),
         ({"distribution": "uniform"}, "unknown distribution 'uniform'.*known: gaussian, ball"),
         ({"adaptive": "filter"}, "unknown adaptive scale 'filter'.*filterwise"),
         ({"n_samples": 1}, "n_samples must be a whole number of at least 2.*got 1"),
@@ -470,13 +471,28 @@ def test_a_run_that_is_killed_loses_what_waited(tmp_path, monkeypatch):
 )
 def test_bad_arguments(options, message):
     with pytest.raises(InvalidArgumentError, match=message):
-        average_sharpness(bowl(), **{"rho": 0.1, **options})
+        average_sharpness(bowl(), **{"sigma": 0.1, **options})
 
 
 @pytest.mark.parametrize("rhos", [[], [0.2, 0.1], [0.1, 0.1], [0.1, math.nan], [-0.1, 0.1]])
 def test_bad_radii_of_a_profile(rhos):
-    with pytest.raises(InvalidArgumentError, match=r"rhos must be|each of rhos must be"):
+    with pytest.raises(InvalidArgumentError, match=r"sigmas must be|each of sigmas must be"):
         average_profile(bowl(), rhos)
+
+
+def test_the_former_name_of_sigma_is_taken_with_a_warning(here, run):
+    with pytest.warns(FutureWarning, match="called sigma, not rho"):
+        old = average_sharpness(bowl(), rho=0.1, n_samples=2, **FIXED)
+    assert old.settings == average_sharpness(bowl(), 0.1, n_samples=2, **FIXED).settings
+    with pytest.warns(FutureWarning, match="called sigma, not rho"):
+        average_profile(bowl(), rhos=[0.1], n_samples=2, **FIXED)
+    with pytest.raises(InvalidArgumentError, match="give sigma alone"):
+        average_sharpness(bowl(), 0.1, rho=0.1)
+    with pytest.raises(InvalidArgumentError, match="sigma must be"):
+        average_sharpness(bowl())
+    ran = run("average", "a.pt", "--problem", "task.py", "--rho", "0.1", "--samples", "2")
+    assert ran.code == 0
+    assert "Notice: --rho of this command is called --sigma." in ran.err
 
 
 def test_weights_that_are_all_zero_cannot_move():
@@ -495,11 +511,11 @@ def test_a_checkpoint_without_a_finite_loss_is_refused():
 
 def test_the_verb_prints_a_profile_of_each_checkpoint(here, run):
     args = ("average", "a.pt", "b.pt", "--problem", "task.py", "--samples", "4", "--tol", "1")
-    ran = run(*args, "--rho", "0.05", "--rho", "0.1")
+    ran = run(*args, "--sigma", "0.05", "--sigma", "0.1")
     assert ran.code == 0
     for words in ("average rise (ρ = 0.05, Gaussian)", "average rise (ρ = 0.1, Gaussian)"):
         assert ran.out.count(words) == 2
-    records = json.loads(run(*args, "--rho", "0.05", "--rho", "0.1", "--json").out)
+    records = json.loads(run(*args, "--sigma", "0.05", "--sigma", "0.1", "--json").out)
     assert [(r["kind"], r["rho"]) for r in records] == 2 * [("average", 0.05), ("average", 0.1)]
     assert f"{records[0]['low']:.4g} to {records[0]['high']:.4g}" in ran.out
 
@@ -507,8 +523,8 @@ def test_the_verb_prints_a_profile_of_each_checkpoint(here, run):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (("--rho", "0.2", "--rho", "0.1"), 2, "ascending order"),
-        (("--rho", "nan"), 2, "above zero, got nan"),
+        (("--sigma", "0.2", "--sigma", "0.1"), 2, "ascending order"),
+        (("--sigma", "nan"), 2, "above zero, got nan"),
         (("--samples", "1"), 2, "at least 2"),
         (("--distribution", "cube"), 2, "'cube'"),
         (("--dry-run",), 0, ""),
@@ -543,7 +559,7 @@ def test_samples_at_once_have_one_set_of_bits_also_after_a_kill(tmp_path, monkey
         data = torch.randn(40, 5), torch.randint(0, 3, (40,))
     problem = Problem(model, torch.nn.CrossEntropyLoss(), data)
     plan = Plan(points=8)
-    monkeypatch.setattr("landscape.sharpness._perturbations.choose_plan", lambda *_, **__: plan)
+    monkeypatch.setattr(_perturbations, "choose_plan", lambda *_, **__: plan)
     options = {"n_samples": 6, "relative_error": None, "prediction": False}
     with Study(tmp_path / "landscape.db") as study:
         first = average_sharpness(problem, 0.1, study=study, **options)

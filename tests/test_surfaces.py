@@ -22,7 +22,14 @@ from landscape.loss import evaluation
 from landscape.problem import Problem
 from landscape.sharpness._average import average_sharpness
 from landscape.study import Study
-from landscape.surface import Direction, Plane, given_direction, random_direction, random_plane
+from landscape.surface import (
+    Direction,
+    Plane,
+    _points,
+    given_direction,
+    random_direction,
+    random_plane,
+)
 from landscape.surface._surface import line, span, surface
 
 # torch's own forward-mode derivatives, which cases.py may use, still compile with it.
@@ -310,7 +317,7 @@ def test_a_surface_that_was_begun_goes_on_where_it_stopped(tmp_path, monkeypatch
         measured.extend(vectors)
         return losses(self, vectors, *args, **kwargs)
 
-    monkeypatch.setattr("landscape.surface._points._BLOCK", 3)
+    monkeypatch.setattr(_points, "_BLOCK", 3)
     with Study(tmp_path / "landscape.db") as study:
         monkeypatch.setattr(Engine, "losses", stops)
         with pytest.raises(KeyboardInterrupt):

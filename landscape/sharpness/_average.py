@@ -99,8 +99,9 @@ class SamplingOptions:
 
 def average_sharpness(
     problem: Problem,
-    rho: float,
+    sigma: float | None = None,
     *,
+    rho: float | None = None,
     distribution: str = "gaussian",
     adaptive: str = "none",
     eta: float = 0.0,
@@ -113,7 +114,7 @@ def average_sharpness(
     study: Study | None = None,
     progress: bool | None = None,
 ) -> AverageSharpness:
-    """Measure the average rise of the loss, E[L(w + ε) − L(w)] for random ε = ρTz.
+    """Measure the average rise of the loss, E[L(w + ε) − L(w)] for random ε = σTz.
 
     Each z is tried with both signs: what is odd in ε, the gradient first of all, cancels exactly,
     and the standard error is over the draws. The z of one seed are the same for every checkpoint,
@@ -122,11 +123,13 @@ def average_sharpness(
 
     Args:
         problem: what to measure.
-        rho: ρ: the standard deviation of the noise (``gaussian``), the radius of the ball or
-            sphere ‖T⁻¹ε‖₂ ≤ ρ, or the half-width of the box; with an adaptive scale relative to
-            the weights.
-        distribution: ``gaussian``: ε ~ N(0, ρ²T²); ``ball`` or ``sphere``: uniform in the ball or
-            on its surface; ``box``: uniform in [−ρt, ρt] for each weight.
+        sigma: size σ of the noise, not the radius ρ of `sharpness`: the standard deviation of each
+            weight (``gaussian``, so that ‖ε‖ is about σ√n), the radius of the ball or sphere
+            ‖T⁻¹ε‖₂ ≤ σ, or the half-width of the box; with an adaptive scale relative to the
+            weights.
+        rho: the former name of ``sigma``, taken with a warning.
+        distribution: ``gaussian``: ε ~ N(0, σ²T²); ``ball`` or ``sphere``: uniform in the ball or
+            on its surface; ``box``: uniform in [−σt, σt] for each weight.
         adaptive: ``none`` (T = 1), ``elementwise`` (t = |w| + η) or ``filterwise`` (t = the norm
             of the filter + η); weights with t = 0 stay where they are.
         eta: η.
@@ -134,10 +137,10 @@ def average_sharpness(
         relative_error: half-width of the 95 % interval to reach, relative to the average; None:
             stop after ``n_samples``.
         max_samples: draws to spend at most.
-        prediction: also estimate what the quadratic model predicts, c ρ² tr(THT), from 16 random
+        prediction: also estimate what the quadratic model predicts, c σ² tr(THT), from 16 random
             products with the Hessian. The kinks of ReLU networks add to the average at the same
-            order in ρ, and no Hessian sees them: there it can be several times as large as
-            predicted at any ρ that is not tiny.
+            order in σ, and no Hessian sees them: there it can be several times as large as
+            predicted at any σ that is not tiny.
         tune: choose how to evaluate by a short timing, see `landscape.surface`.
         seed: of the draws, the products and the dropout masks.
         study: where samples are kept as they are measured, and looked up first.
@@ -174,59 +177,75 @@ def average_sharpness(
         tune=tune,
         seed=seed,
     )
-    radius = positive("rho", rho)
-    return _average(problem, radius, asked, _Traces(), study=study, progress=progress)
+    size = positive("sigma", _of_two(sigma, rho))
+    return _average(problem, size, asked, _Traces(), study=study, progress=progress)
 
 
 def average_profile(
     problem: Problem,
-    rhos: Sequence[float] | FloatArray,
+    sigmas: Sequence[float] | FloatArray | None = None,
     *,
+    rhos: Sequence[float] | FloatArray | None = None,
     study: Study | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> list[AverageSharpness]:
-    """Measure the average rise of the loss at several radii, with the same noise scaled.
+    """Measure the average rise of the loss for several sizes of the noise, the same noise scaled.
 
     Args:
         problem: what to measure.
-        rhos: the radii, ascending.
+        sigmas: the sizes σ, ascending.
+        rhos: the former name of ``sigmas``, taken with a warning.
         study: where samples are kept as they are measured, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
         **options: those of `average_sharpness`.
 
     Returns:
-        One average for each radius; each is what `average_sharpness` returns. Cost: that of each,
+        One average for each size; each is what `average_sharpness` returns. Cost: that of each,
         but one estimate of the trace serves all.
 
     Raises:
-        InvalidArgumentError: if the radii are not above zero and ascending, or another argument is
+        InvalidArgumentError: if the sizes are not above zero and ascending, or another argument is
             out of its range.
     """
-    radii, asked = check_profile(rhos, **options)
+    given: Any = _of_two(sigmas, rhos)
+    sizes, asked = check_profile(() if given is None else given, **options)
     traces = _Traces()
-    return [_average(problem, rho, asked, traces, study=study, progress=progress) for rho in radii]
+    return [
+        _average(problem, size, asked, traces, study=study, progress=progress) for size in sizes
+    ]
 
 
-def check_profile(rhos: Iterable[float], **options: Any) -> tuple[list[float], SamplingOptions]:
+def _of_two(sigma: Any, rho: Any) -> Any:
+    """Return the size of the noise by its own name, or by the former one."""
+    if rho is None:
+        return sigma
+    if sigma is not None:
+        msg = "rho is the former name of sigma: give sigma alone"
+        raise InvalidArgumentError(msg)
+    warnings.warn("the size of the noise is called sigma, not rho", FutureWarning, stacklevel=3)
+    return rho
+
+
+def check_profile(sigmas: Iterable[float], **options: Any) -> tuple[list[float], SamplingOptions]:
     """Refuse what `average_profile` cannot measure, before anything is loaded.
 
     Args:
-        rhos: the radii, ascending.
+        sigmas: the sizes of the noise, ascending.
         **options: those of `average_sharpness`, without study and progress.
 
     Returns:
-        The radii as floats, and the options.
+        The sizes as floats, and the options.
 
     Raises:
-        InvalidArgumentError: if the radii are not above zero and ascending, or another argument is
+        InvalidArgumentError: if the sizes are not above zero and ascending, or another argument is
             out of its range.
     """
-    radii = [positive("each of rhos", rho) for rho in rhos]
-    if not radii or any(b <= a for a, b in pairwise(radii)):
-        msg = f"rhos must be at least one radius, in ascending order without repeats, got {radii}"
+    sizes = [positive("each of sigmas", sigma) for sigma in sigmas]
+    if not sizes or any(b <= a for a, b in pairwise(sizes)):
+        msg = f"sigmas must be one size or more, in ascending order without repeats, got {sizes}"
         raise InvalidArgumentError(msg)
-    return radii, SamplingOptions(**options)
+    return sizes, SamplingOptions(**options)
 
 
 class _Traces:
@@ -337,6 +356,6 @@ def _warn_not_finite(result: AverageSharpness) -> None:
         msg = (
             f"the loss of {result.name} is not finite at {result.n_not_finite} of "
             f"{result.rises.size} samples, so that its average is {result.value}; the largest "
-            f"finite rise is {result.largest:.4g}: try a smaller rho"
+            f"finite rise is {result.largest:.4g}: try a smaller sigma"
         )
         warnings.warn(msg, NonFiniteWarning, stacklevel=4)
