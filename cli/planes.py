@@ -129,28 +129,34 @@ def make_plane(
     problem: Problem, study: Study, common: CommonOptions, asked: PlaneOptions
 ) -> tuple[Plane, tuple[Ends, Ends]]:
     """Find the plane that was asked for."""
-    from landscape import directions
     from landscape.curvature import top_eigenpairs
     from landscape.sharpness import sharpness
+    from landscape.surface import (
+        eigenvector_plane,
+        plane_through,
+        principal_plane,
+        random_plane,
+        worst_case_plane,
+    )
 
     shared: dict[str, Any] = {"seed": common.seed, "study": study, "progress": common.progress}
     read: dict[str, Any] = common.reading
     near, unit = _both(-2.0 * asked.rho, 2.0 * asked.rho), _both(-1.0, 1.0)
     if asked.plane == "eigenvectors":
-        return directions.eigenvector_plane(problem, top_eigenpairs(problem, 2, **shared)), near
+        return eigenvector_plane(problem, top_eigenpairs(problem, 2, **shared)), near
     if asked.plane == "worst-case":
         found = sharpness(problem, asked.rho, **shared)
         second = _random_direction(problem, common, asked)
-        return directions.worst_case_plane(problem, found, second), near
+        return worst_case_plane(problem, found, second), near
     if asked.plane == "through":
         _refuse_itself(problem, asked.via, read)
-        return directions.plane_through(problem, *asked.via, **read), _both(-0.5, 1.5)
+        return plane_through(problem, *asked.via, **read), _both(-0.5, 1.5)
     if asked.plane == "trajectory":
-        principal = directions.principal_plane(problem, asked.via, **read)
+        principal = principal_plane(problem, asked.via, **read)
         _say_explained(principal)
         x, y = (_around(axis) for axis in principal.trajectory.coordinates.T)
         return principal.plane, (x, y)
-    plane = directions.random_plane(
+    plane = random_plane(
         problem,
         common.seed,
         normalisation=asked.normalisation,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common import Made, Run, Runner, main, say
+from runs import Made, Run, Runner, main, say
 
 from landscape.compare._compare import compare
 from landscape.errors import LandscapeError

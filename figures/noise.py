@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from common import (
+from matplotlib.figure import Figure
+from runs import (
     INDEX,
     MEANS,
     Made,
@@ -26,7 +27,6 @@ from common import (
     main,
     write_caption,
 )
-from matplotlib.figure import Figure
 
 from landscape.intervals import difference_interval, mean_interval
 from landscape.loss import evaluation

@@ -13,7 +13,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from common import (
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from runs import (
     Made,
     Run,
     Runner,
@@ -28,9 +31,6 @@ from common import (
     spans_decades,
     write_caption,
 )
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.curvature._trace import trace

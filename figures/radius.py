@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from common import (
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from runs import (
     INDEX,
     MEANS,
     Made,
@@ -29,9 +32,6 @@ from common import (
     spans_decades,
     write_caption,
 )
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from landscape.intervals import difference_interval, mean_interval, ratio_interval
 from landscape.loss import evaluation

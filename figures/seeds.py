@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from common import (
+from matplotlib.figure import Figure
+from runs import (
     INDEX,
     Made,
     Run,
@@ -22,7 +23,6 @@ from common import (
     spans_decades,
     write_caption,
 )
-from matplotlib.figure import Figure
 
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.intervals import mean_interval, ratio_interval

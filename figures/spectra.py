@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common import (
+from matplotlib.figure import Figure
+from runs import (
     INDEX,
     Made,
     Run,
@@ -23,7 +24,6 @@ from common import (
     main,
     write_caption,
 )
-from matplotlib.figure import Figure
 
 from landscape.curvature._density import spectral_density
 from landscape.curvature._eigenpairs import top_eigenpairs

@@ -12,14 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-import common
 import noise
 import numpy as np
 import prediction
 import pytest
+import runs
 import seeds
 import torch
-from common import Run, Runner, RunRecords, evidence, in_processes
+from runs import Run, Runner, RunRecords, evidence, in_processes
 
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.errors import InvalidArgumentError, LandscapeError, StudyError
@@ -74,7 +74,7 @@ def test_what_the_study_holds_is_not_done_again(tmp_path: Path, monkeypatch) -> 
     asked = [run("a"), run("b", seed=1)]
     with Study(file) as study:
         before = runner(tmp_path, study).run(asked, held_out_loss)
-    monkeypatch.setattr(common, "_train_and_measure", None)  # whoever works now fails
+    monkeypatch.setattr(runs, "_train_and_measure", None)  # whoever works now fails
     with Study(file) as study:
         after = runner(tmp_path / "elsewhere", study).run(asked, held_out_loss)
     losses = [
@@ -98,7 +98,7 @@ def test_the_same_training_said_in_full_is_the_same(tmp_path: Path, monkeypatch)
     with Study(tmp_path / "s.db") as study:
         work = runner(tmp_path, study)
         work.run([run("a")], held_out_loss)
-        monkeypatch.setattr(common, "_train_and_measure", None)
+        monkeypatch.setattr(runs, "_train_and_measure", None)
         (again,) = work.run([run("a", lr=0.05, momentum=0.9)], held_out_loss)
     assert again.log.settings["lr"] == 0.05
 
@@ -157,7 +157,7 @@ def test_a_process_that_was_killed_is_said_in_words() -> None:
 
 SCRIPT = """
 from test_figures import patient
-from common import in_processes
+from runs import in_processes
 if __name__ == "__main__":
     for _ in in_processes(patient, [0.0, 600.0, 600.0], workers=2):
         print("one is done", flush=True)
@@ -276,13 +276,13 @@ def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> Non
         return 1.5 * x, y
 
     changed = dataclasses.replace(task, data=louder)
-    monkeypatch.setattr(common, "load_task", lambda name: changed)
-    common._start_of.cache_clear()
+    monkeypatch.setattr(runs, "load_task", lambda name: changed)
+    runs._start_of.cache_clear()
     try:
         with Study(tmp_path / "s.db") as study:
             (after,) = runner(tmp_path, study).run([run("a")], held_out_loss)
     finally:
-        common._start_of.cache_clear()
+        runs._start_of.cache_clear()
     hashes = {one.log.provenance.checkpoint_hash for one in (before, after)}
     assert len(hashes) == 2
 
@@ -308,10 +308,10 @@ def test_a_published_figure_is_drawn_from_its_study_alone(
     pytest.importorskip("mnist1d")
     published = (FIGURES / f"{name}.db").read_bytes()
     (tmp_path / f"{name}.db").write_bytes(published)
-    monkeypatch.setattr(common, "_trained", None)  # training or measuring fails
+    monkeypatch.setattr(runs, "_trained", None)  # training or measuring fails
     module = importlib.import_module(name)
     arguments = ["--workers", "1", "-o", str(tmp_path)]  # one process, where the patch holds
-    common.main(module.figure, full=module.FULL, small=module.TINY, arguments=arguments)
+    runs.main(module.figure, full=module.FULL, small=module.TINY, arguments=arguments)
     assert {file.name for file in tmp_path.iterdir()} == {
         f"{name}.{s}" for s in ("db", "pdf", "png")
     }
@@ -328,14 +328,14 @@ def test_a_study_of_schema_1_is_not_taken_for_other_data(tmp_path: Path, monkeyp
         return 1.5 * x, y
 
     changed = dataclasses.replace(task, data=louder)
-    monkeypatch.setattr(common, "load_task", lambda name: changed)
-    common._start_of.cache_clear()
+    monkeypatch.setattr(runs, "load_task", lambda name: changed)
+    runs._start_of.cache_clear()
     try:
         with Study(FIGURES / "seeds.db", readonly=True) as study:
-            with pytest.raises(common.UnfinishedError):
+            with pytest.raises(runs.UnfinishedError):
                 seeds.figure(runner(tmp_path, study), seeds.FULL)
     finally:
-        common._start_of.cache_clear()
+        runs._start_of.cache_clear()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_each_figure_is_drawn_and_drawn_again_from_its_study_alone(
     module = importlib.import_module(name)
     with Study(tmp_path / "s.db") as study:
         picture, *first = module.figure(runner(tmp_path, study), module.TINY)
-    monkeypatch.setattr(common, "_trained", None)  # whoever trains now fails
+    monkeypatch.setattr(runs, "_trained", None)  # whoever trains now fails
     with Study(tmp_path / "s.db", readonly=True) as study:
         _, *again = module.figure(runner(tmp_path / "elsewhere", study), module.TINY)
     assert again == first
@@ -396,7 +396,7 @@ def test_a_script_draws_prints_and_resumes(tmp_path: Path, capsys) -> None:
     names = {file.name for file in tmp_path.iterdir() if file.is_file()}
     assert names == {f"seeds-small.{suffix}" for suffix in ("db", "pdf", "png")}
     # A script's functions are of the module __main__, and yet the same as those of the module.
-    common.main(seeds.figure, full=None, small=seeds.TINY, arguments=arguments)
+    runs.main(seeds.figure, full=None, small=seeds.TINY, arguments=arguments)
     again = capsys.readouterr()
     assert again.out == ran.stdout
     assert "runs to do" not in again.err
@@ -405,7 +405,7 @@ def test_a_script_draws_prints_and_resumes(tmp_path: Path, capsys) -> None:
 def test_a_script_tells_its_errors_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "seeds-small.db").write_text("no study")
     with pytest.raises(SystemExit, match=r"^Error: .*is not a study file"):
-        common.main(
+        runs.main(
             seeds.figure, full=None, small=seeds.TINY, arguments=["--small", "-o", str(tmp_path)]
         )
 

@@ -13,10 +13,10 @@ import radius
 import samples
 import seeds
 import spectra
-from common import spans_decades
 from matplotlib.colors import to_rgba
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from runs import spans_decades
 from scipy import stats
 
 from landscape.intervals import Interval

@@ -262,8 +262,8 @@ def test_a_density_through_a_record():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1}, "steps = 1; expected at least 2"),
-        ({"n_probes": 1}, "n_probes = 1; expected at least 2"),
+        ({"steps": 1}, "steps must be a whole number of at least 2, got 1"),
+        ({"n_probes": 1}, "n_probes must be a whole number of at least 2, got 1"),
         ({"bandwidth": -1.0}, "bandwidth = -1.0"),
         ({"operator": "hess"}, "unknown operator 'hess'"),
     ],

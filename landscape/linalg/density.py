@@ -284,7 +284,8 @@ def _resolved(quadrature: Quadrature, steps: int) -> float:
 def _grid(quadrature: Quadrature, bandwidth: float) -> Floats:
     low, high = _span(quadrature)
     reach = _BEYOND * bandwidth
-    count = math.ceil((high - low + 2.0 * reach) / bandwidth * _PER_BANDWIDTH) + 1
+    # Where the width is a whole number of bandwidths, rounding must not add a point.
+    count = math.ceil((high - low + 2.0 * reach) / bandwidth * _PER_BANDWIDTH - 1e-6) + 1
     even = np.linspace(low - reach, high + reach, min(count, _LARGEST_GRID))
     window = np.arange(-_BEYOND * _PER_BANDWIDTH, _BEYOND * _PER_BANDWIDTH + 1) / _PER_BANDWIDTH
     outside = quadrature.atoms[(quadrature.atoms < low) | (quadrature.atoms > high)]
