@@ -271,9 +271,9 @@ class SAM(Optimizer):
 
         Args:
             closure: clears the gradients, computes the loss and the gradients, returns the loss;
-                called ``n_steps`` + 1 times. After `first_step` called once, or not needed (as with
-                `torch.amp.GradScaler`, accelerate and Lightning's manual optimization): the
-                gradients are those at w + ε.
+                called ``n_steps`` + 1 times. After `first_step` it is called once, at w + ε, or
+                left out where the gradients are already there, as by `torch.amp.GradScaler`,
+                accelerate and Lightning's manual optimization.
 
         Returns:
             What the closure returned at w; after `first_step` at w + ε.
