@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,15 +18,8 @@ from landscape.problem.losses import Loss
 from landscape.training.batches import cut_batch
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """What a step met at the weights before it, and what it cost.
-
-    Attributes:
-        total: sum of the loss over the batch.
-        weight: what the sum is to be divided by.
-        gradients: gradients of a batch; those of its micro-batches are one together.
-    """
+class StepResult(NamedTuple):
+    """Sum of the loss and of its weights over a batch at the old weights; number of gradients."""
 
     total: float
     weight: float
@@ -35,35 +28,32 @@ class Stepped:
 
 def step(
     model: nn.Module, loss: Loss, optimizer: Optimizer, batch: Any, *, micro_batch: int | None
-) -> Stepped:
+) -> StepResult:
     """Do one step of the optimizer.
 
-    With micro-batches this is m-SAM: each has a perturbation of its own, made of the gradient of
-    its own loss, and the step is made with Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ, wᵢ being the weight of the
-    micro-batch in the loss: the number of its examples, or with class weights or ignored targets
-    what the loss divides by. At ρ = 0 it is the gradient of the batch, whatever the loss weighs.
+    With micro-batches this is m-SAM: each is perturbed by the gradient of its own loss, and the
+    gradient of the step is Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ, wᵢ being the divisor of the micro-batch's loss:
+    its number of examples, or less with class weights or ignored targets.
 
-    Cost: one gradient of the batch, with SAM one more for each ascent step. With micro-batches
-    also one forward pass, for their weights; not for a loss with ``reduction="sum"``, nor where a
-    batch is a single micro-batch.
+    Cost: one gradient of the batch, with SAM one more for each ascent step; with several
+    micro-batches also one forward pass for their weights, but for ``reduction="sum"``.
 
     Reference: m-SAM: Foret et al. 2021, arXiv 2010.01412, section 4.1.
     """
     first = next(model.parameters())
-    there = move(batch, first.device, first.dtype)
+    batch = move(batch, first.device, first.dtype)
     if micro_batch is None or not isinstance(optimizer, SAM):
-        closure = _Closure(model, loss, optimizer, there)
+        closure = _Closure(model, loss, optimizer, batch)
         optimizer.step(closure)
-        return Stepped(*closure.passes[0], gradients=len(closure.passes))
-    pieces = cut_batch(there, micro_batch, loss.batching)
-    n = loss.batching.size(there)
+        return StepResult(*closure.passes[0], gradients=len(closure.passes))
+    pieces = cut_batch(batch, micro_batch, loss.batching)
+    n = loss.batching.size(batch)
     closures = [
         _Closure(model, loss, optimizer, p, share=loss.batching.size(p) / n) for p in pieces
     ]
     optimizer.step_micro_batches(closures, weights=_weights(model, loss, pieces))
-    at_w = [closure.passes[0] for closure in closures]
-    total, weight = (sum(column) for column in zip(*at_w, strict=True))
-    return Stepped(total, weight, gradients=len(closures[0].passes))
+    total, weight = (sum(c) for c in zip(*(c.passes[0] for c in closures), strict=True))
+    return StepResult(total, weight, gradients=len(closures[0].passes))
 
 
 def check_micro_batch(model: nn.Module, micro_batch: int | None) -> None:
@@ -81,7 +71,7 @@ def check_micro_batch(model: nn.Module, micro_batch: int | None) -> None:
 
 @dataclass
 class _Closure:
-    # Computes the loss of a batch and its gradient, and notes (total, weight) of each pass.
+    # Computes the loss of a batch and its gradient, and keeps (total, weight) of each pass.
     model: nn.Module
     loss: Loss
     optimizer: Optimizer
@@ -101,8 +91,8 @@ class _Closure:
 
 
 def _weights(model: nn.Module, loss: Loss, pieces: Sequence[Any]) -> list[float] | None:
-    # What a loss divides by is known from a pass only, and SAM asks before the first one. Neither
-    # the running statistics nor the random numbers shall notice it.
+    # The divisor of a loss is known from a forward pass only, which must leave running statistics
+    # and random numbers as they are.
     if len(pieces) == 1:
         return None
     if loss.sums:
@@ -110,5 +100,5 @@ def _weights(model: nn.Module, loss: Loss, pieces: Sequence[Any]) -> list[float]
     device = next(model.parameters()).device
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with frozen_statistics(model), forked:
-        found = [float(loss(model, piece)[0].weight) for piece in pieces]
-    return found if any(found) else None  # all targets ignored: every gradient is zero
+        weights = [float(loss(model, piece)[0].weight) for piece in pieces]
+    return weights if any(weights) else None  # all targets ignored: every gradient is zero
