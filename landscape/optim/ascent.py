@@ -18,7 +18,7 @@ ADAPTIVE = ("none", "elementwise", "filterwise")
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """How a gradient becomes a perturbation of the weights.
+    """Perturbation of the weights for a gradient.
 
     With T = 1, or a positive diagonal T made of the weights, and G = Tg over all parameters as
     one vector, ε = T d, where d maximises Gᵀd over ‖d‖ₚ ≤ ρ:
@@ -69,7 +69,7 @@ class Ascent:
         Args:
             gradients: one per parameter, on any devices, of any shapes.
             weights: the parameters, of the same shapes; T is made of them.
-            rhos: radius for each parameter; below zero to climb down.
+            rhos: radius for each parameter; negative to descend.
 
         Returns:
             ε, of the same shapes; None where the radius is zero.
@@ -100,10 +100,8 @@ class Ascent:
     def _factors(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
         if self.adaptive == "none":
             return None
-        by_filter = self.adaptive == "filterwise"
-        return [
-            _filter_norms(w).add_(self.eta) if by_filter else w.abs() + self.eta for w in weights
-        ]
+        sizes = _filter_norms if self.adaptive == "filterwise" else torch.abs
+        return [sizes(w).add_(self.eta) for w in weights]
 
     def _directions(self, scaled: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         # Returns directions and a number > 0; the quotient is the dual unit vector.
@@ -121,16 +119,13 @@ class Ascent:
 
 def global_norm(tensors: Sequence[Tensor], order: float) -> Tensor:
     """Return the norm of all tensors as one vector, at least in float32."""
-    parts = [_magnitudes(t, order) if t.is_complex() else t for t in tensors]
+    magnitudes = torch.view_as_real if order == 2 else torch.abs
+    parts = [magnitudes(t) if t.is_complex() else t for t in tensors]
     norms = torch._foreach_norm(parts, order, _wide(parts))
     norm: Tensor = torch.linalg.vector_norm(
         torch.stack([part.to(parts[0].device) for part in norms]), order
     )
     return norm
-
-
-def _magnitudes(tensor: Tensor, order: float) -> Tensor:
-    return torch.view_as_real(tensor) if order == 2 else tensor.abs()
 
 
 def _wide(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -146,16 +141,13 @@ def _never_zero(norm: Tensor) -> Tensor:
 def _powers(scaled: list[Tensor], *, q: float) -> list[Tensor]:
     # Divided by the largest entry first: |g|^q of a small one would underflow.
     largest = _never_zero(global_norm([t.abs() for t in scaled], math.inf))
-    units = [t.to(_wider(t)) / largest.to(t.device) for t in scaled]
+    wide = [t.to(torch.promote_types(t.dtype, torch.float32)) for t in scaled]
+    units = [t / largest.to(t.device) for t in wide]
     norm = _never_zero(global_norm(units, q))
-    shares = [(u.sgn(), u.abs() / norm.to(u.device)) for u in units]
     return [
-        (sign * size.pow(q - 1)).to(t.dtype) for t, (sign, size) in zip(scaled, shares, strict=True)
+        (u.sgn() * (u.abs() / norm.to(u.device)).pow(q - 1)).to(t.dtype)
+        for t, u in zip(scaled, units, strict=True)
     ]
-
-
-def _wider(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _top_coordinate(scaled: list[Tensor]) -> list[Tensor]:

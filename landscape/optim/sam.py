@@ -276,42 +276,41 @@ class SAM(Optimizer):
                 accelerate and Lightning's manual optimization.
 
         Returns:
-            What the closure returned at w; after `first_step` at w + ε.
+            The value of the closure at w; after `first_step` at w + ε.
 
         Raises:
             InvalidArgumentError: if there is no closure, and no `first_step` either.
             LandscapeError: if the closure adds its gradients to those accumulated before.
         """
+        loss = None
         if self._climb.saved is None:
             loss = self._sam_gradient(check_closure(closure))
         else:
-            loss = None if closure is None else self._last_gradient(check_closure(closure))
+            if closure is not None:
+                check_closure(closure)
+                try:
+                    with torch.enable_grad(), refuse_accumulation(self._parameters()):
+                        loss = closure()
+                except BaseException:
+                    self.restore()
+                    raise
             self._come_back()
         self._descend()
         return loss
-
-    def _last_gradient(self, closure: Callable[[], Any]) -> Any:
-        try:
-            with torch.enable_grad(), refuse_accumulation(self._parameters()):
-                return closure()
-        except BaseException:
-            self.restore()
-            raise
 
     def step_micro_batches(
         self, closures: Sequence[Callable[[], Any]], *, weights: Sequence[float] | None = None
     ) -> list[Any]:
         """Do one step of m-SAM: every micro-batch has a perturbation of its own.
 
-        The base optimizer steps with Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ, where εᵢ is made of ∇Lᵢ(w) alone. A
-        parameter without a gradient in a micro-batch counts as zero there.
+        The base optimizer steps with Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ; εᵢ depends on ∇Lᵢ(w) alone.
 
         Args:
             closures: one per micro-batch, each as for `step`.
-            weights: wᵢ, the numbers of examples where they differ; None: all alike.
+            weights: wᵢ, the numbers of examples where they differ; None: all equal.
 
         Returns:
-            What each closure returned at w.
+            The values of the closures at w.
 
         Raises:
             InvalidArgumentError: if there is no closure, or the weights do not fit.
@@ -332,19 +331,19 @@ class SAM(Optimizer):
         return losses
 
     def _sam_gradient(self, closure: Callable[[], Any]) -> Any:
-        # Leaves the gradients that the base optimizer is to step with; the weights are w again.
+        # Computes the gradients of the base optimizer's step; the weights are w again afterwards.
         devices = {p.device for p in self._parameters()}
-        random_numbers = rng_states(devices) if self.replay_rng else {}
+        states = rng_states(devices) if self.replay_rng else {}
         with self._unsynced(), torch.enable_grad(), refuse_accumulation(self._parameters()):
             loss = closure()
         try:
             for _ in range(self.n_steps - 1):
                 self.first_step(zero_grad=True)
-                set_rng_states(random_numbers)
+                set_rng_states(states)
                 with self._unsynced(), torch.enable_grad():
                     closure()
             self.first_step(zero_grad=True)
-            set_rng_states(random_numbers)
+            set_rng_states(states)
             with torch.enable_grad():
                 closure()
             self._come_back()

@@ -46,7 +46,14 @@ def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
     """
     share = label_share(share)
     seed = whole("seed", seed, least=0)
-    classes, index = _classes(labels)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        msg = (
+            "label noise needs one whole number for each example, got labels of shape "
+            f"{tuple(labels.shape)} and type {labels.dtype}; leave the noise out"
+        )
+        raise DataError(msg)
+    # The classes that occur, in order, and the index of each label's class.
+    classes, index = torch.unique(labels, sorted=True, return_inverse=True)
     generator = seeded(seed)
     order = torch.randperm(len(labels), generator=generator)
     steps = torch.randint(1, max(2, len(classes)), (len(labels),), generator=generator)
@@ -61,8 +68,6 @@ def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
 
 def with_label_noise(task: Task, share: float, *, seed: int = 0, split: str = "train") -> Task:
     """Return a task with the noisy labels of a training, to measure on the data it was trained on.
-
-    Measurements on the task itself see the clean labels.
 
     Args:
         task: the result of `landscape.problem.load_task`.
@@ -147,18 +152,6 @@ def label_seed(seed: int) -> int:
     return int(np.random.SeedSequence(whole("seed", seed, least=0)).generate_state(4)[3])
 
 
-def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    # The classes that occur, in order, and the index of each label's class.
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        msg = (
-            "label noise needs one whole number for each example, got labels of shape "
-            f"{tuple(labels.shape)} and type {labels.dtype}; leave the noise out"
-        )
-        raise DataError(msg)
-    classes, index = torch.unique(labels, sorted=True, return_inverse=True)
-    return classes, index
-
-
 def _stored_labels(source: Any) -> Tensor | None:
     tensors = getattr(source, "tensors", ())
     second = tensors[1] if isinstance(tensors, tuple) and len(tensors) == 2 else None
@@ -171,12 +164,9 @@ def _stored_labels(source: Any) -> Tensor | None:
 
 def _agree(labels: Tensor, source: Any) -> bool:
     # Compared with the first example of each class.
-    _, index = _classes(labels)
-    first = np.unique(index.cpu().numpy(), return_index=True)[1].tolist()
-    return all(
-        label.dtype == labels.dtype and bool(label == labels[i])
-        for label, i in ((_label(source, i), i) for i in first)
-    )
+    _, first = np.unique(labels.cpu().numpy(), return_index=True)
+    examples = ((_label(source, int(i)), labels[i]) for i in first)
+    return all(a.dtype == b.dtype and bool(a == b) for a, b in examples)
 
 
 def _as_tensor(value: Any) -> Tensor | None:

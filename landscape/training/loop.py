@@ -6,30 +6,33 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from landscape.checks import whole
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
-from landscape.problem.data import describe
+from landscape.optim import SAM, frozen_statistics
+from landscape.problem.data import describe, move
 from landscape.problem.losses import Loss, make_loss
 from landscape.problem.problem import known_device
 from landscape.problem.task import load_task, users_code
 from landscape.progress import progress_bar
-from landscape.training.batches import Batches
+from landscape.training.batches import Batches, cut_batch
 from landscape.training.checkpoints import save_checkpoint
 from landscape.training.labels import label_seed, with_noisy_labels
 from landscape.training.records import Epoch, Task, Trained
 from landscape.training.settings import TrainingSettings, lr_factor, make_optimizer
 from landscape.training.state import Run, identify_start, resume, write_state
-from landscape.training.steps import check_micro_batch, step
 
 
 def train(
@@ -167,7 +170,7 @@ def _new_run(
     resumable: bool,
 ) -> Run:
     model.train()
-    check_micro_batch(model, settings.get("micro_batch"))
+    _check_micro_batch(model, settings.get("micro_batch"))
     share = settings.get("label_noise", 0.0)
     source = with_noisy_labels(data, share, seed=label_seed(settings["seed"]))
     optimizer = make_optimizer(model, settings)
@@ -216,16 +219,88 @@ def _one_epoch(run: Run) -> tuple[float, int]:
     # Returns the mean loss at the weights before each step, and the number of gradients.
     total = weight = 0.0
     gradients = 0
-    micro_batch = run.settings.get("micro_batch")
     for batch in run.batches:
-        result = step(run.model, run.loss, run.optimizer, batch, micro_batch=micro_batch)
-        total += result.total
-        weight += result.weight
-        gradients += result.gradients
+        batch_total, batch_weight, n_gradients = _step(run, batch)
+        total += batch_total
+        weight += batch_weight
+        gradients += n_gradients
     if gradients == 0:
         msg = "the training data hold no example; is the split empty, or used up after one pass?"
         raise DataError(msg)
     return total / weight if weight else math.nan, gradients
+
+
+def _step(run: Run, batch: Any) -> tuple[float, float, int]:
+    """Do one step; return sum and weight of the loss at the old weights, and number of gradients.
+
+    With micro-batches this is m-SAM: each is perturbed by the gradient of its own loss, and the
+    gradient of the step is Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ, wᵢ being the divisor of the micro-batch's loss:
+    its number of examples, or less with class weights or ignored targets.
+    """
+    model, loss, optimizer = run.model, run.loss, run.optimizer
+    micro_batch = run.settings.get("micro_batch")
+    first = next(model.parameters())
+    batch = move(batch, first.device, first.dtype)
+    if micro_batch is None or not isinstance(optimizer, SAM):
+        closure = _Closure(model, loss, optimizer, batch)
+        optimizer.step(closure)
+        return *closure.passes[0], len(closure.passes)
+    pieces = cut_batch(batch, micro_batch, loss.batching)
+    n = loss.batching.size(batch)
+    closures = [
+        _Closure(model, loss, optimizer, p, share=loss.batching.size(p) / n) for p in pieces
+    ]
+    optimizer.step_micro_batches(closures, weights=_weights(model, loss, pieces))
+    total, weight = (sum(c) for c in zip(*(c.passes[0] for c in closures), strict=True))
+    return total, weight, len(closures[0].passes)
+
+
+def _check_micro_batch(model: nn.Module, micro_batch: int | None) -> None:
+    """Refuse micro-batches of one example where a layer normalises over the batch."""
+    if micro_batch != 1:
+        return
+    names = [n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training]
+    if names:
+        msg = (
+            f"micro_batch=1 leaves BatchNorm (layer {names[0]!r}) a single example to take the "
+            "mean and the variance of; give micro_batch of at least 2, or a model without BatchNorm"
+        )
+        raise InvalidArgumentError(msg)
+
+
+@dataclass
+class _Closure:
+    # Computes the loss of a batch and its gradient, and keeps (total, weight) of each pass.
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    batch: Any
+    share: float = 1.0
+    passes: list[tuple[float, float]] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        self.optimizer.zero_grad()
+        terms, _ = self.loss(self.model, self.batch)
+        weight = float(terms.weight)
+        # A summed loss grows with the batch: a micro-batch estimates that of the whole.
+        mean = terms.total / (self.share if self.loss.sums else weight or 1.0)
+        mean.backward()  # type: ignore[no-untyped-call]
+        self.passes.append((terms.total.item(), weight))
+        return mean.item()
+
+
+def _weights(model: nn.Module, loss: Loss, pieces: Sequence[Any]) -> list[float] | None:
+    # The divisor of a loss is known from a forward pass only, which must leave running statistics
+    # and random numbers as they are.
+    if len(pieces) == 1:
+        return None
+    if loss.sums:
+        return [float(loss.batching.size(piece)) for piece in pieces]
+    device = next(model.parameters()).device
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with frozen_statistics(model), forked:
+        weights = [float(loss(model, piece)[0].weight) for piece in pieces]
+    return weights if any(weights) else None  # all targets ignored: every gradient is zero
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def training_log(trained: Trained, problem: Problem, *, task: str) -> TrainingLo
     settings, epochs = dict(trained.settings), len(trained.log)
     # Only SAM's family has a radius.
     n_gradients = 1 if settings["rho"] is None else 1 + int(settings.get("ascent_steps", 1))
-    # Micro-batches are weighed in a pass of their own, see `landscape.training.steps.step`.
+    # The weights of micro-batches take a forward pass.
     n_forwards = 1 if settings.get("micro_batch") else 0
     columns = {
         name: np.array([getattr(epoch, name) for epoch in trained.log], dtype=np.float64)

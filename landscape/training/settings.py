@@ -137,7 +137,13 @@ class TrainingSettings:
             else whole("micro_batch", size, least=1, advice=advice),
         }
         if name not in SAM_FAMILY:
-            _refuse_without_sam(name, cost)
+            for key, value in cost.items():
+                if value != _RECORDED_IF_CHANGED[key]:
+                    msg = (
+                        f"{key} is a setting of SAM, got {key}={value!r} with the optimizer "
+                        f"{name}; leave it out, or take one of {', '.join(SAM_FAMILY)}"
+                    )
+                    raise InvalidArgumentError(msg)
             return {}
         p = norm_order(self.p)
         if name == "usam" and p != 2:
@@ -211,16 +217,6 @@ def lr_factor(schedule: str, epochs: int) -> Callable[[int], float]:
     if schedule == "constant":
         return lambda epoch: 1.0
     return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * epoch / max(epochs, 1)))
-
-
-def _refuse_without_sam(name: str, cost: Mapping[str, Any]) -> None:
-    for key, value in cost.items():
-        if value != _RECORDED_IF_CHANGED[key]:
-            msg = (
-                f"{key} is a setting of SAM, got {key}={value!r} with the optimizer {name}; "
-                f"leave it out, or take one of {', '.join(SAM_FAMILY)}"
-            )
-            raise InvalidArgumentError(msg)
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
