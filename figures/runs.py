@@ -41,8 +41,13 @@ from landscape.results import Eigenpairs, Provenance, Result, Sharpness, Trainin
 from landscape.study import Entry, Study
 from landscape.study.codec import dumps, loads
 from landscape.threads import usable_cpus
-from landscape.training import checkpoint_of_epoch, save_checkpoint, train, training_log
-from landscape.training.settings import checked
+from landscape.training import (
+    TrainingSettings,
+    checkpoint_of_epoch,
+    save_checkpoint,
+    train,
+    training_log,
+)
 
 R = TypeVar("R", bound=Result)
 T = TypeVar("T")
@@ -330,11 +335,8 @@ def _measured_on(study: Study, entries: Sequence[Entry], log: Entry, run: Run) -
 
 def _expected(run: Run) -> Mapping[str, Any]:
     """Return the settings that the log of a run has."""
-    parameters = inspect.signature(train).parameters.values()
-    usual = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    plain: Mapping[str, Any] = loads(
-        dumps({"problem": run.problem, **checked({**usual, **run.settings})})
-    )
+    settings = TrainingSettings(**run.settings).record()
+    plain: Mapping[str, Any] = loads(dumps({"problem": run.problem, **settings}))
     return plain
 
 

@@ -501,15 +501,13 @@ def test_a_failure_while_climbing_puts_everything_back(monkeypatch):
         lr=0.1,
     )
     backward(model, batch)
-    before, real, calls = state_bits(model), torch._foreach_add_, []
+    before, real = state_bits(model), torch._foreach_add_
 
-    def second_group_fails(*args):
-        calls.append(args)
-        if len(calls) == 2:
-            raise MemoryError
-        return real(*args)
+    def fails_afterwards(*args):
+        real(*args)
+        raise MemoryError
 
-    monkeypatch.setattr(torch, "_foreach_add_", second_group_fails)
+    monkeypatch.setattr(torch, "_foreach_add_", fails_afterwards)
     with pytest.raises(MemoryError):
         optimizer.first_step()
     assert state_bits(model) == before
@@ -839,7 +837,9 @@ def test_a_buffer_under_two_names_stays_one():
 @pytest.mark.parametrize("rho", [-0.1, math.nan, math.inf, "0.05", None])
 def test_rho_must_be_a_number_of_at_least_zero(rho):
     w = [nn.Parameter(torch.zeros(1))]
-    with pytest.raises(InvalidArgumentError, match=r"rho, the radius .* finite number ≥ 0, got"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"rho, the radius .* finite number of at least 0, got"
+    ):
         SAM(w, torch.optim.SGD, rho, lr=0.1)
     with pytest.raises(InvalidArgumentError, match=r"rho, the radius"):
         SAM([{"params": w, "rho": rho}], torch.optim.SGD, lr=0.1)

@@ -621,12 +621,12 @@ def test_two_processes_do_what_one_does(tmp_path, sync):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"p": 0.5}, "p must be at least 1"),
-        ({"p": math.nan}, "p must be at least 1"),
+        ({"p": 0.5}, "p, the norm .* must be at least 1"),
+        ({"p": math.nan}, "p, the norm .* must be at least 1"),
         ({"adaptive": "elementwize"}, "unknown adaptive neighbourhood .elementwize."),
         ({"eta": -1.0}, "eta must be a finite number"),
         ({"normalised": False, "p": 1}, "unnormalised SAM is defined for p = 2"),
-        ({"n_steps": 0}, "n_steps.* whole number ≥ 1, got 0"),
+        ({"n_steps": 0}, "n_steps.* whole number of at least 1, got 0"),
         ({"gsam_alpha": -0.1}, "gsam_alpha must be"),
         ({"decay": "both"}, "unknown place of the weight decay"),
         ({"sync_perturbation": False}, "DistributedDataParallel"),

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from landscape.errors import InvalidArgumentError, MissingDependencyError
 from landscape.problem import load_task
 from landscape.tasks import PROBLEMS, digits, mnist1d
-from landscape.tasks.layers import Attention, mlp
-from landscape.tasks.networks import ResNet
+from landscape.tasks.networks import Attention, ResNet, mlp
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

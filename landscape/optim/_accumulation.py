@@ -1,8 +1,4 @@
-"""Gradients that are there before a closure of SAM runs, and that it does not make anew.
-
-A closure is called at w and again at w + ε. What other micro-batches left before it would count
-in the perturbation, and be lost in the step.
-"""
+"""Refuse gradients that were accumulated before SAM's closure: they would not count at w + ε."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from torch import Tensor, nn
 
 from landscape.errors import LandscapeError
 
-_WAY = (
+_ADVICE = (
     "let the closure clear the gradients and go over all micro-batches of the step itself:\n"
     "    def closure():\n"
     "        optimizer.zero_grad()\n"
@@ -32,9 +28,9 @@ _WAY = (
     "second_step(). In Lightning both need manual optimization in place of "
     "accumulate_grad_batches; with accelerate, gradient_accumulation_steps=1"
 )
-# A hook makes autograd copy the gradient: a few small ones tell, as all are cleared together.
-_WATCHED = 8
-_FRAMES = 16  # to look through for accelerate's step: torch's profiler and schedulers lie between
+# A hook makes autograd copy the gradient: a few small ones suffice, as all are cleared together.
+_MAX_WATCHED = 8
+_MAX_FRAMES = 16  # up to accelerate's step: torch's profiler and schedulers lie between
 
 
 @contextmanager
@@ -48,18 +44,18 @@ def refuse_accumulation(params: Sequence[nn.Parameter]) -> Iterator[None]:
     handles: list[Any] = []
 
     def watch(p: nn.Parameter) -> Callable[[Tensor], None]:
-        def arriving(_: Tensor) -> None:
+        def hook(_: Tensor) -> None:
             passes[p] += 1
             if passes[p] == 1 and p.grad is not None:
-                there = _any(p.grad)
-                # Only what is accumulated is added; torch.autograd.grad comes by here too.
+                nonzero = _any(p.grad)
+                # Only accumulated gradients are added; torch.autograd.grad runs this hook too.
                 register: Any = p.register_post_accumulate_grad_hook
-                handles.append(register(lambda _: left.append(there)))
+                handles.append(register(lambda _: left.append(nonzero)))
 
-        return arriving
+        return hook
 
     trained = [p for p in params if p.requires_grad and (p in before or steps > 1)]
-    for p in sorted(trained, key=nn.Parameter.numel)[:_WATCHED]:
+    for p in sorted(trained, key=nn.Parameter.numel)[:_MAX_WATCHED]:
         register: Any = p.register_hook
         handles.append(register(watch(p)))
     try:
@@ -69,26 +65,26 @@ def refuse_accumulation(params: Sequence[nn.Parameter]) -> Iterator[None]:
             handle.remove()
     # A parameter that the closure neither clears nor uses keeps the gradient of another loss.
     now = {p: p.grad for p in params if p.grad is not None}
-    same = [g for p, g in now.items() if p in before and _is(before[p], g)]
+    same = [g for p, g in now.items() if p in before and _is_unchanged(before[p], g)]
     if len(same) < len(now):
         left += [_any(g) for g in same]
     if left and bool(torch.stack([flag.cpu() for flag in left]).any()):
         msg = (
             "the closure added its gradients to those that were there before step(): micro-batches "
             "accumulated outside of it would count at w and not at w + ε. Call zero_grad() in the "
-            f"closure, or, to accumulate micro-batches, {_WAY}"
+            f"closure, or, to accumulate micro-batches, {_ADVICE}"
         )
         raise LandscapeError(msg)
     n_passes = max(passes.values(), default=steps)
     if n_passes < steps:
         msg = (
             f"accelerate accumulates {steps} micro-batches, and the closure went over {n_passes}: "
-            f"the others would not count in the step. Instead {_WAY}"
+            f"the others would not count in the step. Instead {_ADVICE}"
         )
         raise LandscapeError(msg)
 
 
-def _is(before: tuple[ref[Tensor], int], gradient: Tensor) -> bool:
+def _is_unchanged(before: tuple[ref[Tensor], int], gradient: Tensor) -> bool:
     return before[0]() is gradient and before[1] == gradient._version
 
 
@@ -103,7 +99,7 @@ def _accelerate_steps() -> int:
     if accelerate is None:
         return 1
     frame = sys._getframe(1)
-    for _ in range(_FRAMES):
+    for _ in range(_MAX_FRAMES):
         host = frame.f_locals.get("self")
         if isinstance(host, accelerate.AcceleratedOptimizer):
             return int(host.gradient_state.num_steps)

@@ -1,4 +1,4 @@
-"""Where SAM climbs to: the worst point of a neighbourhood, to first order."""
+"""SAM's ascent: the worst point of a neighbourhood, to first order."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.checks import is_real
+from landscape.checks import real
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.optim.checks import check_gradients
+from landscape.optim.checks import check_gradients, norm_order
 
 ADAPTIVE = ("none", "elementwise", "filterwise")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """How a gradient becomes a perturbation of the weights.
+    """Perturbation of the weights for a gradient.
 
     With T = 1, or a positive diagonal T made of the weights, and G = Tg over all parameters as
     one vector, ε = T d, where d maximises Gᵀd over ‖d‖ₚ ≤ ρ:
@@ -51,13 +51,9 @@ class Ascent:
     normalised: bool = True
 
     def __post_init__(self) -> None:
-        if not is_real(self.p) or not self.p >= 1:
-            msg = f"p must be at least 1 (inf is allowed), got {self.p!r}; 2 is the Euclidean norm"
-            raise InvalidArgumentError(msg)
+        norm_order(self.p)
         one_of(str(self.adaptive), ADAPTIVE, what="adaptive neighbourhood")
-        if not is_real(self.eta) or not 0 <= self.eta < math.inf:
-            msg = f"eta must be a finite number ≥ 0, got {self.eta!r}; 0.01 is usual"
-            raise InvalidArgumentError(msg)
+        real("eta", self.eta, least=0.0, advice="0.01 is usual")
         if not self.normalised and self.p != 2:
             msg = (
                 f"unnormalised SAM is defined for p = 2, got p = {self.p!r}; "
@@ -73,7 +69,7 @@ class Ascent:
         Args:
             gradients: one per parameter, on any devices, of any shapes.
             weights: the parameters, of the same shapes; T is made of them.
-            rhos: radius for each parameter; below zero to climb down.
+            rhos: radius for each parameter; negative to descend.
 
         Returns:
             ε, of the same shapes; None where the radius is zero.
@@ -83,26 +79,29 @@ class Ascent:
         """
         check_gradients(gradients)
         factors = self._factors(weights)
-        scaled = list(gradients) if factors is None else _products(gradients, factors)
+        scaled = list(gradients)
+        if factors is not None:
+            scaled = list(torch._foreach_mul(scaled, factors))
         directions, norm = self._directions(scaled)
         epsilons: list[Tensor | None] = [None] * len(scaled)
-        for (rho, device), where in _alike(scaled, rhos).items():
+        alike: dict[tuple[float, torch.device], list[int]] = {}
+        for i, (tensor, rho) in enumerate(zip(scaled, rhos, strict=True)):
             # Not even 0 · g is taken: added, it would turn −0 into 0, and infinity into NaN.
             if rho != 0:
-                found = torch._foreach_mul([directions[i] for i in where], (rho / norm).to(device))
-                if factors is not None:
-                    torch._foreach_mul_(found, [factors[i] for i in where])
-                for i, epsilon in zip(where, found, strict=True):
-                    epsilons[i] = epsilon
+                alike.setdefault((rho, tensor.device), []).append(i)
+        for (rho, device), indices in alike.items():
+            steps = torch._foreach_mul([directions[i] for i in indices], (rho / norm).to(device))
+            if factors is not None:
+                torch._foreach_mul_(steps, [factors[i] for i in indices])
+            for i, step in zip(indices, steps, strict=True):
+                epsilons[i] = step
         return epsilons
 
     def _factors(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
         if self.adaptive == "none":
             return None
-        by_filter = self.adaptive == "filterwise"
-        return [
-            _filter_norms(w).add_(self.eta) if by_filter else w.abs() + self.eta for w in weights
-        ]
+        sizes = _filter_norms if self.adaptive == "filterwise" else torch.abs
+        return [sizes(w).add_(self.eta) for w in weights]
 
     def _directions(self, scaled: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         # Returns directions and a number > 0; the quotient is the dual unit vector.
@@ -120,14 +119,13 @@ class Ascent:
 
 def global_norm(tensors: Sequence[Tensor], order: float) -> Tensor:
     """Return the norm of all tensors as one vector, at least in float32."""
-    real = [_magnitudes(t, order) if t.is_complex() else t for t in tensors]
-    parts = [part.to(real[0].device) for part in torch._foreach_norm(real, order, _wide(real))]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts), order)
+    magnitudes = torch.view_as_real if order == 2 else torch.abs
+    parts = [magnitudes(t) if t.is_complex() else t for t in tensors]
+    norms = torch._foreach_norm(parts, order, _wide(parts))
+    norm: Tensor = torch.linalg.vector_norm(
+        torch.stack([part.to(parts[0].device) for part in norms]), order
+    )
     return norm
-
-
-def _magnitudes(tensor: Tensor, order: float) -> Tensor:
-    return torch.view_as_real(tensor) if order == 2 else tensor.abs()
 
 
 def _wide(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -143,36 +141,27 @@ def _never_zero(norm: Tensor) -> Tensor:
 def _powers(scaled: list[Tensor], *, q: float) -> list[Tensor]:
     # Divided by the largest entry first: |g|^q of a small one would underflow.
     largest = _never_zero(global_norm([t.abs() for t in scaled], math.inf))
-    units = [t.to(_wider(t)) / largest.to(t.device) for t in scaled]
+    wide = [t.to(torch.promote_types(t.dtype, torch.float32)) for t in scaled]
+    units = [t / largest.to(t.device) for t in wide]
     norm = _never_zero(global_norm(units, q))
-    shares = [(u.sgn(), u.abs() / norm.to(u.device)) for u in units]
     return [
-        (sign * size.pow(q - 1)).to(t.dtype) for t, (sign, size) in zip(scaled, shares, strict=True)
+        (u.sgn() * (u.abs() / norm.to(u.device)).pow(q - 1)).to(t.dtype)
+        for t, u in zip(scaled, units, strict=True)
     ]
 
 
-def _wider(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
 def _top_coordinate(scaled: list[Tensor]) -> list[Tensor]:
-    there = scaled[0].device
-    tops = torch.stack(
-        [
-            t.abs().max().to(there, _wide(scaled))
-            if t.numel()
-            else torch.zeros((), dtype=_wide(scaled), device=there)
-            for t in scaled
-        ]
-    )
-    chosen = int(tops.argmax())
+    dtype, device = _wide(scaled), scaled[0].device
+    none = torch.zeros((), dtype=dtype, device=device)
+    tops = [t.abs().max().to(device, dtype) if t.numel() else none for t in scaled]
+    chosen = int(torch.stack(tops).argmax())
     directions = [torch.zeros_like(t) for t in scaled]
     # In the order of the indices, whatever the layout in memory.
     top = scaled[chosen].reshape(-1)
     if top.numel():
-        at, only = int(top.abs().argmax()), torch.zeros_like(top)
-        only[at] = top[at].sgn()
-        directions[chosen] = only.view(scaled[chosen].shape)
+        largest, direction = int(top.abs().argmax()), torch.zeros_like(top)
+        direction[largest] = top[largest].sgn()
+        directions[chosen] = direction.view(scaled[chosen].shape)
     return directions
 
 
@@ -182,17 +171,3 @@ def _filter_norms(weight: Tensor) -> Tensor:
     rest = tuple(range(1, weight.ndim))
     norms: Tensor = torch.linalg.vector_norm(weight, dim=rest, keepdim=True)
     return norms.expand(weight.shape).clone()
-
-
-def _products(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
-    return list(torch._foreach_mul(list(left), list(right)))
-
-
-def _alike(
-    tensors: Sequence[Tensor], rhos: Sequence[float]
-) -> dict[tuple[float, torch.device], list[int]]:
-    # Which tensors can be multiplied in one call.
-    found: dict[tuple[float, torch.device], list[int]] = {}
-    for i, (tensor, rho) in enumerate(zip(tensors, rhos, strict=True)):
-        found.setdefault((rho, tensor.device), []).append(i)
-    return found

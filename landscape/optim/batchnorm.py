@@ -1,9 +1,8 @@
 """Keep the second pass of SAM out of the running statistics.
 
-Both passes of a SAM step normalise with the statistics of their batch, but only the first, at w,
-may count in the running mean and variance: those of the second belong to w + ε, where the model
-is never used. Setting the momentum to zero and back, the usual way, counts batches all the same,
-misses normalisers of other classes, and after an exception leaves the momentum at zero.
+Only the pass at w may count in the running mean and variance. Setting the momentum to zero and
+back, the usual way, counts batches all the same, misses normalisers of other classes, and after an
+exception leaves the momentum at zero.
 """
 
 from __future__ import annotations
@@ -11,32 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor, nn
-
-
-class BufferStandIns:
-    """Copies that stand in for the buffers of a model, so that the buffers stay untouched.
-
-    All buffers, not those of known classes only: a normaliser written by hand, or the power
-    iteration of a spectral norm, keeps its state in buffers too. Standing in is safer than
-    writing old values back, which autograd rightly refuses between a forward and its backward.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._own: list[tuple[nn.Module, str, Tensor]] = [
-            (module, name, buffer)
-            for module in model.modules()
-            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
-        ]
-        # By identity: a buffer that goes by several names is still one.
-        copies = {id(buffer): buffer.detach().clone() for _, _, buffer in self._own}
-        for module, name, buffer in self._own:
-            setattr(module, name, copies[id(buffer)])
-
-    def leave(self) -> None:
-        """Give the model its own buffers back: the very tensors, bit for bit."""
-        for module, name, buffer in self._own:
-            setattr(module, name, buffer)
+from torch import nn
 
 
 @contextmanager
@@ -48,9 +22,9 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         with frozen_statistics(model):
             loss_function(model(input), target).backward()
 
-    In train mode the statistics of the batch are still used for normalising. Afterwards every
-    buffer is what it was, bit for bit (``num_batches_tracked`` among them), exception or not. For
-    the time inside, copies stand in for the buffers, and take what the layers write.
+    In train mode the statistics of the batch are still used for normalising. Inside, copies stand
+    in for all buffers; afterwards the model has its own back, bit for bit (``num_batches_tracked``
+    among them), exception or not.
 
     Args:
         model: the model; several go into one `torch.nn.ModuleList`.
@@ -67,8 +41,19 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     >>> normalised.mean().abs().item() < 1e-6, model.running_mean
     (True, tensor([0., 0.]))
     """
-    stand_ins = BufferStandIns(model)
+    # All buffers: hand-written normalisers and the power iteration of spectral norms use them too.
+    # Copies, because autograd refuses buffers that change between forward and backward.
+    buffers = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    # By identity: a buffer that goes by several names is still one.
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in buffers}
     try:
+        for module, name, buffer in buffers:
+            setattr(module, name, copies[id(buffer)])
         yield
     finally:
-        stand_ins.leave()
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)

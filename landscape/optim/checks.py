@@ -1,10 +1,9 @@
-"""What SAM is given, checked before anything is built."""
+"""Checks of SAM's arguments."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from landscape.checks import is_real
+from landscape.checks import is_real, real
 from landscape.errors import InvalidArgumentError, LandscapeError, one_of
 
 DECAYS = ("outside", "inside")
@@ -20,17 +19,27 @@ DECAYS = ("outside", "inside")
 
 def radius(rho: Any) -> float:
     """Return ρ, at least 0 and finite."""
-    if not is_real(rho) or not 0 <= float(rho) < math.inf:
+    return real(
+        "rho, the radius of SAM's neighbourhood,",
+        rho,
+        least=0.0,
+        advice="0.05 is usual, 0 leaves the base optimizer alone",
+    )
+
+
+def norm_order(p: Any) -> float:
+    """Return p, at least 1; infinity is allowed."""
+    if not is_real(p) or not p >= 1:
         msg = (
-            f"rho, the radius of SAM's neighbourhood, must be a finite number ≥ 0, got {rho!r}; "
-            "0.05 is usual, 0 leaves the base optimizer alone"
+            "p, the norm of SAM's neighbourhood, must be at least 1 (inf is allowed), "
+            f"got {p!r}; 2 is the Euclidean norm"
         )
         raise InvalidArgumentError(msg)
-    return float(rho)
+    return float(p)
 
 
-def some(params: Iterable[Any]) -> list[Any]:
-    """Return the parameters or groups as a list that holds at least one parameter."""
+def parameter_list(params: Iterable[Any]) -> list[Any]:
+    """Return parameters or groups as a list that holds at least one parameter."""
     if isinstance(params, Tensor):
         msg = "params must be an iterable of parameters, got one tensor; put it into a list"
         raise InvalidArgumentError(msg)
@@ -41,14 +50,14 @@ def some(params: Iterable[Any]) -> list[Any]:
         )
         raise InvalidArgumentError(msg)
     # The parameters of a group may come from a generator: read once, here.
-    listed = [_listed(entry) if isinstance(entry, dict) else entry for entry in params]
-    if all(isinstance(entry, dict) and entry.get("params") == [] for entry in listed):
+    entries = [_listed(entry) if isinstance(entry, dict) else entry for entry in params]
+    if all(isinstance(entry, dict) and entry.get("params") == [] for entry in entries):
         msg = (
             "SAM got an empty parameter list, expected at least one parameter; "
             "is model.parameters() used up, or is there no layer?"
         )
         raise InvalidArgumentError(msg)
-    return listed
+    return entries
 
 
 def _listed(group: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +99,7 @@ def check_base(base_optimizer: Any) -> None:
 
 
 def check_model(model: Any, *, sync_perturbation: bool) -> None:
-    """Refuse what is no module, or cannot leave its gradients unsynced where that is asked for."""
+    """Refuse a model that is no module, or that lacks no_sync where it is needed."""
     if model is not None and not isinstance(model, nn.Module):
         msg = (
             f"model must be a torch.nn.Module, got {type(model).__name__}; "
@@ -127,25 +136,6 @@ def check_loss_scale(loss_scale: Any) -> None:
         raise InvalidArgumentError(msg)
 
 
-def inner_steps(n_steps: Any) -> int:
-    """Return the number of gradients spent on ε, at least 1."""
-    if not is_real(n_steps) or not isinstance(n_steps, numbers.Integral) or int(n_steps) < 1:
-        msg = (
-            "n_steps, the gradients spent on finding ε, must be a whole number ≥ 1, "
-            f"got {n_steps!r}"
-        )
-        raise InvalidArgumentError(msg)
-    return int(n_steps)
-
-
-def fraction(gsam_alpha: Any) -> float:
-    """Return α of GSAM, at least 0 and finite."""
-    if not is_real(gsam_alpha) or not 0 <= float(gsam_alpha) < math.inf:
-        msg = f"gsam_alpha must be a finite number ≥ 0, got {gsam_alpha!r}; 0 is SAM"
-        raise InvalidArgumentError(msg)
-    return float(gsam_alpha)
-
-
 def check_gradients(gradients: Sequence[Tensor]) -> None:
     """Refuse no gradient at all, and sparse ones."""
     if not gradients:
@@ -159,8 +149,8 @@ def check_gradients(gradients: Sequence[Tensor]) -> None:
         raise LandscapeError(msg)
 
 
-def given_closure(closure: Any) -> Callable[[], Any]:
-    """Return the closure, which can be called for a loss and its gradients."""
+def check_closure(closure: Any) -> Callable[[], Any]:
+    """Return the closure if it is one."""
     if not callable(closure):
         got = "" if closure is None else f" (got {type(closure).__name__})"
         msg = (
@@ -178,13 +168,13 @@ def micro_batch_shares(closures: Sequence[Any], weights: Sequence[float] | None)
         msg = "step_micro_batches() got no closure; give one per micro-batch"
         raise InvalidArgumentError(msg)
     for closure in closures:
-        given_closure(closure)
-    found = [1.0] * len(closures) if weights is None else [float(w) for w in weights]
-    total = sum(found)
-    if len(found) != len(closures) or min(found) < 0 or not 0 < total < math.inf:
+        check_closure(closure)
+    values = [1.0] * len(closures) if weights is None else [float(w) for w in weights]
+    total = sum(values)
+    if len(values) != len(closures) or min(values) < 0 or not 0 < total < math.inf:
         msg = (
             f"weights must be {len(closures)} numbers ≥ 0, one per micro-batch and not all 0, "
-            f"got {found}"
+            f"got {values}"
         )
         raise InvalidArgumentError(msg)
-    return [w / total for w in found]
+    return [w / total for w in values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,57 +11,50 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from landscape.checks import real, whole
 from landscape.errors import LandscapeError
 from landscape.optim._accumulation import refuse_accumulation
 from landscape.optim.ascent import Ascent
-from landscape.optim.batchnorm import BufferStandIns
+from landscape.optim.batchnorm import frozen_statistics
 from landscape.optim.checks import (
     check_base,
+    check_closure,
     check_decay,
     check_loss_scale,
     check_model,
-    fraction,
-    given_closure,
-    inner_steps,
     micro_batch_shares,
+    parameter_list,
     radius,
-    some,
 )
-from landscape.optim.random_numbers import rng_states, set_rng_states
-from landscape.optim.surrogate import (
+from landscape.optim.gradients import (
     add_gradients,
+    decay_rate,
     finish_gradients,
     forget_casts,
     loss_gradients,
     move,
-    with_gradient,
 )
+from landscape.optim.random_numbers import rng_states, set_rng_states
 
-# What a pickle takes along beside the groups and the state.
-_OWN = (
-    "base_optimizer",
-    "model",
-    "ascent",
-    "n_steps",
-    "gsam_alpha",
-    "decay",
-    "replay_rng",
-    "sync_perturbation",
+# Attributes that a pickle holds beside the groups and the state.
+_PICKLED = (
+    *("base_optimizer", "model", "ascent", "n_steps", "gsam_alpha", "decay"),
+    *("replay_rng", "sync_perturbation"),
 )
 
 
 @dataclass
 class _Climb:
-    """What a step under way needs to come back to w.
+    """State of a step in progress, with which it returns to w.
 
-    Outside of the optimizer's ``state``, so that a state dict never holds it, and one object, so
-    that Lightning's wrapper, which has attributes of its own, climbs with the optimizer itself.
+    Outside of the optimizer's ``state``, which goes into state dicts, and one object, which
+    Lightning's wrapper shares with the optimizer.
     """
 
     saved: dict[nn.Parameter, Tensor] | None = None
     at_w: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     n: int = 0
-    stand_ins: BufferStandIns | None = None
+    buffers: ExitStack = field(default_factory=ExitStack)  # gives the model its buffers back
 
 
 class SAM(Optimizer):
@@ -75,7 +68,7 @@ class SAM(Optimizer):
     `landscape.optim.Ascent`. A group's own ``rho`` scales its part of ε. With ρ = 0 everywhere
     the step is that of the base optimizer, bit for bit; where g = 0, so is ε.
 
-    There are two ways to use it. With a closure, which is called once per gradient:
+    Either with a closure, which is called once per gradient:
 
         optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
         def closure():
@@ -91,14 +84,11 @@ class SAM(Optimizer):
     unless ``replay_rng`` is False; the loop by hand draws new ones.
 
     Given the ``model``, only the pass at w counts in its running statistics (BatchNorm); without
-    it use `landscape.optim.frozen_statistics`, or they count every batch twice. When gradients
-    are clipped, clip those of the last pass; when they are accumulated, accumulate all
-    micro-batches at w, then all at w + ε, by hand or in the closure: gradients that a closure adds
-    to those of micro-batches before it are refused. The mean of the SAM gradients of the
-    micro-batches, m-SAM, is `step_micro_batches`.
+    it use `landscape.optim.frozen_statistics`. Clip the gradients of the last pass. To accumulate
+    micro-batches, accumulate all at w, then all at w + ε, by hand or in the closure; m-SAM, the
+    mean of the SAM gradients of micro-batches, is `step_micro_batches`.
 
-    Mixed precision: bfloat16 needs no loss scaling, and one autocast context may hold all passes:
-    the weights are cast anew in each. With a `torch.amp.GradScaler`, by hand:
+    Mixed precision: one autocast context may hold all passes. With a `torch.amp.GradScaler`:
 
         scaler.scale(loss).backward()
         optimizer.first_step(zero_grad=True, loss_scale=scaler.get_scale())
@@ -107,16 +97,14 @@ class SAM(Optimizer):
         optimizer.restore()                # back to w where it was left out
         scaler.update()
 
-    Under DistributedDataParallel the passes at w average their gradients over the processes too,
-    so that all climb to the same point. With ``sync_perturbation=False`` each process climbs with
-    the gradient of its own batch, as in the paper (m-SAM, m being a process's batch), which saves
-    that communication; `step` then needs the wrapped module as ``model``. By hand, have the
-    forward and the backward pass at w inside ``model.no_sync()``.
+    Under DistributedDataParallel all processes climb to the same point. With
+    ``sync_perturbation=False`` each climbs with the gradient of its own batch, as in the paper
+    (m-SAM), which saves communication; `step` then needs the wrapped module as ``model``, a loop by
+    hand ``model.no_sync()`` around the pass at w.
 
-    The base optimizer is ``base_optimizer``. It has the same ``param_groups`` and the same
-    ``state``, so a learning-rate scheduler works on either, and the state dict of either holds
-    everything that is needed to resume (take it between steps, not inside one), but for the
-    settings that are no settings of a group: give those again.
+    The attribute ``base_optimizer`` shares ``param_groups`` and ``state``: a scheduler works on
+    either, and the state dict of either, taken between steps, holds all but the arguments that are
+    no settings of a group.
 
     Args:
         params: parameters, named parameters or parameter groups, as for any optimizer of torch;
@@ -184,8 +172,9 @@ class SAM(Optimizer):
         check_base(base_optimizer)
         check_model(model, sync_perturbation=sync_perturbation)
         self.ascent = Ascent(p=p, adaptive=adaptive, eta=eta, normalised=normalised)
-        self.n_steps, self.gsam_alpha = inner_steps(n_steps), fraction(gsam_alpha)
-        super().__init__(some(params), {"rho": radius(rho), **kwargs})
+        self.n_steps = whole("n_steps, the gradients spent on finding ε,", n_steps, least=1)
+        self.gsam_alpha = real("gsam_alpha", gsam_alpha, least=0.0, advice="0 is SAM")
+        super().__init__(parameter_list(params), {"rho": radius(rho), **kwargs})
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
         check_decay(decay, self.base_optimizer)
         self.defaults = {**self.base_optimizer.defaults, "rho": radius(rho)}
@@ -200,8 +189,8 @@ class SAM(Optimizer):
         """Climb: save w and go to w + ε, with the gradients of w.
 
         Args:
-            zero_grad: forget the gradients afterwards, ready for the next backward pass.
-            loss_scale: what the loss was multiplied by, ``scaler.get_scale()``.
+            zero_grad: clear the gradients afterwards.
+            loss_scale: factor of the loss, ``scaler.get_scale()``.
 
         Raises:
             LandscapeError: if the step before is not finished, or there is no usable gradient.
@@ -216,25 +205,25 @@ class SAM(Optimizer):
                 "and drop the step"
             )
             raise LandscapeError(msg)
-        scales = [self._scale(group) for group in self.param_groups]
-        groups = [with_gradient(group["params"]) for group in self.param_groups]
-        gradients = loss_gradients(
-            self.param_groups, groups, loss_scale=loss_scale, decay=self.decay
-        )
+        params: list[nn.Parameter] = []
+        rhos: list[float] = []
+        rates: list[float] = []
+        for group in self.param_groups:
+            with_gradient = [p for p in group["params"] if p.grad is not None]
+            params += with_gradient
+            rhos += [self._scale(group)] * len(with_gradient)
+            rates += [decay_rate(group, self.decay)] * len(with_gradient)
+        gradients = loss_gradients(params, rates, loss_scale=loss_scale)
         saved = climb.saved if climb.saved is not None else {}
-        saved.update({p: p.detach().clone() for ps in groups for p in ps if p not in saved})
-        rhos = [scale for scale, ps in zip(scales, groups, strict=True) for _ in ps]
-        weights = [saved[p] for ps in groups for p in ps]
-        epsilons = iter(self.ascent.epsilons(gradients, weights, rhos))
+        saved.update({p: p.detach().clone() for p in params if p not in saved})
+        epsilons = self.ascent.epsilons(gradients, [saved[p] for p in params], rhos)
         if self.model is not None and climb.saved is None:
-            climb.stand_ins = BufferStandIns(self.model)
+            climb.buffers.enter_context(frozen_statistics(self.model))
         if self.gsam_alpha and climb.saved is None:
-            everything = [p for ps in groups for p in ps]
-            climb.at_w = {p: g.clone() for p, g in zip(everything, gradients, strict=True)}
+            climb.at_w = {p: g.clone() for p, g in zip(params, gradients, strict=True)}
         climb.saved = saved
         try:
-            for ps in groups:
-                move(ps, [next(epsilons) for _ in ps])
+            move(params, epsilons)
         except BaseException:
             self.restore()
             raise
@@ -247,7 +236,7 @@ class SAM(Optimizer):
         """Descend: go back to w exactly, then let the base optimizer step there.
 
         Args:
-            zero_grad: forget the gradients afterwards, ready for the next step.
+            zero_grad: clear the gradients afterwards.
 
         Raises:
             LandscapeError: if there was no `first_step`, or not all of ``n_steps``.
@@ -267,17 +256,12 @@ class SAM(Optimizer):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Go back to w without a step; the way out when a pass at w + ε failed.
-
-        The weights become what they were at `first_step`, bit for bit, in place, and the model has
-        its buffers back. Between steps there is nothing to do.
-        """
+        """Go back to w without a step, bit for bit and in place, as when a pass at w + ε failed."""
         climb = self._climb
         if climb.saved:
             torch._foreach_copy_(list[Tensor](climb.saved), list(climb.saved.values()))
             forget_casts()
-        if climb.stand_ins is not None:
-            climb.stand_ins.leave()
+        climb.buffers.close()
         vars(climb).update(vars(_Climb()))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -287,48 +271,46 @@ class SAM(Optimizer):
 
         Args:
             closure: clears the gradients, computes the loss and the gradients, returns the loss;
-                called ``n_steps`` + 1 times. After `first_step`: what is left of the step, with
-                the gradients at w + ε that the closure makes, or that are there without one, as
-                `torch.amp.GradScaler`, accelerate and Lightning's manual optimization ask for it.
+                called ``n_steps`` + 1 times. After `first_step` it is called once, at w + ε, or
+                left out where the gradients are already there, as by `torch.amp.GradScaler`,
+                accelerate and Lightning's manual optimization.
 
         Returns:
-            What the closure returned at w; after `first_step` at w + ε.
+            The value of the closure at w; after `first_step` at w + ε.
 
         Raises:
             InvalidArgumentError: if there is no closure, and no `first_step` either.
-            LandscapeError: if the closure adds its gradients to others, as of micro-batches that
-                were accumulated before: those would count at w only.
+            LandscapeError: if the closure adds its gradients to those accumulated before.
         """
+        loss = None
         if self._climb.saved is None:
-            loss = self._sam_gradient(given_closure(closure))
+            loss = self._sam_gradient(check_closure(closure))
         else:
-            loss = None if closure is None else self._last_gradient(given_closure(closure))
+            if closure is not None:
+                check_closure(closure)
+                try:
+                    with torch.enable_grad(), refuse_accumulation(self._parameters()):
+                        loss = closure()
+                except BaseException:
+                    self.restore()
+                    raise
             self._come_back()
         self._descend()
         return loss
-
-    def _last_gradient(self, closure: Callable[[], Any]) -> Any:
-        try:
-            with torch.enable_grad(), refuse_accumulation(self._parameters()):
-                return closure()
-        except BaseException:
-            self.restore()
-            raise
 
     def step_micro_batches(
         self, closures: Sequence[Callable[[], Any]], *, weights: Sequence[float] | None = None
     ) -> list[Any]:
         """Do one step of m-SAM: every micro-batch has a perturbation of its own.
 
-        The base optimizer steps with Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ, where εᵢ is made of ∇Lᵢ(w) alone. A
-        parameter without a gradient in a micro-batch counts as zero there.
+        The base optimizer steps with Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ; εᵢ depends on ∇Lᵢ(w) alone.
 
         Args:
             closures: one per micro-batch, each as for `step`.
-            weights: wᵢ, the numbers of examples where they differ; None: all alike.
+            weights: wᵢ, the numbers of examples where they differ; None: all equal.
 
         Returns:
-            What each closure returned at w.
+            The values of the closures at w.
 
         Raises:
             InvalidArgumentError: if there is no closure, or the weights do not fit.
@@ -349,19 +331,19 @@ class SAM(Optimizer):
         return losses
 
     def _sam_gradient(self, closure: Callable[[], Any]) -> Any:
-        # Leaves the gradients that the base optimizer is to step with; the weights are w again.
+        # Computes the gradients of the base optimizer's step; the weights are w again afterwards.
         devices = {p.device for p in self._parameters()}
-        random_numbers = rng_states(devices) if self.replay_rng else {}
+        states = rng_states(devices) if self.replay_rng else {}
         with self._unsynced(), torch.enable_grad(), refuse_accumulation(self._parameters()):
             loss = closure()
         try:
             for _ in range(self.n_steps - 1):
                 self.first_step(zero_grad=True)
-                set_rng_states(random_numbers)
+                set_rng_states(states)
                 with self._unsynced(), torch.enable_grad():
                     closure()
             self.first_step(zero_grad=True)
-            set_rng_states(random_numbers)
+            set_rng_states(states)
             with torch.enable_grad():
                 closure()
             self._come_back()
@@ -387,7 +369,7 @@ class SAM(Optimizer):
 
     def _scale(self, group: dict[str, Any]) -> float:
         rho = radius(group["rho"]) / self.n_steps
-        # Who maximises L minimises −L, whose gradient points the other way.
+        # Maximising L is minimising −L, whose gradient points the other way.
         return -rho if group.get("maximize", False) else rho
 
     def _unsynced(self) -> AbstractContextManager[Any]:
@@ -412,7 +394,7 @@ class SAM(Optimizer):
         super().add_param_group({**param_group, "rho": rho})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN}}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _PICKLED}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Called by load_state_dict too, which makes a new state and new groups: share them again.

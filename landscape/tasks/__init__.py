@@ -13,8 +13,7 @@ from types import ModuleType
 from torch import nn
 
 from landscape.tasks import digits, mnist1d
-from landscape.tasks.layers import SignalResNet, Transformer, mlp
-from landscape.tasks.networks import ResNet
+from landscape.tasks.networks import ResNet, Transformer, mlp
 
 __all__ = ["PROBLEMS"]
 
@@ -28,7 +27,7 @@ PROBLEMS: Mapping[str, tuple[ModuleType, Callable[[], nn.Module]]] = {
     "digits-transformer": (digits, partial(Transformer, (8, 8), patch=(2, 2))),
     "mnist1d": (mnist1d, mnist1d.model),
     "mnist1d-mlp": (mnist1d, partial(mlp, (40, 100, 100, 10))),
-    "mnist1d-resnet-nobn": (mnist1d, partial(SignalResNet, batch_norm=False)),
+    "mnist1d-resnet-nobn": (mnist1d, partial(mnist1d.model, batch_norm=False)),
     "mnist1d-transformer": (mnist1d, partial(Transformer, (1, 40), patch=(1, 4))),
 }
 """Data module and network of each problem; the plain name is a ResNet with BatchNorm."""

@@ -15,9 +15,14 @@ from torch import Tensor, nn
 from landscape.errors import missing_dependency, one_of
 from landscape.tasks.networks import ResNet
 
-SPLITS = ("train", "test", "fit", "validation")
 N_TRAIN = 1437
 N_FIT = 1150
+ROWS = {
+    "train": slice(N_TRAIN),
+    "test": slice(N_TRAIN, None),
+    "fit": slice(N_FIT),
+    "validation": slice(N_FIT, N_TRAIN),
+}
 
 
 def model() -> nn.Module:
@@ -38,25 +43,17 @@ def data(split: str) -> tuple[Tensor, Tensor]:
     >>> [tuple(part.shape) for part in data("test")]
     [(360, 1, 8, 8), (360,)]
     """
-    one_of(split, SPLITS, what="split")
+    one_of(split, ROWS, what="split")
     images, classes = _images()
     # RandomState, because its stream is frozen for good (NEP 19); that of default_rng is not.
     order = np.random.RandomState(0).permutation(len(images))
     train = images[order[:N_TRAIN]]
-    chosen = order[_ROWS[split]]
+    chosen = order[ROWS[split]]
     x = (images[chosen] - train.mean()) / train.std()
     return (
         torch.from_numpy(x.astype(np.float32)).unsqueeze(1),
         torch.from_numpy(classes[chosen].astype(np.int64)),
     )
-
-
-_ROWS = {
-    "train": slice(N_TRAIN),
-    "test": slice(N_TRAIN, None),
-    "fit": slice(N_FIT),
-    "validation": slice(N_FIT, N_TRAIN),
-}
 
 
 @functools.cache

@@ -17,20 +17,23 @@ from torch import Tensor, nn
 
 from landscape.errors import missing_dependency, one_of
 from landscape.tasks.digits import accuracy
-from landscape.tasks.layers import SignalResNet
+from landscape.tasks.networks import ResNet
 
-SPLITS = ("train", "test", "fit", "validation")
-N_TRAIN = 4000
-N_FIT = 3200
+ROWS = {
+    "train": slice(4000),
+    "test": slice(4000, None),
+    "fit": slice(3200),
+    "validation": slice(3200, 4000),
+}
 
 
-def model() -> nn.Module:
+def model(*, batch_norm: bool = True) -> nn.Module:
     """Return the network, its weights as PyTorch initialises them.
 
     >>> sum(p.numel() for p in model().parameters())
     32634
     """
-    return SignalResNet()
+    return ResNet((16, 32, 48), size=5, dim=1, batch_norm=batch_norm)
 
 
 def data(split: str) -> tuple[Tensor, Tensor]:
@@ -41,18 +44,10 @@ def data(split: str) -> tuple[Tensor, Tensor]:
 
     Cost: some seconds at the first call of a process, which keeps the arrays.
     """
-    one_of(split, SPLITS, what="split")
+    one_of(split, ROWS, what="split")
     signals, classes = _signals()
-    rows = _ROWS[split]
+    rows = ROWS[split]
     return torch.from_numpy(signals[rows].copy()), torch.from_numpy(classes[rows].copy())
-
-
-_ROWS = {
-    "train": slice(N_TRAIN),
-    "test": slice(N_TRAIN, None),
-    "fit": slice(N_FIT),
-    "validation": slice(N_FIT, N_TRAIN),
-}
 
 
 @functools.cache

@@ -1,9 +1,9 @@
-"""Why SAM can help, where it can be worked out: linear models, in closed form.
+"""Theory of SAM on linear models, in closed form.
 
 Least squares and kernel regression from zero: bias² and variance of gradient descent and of
 unnormalised SAM at every iteration (`trade_off`), the same by simulation (`simulate`), one example
-at a time (`stochastic_sam`), and what normalised SAM does instead (`normalised_path`). NumPy and
-SciPy only, sharing no code with the optimizers that it explains.
+at a time (`stochastic_sam`), and normalised SAM (`normalised_path`). NumPy and SciPy only; it
+shares no code with the optimizers.
 """
 
 from landscape.theory.closed_form import (
@@ -15,7 +15,6 @@ from landscape.theory.closed_form import (
     stability_limit,
     trade_off,
 )
-from landscape.theory.designs import DESIGNS, SIGNALS, random_design
 from landscape.theory.modes import (
     DESCENTS,
     RISKS,
@@ -25,9 +24,13 @@ from landscape.theory.modes import (
     polynomial_kernel,
     rbf_kernel,
 )
-from landscape.theory.normalised import normalised_path, two_cycle_amplitude
-from landscape.theory.simulation import Simulated, simulate
-from landscape.theory.stochastic import Stochastic, stochastic_sam
+from landscape.theory.simulation import DESIGNS, SIGNALS, Simulated, random_design, simulate
+from landscape.theory.variants import (
+    Stochastic,
+    normalised_path,
+    stochastic_sam,
+    two_cycle_amplitude,
+)
 
 __all__ = [
     "DESCENTS",

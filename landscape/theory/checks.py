@@ -1,4 +1,4 @@
-"""What the theory refuses: numbers out of range, shapes that do not fit, steps that diverge."""
+"""Checks of the theory's arguments: shapes, symmetry and stable step sizes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,43 @@ from landscape.wording import number
 
 
 def array(value: Any, *, name: str, shape: tuple[int | None, ...]) -> FloatArray:
-    """Return an array in float64 if it has the shape that is expected."""
-    given = np.asarray(value, dtype=np.float64)
-    fits = given.ndim == len(shape) and all(
-        have > 0 if want is None else have == want
-        for have, want in zip(given.shape, shape, strict=True)
+    """Return an array in float64 if it has the expected shape and no value of it is NaN or inf."""
+    values = np.asarray(value, dtype=np.float64)
+    fits = values.ndim == len(shape) and all(
+        n > 0 if expected is None else n == expected
+        for n, expected in zip(values.shape, shape, strict=True)
     )
     if not fits:
-        expected = ", ".join("any" if want is None else str(want) for want in shape)
-        msg = f"{name} has the shape {given.shape}; expected ({expected}): check what was passed"
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        msg = f"{name} has the shape {values.shape}; expected ({sizes}): check what was passed"
         raise InvalidArgumentError(msg)
-    if not np.isfinite(given).all():
-        n_bad = int((~np.isfinite(given)).sum())
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
         msg = f"{name} holds {n_bad} values that are not finite; leave them out or replace them"
         raise NonFiniteError(msg)
-    return given
+    return values
 
 
-def stable(top: float, *, eta: float, rho: float, what: str = "d₁") -> None:
+def symmetric(value: Any, *, name: str) -> FloatArray:
+    """Return a square matrix in float64 if it is symmetric to rounding."""
+    matrix = array(value, name=name, shape=(None, None))
+    matrix = array(matrix, name=name, shape=(len(matrix), len(matrix)))
+    gap = float(np.abs(matrix - matrix.T).max())
+    if gap > 1e-10 * float(np.abs(matrix).max()):
+        msg = f"{name} is not symmetric: entries differ by {number(gap)}; pass (A + Aᵀ)/2 if meant"
+        raise InvalidArgumentError(msg)
+    return matrix
+
+
+def stable(top: float, *, eta: float, rho: float, curvature: str = "d₁") -> None:
     """Refuse a step size with which the iteration does not converge."""
     positive("eta", eta)
     real("rho", rho, least=0.0)
-    step = eta * (top + rho * top**2)
-    if not step < 2.0:
-        limit = 2.0 / (top + rho * top**2)
+    effective = top + rho * top**2
+    if not eta * effective < 2.0:
         msg = (
-            f"eta = {eta:g} with rho = {rho:g} diverges: η({what} + ρ{what}²) = {number(step)} at "
-            f"the largest curvature {what} = {number(top)}; expected below 2: take eta below "
-            f"{number(limit)}, or a smaller rho"
+            f"eta = {eta:g} with rho = {rho:g} diverges: η({curvature} + ρ{curvature}²) = "
+            f"{number(eta * effective)} at the largest curvature {curvature} = {number(top)}; "
+            f"expected below 2: take eta below {number(2.0 / effective)}, or a smaller rho"
         )
         raise InvalidArgumentError(msg)

@@ -22,14 +22,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Stop:
-    """A time to stop at.
-
-    Attributes:
-        iteration: number of steps.
-        gradients: gradient evaluations until then.
-        bias2: squared bias there.
-        variance: variance there.
-    """
+    """Squared bias, variance and cost (gradient evaluations) after a number of steps."""
 
     iteration: int
     gradients: int
@@ -38,7 +31,7 @@ class Stop:
 
     @property
     def risk(self) -> float:
-        """Squared bias and variance together."""
+        """bias² + variance."""
         return self.bias2 + self.variance
 
 
@@ -62,7 +55,7 @@ class Risks:
 
     @property
     def risk(self) -> FloatArray:
-        """Squared bias and variance together, shape (K + 1,)."""
+        """bias² + variance, shape (K + 1,)."""
         return self.bias2 + self.variance
 
     @property
@@ -81,14 +74,7 @@ class Risks:
         return self.gradients_per_step * self.iterations
 
     def at(self, iteration: int) -> Stop:
-        """Return what holds after a number of steps.
-
-        Args:
-            iteration: 0 to K.
-
-        Returns:
-            The bias, variance and cost there.
-        """
+        """Return bias², variance and cost after a number of steps, 0 to K."""
         return Stop(
             iteration=iteration,
             gradients=self.gradients_per_step * iteration,
@@ -103,7 +89,7 @@ class Risks:
 
     @property
     def still_falling(self) -> bool:
-        """Whether the smallest risk is the last, so that a later one may be smaller."""
+        """Whether the smallest risk is the last one, so that a later one may be smaller."""
         return self.best.iteration == self.bias2.size - 1
 
 
@@ -111,10 +97,7 @@ class Risks:
 class TradeOff:
     """Gradient descent and SAM on one model, with the same step size.
 
-    Attributes:
-        gd: of gradient descent.
-        sam: of unnormalised SAM.
-        modes: the model.
+    ``gd`` and ``sam`` are the risks of gradient descent and unnormalised SAM on ``modes``.
     """
 
     gd: Risks
@@ -156,8 +139,8 @@ class TradeOff:
     def n_faster(self) -> int:
         """Modes whose bias one step of SAM shrinks more than two steps of gradient descent do."""
         d, eta = self.modes.curvatures, self.sam.eta
-        left = np.abs(1.0 - eta * (d + self.sam.rho * d**2))
-        return int(np.sum(left < (1.0 - eta * d) ** 2))
+        sam_factor = np.abs(1.0 - eta * (d + self.sam.rho * d**2))
+        return int(np.sum(sam_factor < (1.0 - eta * d) ** 2))
 
 
 def risks(modes: Modes, iterations: int, *, eta: float, rho: float = 0.0) -> Risks:
@@ -185,18 +168,18 @@ def risks(modes: Modes, iterations: int, *, eta: float, rho: float = 0.0) -> Ris
     One mode of curvature 1, half a step: bias² 1, 1/4, 1/16 and variance 0, 1/4, 9/16:
 
     >>> one = Modes(curvatures=np.ones(1), bias_weights=np.ones(1), variance_weights=np.ones(1))
-    >>> found = risks(one, 2, eta=0.5)
-    >>> found.bias2.tolist(), found.variance.tolist()
+    >>> curve = risks(one, 2, eta=0.5)
+    >>> curve.bias2.tolist(), curve.variance.tolist()
     ([1.0, 0.25, 0.0625], [0.0, 0.25, 0.5625])
     """
     last = whole("iterations", iterations, least=1)
     checks.stable(modes.top, eta=eta, rho=rho)
     steps = eta * (modes.curvatures + rho * modes.curvatures**2)
     k = np.arange(last + 1, dtype=np.float64)
-    left = (1.0 - steps)[:, None] ** k
+    factors = (1.0 - steps)[:, None] ** k
     return Risks(
-        bias2=modes.unreachable + modes.bias_weights @ left**2,
-        variance=modes.variance_weights @ _gone(steps, k, left) ** 2,
+        bias2=modes.unreachable + modes.bias_weights @ factors**2,
+        variance=modes.variance_weights @ _one_minus_powers(steps, k, factors) ** 2,
         eta=eta,
         rho=rho,
         risk_of=modes.risk,
@@ -207,13 +190,10 @@ def trade_off(modes: Modes, iterations: int, *, eta: float, rho: float) -> Trade
     """Compare gradient descent with unnormalised SAM at the same step size.
 
     If η(d₁ + ρd₁²) ≤ 1, SAM has lower bias and higher variance than gradient descent at every
-    iteration, since 0 ≤ r_SAM < r_GD for each mode; both have one limit. So without noise SAM is
-    ahead at every iteration, and with noise it can be ahead only when stopped early. Whether its
-    best stopping time has the lower risk depends on the truth: it has where the signal lies in the
-    modes of high curvature.
-
-    One step of SAM costs two gradients, as two steps of gradient descent do. At equal cost its
-    bias factor is the smaller only for modes with d > 1/(η + ρ).
+    iteration, since 0 ≤ r_SAM < r_GD for each mode; both have one limit. With noise SAM can be
+    ahead only when stopped early; its best risk is the lower one where the signal lies in the modes
+    of high curvature. One step of SAM costs two gradients: at equal cost its bias factor is the
+    smaller one only for modes with d > 1/(η + ρ).
 
     Args:
         modes: the model.
@@ -222,7 +202,7 @@ def trade_off(modes: Modes, iterations: int, *, eta: float, rho: float) -> Trade
         rho: SAM's ρ, above zero.
 
     Returns:
-        Both risks, and what can be said of them.
+        Both risks and their comparison.
 
     Raises:
         InvalidArgumentError: if SAM diverges at η, or a number is out of range.
@@ -278,9 +258,9 @@ def edge_of_stability(eta: float, *, rho: float = 0.0) -> float:
     return 4.0 / (eta * (1.0 + math.sqrt(1.0 + 8.0 * rho / eta)))
 
 
-def _gone(steps: FloatArray, k: FloatArray, left: FloatArray) -> FloatArray:
+def _one_minus_powers(steps: FloatArray, k: FloatArray, powers: FloatArray) -> FloatArray:
     """Return 1 − (1 − step)ᵏ without loss of digits where the step is small."""
     small = steps < 0.5
-    gone = 1.0 - left
-    gone[small] = -np.expm1(np.log1p(-steps[small])[:, None] * k)
-    return np.asarray(gone)
+    result = 1.0 - powers
+    result[small] = -np.expm1(np.log1p(-steps[small])[:, None] * k)
+    return np.asarray(result)

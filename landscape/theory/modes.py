@@ -18,20 +18,19 @@ DESCENTS = ("function", "coefficients")
 
 @dataclass(frozen=True, kw_only=True)
 class Modes:
-    """A linear model taken apart into the eigenvectors of its Hessian.
+    """A linear model in the eigenbasis of its Hessian.
 
-    After k steps from zero, with rᵢ what one step leaves of mode i,
+    After k steps from zero, with rᵢ the factor by which one step shrinks mode i,
 
         bias²ₖ = unreachable + Σᵢ bias_weightsᵢ rᵢ²ᵏ,
         varianceₖ = Σᵢ variance_weightsᵢ (1 − rᵢᵏ)².
 
     Attributes:
         curvatures: the eigenvalues dᵢ above zero, shape (r,), largest first.
-        bias_weights: squared error that mode i starts with, shape (r,).
-        variance_weights: variance that mode i ends with, shape (r,).
+        bias_weights: initial squared error of mode i, shape (r,).
+        variance_weights: final variance of mode i, shape (r,).
         unreachable: squared error that no iteration removes: truth where the curvature is zero.
-        risk: what the errors are: ``in-sample``, (1/n) ‖f̂ − f‖² over the examples, or
-            ``parameter``, ‖ŵ − w‖².
+        risk: ``in-sample``, (1/n) ‖f̂ − f‖² over the examples, or ``parameter``, ‖ŵ − w‖².
     """
 
     curvatures: FloatArray
@@ -43,10 +42,10 @@ class Modes:
     def __post_init__(self) -> None:
         shape: tuple[int | None, ...] = (None,)
         for name in ("curvatures", "bias_weights", "variance_weights"):
-            given = checks.array(getattr(self, name), name=name, shape=shape)
-            real(f"smallest of {name}", float(given.min()), least=0.0)
-            object.__setattr__(self, name, given)
-            shape = given.shape
+            values = checks.array(getattr(self, name), name=name, shape=shape)
+            real(f"smallest of {name}", float(values.min()), least=0.0)
+            object.__setattr__(self, name, values)
+            shape = values.shape
         positive("smallest of curvatures", float(self.curvatures.min()))
         real("unreachable", self.unreachable, least=0.0)
         one_of(self.risk, RISKS, what="risk")
@@ -60,7 +59,7 @@ class Modes:
 def least_squares(
     design: FloatArray, truth: FloatArray, *, noise: float, risk: str = "in-sample"
 ) -> Modes:
-    """Take least squares, L(w) = ‖y − Xw‖² / 2n with y = Xw₀ + ε, cov ε = σ² I, into its modes.
+    """Return the modes of least squares, L(w) = ‖y − Xw‖² / 2n, y = Xw₀ + ε, cov ε = σ² I.
 
     With XᵀX/n = U diag(d) Uᵀ: in-sample, mode i starts with dᵢ(uᵢᵀw₀)² and ends with the variance
     σ²/n; for the parameters with (uᵢᵀw₀)² and σ²/(n dᵢ). Where d = 0, to the rounding of the
@@ -93,9 +92,8 @@ def least_squares(
     one_of(risk, RISKS, what="risk")
     n = x.shape[0]
     _, singular, right = np.linalg.svd(x, full_matrices=False)
-    kept = singular > max(x.shape) * np.finfo(np.float64).eps * singular[0]
-    _some(kept, "design")
-    curvatures, right = singular[kept] ** 2 / n, right[kept]
+    rank = _rank(singular, max(x.shape), name="design")
+    curvatures, right = singular[:rank] ** 2 / n, right[:rank]
     along = right @ w
     scale = curvatures if risk == "in-sample" else np.ones_like(curvatures)
     beyond = w - along @ right
@@ -112,12 +110,12 @@ def least_squares(
 def kernel_regression(
     kernel: FloatArray, truth: FloatArray, *, noise: float, descent: str = "function"
 ) -> Modes:
-    """Take kernel regression, L(f) = Σ(yᵢ − f(xᵢ))² / 2n with y = f₀ + ε, into its modes.
+    """Return the modes of kernel regression, L(f) = Σ(yᵢ − f(xᵢ))² / 2n with y = f₀ + ε.
 
     With K = V diag(κ) Vᵀ: descent in function space (the RKHS) moves the predictions by modes of
     curvature κᵢ/n, descent in the coefficients of f = Σ αⱼ k(·, xⱼ) by modes of curvature κᵢ²/n.
-    Either way the in-sample error of mode i starts with (vᵢᵀf₀)²/n and ends with σ²/n; what f₀
-    has where κ = 0 is unreachable. The risk is (1/n) Σ(f(xᵢ) − f₀(xᵢ))².
+    Either way the in-sample error of mode i starts with (vᵢᵀf₀)²/n and ends with σ²/n; the part
+    of f₀ where κ = 0 is unreachable. The risk is (1/n) Σ(f(xᵢ) − f₀(xᵢ))².
 
     Args:
         kernel: K, shape (n, n), symmetric and positive semidefinite.
@@ -140,20 +138,18 @@ def kernel_regression(
     >>> modes.curvatures.tolist(), modes.bias_weights.tolist()
     ([2.0, 1.0], [0.5, 0.0])
     """
-    k = checks.array(kernel, name="kernel", shape=(None, None))
-    k = checks.array(k, name="kernel", shape=(len(k), len(k)))
+    k = checks.symmetric(kernel, name="kernel")
     f = checks.array(truth, name="truth", shape=(len(k),))
     real("noise", noise, least=0.0)
     one_of(descent, DESCENTS, what="descent")
     kappa, vectors = _eigenpairs(k)
-    kept = kappa > len(k) * np.finfo(np.float64).eps * kappa[0]
-    _some(kept, "kernel")
-    kappa, along = kappa[kept], vectors.T @ f
+    rank = _rank(kappa, len(k), name="kernel")
+    kappa, along = kappa[:rank], vectors.T @ f
     return Modes(
         curvatures=kappa / len(k) if descent == "function" else kappa**2 / len(k),
-        bias_weights=along[kept] ** 2 / len(k),
+        bias_weights=along[:rank] ** 2 / len(k),
         variance_weights=np.full(kappa.shape, noise**2 / len(k)),
-        unreachable=float(along[~kept] @ along[~kept]) / len(k),
+        unreachable=float(along[rank:] @ along[rank:]) / len(k),
     )
 
 
@@ -207,14 +203,9 @@ def _points(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _eigenpairs(k: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return eigenvalues, largest first, and eigenvectors of what has to be a kernel matrix."""
-    rounding = 1e-10 * float(np.abs(k).max())
-    gap = float(np.abs(k - k.T).max())
-    if gap > rounding:
-        msg = f"kernel is not symmetric: entries differ by {number(gap)}; pass (K + Kᵀ)/2 if meant"
-        raise InvalidArgumentError(msg)
+    """Return eigenvalues, largest first, and eigenvectors of a kernel matrix."""
     kappa, vectors = np.linalg.eigh((k + k.T) / 2.0)
-    if kappa[0] < -len(k) * rounding:
+    if kappa[0] < -len(k) * 1e-10 * float(np.abs(k).max()):
         msg = (
             f"kernel is not positive semidefinite: its smallest eigenvalue is {number(kappa[0])}; "
             "use a positive definite kernel function"
@@ -223,7 +214,10 @@ def _eigenpairs(k: FloatArray) -> tuple[FloatArray, FloatArray]:
     return kappa[::-1], vectors[:, ::-1]
 
 
-def _some(kept: FloatArray, name: str) -> None:
-    if not np.any(kept):
+def _rank(values: FloatArray, n: int, *, name: str) -> int:
+    """Return how many of the values, largest first, exceed the rounding of the largest."""
+    rank = int(np.sum(values > n * np.finfo(np.float64).eps * values[0]))
+    if rank == 0:
         msg = f"{name} is zero: there is nothing to learn; pass one with an entry that is not"
         raise InvalidArgumentError(msg)
+    return rank

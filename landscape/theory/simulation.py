@@ -1,6 +1,7 @@
-"""The same model run many times with fresh noise: what the closed form has to agree with.
+"""Random designs, and the linear model run many times with fresh noise.
 
-Nothing here knows of eigenvectors: the gradient is that of the loss, the noise is drawn.
+The simulation checks the closed form: it uses no eigenvectors, only the gradient of the loss and
+drawn noise.
 """
 
 from __future__ import annotations
@@ -16,19 +17,61 @@ from landscape.results import FloatArray
 from landscape.theory import checks
 from landscape.theory.modes import RISKS
 
+DESIGNS = ("gaussian", "decaying", "deficient")
+SIGNALS = ("sharp", "even")
+
+
+def random_design(
+    name: str, *, n: int = 40, d: int = 20, signal: str = "sharp", seed: int = 0
+) -> tuple[FloatArray, FloatArray]:
+    """Draw a design whose largest curvature is 1, and a truth of length 1.
+
+    Args:
+        name: ``gaussian``: entries of a standard normal; ``decaying``: eigenvalues dᵢ = 1/i²;
+            ``deficient``: normal, of half the rank it could have.
+        n: number of examples.
+        d: number of weights.
+        signal: ``sharp``: w₀ along XᵀXz/n + z/10, most of it where the curvature is high, which
+            favours SAM; ``even``: along z itself; z is normal.
+        seed: of both.
+
+    Returns:
+        X, shape (n, d), with λ₁(XᵀX/n) = 1, and w₀, shape (d,), with ‖w₀‖ = 1.
+
+    Raises:
+        InvalidArgumentError: if a name is unknown, n or d is below 1, or the seed below 0.
+
+    >>> design, truth = random_design("gaussian", n=30, d=5)
+    >>> design.shape, round(float(np.linalg.norm(design, 2) ** 2 / 30), 12)
+    ((30, 5), 1.0)
+    """
+    one_of(name, DESIGNS, what="design")
+    one_of(signal, SIGNALS, what="signal")
+    whole("n", n, least=1)
+    whole("d", d, least=1)
+    rng = np.random.default_rng(whole("seed", seed, least=0))
+    x = rng.standard_normal((n, d))
+    if name == "deficient":
+        rank = max(1, min(n, d) // 2)
+        x = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, d))
+    if name == "decaying":
+        left, _, right = np.linalg.svd(x, full_matrices=False)
+        x = (left / np.arange(1, min(n, d) + 1)) @ right
+    x *= np.sqrt(n) / np.linalg.norm(x, 2)
+    z = rng.standard_normal(d)
+    truth = x.T @ (x @ z) / n + 0.1 * z if signal == "sharp" else z
+    return x, truth / np.linalg.norm(truth)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Simulated:
     """Estimates of bias², variance and risk, with standard errors; all of shape (m,).
 
     Attributes:
-        iterations: after how many steps.
-        bias2: mean of ⟨a − w₀, b − w₀⟩ over pairs of runs a, b.
-        bias2_se: its standard error.
-        variance: mean of ‖a − b‖² / 2 over the pairs.
-        variance_se: its standard error.
-        risk: mean of (‖a − w₀‖² + ‖b − w₀‖²) / 2 over the pairs.
-        risk_se: its standard error.
+        iterations: numbers of steps.
+        bias2: mean of ⟨a − w₀, b − w₀⟩ over pairs of runs a, b; ``bias2_se`` its standard error.
+        variance: mean of ‖a − b‖² / 2 over the pairs, with ``variance_se``.
+        risk: mean of (‖a − w₀‖² + ‖b − w₀‖²) / 2 over the pairs, with ``risk_se``.
         runs: number of runs, two for each pair.
         seed: of the noise.
         rho: SAM's ρ; 0: gradient descent.
@@ -60,9 +103,8 @@ def simulate(
 ) -> Simulated:
     """Run gradient descent or unnormalised SAM from zero on data with fresh Gaussian noise.
 
-    Runs are paired. For independent runs a and b of one distribution, E⟨a − w₀, b − w₀⟩ is
-    exactly bias² and E ‖a − b‖²/2 exactly the variance, so that each estimate is a mean of
-    independent unbiased terms with an honest standard error.
+    Runs are paired. For independent runs a and b, E⟨a − w₀, b − w₀⟩ is exactly bias² and
+    E ‖a − b‖²/2 exactly the variance, so each estimate is a mean of independent unbiased terms.
 
     Args:
         design: X, shape (n, d).
@@ -85,7 +127,7 @@ def simulate(
     """
     x = checks.array(design, name="design", shape=(None, None))
     w0 = checks.array(truth, name="truth", shape=(x.shape[1],))
-    times = _times(at)
+    times = sorted({whole("iteration in at", time, least=1) for time in at} or {1})
     half = whole("runs", runs, least=4) // 2
     real("noise", noise, least=0.0)
     one_of(risk, RISKS, what="risk")
@@ -98,7 +140,10 @@ def simulate(
     w: FloatArray = np.zeros((2 * half, len(w0)))
     terms = []
     for step in range(1, times[-1] + 1):
-        w = _step(w, hessian, pull, eta=eta, rho=rho)
+        gradient = w @ hessian - pull
+        if rho > 0:
+            gradient = (w + rho * gradient) @ hessian - pull
+        w = w - eta * gradient
         if step in times:
             terms.append(_pair_terms((w - w0) @ metric))
     means, errors = np.mean(terms, axis=2).T, (np.std(terms, axis=2, ddof=1) / np.sqrt(half)).T
@@ -112,26 +157,8 @@ def simulate(
     )
 
 
-def _times(at: Sequence[int]) -> list[int]:
-    return sorted({whole("iteration in at", time, least=1) for time in at} or {1})
-
-
-def _step(
-    w: FloatArray, hessian: FloatArray, pull: FloatArray, *, eta: float, rho: float
-) -> FloatArray:
-    gradient = w @ hessian - pull
-    if rho > 0:
-        gradient = (w + rho * gradient) @ hessian - pull
-    return np.asarray(w - eta * gradient)
-
-
 def _pair_terms(error: FloatArray) -> FloatArray:
     """Return the terms of bias², variance and risk of each pair, shape (3, pairs)."""
     a, b = np.split(error, 2)
-    return np.stack(
-        [
-            np.sum(a * b, axis=1),
-            np.sum((a - b) ** 2, axis=1) / 2,
-            np.sum(a**2 + b**2, axis=1) / 2,
-        ]
-    )
+    terms = (a * b, (a - b) ** 2 / 2, (a**2 + b**2) / 2)
+    return np.stack([np.sum(term, axis=1) for term in terms])

@@ -1,13 +1,20 @@
-"""Train a task with SGD, Adam, AdamW or one of SAM's family, alike in all but the optimizer."""
+"""Train a task with SGD, Adam, AdamW or one of SAM's family, equal in all but the optimizer."""
 
 from __future__ import annotations
 
 from landscape.training.checkpoints import SUFFIXES, check_checkpoint_path, save_checkpoint
 from landscape.training.labels import noisy_labels, with_label_noise
-from landscape.training.logs import training_log
 from landscape.training.loop import checkpoint_of_epoch, train
-from landscape.training.records import Epoch, Task, Trained
-from landscape.training.settings import ADAPTIVE, BASES, OPTIMIZERS, READERS, SAM_FAMILY, SCHEDULES
+from landscape.training.records import Epoch, Task, Trained, training_log
+from landscape.training.settings import (
+    ADAPTIVE,
+    BASES,
+    OPTIMIZERS,
+    READERS,
+    SAM_FAMILY,
+    SCHEDULES,
+    TrainingSettings,
+)
 
 __all__ = [
     "ADAPTIVE",
@@ -20,6 +27,7 @@ __all__ = [
     "Epoch",
     "Task",
     "Trained",
+    "TrainingSettings",
     "check_checkpoint_path",
     "checkpoint_of_epoch",
     "noisy_labels",

@@ -22,40 +22,41 @@ class Batches:
     """The training batches; each iteration is one epoch, in an order of its own."""
 
     def __init__(self, source: Any, batch_size: int, *, seed: int) -> None:
-        self._as_they_come = as_batches(source, batch_size)  # refuses what is no data
+        self._unshuffled = as_batches(source, batch_size)  # refuses what is no data
         self._source = source
         self._batch_size = batch_size
         self._generator = seeded(seed)
 
     def __iter__(self) -> Iterator[Any]:
         source = self._source
-        # What as_batches accepted as a pair of arrays, it cut along the first axis.
-        if isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source):
+        if is_arrays(source):
             parts = [torch.as_tensor(part) for part in source]
             return (tuple(part[i] for part in parts) for i in self._order(len(parts[0])))
         if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
             order = self._order(len(source))  # type: ignore[arg-type]
             return iter(DataLoader(source, batch_sampler=[i.tolist() for i in order]))
-        return iter(self._as_they_come)
+        return iter(self._unshuffled)
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """The generators that the order is drawn from, beside torch's global one."""
+        """The generators that the order is drawn from, besides torch's global one."""
         parts = (self._source, getattr(self._source, "sampler", None))
-        given = [getattr(part, "generator", None) for part in parts]
-        own = {id(g): g for g in given if isinstance(g, torch.Generator)}
-        return [self._generator, *own.values()]
+        of_source = [getattr(part, "generator", None) for part in parts]
+        unique = {id(g): g for g in of_source if isinstance(g, torch.Generator)}
+        return [self._generator, *unique.values()]
 
     def _order(self, n: int) -> list[Tensor]:
         order = torch.randperm(n, generator=self._generator)
         return list(torch.split(order, _lengths(n, self._batch_size))) if n else []
 
 
-def cut_batch(batch: Any, size: int, batching: Batching | None = None) -> list[Any]:
-    """Cut a batch into micro-batches.
+def is_arrays(source: Any) -> bool:
+    """Return whether the data are a tuple of tensors or arrays."""
+    return isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source)
 
-    The last one may be short, but one that would hold a single example joins the one before it,
-    as with the batches themselves.
+
+def cut_batch(batch: Any, size: int, batching: Batching | None = None) -> list[Any]:
+    """Cut a batch into micro-batches; a last one of a single example joins the one before it.
 
     >>> [part["x"].tolist() for part in cut_batch({"x": torch.arange(5)}, 2)]
     [[0, 1], [2, 3, 4]]
@@ -75,7 +76,7 @@ def cut_batch(batch: Any, size: int, batching: Batching | None = None) -> list[A
 
 def _lengths(n: int, size: int) -> list[int]:
     # BatchNorm has no variance to divide by in a single example.
-    lengths = [min(size, n - at) for at in range(0, n, size)]
+    lengths = [min(size, n - start) for start in range(0, n, size)]
     if len(lengths) > 1 and lengths[-1] == 1 and size > 1:
         lengths[-2:] = [size + 1]
     return lengths

@@ -1,7 +1,8 @@
-"""Weights, and the settings that led to them, in a file."""
+"""Checkpoint files: weights and training settings."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -11,31 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.files import check_place
+from landscape.files import check_place, write_file
 from landscape.training.records import Trained
 
 SUFFIXES = (".pt", ".safetensors")
 
 
 def save_checkpoint(trained: Trained | nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Write the weights, with the settings that led to them, to a file.
+    """Write the weights and the training settings to a file.
 
-    The file appears under its name only when it is complete, and replaces one that was there. It
-    holds plain types and tensors on the CPU: ``torch.load(path, weights_only=True)`` reads a
-    ``.pt`` file as ``{"state_dict": …, "settings": …}``; a ``.safetensors`` file carries the
-    settings as JSON text in its metadata. Tied weights are written once for each of their names,
-    so that the state dict is complete in either.
+    The file appears under its name only when it is complete, and replaces one that was there.
+    ``torch.load(path, weights_only=True)`` reads a ``.pt`` file as ``{"state_dict": …,
+    "settings": …}``; a ``.safetensors`` file carries the settings as JSON text in its metadata.
+    Tensors are on the CPU; tied weights are written once for each of their names.
 
     Args:
-        trained: what `train` returned, or a module.
-        path: where to write; ends in ``.pt`` or ``.safetensors``. Missing folders are made.
+        trained: the result of `train`, or a module.
+        path: ends in ``.pt`` or ``.safetensors``. Missing folders are made.
 
     Returns:
         The path.
 
     Raises:
-        InvalidArgumentError: if the suffix is another, or the state holds what is no tensor and
-            the format has no room for it.
+        InvalidArgumentError: if the suffix is unknown, or the state of a ``.safetensors`` file
+            holds anything but tensors.
+        LandscapeError: if the file cannot be written.
     """
     path = _with_known_suffix(path)
     model, settings = (
@@ -48,23 +49,16 @@ def save_checkpoint(trained: Trained | nn.Module, path: str | os.PathLike[str]) 
         else value
         for name, value in model.state_dict().items()
     }
+    content = _ENCODERS[path.suffix](state, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        _WRITERS[path.suffix](state, settings, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return write_file(path, content)
 
 
 def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
-    """Refuse a place where no checkpoint is to be written, before hours of training.
-
-    `save_checkpoint` makes the folders that are missing; a folder that is mistyped is told here.
+    """Refuse a path that no checkpoint can be written to, before hours of training.
 
     Args:
-        path: where to write.
+        path: path of the checkpoint, in a folder that exists.
 
     Returns:
         The path.
@@ -83,14 +77,14 @@ def _with_known_suffix(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def _write_pt(state: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
-    # Through an open file: given a path, torch writes its name into the archive.
-    with path.open("wb") as file:
-        torch.save({"state_dict": state, "settings": settings}, file)
+def _encode_pt(state: dict[str, Any], settings: dict[str, Any]) -> bytes:
+    content = io.BytesIO()
+    torch.save({"state_dict": state, "settings": settings}, content)
+    return content.getvalue()
 
 
-def _write_safetensors(state: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
+def _encode_safetensors(state: dict[str, Any], settings: dict[str, Any]) -> bytes:
+    from safetensors.torch import save
 
     other = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if other:
@@ -100,7 +94,8 @@ def _write_safetensors(state: dict[str, Any], settings: dict[str, Any], path: Pa
         )
         raise InvalidArgumentError(msg)
     # One entry only: safetensors writes several in an order that changes from run to run.
-    save_file(state, path, metadata={"settings": json.dumps(settings)})
+    content: bytes = save(state, metadata={"settings": json.dumps(settings)})
+    return content
 
 
-_WRITERS = {".pt": _write_pt, ".safetensors": _write_safetensors}
+_ENCODERS = {".pt": _encode_pt, ".safetensors": _encode_safetensors}

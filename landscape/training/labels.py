@@ -15,6 +15,7 @@ from landscape.errors import DataError, InvalidArgumentError
 from landscape.problem.data import describe
 from landscape.problem.task import Task
 from landscape.randomness import seeded
+from landscape.training.batches import is_arrays
 
 
 def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
@@ -22,12 +23,12 @@ def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
 
     round(share · n) labels are drawn without replacement, and each becomes one of the other
     classes that occur, all equally likely. With one seed, the labels replaced at a smaller share
-    are replaced at a larger one too, by the same classes. No global generator is touched.
+    are replaced at a larger one too, by the same classes.
 
     Args:
         labels: whole numbers, shape (n,).
-        share: 0 to 1.
-        seed: at least 0.
+        share: share of the labels, 0 to 1.
+        seed: seed of the draw, at least 0.
 
     Returns:
         A new tensor of the same shape and type.
@@ -45,7 +46,14 @@ def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
     """
     share = label_share(share)
     seed = whole("seed", seed, least=0)
-    classes, index = _classes(labels)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        msg = (
+            "label noise needs one whole number for each example, got labels of shape "
+            f"{tuple(labels.shape)} and type {labels.dtype}; leave the noise out"
+        )
+        raise DataError(msg)
+    # The classes that occur, in order, and the index of each label's class.
+    classes, index = torch.unique(labels, sorted=True, return_inverse=True)
     generator = seeded(seed)
     order = torch.randperm(len(labels), generator=generator)
     steps = torch.randint(1, max(2, len(classes)), (len(labels),), generator=generator)
@@ -59,19 +67,16 @@ def noisy_labels(labels: Tensor, share: float, *, seed: int) -> Tensor:
 
 
 def with_label_noise(task: Task, share: float, *, seed: int = 0, split: str = "train") -> Task:
-    """Return a task whose training labels are noisy, to measure on what was trained on.
-
-    A training with label noise leaves the task alone, so that measurements see the clean labels
-    unless they are made on this one.
+    """Return a task with the noisy labels of a training, to measure on the data it was trained on.
 
     Args:
-        task: what `landscape.problem.load_task` read.
-        share: 0 to 1.
-        seed: that of the training.
-        split: the part of the data that was trained on.
+        task: the result of `landscape.problem.load_task`.
+        share: share of the labels, 0 to 1.
+        seed: seed of the training.
+        split: split that was trained on; the others stay clean.
 
     Returns:
-        A task with the same labels as the training; every other split stays clean.
+        The task.
 
     Raises:
         InvalidArgumentError: if the share or the seed is out of range.
@@ -92,16 +97,13 @@ def with_label_noise(task: Task, share: float, *, seed: int = 0, split: str = "t
 
 
 def with_noisy_labels(source: Any, share: float, *, seed: int) -> Any:
-    """Replace a share of the labels of a training set.
-
-    Cost: one look at each example of a data set that does not hold its labels apart.
-    """
+    """Replace a share of the labels of a training set."""
     if share == 0:
         return source
-    if _is_map_style(source):
+    map_style = isinstance(source, Dataset) and not isinstance(source, IterableDataset)
+    if map_style and hasattr(source, "__len__"):
         return Relabelled(source, noisy_labels(labels_of(source), share, seed=seed))
-    arrays = isinstance(source, tuple) and all(isinstance(a, (Tensor, np.ndarray)) for a in source)
-    if not arrays or len(source) != 2:
+    if not is_arrays(source) or len(source) != 2:
         msg = (
             "label noise needs the training data as a pair (inputs, labels) of tensors or arrays, "
             f"or as a map-style Dataset of such pairs, got {describe(source)}; let data(split) "
@@ -118,7 +120,7 @@ class Relabelled(Dataset[Any]):
     def __init__(self, source: Any, labels: Tensor) -> None:
         self.source = source
         self.labels = labels
-        # What its examples are drawn with, if anything: a training that is resumed sets it back.
+        # The generator of its examples, if any: resuming a training restores its state.
         self.generator = getattr(source, "generator", None)
 
     def __len__(self) -> int:
@@ -131,83 +133,59 @@ class Relabelled(Dataset[Any]):
 
 
 def labels_of(source: Any) -> Tensor:
-    """Read the labels of a map-style data set, once.
+    """Return the labels of a map-style data set.
 
-    They are taken from ``.targets``, ``.labels`` or the second of ``.tensors``, where one is there
-    and gives for the first example of each class what the data set yields (a ``target_transform``
-    may come between); otherwise every example is looked at.
+    They are ``.targets``, ``.labels`` or the second of ``.tensors`` if the examples agree, which a
+    ``target_transform`` may change; otherwise every example is read.
     """
-    held = _held_labels(source)
-    # An augmentation may draw random numbers that the training is to find where they were.
+    stored = _stored_labels(source)
+    # An augmentation may draw random numbers, which must not change those of the training.
     with torch.random.fork_rng(devices=[]):
-        if held is not None and _are_yielded(held, source):
-            return held
-        found = [_label(source, i) for i in range(len(source))]
-    return torch.stack(found) if found else torch.zeros(0, dtype=torch.int64)
+        if stored is not None and _agree(stored, source):
+            return stored
+        labels = [_label(source, i) for i in range(len(source))]
+    return torch.stack(labels) if labels else torch.zeros(0, dtype=torch.int64)
 
 
 def label_seed(seed: int) -> int:
-    """Return the seed of the label noise that belongs to the seed of a training."""
+    """Return the seed of the label noise of a training with this seed."""
     return int(np.random.SeedSequence(whole("seed", seed, least=0)).generate_state(4)[3])
 
 
-def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    # The classes that occur, in order, and for each label the place of its class.
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        msg = (
-            "label noise needs one whole number for each example, got labels of shape "
-            f"{tuple(labels.shape)} and type {labels.dtype}; leave the noise out"
-        )
-        raise DataError(msg)
-    classes, index = torch.unique(labels, sorted=True, return_inverse=True)
-    return classes, index
-
-
-def _is_map_style(source: Any) -> bool:
-    return (
-        isinstance(source, Dataset)
-        and not isinstance(source, IterableDataset)
-        and hasattr(source, "__len__")
-    )
-
-
-def _held_labels(source: Any) -> Tensor | None:
+def _stored_labels(source: Any) -> Tensor | None:
     tensors = getattr(source, "tensors", ())
     second = tensors[1] if isinstance(tensors, tuple) and len(tensors) == 2 else None
-    for held in (getattr(source, "targets", None), getattr(source, "labels", None), second):
-        try:
-            labels = torch.as_tensor(held)
-        except (TypeError, ValueError, RuntimeError):
-            continue  # names, or boxes of several lengths: the examples themselves will tell
-        if labels.shape == (len(source),) and not labels.is_floating_point():
+    for value in (getattr(source, "targets", None), getattr(source, "labels", None), second):
+        labels = _as_tensor(value)  # None of class names, or of boxes of several lengths
+        if labels is not None and labels.shape == (len(source),) and not labels.is_floating_point():
             return labels
     return None
 
 
-def _are_yielded(held: Tensor, source: Any) -> bool:
-    classes, index = _classes(held)
-    places = torch.arange(len(held))
-    first = places.new_full((len(classes),), len(held)).scatter_reduce_(0, index, places, "amin")
-    yielded = [_label(source, int(i)) for i in first]
-    return all(
-        label.dtype == held.dtype and bool(label == held[i])
-        for label, i in zip(yielded, first, strict=True)
-    )
+def _agree(labels: Tensor, source: Any) -> bool:
+    # Compared with the first example of each class.
+    _, first = np.unique(labels.cpu().numpy(), return_index=True)
+    examples = ((_label(source, int(i)), labels[i]) for i in first)
+    return all(a.dtype == b.dtype and bool(a == b) for a, b in examples)
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _label(source: Any, index: int) -> Tensor:
-    label = _pair(source, index)[1]
-    try:
-        found = torch.as_tensor(label)
-    except (TypeError, ValueError, RuntimeError):
-        found = None
-    if found is None or found.ndim or found.is_floating_point() or found.is_complex():
+    value = _pair(source, index)[1]
+    label = _as_tensor(value)
+    if label is None or label.ndim or label.is_floating_point() or label.is_complex():
         msg = (
-            f"label noise needs one whole number for each example, got {describe(label)} as the "
+            f"label noise needs one whole number for each example, got {describe(value)} as the "
             f"label of example {index}; leave the noise out, or number the classes"
         )
         raise DataError(msg)
-    return found
+    return label
 
 
 def _pair(source: Any, index: int) -> Any:
@@ -222,7 +200,7 @@ def _pair(source: Any, index: int) -> Any:
 
 
 def label_share(share: Any) -> float:
-    """Return a share of labels, if it is one."""
+    """Return a share of labels as a float in [0, 1]."""
     if not is_real(share) or not 0 <= float(share) <= 1:
         msg = (
             f"label_noise is a share of the labels, a number from 0 to 1, got {share!r}; "

@@ -1,4 +1,4 @@
-"""The training itself: the same for every optimizer but for the optimizer."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -6,109 +6,70 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from landscape.checks import whole
 from landscape.errors import DataError, InvalidArgumentError, NonFiniteError, ProblemError
-from landscape.problem.data import describe
+from landscape.optim import SAM, frozen_statistics
+from landscape.problem.data import describe, move
 from landscape.problem.losses import Loss, make_loss
 from landscape.problem.problem import known_device
 from landscape.problem.task import load_task, users_code
 from landscape.progress import progress_bar
-from landscape.training.batches import Batches
+from landscape.training.batches import Batches, cut_batch
 from landscape.training.checkpoints import save_checkpoint
 from landscape.training.labels import label_seed, with_noisy_labels
 from landscape.training.records import Epoch, Task, Trained
-from landscape.training.resuming import Run, start_of, take_up, write_state
-from landscape.training.settings import checked, lr_factor, make_optimizer
-from landscape.training.steps import check_micro_batch, step
+from landscape.training.settings import TrainingSettings, lr_factor, make_optimizer
+from landscape.training.state import Run, identify_start, resume, write_state
 
 
 def train(
     task: Task | str | Path,
     *,
-    optimizer: str = "sgd",
-    base: str = "sgd",
-    epochs: int = 40,
-    lr: float | None = None,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    rho: float | None = None,
-    p: float = 2.0,
-    adaptive: str = "elementwise",
-    eta: float = 0.01,
-    gsam_alpha: float = 0.4,
-    ascent_steps: int = 1,
-    micro_batch: int | None = None,
-    batch_size: int = 64,
-    schedule: str = "cosine",
-    seed: int = 0,
-    label_noise: float = 0.0,
-    split: str = "train",
-    device: str | torch.device = "cpu",
+    settings: TrainingSettings | None = None,
     state: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     save_every: int = 0,
     progress: bool | None = None,
+    **changes: Any,
 ) -> Trained:
     """Train a model, with an optimizer of torch, or with SAM or a variant of it around one.
 
     One seed gives the same initial weights, the same order of the data and the same dropout masks
-    to all, so that the optimizer is all that differs. Each part has a generator of its own, and
-    torch's global RNG is left as it was.
+    to all optimizers. Each part has a generator of its own, and torch's global RNG is left as it
+    was.
 
-    Tensors and map-style data sets are shuffled anew in every epoch and cut into batches here.
-    Every example is used in every epoch: the last batch may be short, but one that would hold a
-    single example joins the batch before it, because BatchNorm has no variance to divide by.
-    A DataLoader, or any other re-iterable of batches, is used as it comes.
+    Tensors and map-style data sets are shuffled anew in every epoch and cut into batches here. The
+    last batch may be short, but one that would hold a single example joins the batch before it,
+    because BatchNorm has no variance to divide by. A DataLoader, or any other re-iterable of
+    batches, is used as it comes.
 
-    With a file for the state, a training that was killed at any instant goes on from its last
-    finished epoch and ends with the same bits, as far as its randomness is torch's. The file
-    stays, and a finished training is read back from it: delete it when the result is safe.
+    With a state file, a training that was killed at any instant resumes after its last finished
+    epoch and ends with the same bits, as far as its randomness is torch's. The file stays, and a
+    finished training is read back from it: delete it when the result is safe.
 
     Args:
         task: has ``model()``, ``data(split)`` and ``loss`` or ``batch_loss``, as a problem file; or
             the name of a built-in problem or of a file.
-        optimizer: ``sgd``, ``adam``, ``adamw``; or of SAM's family ``sam``, ``asam`` (T = |w| + η,
-            see `landscape.optim.Ascent`), ``gsam`` (less of the gradient's part across that of
-            w + ε) or ``usam`` (ε = ρg, not normalised). What an optimizer does not read is neither
-            checked nor recorded with it, but for ``ascent_steps`` and ``micro_batch``, which are
-            refused outside of SAM's family.
-        base: the optimizer that descends inside SAM: ``sgd``, ``adam`` or ``adamw``.
-        epochs: passes over the training data; 0 gives the initial weights.
-        lr: learning rate at the start; None: 0.05, or 0.002 for Adam and AdamW.
-        momentum: of SGD, in [0, 1).
-        weight_decay: of the optimizer that descends (added to the gradient by SGD and Adam, apart
-            from it by AdamW); not part of the loss that SAM perturbs.
-        rho: radius of SAM's neighbourhood; None: 0.2, or 0.5 for asam, and for p = 2 only. 0 is
-            the base optimizer.
-        p: norm of SAM's neighbourhood; 2 only for usam.
-        adaptive: T of asam: ``elementwise`` or ``filterwise``.
-        eta: η of asam, at least 0.
-        gsam_alpha: α of gsam, at least 0; 0 is sam.
-        ascent_steps: gradients that SAM's family spends on finding ε.
-        micro_batch: m of m-SAM: each batch is cut into micro-batches of m examples, each with a
-            perturbation of its own; a last one of a single example joins the one before it. None:
-            the whole batch.
-        batch_size: examples in a batch, where the batches are cut here.
-        schedule: ``cosine`` (from lr to 0 in half a period, one value per epoch) or ``constant``.
-        seed: at least 0.
-        label_noise: share of the training labels that are replaced, see `noisy_labels`, in a pair
-            of tensors or in a map-style data set of pairs; the task's own data stay as they are.
-        split: which part of the data to train on.
-        device: where to train.
-        state: file that holds the training between two epochs, to go on from.
+        settings: the settings; None: the defaults.
+        state: file that holds the training between two epochs, to resume from.
         checkpoint: name of the files that ``save_every`` writes, see `checkpoint_of_epoch`.
         save_every: a checkpoint after every so many epochs, and of the start; 0: none.
         progress: whether to draw a bar; None: only where stderr is a terminal.
+        **changes: single settings, the names of `TrainingSettings`: ``optimizer="sam"``,
+            ``epochs=10``, ….
 
     Returns:
         The model in eval mode, with a log, the settings and the cost.
@@ -121,8 +82,7 @@ def train(
         NonFiniteError: if the loss becomes NaN or infinite.
 
     Cost: one gradient per batch and epoch, with SAM's family one more for each ascent step. The
-    gradients of the micro-batches of a batch count as one together; with them comes one forward
-    pass per batch, see `landscape.training.steps.step`.
+    gradients of the micro-batches of a batch count as one; they take one more forward pass.
 
     References: SAM and m-SAM: Foret et al. 2021, arXiv 2010.01412; ASAM: Kwon et al. 2021, arXiv
     2102.11600; GSAM: Zhuang et al. 2022, arXiv 2203.08065; unnormalised SAM: Andriushchenko and
@@ -140,39 +100,31 @@ def train(
     started = time.perf_counter()
     if isinstance(task, (str, Path)):
         task = load_task(task)
-    settings = checked(
-        {
-            **{"optimizer": optimizer, "base": base, "epochs": epochs, "lr": lr, "rho": rho},
-            **{"momentum": momentum, "weight_decay": weight_decay, "p": p, "split": split},
-            **{"batch_size": batch_size, "schedule": schedule, "seed": seed, "device": device},
-            **{"adaptive": adaptive, "eta": eta, "gsam_alpha": gsam_alpha},
-            **{"ascent_steps": ascent_steps, "micro_batch": micro_batch},
-            "label_noise": label_noise,
-        }
-    )
-    every = _every(save_every, checkpoint, epochs=settings["epochs"])
-    file = None if state is None else Path(state)
-    said = {name: getattr(task, name, None) for name in ("loss", "batch_loss", "examples")}
-    loss = make_loss(**said, batch_axis=getattr(task, "batch_axis", 0))
-    where = known_device(device)
-    initial, order, noise = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
-    with _seeded(where, initial), _of_user(task):
-        model = _made(task.model()).to(where)
-    with _seeded(where, noise):
-        with _of_user(task):
-            source = task.data(split)
-        run = _begun(model, source, loss, settings, order=order, resumable=file is not None)
-        if file is not None:
-            take_up(file, run)
-        before = run.seconds
-        for epoch in _epochs(run, loss, progress=progress):
-            run.seconds = before + time.perf_counter() - started
-            if checkpoint is not None and every and epoch % every == 0:
+    settings = dataclasses.replace(settings or TrainingSettings(), **changes)
+    record = settings.record()
+    _check_save_every(save_every, checkpoint, epochs=record["epochs"])
+    loss_options = {name: getattr(task, name, None) for name in ("loss", "batch_loss", "examples")}
+    loss = make_loss(**loss_options, batch_axis=getattr(task, "batch_axis", 0))
+    device = known_device(settings.device)
+    seeds = np.random.SeedSequence(record["seed"]).generate_state(3)
+    initial_seed, order_seed, noise_seed = (int(seed) for seed in seeds)
+    with _seeded(device, initial_seed), _locating_errors(task):
+        model = _check_model(task.model()).to(device)
+    with _seeded(device, noise_seed):
+        with _locating_errors(task):
+            source = task.data(settings.split)
+        run = _new_run(model, source, loss, record, seed=order_seed, resumable=state is not None)
+        if state is not None:
+            resume(Path(state), run)
+        seconds_before = run.seconds
+        for epoch in _epochs(run, progress=progress):
+            run.seconds = seconds_before + time.perf_counter() - started
+            if checkpoint is not None and save_every and epoch % save_every == 0:
                 _save_epoch(run, checkpoint, epoch)
-            # Last, so that what is resumed has written everything before.
-            if file is not None:
-                write_state(file, run)
-        run.seconds = before + time.perf_counter() - started
+            # Last: a resumed training does not repeat what was written before.
+            if state is not None:
+                write_state(Path(state), run)
+        run.seconds = seconds_before + time.perf_counter() - started
     run.model.eval()
     return run.result()
 
@@ -195,42 +147,42 @@ def checkpoint_of_epoch(path: str | os.PathLike[str], epoch: int, *, epochs: int
     return path.with_name(f"{path.stem}-epoch-{epoch:0{len(str(epochs))}d}{path.suffix}")
 
 
-def _every(save_every: int, checkpoint: Any, *, epochs: int) -> int:
-    every = whole("save_every", save_every, least=0, advice="0 saves the last weights only")
-    if every and checkpoint is None:
+def _check_save_every(save_every: int, checkpoint: Any, *, epochs: int) -> None:
+    whole("save_every", save_every, least=0, advice="0 saves the last weights only")
+    if save_every and checkpoint is None:
         msg = "save_every needs a name for the files: give checkpoint, too"
         raise InvalidArgumentError(msg)
-    if every and not epochs:
+    if save_every and not epochs:
         msg = (
-            f"save_every={every} needs epochs after which to save, got epochs=0; "
+            f"save_every={save_every} needs epochs after which to save, got epochs=0; "
             "leave save_every out, or train for at least one epoch"
         )
         raise InvalidArgumentError(msg)
-    return every
 
 
-def _begun(
+def _new_run(
     model: nn.Module,
     data: Any,
     loss: Loss,
     settings: Mapping[str, Any],
     *,
-    order: int,
+    seed: int,
     resumable: bool,
 ) -> Run:
     model.train()
-    check_micro_batch(model, settings.get("micro_batch"))
-    noise = settings.get("label_noise", 0.0)
-    source = with_noisy_labels(data, noise, seed=label_seed(settings["seed"]))
+    _check_micro_batch(model, settings.get("micro_batch"))
+    share = settings.get("label_noise", 0.0)
+    source = with_noisy_labels(data, share, seed=label_seed(settings["seed"]))
     optimizer = make_optimizer(model, settings)
     factor = lr_factor(settings["schedule"], settings["epochs"])
     return Run(
         model=model,
+        loss=loss,
         optimizer=optimizer,
         scheduler=LambdaLR(optimizer, factor),
-        batches=Batches(source, settings["batch_size"], seed=order),
+        batches=Batches(source, settings["batch_size"], seed=seed),
         settings=settings,
-        start=start_of(model, source, loss) if resumable else {},
+        start=identify_start(model, source, loss) if resumable else {},
     )
 
 
@@ -240,44 +192,115 @@ def _save_epoch(run: Run, path: str | os.PathLike[str], epoch: int) -> None:
     save_checkpoint(dataclasses.replace(run.result(), settings=settings), name)
 
 
-def _epochs(run: Run, loss: Loss, *, progress: bool | None) -> Iterator[int]:
+def _epochs(run: Run, *, progress: bool | None) -> Iterator[int]:
     """Train, and yield the number of epochs done: at the start, and after each."""
-    settings = run.settings
-    name, epochs = settings["optimizer"], settings["epochs"]
-    left = range(len(run.log) + 1, epochs + 1)
+    remaining = range(len(run.log) + 1, run.settings["epochs"] + 1)
     if not run.log:
         yield 0
-    for epoch in progress_bar(left, what=name, total=len(left), show=progress):
+    name = run.settings["optimizer"]
+    for epoch in progress_bar(remaining, what=name, total=len(remaining), show=progress):
         started = time.perf_counter()
         lr = float(run.optimizer.param_groups[0]["lr"])
-        train_loss, spent = _one_epoch(run, loss)
+        train_loss, gradients = _one_epoch(run)
         if not math.isfinite(train_loss):
             msg = (
                 f"the training loss of epoch {epoch} is {train_loss}; "
-                f"try a smaller learning rate than {settings['lr']:g}"
+                f"try a smaller learning rate than {run.settings['lr']:g}"
             )
             raise NonFiniteError(msg)
-        run.gradients += spent
+        run.gradients += gradients
         seconds = time.perf_counter() - started
         run.log.append(Epoch(epoch=epoch, train_loss=train_loss, lr=lr, seconds=seconds))
         run.scheduler.step()
         yield epoch
 
 
-def _one_epoch(run: Run, loss: Loss) -> tuple[float, int]:
+def _one_epoch(run: Run) -> tuple[float, int]:
     # Returns the mean loss at the weights before each step, and the number of gradients.
     total = weight = 0.0
     gradients = 0
-    micro_batch = run.settings.get("micro_batch")
     for batch in run.batches:
-        done = step(run.model, loss, run.optimizer, batch, micro_batch=micro_batch)
-        total += done.total
-        weight += done.weight
-        gradients += done.gradients
+        batch_total, batch_weight, n_gradients = _step(run, batch)
+        total += batch_total
+        weight += batch_weight
+        gradients += n_gradients
     if gradients == 0:
         msg = "the training data hold no example; is the split empty, or used up after one pass?"
         raise DataError(msg)
     return total / weight if weight else math.nan, gradients
+
+
+def _step(run: Run, batch: Any) -> tuple[float, float, int]:
+    """Do one step; return sum and weight of the loss at the old weights, and number of gradients.
+
+    With micro-batches this is m-SAM: each is perturbed by the gradient of its own loss, and the
+    gradient of the step is Σ wᵢ ∇Lᵢ(w + εᵢ) / Σ wᵢ, wᵢ being the divisor of the micro-batch's loss:
+    its number of examples, or less with class weights or ignored targets.
+    """
+    model, loss, optimizer = run.model, run.loss, run.optimizer
+    micro_batch = run.settings.get("micro_batch")
+    first = next(model.parameters())
+    batch = move(batch, first.device, first.dtype)
+    if micro_batch is None or not isinstance(optimizer, SAM):
+        closure = _Closure(model, loss, optimizer, batch)
+        optimizer.step(closure)
+        return *closure.passes[0], len(closure.passes)
+    pieces = cut_batch(batch, micro_batch, loss.batching)
+    n = loss.batching.size(batch)
+    closures = [
+        _Closure(model, loss, optimizer, p, share=loss.batching.size(p) / n) for p in pieces
+    ]
+    optimizer.step_micro_batches(closures, weights=_weights(model, loss, pieces))
+    total, weight = (sum(c) for c in zip(*(c.passes[0] for c in closures), strict=True))
+    return total, weight, len(closures[0].passes)
+
+
+def _check_micro_batch(model: nn.Module, micro_batch: int | None) -> None:
+    """Refuse micro-batches of one example where a layer normalises over the batch."""
+    if micro_batch != 1:
+        return
+    names = [n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training]
+    if names:
+        msg = (
+            f"micro_batch=1 leaves BatchNorm (layer {names[0]!r}) a single example to take the "
+            "mean and the variance of; give micro_batch of at least 2, or a model without BatchNorm"
+        )
+        raise InvalidArgumentError(msg)
+
+
+@dataclass
+class _Closure:
+    # Computes the loss of a batch and its gradient, and keeps (total, weight) of each pass.
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    batch: Any
+    share: float = 1.0
+    passes: list[tuple[float, float]] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        self.optimizer.zero_grad()
+        terms, _ = self.loss(self.model, self.batch)
+        weight = float(terms.weight)
+        # A summed loss grows with the batch: a micro-batch estimates that of the whole.
+        mean = terms.total / (self.share if self.loss.sums else weight or 1.0)
+        mean.backward()  # type: ignore[no-untyped-call]
+        self.passes.append((terms.total.item(), weight))
+        return mean.item()
+
+
+def _weights(model: nn.Module, loss: Loss, pieces: Sequence[Any]) -> list[float] | None:
+    # The divisor of a loss is known from a forward pass only, which must leave running statistics
+    # and random numbers as they are.
+    if len(pieces) == 1:
+        return None
+    if loss.sums:
+        return [float(loss.batching.size(piece)) for piece in pieces]
+    device = next(model.parameters()).device
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with frozen_statistics(model), forked:
+        weights = [float(loss(model, piece)[0].weight) for piece in pieces]
+    return weights if any(weights) else None  # all targets ignored: every gradient is zero
 
 
 @contextmanager
@@ -293,13 +316,13 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _of_user(task: Any) -> AbstractContextManager[None]:
-    """Show the user's own line where a problem file fails; other tasks raise what they raise."""
+def _locating_errors(task: Any) -> AbstractContextManager[None]:
+    """Name the line of a problem file that fails; other tasks raise their own errors."""
     file = getattr(task, "file", None)
     return nullcontext() if file is None else users_code(str(file))
 
 
-def _made(model: Any) -> nn.Module:
+def _check_model(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         msg = f"the task's model() must return a torch.nn.Module, got {describe(model)}"
         raise ProblemError(msg)

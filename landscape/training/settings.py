@@ -1,18 +1,20 @@
-"""The settings of a training: their defaults, their ranges, and the optimizer that they name."""
+"""Settings of a training: defaults, ranges, and the optimizer that they name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from landscape.checks import is_real, real, whole
+from landscape.checks import real, whole
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.optim import SAM
+from landscape.optim.checks import norm_order
 from landscape.training.labels import label_share
 
 _BASES: Mapping[str, type[Optimizer]] = {
@@ -28,74 +30,172 @@ SAM_FAMILY = tuple(DEFAULT_RHO)
 OPTIMIZERS = (*BASES, *SAM_FAMILY)
 SCHEDULES = ("cosine", "constant")
 ADAPTIVE = ("elementwise", "filterwise")
-# What a variant reads that the others do not: always recorded with it, and never without.
-_OWN: Mapping[str, tuple[str, ...]] = {"asam": ("adaptive", "eta"), "gsam": ("gsam_alpha",)}
-# Who reads what not all do: optimizers by themselves, or as the base of one.
+# Settings that only some optimizers read, by themselves or as the base of SAM.
 READERS: Mapping[str, tuple[str, ...]] = {
     "momentum": ("sgd",),
     **dict.fromkeys(("base", "rho", "p", "ascent_steps", "micro_batch"), SAM_FAMILY),
-    **{setting: (name,) for name, own in _OWN.items() for setting in own},
+    **{"adaptive": ("asam",), "eta": ("asam",), "gsam_alpha": ("gsam",)},
 }
-# Recorded only where they differ, so that the checkpoints of those who never heard of them stay
-# the same bytes.
-_USUAL = {
+# Recorded only where they differ from these, so that checkpoints of plain trainings keep their
+# bytes.
+_RECORDED_IF_CHANGED = {
     **{"base": "sgd", "p": 2.0, "ascent_steps": 1, "micro_batch": None},
     **{"label_noise": 0.0, "split": "train"},
 }
-# The names of settings that SAM is given, and what it calls them.
-_OF_SAM = {
-    **{"p": "p", "adaptive": "adaptive", "eta": "eta", "gsam_alpha": "gsam_alpha"},
-    "ascent_steps": "n_steps",
-}
-_CHECKS: Mapping[str, Callable[[Any], Any]] = {
-    "adaptive": lambda value: one_of(value, ADAPTIVE, what="adaptive neighbourhood"),
-    "eta": lambda value: real("eta", value, least=0.0, advice="0.01 is usual for asam"),
-    "gsam_alpha": lambda value: real(
-        "gsam_alpha", value, least=0.0, advice="0.4 is usual for gsam, 0 is plain sam"
-    ),
-}
 
 
-def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the settings of a training, and fill in what depends on the optimizer."""
-    name = one_of(given["optimizer"], OPTIMIZERS, what="optimizer")
-    one_of(given["schedule"], SCHEDULES, what="schedule")
-    of_sam = _of_sam(name, given)
-    base = of_sam.get("base", name)
-    lr = DEFAULT_LR[base] if given["lr"] is None else given["lr"]
-    momentum = real("momentum", given["momentum"], least=0.0, below=1.0)
-    rare = {**of_sam, "label_noise": label_share(given["label_noise"]), "split": given["split"]}
-    return {
-        "optimizer": name,
-        "epochs": whole("epochs", given["epochs"], least=0, advice="0 gives the initial weights"),
-        "lr": real("lr", lr, least=0.0),
-        "momentum": momentum if base == "sgd" else None,
-        "weight_decay": real("weight_decay", given["weight_decay"], least=0.0),
-        "rho": rare.pop("rho", None),
-        "batch_size": whole("batch_size", given["batch_size"], least=1),
-        "schedule": given["schedule"],
-        "seed": whole("seed", given["seed"], least=0),
-        "device": str(given["device"]),
-        **{key: value for key, value in rare.items() if key not in _USUAL or value != _USUAL[key]},
-    }
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Settings of a training, the keywords of `train`.
+
+    An optimizer neither checks nor records a setting that it does not read, but for
+    ``ascent_steps`` and ``micro_batch``, which are refused outside of SAM's family.
+
+    Attributes:
+        optimizer: ``sgd``, ``adam``, ``adamw``; or of SAM's family ``sam``, ``asam`` (T = |w| + η,
+            see `landscape.optim.Ascent`), ``gsam`` (without part of the gradient orthogonal to
+            that at w + ε) or ``usam`` (ε = ρg, not normalised).
+        base: the optimizer that descends inside SAM: ``sgd``, ``adam`` or ``adamw``.
+        epochs: passes over the training data; 0 gives the initial weights.
+        lr: initial learning rate; None: 0.05, or 0.002 for Adam and AdamW.
+        momentum: of SGD, in [0, 1).
+        weight_decay: of the optimizer that descends (added to the gradient by SGD and Adam, apart
+            from it by AdamW); not part of the loss that SAM perturbs.
+        rho: radius of SAM's neighbourhood; None: 0.2, or 0.5 for asam, and for p = 2 only. 0 is
+            the base optimizer.
+        p: norm of SAM's neighbourhood; 2 only for usam.
+        adaptive: T of asam: ``elementwise`` or ``filterwise``.
+        eta: η of asam, at least 0.
+        gsam_alpha: α of gsam, at least 0; 0 is sam.
+        ascent_steps: gradients that SAM's family spends on finding ε.
+        micro_batch: m of m-SAM: each batch is cut into micro-batches of m examples, each with a
+            perturbation of its own; a last one of a single example joins the one before it. None:
+            the whole batch.
+        batch_size: examples in a batch, where `train` cuts the batches.
+        schedule: ``cosine`` (from lr to 0 in half a period, one value per epoch) or ``constant``.
+        seed: at least 0.
+        label_noise: share of the training labels that are replaced, see `noisy_labels`, in a pair
+            of tensors or in a map-style data set of pairs; the task's own data stay as they are.
+        split: part of the data to train on.
+        device: device to train on.
+    """
+
+    optimizer: str = "sgd"
+    base: str = "sgd"
+    epochs: int = 40
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    rho: float | None = None
+    p: float = 2.0
+    adaptive: str = "elementwise"
+    eta: float = 0.01
+    gsam_alpha: float = 0.4
+    ascent_steps: int = 1
+    micro_batch: int | None = None
+    batch_size: int = 64
+    schedule: str = "cosine"
+    seed: int = 0
+    label_noise: float = 0.0
+    split: str = "train"
+    device: str | torch.device = "cpu"
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that the optimizer reads as JSON values; refuse bad ones."""
+        one_of(self.optimizer, OPTIMIZERS, what="optimizer")
+        one_of(self.schedule, SCHEDULES, what="schedule")
+        rare = self._of_sam()
+        base = rare.get("base", self.optimizer)
+        momentum = real("momentum", self.momentum, least=0.0, below=1.0)
+        rare |= {"label_noise": label_share(self.label_noise), "split": self.split}
+        lr = DEFAULT_LR[base] if self.lr is None else self.lr
+        return {
+            "optimizer": self.optimizer,
+            "epochs": whole("epochs", self.epochs, least=0, advice="0 gives the initial weights"),
+            "lr": real("lr", lr, least=0.0),
+            "momentum": momentum if base == "sgd" else None,
+            "weight_decay": real("weight_decay", self.weight_decay, least=0.0),
+            "rho": rare.pop("rho", None),
+            "batch_size": whole("batch_size", self.batch_size, least=1),
+            "schedule": self.schedule,
+            "seed": whole("seed", self.seed, least=0),
+            "device": str(self.device),
+            **{
+                key: value
+                for key, value in rare.items()
+                if key not in _RECORDED_IF_CHANGED or value != _RECORDED_IF_CHANGED[key]
+            },
+        }
+
+    def _of_sam(self) -> dict[str, Any]:
+        name, size = self.optimizer, self.micro_batch
+        advice = "None, the default, takes the whole batch"
+        cost = {
+            "ascent_steps": whole("ascent_steps", self.ascent_steps, least=1, advice="1 is usual"),
+            "micro_batch": None
+            if size is None
+            else whole("micro_batch", size, least=1, advice=advice),
+        }
+        if name not in SAM_FAMILY:
+            for key, value in cost.items():
+                if value != _RECORDED_IF_CHANGED[key]:
+                    msg = (
+                        f"{key} is a setting of SAM, got {key}={value!r} with the optimizer "
+                        f"{name}; leave it out, or take one of {', '.join(SAM_FAMILY)}"
+                    )
+                    raise InvalidArgumentError(msg)
+            return {}
+        p = norm_order(self.p)
+        if name == "usam" and p != 2:
+            msg = f"usam is defined for p = 2 only, got p = {p!r}; leave p out, or take sam"
+            raise InvalidArgumentError(msg)
+        of_sam = {
+            "base": one_of(self.base, BASES, what="base optimizer"),
+            "rho": self._radius(p),
+            "p": p,
+            **cost,
+        }
+        if name == "asam":
+            of_sam["adaptive"] = one_of(self.adaptive, ADAPTIVE, what="adaptive neighbourhood")
+            of_sam["eta"] = real("eta", self.eta, least=0.0, advice="0.01 is usual for asam")
+        if name == "gsam":
+            advice = "0.4 is usual for gsam, 0 is plain sam"
+            of_sam["gsam_alpha"] = real("gsam_alpha", self.gsam_alpha, least=0.0, advice=advice)
+        return of_sam
+
+    def _radius(self, p: float) -> float:
+        default = DEFAULT_RHO[self.optimizer]
+        if self.rho is None and p != 2:
+            msg = (
+                f"rho has no default for p = {p:g}; give it: for n weights, {default:g} "
+                "n^(1/p - 1/2) allows steps about as long as the default of p = 2 does"
+            )
+            raise InvalidArgumentError(msg)
+        rho = default if self.rho is None else self.rho
+        return real("rho", rho, least=0.0, advice="0 is the optimizer without SAM")
 
 
 def make_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
-    """Make the optimizer that the settings name."""
-    name, rho = settings["optimizer"], settings["rho"]
+    """Make the optimizer that recorded settings name."""
+    name = settings["optimizer"]
     base = settings.get("base", "sgd") if name in SAM_FAMILY else name
-    keys = ("lr", "momentum", "weight_decay") if base == "sgd" else ("lr", "weight_decay")
-    options = {key: settings[key] for key in keys}
+    keys = ["lr", "weight_decay"] + (["momentum"] if base == "sgd" else [])
     if name not in SAM_FAMILY:
-        return _BASES[base](model.parameters(), **options)
-    options |= {theirs: settings[ours] for ours, theirs in _OF_SAM.items() if ours in settings}
+        return _BASES[base](model.parameters(), **{key: settings[key] for key in keys})
+    keys += [key for key in ("p", "adaptive", "eta", "gsam_alpha") if key in settings]
     return SAM(
-        model.parameters(), _BASES[base], rho, model=model, normalised=name != "usam", **options
+        model.parameters(),
+        _BASES[base],
+        settings["rho"],
+        model=model,
+        normalised=name != "usam",
+        n_steps=settings.get("ascent_steps", 1),
+        **{key: settings[key] for key in keys},
     )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say which settings of two trainings differ.
+    """Describe the settings in which two trainings differ.
 
     >>> differences({"lr": 0.1}, {"lr": 0.1, "eta": 0.01, "p": 3.0})
     ['eta was not used and is 0.01', 'p was the default and is 3.0']
@@ -107,84 +207,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def lr_factor(name: str, epochs: int) -> Callable[[int], float]:
-    """Return what the learning rate is multiplied with in each epoch.
+def lr_factor(schedule: str, epochs: int) -> Callable[[int], float]:
+    """Return the factor of the learning rate as a function of the epoch.
 
     >>> [round(lr_factor("cosine", 4)(epoch), 3) for epoch in range(4)]
     [1.0, 0.854, 0.5, 0.146]
     """
-    if name == "constant":
+    # Not CosineAnnealingLR, whose recursion in the learning rate rounds differently.
+    if schedule == "constant":
         return lambda epoch: 1.0
     return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * epoch / max(epochs, 1)))
 
 
-def _of_sam(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    # What SAM and its variants read; of the others, nothing.
-    cost = _steps_and_micro_batch(given)
-    if name not in SAM_FAMILY:
-        _refuse_without_sam(name, cost)
-        return {}
-    order = _norm(name, given["p"])
-    return {
-        "base": one_of(given["base"], BASES, what="base optimizer"),
-        "rho": _radius(name, given["rho"], order),
-        "p": order,
-        **cost,
-        **{key: _CHECKS[key](given[key]) for key in _OWN.get(name, ())},
-    }
-
-
-def _steps_and_micro_batch(given: Mapping[str, Any]) -> dict[str, Any]:
-    steps, size = given["ascent_steps"], given["micro_batch"]
-    advice = "None, the default, takes the whole batch"
-    return {
-        "ascent_steps": whole("ascent_steps", steps, least=1, advice="1 is usual"),
-        "micro_batch": None if size is None else whole("micro_batch", size, least=1, advice=advice),
-    }
-
-
-def _refuse_without_sam(name: str, cost: Mapping[str, Any]) -> None:
-    for key, value in cost.items():
-        if value != _USUAL[key]:
-            msg = (
-                f"{key} is a setting of SAM, got {key}={value!r} with the optimizer {name}; "
-                f"leave it out, or take one of {', '.join(SAM_FAMILY)}"
-            )
-            raise InvalidArgumentError(msg)
-
-
-def _norm(name: str, p: Any) -> float:
-    order = exponent(p)
-    if name == "usam" and order != 2:
-        msg = f"usam is defined for p = 2 only, got p = {p!r}; leave p out, or take sam"
-        raise InvalidArgumentError(msg)
-    return order
-
-
-def _radius(name: str, rho: Any, order: float) -> float:
-    if rho is None and order != 2:
-        msg = (
-            f"rho has no default for p = {order:g}; give it: for n weights, {DEFAULT_RHO[name]:g} "
-            "n^(1/p - 1/2) allows steps about as long as the default of p = 2 does"
-        )
-        raise InvalidArgumentError(msg)
-    value = DEFAULT_RHO[name] if rho is None else rho
-    return real("rho", value, least=0.0, advice="0 is the optimizer without SAM")
-
-
 def _shown(settings: Mapping[str, Any], key: str) -> str:
-    if key in _USUAL:
+    if key in _RECORDED_IF_CHANGED:
         return str(settings.get(key, "the default"))
     value = settings.get(key)
     return "not used" if value is None else str(value)
-
-
-def exponent(p: Any) -> float:
-    """Return the order of a norm, if it is one."""
-    if not is_real(p) or not float(p) >= 1:
-        msg = (
-            f"p, the norm of SAM's neighbourhood, must be a number of at least 1, got {p!r}; "
-            "2 is the Euclidean norm, inf the largest entry"
-        )
-        raise InvalidArgumentError(msg)
-    return float(p)

@@ -31,8 +31,7 @@ from landscape.surface import (
 )
 from landscape.surface._surface import span, surface
 from landscape.tasks import PROBLEMS, digits, mnist1d
-from landscape.tasks.layers import mlp
-from landscape.tasks.networks import ResNet
+from landscape.tasks.networks import ResNet, mlp
 
 N = 51
 Floats = npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""A training in the middle: everything that the rest of it depends on, in a file."""
+"""The state of a training between two epochs, and the file that it is resumed from."""
 
 from __future__ import annotations
 
@@ -16,48 +16,36 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import (
-    ConcatDataset,
-    DataLoader,
-    Subset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, default_collate
 
 from landscape.errors import CheckpointError
 from landscape.files import write_file
+from landscape.optim.random_numbers import rng_states, set_rng_states
 from landscape.problem._formats import read_checkpoint
 from landscape.problem.data import move
 from landscape.problem.digest import digest_of
 from landscape.problem.losses import Loss
 from landscape.randomness import forked_rng
-from landscape.training.batches import Batches
+from landscape.training.batches import Batches, is_arrays
 from landscape.training.labels import Relabelled
 from landscape.training.records import Epoch, Trained
 from landscape.training.settings import differences
 
 _FORMAT = "landscape training state, version 3"
-_FIRST = 64  # examples
-_MEASURED = "the model or the loss"  # what another loss at the start tells of
+_N_FIRST = 64  # examples of the loss that recognises a model
+_MODEL_OR_LOSS = "the model or the loss"
 
 
 @dataclass
 class Run:
-    """What changes while a model is trained.
+    """A training in progress.
 
-    Attributes:
-        model: with its weights and buffers.
-        optimizer: with its moments.
-        scheduler: of the learning rate.
-        batches: with the generators of the order.
-        settings: what was asked for.
-        start: what it started from, as `start_of` says it; empty where no state is kept.
-        log: one record per finished epoch.
-        gradients: gradients of a batch computed so far.
-        seconds: wall-clock time so far, that of calls before this one among it.
+    ``start`` identifies its initial weights, loss and data, see `identify_start`; it is empty where
+    no state is kept. ``gradients`` and ``seconds`` include those of interrupted calls.
     """
 
     model: nn.Module
+    loss: Loss
     optimizer: Optimizer
     scheduler: LambdaLR
     batches: Batches
@@ -68,7 +56,7 @@ class Run:
     seconds: float = 0.0
 
     def result(self) -> Trained:
-        """Return the training as far as it has come."""
+        """Return the model as trained so far."""
         return Trained(
             model=self.model,
             log=tuple(self.log),
@@ -78,15 +66,15 @@ class Run:
         )
 
 
-def start_of(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float]:
-    """Describe what a training starts from, but for its settings."""
+def identify_start(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float]:
+    """Return digests of the initial weights, the loss and the data, and the initial loss."""
     weights = {name: value.detach() for name, value in model.named_parameters()}
     buffers = {name: value.detach() for name, value in model.named_buffers()}
     return {
         "the initial weights": digest_of(weights, buffers),
         "the loss": loss.name,
-        "the training data": digest_of(_told_of(source)),
-        _MEASURED: _first_loss(model, source, loss),
+        "the training data": digest_of(_content(source)),
+        _MODEL_OR_LOSS: _first_loss(model, source, loss),
     }
 
 
@@ -95,10 +83,9 @@ def _first_loss(model: nn.Module, source: Any, loss: Loss) -> float:
     plain = isinstance(source, DataLoader) and source.collate_fn is default_collate
     data: Any = source.dataset if plain else source
     parts = data.tensors if isinstance(data, TensorDataset) else data
-    tensors = isinstance(parts, tuple) and all(isinstance(x, (Tensor, np.ndarray)) for x in parts)
-    if not tensors or not parts or not len(parts[0]):
+    if not is_arrays(parts) or not parts or not len(parts[0]):
         return math.nan
-    batch = tuple(torch.as_tensor(part[:_FIRST]) for part in parts)
+    batch = tuple(torch.as_tensor(part[:_N_FIRST]) for part in parts)
     training = [part for part in model.modules() if part.training]
     parameter = next(model.parameters())
     model.eval()
@@ -111,33 +98,30 @@ def _first_loss(model: nn.Module, source: Any, loss: Loss) -> float:
     return float(terms.total)
 
 
-def _told_of(source: Any) -> Any:
+def _content(source: Any) -> Any:
     if isinstance(source, (tuple, list)):
-        return [_told_of(part) for part in source]
+        return [_content(part) for part in source]
     if isinstance(source, (Tensor, np.ndarray, dict)):
         return source
     if isinstance(source, Relabelled):
-        return source.labels, _told_of(source.source)
+        return source.labels, _content(source.source)
     if isinstance(source, DataLoader):
-        how = source.batch_size, source.drop_last, type(source.sampler), source.collate_fn
-        return how, _told_of(source.dataset)
+        options = source.batch_size, source.drop_last, type(source.sampler), source.collate_fn
+        return options, _content(source.dataset)
     if isinstance(source, Subset):
-        return list(source.indices), _told_of(source.dataset)
+        return list(source.indices), _content(source.dataset)
     if isinstance(source, ConcatDataset):
-        return [_told_of(part) for part in source.datasets]
-    held = {k: v for k, v in getattr(source, "__dict__", {}).items() if _is_data(v)}
-    return type(source), _length_of(source), held
-
-
-def _length_of(source: Any) -> int | None:
+        return [_content(part) for part in source.datasets]
+    attributes = {k: v for k, v in getattr(source, "__dict__", {}).items() if _is_data(v)}
     try:
-        return len(source)
+        length = len(source)
     except (TypeError, NotImplementedError):
-        return None
+        length = None
+    return type(source), length, attributes
 
 
 def _is_data(value: Any) -> bool:
-    """Tell tensors, arrays, numbers and texts, also in lists, from what changes in use."""
+    """Return whether a value is a tensor, array, number or text, or a list of them."""
     parts = value if isinstance(value, (tuple, list)) else (value,)
     simple = (Tensor, np.ndarray, str, float, bool, pathlib.PurePath)
     return bool(parts) and all(isinstance(part, simple) for part in parts)
@@ -153,11 +137,11 @@ def write_state(path: Path, run: Run) -> None:
             "settings": dict(run.settings),
             "start": dict(run.start),
             "model": run.model.state_dict(),
-            "buffers": dict(run.model.named_buffers()),  # those that no state dict holds, too
+            "buffers": dict(run.model.named_buffers()),  # also those that no state dict holds
             "optimizer": run.optimizer.state_dict(),
             "scheduler": run.scheduler.state_dict(),
             "generators": [g.get_state() for g in run.batches.generators],
-            "random": _random_states(run.model),
+            "random": {device.type: state for device, state in _rng_states(run.model).items()},
             "log": [dataclasses.asdict(epoch) for epoch in run.log],
             "gradients": run.gradients,
             "seconds": run.seconds,
@@ -167,8 +151,8 @@ def write_state(path: Path, run: Run) -> None:
     write_file(path, content.getvalue())
 
 
-def take_up(path: Path, run: Run) -> None:
-    """Put a fresh training into the state that a file holds; do nothing where there is no file."""
+def resume(path: Path, run: Run) -> None:
+    """Load the state of an interrupted training into a fresh one, if the file exists."""
     if not path.exists():
         return
     saved = read_checkpoint(path)
@@ -185,7 +169,8 @@ def take_up(path: Path, run: Run) -> None:
     run.scheduler.load_state_dict(saved["scheduler"])
     for generator, state in zip(run.batches.generators, saved["generators"], strict=True):
         generator.set_state(state)
-    _set_random_states(run.model, saved["random"])
+    devices = _rng_states(run.model)
+    set_rng_states({d: saved["random"][d.type] for d in devices if d.type in saved["random"]})
     run.log[:] = [Epoch(**epoch) for epoch in saved["log"]]
     run.gradients, run.seconds = saved["gradients"], saved["seconds"]
 
@@ -193,10 +178,10 @@ def take_up(path: Path, run: Run) -> None:
 def _check_same(path: Path, saved: Mapping[str, Any], run: Run) -> None:
     differing = differences(saved["settings"], run.settings)
     if not differing:
-        others = [what for what, now in run.start.items() if not _same(saved["start"][what], now)]
-        # Other weights or data are reason enough for another measured loss.
-        others = [what for what in others if what != _MEASURED] or others
-        differing = [f"not as before: {', '.join(others)}"] if others else []
+        parts = [name for name, now in run.start.items() if not _same(saved["start"][name], now)]
+        # Other weights or data explain another initial loss.
+        parts = [name for name in parts if name != _MODEL_OR_LOSS] or parts
+        differing = [f"not as before: {', '.join(parts)}"] if parts else []
     if differing:
         msg = (
             f"{path} holds a training that was interrupted, with other settings: "
@@ -213,14 +198,6 @@ def _same(before: str | float, now: str | float) -> bool:
     return before == now
 
 
-def _random_states(model: nn.Module) -> dict[str, Tensor]:
+def _rng_states(model: nn.Module) -> dict[torch.device, Tensor]:
     # The two generators that a training seeds: the CPU's, and that of the model's own GPU.
-    device = next(model.parameters()).device
-    on_gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **on_gpu}
-
-
-def _set_random_states(model: nn.Module, states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], next(model.parameters()).device)
+    return rng_states([next(model.parameters()).device])
