@@ -21,37 +21,16 @@ from landscape.plots.scales import common_scale
 from landscape.plots.style import colour, shorten
 from landscape.plots.words import NOT_THE_WORST, source
 from landscape.report.verdict import verdict
-from landscape.results import Result
+from landscape.results import KINDS, Result
 from landscape.results.comparison import Comparison, Measured
 from landscape.wording import number
 
-_KINDS = {
-    "evaluation": "Loss",
+_HEADINGS = {
     "test": "Loss on held-out data",
-    "eigenpairs": "Hessian eigenvalues",
-    "sharpness": "Sharpness",
-    "surface": "Loss surface",
     "worst_line": "Line along the worst case",
     "random_line": "Line along a random direction",
 }
-
-_DRAWN = {
-    "training": "Training",
-    "density": "Spectral density",
-    "trace": "Trace of the Hessian",
-    "profile": "Sharpness by radius",
-    "path": "Paths between checkpoints",
-    "trajectory": "Training runs in a plane",
-}
-_OTHERS = {
-    **_DRAWN,
-    "m-sharpness": "Sharpness on subsets of the data",
-    "steps": "Sharpness by number of steps",
-    "average": "Average rise under noise",
-    "flatness": "Measures of flatness",
-    "differences": "Differences to another checkpoint",
-    "doctor": "Diagnosis",
-}
+"""Headings of the parts of a checkpoint that differ from that of the kind of record."""
 
 _FORET = '<a href="https://arxiv.org/abs/2010.01412">Foret et al. 2021, arXiv:2010.01412</a>'
 _LI = '<a href="https://arxiv.org/abs/1712.09913">Li et al. 2018, arXiv:1712.09913</a>'
@@ -149,7 +128,7 @@ def _numbers(comparison: Comparison) -> str:
         parts.insert(0, table(header, rows, of="numbers", shades=_shades(comparison)))
     else:
         parts.append('<p class="soft">Nothing was measured that a table could hold.</p>')
-    sources = dict.fromkeys(source(result) for _, result in _results(comparison))
+    sources = dict.fromkeys(source(result) for result in _results(comparison))
     if sources:
         parts.append(f'<p class="soft">Measured on {text("; ".join(sources))}.</p>')
     return f'<section id="numbers"><h2>Numbers</h2>{"".join(parts)}</section>'
@@ -243,13 +222,13 @@ def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
 
 
 def _further(comparison: Comparison) -> str:
-    parts = [_pictures(kind, heading, comparison) for kind, heading in _DRAWN.items()]
+    parts = [_pictures(kind, comparison) for kind in plots.PICTURES]
     if not any(parts):
         return ""
     return f'<section id="further"><h2>Further measurements</h2>{"".join(parts)}</section>'
 
 
-def _pictures(kind: str, heading: str, comparison: Comparison) -> str:
+def _pictures(kind: str, comparison: Comparison) -> str:
     """Draw what was measured of a kind, together where it can be and else one by one."""
     found = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
     if not found:
@@ -259,7 +238,7 @@ def _pictures(kind: str, heading: str, comparison: Comparison) -> str:
     except InvalidArgumentError:  # such as profiles of different norms
         images = [_picture(kind, [one]) for one in found]
     cards = "".join(f'<figure class="card scroll">{image}</figure>' for image in images)
-    return f"<h3>{heading}</h3>{cards}"
+    return f"<h3>{KINDS[kind].heading}</h3>{cards}"
 
 
 def _picture(kind: str, found: Sequence[tuple[str, Result]]) -> str:
@@ -267,7 +246,7 @@ def _picture(kind: str, found: Sequence[tuple[str, Result]]) -> str:
     # Runs have names of their own.
     options = {} if kind == "trajectory" else {"names": names}
     figure = getattr(plots, f"{kind}_figure")(records, **options)
-    alt = f"{_DRAWN[kind]} of {_and([shorten(name) for name in names])}."
+    alt = f"{KINDS[kind].heading} of {_and([shorten(name) for name in names])}."
     return picture(picture_bytes(figure, "png", dpi=120), alt=alt)
 
 
@@ -278,10 +257,8 @@ def _details(comparison: Comparison) -> str:
 
 def _model_details(index: int, model: Measured) -> str:
     parts = []
-    own = [(heading, getattr(model, field)) for field, heading in _KINDS.items()]
-    for heading, result in [*own, *((_OTHERS[one.kind], one) for one in model.others)]:
-        if result is None:
-            continue
+    for role, result in _parts(model):
+        heading = _HEADINGS.get(role, result.heading)
         rows = [
             *result.rows(),
             ("settings", _brief(result.settings) or "none"),
@@ -290,11 +267,10 @@ def _model_details(index: int, model: Measured) -> str:
             ("measured", result.provenance.created),
         ]
         parts.append(f"<h3>{heading}</h3>{table((), rows, of='facts')}")
-    first = next((result for result in _of(model)), None)
-    if first is None:
+    if not parts:
         parts.append('<p class="soft">Nothing was measured on this checkpoint.</p>')
     else:
-        at = first.provenance
+        at = _parts(model)[0][1].provenance
         rows = [
             ("file or name", at.checkpoint),
             ("hash of the weights", at.checkpoint_hash),
@@ -311,7 +287,7 @@ def _model_details(index: int, model: Measured) -> str:
 def _reproduce(comparison: Comparison) -> str:
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in result.provenance.versions.items())
-        for _, result in _results(comparison)
+        for result in _results(comparison)
     )
     rows = [("versions", versions_text) for versions_text in versions]
     rows.append(("report written by", f"landscape-sharpness {__version__}"))
@@ -338,13 +314,13 @@ def _brief(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def _of(model: Measured) -> Iterable[Result]:
-    own = [result for field in _KINDS if (result := getattr(model, field)) is not None]
-    return [*own, *model.others]
+def _parts(model: Measured) -> list[tuple[str, Result]]:
+    """Return what was measured on a checkpoint with the part that it plays, empty for others."""
+    return [*model.roles().items(), *(("", result) for result in model.others)]
 
 
-def _results(comparison: Comparison) -> list[tuple[Measured, Result]]:
-    return [(model, result) for model in comparison.models for result in _of(model)]
+def _results(comparison: Comparison) -> list[Result]:
+    return [result for model in comparison.models for _, result in _parts(model)]
 
 
 def _shades(comparison: Comparison) -> list[str]:

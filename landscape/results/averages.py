@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, no_values
 from landscape.wording import number, with_error
 
 DISTRIBUTIONS: Mapping[str, str] = {
@@ -43,6 +43,7 @@ class AverageSharpness(Result):
     """
 
     kind: ClassVar[str] = "average"
+    heading: ClassVar[str] = "Average rise under noise"
     value: float
     standard_error: float
     low: float
@@ -77,6 +78,11 @@ class AverageSharpness(Result):
     def share_above(self) -> float:
         """Share of the samples whose loss lies above L(w); not finite ones count as above."""
         return float((~np.isfinite(self.rises) | (self.rises > 0)).mean())
+
+    def table(self) -> Columns:
+        """Return a row for each draw of ε, tried with both signs."""
+        draws = range(1, len(self.rises) + 1)
+        return {"draw": draws, "rise_plus": self.rises[:, 0], "rise_minus": self.rises[:, 1]}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the average, its evidence, and the prediction of the quadratic model as rows."""
@@ -140,10 +146,6 @@ class PairedDifference:
         ]
 
 
-def _none() -> FloatArray:
-    return np.empty(0)
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Flatness(Result):
     """The measures of flatness of the field, other than worst case, average and eigenvalues.
@@ -176,6 +178,7 @@ class Flatness(Result):
     """
 
     kind: ClassVar[str] = "flatness"
+    heading: ClassVar[str] = "Measures of flatness"
     INVARIANT: ClassVar[frozenset[str]] = frozenset({"fisher_rao", "relative_flatness"})
     loss: float
     gradient_norm: float
@@ -190,10 +193,10 @@ class Flatness(Result):
     sigma_magnitude: float = math.nan
     sigma_magnitude_se: float = math.nan
     layers: tuple[str, ...] = ()
-    relative_flatness: FloatArray = field(default_factory=_none)
-    relative_flatness_se: FloatArray = field(default_factory=_none)
-    relative_flatness_low: FloatArray = field(default_factory=_none)
-    relative_flatness_high: FloatArray = field(default_factory=_none)
+    relative_flatness: FloatArray = field(default_factory=no_values)
+    relative_flatness_se: FloatArray = field(default_factory=no_values)
+    relative_flatness_low: FloatArray = field(default_factory=no_values)
+    relative_flatness_high: FloatArray = field(default_factory=no_values)
     products: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -233,6 +236,11 @@ class Flatness(Result):
             "pac_bayes": self.pac_bayes,
             "pac_bayes_magnitude": self.pac_bayes_magnitude,
         }
+
+    def table(self) -> Columns:
+        """Return a row for each measure."""
+        values, errors = np.array(list(self.columns().values())).T
+        return {"measure": list(self.columns()), "value": values, "standard_error": errors}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return every measure with its standard error, and whether rescaling changes it."""

@@ -6,7 +6,6 @@ rebuilds them, plots and reports read them.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -23,6 +22,7 @@ from landscape.results import (
     Surface,
     Trajectory,
 )
+from landscape.results.base import output_function
 from landscape.wording import number, with_error
 
 ABSENT = "–"
@@ -157,7 +157,7 @@ class Comparison:
         Returns:
             The matplotlib figure.
         """
-        return importlib.import_module("landscape.plots").contrast(self, **kwargs)
+        return output_function("plots", "contrast")(self, **kwargs)
 
     def explore(self, **kwargs: Any) -> Any:
         """Draw the surfaces as one interactive figure on one scale.
@@ -168,7 +168,7 @@ class Comparison:
         Returns:
             The plotly figure.
         """
-        return importlib.import_module("landscape.plots").contrast_interactive(self, **kwargs)
+        return output_function("plots", "contrast_interactive")(self, **kwargs)
 
     def report(self, path: str | PathLike[str], **kwargs: Any) -> Any:
         """Write one self-contained HTML file with the figure, the views and the numbers.
@@ -180,7 +180,7 @@ class Comparison:
         Returns:
             The path of the file.
         """
-        return importlib.import_module("landscape.report").write_report(self, path, **kwargs)
+        return output_function("report", "write_report")(self, path, **kwargs)
 
 
 def _identity(at: Provenance) -> str:

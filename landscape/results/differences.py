@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number
 
 
@@ -28,6 +28,7 @@ class Differences(Result):
     """
 
     kind: ClassVar[str] = "differences"
+    heading: ClassVar[str] = "Differences to another checkpoint"
     against: str
     names: tuple[str, ...]
     own: FloatArray
@@ -41,6 +42,11 @@ class Differences(Result):
     def difference(self) -> FloatArray:
         """Own less other, shape (m,)."""
         return np.asarray(self.own - self.other)
+
+    def table(self) -> Columns:
+        """Return a row for each measure."""
+        names = ("own", "other", "difference", "standard_error", "low", "high")
+        return {"measure": self.names, **{name: getattr(self, name) for name in names}}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return each difference with its interval as rows, and the notes."""

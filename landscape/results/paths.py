@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, metric_columns, no_values
 from landscape.wording import number, with_error
 
 _STATISTICS: Mapping[str, str] = {
@@ -53,6 +53,7 @@ class LossPath(Result):
     """
 
     kind: ClassVar[str] = "path"
+    heading: ClassVar[str] = "Paths between checkpoints"
     t: FloatArray
     loss: FloatArray
     loss_se: FloatArray
@@ -65,7 +66,7 @@ class LossPath(Result):
     end_losses: tuple[float, float]
     statistics: str
     held_out: str = ""
-    training_losses: FloatArray = field(default_factory=lambda: np.empty(0))
+    training_losses: FloatArray = field(default_factory=no_values)
 
     @property
     def route(self) -> str:
@@ -123,6 +124,11 @@ class LossPath(Result):
         values = self.held_out_loss
         return float(above_chord(self.t, values).max()) if values.size else math.nan
 
+    def table(self) -> Columns:
+        """Return a row for each point."""
+        columns = {"t": self.t, "loss": self.loss, "loss_se": self.loss_se}
+        return columns | metric_columns(self.metrics, columns)
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured, the barrier and what it was compared with as rows."""
         ratio = f", {self.length / self.distance:.4g} times that distance"
@@ -173,6 +179,10 @@ class TrainedCurve(Result):
     velocity: FloatArray
     losses: FloatArray
     epochs: int
+
+    def table(self) -> Columns:
+        """Return the mean loss along the curve in each epoch of its training."""
+        return {"epoch": range(1, self.losses.size + 1), "loss": self.losses}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was trained, and how far, as rows."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number, with_error
 
 CONFIDENCE = 0.95
@@ -57,6 +57,8 @@ class Sharpness(Result):
     """
 
     kind: ClassVar[str] = "sharpness"
+    heading: ClassVar[str] = "Sharpness"
+    role: ClassVar[str] = "sharpness"
     value: float
     one_step: float
     gap: float
@@ -117,6 +119,10 @@ class Sharpness(Result):
         if self.epsilon.size and not self.epsilon.any():
             return "none: nothing found rises above ε = 0"
         return self.starts[int(np.nanargmax(self.start_values))]
+
+    def table(self) -> Columns:
+        """Return where each start of the search ended."""
+        return {"start": self.starts, "value": self.start_values, "gap": self.start_gaps}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the value, its evidence and its cost as rows."""
@@ -197,6 +203,7 @@ class SubsetSharpness(Result):
     """
 
     kind: ClassVar[str] = "m-sharpness"
+    heading: ClassVar[str] = "Sharpness on subsets of the data"
     values: FloatArray
     one_steps: FloatArray
     gaps: FloatArray
@@ -235,6 +242,16 @@ class SubsetSharpness(Result):
     def n_converged(self) -> int:
         """Subsets whose gap met the tolerance."""
         return int((self.gaps <= self.tol).sum())
+
+    def table(self) -> Columns:
+        """Return a row for each subset of the data."""
+        return {
+            "subset": range(1, self.values.size + 1),
+            "value": self.values,
+            "one_step": self.one_steps,
+            "gap": self.gaps,
+            "loss": self.losses,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the mean with its interval, the spread, and the evidence as rows."""
@@ -295,6 +312,7 @@ class Profile(Result):
     """
 
     kind: ClassVar[str] = "profile"
+    heading: ClassVar[str] = "Sharpness by radius"
     rhos: FloatArray
     values: FloatArray
     one_steps: FloatArray
@@ -325,6 +343,19 @@ class Profile(Result):
     def reached(self) -> npt.NDArray[np.bool_]:
         """Where the gap met the tolerance, shape (k,)."""
         return np.asarray(self.gaps <= self.tol)
+
+    def table(self) -> Columns:
+        """Return a row for each radius."""
+        return {
+            "rho": self.rhos,
+            "relative_rho": self.relative_rhos,
+            "value": self.values,
+            "one_step": self.one_steps,
+            "gap": self.gaps,
+            "norm": self.norms,
+            "prediction": self.predictions,
+            "quadratic_maximum": self.quadratic_maxima,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return value, one-step value and prediction at each radius as rows."""

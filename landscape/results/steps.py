@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number
 
 
@@ -26,12 +26,17 @@ class StepwiseSharpness(Result):
     """
 
     kind: ClassVar[str] = "steps"
+    heading: ClassVar[str] = "Sharpness by number of steps"
     rho: float
     p: float
     loss: float
     steps: FloatArray
     rises: FloatArray
     norms: FloatArray
+
+    def table(self) -> Columns:
+        """Return a row for each climb."""
+        return {"steps": list(map(int, self.steps)), "rise": self.rises, "norm": self.norms}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the radius, and the rise after each number of steps, as rows."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number
 
 _SHOWN = ("lr", "rho", "p", "batch_size", "weight_decay", "schedule", "seed", "label_noise")
@@ -28,11 +28,21 @@ class TrainingLog(Result):
     """
 
     kind: ClassVar[str] = "training"
+    heading: ClassVar[str] = "Training"
+    distinguishing: ClassVar[tuple[str, ...]] = (
+        *("problem", "optimizer", "base", "epochs", "lr", "rho", "p", "ascent_steps"),
+        *("micro_batch", "batch_size", "label_noise", "seed"),
+    )
     epochs: FloatArray
     train_loss: FloatArray
     lr: FloatArray
     seconds: FloatArray
     gradients: int
+
+    def table(self) -> Columns:
+        """Return a row for each epoch."""
+        columns = {name: getattr(self, name) for name in ("train_loss", "lr", "seconds")}
+        return {"epoch": list(map(int, self.epochs)), **columns}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the optimizer, what it was told, and where the training ended, as rows."""

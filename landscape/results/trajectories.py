@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.results.surfaces import Surface
 from landscape.wording import number
 
@@ -37,6 +37,7 @@ class Trajectory(Result):
     """
 
     kind: ClassVar[str] = "trajectory"
+    heading: ClassVar[str] = "Training runs in a plane"
     run: str = ""
     names: tuple[str, ...]
     x: FloatArray
@@ -88,6 +89,20 @@ class Trajectory(Result):
         axes = ("d1", "d2")
         mine, other = ([of.settings.get(axis) for axis in axes] for of in (self, surface))
         return same and None not in mine and mine == other
+
+    def table(self) -> Columns:
+        """Return a row for each checkpoint."""
+        return {
+            "name": self.names,
+            "x": self.x,
+            "y": self.y,
+            "off_plane": self.off_plane,
+            "loss": self.loss,
+            "loss_se": self.loss_se,
+            "distance": self.distances,
+            "projected_loss": self.projected_loss,
+            "projected_loss_se": self.projected_loss_se,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return where the run lies and how its losses differ from those of the plane as rows."""

@@ -8,16 +8,13 @@ from operator import eq
 from typing import Any
 
 from landscape.errors import StudyError, one_of
+from landscape.results import KINDS, Evaluation, Line
 
-_FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
 _LAID_OUT = ("surface", "random_line", "sharpness")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
-_BESIDE = {*_FIELDS.values(), *_LINES.values()}
+_BESIDE = {"eigenpairs", "sharpness", "surface", *_LINES.values()}
 _OF_NONE = {"test", "training", "doctor"}  # roles whose numbers are of no choice of parameters
-APART = (
-    *("training", "density", "trace", "profile", "m-sharpness", "steps", "average", "flatness"),
-    *("path", "trajectory", "differences", "doctor"),
-)
+APART = tuple(kind for kind, cls in KINDS.items() if cls.heading and not cls.role)
 """Kinds that stand for themselves, in the order in which to show them."""
 
 Source = tuple[str, ...]
@@ -75,11 +72,11 @@ class Candidate:
         plain = {"operator": "hessian", "scale": "none", "adaptive": "none"}
         if any(self.settings.get(key, v) != v for key, v in plain.items()):
             return None
-        if self.kind == "loss":
-            return "test" if self.split == "test" else "evaluation"
-        if self.kind == "line":
+        if self.kind == Line.kind:
             return _LINES.get(str(self.settings.get("direction")))
-        return _FIELDS.get(self.kind)
+        if (self.kind, self.split) == (Evaluation.kind, "test"):
+            return "test"
+        return KINDS[self.kind].role or None if self.kind in KINDS else None
 
 
 def usual_part(patterns: Sequence[str]) -> str:
