@@ -15,9 +15,8 @@ from landscape.results.diagnoses import Check, Diagnosis
 from landscape.results.differences import Differences
 from landscape.results.losses import Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
-from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
+from landscape.results.sharpness import Profile, Sharpness, StepwiseSharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
-from landscape.results.steps import StepwiseSharpness
 from landscape.results.surfaces import Line, Surface
 from landscape.results.training import TrainingLog
 from landscape.results.trajectories import Trajectory

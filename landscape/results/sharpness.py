@@ -1,4 +1,4 @@
-"""The largest rise of the loss in a ball: of the whole data, of subsets, and at many radii."""
+"""The largest rise of the loss in a ball: of all data, of subsets, at many radii, by few steps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number, with_error
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -234,8 +232,10 @@ class SubsetSharpness(Result):
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the mean, by Student's t over the subsets."""
+        from landscape.stats import student  # SciPy is not loaded to read records
+
         k = self.values.size
-        half = t_quantile(k - 1) * self.value_se if k > 1 else math.nan
+        half = student(0.95, k - 1) * self.value_se if k > 1 else math.nan
         return self.value - half, self.value + half
 
     @property
@@ -388,20 +388,51 @@ class Profile(Result):
         return [*rows, ("gradient passes", f"{self.gradients:,}")]
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StepwiseSharpness(Result):
+    """The rise of the loss at the end of a climb of k steps, for several k.
+
+    Each is a climb of its own, of k equal steps of ρ/k along the dual of the gradient, as SAM with
+    k inner steps makes it. None of them is the maximum over the ball, which `Sharpness` seeks.
+
+    Attributes:
+        rho: radius of the ball.
+        p: its norm.
+        loss: L(w).
+        steps: numbers of steps k, ascending, shape (m,).
+        rises: L(w + ε) − L(w) at the end of each climb, shape (m,).
+        norms: ‖ε‖ₚ at the end of each climb, at most ρ, shape (m,).
+    """
+
+    kind: ClassVar[str] = "steps"
+    heading: ClassVar[str] = "Sharpness by number of steps"
+    rho: float
+    p: float
+    loss: float
+    steps: FloatArray
+    rises: FloatArray
+    norms: FloatArray
+
+    def table(self) -> Columns:
+        """Return a row for each climb."""
+        return {"steps": list(map(int, self.steps)), "rise": self.rises, "norm": self.norms}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the radius, and the rise after each number of steps, as rows."""
+        rows = [("radius ρ", f"{self.rho:g} (p = {self.p:g})")]
+        rows += [
+            (
+                f"rise after {int(k)} step{'' if k == 1 else 's'}",
+                f"{number(float(rise))}, ε of {norm:.3g}",
+            )
+            for k, rise, norm in zip(self.steps, self.rises, self.norms, strict=True)
+        ]
+        return rows
+
+
 def ball_of(record: Sharpness | SubsetSharpness) -> str:
     """Return the ball of a record in words, such as ``ρ = 0.05, p = 2``."""
     return f"ρ = {record.rho:g}, {_norm_of(record)}"
-
-
-def t_quantile(degrees: int) -> float:
-    """Return the quantile of Student's t that a two-sided 95 % interval takes.
-
-    >>> round(t_quantile(1), 3), round(t_quantile(10), 3)
-    (12.706, 2.228)
-    """
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
 def _norm_of(record: Sharpness | SubsetSharpness | Profile) -> str:
