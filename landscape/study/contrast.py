@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import eq
+from operator import attrgetter, eq
 from typing import Any
 
 from landscape.errors import StudyError, one_of
@@ -22,22 +22,7 @@ Source = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What the choice needs to know of one finished measurement.
-
-    Attributes:
-        id: number of the measurement in the file.
-        kind: kind of its result.
-        name: the checkpoint's name.
-        checkpoint_hash: digest of its weights.
-        data_fingerprint: digest of its data.
-        split: part of the data.
-        settings: what was asked for.
-        parameters: pattern of the parameters that were explored; empty: all of them.
-        problem_fingerprint: identity of what was computed.
-        mode: of the layers, ``eval`` or ``train``.
-        dtype: floating-point type that computed.
-        loss: in words; empty: not known.
-    """
+    """A finished measurement: its number in the file, and the fields of its record."""
 
     id: int
     kind: str
@@ -80,13 +65,13 @@ class Candidate:
 
 
 def usual_part(patterns: Sequence[str]) -> str:
-    """Return which parameters to show where nobody says: all, else those that were explored last.
+    """Return the parameters to show by default: all (empty), else those of the last measurement.
 
     Args:
-        patterns: what was explored in each measurement, the newest last; empty: all of them.
+        patterns: the parameters of each measurement, the newest last; empty: all of them.
 
     Returns:
-        One of them.
+        One of the patterns.
     """
     return "" if "" in patterns or not patterns else patterns[-1]
 
@@ -99,15 +84,13 @@ def choose(
 ) -> dict[str, dict[str, int]]:
     """Choose the newest measurement of each role, for each checkpoint.
 
-    All from one source (data, split, mode, dtype, loss and model), as far as they are measured
+    All are of one source (data, split, mode, dtype, loss and model), as far as they are measured
     there: that of the newest evaluation with more than evaluations beside it; else of the newest
     evaluation, leaving out the split ``test``; else of the newest measurement with a role beside
     it. What a checkpoint has elsewhere only is taken from where most of that is the same.
 
-    Two checkpoints that share a name are kept apart: the one that has it by ``hashes``, else the
-    one that was measured last, is called so; the others get the first eight digits of their hash
-    behind it (``sgd.pt@1a2b3c4d``). One checkpoint with several names has the first, and the others
-    where they are asked for.
+    Of two checkpoints that share a name, the one that has it by ``hashes``, else the one measured
+    last, is called so; the others get their hash behind it (``sgd.pt@1a2b3c4d``).
     """
     every = list(candidates)
     labelled = _labelled(every, hashes or {})
@@ -181,7 +164,7 @@ def _labelled(
     checkpoints: dict[tuple[str, str], list[Candidate]] = {}
     newest_hash: dict[str, str] = {}
     first_name: dict[str, str] = {}
-    for candidate in sorted(candidates, key=_id):
+    for candidate in sorted(candidates, key=attrgetter("id")):
         first_name.setdefault(candidate.checkpoint_hash, candidate.name)
     for candidate in candidates:
         digest = candidate.checkpoint_hash
@@ -191,17 +174,13 @@ def _labelled(
     newest_hash |= {
         name: digest for name, digest in hashes.items() if (name, digest) in checkpoints
     }
-    ordered = sorted(checkpoints.items(), key=lambda item: min(map(_id, item[1])))
+    ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
     labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:
         short = f"{name}@{digest[:8]}"
         older = f"{name}@{digest}" if short in labelled else short
         labelled[name if newest_hash[name] == digest else older] = measured
     return labelled
-
-
-def _id(one: Candidate) -> int:
-    return one.id
 
 
 def _common_source(candidates: Sequence[Candidate]) -> Source:
@@ -267,7 +246,7 @@ def _roles(pools: Mapping[str, list[Candidate]], alike: Mapping[str, str | None]
         chosen[role] = fitting[-1].id
         if role == "eigenpairs":
             # Five eigenvalues are not hidden by one that was asked for later.
-            chosen[role] = max(reversed(pool), key=_n_pairs).id
+            chosen[role] = max(reversed(pool), key=lambda one: int(one.settings.get("k", 0))).id
     return chosen
 
 
@@ -282,7 +261,3 @@ def _of_one_loss(measured: list[Candidate]) -> list[Candidate]:
         for one in measured
         if one.role != "sharpness" or bool(one.loss) not in known or one.source[-2] in losses
     ]
-
-
-def _n_pairs(one: Candidate) -> int:
-    return int(one.settings.get("k", 0))
