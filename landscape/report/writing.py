@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,13 @@ def _and(names: list[str]) -> str:
 
 
 def _numbers(comparison: Comparison) -> str:
-    said = verdict(comparison)
-    parts = [f'<p class="finding">{text(sentence)}</p>' for sentence in said.findings]
-    parts += [f'<p class="caution">{text(sentence)}</p>' for sentence in said.cautions]
+    sentences = verdict(comparison)
+    parts = [f'<p class="finding">{text(finding)}</p>' for finding in sentences.findings]
+    parts += [f'<p class="caution">{text(caution)}</p>' for caution in sentences.cautions]
     header, *rows = comparison.table()
     if rows:
-        parts.insert(0, table(header, rows, of="numbers", shades=_shades(comparison)))
+        shades = [colour(index) for index in range(len(comparison.models))]
+        parts.insert(0, table(header, rows, of="numbers", shades=shades))
     else:
         parts.append('<p class="soft">Nothing was measured that a table could hold.</p>')
     sources = dict.fromkeys(source(result) for result in _results(comparison))
@@ -173,27 +175,16 @@ def _reliefs(comparison: Comparison, figures: dict[str, str]) -> str:
 
 
 def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
-    parts = []
-    for field, heading in (
-        ("worst_line", "Each along its own worst-case direction"),
-        ("random_line", "Each along its own random direction"),
-    ):
-        models = [(i, m, getattr(m, field)) for i, m in enumerate(comparison.models)]
-        shown = [(i, m, line) for i, m, line in models if line is not None]
-        if not shown:
-            continue
-        figure = line_interactive(
-            [line for _, _, line in shown],
-            names=[model.name for _, model, _ in shown],
-            colours=[colour(i) for i, _, _ in shown],
-            scale="excess",
-        )
-        figure.update_layout(showlegend=False, margin={"t": 30})
-        figures[field] = figure_json(figure)
-        key = _key((i, model.name) for i, model, _ in shown)
-        parts.append(
-            f'<h3>{heading}</h3>{key}<div class="card"><div class="chart" id="{field}"></div></div>'
-        )
+    draw = functools.partial(line_interactive, scale="excess")
+    charts = {
+        "Each along its own worst-case direction": "worst_line",
+        "Each along its own random direction": "random_line",
+    }
+    parts = [
+        f"<h3>{heading}</h3>{_chart(role, role, draw, comparison, figures)}"
+        for heading, role in charts.items()
+        if any(role in model.roles() for model in comparison.models)
+    ]
     if not parts:
         return ""
     return (
@@ -203,22 +194,31 @@ def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
     )
 
 
-def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
-    shown = [(i, m, m.eigenpairs) for i, m in enumerate(comparison.models) if m.eigenpairs]
-    if not any(len(pairs.values) > 1 for _, _, pairs in shown if pairs is not None):
-        return ""
-    figure = eigs_interactive(
-        [pairs for _, _, pairs in shown if pairs is not None],
-        names=[model.name for _, model, _ in shown],
-        colours=[colour(i) for i, _, _ in shown],
+def _chart(
+    id: str,
+    role: str,
+    draw: Callable[..., Any],
+    comparison: Comparison,
+    figures: dict[str, str],
+) -> str:
+    """Draw the records of one role together, with the key of the checkpoints above."""
+    models = [(colour(i), m) for i, m in enumerate(comparison.models) if role in m.roles()]
+    figure = draw(
+        [model.roles()[role] for _, model in models],
+        names=[model.name for _, model in models],
+        colours=[shade for shade, _ in models],
     )
     figure.update_layout(showlegend=False, margin={"t": 30})
-    figures["eigenvalues"] = figure_json(figure)
-    key = _key((i, model.name) for i, model, _ in shown)
-    return (
-        f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{key}'
-        '<div class="card"><div class="chart" id="eigenvalues"></div></div></section>'
-    )
+    figures[id] = figure_json(figure)
+    key = "".join(named(model.name, shade) for shade, model in models)
+    return f'<p class="key">{key}</p><div class="card"><div class="chart" id="{id}"></div></div>'
+
+
+def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
+    if not any(m.eigenpairs and len(m.eigenpairs.values) > 1 for m in comparison.models):
+        return ""
+    chart = _chart("eigenvalues", "eigenpairs", eigs_interactive, comparison, figures)
+    return f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{chart}</section>'
 
 
 def _further(comparison: Comparison) -> str:
@@ -230,22 +230,22 @@ def _further(comparison: Comparison) -> str:
 
 def _pictures(kind: str, comparison: Comparison) -> str:
     """Draw what was measured of a kind, together where it can be and else one by one."""
-    found = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
-    if not found:
+    records = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
+    if not records:
         return ""
     try:
-        images = [_picture(kind, found)]
+        images = [_picture(kind, records)]
     except InvalidArgumentError:  # such as profiles of different norms
-        images = [_picture(kind, [one]) for one in found]
+        images = [_picture(kind, [record]) for record in records]
     cards = "".join(f'<figure class="card scroll">{image}</figure>' for image in images)
     return f"<h3>{KINDS[kind].heading}</h3>{cards}"
 
 
-def _picture(kind: str, found: Sequence[tuple[str, Result]]) -> str:
-    names, records = [name for name, _ in found], [one for _, one in found]
+def _picture(kind: str, records: Sequence[tuple[str, Result]]) -> str:
+    names = [name for name, _ in records]
     # Runs have names of their own.
     options = {} if kind == "trajectory" else {"names": names}
-    figure = getattr(plots, f"{kind}_figure")(records, **options)
+    figure = getattr(plots, f"{kind}_figure")([record for _, record in records], **options)
     alt = f"{KINDS[kind].heading} of {_and([shorten(name) for name in names])}."
     return picture(picture_bytes(figure, "png", dpi=120), alt=alt)
 
@@ -321,11 +321,3 @@ def _parts(model: Measured) -> list[tuple[str, Result]]:
 
 def _results(comparison: Comparison) -> list[Result]:
     return [result for model in comparison.models for _, result in _parts(model)]
-
-
-def _shades(comparison: Comparison) -> list[str]:
-    return [colour(index) for index in range(len(comparison.models))]
-
-
-def _key(models: Iterable[tuple[int, str]]) -> str:
-    return f'<p class="key">{"".join(named(name, colour(index)) for index, name in models)}</p>'

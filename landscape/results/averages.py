@@ -86,16 +86,14 @@ class AverageSharpness(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the average, its evidence, and the prediction of the quadratic model as rows."""
-        words = DISTRIBUTIONS.get(str(self.settings.get("distribution")), "")
+        noise = DISTRIBUTIONS.get(str(self.settings.get("distribution")), "")
         adaptive = str(self.settings.get("adaptive", "none"))
-        scaled = "" if adaptive == "none" else f", {adaptive}"
+        noise += "" if adaptive == "none" else f", {adaptive}"
         n, bad = len(self.rises), self.n_not_finite
         wide = "" if self.converged or bad else "; WIDER than asked"
+        value = with_error(self.value, self.standard_error)
         rows = [
-            (
-                f"average rise (ρ = {self.rho:g}, {words}{scaled})",
-                with_error(self.value, self.standard_error),
-            ),
+            (f"average rise (ρ = {self.rho:g}, {noise})", value),
             ("95 % interval", f"{number(self.low)} to {number(self.high)} ({n} draws{wide})"),
             ("largest sample", number(self.largest)),
             ("samples above L(w)", f"{100 * self.share_above:.0f} % of {2 * n}"),
@@ -136,11 +134,9 @@ class PairedDifference:
     def rows(self) -> list[tuple[str, str]]:
         """Return the difference and its interval as rows."""
         verdict = "the sign is certain" if self.low > 0 or self.high < 0 else "NOT told from zero"
+        label = f"average rise of {self.names[0]} minus {self.names[1]} (ρ = {self.rho:g})"
         return [
-            (
-                f"average rise of {self.names[0]} minus {self.names[1]} (ρ = {self.rho:g})",
-                with_error(self.value, self.standard_error),
-            ),
+            (label, with_error(self.value, self.standard_error)),
             ("95 % interval", f"{number(self.low)} to {number(self.high)} ({verdict})"),
             ("common draws", f"{self.n_draws} (correlation {self.correlation:.2f})"),
         ]
@@ -244,11 +240,11 @@ class Flatness(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         """Return every measure with its standard error, and whether rescaling changes it."""
-        rows = [
-            (self._label(name), self._text(name, *pair)) for name, pair in self.columns().items()
-        ]
-        for name in sorted(self.left_out.keys() & {"relative_flatness"}):
-            rows.append((self._label(name), f"not measured: {self.left_out[name]}"))
+        columns = self.columns()
+        rows = [(self._label(name), self._text(name, *pair)) for name, pair in columns.items()]
+        if "relative_flatness" in self.left_out:
+            reason = self.left_out["relative_flatness"]
+            rows.append((self._label("relative_flatness"), f"not measured: {reason}"))
         rows.append(("*", "does not change when layers of a ReLU network are rescaled"))
         return rows
 

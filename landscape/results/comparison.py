@@ -139,11 +139,14 @@ class Comparison:
 
     def _differing_sources(self) -> list[tuple[str, ...]]:
         rows = []
-        for label, told in _SOURCES.items():
-            columns = [_told(model.sources(), told) for model in self.models]
+        for label, describe in _SOURCES.items():
+            columns = [_parts_by(describe, model.sources()) for model in self.models]
             if len({text for column in columns for text in column}) > 1:
                 rows.append((f"{label} (not the same)", *map(_cell, columns)))
-        columns = [_told(model.sources(), _identity) for model in self.models]
+        columns = [
+            _parts_by(lambda at: at.problem_fingerprint[:8], model.sources())
+            for model in self.models
+        ]
         if not rows and any(len(column) > 1 for column in columns):
             rows.append(("model (not the same)", *map(_cell, columns)))
         return rows
@@ -183,17 +186,13 @@ class Comparison:
         return output_function("report", "write_report")(self, path, **kwargs)
 
 
-def _identity(at: Provenance) -> str:
-    return at.problem_fingerprint[:8]
-
-
-def _told(
-    sources: Mapping[str, Provenance], told: Callable[[Provenance], str]
+def _parts_by(
+    describe: Callable[[Provenance], str], sources: Mapping[str, Provenance]
 ) -> dict[str, list[str]]:
-    """Return the parts of a checkpoint by what is told of where they come from."""
+    """Group the parts of a checkpoint by a description of where they come from."""
     parts: dict[str, list[str]] = {}
     for role, source in sources.items():
-        parts.setdefault(told(source), []).append(_WORDS.get(role, role))
+        parts.setdefault(describe(source), []).append(_WORDS.get(role, role))
     return parts
 
 

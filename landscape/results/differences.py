@@ -52,9 +52,11 @@ class Differences(Result):
         """Return each difference with its interval as rows, and the notes."""
         rows = []
         for k, name in enumerate(self.names):
-            values = f"{number(float(self.own[k]))} less {number(float(self.other[k]))}"
-            ends = f"{number(float(self.low[k]))} to {number(float(self.high[k]))}"
-            told = "" if self.low[k] > 0 or self.high[k] < 0 else ", NOT told from zero"
-            gained = number(float(self.difference[k]))
-            rows.append((name, f"{gained}  (95 %: {ends}{told};  {values})"))
+            own, other, low, high, difference = (
+                number(float(values[k]))
+                for values in (self.own, self.other, self.low, self.high, self.difference)
+            )
+            sign = "" if self.low[k] > 0 or self.high[k] < 0 else ", NOT told from zero"
+            interval = f"95 %: {low} to {high}{sign}"
+            rows.append((name, f"{difference}  ({interval};  {own} less {other})"))
         return rows + [("note", note) for note in self.notes]

@@ -131,29 +131,28 @@ class LossPath(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured, the barrier and what it was compared with as rows."""
-        ratio = f", {self.length / self.distance:.4g} times that distance"
+        ratio = ""
+        if self.curve != "linear":
+            ratio = f", {self.length / self.distance:.4g} times that distance"
         rows = [
             ("path", f"{self.route}, {self.shape}, {self.t.size} points"),
             ("distance of the ends", number(self.distance)),
-            (
-                "length of the path",
-                f"{number(self.length)}{ratio if self.curve != 'linear' else ''}",
-            ),
-            ("loss at the ends", self._ends()),
-            ("barrier", _told(self.t, self.loss, self.loss_se)),
+            ("length of the path", f"{number(self.length)}{ratio}"),
+            ("loss at the ends", self._end_losses()),
+            ("barrier", _barrier_words(self.t, self.loss, self.loss_se)),
             ("above the higher end", number(self.above_ends)),
             ("above the mean of the ends", number(self.above_mean)),
         ]
         if self.held_out:
-            told = _told(self.t, self.held_out_loss, self.held_out_se)
-            rows.append((f"barrier, {self.held_out} data", told))
+            barrier = _barrier_words(self.t, self.held_out_loss, self.held_out_se)
+            rows.append((f"barrier, {self.held_out} data", barrier))
         if self.statistics in _STATISTICS:
             rows.append(("BatchNorm statistics", _STATISTICS[self.statistics]))
         if self.curve != "linear":
-            rows.append(("training", _trained(self.training_losses)))
+            rows.append(("training", _training_words(self.training_losses)))
         return rows
 
-    def _ends(self) -> str:
+    def _end_losses(self) -> str:
         ends = [with_error(self.loss[k], self.loss_se[k]) for k in (0, -1)]
         plain = ", ".join(number(value) for value in self.end_losses)
         return f"{ends[0]} and {ends[1]} (as the checkpoints are: {plain})"
@@ -189,7 +188,7 @@ class TrainedCurve(Result):
         return [
             ("curve", f"{self.name} → {self.end}, {curve_words(self.curve, len(self.bends))}"),
             ("epochs", f"{self.losses.size} of {self.epochs}"),
-            ("training", _trained(self.losses)),
+            ("training", _training_words(self.losses)),
         ]
 
 
@@ -211,23 +210,22 @@ def peak(t: FloatArray, values: FloatArray) -> float:
     return math.nan if np.isnan(rise).any() else float(t[int(rise.argmax())])
 
 
-def _told(t: FloatArray, values: FloatArray, errors: FloatArray) -> str:
-    rise, at = above_chord(t, values), peak(t, values)
+def _barrier_words(t: FloatArray, values: FloatArray, errors: FloatArray) -> str:
     bad = int((~np.isfinite(values)).sum())
     if bad:
         return f"not known: the loss is not finite at {bad} of {t.size} points"
-    height = float(rise.max())
-    if height <= 0:
+    rise = above_chord(t, values)
+    i = int(rise.argmax())
+    if rise[i] <= 0:
         return "0: no point lies above the straight line between the losses of the ends"
-    there = int(rise.argmax())
-    loss = with_error(float(values[there]), float(errors[there]))
+    loss = with_error(float(values[i]), float(errors[i]))
     return (
-        f"{number(height)} at t = {at:g} (loss {loss}), above the straight line between the losses "
-        "of the ends"
+        f"{number(rise[i])} at t = {t[i]:g} (loss {loss}), above the straight line between the "
+        "losses of the ends"
     )
 
 
-def _trained(losses: FloatArray) -> str:
+def _training_words(losses: FloatArray) -> str:
     if not losses.size:
         return "none: the bends lie on the straight line"
     first, last = number(losses[0]), number(losses[-1])

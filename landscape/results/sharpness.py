@@ -137,7 +137,7 @@ class Sharpness(Result):
             (size, f"{number(self.norm)} ({'boundary' if self.boundary else 'inside'})"),
             ("best start", self.best_start),
             ("over the starts", f"{number(low)} to {number(high)} ({len(self.starts)})"),
-            *self._overflow_rows(),
+            *_overflow_rows(self),
             *(("note", note) for note in self.notes),
             ("gradient passes", f"{self.gradients:,}"),
         ]
@@ -157,21 +157,11 @@ class Sharpness(Result):
         if self.is_local_maximum is None:
             return []
         verdict = "a local maximum" if self.is_local_maximum else "NOT even a local maximum"
-        if not self.is_local_maximum and self._tangents_are_in_vain():
+        tangents = [name for name in self.starts if "tangent" in name]
+        if not self.is_local_maximum and tangents and self.best_start not in tangents[-2:]:
             verdict = "below 0 a tangent rises, but climbs along it found nothing higher: kinks?"
         values = f"{number(self.second_order)} ± {self.second_order_error:.0e}"
         return [("μI − H on the tangents", f"{values}, μ = {number(self.multiplier)} ({verdict})")]
-
-    def _tangents_are_in_vain(self) -> bool:
-        """Tell whether the search went on along the tangents of its best point, without gain."""
-        tried = [name for name in self.starts if "tangent" in name]
-        return bool(tried) and self.best_start not in tried[-2:]
-
-    def _overflow_rows(self) -> list[tuple[str, str]]:
-        if not self.n_overflowed:
-            return []
-        radius = f"largest finite radius {number(self.finite_radius)}"
-        return [("not finite", f"at {self.n_overflowed} points, left out; {radius}")]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -256,6 +246,8 @@ class SubsetSharpness(Result):
     def rows(self) -> list[tuple[str, str]]:
         """Return the mean with its interval, the spread, and the evidence as rows."""
         k, (low, high) = self.values.size, self.interval
+        used = k * self.m + self.n_left_out
+        part = f", the first {used:,} examples" if used < self.provenance.n_examples else ""
         interval = f" (95 %: {number(low)} to {number(high)})" if k > 1 else ""
         label = f"m-sharpness (m = {self.m}, {ball_of(self)})"
         rest = f"; {self.n_left_out:,} at the end left out" if self.n_left_out else ""
@@ -265,18 +257,13 @@ class SubsetSharpness(Result):
         return [
             (label, f"≥ {number(self.value)}{interval}"),
             ("one-step SAM value", number(float(np.mean(self.one_steps)))),
-            ("subsets", f"{k} of {self.m}{self._first()}{rest}"),
+            ("subsets", f"{k} of {self.m}{part}{rest}"),
             ("over the subsets", f"{number(self.values.min())} to {number(self.values.max())}"),
             ("optimality gaps", gaps),
             ("found by", _FOUND_BY[self.protocol]),
             ("gradient passes", f"{self.gradients:,} over a subset"),
             *(("note", note) for note in self.notes),
         ]
-
-    def _first(self) -> str:
-        """Say so where only the beginning of the data was used."""
-        used = self.values.size * self.m + self.n_left_out
-        return f", the first {used:,} examples" if used < self.provenance.n_examples else ""
 
 
 _FOUND_BY = {"search": "search from several starts", "auto-pgd": "Auto-PGD, 20 steps, one start"}
@@ -334,10 +321,9 @@ class Profile(Result):
     @property
     def relative_rhos(self) -> FloatArray:
         """Radii over ‖T⁻¹w‖ₚ, shape (k,); infinite where that is zero."""
-        known = self.weight_norm > 0
-        return np.asarray(
-            self.rhos / self.weight_norm if known else np.full(self.rhos.shape, np.inf)
-        )
+        if not self.weight_norm > 0:
+            return np.full(self.rhos.shape, np.inf)
+        return np.asarray(self.rhos / self.weight_norm)
 
     @property
     def reached(self) -> npt.NDArray[np.bool_]:
@@ -360,32 +346,25 @@ class Profile(Result):
     def rows(self) -> list[tuple[str, str]]:
         """Return value, one-step value and prediction at each radius as rows."""
         k = self.rhos.size
-        rows = [
+        return [
             ("balls", f"{_norm_of(self)}, ‖T⁻¹w‖ = {number(self.weight_norm)}"),
-            *(
-                (
-                    f"ρ = {number(rho)} ({number(relative)} of ‖w‖)",
-                    f"≥ {number(value)}, one step {number(one)}{_beside(prediction)}",
-                )
-                for rho, relative, value, one, prediction in zip(
-                    self.rhos,
-                    self.relative_rhos,
-                    self.values,
-                    self.one_steps,
-                    self.quadratic_maxima,
-                    strict=True,
-                )
-            ),
+            *(self._radius_row(i) for i in range(k)),
             (
                 "optimality gaps",
                 f"largest {np.nanmax(self.gaps):.1e} ({int(self.reached.sum())} of {k} converged)",
             ),
+            *_overflow_rows(self),
+            *(("note", note) for note in self.notes),
+            ("gradient passes", f"{self.gradients:,}"),
         ]
-        if self.n_overflowed:
-            radius = f"largest finite radius {number(self.finite_radius)}"
-            rows.append(("not finite", f"at {self.n_overflowed} points, left out; {radius}"))
-        rows += [("note", note) for note in self.notes]
-        return [*rows, ("gradient passes", f"{self.gradients:,}")]
+
+    def _radius_row(self, i: int) -> tuple[str, str]:
+        maximum = float(self.quadratic_maxima[i])
+        model = f", quadratic model {number(maximum)}" if math.isfinite(maximum) else ""
+        return (
+            f"ρ = {number(self.rhos[i])} ({number(self.relative_rhos[i])} of ‖w‖)",
+            f"≥ {number(self.values[i])}, one step {number(self.one_steps[i])}{model}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -420,13 +399,9 @@ class StepwiseSharpness(Result):
     def rows(self) -> list[tuple[str, str]]:
         """Return the radius, and the rise after each number of steps, as rows."""
         rows = [("radius ρ", f"{self.rho:g} (p = {self.p:g})")]
-        rows += [
-            (
-                f"rise after {int(k)} step{'' if k == 1 else 's'}",
-                f"{number(float(rise))}, ε of {norm:.3g}",
-            )
-            for k, rise, norm in zip(self.steps, self.rises, self.norms, strict=True)
-        ]
+        for k, rise, norm in zip(self.steps, self.rises, self.norms, strict=True):
+            label = f"rise after {int(k)} step{'' if k == 1 else 's'}"
+            rows.append((label, f"{number(float(rise))}, ε of {norm:.3g}"))
         return rows
 
 
@@ -435,11 +410,14 @@ def ball_of(record: Sharpness | SubsetSharpness) -> str:
     return f"ρ = {record.rho:g}, {_norm_of(record)}"
 
 
+def _overflow_rows(record: Sharpness | Profile) -> list[tuple[str, str]]:
+    if not record.n_overflowed:
+        return []
+    radius = f"largest finite radius {number(record.finite_radius)}"
+    return [("not finite", f"at {record.n_overflowed} points, left out; {radius}")]
+
+
 def _norm_of(record: Sharpness | SubsetSharpness | Profile) -> str:
     eta = f", η = {record.eta:g}" if record.eta else ""
     scale = "" if record.adaptive == "none" else f", adaptive {record.adaptive}{eta}"
     return f"p = {record.p:g}{scale}"
-
-
-def _beside(prediction: float) -> str:
-    return f", quadratic model {number(prediction)}" if math.isfinite(prediction) else ""

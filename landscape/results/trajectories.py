@@ -81,14 +81,17 @@ class Trajectory(Result):
             True where checkpoint, data, loss, mode and both directions are the same, by their
             digests, and BatchNorm's statistics are frozen in both.
         """
-        what = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint", "mode", "parameters")
-        ours, theirs = self.provenance, surface.provenance
-        same = all(getattr(ours, name) == getattr(theirs, name) for name in what)
+        digests = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint")
+        same = all(
+            getattr(self.provenance, name) == getattr(surface.provenance, name)
+            for name in (*digests, "mode", "parameters")
+        )
         # The projections of a run are measured with frozen statistics.
         same = same and surface.statistics == "frozen"
-        axes = ("d1", "d2")
-        mine, other = ([of.settings.get(axis) for axis in axes] for of in (self, surface))
-        return same and None not in mine and mine == other
+        ours, theirs = (
+            [record.settings.get(axis) for axis in ("d1", "d2")] for record in (self, surface)
+        )
+        return same and None not in ours and ours == theirs
 
     def table(self) -> Columns:
         """Return a row for each checkpoint."""

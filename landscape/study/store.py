@@ -26,7 +26,7 @@ from landscape.results import (
 )
 from landscape.results.comparison import Comparison, Measured
 from landscape.study._names import Name
-from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
+from landscape.study.codec import PLACE, content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import APART, Candidate, choose
 from landscape.study.file import StudyFile
 from landscape.study.grid import Grid
@@ -415,8 +415,7 @@ def _identity(kind: str, provenance: Provenance, settings: Mapping[str, Any]) ->
 
 
 def _place(provenance: Provenance) -> str:
-    fields = ("checkpoint_hash", "data_fingerprint", "split", "mode", "device", "dtype")
-    parts = [getattr(provenance, field) for field in (*fields, "parameters")]
+    parts = [getattr(provenance, field) for field in (*PLACE, "parameters")]
     return hashlib.sha256(dumps(parts).encode()).hexdigest()
 
 
