@@ -217,11 +217,7 @@ class Flatness(Result):
         return _inverse_square(self.sigma_magnitude, self.sigma_magnitude_se)
 
     def columns(self) -> dict[str, tuple[float, float]]:
-        """Return every measure with its standard error, NaN where there is none.
-
-        Returns:
-            Pairs by name; those of the layers as ``relative_flatness.NAME``.
-        """
+        """Return each measure, ``relative_flatness.LAYER`` among them, with its standard error."""
         layers = zip(self.layers, self.relative_flatness, self.relative_flatness_se, strict=True)
         return {
             "gradient_norm": (self.gradient_norm, math.nan),

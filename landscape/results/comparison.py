@@ -125,13 +125,7 @@ class Comparison:
         return tuple(model.name for model in self.models)
 
     def table(self) -> list[tuple[str, ...]]:
-        """Return rows (label, one text per checkpoint), the first row being the header.
-
-        Returns:
-            The rows: data, problem, mode, dtype and parameters where they are not the same for all
-            numbers, with the parts of a checkpoint that differ from most; and the numbers in the
-            order in which their labels first appear.
-        """
+        """Return rows of a label and a text per checkpoint: header, differing sources, numbers."""
         columns = [model.facts() for model in self.models]
         labels = dict.fromkeys(label for column in columns for label in column)
         body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
@@ -152,37 +146,15 @@ class Comparison:
         return rows
 
     def plot(self, **kwargs: Any) -> Any:
-        """Draw the contrast figure: surfaces and contours on one scale, lines, and the table.
-
-        Args:
-            **kwargs: passed on to `landscape.plots.contrast`.
-
-        Returns:
-            The matplotlib figure.
-        """
+        """Draw the matplotlib figure of `landscape.plots.contrast`, which takes the arguments."""
         return output_function("plots", "contrast")(self, **kwargs)
 
     def explore(self, **kwargs: Any) -> Any:
-        """Draw the surfaces as one interactive figure on one scale.
-
-        Args:
-            **kwargs: passed on to `landscape.plots.contrast_interactive`.
-
-        Returns:
-            The plotly figure.
-        """
+        """Draw the surfaces with `landscape.plots.contrast_interactive`, on one scale."""
         return output_function("plots", "contrast_interactive")(self, **kwargs)
 
     def report(self, path: str | PathLike[str], **kwargs: Any) -> Any:
-        """Write one self-contained HTML file with the figure, the views and the numbers.
-
-        Args:
-            path: where to write it.
-            **kwargs: passed on to `landscape.report.write_report`.
-
-        Returns:
-            The path of the file.
-        """
+        """Write one self-contained HTML file by `landscape.report.write_report`."""
         return output_function("report", "write_report")(self, path, **kwargs)
 
 

@@ -72,15 +72,7 @@ class Trajectory(Result):
         return self.run or f"run of {len(self.names)} checkpoints"
 
     def lies_in(self, surface: Surface) -> bool:
-        """Return whether a surface was measured in the same plane, and of the same losses.
-
-        Args:
-            surface: any surface.
-
-        Returns:
-            True where checkpoint, data, loss, mode and both directions are the same, by their
-            digests, and BatchNorm's statistics are frozen in both.
-        """
+        """Return whether a surface was measured in the same plane, and of the same losses."""
         digests = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint")
         same = all(
             getattr(self.provenance, name) == getattr(surface.provenance, name)

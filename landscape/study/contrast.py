@@ -10,9 +10,9 @@ from typing import Any
 from landscape.errors import StudyError, one_of
 from landscape.results import KINDS, Evaluation, Line
 
-_LAID_OUT = ("surface", "random_line", "sharpness")
+_WITH_LAYOUT = ("surface", "random_line", "sharpness")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
-_BESIDE = {"eigenpairs", "sharpness", "surface", *_LINES.values()}
+_PARTS = {"eigenpairs", "sharpness", "surface", *_LINES.values()}
 _OF_NONE = {"test", "training", "doctor"}  # roles whose numbers are of no choice of parameters
 APART = tuple(kind for kind, cls in KINDS.items() if cls.heading and not cls.role)
 """Kinds that stand for themselves, in the order in which to show them."""
@@ -113,7 +113,7 @@ def choose(
     shared = _common_source(shown)
     held_out = _held_out_source(shown, shared)
     pools = {label: _pools(every, shared, held_out) for label, every in of_one_loss.items()}
-    alike = {role: _shared_look(role, pools.values()) for role in _LAID_OUT}
+    alike = {role: _shared_layout(role, pools.values()) for role in _WITH_LAYOUT}
     return {label: _roles(pool, alike) for label, pool in pools.items()}
 
 
@@ -139,18 +139,18 @@ def _of_part(
     """Keep what explored the same parameters, and what is of none: training and held-out loss."""
     shown = {one.id for measured in labelled.values() for one in measured}
     parts = [one for one in every if one.id in shown and one.role not in {None, *_OF_NONE}]
-    beside = [one for one in parts if one.role in {"evaluation", *_BESIDE}]
+    compared = [one for one in parts if one.role in {"evaluation", *_PARTS}]
     if parameters is None:
-        parameters = usual_part([one.parameters for one in beside or parts])
+        parameters = usual_part([one.parameters for one in compared or parts])
     elif not any(same_part(one.parameters, parameters) for one in parts):
-        held = sorted({one.parameters or "(all)" for one in parts})
-        msg = f"nothing was measured of the parameters {parameters}; it was of: {'; '.join(held)}"
+        known = sorted({one.parameters or "(all)" for one in parts})
+        msg = f"nothing was measured of the parameters {parameters}; it was of: {'; '.join(known)}"
         raise StudyError(msg)
-    kept = {
+    chosen = {
         label: [o for o in pool if same_part(o.parameters, parameters) or o.role in _OF_NONE]
         for label, pool in labelled.items()
     }
-    return {label: pool for label, pool in kept.items() if pool}
+    return {label: pool for label, pool in chosen.items() if pool}
 
 
 def _has_part(measured: Iterable[Candidate]) -> bool:
@@ -185,13 +185,13 @@ def _labelled(
 
 def _common_source(candidates: Sequence[Candidate]) -> Source:
     """Return where everything is to come from; empty if nothing plays a part."""
-    beside = [one for one in candidates if one.role in _BESIDE]
+    parts = [one for one in candidates if one.role in _PARTS]
     losses = [one for one in candidates if one.role == "evaluation"]
     # A loss that stands alone on its data says nothing of where the rest was measured.
-    sources, data = ({getattr(one, k) for one in beside} for k in ("source", "data_fingerprint"))
+    sources, data = ({getattr(one, k) for one in parts} for k in ("source", "data_fingerprint"))
     with_more = [one for one in losses if one.source in sources]
     same_data = [one for one in losses if one.data_fingerprint in data]
-    newest = with_more or same_data or losses or beside
+    newest = with_more or same_data or losses or parts
     return newest[-1].source if newest else ()
 
 
@@ -212,29 +212,29 @@ def _pools(
 ) -> dict[str, list[Candidate]]:
     """Return what each role of a checkpoint may be filled with, oldest first."""
     # Each checkpoint has an identity, and one source, of its own.
-    beside = [one for one in measured if one.role in {"evaluation", *_BESIDE}]
-    own = _common_source(_nearest(beside, shared)) or shared
+    compared = [one for one in measured if one.role in {"evaluation", *_PARTS}]
+    source = _common_source(_nearest(compared, shared)) or shared
     by_role: dict[str, list[Candidate]] = {}
     for one in measured:
         if one.role is not None:
             by_role.setdefault(one.role, []).append(one)
-    wanted = {"test": held_out[:-2] + own[-2:]}
-    return {role: _nearest(pool, wanted.get(role, own)) for role, pool in by_role.items()}
+    sources = {"test": held_out[:-2] + source[-2:]}
+    return {role: _nearest(pool, sources.get(role, source)) for role, pool in by_role.items()}
 
 
-def _shared_look(role: str, checkpoints: Iterable[Mapping[str, list[Candidate]]]) -> str | None:
+def _shared_layout(role: str, checkpoints: Iterable[Mapping[str, list[Candidate]]]) -> str | None:
     """Find the newest layout of surfaces or lines that every checkpoint with any of them has."""
     # Pictures side by side mean something on planes of one kind and over one range only.
     every = [pools[role] for pools in checkpoints if role in pools]
     if len(every) < 2:
         return None
-    common = set.intersection(*({_look(one) for one in pool} for pool in every))
-    return next((_look(one) for one in reversed(every[0]) if _look(one) in common), None)
+    common = set.intersection(*({_layout(one) for one in pool} for pool in every))
+    return next((_layout(one) for one in reversed(every[0]) if _layout(one) in common), None)
 
 
-def _look(one: Candidate) -> str:
-    what = ("plane", "direction", "x", "y", "statistics", "rho", "p")
-    axes = [one.settings.get(key) for key in what]
+def _layout(one: Candidate) -> str:
+    keys = ("plane", "direction", "x", "y", "statistics", "rho", "p")
+    axes = [one.settings.get(key) for key in keys]
     seeds = [(one.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
     return repr([*axes, *seeds, *one.source[:-2]])  # other losses and models may look alike
 
@@ -242,7 +242,7 @@ def _look(one: Candidate) -> str:
 def _roles(pools: Mapping[str, list[Candidate]], alike: Mapping[str, str | None]) -> dict[str, int]:
     chosen = {}
     for role, pool in pools.items():
-        fitting = [one for one in pool if alike.get(role) == _look(one)] or pool
+        fitting = [one for one in pool if alike.get(role) == _layout(one)] or pool
         chosen[role] = fitting[-1].id
         if role == "eigenpairs":
             # Five eigenvalues are not hidden by one that was asked for later.

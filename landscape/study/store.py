@@ -157,16 +157,7 @@ class Study:
             return self._result(connection, row)
 
     def identify(self, provenance: Provenance) -> Provenance:
-        """Return where a number comes from, with the identity that the study gives to it.
-
-        Signatures that agree have one identity; that of the first is remembered.
-
-        Args:
-            provenance: of a problem.
-
-        Returns:
-            The same, with another ``problem_fingerprint`` where an earlier signature agrees.
-        """
+        """Return a provenance with the identity (``problem_fingerprint``) known to the study."""
         with self._file.reading() as connection:
             known = _known_identity(connection, provenance)
         if known or self.readonly:
@@ -189,11 +180,7 @@ class Study:
                 _set_name(connection, name, checkpoint_hash, here)
 
     def names(self) -> list[Name]:
-        """List what the checkpoints are called.
-
-        Returns:
-            One entry for each name.
-        """
+        """List the names of the checkpoints."""
         folder = self.path.absolute().parent
         with self._file.reading() as connection:
             rows = connection.execute("SELECT * FROM names ORDER BY rowid").fetchall()
@@ -230,11 +217,7 @@ class Study:
             return self._result(connection, row, name)
 
     def delete(self, id: int) -> None:
-        """Delete a measurement, finished or not, with its points.
-
-        Args:
-            id: its number.
-        """
+        """Delete a measurement by its number, finished or not, with its points."""
         with self._file.writing() as connection:
             self._row(connection, id)
             connection.execute("DELETE FROM measurements WHERE id = ?", (id,))
