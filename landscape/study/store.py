@@ -162,6 +162,7 @@ class Study:
             known = _known_identity(connection, provenance)
         if known or self.readonly:
             return _with_identity(provenance, known)
+        # A signature that is new is remembered.
         with self._file.writing() as connection:
             return _registered(connection, provenance)
 
