@@ -64,27 +64,16 @@ def _same_weights(known: list[Name]) -> list[list[str]]:
 
 def row(entry: Entry) -> tuple[str, ...]:
     """Return the line of one measurement."""
+    from landscape.results import KINDS, Result
+
     status = entry.status
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"
     when = entry.created.replace("T", " ").removesuffix("+00:00")
-    telling = _TRAINED if entry.kind == "training" else _TELLING
-    common = [f"{key} {entry.settings[key]}" for key in telling if entry.settings.get(key)]
+    keys = KINDS.get(entry.kind, Result).distinguishing
+    common = [f"{key} {entry.settings[key]}" for key in keys if entry.settings.get(key)]
     seeds = {part.get("seed") for key in ("d", "d1") if (part := entry.settings.get(key))}
     common += [f"seed {seed}" for seed in sorted(seeds - {None})]
     common += [f"of {entry.parameters}"] if entry.parameters else []
     asked = ", ".join(common)
     return str(entry.id), entry.name, entry.kind, asked, entry.split, status, when, entry.cost
-
-
-# What tells measurements of one kind apart; `show` has the rest.
-_TELLING = (
-    *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
-    "plane",
-    *("curve", "bends", "epochs", "tolerance", "statistics", "precision"),
-    *("distribution", "eta", "rise"),
-)
-_TRAINED = (
-    *("problem", "optimizer", "base", "epochs", "lr", "rho", "p", "ascent_steps", "micro_batch"),
-    *("batch_size", "label_noise", "seed"),
-)

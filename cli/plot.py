@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from landscape.errors import InvalidArgumentError, StudyError, one_of
+from landscape.plots import PICTURES
+from landscape.results import KINDS
 from landscape.results.comparison import Comparison, Measured
 
 from .chosen import every_path, every_run, in_full, newest, numbered, random_lines
@@ -20,17 +22,10 @@ if TYPE_CHECKING:
 
     from .chosen import Named
 
-WHAT = (
-    *("contrast", "surface", "worst-line", "random-line", "sharpness"),
-    *("eigs", "sweep", "trace", "density", "path"),
-    *("difference", "area", "band", "trajectory", "profile", "training"),
-)
-KINDS_DRAWN = {
-    **{"sweep": "eigs", "trace": "trace", "density": "density", "profile": "profile"},
-    "training": "training",
-    **{"difference": "surface", "area": "surface"},
-}
+# Pictures of several records of one kind, besides that of the kind itself.
 SPECIAL = {"sweep": "eigs", "difference": "surface", "area": "surface", "band": "line"}
+LINES = ("worst-line", "random-line")
+WHAT = ("contrast", *LINES, *(kind for kind in PICTURES if kind != "line"), *SPECIAL)
 
 
 @dataclass(frozen=True)
@@ -182,8 +177,9 @@ def _newest(study: Study, names: tuple[str, ...], what: str, look: Look, part: s
         return _draw("trajectory", every_run(study, names), look)
     if what == "path":
         return _drawn("path", every_path(study, names), look)
-    if what in KINDS_DRAWN:
-        return _drawn(what, newest(study, KINDS_DRAWN[what], names, parameters=part), look)
+    if what in SPECIAL or (what in KINDS and not KINDS[what].role):
+        found = newest(study, SPECIAL.get(what, what), names, parameters=part)
+        return _drawn(what, found, look)
     comparison = study.comparison(names or None, parameters=part)
     if not comparison.models:
         msg = (
@@ -226,14 +222,8 @@ def _figure(comparison: Comparison, what: str, look: Look) -> Any:
         if look.interactive:
             return comparison.explore(scale=look.scale)
         return comparison.plot(scale=look.scale, kind=look.kind or "both")
-    parts: dict[str, list[tuple[str, Result | None]]] = {
-        "surface": [(m.name, m.surface) for m in comparison.models],
-        "worst-line": [(m.name, m.worst_line) for m in comparison.models],
-        "random-line": [(m.name, m.random_line) for m in comparison.models],
-        "eigs": [(m.name, m.eigenpairs) for m in comparison.models],
-        "sharpness": [(m.name, m.sharpness) for m in comparison.models],
-    }
-    found = [(name, part) for name, part in parts[what] if part is not None]
+    role = what.replace("-", "_") if what in LINES else KINDS[what].role
+    found = [(m.name, m.roles()[role]) for m in comparison.models if role in m.roles()]
     if not found:
         msg = f"the study holds no {what} of {', '.join(comparison.names)}; measure it first"
         raise InvalidArgumentError(msg)

@@ -33,16 +33,11 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(real)
-    except OSError as error:
-        _forget(draft)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        if not isinstance(error, OSError):
+            raise
         msg = f"cannot write {str(target)!r}: {error.strerror or error}"
         raise LandscapeError(msg) from error
-    except BaseException:
-        _forget(draft)
-        raise
     return target
-
-
-def _forget(draft: Path) -> None:
-    with contextlib.suppress(OSError):
-        draft.unlink()

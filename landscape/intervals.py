@@ -112,8 +112,8 @@ def ratio_interval(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -
             "one that is not: take difference_interval"
         )
         raise InvalidArgumentError(msg)
-    found = mean_interval(np.log(first) - np.log(second), level=level)
-    return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high), found.n)
+    log = mean_interval(np.log(first) - np.log(second), level=level)
+    return Interval(math.exp(log.value), math.exp(log.low), math.exp(log.high), log.n)
 
 
 def rank_correlation(
@@ -131,12 +131,10 @@ def rank_correlation(
 
     Kendall's τ-b is (C − D) / √((P − Tx)(P − Ty)) with C concordant, D discordant, Tx and Ty tied
     of P pairs. Spearman's ρ is Pearson's correlation of the ranks, ties at their mean rank. With
-    strata only models of one stratum are compared: τ-b counts the pairs inside strata, and ρ takes
-    ranks inside each, centred there. Models are resampled, inside strata where there are any; with
-    clusters, such as the seeds of one setting, whole clusters are, for models of one cluster are no
-    independent evidence. A resample with all x or all y equal has no correlation and is left out.
-    An order without a single exception has none in any resample either, so that its interval has no
-    width.
+    strata, τ-b counts the pairs inside strata, and ρ takes ranks inside each, centred there; models
+    are then resampled inside strata. With clusters, such as the seeds of one setting, whole
+    clusters are resampled. A resample with all x or all y equal has no correlation and is left out.
+    A perfect order is perfect in every resample: its interval has no width.
 
     Cost:
         O(resamples n²) operations and 8 n (n + 4 resamples) bytes, without a pass over any data.
@@ -158,18 +156,17 @@ def rank_correlation(
             "and resamples of 1 or more"
         )
         raise InvalidArgumentError(msg)
-    drawing = _draws(groups, resamples, seed)
+    counts = _draws(groups, resamples, seed)
     if clusters is not None:
-        together = _groups(clusters, first.size, what="clusters")
-        whole = np.zeros(together.max() + 1, dtype=np.int64)
-        drawing = _draws(whole, resamples, seed)[:, together]
+        cluster = _groups(clusters, first.size, what="clusters")
+        counts = _draws(np.zeros(cluster.max() + 1, dtype=np.int64), resamples, seed)[:, cluster]
     statistic = _taus if method == "kendall" else _spearmans
     value = float(statistic(first, second, groups, np.ones((1, first.size)))[0])
-    drawn = statistic(first, second, groups, drawing)
-    drawn = drawn[np.isfinite(drawn)]
-    if not (math.isfinite(value) and drawn.size):
+    resampled = statistic(first, second, groups, counts)
+    resampled = resampled[np.isfinite(resampled)]
+    if not (math.isfinite(value) and resampled.size):
         return Interval(value, math.nan, math.nan, first.size)
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(value, float(low), float(high), first.size)
 
 
@@ -225,8 +222,8 @@ def _groups(labels: Sequence[object] | None, n: int, *, what: str) -> npt.NDArra
     if len(labels) != n:
         msg = f"{what} must hold one label for each of {n} models; got {len(labels)}"
         raise InvalidArgumentError(msg)
-    known = {label: k for k, label in enumerate(dict.fromkeys(labels))}
-    return np.array([known[label] for label in labels], dtype=np.int64)
+    numbers = {label: k for k, label in enumerate(dict.fromkeys(labels))}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
 
 
 def _pairs(

@@ -17,7 +17,7 @@ from torch import nn
 
 from landscape.compare._paired import paired_difference
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning
-from landscape.export.tables import table_bytes
+from landscape.export.writing import table_bytes
 from landscape.problem import Problem
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.sharpness import _perturbations

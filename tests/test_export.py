@@ -96,6 +96,7 @@ def test_two_records_that_differ_in_one_bit_are_not_the_same() -> None:
 
 def test_there_is_a_sample_of_every_kind_of_record() -> None:
     assert RECORDS.keys() == KINDS.keys()
+    assert all(record.table() for record in RECORDS.values())
 
 
 # CSV

@@ -15,7 +15,7 @@ from torch import nn
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.evaluate import Evaluator
-from landscape.export.tables import table_bytes
+from landscape.export.writing import table_bytes
 from landscape.linalg import SymmetricOperator
 from landscape.operators import Hessian
 from landscape.problem import Problem

@@ -671,7 +671,7 @@ def test_a_start_that_overflowed_is_left_out():
 
 @pytest.mark.parametrize("draw", [plots.draw, plots.draw_interactive])
 def test_a_loss_alone_has_no_picture(draw):
-    with pytest.raises(InvalidArgumentError, match=r"kind 'loss'.*no picture.*surface, line"):
+    with pytest.raises(InvalidArgumentError, match=r"kind 'loss'.*no picture.*line, surface"):
         draw(samples.evaluation())
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import samples
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.colors import SymLogNorm
@@ -43,6 +43,7 @@ def said(figure):
     st.tuples(*[st.floats(-3, 3)] * 2).filter(lambda g: abs(g[0]) + abs(g[1]) > 0.1),
     st.floats(-2, 2),
 )
+@example((1.0, 2.2250738585e-313), 1.0)
 def test_the_area_below_a_plane_is_exact(gradient, level):
     """{a x + b y ≤ c} in the unit square, by clipping the square with the half-plane."""
     a, b = gradient

@@ -504,7 +504,8 @@ def test_every_kind_with_a_picture_is_drawn(interactive):
     draw = plots.draw_interactive if interactive else plots.draw
     for record in (samples.density(), samples.trace(), samples.both_ends()):
         assert draw(record) is not None
-    assert {"density", "trace"} <= set(KINDS)
+    assert {"density", "trace"} <= set(plots.PICTURES) < set(KINDS)
+    assert {f"{kind}_interactive" for kind in plots.PICTURES} <= set(plots.__all__)
 
 
 def test_ticks_of_a_symlog_axis_are_few_and_inside():

@@ -383,7 +383,8 @@ def test_a_signature_that_agrees_gets_the_identity_of_the_first(tmp_path: Path) 
     rounded = dataclasses.replace(at, signature=moved, problem_fingerprint=moved.identity)
     with Study(tmp_path / "study.db") as study:
         found = evaluation(problem, study=study)
-        assert not study.knows(dataclasses.replace(rounded, checkpoint_hash="other"))
+        elsewhere = dataclasses.replace(rounded, checkpoint_hash="other")
+        assert study.identify(elsewhere).problem_fingerprint == moved.identity
         assert study.identify(rounded).problem_fingerprint == at.problem_fingerprint
         assert study.find("loss", rounded, found.settings) == found
         study.save(dataclasses.replace(found, provenance=rounded))

@@ -73,21 +73,13 @@ def hdf5_bytes(result: Line | Surface) -> bytes:
                 ours[_escaped(name)] = (
                     values.astype(np.uint8) if values.dtype == bool else values
                 ).T
-        for other, columns in _beside(arrays, result.provenance.split).items():
-            file[_escaped(other) + _LOSS] = columns["loss"].T
-            file[_escaped(other) + _ACCURACY] = 100.0 * columns["accuracy"].T
+        for name, values in arrays.items():  # losses on other data at the same points
+            other = name.removeprefix("metrics.").removesuffix(" loss")
+            if name == f"metrics.{other} loss" and other != result.provenance.split:
+                accuracy = arrays.get(f"metrics.{other} accuracy", np.full(values.shape, np.nan))
+                file[_escaped(other) + _LOSS] = values.T
+                file[_escaped(other) + _ACCURACY] = 100.0 * accuracy.T
     return stream.getvalue()
-
-
-def _beside(arrays: Mapping[str, FloatArray], split: str) -> dict[str, dict[str, FloatArray]]:
-    """Find losses on other data that were measured at the same points, by their split."""
-    found = {}
-    for name, loss in arrays.items():
-        other = name.removeprefix("metrics.").removesuffix(" loss")
-        if name == f"metrics.{other} loss" and other != split:
-            accuracy = arrays.get(f"metrics.{other} accuracy", np.full(loss.shape, np.nan))
-            found[other] = {"loss": loss, "accuracy": accuracy}
-    return found
 
 
 def import_hdf5(
@@ -122,9 +114,10 @@ def import_hdf5(
     except OSError as error:
         msg = f"cannot read {str(source)!r}: {error.strerror or error}"
         raise StudyError(msg) from error
+    digest = hashlib.sha256(content).hexdigest()
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            result = _Reader(source, file, h5py.Dataset).read(split, _digest(content))
+            result = _Reader(source, file, h5py.Dataset).read(split, digest)
     except (OSError, RuntimeError) as error:
         msg = f"{str(source)!r} is no HDF5 file, or is damaged ({error}); {_EXPECTED}"
         raise StudyError(msg) from error
@@ -143,8 +136,7 @@ class _Reader:
     dataset: Any
 
     def read(self, split: str | None, digest: str) -> Line | Surface:
-        split = self._split(split)
-        coordinates = self._coordinates()
+        split, coordinates = self._split(split), self._coordinates()
         if _OURS in self.file:
             return self._ours(split, coordinates)
         return self._foreign(split, coordinates, digest)
@@ -242,26 +234,23 @@ class _Reader:
         if percent is not None:
             unmeasured &= percent == _UNMEASURED
             metrics["accuracy"] = np.where(unmeasured, np.nan, percent / 100.0)
+        loss = np.where(unmeasured, np.nan, loss)
+        axes = "plane" if "y" in coordinates else "direction"
+        settings = {name: values.tolist() for name, values in coordinates.items()}
         shared: dict[str, Any] = {
             **coordinates,
-            "loss": np.where(unmeasured, np.nan, loss),
+            axes: f"imported from {self.path.name}",
+            "loss": loss,
             "loss_se": np.full(loss.shape, np.nan),
             "metrics": metrics,
+            "origin_loss": _at_origin(loss, coordinates),
+            "settings": {"sha256": digest, **settings, axes: "imported"},
             "cost": Cost(),
             "provenance": _provenance(self.path, split),
         }
-        shared["origin_loss"] = _at_origin(shared["loss"], coordinates)
-        settings: dict[str, Any] = {"sha256": digest}
-        settings |= {name: values.tolist() for name, values in coordinates.items()}
-        words = f"imported from {self.path.name}"
-        if "y" not in coordinates:
-            settings |= {"direction": "imported"}
-            return Line(**shared, settings=settings, direction=words, direction_norm=np.nan)
-        settings |= {"plane": "imported"}
-        unknown = (np.nan, np.nan)
-        return Surface(
-            **shared, settings=settings, plane=words, direction_norms=unknown, cosine=np.nan
-        )
+        if axes == "plane":
+            return Surface(**shared, direction_norms=(np.nan, np.nan), cosine=np.nan)
+        return Line(**shared, direction_norm=np.nan)
 
     def _refuse(self, what: str) -> NoReturn:
         msg = f"{str(self.path)!r} {what}; {_EXPECTED}"
@@ -269,30 +258,21 @@ class _Reader:
 
 
 def _provenance(path: Path, split: str) -> Provenance:
-    unknown = ""
+    digests = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint")
+    unknown: dict[str, Any] = dict.fromkeys((*digests, "mode", "device", "dtype", "created"), "")
     return Provenance(
         checkpoint=path.stem,
         split=split,
-        dtype="",
         n_parameters=0,
         n_examples=0,
         versions={"imported from": path.name},
-        created="",
-        checkpoint_hash=unknown,
-        data_fingerprint=unknown,
-        problem_fingerprint=unknown,
-        mode=unknown,
-        device=unknown,
+        **unknown,
     )
 
 
 def _at_origin(loss: FloatArray, coordinates: Mapping[str, FloatArray]) -> float:
     at = [np.flatnonzero(values == 0.0) for values in coordinates.values()]
     return float(loss[tuple(i[0] for i in at)]) if all(i.size for i in at) else float("nan")
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _escaped(name: str) -> str:

@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from landscape.export.tables import named_metrics
 from landscape.results import FloatArray, Surface
+from landscape.results.base import metric_columns
 
 _LONGEST_TITLE = 255  # what the format allows, without the end of the line
 
@@ -24,7 +24,7 @@ def vtk_bytes(surface: Surface) -> bytes:
     """
     n_x, n_y = surface.loss.shape
     values = {"loss_se": surface.loss_se}
-    values |= named_metrics(surface.metrics, ("loss", "loss_se"))
+    values |= metric_columns(surface.metrics, ("loss", "loss_se"))
     parts = [
         _text("# vtk DataFile Version 3.0", _title(surface), "BINARY", "DATASET STRUCTURED_GRID"),
         _text(f"DIMENSIONS {n_x} {n_y} 1", f"POINTS {n_x * n_y} double"),

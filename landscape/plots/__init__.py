@@ -7,11 +7,10 @@ checkpoints on one scale; `save_figure` writes a figure. The names are imported 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from landscape.errors import InvalidArgumentError
-from landscape.results import Result
+from landscape.results import KINDS, Result
 
 if TYPE_CHECKING:
     from landscape.plots.areas import area_figure as area_figure
@@ -88,77 +87,48 @@ _HOME = {
     "trace_interactive": "interactive.spectra",
 }
 
-_STILL = {
-    "surface": "surface_figure",
-    "line": "line_figure",
-    "path": "path_figure",
-    "eigs": "eigs_figure",
-    "trace": "trace_figure",
-    "density": "density_figure",
-    "trajectory": "trajectory_figure",
-    "sharpness": "sharpness_figure",
-    "profile": "profile_figure",
-    "training": "training_figure",
-}
-_MOVING = {
-    "surface": "surface_interactive",
-    "line": "line_interactive",
-    "path": "path_interactive",
-    "eigs": "eigs_interactive",
-    "trace": "trace_interactive",
-    "density": "density_interactive",
-    "trajectory": "trajectory_interactive",
-    "sharpness": "sharpness_interactive",
-    "profile": "profile_interactive",
-    "training": "training_interactive",
-}
-
 __all__ = ["draw", "draw_interactive", *_HOME]
 
 
+PICTURES = tuple(kind for kind in KINDS if f"{kind}_figure" in _HOME)
+"""The kinds of record that have a picture: a function KIND_figure, and KIND_interactive."""
+
+
 def draw(result: Result, **kwargs: Any) -> Any:
-    """Draw a record with matplotlib.
+    """Draw a record with matplotlib, by the function ``KIND_figure`` of its kind.
 
     Args:
-        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness, profile
-            of sharpness or log of a training; a loss alone has no picture, and raises
-            InvalidArgumentError.
-        **kwargs: passed on to `surface_figure`, `line_figure`, `path_figure`, `eigs_figure`,
-            `trace_figure`, `density_figure`, `sharpness_figure`, `profile_figure`,
-            `trajectory_figure` or `training_figure`.
+        result: a record of a kind that has such a function; another one, such as a loss alone, has
+            no picture, and raises InvalidArgumentError.
+        **kwargs: passed on to the function.
 
     Returns:
         The matplotlib figure.
     """
-    return _drawer(result, _STILL)(result, **kwargs)
+    return _drawer(result, "figure")(result, **kwargs)
 
 
 def draw_interactive(result: Result, **kwargs: Any) -> Any:
-    """Draw a record with plotly.
+    """Draw a record with plotly, by the function ``KIND_interactive`` of its kind.
 
     Args:
-        result: a surface, line, path, trajectory, eigenpairs, trace, density, sharpness, profile
-            of sharpness or log of a training; a loss alone has no picture, and raises
-            InvalidArgumentError.
-        **kwargs: passed on to `surface_interactive`, `line_interactive`, `path_interactive`,
-            `eigs_interactive`, `trace_interactive`, `density_interactive`,
-            `sharpness_interactive`, `profile_interactive`, `trajectory_interactive` or
-            `training_interactive`.
+        result: a record of a kind that has such a function, as in `draw`.
+        **kwargs: passed on to the function.
 
     Returns:
         The plotly figure.
     """
-    return _drawer(result, _MOVING)(result, **kwargs)
+    return _drawer(result, "interactive")(result, **kwargs)
 
 
-def _drawer(result: Result, drawers: Mapping[str, str]) -> Any:
-    if result.kind not in drawers:
+def _drawer(result: Result, picture: str) -> Any:
+    if result.kind not in PICTURES:
         msg = (
             f"a record of kind {result.kind!r} is a few numbers and has no picture: read "
-            f"result.rows(), or draw one of: {', '.join(drawers)}"
+            f"result.rows(), or draw one of: {', '.join(PICTURES)}"
         )
         raise InvalidArgumentError(msg)
-    return __getattr__(drawers[result.kind])
+    return __getattr__(f"{result.kind}_{picture}")
 
 
 def __getattr__(name: str) -> Any:

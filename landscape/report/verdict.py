@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from landscape.plots.style import shorten
-from landscape.results import Provenance
+from landscape.results import Eigenpairs, Provenance, Sharpness
 from landscape.results.comparison import Comparison, Measured
 from landscape.wording import number, with_error
 
@@ -43,14 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Value:
-    """One number of one checkpoint.
-
-    Attributes:
-        name: the checkpoint, for running text.
-        value: the number.
-        text: the number with its evidence.
-        error: how far it may be off; 0 where that is not known.
-    """
+    """One number of a checkpoint, in words with its evidence; error: 0 where it is not known."""
 
     name: str
     value: float
@@ -91,16 +84,12 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def _curvatures(models: Sequence[Measured]) -> list[Value]:
-    return [
-        Value(
-            _short(model),
-            float(model.eigenpairs.values[0]),
-            f"{number(float(model.eigenpairs.values[0]))} ± {model.eigenpairs.residuals[0]:.1e}",
-            float(model.eigenpairs.residuals[0]),
-        )
+    tops = [
+        (_short(model), float(model.eigenpairs.values[0]), float(model.eigenpairs.residuals[0]))
         for model in models
         if model.eigenpairs is not None
     ]
+    return [Value(name, top, f"{number(top)} ± {error:.1e}", error) for name, top, error in tops]
 
 
 def _rises(models: Sequence[Measured]) -> list[Value]:
@@ -118,14 +107,19 @@ def _losses(models: Sequence[Measured]) -> list[Value]:
     if any(_differ([test.provenance for _, test in tests], field) for field in _HELD_OUT):
         return []
     return [
-        Value(_short(model), test.loss, with_error(test.loss, test.loss_se), _finite(test.loss_se))
+        Value(
+            _short(model),
+            test.loss,
+            with_error(test.loss, test.loss_se),
+            test.loss_se if math.isfinite(test.loss_se) else 0.0,
+        )
         for model, test in tests
     ]
 
 
 def _rank(
     values: Sequence[Value],
-    what: str,
+    measure: str,
     *,
     low: str = "smallest",
     high: str = "largest",
@@ -138,11 +132,10 @@ def _rank(
     ends = f"{least.name} ({least.text}) and {most.name} ({most.text})"
     qualifier = f", {remark}" if remark else ""
     if _same(least, most):
-        return f"{what}: about the same for {ends}{qualifier}."
-    said = f"{what}: {low} for {least.name} ({least.text}), {high} for {most.name} ({most.text})"
-    if least.value > 0:
-        said += f", {most.value / least.value:.3g} times as large"
-    return f"{said}{qualifier}."
+        return f"{measure}: about the same for {ends}{qualifier}."
+    ratio = f", {most.value / least.value:.3g} times as large" if least.value > 0 else ""
+    order = f"{low} for {least.name} ({least.text}), {high} for {most.name} ({most.text})"
+    return f"{measure}: {order}{ratio}{qualifier}."
 
 
 def _same(least: Value, most: Value) -> bool:
@@ -170,11 +163,12 @@ def _agreement(curvature: Sequence[Value], rise: Sequence[Value]) -> str:
 
 
 def _different_losses(models: Sequence[Measured]) -> list[str]:
-    losses = [(_short(m), m.evaluation.loss) for m in models if m.evaluation is not None]
-    losses = [(name, loss) for name, loss in losses if math.isfinite(loss)]
+    losses = {_short(m): m.evaluation.loss for m in models if m.evaluation is not None}
+    losses = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
     if len(losses) < 2:
         return []
-    (low_name, low), (high_name, high) = (f(losses, key=_second) for f in (min, max))
+    low_name, high_name = (extreme(losses, key=lambda name: losses[name]) for extreme in (min, max))
+    low, high = losses[low_name], losses[high_name]
     if high - low <= LOSSES_DIFFER * max(abs(low), abs(high)):
         return []
     return [
@@ -186,38 +180,39 @@ def _different_losses(models: Sequence[Measured]) -> list[str]:
 
 
 def _slopes(models: Sequence[Measured]) -> list[str]:
-    said = []
+    cautions = []
     for model in models:
-        found, at = model.sharpness, model.evaluation
-        if found is None or at is None or found.p != 2 or not math.isfinite(at.gradient_norm):
+        record, at = model.sharpness, model.evaluation
+        if record is None or at is None or record.p != 2 or not math.isfinite(at.gradient_norm):
             continue
         same = (*_DIFFERENCES, "problem_fingerprint")
-        if any(_differ([found.provenance, at.provenance], field) for field in same):
+        if any(_differ([record.provenance, at.provenance], field) for field in same):
             continue  # the gradient is that of another loss
-        slope = found.rho * at.gradient_norm
-        if slope > 0.5 * found.value > 0:
-            said.append(
+        slope = record.rho * at.gradient_norm
+        if slope > 0.5 * record.value > 0:
+            cautions.append(
                 f"{_short(model)} is not at a minimum on the scale of the ball: its gradient "
-                f"alone gives a rise of ρ‖∇L‖ = {number(slope)}, next to the {number(found.value)}"
+                f"alone gives a rise of ρ‖∇L‖ = {number(slope)}, next to the {number(record.value)}"
                 " found; its sharpness tells of slope as much as of curvature."
             )
-    return said
+    return cautions
 
 
 def _not_converged(models: Sequence[Measured]) -> list[str]:
-    parts: tuple[tuple[str, Callable[[Measured], bool]], ...] = (
-        ("λmax", lambda m: m.eigenpairs is not None and not m.eigenpairs.converged),
-        ("the sharpness", lambda m: m.sharpness is not None and not m.sharpness.converged),
-    )
-    said = []
-    for what, is_open in parts:
-        names = [_short(model) for model in models if is_open(model)]
-        if names:
-            said.append(
-                f"The search for {what} has not converged for {' and '.join(names)}: the value "
-                "may be larger than shown."
-            )
-    return said
+    searches: dict[str, list[tuple[str, Eigenpairs | Sharpness | None]]] = {
+        "λmax": [(_short(m), m.eigenpairs) for m in models],
+        "the sharpness": [(_short(m), m.sharpness) for m in models],
+    }
+    unconverged = {
+        measure: [name for name, record in records if record and not record.converged]
+        for measure, records in searches.items()
+    }
+    return [
+        f"The search for {measure} has not converged for {' and '.join(names)}: the value may be "
+        "larger than shown."
+        for measure, names in unconverged.items()
+        if names
+    ]
 
 
 def _different_balls(models: Sequence[Measured]) -> list[str]:
@@ -231,20 +226,22 @@ def _different_sources(models: Sequence[Measured]) -> list[str]:
     tests = [model.test.provenance for model in models if model.test is not None]
     several = len(models) > 1
     who, whose = ("The checkpoints were", "their") if several else ("The checkpoint was", "its")
-    said = []
-    for field, what in _DIFFERENCES.items():
+    cautions = []
+    for field, how in _DIFFERENCES.items():
         ranked = field not in _HELD_OUT and _differ(tests, field)
         if ranked or _differ(sources, field):
-            said.append(f"{who} measured {what}: {whose} numbers are not strictly comparable.")
+            cautions.append(f"{who} measured {how}: {whose} numbers are not strictly comparable.")
         if field in _HELD_OUT and _differ(tests, field):
-            said.append(f"The losses on held-out data were measured {what}, and are not compared.")
+            cautions.append(
+                f"The losses on held-out data were measured {how}, and are not compared."
+            )
     for model in models:
-        if not said and _differ(list(model.sources().values()), "problem_fingerprint"):
-            said.append(
+        if not cautions and _differ(list(model.sources().values()), "problem_fingerprint"):
+            cautions.append(
                 f"Some numbers of {_short(model)} are of a model or loss that computes something "
                 "else: its numbers are not strictly comparable."
             )
-    return said
+    return cautions
 
 
 def _differ(sources: Sequence[Provenance], field: str) -> bool:
@@ -252,25 +249,16 @@ def _differ(sources: Sequence[Provenance], field: str) -> bool:
 
 
 def _balls(models: Sequence[Measured]) -> set[tuple[float, float, str, float]]:
-    found = [m.sharpness for m in models if m.sharpness is not None]
-    return {(s.rho, s.p, s.adaptive, s.eta) for s in found}
+    records = [m.sharpness for m in models if m.sharpness is not None]
+    return {(s.rho, s.p, s.adaptive, s.eta) for s in records}
 
 
 def _ball(models: Sequence[Measured]) -> str:
-    balls = _balls(models)
-    if len(balls) != 1:
+    if len(_balls(models)) != 1:
         return ""
-    rho, p, adaptive, _ = next(iter(balls))
+    ((rho, p, adaptive, _),) = _balls(models)
     scale = "" if adaptive == "none" else f", {adaptive}"
     return f"ρ = {rho:g}, p = {p:g}{scale}"
-
-
-def _second(pair: tuple[str, float]) -> float:
-    return pair[1]
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
 
 
 def _short(model: Measured) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +22,16 @@ from landscape.plots.scales import common_scale
 from landscape.plots.style import colour, shorten
 from landscape.plots.words import NOT_THE_WORST, source
 from landscape.report.verdict import verdict
-from landscape.results import Result
+from landscape.results import KINDS, Result
 from landscape.results.comparison import Comparison, Measured
 from landscape.wording import number
 
-_KINDS = {
-    "evaluation": "Loss",
+_HEADINGS = {
     "test": "Loss on held-out data",
-    "eigenpairs": "Hessian eigenvalues",
-    "sharpness": "Sharpness",
-    "surface": "Loss surface",
     "worst_line": "Line along the worst case",
     "random_line": "Line along a random direction",
 }
-
-_DRAWN = {
-    "training": "Training",
-    "density": "Spectral density",
-    "trace": "Trace of the Hessian",
-    "profile": "Sharpness by radius",
-    "path": "Paths between checkpoints",
-    "trajectory": "Training runs in a plane",
-}
-_OTHERS = {
-    **_DRAWN,
-    "m-sharpness": "Sharpness on subsets of the data",
-    "steps": "Sharpness by number of steps",
-    "average": "Average rise under noise",
-    "flatness": "Measures of flatness",
-    "differences": "Differences to another checkpoint",
-    "doctor": "Diagnosis",
-}
+"""Headings of the parts of a checkpoint that differ from that of the kind of record."""
 
 _FORET = '<a href="https://arxiv.org/abs/2010.01412">Foret et al. 2021, arXiv:2010.01412</a>'
 _LI = '<a href="https://arxiv.org/abs/1712.09913">Li et al. 2018, arXiv:1712.09913</a>'
@@ -141,15 +121,16 @@ def _and(names: list[str]) -> str:
 
 
 def _numbers(comparison: Comparison) -> str:
-    said = verdict(comparison)
-    parts = [f'<p class="finding">{text(sentence)}</p>' for sentence in said.findings]
-    parts += [f'<p class="caution">{text(sentence)}</p>' for sentence in said.cautions]
+    sentences = verdict(comparison)
+    parts = [f'<p class="finding">{text(finding)}</p>' for finding in sentences.findings]
+    parts += [f'<p class="caution">{text(caution)}</p>' for caution in sentences.cautions]
     header, *rows = comparison.table()
     if rows:
-        parts.insert(0, table(header, rows, of="numbers", shades=_shades(comparison)))
+        shades = [colour(index) for index in range(len(comparison.models))]
+        parts.insert(0, table(header, rows, of="numbers", shades=shades))
     else:
         parts.append('<p class="soft">Nothing was measured that a table could hold.</p>')
-    sources = dict.fromkeys(source(result) for _, result in _results(comparison))
+    sources = dict.fromkeys(source(result) for result in _results(comparison))
     if sources:
         parts.append(f'<p class="soft">Measured on {text("; ".join(sources))}.</p>')
     return f'<section id="numbers"><h2>Numbers</h2>{"".join(parts)}</section>'
@@ -194,27 +175,16 @@ def _reliefs(comparison: Comparison, figures: dict[str, str]) -> str:
 
 
 def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
-    parts = []
-    for field, heading in (
-        ("worst_line", "Each along its own worst-case direction"),
-        ("random_line", "Each along its own random direction"),
-    ):
-        models = [(i, m, getattr(m, field)) for i, m in enumerate(comparison.models)]
-        shown = [(i, m, line) for i, m, line in models if line is not None]
-        if not shown:
-            continue
-        figure = line_interactive(
-            [line for _, _, line in shown],
-            names=[model.name for _, model, _ in shown],
-            colours=[colour(i) for i, _, _ in shown],
-            scale="excess",
-        )
-        figure.update_layout(showlegend=False, margin={"t": 30})
-        figures[field] = figure_json(figure)
-        key = _key((i, model.name) for i, model, _ in shown)
-        parts.append(
-            f'<h3>{heading}</h3>{key}<div class="card"><div class="chart" id="{field}"></div></div>'
-        )
+    draw = functools.partial(line_interactive, scale="excess")
+    charts = {
+        "Each along its own worst-case direction": "worst_line",
+        "Each along its own random direction": "random_line",
+    }
+    parts = [
+        f"<h3>{heading}</h3>{_chart(role, role, draw, comparison, figures)}"
+        for heading, role in charts.items()
+        if any(role in model.roles() for model in comparison.models)
+    ]
     if not parts:
         return ""
     return (
@@ -224,50 +194,59 @@ def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
     )
 
 
-def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
-    shown = [(i, m, m.eigenpairs) for i, m in enumerate(comparison.models) if m.eigenpairs]
-    if not any(len(pairs.values) > 1 for _, _, pairs in shown if pairs is not None):
-        return ""
-    figure = eigs_interactive(
-        [pairs for _, _, pairs in shown if pairs is not None],
-        names=[model.name for _, model, _ in shown],
-        colours=[colour(i) for i, _, _ in shown],
+def _chart(
+    id: str,
+    role: str,
+    draw: Callable[..., Any],
+    comparison: Comparison,
+    figures: dict[str, str],
+) -> str:
+    """Draw the records of one role together, with the key of the checkpoints above."""
+    models = [(colour(i), m) for i, m in enumerate(comparison.models) if role in m.roles()]
+    figure = draw(
+        [model.roles()[role] for _, model in models],
+        names=[model.name for _, model in models],
+        colours=[shade for shade, _ in models],
     )
     figure.update_layout(showlegend=False, margin={"t": 30})
-    figures["eigenvalues"] = figure_json(figure)
-    key = _key((i, model.name) for i, model, _ in shown)
-    return (
-        f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{key}'
-        '<div class="card"><div class="chart" id="eigenvalues"></div></div></section>'
-    )
+    figures[id] = figure_json(figure)
+    key = "".join(named(model.name, shade) for shade, model in models)
+    return f'<p class="key">{key}</p><div class="card"><div class="chart" id="{id}"></div></div>'
+
+
+def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
+    if not any(m.eigenpairs and len(m.eigenpairs.values) > 1 for m in comparison.models):
+        return ""
+    chart = _chart("eigenvalues", "eigenpairs", eigs_interactive, comparison, figures)
+    return f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{chart}</section>'
 
 
 def _further(comparison: Comparison) -> str:
-    parts = [_pictures(kind, heading, comparison) for kind, heading in _DRAWN.items()]
+    parts = [_pictures(kind, comparison) for kind in plots.PICTURES]
     if not any(parts):
         return ""
     return f'<section id="further"><h2>Further measurements</h2>{"".join(parts)}</section>'
 
 
-def _pictures(kind: str, heading: str, comparison: Comparison) -> str:
+def _pictures(kind: str, comparison: Comparison) -> str:
     """Draw what was measured of a kind, together where it can be and else one by one."""
-    found = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
-    if not found:
+    records = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
+    if not records:
         return ""
     try:
-        images = [_picture(kind, found)]
+        images = [_picture(kind, records)]
     except InvalidArgumentError:  # such as profiles of different norms
-        images = [_picture(kind, [one]) for one in found]
+        images = [_picture(kind, [record]) for record in records]
     cards = "".join(f'<figure class="card scroll">{image}</figure>' for image in images)
-    return f"<h3>{heading}</h3>{cards}"
+    return f"<h3>{KINDS[kind].heading}</h3>{cards}"
 
 
-def _picture(kind: str, found: Sequence[tuple[str, Result]]) -> str:
-    names, records = [name for name, _ in found], [one for _, one in found]
+def _picture(kind: str, records: Sequence[tuple[str, Result]]) -> str:
+    names = [name for name, _ in records]
     # Runs have names of their own.
     options = {} if kind == "trajectory" else {"names": names}
-    figure = getattr(plots, f"{kind}_figure")(records, **options)
-    alt = f"{_DRAWN[kind]} of {_and([shorten(name) for name in names])}."
+    figure = getattr(plots, f"{kind}_figure")([record for _, record in records], **options)
+    alt = f"{KINDS[kind].heading} of {_and([shorten(name) for name in names])}."
     return picture(picture_bytes(figure, "png", dpi=120), alt=alt)
 
 
@@ -278,10 +257,8 @@ def _details(comparison: Comparison) -> str:
 
 def _model_details(index: int, model: Measured) -> str:
     parts = []
-    own = [(heading, getattr(model, field)) for field, heading in _KINDS.items()]
-    for heading, result in [*own, *((_OTHERS[one.kind], one) for one in model.others)]:
-        if result is None:
-            continue
+    for role, result in _parts(model):
+        heading = _HEADINGS.get(role, result.heading)
         rows = [
             *result.rows(),
             ("settings", _brief(result.settings) or "none"),
@@ -290,11 +267,10 @@ def _model_details(index: int, model: Measured) -> str:
             ("measured", result.provenance.created),
         ]
         parts.append(f"<h3>{heading}</h3>{table((), rows, of='facts')}")
-    first = next((result for result in _of(model)), None)
-    if first is None:
+    if not parts:
         parts.append('<p class="soft">Nothing was measured on this checkpoint.</p>')
     else:
-        at = first.provenance
+        at = _parts(model)[0][1].provenance
         rows = [
             ("file or name", at.checkpoint),
             ("hash of the weights", at.checkpoint_hash),
@@ -311,7 +287,7 @@ def _model_details(index: int, model: Measured) -> str:
 def _reproduce(comparison: Comparison) -> str:
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in result.provenance.versions.items())
-        for _, result in _results(comparison)
+        for result in _results(comparison)
     )
     rows = [("versions", versions_text) for versions_text in versions]
     rows.append(("report written by", f"landscape-sharpness {__version__}"))
@@ -338,18 +314,10 @@ def _brief(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def _of(model: Measured) -> Iterable[Result]:
-    own = [result for field in _KINDS if (result := getattr(model, field)) is not None]
-    return [*own, *model.others]
+def _parts(model: Measured) -> list[tuple[str, Result]]:
+    """Return what was measured on a checkpoint with the part that it plays, empty for others."""
+    return [*model.roles().items(), *(("", result) for result in model.others)]
 
 
-def _results(comparison: Comparison) -> list[tuple[Measured, Result]]:
-    return [(model, result) for model in comparison.models for result in _of(model)]
-
-
-def _shades(comparison: Comparison) -> list[str]:
-    return [colour(index) for index in range(len(comparison.models))]
-
-
-def _key(models: Iterable[tuple[int, str]]) -> str:
-    return f'<p class="key">{"".join(named(name, colour(index)) for index, name in models)}</p>'
+def _results(comparison: Comparison) -> list[Result]:
+    return [result for model in comparison.models for _, result in _parts(model)]

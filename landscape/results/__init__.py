@@ -14,9 +14,8 @@ from landscape.results.differences import Differences
 from landscape.results.losses import Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
 from landscape.results.records import KINDS, from_record, to_record
-from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
+from landscape.results.sharpness import Profile, Sharpness, StepwiseSharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, Overlap, TraceEstimate
-from landscape.results.steps import StepwiseSharpness
 from landscape.results.surfaces import Line, Surface, spread_rows
 from landscape.results.training import TrainingLog
 from landscape.results.trajectories import Trajectory

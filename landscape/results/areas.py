@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import InvalidArgumentError
+from landscape.results.base import FloatArray
 from landscape.results.surfaces import Surface
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def level_set_area(surface: Surface, delta: float) -> LevelSetArea:
         delta=float(delta),
         in_axes=in_axes,
         area=in_axes * first * second * sine,
-        is_cut=bool((below & (_border(below.shape) | _beside(~np.isfinite(surface.loss)))).any()),
+        is_cut=bool((below & _next_to_unknown(surface.loss)).any()),
         n_points=int(np.count_nonzero(below)),
     )
 
@@ -83,29 +82,23 @@ def area_below(x: npt.ArrayLike, y: npt.ArrayLike, values: npt.ArrayLike, level:
     return float(np.sum(cells * np.where(finite, np.mean(shares, axis=0), 0.0)))
 
 
-def _share(values: Floats, level: float) -> Floats:
+def _share(values: FloatArray, level: float) -> FloatArray:
     """Return the part of each triangle in which a linear function is at most a level."""
     low, middle, high = np.sort(values, axis=0)
     down, up = np.maximum(level - low, 0.0), np.maximum(high - level, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # What overflows lies outside the part where it is taken.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         rising = down**2 / ((middle - low) * (high - low))
         falling = 1 - up**2 / ((high - low) * (high - middle))
     inner = np.where(level < middle, rising, falling)
     return np.where(level >= high, 1.0, np.where(level < low, 0.0, inner))
 
 
-def _border(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    border = np.ones(shape, dtype=bool)
-    border[1:-1, 1:-1] = False
-    return border
-
-
-def _beside(bad: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return which points share a square with one that is not finite."""
-    padded = np.pad(bad, 1)
-    nx, ny = bad.shape
-    shifted = [padded[i : i + nx, j : j + ny] for i in range(3) for j in range(3)]
-    return np.asarray(np.logical_or.reduce(shifted))
+def _next_to_unknown(loss: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which points lie on the border, or share a square with one that is not finite."""
+    unknown = np.pad(~np.isfinite(loss), 1, constant_values=True)
+    squares = np.lib.stride_tricks.sliding_window_view(unknown, (3, 3))
+    return np.asarray(squares.any(axis=(2, 3)))
 
 
 def _check(surface: Surface, delta: float) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, no_values
 from landscape.wording import number, with_error
 
 DISTRIBUTIONS: Mapping[str, str] = {
@@ -43,6 +43,7 @@ class AverageSharpness(Result):
     """
 
     kind: ClassVar[str] = "average"
+    heading: ClassVar[str] = "Average rise under noise"
     value: float
     standard_error: float
     low: float
@@ -78,18 +79,21 @@ class AverageSharpness(Result):
         """Share of the samples whose loss lies above L(w); not finite ones count as above."""
         return float((~np.isfinite(self.rises) | (self.rises > 0)).mean())
 
+    def table(self) -> Columns:
+        """Return a row for each draw of ε, tried with both signs."""
+        draws = range(1, len(self.rises) + 1)
+        return {"draw": draws, "rise_plus": self.rises[:, 0], "rise_minus": self.rises[:, 1]}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the average, its evidence, and the prediction of the quadratic model as rows."""
-        words = DISTRIBUTIONS.get(str(self.settings.get("distribution")), "")
+        noise = DISTRIBUTIONS.get(str(self.settings.get("distribution")), "")
         adaptive = str(self.settings.get("adaptive", "none"))
-        scaled = "" if adaptive == "none" else f", {adaptive}"
+        noise += "" if adaptive == "none" else f", {adaptive}"
         n, bad = len(self.rises), self.n_not_finite
         wide = "" if self.converged or bad else "; WIDER than asked"
+        value = with_error(self.value, self.standard_error)
         rows = [
-            (
-                f"average rise (ρ = {self.rho:g}, {words}{scaled})",
-                with_error(self.value, self.standard_error),
-            ),
+            (f"average rise (ρ = {self.rho:g}, {noise})", value),
             ("95 % interval", f"{number(self.low)} to {number(self.high)} ({n} draws{wide})"),
             ("largest sample", number(self.largest)),
             ("samples above L(w)", f"{100 * self.share_above:.0f} % of {2 * n}"),
@@ -130,18 +134,12 @@ class PairedDifference:
     def rows(self) -> list[tuple[str, str]]:
         """Return the difference and its interval as rows."""
         verdict = "the sign is certain" if self.low > 0 or self.high < 0 else "NOT told from zero"
+        label = f"average rise of {self.names[0]} minus {self.names[1]} (ρ = {self.rho:g})"
         return [
-            (
-                f"average rise of {self.names[0]} minus {self.names[1]} (ρ = {self.rho:g})",
-                with_error(self.value, self.standard_error),
-            ),
+            (label, with_error(self.value, self.standard_error)),
             ("95 % interval", f"{number(self.low)} to {number(self.high)} ({verdict})"),
             ("common draws", f"{self.n_draws} (correlation {self.correlation:.2f})"),
         ]
-
-
-def _none() -> FloatArray:
-    return np.empty(0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -176,6 +174,7 @@ class Flatness(Result):
     """
 
     kind: ClassVar[str] = "flatness"
+    heading: ClassVar[str] = "Measures of flatness"
     INVARIANT: ClassVar[frozenset[str]] = frozenset({"fisher_rao", "relative_flatness"})
     loss: float
     gradient_norm: float
@@ -190,10 +189,10 @@ class Flatness(Result):
     sigma_magnitude: float = math.nan
     sigma_magnitude_se: float = math.nan
     layers: tuple[str, ...] = ()
-    relative_flatness: FloatArray = field(default_factory=_none)
-    relative_flatness_se: FloatArray = field(default_factory=_none)
-    relative_flatness_low: FloatArray = field(default_factory=_none)
-    relative_flatness_high: FloatArray = field(default_factory=_none)
+    relative_flatness: FloatArray = field(default_factory=no_values)
+    relative_flatness_se: FloatArray = field(default_factory=no_values)
+    relative_flatness_low: FloatArray = field(default_factory=no_values)
+    relative_flatness_high: FloatArray = field(default_factory=no_values)
     products: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -218,11 +217,7 @@ class Flatness(Result):
         return _inverse_square(self.sigma_magnitude, self.sigma_magnitude_se)
 
     def columns(self) -> dict[str, tuple[float, float]]:
-        """Return every measure with its standard error, NaN where there is none.
-
-        Returns:
-            Pairs by name; those of the layers as ``relative_flatness.NAME``.
-        """
+        """Return each measure, ``relative_flatness.LAYER`` among them, with its standard error."""
         layers = zip(self.layers, self.relative_flatness, self.relative_flatness_se, strict=True)
         return {
             "gradient_norm": (self.gradient_norm, math.nan),
@@ -234,13 +229,18 @@ class Flatness(Result):
             "pac_bayes_magnitude": self.pac_bayes_magnitude,
         }
 
+    def table(self) -> Columns:
+        """Return a row for each measure."""
+        values, errors = np.array(list(self.columns().values())).T
+        return {"measure": list(self.columns()), "value": values, "standard_error": errors}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return every measure with its standard error, and whether rescaling changes it."""
-        rows = [
-            (self._label(name), self._text(name, *pair)) for name, pair in self.columns().items()
-        ]
-        for name in sorted(self.left_out.keys() & {"relative_flatness"}):
-            rows.append((self._label(name), f"not measured: {self.left_out[name]}"))
+        columns = self.columns()
+        rows = [(self._label(name), self._text(name, *pair)) for name, pair in columns.items()]
+        if "relative_flatness" in self.left_out:
+            reason = self.left_out["relative_flatness"]
+            rows.append((self._label("relative_flatness"), f"not measured: {reason}"))
         rows.append(("*", "does not change when layers of a ReLU network are rescaled"))
         return rows
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +141,27 @@ class Provenance:
 class Result:
     """What every measurement has in common.
 
+    A kind of record is a subclass that is listed in `landscape.results.KINDS`. Its picture, if it
+    has one, is the function ``KIND_figure`` (``KIND_interactive``) of `landscape.plots`.
+
     Attributes:
+        kind: short name of the kind, as the study and the command line have it.
+        heading: of its part of a report; empty: it is not shown.
+        role: field of `Measured` that it fills; empty: it stands among the ``others``.
+        distinguishing: names of the settings that tell measurements of this kind apart in a list.
         settings: what was asked for, the seed among it; plain JSON values.
         cost: what it spent.
         provenance: where it came from.
     """
 
     kind: ClassVar[str] = ""
+    heading: ClassVar[str] = ""
+    role: ClassVar[str] = ""
+    distinguishing: ClassVar[tuple[str, ...]] = (
+        *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
+        *("plane", "curve", "bends", "epochs", "tolerance", "statistics", "precision"),
+        *("distribution", "eta", "rise"),
+    )
     settings: Mapping[str, Any]
     cost: Cost
     provenance: Provenance
@@ -171,24 +186,33 @@ class Result:
         """Return what a person wants to read, as (label, text) rows of a small table."""
         return []
 
+    def table(self) -> Columns:
+        """Return the columns of the record as a ``.csv`` file, by name and of equal length."""
+        return {}
+
     def plot(self, **kwargs: Any) -> Any:
-        """Draw with matplotlib; the arguments are those of the function in `landscape.plots`.
-
-        Args:
-            **kwargs: passed on.
-
-        Returns:
-            The matplotlib figure.
-        """
-        return importlib.import_module("landscape.plots").draw(self, **kwargs)
+        """Draw with matplotlib and return the figure; arguments as in `landscape.plots`."""
+        return output_function("plots", "draw")(self, **kwargs)
 
     def explore(self, **kwargs: Any) -> Any:
-        """Draw an interactive figure, for a notebook.
+        """Draw with plotly and return the figure; arguments as in `landscape.plots`."""
+        return output_function("plots", "draw_interactive")(self, **kwargs)
 
-        Args:
-            **kwargs: passed on to the function in `landscape.plots`.
 
-        Returns:
-            The plotly figure.
-        """
-        return importlib.import_module("landscape.plots").draw_interactive(self, **kwargs)
+def output_function(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that draws or writes records, imported only when it is called for.
+
+    This is the one way from a record up to `landscape.plots` and `landscape.report`.
+    """
+    function: Callable[..., Any] = getattr(importlib.import_module(f"landscape.{module}"), name)
+    return function
+
+
+def no_values() -> FloatArray:
+    """Return an empty array, the default of what may not be measured."""
+    return np.empty(0)
+
+
+def metric_columns(metrics: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """Name each metric so that it is not mistaken for another column."""
+    return {f"metrics.{name}" if name in taken else name: v for name, v in metrics.items()}

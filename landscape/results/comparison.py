@@ -6,7 +6,6 @@ rebuilds them, plots and reports read them.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -23,6 +22,7 @@ from landscape.results import (
     Surface,
     Trajectory,
 )
+from landscape.results.base import output_function
 from landscape.wording import number, with_error
 
 ABSENT = "–"
@@ -125,13 +125,7 @@ class Comparison:
         return tuple(model.name for model in self.models)
 
     def table(self) -> list[tuple[str, ...]]:
-        """Return rows (label, one text per checkpoint), the first row being the header.
-
-        Returns:
-            The rows: data, problem, mode, dtype and parameters where they are not the same for all
-            numbers, with the parts of a checkpoint that differ from most; and the numbers in the
-            order in which their labels first appear.
-        """
+        """Return rows of a label and a text per checkpoint: header, differing sources, numbers."""
         columns = [model.facts() for model in self.models]
         labels = dict.fromkeys(label for column in columns for label in column)
         body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
@@ -139,61 +133,38 @@ class Comparison:
 
     def _differing_sources(self) -> list[tuple[str, ...]]:
         rows = []
-        for label, told in _SOURCES.items():
-            columns = [_told(model.sources(), told) for model in self.models]
+        for label, describe in _SOURCES.items():
+            columns = [_parts_by(describe, model.sources()) for model in self.models]
             if len({text for column in columns for text in column}) > 1:
                 rows.append((f"{label} (not the same)", *map(_cell, columns)))
-        columns = [_told(model.sources(), _identity) for model in self.models]
+        columns = [
+            _parts_by(lambda at: at.problem_fingerprint[:8], model.sources())
+            for model in self.models
+        ]
         if not rows and any(len(column) > 1 for column in columns):
             rows.append(("model (not the same)", *map(_cell, columns)))
         return rows
 
     def plot(self, **kwargs: Any) -> Any:
-        """Draw the contrast figure: surfaces and contours on one scale, lines, and the table.
-
-        Args:
-            **kwargs: passed on to `landscape.plots.contrast`.
-
-        Returns:
-            The matplotlib figure.
-        """
-        return importlib.import_module("landscape.plots").contrast(self, **kwargs)
+        """Draw the matplotlib figure of `landscape.plots.contrast`, which takes the arguments."""
+        return output_function("plots", "contrast")(self, **kwargs)
 
     def explore(self, **kwargs: Any) -> Any:
-        """Draw the surfaces as one interactive figure on one scale.
-
-        Args:
-            **kwargs: passed on to `landscape.plots.contrast_interactive`.
-
-        Returns:
-            The plotly figure.
-        """
-        return importlib.import_module("landscape.plots").contrast_interactive(self, **kwargs)
+        """Draw the surfaces with `landscape.plots.contrast_interactive`, on one scale."""
+        return output_function("plots", "contrast_interactive")(self, **kwargs)
 
     def report(self, path: str | PathLike[str], **kwargs: Any) -> Any:
-        """Write one self-contained HTML file with the figure, the views and the numbers.
-
-        Args:
-            path: where to write it.
-            **kwargs: passed on to `landscape.report.write_report`.
-
-        Returns:
-            The path of the file.
-        """
-        return importlib.import_module("landscape.report").write_report(self, path, **kwargs)
+        """Write one self-contained HTML file by `landscape.report.write_report`."""
+        return output_function("report", "write_report")(self, path, **kwargs)
 
 
-def _identity(at: Provenance) -> str:
-    return at.problem_fingerprint[:8]
-
-
-def _told(
-    sources: Mapping[str, Provenance], told: Callable[[Provenance], str]
+def _parts_by(
+    describe: Callable[[Provenance], str], sources: Mapping[str, Provenance]
 ) -> dict[str, list[str]]:
-    """Return the parts of a checkpoint by what is told of where they come from."""
+    """Group the parts of a checkpoint by a description of where they come from."""
     parts: dict[str, list[str]] = {}
     for role, source in sources.items():
-        parts.setdefault(told(source), []).append(_WORDS.get(role, role))
+        parts.setdefault(describe(source), []).append(_WORDS.get(role, role))
     return parts
 
 

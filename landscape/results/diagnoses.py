@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, no_values
 from landscape.wording import number
 
 VERDICTS = ("fine", "note", "warning", "not applicable")
@@ -51,11 +52,12 @@ class Diagnosis(Result):
     """
 
     kind: ClassVar[str] = "doctor"
+    heading: ClassVar[str] = "Diagnosis"
     checks: tuple[Check, ...]
     rescaled: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
-    before: FloatArray = field(default_factory=lambda: np.zeros(0))
-    after: FloatArray = field(default_factory=lambda: np.zeros(0))
+    before: FloatArray = field(default_factory=no_values)
+    after: FloatArray = field(default_factory=no_values)
 
     def __getitem__(self, name: str) -> Check:
         """Return the check of a name."""
@@ -76,6 +78,17 @@ class Diagnosis(Result):
         """What the rescaling multiplied each measure by, shape (m,); 1: it did not move."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.after / self.before)
+
+    def table(self) -> Columns:
+        """Return a row for each number of a check, and one for a check without numbers."""
+        rows = [
+            (check.name, check.verdict, check.finding, check.advice, name, value)
+            for check in self.checks
+            for name, value in (check.numbers or {"": math.nan}).items()
+        ]
+        names = ("check", "verdict", "finding", "advice", "number")
+        columns: Columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+        return {**columns, "value": [float(row[-1]) if row[-2] else "" for row in rows]}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the verdicts, findings and advice, and the table of the rescaling, as rows."""

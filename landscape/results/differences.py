@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number
 
 
@@ -28,6 +28,7 @@ class Differences(Result):
     """
 
     kind: ClassVar[str] = "differences"
+    heading: ClassVar[str] = "Differences to another checkpoint"
     against: str
     names: tuple[str, ...]
     own: FloatArray
@@ -42,13 +43,20 @@ class Differences(Result):
         """Own less other, shape (m,)."""
         return np.asarray(self.own - self.other)
 
+    def table(self) -> Columns:
+        """Return a row for each measure."""
+        names = ("own", "other", "difference", "standard_error", "low", "high")
+        return {"measure": self.names, **{name: getattr(self, name) for name in names}}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return each difference with its interval as rows, and the notes."""
         rows = []
         for k, name in enumerate(self.names):
-            values = f"{number(float(self.own[k]))} less {number(float(self.other[k]))}"
-            ends = f"{number(float(self.low[k]))} to {number(float(self.high[k]))}"
-            told = "" if self.low[k] > 0 or self.high[k] < 0 else ", NOT told from zero"
-            gained = number(float(self.difference[k]))
-            rows.append((name, f"{gained}  (95 %: {ends}{told};  {values})"))
+            own, other, low, high, difference = (
+                number(float(values[k]))
+                for values in (self.own, self.other, self.low, self.high, self.difference)
+            )
+            sign = "" if self.low[k] > 0 or self.high[k] < 0 else ", NOT told from zero"
+            interval = f"95 %: {low} to {high}{sign}"
+            rows.append((name, f"{difference}  ({interval};  {own} less {other})"))
         return rows + [("note", note) for note in self.notes]

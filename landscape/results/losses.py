@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from landscape.results.base import Result
+from landscape.results.base import Columns, Result, metric_columns
 from landscape.wording import number, with_error
 
 
@@ -23,10 +23,19 @@ class Evaluation(Result):
     """
 
     kind: ClassVar[str] = "loss"
+    heading: ClassVar[str] = "Loss"
+    role: ClassVar[str] = "evaluation"
     loss: float
     loss_se: float
     gradient_norm: float = math.nan
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def table(self) -> Columns:
+        """Return loss, loss_se, gradient_norm and the metrics; one row."""
+        names = ("loss", "loss_se", "gradient_norm")
+        numbers = {name: getattr(self, name) for name in names}
+        numbers |= metric_columns(self.metrics, names)
+        return {name: [float(value)] for name, value in numbers.items()}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the loss, its metrics and the norm of the gradient as rows."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, metric_columns, no_values
 from landscape.wording import number, with_error
 
 _STATISTICS: Mapping[str, str] = {
@@ -53,6 +53,7 @@ class LossPath(Result):
     """
 
     kind: ClassVar[str] = "path"
+    heading: ClassVar[str] = "Paths between checkpoints"
     t: FloatArray
     loss: FloatArray
     loss_se: FloatArray
@@ -65,7 +66,7 @@ class LossPath(Result):
     end_losses: tuple[float, float]
     statistics: str
     held_out: str = ""
-    training_losses: FloatArray = field(default_factory=lambda: np.empty(0))
+    training_losses: FloatArray = field(default_factory=no_values)
 
     @property
     def route(self) -> str:
@@ -123,31 +124,35 @@ class LossPath(Result):
         values = self.held_out_loss
         return float(above_chord(self.t, values).max()) if values.size else math.nan
 
+    def table(self) -> Columns:
+        """Return a row for each point."""
+        columns = {"t": self.t, "loss": self.loss, "loss_se": self.loss_se}
+        return columns | metric_columns(self.metrics, columns)
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured, the barrier and what it was compared with as rows."""
-        ratio = f", {self.length / self.distance:.4g} times that distance"
+        ratio = ""
+        if self.curve != "linear":
+            ratio = f", {self.length / self.distance:.4g} times that distance"
         rows = [
             ("path", f"{self.route}, {self.shape}, {self.t.size} points"),
             ("distance of the ends", number(self.distance)),
-            (
-                "length of the path",
-                f"{number(self.length)}{ratio if self.curve != 'linear' else ''}",
-            ),
-            ("loss at the ends", self._ends()),
-            ("barrier", _told(self.t, self.loss, self.loss_se)),
+            ("length of the path", f"{number(self.length)}{ratio}"),
+            ("loss at the ends", self._end_losses()),
+            ("barrier", _barrier_words(self.t, self.loss, self.loss_se)),
             ("above the higher end", number(self.above_ends)),
             ("above the mean of the ends", number(self.above_mean)),
         ]
         if self.held_out:
-            told = _told(self.t, self.held_out_loss, self.held_out_se)
-            rows.append((f"barrier, {self.held_out} data", told))
+            barrier = _barrier_words(self.t, self.held_out_loss, self.held_out_se)
+            rows.append((f"barrier, {self.held_out} data", barrier))
         if self.statistics in _STATISTICS:
             rows.append(("BatchNorm statistics", _STATISTICS[self.statistics]))
         if self.curve != "linear":
-            rows.append(("training", _trained(self.training_losses)))
+            rows.append(("training", _training_words(self.training_losses)))
         return rows
 
-    def _ends(self) -> str:
+    def _end_losses(self) -> str:
         ends = [with_error(self.loss[k], self.loss_se[k]) for k in (0, -1)]
         plain = ", ".join(number(value) for value in self.end_losses)
         return f"{ends[0]} and {ends[1]} (as the checkpoints are: {plain})"
@@ -174,12 +179,16 @@ class TrainedCurve(Result):
     losses: FloatArray
     epochs: int
 
+    def table(self) -> Columns:
+        """Return the mean loss along the curve in each epoch of its training."""
+        return {"epoch": range(1, self.losses.size + 1), "loss": self.losses}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what was trained, and how far, as rows."""
         return [
             ("curve", f"{self.name} → {self.end}, {curve_words(self.curve, len(self.bends))}"),
             ("epochs", f"{self.losses.size} of {self.epochs}"),
-            ("training", _trained(self.losses)),
+            ("training", _training_words(self.losses)),
         ]
 
 
@@ -201,23 +210,22 @@ def peak(t: FloatArray, values: FloatArray) -> float:
     return math.nan if np.isnan(rise).any() else float(t[int(rise.argmax())])
 
 
-def _told(t: FloatArray, values: FloatArray, errors: FloatArray) -> str:
-    rise, at = above_chord(t, values), peak(t, values)
+def _barrier_words(t: FloatArray, values: FloatArray, errors: FloatArray) -> str:
     bad = int((~np.isfinite(values)).sum())
     if bad:
         return f"not known: the loss is not finite at {bad} of {t.size} points"
-    height = float(rise.max())
-    if height <= 0:
+    rise = above_chord(t, values)
+    i = int(rise.argmax())
+    if rise[i] <= 0:
         return "0: no point lies above the straight line between the losses of the ends"
-    there = int(rise.argmax())
-    loss = with_error(float(values[there]), float(errors[there]))
+    loss = with_error(float(values[i]), float(errors[i]))
     return (
-        f"{number(height)} at t = {at:g} (loss {loss}), above the straight line between the losses "
-        "of the ends"
+        f"{number(rise[i])} at t = {t[i]:g} (loss {loss}), above the straight line between the "
+        "losses of the ends"
     )
 
 
-def _trained(losses: FloatArray) -> str:
+def _training_words(losses: FloatArray) -> str:
     if not losses.size:
         return "none: the bends lie on the straight line"
     first, last = number(losses[0]), number(losses[-1])

@@ -15,9 +15,8 @@ from landscape.results.diagnoses import Check, Diagnosis
 from landscape.results.differences import Differences
 from landscape.results.losses import Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
-from landscape.results.sharpness import Profile, Sharpness, SubsetSharpness
+from landscape.results.sharpness import Profile, Sharpness, StepwiseSharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
-from landscape.results.steps import StepwiseSharpness
 from landscape.results.surfaces import Line, Surface
 from landscape.results.training import TrainingLog
 from landscape.results.trajectories import Trajectory
@@ -25,14 +24,19 @@ from landscape.results.trajectories import Trajectory
 KINDS: Mapping[str, type[Result]] = {
     cls.kind: cls
     for cls in (
-        *(Evaluation, Sharpness, Eigenpairs, TraceEstimate, Density),
-        *(SubsetSharpness, Profile, StepwiseSharpness),
-        *(AverageSharpness, Flatness),
-        *(Diagnosis, Differences),
-        *(Line, Surface, Trajectory),
-        *(LossPath, TrainedCurve, TrainingLog),
+        *(Evaluation, Sharpness, Eigenpairs, Line, Surface),
+        *(TrainingLog, Density, TraceEstimate),
+        *(Profile, SubsetSharpness, StepwiseSharpness, AverageSharpness, Flatness),
+        *(LossPath, TrainedCurve, Trajectory),
+        *(Differences, Diagnosis),
     )
 }
+"""Every kind of record, in the order in which a report shows them.
+
+A kind is its class alone: its columns are `Result.table`, its rows in the terminal `Result.rows`,
+its part of a report has its ``heading``, its part of a comparison is its ``role``, and its picture
+is the function of `landscape.plots` that is called after it.
+"""
 
 
 def to_record(result: Result) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:

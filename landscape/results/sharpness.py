@@ -1,4 +1,4 @@
-"""The largest rise of the loss in a ball: of the whole data, of subsets, and at many radii."""
+"""The largest rise of the loss in a ball: of all data, of subsets, at many radii, by few steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number, with_error
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -57,6 +55,8 @@ class Sharpness(Result):
     """
 
     kind: ClassVar[str] = "sharpness"
+    heading: ClassVar[str] = "Sharpness"
+    role: ClassVar[str] = "sharpness"
     value: float
     one_step: float
     gap: float
@@ -118,6 +118,10 @@ class Sharpness(Result):
             return "none: nothing found rises above ε = 0"
         return self.starts[int(np.nanargmax(self.start_values))]
 
+    def table(self) -> Columns:
+        """Return where each start of the search ended."""
+        return {"start": self.starts, "value": self.start_values, "gap": self.start_gaps}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the value, its evidence and its cost as rows."""
         verdict = "converged" if self.converged else "NOT converged"
@@ -133,7 +137,7 @@ class Sharpness(Result):
             (size, f"{number(self.norm)} ({'boundary' if self.boundary else 'inside'})"),
             ("best start", self.best_start),
             ("over the starts", f"{number(low)} to {number(high)} ({len(self.starts)})"),
-            *self._overflow_rows(),
+            *_overflow_rows(self),
             *(("note", note) for note in self.notes),
             ("gradient passes", f"{self.gradients:,}"),
         ]
@@ -153,21 +157,11 @@ class Sharpness(Result):
         if self.is_local_maximum is None:
             return []
         verdict = "a local maximum" if self.is_local_maximum else "NOT even a local maximum"
-        if not self.is_local_maximum and self._tangents_are_in_vain():
+        tangents = [name for name in self.starts if "tangent" in name]
+        if not self.is_local_maximum and tangents and self.best_start not in tangents[-2:]:
             verdict = "below 0 a tangent rises, but climbs along it found nothing higher: kinks?"
         values = f"{number(self.second_order)} ± {self.second_order_error:.0e}"
         return [("μI − H on the tangents", f"{values}, μ = {number(self.multiplier)} ({verdict})")]
-
-    def _tangents_are_in_vain(self) -> bool:
-        """Tell whether the search went on along the tangents of its best point, without gain."""
-        tried = [name for name in self.starts if "tangent" in name]
-        return bool(tried) and self.best_start not in tried[-2:]
-
-    def _overflow_rows(self) -> list[tuple[str, str]]:
-        if not self.n_overflowed:
-            return []
-        radius = f"largest finite radius {number(self.finite_radius)}"
-        return [("not finite", f"at {self.n_overflowed} points, left out; {radius}")]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -197,6 +191,7 @@ class SubsetSharpness(Result):
     """
 
     kind: ClassVar[str] = "m-sharpness"
+    heading: ClassVar[str] = "Sharpness on subsets of the data"
     values: FloatArray
     one_steps: FloatArray
     gaps: FloatArray
@@ -227,8 +222,10 @@ class SubsetSharpness(Result):
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the mean, by Student's t over the subsets."""
+        from landscape.stats import student  # SciPy is not loaded to read records
+
         k = self.values.size
-        half = t_quantile(k - 1) * self.value_se if k > 1 else math.nan
+        half = student(0.95, k - 1) * self.value_se if k > 1 else math.nan
         return self.value - half, self.value + half
 
     @property
@@ -236,9 +233,21 @@ class SubsetSharpness(Result):
         """Subsets whose gap met the tolerance."""
         return int((self.gaps <= self.tol).sum())
 
+    def table(self) -> Columns:
+        """Return a row for each subset of the data."""
+        return {
+            "subset": range(1, self.values.size + 1),
+            "value": self.values,
+            "one_step": self.one_steps,
+            "gap": self.gaps,
+            "loss": self.losses,
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the mean with its interval, the spread, and the evidence as rows."""
         k, (low, high) = self.values.size, self.interval
+        used = k * self.m + self.n_left_out
+        part = f", the first {used:,} examples" if used < self.provenance.n_examples else ""
         interval = f" (95 %: {number(low)} to {number(high)})" if k > 1 else ""
         label = f"m-sharpness (m = {self.m}, {ball_of(self)})"
         rest = f"; {self.n_left_out:,} at the end left out" if self.n_left_out else ""
@@ -248,18 +257,13 @@ class SubsetSharpness(Result):
         return [
             (label, f"≥ {number(self.value)}{interval}"),
             ("one-step SAM value", number(float(np.mean(self.one_steps)))),
-            ("subsets", f"{k} of {self.m}{self._first()}{rest}"),
+            ("subsets", f"{k} of {self.m}{part}{rest}"),
             ("over the subsets", f"{number(self.values.min())} to {number(self.values.max())}"),
             ("optimality gaps", gaps),
             ("found by", _FOUND_BY[self.protocol]),
             ("gradient passes", f"{self.gradients:,} over a subset"),
             *(("note", note) for note in self.notes),
         ]
-
-    def _first(self) -> str:
-        """Say so where only the beginning of the data was used."""
-        used = self.values.size * self.m + self.n_left_out
-        return f", the first {used:,} examples" if used < self.provenance.n_examples else ""
 
 
 _FOUND_BY = {"search": "search from several starts", "auto-pgd": "Auto-PGD, 20 steps, one start"}
@@ -295,6 +299,7 @@ class Profile(Result):
     """
 
     kind: ClassVar[str] = "profile"
+    heading: ClassVar[str] = "Sharpness by radius"
     rhos: FloatArray
     values: FloatArray
     one_steps: FloatArray
@@ -316,45 +321,88 @@ class Profile(Result):
     @property
     def relative_rhos(self) -> FloatArray:
         """Radii over ‖T⁻¹w‖ₚ, shape (k,); infinite where that is zero."""
-        known = self.weight_norm > 0
-        return np.asarray(
-            self.rhos / self.weight_norm if known else np.full(self.rhos.shape, np.inf)
-        )
+        if not self.weight_norm > 0:
+            return np.full(self.rhos.shape, np.inf)
+        return np.asarray(self.rhos / self.weight_norm)
 
     @property
     def reached(self) -> npt.NDArray[np.bool_]:
         """Where the gap met the tolerance, shape (k,)."""
         return np.asarray(self.gaps <= self.tol)
 
+    def table(self) -> Columns:
+        """Return a row for each radius."""
+        return {
+            "rho": self.rhos,
+            "relative_rho": self.relative_rhos,
+            "value": self.values,
+            "one_step": self.one_steps,
+            "gap": self.gaps,
+            "norm": self.norms,
+            "prediction": self.predictions,
+            "quadratic_maximum": self.quadratic_maxima,
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return value, one-step value and prediction at each radius as rows."""
         k = self.rhos.size
-        rows = [
+        return [
             ("balls", f"{_norm_of(self)}, ‖T⁻¹w‖ = {number(self.weight_norm)}"),
-            *(
-                (
-                    f"ρ = {number(rho)} ({number(relative)} of ‖w‖)",
-                    f"≥ {number(value)}, one step {number(one)}{_beside(prediction)}",
-                )
-                for rho, relative, value, one, prediction in zip(
-                    self.rhos,
-                    self.relative_rhos,
-                    self.values,
-                    self.one_steps,
-                    self.quadratic_maxima,
-                    strict=True,
-                )
-            ),
+            *(self._radius_row(i) for i in range(k)),
             (
                 "optimality gaps",
                 f"largest {np.nanmax(self.gaps):.1e} ({int(self.reached.sum())} of {k} converged)",
             ),
+            *_overflow_rows(self),
+            *(("note", note) for note in self.notes),
+            ("gradient passes", f"{self.gradients:,}"),
         ]
-        if self.n_overflowed:
-            radius = f"largest finite radius {number(self.finite_radius)}"
-            rows.append(("not finite", f"at {self.n_overflowed} points, left out; {radius}"))
-        rows += [("note", note) for note in self.notes]
-        return [*rows, ("gradient passes", f"{self.gradients:,}")]
+
+    def _radius_row(self, i: int) -> tuple[str, str]:
+        maximum = float(self.quadratic_maxima[i])
+        model = f", quadratic model {number(maximum)}" if math.isfinite(maximum) else ""
+        return (
+            f"ρ = {number(self.rhos[i])} ({number(self.relative_rhos[i])} of ‖w‖)",
+            f"≥ {number(self.values[i])}, one step {number(self.one_steps[i])}{model}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StepwiseSharpness(Result):
+    """The rise of the loss at the end of a climb of k steps, for several k.
+
+    Each is a climb of its own, of k equal steps of ρ/k along the dual of the gradient, as SAM with
+    k inner steps makes it. None of them is the maximum over the ball, which `Sharpness` seeks.
+
+    Attributes:
+        rho: radius of the ball.
+        p: its norm.
+        loss: L(w).
+        steps: numbers of steps k, ascending, shape (m,).
+        rises: L(w + ε) − L(w) at the end of each climb, shape (m,).
+        norms: ‖ε‖ₚ at the end of each climb, at most ρ, shape (m,).
+    """
+
+    kind: ClassVar[str] = "steps"
+    heading: ClassVar[str] = "Sharpness by number of steps"
+    rho: float
+    p: float
+    loss: float
+    steps: FloatArray
+    rises: FloatArray
+    norms: FloatArray
+
+    def table(self) -> Columns:
+        """Return a row for each climb."""
+        return {"steps": list(map(int, self.steps)), "rise": self.rises, "norm": self.norms}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the radius, and the rise after each number of steps, as rows."""
+        rows = [("radius ρ", f"{self.rho:g} (p = {self.p:g})")]
+        for k, rise, norm in zip(self.steps, self.rises, self.norms, strict=True):
+            label = f"rise after {int(k)} step{'' if k == 1 else 's'}"
+            rows.append((label, f"{number(float(rise))}, ε of {norm:.3g}"))
+        return rows
 
 
 def ball_of(record: Sharpness | SubsetSharpness) -> str:
@@ -362,22 +410,14 @@ def ball_of(record: Sharpness | SubsetSharpness) -> str:
     return f"ρ = {record.rho:g}, {_norm_of(record)}"
 
 
-def t_quantile(degrees: int) -> float:
-    """Return the quantile of Student's t that a two-sided 95 % interval takes.
-
-    >>> round(t_quantile(1), 3), round(t_quantile(10), 3)
-    (12.706, 2.228)
-    """
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+def _overflow_rows(record: Sharpness | Profile) -> list[tuple[str, str]]:
+    if not record.n_overflowed:
+        return []
+    radius = f"largest finite radius {number(record.finite_radius)}"
+    return [("not finite", f"at {record.n_overflowed} points, left out; {radius}")]
 
 
 def _norm_of(record: Sharpness | SubsetSharpness | Profile) -> str:
     eta = f", η = {record.eta:g}" if record.eta else ""
     scale = "" if record.adaptive == "none" else f", adaptive {record.adaptive}{eta}"
     return f"p = {record.p:g}{scale}"
-
-
-def _beside(prediction: float) -> str:
-    return f", quadratic model {number(prediction)}" if math.isfinite(prediction) else ""

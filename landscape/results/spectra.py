@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, no_values
 from landscape.wording import number, with_error
 
 OPERATORS: Mapping[str, str] = {
@@ -18,10 +18,6 @@ OPERATORS: Mapping[str, str] = {
     "fisher": "empirical Fisher matrix",
 }
 """The curvature operators, and how a person calls them."""
-
-
-def _none() -> FloatArray:
-    return np.empty(0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -83,20 +79,22 @@ class Eigenpairs(Spectral):
     """
 
     kind: ClassVar[str] = "eigs"
+    heading: ClassVar[str] = "Hessian eigenvalues"
+    role: ClassVar[str] = "eigenpairs"
     values: FloatArray
     residuals: FloatArray
     vectors: FloatArray
     converged: bool
     method: str
-    errors: FloatArray = field(default_factory=_none)
+    errors: FloatArray = field(default_factory=no_values)
     n_lowest: int = 0
     upper_bound: float = math.inf
     lower_bound: float = -math.inf
     failure_probability: float = math.nan
     asymmetry: float = math.nan
-    data_errors: FloatArray = field(default_factory=_none)
+    data_errors: FloatArray = field(default_factory=no_values)
     n_groups: int = 0
-    gauss_newton: FloatArray = field(default_factory=_none)
+    gauss_newton: FloatArray = field(default_factory=no_values)
     start: str = "random"
 
     @property
@@ -109,6 +107,21 @@ class Eigenpairs(Spectral):
         top = [f"λ{i + 1}" for i in range(self.n_top)]
         lowest = [f"λn−{i}" if i else "λn" for i in reversed(range(self.n_lowest))]
         return top + lowest
+
+    def table(self) -> Columns:
+        """Return a row for each eigenvalue; what was not measured is an empty cell."""
+        blank = [""] * len(self.values)
+        measured = {
+            "error": self.errors,
+            "data_error": self.data_errors,
+            "gauss_newton": self.gauss_newton,
+        }
+        return {
+            "label": self.labels(),
+            "value": self.values,
+            "residual": self.residuals,
+            **{name: values if len(values) else blank for name, values in measured.items()},
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return each eigenvalue with its residual, then the evidence and the cost, as rows."""
@@ -158,6 +171,7 @@ class TraceEstimate(Spectral):
     """
 
     kind: ClassVar[str] = "trace"
+    heading: ClassVar[str] = "Trace of the Hessian"
     value: float
     standard_error: float
     low: float
@@ -168,16 +182,27 @@ class TraceEstimate(Spectral):
     exact: bool
     method: str
     layers: tuple[str, ...] = ()
-    layer_sizes: FloatArray = field(default_factory=_none)
-    layer_values: FloatArray = field(default_factory=_none)
-    layer_standard_errors: FloatArray = field(default_factory=_none)
-    layer_low: FloatArray = field(default_factory=_none)
-    layer_high: FloatArray = field(default_factory=_none)
+    layer_sizes: FloatArray = field(default_factory=no_values)
+    layer_values: FloatArray = field(default_factory=no_values)
+    layer_standard_errors: FloatArray = field(default_factory=no_values)
+    layer_low: FloatArray = field(default_factory=no_values)
+    layer_high: FloatArray = field(default_factory=no_values)
 
     @property
     def mean_eigenvalue(self) -> float:
         """The trace over the number of parameters."""
         return self.value / self.provenance.n_parameters
+
+    def table(self) -> Columns:
+        """Return a row for the whole, whose layer is empty, and one for each layer."""
+        return {
+            "layer": ["", *self.layers],
+            "size": [self.provenance.n_parameters, *map(int, self.layer_sizes)],
+            "value": np.array([self.value, *self.layer_values]),
+            "standard_error": np.array([self.standard_error, *self.layer_standard_errors]),
+            "low": np.array([self.low, *self.layer_low]),
+            "high": np.array([self.high, *self.layer_high]),
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the trace with its interval, those of the layers, and the cost, as rows."""
@@ -225,6 +250,7 @@ class Density(Spectral):
     """
 
     kind: ClassVar[str] = "density"
+    heading: ClassVar[str] = "Spectral density"
     grid: FloatArray
     density: FloatArray
     low: FloatArray
@@ -250,6 +276,10 @@ class Density(Spectral):
         """λmax/λ5; NaN where five positive eigenvalues were not found by themselves."""
         known = len(self.atoms) >= 5 and self.atoms[4] > 0
         return float(self.atoms[0] / self.atoms[4]) if known else math.nan
+
+    def table(self) -> Columns:
+        """Return the density and its band at each point of the grid."""
+        return {"grid": self.grid, "density": self.density, "low": self.low, "high": self.high}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return masses, moments, outliers and the cost as rows."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, metric_columns
 from landscape.wording import number
 
 
@@ -72,6 +72,8 @@ class Line(Sampled):
     """
 
     kind: ClassVar[str] = "line"
+    heading: ClassVar[str] = "Line"
+    role: ClassVar[str] = "random_line"
     x: FloatArray
     direction: str
     direction_norm: float
@@ -80,6 +82,16 @@ class Line(Sampled):
     def distance(self) -> FloatArray:
         """Signed Euclidean distance from the checkpoint, shape (nx,)."""
         return np.asarray(self.x * self.direction_norm)
+
+    def table(self) -> Columns:
+        """Return a row for each point, in the order of measurement."""
+        columns = {
+            "x": self.x,
+            "distance": self.distance,
+            "loss": self.loss,
+            "loss_se": self.loss_se,
+        }
+        return columns | metric_columns(self.metrics, columns)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured and the range of the losses as rows."""
@@ -111,6 +123,8 @@ class Surface(Sampled):
     """
 
     kind: ClassVar[str] = "surface"
+    heading: ClassVar[str] = "Loss surface"
+    role: ClassVar[str] = "surface"
     x: FloatArray
     y: FloatArray
     plane: str
@@ -125,6 +139,17 @@ class Surface(Sampled):
     def is_measured(self) -> npt.NDArray[np.bool_]:
         """Where the loss was measured, shape (nx, ny)."""
         return self.measured if self.measured.size else np.ones(self.loss.shape, dtype=bool)
+
+    def table(self) -> Columns:
+        """Return a row for each point, y running fastest; measured is 0 where interpolated."""
+        columns: dict[str, Any] = {
+            "x": np.repeat(self.x, self.y.size),
+            "y": np.tile(self.y, self.x.size),
+            "loss": self.loss,
+            "loss_se": self.loss_se,
+            "measured": list(map(int, self.is_measured.flat)),
+        }
+        return columns | metric_columns(self.metrics, columns)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured and the range of the losses as rows."""

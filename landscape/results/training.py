@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.wording import number
 
 _SHOWN = ("lr", "rho", "p", "batch_size", "weight_decay", "schedule", "seed", "label_noise")
@@ -28,27 +27,33 @@ class TrainingLog(Result):
     """
 
     kind: ClassVar[str] = "training"
+    heading: ClassVar[str] = "Training"
+    distinguishing: ClassVar[tuple[str, ...]] = (
+        *("problem", "optimizer", "base", "epochs", "lr", "rho", "p", "ascent_steps"),
+        *("micro_batch", "batch_size", "label_noise", "seed"),
+    )
     epochs: FloatArray
     train_loss: FloatArray
     lr: FloatArray
     seconds: FloatArray
     gradients: int
 
+    def table(self) -> Columns:
+        """Return a row for each epoch."""
+        columns = {name: getattr(self, name) for name in ("train_loss", "lr", "seconds")}
+        return {"epoch": list(map(int, self.epochs)), **columns}
+
     def rows(self) -> list[tuple[str, str]]:
-        """Return the optimizer, what it was told, and where the training ended, as rows."""
-        asked = self.settings
-        told = {key: asked[key] for key in _SHOWN if asked.get(key) is not None}
+        """Return the optimizer, its settings and the end of the training as rows."""
+        settings = self.settings
+        shown = [key for key in _SHOWN if settings.get(key) is not None]
+        base = f" around {settings['base']}" if settings.get("base") else ""
         last = number(float(self.train_loss[-1])) if len(self.train_loss) else "none"
         return [
-            ("problem", str(asked.get("problem", ""))),
-            ("optimizer", _optimizer(asked)),
-            ("settings", ", ".join(f"{key} {value}" for key, value in told.items())),
+            ("problem", str(settings.get("problem", ""))),
+            ("optimizer", f"{settings.get('optimizer', '')}{base}"),
+            ("settings", ", ".join(f"{key} {settings[key]}" for key in shown)),
             ("epochs", str(len(self.epochs))),
             ("mean loss of the last epoch", last),
             ("gradients of a batch", f"{self.gradients:,}"),
         ]
-
-
-def _optimizer(asked: Mapping[str, Any]) -> str:
-    base = asked.get("base")
-    return str(asked.get("optimizer", "")) + (f" around {base}" if base else "")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result
 from landscape.results.surfaces import Surface
 from landscape.wording import number
 
@@ -37,6 +37,7 @@ class Trajectory(Result):
     """
 
     kind: ClassVar[str] = "trajectory"
+    heading: ClassVar[str] = "Training runs in a plane"
     run: str = ""
     names: tuple[str, ...]
     x: FloatArray
@@ -71,23 +72,32 @@ class Trajectory(Result):
         return self.run or f"run of {len(self.names)} checkpoints"
 
     def lies_in(self, surface: Surface) -> bool:
-        """Return whether a surface was measured in the same plane, and of the same losses.
-
-        Args:
-            surface: any surface.
-
-        Returns:
-            True where checkpoint, data, loss, mode and both directions are the same, by their
-            digests, and BatchNorm's statistics are frozen in both.
-        """
-        what = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint", "mode", "parameters")
-        ours, theirs = self.provenance, surface.provenance
-        same = all(getattr(ours, name) == getattr(theirs, name) for name in what)
+        """Return whether a surface was measured in the same plane, and of the same losses."""
+        digests = ("checkpoint_hash", "data_fingerprint", "problem_fingerprint")
+        same = all(
+            getattr(self.provenance, name) == getattr(surface.provenance, name)
+            for name in (*digests, "mode", "parameters")
+        )
         # The projections of a run are measured with frozen statistics.
         same = same and surface.statistics == "frozen"
-        axes = ("d1", "d2")
-        mine, other = ([of.settings.get(axis) for axis in axes] for of in (self, surface))
-        return same and None not in mine and mine == other
+        ours, theirs = (
+            [record.settings.get(axis) for axis in ("d1", "d2")] for record in (self, surface)
+        )
+        return same and None not in ours and ours == theirs
+
+    def table(self) -> Columns:
+        """Return a row for each checkpoint."""
+        return {
+            "name": self.names,
+            "x": self.x,
+            "y": self.y,
+            "off_plane": self.off_plane,
+            "loss": self.loss,
+            "loss_se": self.loss_se,
+            "distance": self.distances,
+            "projected_loss": self.projected_loss,
+            "projected_loss_se": self.projected_loss_se,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return where the run lies and how its losses differ from those of the plane as rows."""

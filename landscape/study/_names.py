@@ -46,9 +46,9 @@ def choose_names(known: Sequence[Name], files: Sequence[Name]) -> list[str]:
     taken = {one.name for one in known} | {file.name for file in files} | {*stored}
     paths = {one.path for one in (*known, *files)} - {""}
     chosen: list[str] = []
-    for file, own in zip(files, stored, strict=True):
-        _check_given(known, file, own)
-        name = own or file.name or _shortest_end(file.path, paths, taken)
+    for file, stored_name in zip(files, stored, strict=True):
+        _check_given(known, file, stored_name)
+        name = stored_name or file.name or _shortest_end(file.path, paths, taken)
         if name in chosen:
             msg = f"two checkpoints are called {name!r}: give each a name of its own, NAME=FILE"
             raise InvalidArgumentError(msg)
@@ -69,24 +69,24 @@ def _stored(known: Sequence[Name], file: Name) -> str:
         for one in same
         if one.path and Path(one.path).name == path.name and not Path(one.path).exists()
     ]
-    found = [*of_path, *pathless, *moved]
-    return file.name if file.name in found else next(iter(found), "")
+    names = [*of_path, *pathless, *moved]
+    return file.name if file.name in names else next(iter(names), "")
 
 
-def _check_given(known: Sequence[Name], file: Name, own: str) -> None:
-    if not file.name or file.name == own:
+def _check_given(known: Sequence[Name], file: Name, stored: str) -> None:
+    if not file.name or file.name == stored:
         return
-    if own:
+    if stored:
         msg = (
-            f"{file.path} is called {own!r} in this study and cannot be called {file.name!r} too: "
-            "leave the name out, or use another study (--study)"
+            f"{file.path} is called {stored!r} in this study and cannot be called {file.name!r} "
+            "too: leave the name out, or use another study (--study)"
         )
         raise InvalidArgumentError(msg)
     for one in known:
         if one.name == file.name and (one.path or one.checkpoint_hash):
-            whose = one.path or f"other weights ({one.checkpoint_hash[:8]})"
+            owner = one.path or f"other weights ({one.checkpoint_hash[:8]})"
             msg = (
-                f"the name {file.name!r} belongs to {whose} in this study: choose another for "
+                f"the name {file.name!r} belongs to {owner} in this study: choose another for "
                 f"{file.path}"
             )
             raise InvalidArgumentError(msg)

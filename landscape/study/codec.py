@@ -23,15 +23,9 @@ _DTYPES = frozenset(
     + [f"<{kind}{size}" for kind in "iu" for size in (2, 4, 8)]
     + ["<f2", "<f4", "<f8", "<c8", "<c16"]
 )
-_IDENTITY = (
-    "checkpoint_hash",
-    "data_fingerprint",
-    "problem_fingerprint",
-    "split",
-    "mode",
-    "device",
-    "dtype",
-)
+# Fields of the provenance that say what was measured, and of what computation.
+PLACE = ("checkpoint_hash", "data_fingerprint", "split", "mode", "device", "dtype")
+_IDENTITY = (*PLACE, "problem_fingerprint")
 
 
 class ArrayNotStoredWarning(UserWarning):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import eq
+from operator import attrgetter, eq
 from typing import Any
 
 from landscape.errors import StudyError, one_of
+from landscape.results import KINDS, Evaluation, Line
 
-_FIELDS = {"eigs": "eigenpairs", "sharpness": "sharpness", "surface": "surface"}
-_LAID_OUT = ("surface", "random_line", "sharpness")
+_WITH_LAYOUT = ("surface", "random_line", "sharpness")
 _LINES = {"worst-case": "worst_line", "random": "random_line"}
-_BESIDE = {*_FIELDS.values(), *_LINES.values()}
+_PARTS = {"eigenpairs", "sharpness", "surface", *_LINES.values()}
 _OF_NONE = {"test", "training", "doctor"}  # roles whose numbers are of no choice of parameters
-APART = (
-    *("training", "density", "trace", "profile", "m-sharpness", "steps", "average", "flatness"),
-    *("path", "trajectory", "differences", "doctor"),
-)
+APART = tuple(kind for kind, cls in KINDS.items() if cls.heading and not cls.role)
 """Kinds that stand for themselves, in the order in which to show them."""
 
 Source = tuple[str, ...]
@@ -25,22 +22,7 @@ Source = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What the choice needs to know of one finished measurement.
-
-    Attributes:
-        id: number of the measurement in the file.
-        kind: kind of its result.
-        name: the checkpoint's name.
-        checkpoint_hash: digest of its weights.
-        data_fingerprint: digest of its data.
-        split: part of the data.
-        settings: what was asked for.
-        parameters: pattern of the parameters that were explored; empty: all of them.
-        problem_fingerprint: identity of what was computed.
-        mode: of the layers, ``eval`` or ``train``.
-        dtype: floating-point type that computed.
-        loss: in words; empty: not known.
-    """
+    """A finished measurement: its number in the file, and the fields of its record."""
 
     id: int
     kind: str
@@ -75,21 +57,21 @@ class Candidate:
         plain = {"operator": "hessian", "scale": "none", "adaptive": "none"}
         if any(self.settings.get(key, v) != v for key, v in plain.items()):
             return None
-        if self.kind == "loss":
-            return "test" if self.split == "test" else "evaluation"
-        if self.kind == "line":
+        if self.kind == Line.kind:
             return _LINES.get(str(self.settings.get("direction")))
-        return _FIELDS.get(self.kind)
+        if (self.kind, self.split) == (Evaluation.kind, "test"):
+            return "test"
+        return KINDS[self.kind].role or None if self.kind in KINDS else None
 
 
 def usual_part(patterns: Sequence[str]) -> str:
-    """Return which parameters to show where nobody says: all, else those that were explored last.
+    """Return the parameters to show by default: all (empty), else those of the last measurement.
 
     Args:
-        patterns: what was explored in each measurement, the newest last; empty: all of them.
+        patterns: the parameters of each measurement, the newest last; empty: all of them.
 
     Returns:
-        One of them.
+        One of the patterns.
     """
     return "" if "" in patterns or not patterns else patterns[-1]
 
@@ -102,15 +84,13 @@ def choose(
 ) -> dict[str, dict[str, int]]:
     """Choose the newest measurement of each role, for each checkpoint.
 
-    All from one source (data, split, mode, dtype, loss and model), as far as they are measured
+    All are of one source (data, split, mode, dtype, loss and model), as far as they are measured
     there: that of the newest evaluation with more than evaluations beside it; else of the newest
     evaluation, leaving out the split ``test``; else of the newest measurement with a role beside
     it. What a checkpoint has elsewhere only is taken from where most of that is the same.
 
-    Two checkpoints that share a name are kept apart: the one that has it by ``hashes``, else the
-    one that was measured last, is called so; the others get the first eight digits of their hash
-    behind it (``sgd.pt@1a2b3c4d``). One checkpoint with several names has the first, and the others
-    where they are asked for.
+    Of two checkpoints that share a name, the one that has it by ``hashes``, else the one measured
+    last, is called so; the others get their hash behind it (``sgd.pt@1a2b3c4d``).
     """
     every = list(candidates)
     labelled = _labelled(every, hashes or {})
@@ -133,7 +113,7 @@ def choose(
     shared = _common_source(shown)
     held_out = _held_out_source(shown, shared)
     pools = {label: _pools(every, shared, held_out) for label, every in of_one_loss.items()}
-    alike = {role: _shared_look(role, pools.values()) for role in _LAID_OUT}
+    alike = {role: _shared_layout(role, pools.values()) for role in _WITH_LAYOUT}
     return {label: _roles(pool, alike) for label, pool in pools.items()}
 
 
@@ -159,18 +139,18 @@ def _of_part(
     """Keep what explored the same parameters, and what is of none: training and held-out loss."""
     shown = {one.id for measured in labelled.values() for one in measured}
     parts = [one for one in every if one.id in shown and one.role not in {None, *_OF_NONE}]
-    beside = [one for one in parts if one.role in {"evaluation", *_BESIDE}]
+    compared = [one for one in parts if one.role in {"evaluation", *_PARTS}]
     if parameters is None:
-        parameters = usual_part([one.parameters for one in beside or parts])
+        parameters = usual_part([one.parameters for one in compared or parts])
     elif not any(same_part(one.parameters, parameters) for one in parts):
-        held = sorted({one.parameters or "(all)" for one in parts})
-        msg = f"nothing was measured of the parameters {parameters}; it was of: {'; '.join(held)}"
+        known = sorted({one.parameters or "(all)" for one in parts})
+        msg = f"nothing was measured of the parameters {parameters}; it was of: {'; '.join(known)}"
         raise StudyError(msg)
-    kept = {
+    chosen = {
         label: [o for o in pool if same_part(o.parameters, parameters) or o.role in _OF_NONE]
         for label, pool in labelled.items()
     }
-    return {label: pool for label, pool in kept.items() if pool}
+    return {label: pool for label, pool in chosen.items() if pool}
 
 
 def _has_part(measured: Iterable[Candidate]) -> bool:
@@ -184,7 +164,7 @@ def _labelled(
     checkpoints: dict[tuple[str, str], list[Candidate]] = {}
     newest_hash: dict[str, str] = {}
     first_name: dict[str, str] = {}
-    for candidate in sorted(candidates, key=_id):
+    for candidate in sorted(candidates, key=attrgetter("id")):
         first_name.setdefault(candidate.checkpoint_hash, candidate.name)
     for candidate in candidates:
         digest = candidate.checkpoint_hash
@@ -194,7 +174,7 @@ def _labelled(
     newest_hash |= {
         name: digest for name, digest in hashes.items() if (name, digest) in checkpoints
     }
-    ordered = sorted(checkpoints.items(), key=lambda item: min(map(_id, item[1])))
+    ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
     labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:
         short = f"{name}@{digest[:8]}"
@@ -203,19 +183,15 @@ def _labelled(
     return labelled
 
 
-def _id(one: Candidate) -> int:
-    return one.id
-
-
 def _common_source(candidates: Sequence[Candidate]) -> Source:
     """Return where everything is to come from; empty if nothing plays a part."""
-    beside = [one for one in candidates if one.role in _BESIDE]
+    parts = [one for one in candidates if one.role in _PARTS]
     losses = [one for one in candidates if one.role == "evaluation"]
     # A loss that stands alone on its data says nothing of where the rest was measured.
-    sources, data = ({getattr(one, k) for one in beside} for k in ("source", "data_fingerprint"))
+    sources, data = ({getattr(one, k) for one in parts} for k in ("source", "data_fingerprint"))
     with_more = [one for one in losses if one.source in sources]
     same_data = [one for one in losses if one.data_fingerprint in data]
-    newest = with_more or same_data or losses or beside
+    newest = with_more or same_data or losses or parts
     return newest[-1].source if newest else ()
 
 
@@ -236,29 +212,29 @@ def _pools(
 ) -> dict[str, list[Candidate]]:
     """Return what each role of a checkpoint may be filled with, oldest first."""
     # Each checkpoint has an identity, and one source, of its own.
-    beside = [one for one in measured if one.role in {"evaluation", *_BESIDE}]
-    own = _common_source(_nearest(beside, shared)) or shared
+    compared = [one for one in measured if one.role in {"evaluation", *_PARTS}]
+    source = _common_source(_nearest(compared, shared)) or shared
     by_role: dict[str, list[Candidate]] = {}
     for one in measured:
         if one.role is not None:
             by_role.setdefault(one.role, []).append(one)
-    wanted = {"test": held_out[:-2] + own[-2:]}
-    return {role: _nearest(pool, wanted.get(role, own)) for role, pool in by_role.items()}
+    sources = {"test": held_out[:-2] + source[-2:]}
+    return {role: _nearest(pool, sources.get(role, source)) for role, pool in by_role.items()}
 
 
-def _shared_look(role: str, checkpoints: Iterable[Mapping[str, list[Candidate]]]) -> str | None:
+def _shared_layout(role: str, checkpoints: Iterable[Mapping[str, list[Candidate]]]) -> str | None:
     """Find the newest layout of surfaces or lines that every checkpoint with any of them has."""
     # Pictures side by side mean something on planes of one kind and over one range only.
     every = [pools[role] for pools in checkpoints if role in pools]
     if len(every) < 2:
         return None
-    common = set.intersection(*({_look(one) for one in pool} for pool in every))
-    return next((_look(one) for one in reversed(every[0]) if _look(one) in common), None)
+    common = set.intersection(*({_layout(one) for one in pool} for pool in every))
+    return next((_layout(one) for one in reversed(every[0]) if _layout(one) in common), None)
 
 
-def _look(one: Candidate) -> str:
-    what = ("plane", "direction", "x", "y", "statistics", "rho", "p")
-    axes = [one.settings.get(key) for key in what]
+def _layout(one: Candidate) -> str:
+    keys = ("plane", "direction", "x", "y", "statistics", "rho", "p")
+    axes = [one.settings.get(key) for key in keys]
     seeds = [(one.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
     return repr([*axes, *seeds, *one.source[:-2]])  # other losses and models may look alike
 
@@ -266,11 +242,11 @@ def _look(one: Candidate) -> str:
 def _roles(pools: Mapping[str, list[Candidate]], alike: Mapping[str, str | None]) -> dict[str, int]:
     chosen = {}
     for role, pool in pools.items():
-        fitting = [one for one in pool if alike.get(role) == _look(one)] or pool
+        fitting = [one for one in pool if alike.get(role) == _layout(one)] or pool
         chosen[role] = fitting[-1].id
         if role == "eigenpairs":
             # Five eigenvalues are not hidden by one that was asked for later.
-            chosen[role] = max(reversed(pool), key=_n_pairs).id
+            chosen[role] = max(reversed(pool), key=lambda one: int(one.settings.get("k", 0))).id
     return chosen
 
 
@@ -285,7 +261,3 @@ def _of_one_loss(measured: list[Candidate]) -> list[Candidate]:
         for one in measured
         if one.role != "sharpness" or bool(one.loss) not in known or one.source[-2] in losses
     ]
-
-
-def _n_pairs(one: Candidate) -> int:
-    return int(one.settings.get("k", 0))

@@ -106,6 +106,7 @@ _REASONS = {
     "run the same command again to begin anew",
     "thread": "the study {path} was opened in another thread; open it in the one that uses it",
 }
+_EMPTY = "{path} is empty: nothing was measured into it yet; name another file"
 
 
 @contextmanager
@@ -201,10 +202,9 @@ def _check_place(path: Path, *, create: bool) -> None:
         raise StudyError(msg)
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
-    )
+def _connect(path: Path, parameters: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{parameters}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     connection.row_factory = sqlite3.Row
     return connection
 
@@ -227,21 +227,14 @@ def _is_study(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _check_study(connection: sqlite3.Connection, path: Path) -> None:
-    with _transaction(connection, "BEGIN"):
-        if not _is_study(connection, path):
-            msg = f"{path} is empty: nothing was measured into it yet; name another file"
-            raise StudyError(msg)
-
-
 def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
     connection = _connect(path, "mode=rwc" if create else "mode=rw")
     try:
         # Nothing may be written before it is certain that the file is ours.
         with _transaction(connection, "BEGIN"):
-            known = _is_study(connection, path)
-        if not known and not create:
-            _check_study(connection, path)
+            is_empty = not _is_study(connection, path)
+        if is_empty and not create:
+            raise StudyError(_EMPTY.format(path=path))
         _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -305,10 +298,12 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
     return _opened_to_read(path, "immutable=1")
 
 
-def _opened_to_read(path: Path, how: str) -> sqlite3.Connection:
-    connection = _connect(path, how)
+def _opened_to_read(path: Path, parameters: str) -> sqlite3.Connection:
+    connection = _connect(path, parameters)
     try:
-        _check_study(connection, path)
+        with _transaction(connection, "BEGIN"):
+            if not _is_study(connection, path):
+                raise StudyError(_EMPTY.format(path=path))
         if _version(connection) < SCHEMA_VERSION:  # the file stays as it is
             connection.execute("PRAGMA temp_store = MEMORY")
             _upgrade(connection, "CREATE TEMP")

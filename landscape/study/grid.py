@@ -40,16 +40,16 @@ class Grid:
         return {(row["i"], row["j"]): loads(row["measured"]) for row in rows}
 
     def settle(self, how: Mapping[str, Any]) -> dict[str, Any]:
-        """Note how the points are measured, unless that is noted already.
+        """Note how the points are measured, in JSON values, and return what is noted.
 
-        Whoever is first decides, so that a measurement that is taken up again, or shared by
-        several processes, is made in one way.
+        The first note stays, so that a measurement that is resumed, or shared by several
+        processes, is made in one way.
 
         Args:
-            how: JSON values.
+            how: the note.
 
         Returns:
-            What is noted: the given, or what was noted before.
+            The first note.
         """
         with self._file.writing() as connection:
             connection.execute(
@@ -70,23 +70,14 @@ class Grid:
         return None if noted is None else dict(noted)
 
     def record(self, i: int, j: int, values: Mapping[str, float]) -> None:
-        """Record what was measured at one point; it is on the disk when this returns.
-
-        Args:
-            i: index along x, from 0.
-            j: index along y, from 0.
-            values: floats by column; NaN and infinity are kept as such.
-
-        Raises:
-            InvalidArgumentError: if there is no such point.
-        """
+        """Record one point, as `record_all` does."""
         self.record_all({(i, j): values})
 
     def record_all(self, points: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
-        """Record several points in one transaction, which takes hardly longer than that of one.
+        """Record points in one transaction; they are on the disk when this returns.
 
         Args:
-            points: for each by its indices, the values as `record` takes them.
+            points: floats by column (NaN and infinity stay), by the indices along x and y from 0.
 
         Raises:
             InvalidArgumentError: if there is no such point.
@@ -97,8 +88,8 @@ class Grid:
                 msg = f"point ({i}, {j}) lies outside the grid of {size}"
                 raise InvalidArgumentError(msg)
         rows = [
-            (self.id, int(i), int(j), dumps({name: float(value) for name, value in own.items()}))
-            for (i, j), own in points.items()
+            (self.id, int(i), int(j), dumps({name: float(value) for name, value in values.items()}))
+            for (i, j), values in points.items()
         ]
         try:
             self._insert(rows)

@@ -26,7 +26,7 @@ from landscape.results import (
 )
 from landscape.results.comparison import Comparison, Measured
 from landscape.study._names import Name
-from landscape.study.codec import content_key, dumps, loads, pack, printable, unpack
+from landscape.study.codec import PLACE, content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import APART, Candidate, choose
 from landscape.study.file import StudyFile
 from landscape.study.grid import Grid
@@ -38,17 +38,11 @@ class Entry:
 
     Attributes:
         id: number of the measurement, for `Study.load` and `Study.delete`.
-        kind: kind of its result, a key of `landscape.results.KINDS`.
-        name: the checkpoint's name.
-        checkpoint_hash: digest of its weights and buffers.
-        split: part of the data.
+        kind, name, checkpoint_hash, split, settings, parameters: as in the record.
         status: ``complete``, or ``partial`` for a line or surface that was begun.
         created: when it was measured, as ISO 8601.
         cost: what it spent, in words; empty while partial.
-        points_done: points of a line or surface recorded so far; 0 if not kept by point.
-        points_total: points that it has; 0 if not kept by point.
-        settings: what was asked for.
-        parameters: pattern of the parameters that were explored; empty: all of them.
+        points_done, points_total: points recorded so far and in all; 0 if not kept by point.
     """
 
     id: int
@@ -127,14 +121,14 @@ class Study:
         with self._file.writing() as connection:
             provenance = _registered(connection, result.provenance)
             _set_name(connection, provenance.checkpoint, provenance.checkpoint_hash)
-            row = _identity(result.kind, provenance, result.settings)
-            earlier = _row_of_key(connection, row["key"])
+            key = content_key(result.kind, provenance, result.settings)
+            earlier = _row_of_key(connection, key)
             if earlier is not None:
                 name = loads(earlier["provenance"])["checkpoint"]
                 provenance = dataclasses.replace(provenance, checkpoint=name)
             row = _identity(result.kind, provenance, result.settings) | finished
             _insert(connection, row, "ON CONFLICT (key) DO UPDATE SET " + _overwrite(row))
-            number = int(_row_of_key(connection, row["key"])["id"])
+            number = int(_row_of_key(connection, key)["id"])
             connection.execute("DELETE FROM arrays WHERE measurement = ?", (number,))
             connection.executemany(
                 "INSERT INTO arrays VALUES (?, ?, ?, ?, ?)",
@@ -156,40 +150,21 @@ class Study:
             The result, under the name that it was saved under; or None.
         """
         with self._file.reading() as connection:
-            known = _identified(connection, provenance)
+            known = _with_identity(provenance, _known_identity(connection, provenance))
             row = _row_of_key(connection, content_key(kind, known, settings))
             if row is None or row["status"] != "complete":
                 return None
             return self._result(connection, row)
 
     def identify(self, provenance: Provenance) -> Provenance:
-        """Return where a number comes from, with the identity that the study gives to it.
-
-        Signatures that agree have one identity; that of the first is remembered.
-
-        Args:
-            provenance: of a problem.
-
-        Returns:
-            The same, with another ``problem_fingerprint`` where an earlier signature agrees.
-        """
-        if self.readonly or self.knows(provenance):
-            with self._file.reading() as connection:
-                return _identified(connection, provenance)
+        """Return a provenance with the identity (``problem_fingerprint``) known to the study."""
+        with self._file.reading() as connection:
+            known = _known_identity(connection, provenance)
+        if known or self.readonly:
+            return _with_identity(provenance, known)
+        # A signature that is new is remembered.
         with self._file.writing() as connection:
             return _registered(connection, provenance)
-
-    def knows(self, provenance: Provenance) -> bool:
-        """Return whether the signature agrees with one that was measured before.
-
-        Args:
-            provenance: of a problem.
-
-        Returns:
-            False also where there is no signature.
-        """
-        with self._file.reading() as connection:
-            return _known_identity(connection, provenance) is not None
 
     def set_name(self, name: str, checkpoint_hash: str, path: str = "") -> None:
         """Remember what a checkpoint is called; what is stored keeps the names that it has.
@@ -206,11 +181,7 @@ class Study:
                 _set_name(connection, name, checkpoint_hash, here)
 
     def names(self) -> list[Name]:
-        """List what the checkpoints are called.
-
-        Returns:
-            One entry for each name.
-        """
+        """List the names of the checkpoints."""
         folder = self.path.absolute().parent
         with self._file.reading() as connection:
             rows = connection.execute("SELECT * FROM names ORDER BY rowid").fetchall()
@@ -247,11 +218,7 @@ class Study:
             return self._result(connection, row, name)
 
     def delete(self, id: int) -> None:
-        """Delete a measurement, finished or not, with its points.
-
-        Args:
-            id: its number.
-        """
+        """Delete a measurement by its number, finished or not, with its points."""
         with self._file.writing() as connection:
             self._row(connection, id)
             connection.execute("DELETE FROM measurements WHERE id = ?", (id,))
@@ -323,30 +290,27 @@ class Study:
                     " WHERE n_x IS NULL",
                 )
         with self._file.reading() as connection:
-            found = _row_of_key(connection, row["key"])
-        if found is None:
+            stored = _row_of_key(connection, row["key"])
+        if stored is None:
             msg = f"{self.path} holds no points of this {kind}, and was opened for reading only"
             raise StudyError(msg)
-        if (found["n_x"], found["n_y"]) != (n_x, n_y):
+        if (stored["n_x"], stored["n_y"]) != (n_x, n_y):
             msg = (
-                f"{self.path} holds {found['n_x']} × {found['n_y']} points under these settings, "
+                f"{self.path} holds {stored['n_x']} × {stored['n_y']} points under these settings, "
                 f"and {n_x} × {n_y} were asked for; the settings must tell the two apart"
             )
             raise InvalidArgumentError(msg)
-        return Grid(self._file, int(found["id"]), (n_x, n_y))
+        return Grid(self._file, int(stored["id"]), (n_x, n_y))
 
     def comparison(
         self, names: Iterable[str] | None = None, *, parameters: str | None = None
     ) -> Comparison:
         """Put the checkpoints side by side, each with the newest finished result of each role.
 
-        All of one data set, split, mode, dtype, loss and model where these were measured: those of
-        the newest loss with more beside it, else of the newest loss that is not on the split
-        ``test``, else of the newest result. Where a result is to be had elsewhere only, the table
-        says so. Checkpoints that share a name but not their weights are told apart: the one
-        measured last has the name, an older one reads ``name@hash``, with eight digits of the
-        hash. Those that share their weights are one, under the first name; ``names`` may have
-        the others too.
+        All results are of one data set, split, mode, dtype, loss and model as far as possible
+        (`landscape.study.contrast.choose`); the table names those that are not. Of checkpoints
+        that share a name, the one measured last has it, and an older one reads ``name@hash``, with
+        eight digits of the hash. Those that share their weights are one, under the first name.
 
         Args:
             names: the checkpoints to show, in this order; all, in the order in which they were
@@ -373,10 +337,10 @@ class Study:
                 }
                 surface = results.get("surface")
                 runs = () if surface is None else self._runs(connection, rows, surface)
-                apart = {kind: results.pop(kind, None) for kind in APART}
+                apart = {kind: results.pop(kind) for kind in APART if kind in results}
                 if runs:  # which are drawn on the surface
-                    apart["trajectory"] = None
-                others = tuple(one for one in apart.values() if one is not None)
+                    apart.pop(Trajectory.kind, None)
+                others = tuple(apart.values())
                 models.append(Measured(name=name, trajectories=runs, others=others, **results))
         return Comparison(models=tuple(models))
 
@@ -424,25 +388,18 @@ class Study:
 
 
 def _identity(kind: str, provenance: Provenance, settings: Mapping[str, Any]) -> dict[str, Any]:
-    scalars = {
-        "checkpoint": provenance.checkpoint,
-        "checkpoint_hash": provenance.checkpoint_hash,
-        "data_fingerprint": provenance.data_fingerprint,
-        "split": provenance.split,
-        "created": provenance.created,
-    }
+    columns = ("checkpoint", "checkpoint_hash", "data_fingerprint", "split", "created")
     return {
         "key": content_key(kind, provenance, settings),
         "kind": kind,
-        **{column: printable(text) for column, text in scalars.items()},
+        **{column: printable(getattr(provenance, column)) for column in columns},
         "settings": dumps(settings),
         "provenance": dumps(dataclasses.asdict(provenance)),
     }
 
 
 def _place(provenance: Provenance) -> str:
-    fields = ("checkpoint_hash", "data_fingerprint", "split", "mode", "device", "dtype")
-    parts = [getattr(provenance, field) for field in (*fields, "parameters")]
+    parts = [getattr(provenance, field) for field in (*PLACE, "parameters")]
     return hashlib.sha256(dumps(parts).encode()).hexdigest()
 
 
@@ -459,23 +416,21 @@ def _known_identity(connection: sqlite3.Connection, provenance: Provenance) -> s
     )
 
 
-def _identified(connection: sqlite3.Connection, provenance: Provenance) -> Provenance:
-    known = _known_identity(connection, provenance)
-    return dataclasses.replace(
-        provenance, problem_fingerprint=known or provenance.problem_fingerprint
-    )
+def _with_identity(provenance: Provenance, identity: str | None) -> Provenance:
+    identity = identity or provenance.problem_fingerprint
+    return dataclasses.replace(provenance, problem_fingerprint=identity)
 
 
 def _registered(connection: sqlite3.Connection, provenance: Provenance) -> Provenance:
     """Identify, and remember a signature that is new."""
-    found = _identified(connection, provenance)
+    identified = _with_identity(provenance, _known_identity(connection, provenance))
     if provenance.signature is not None:
         signature = dumps(dataclasses.asdict(provenance.signature))
         connection.execute(
             "INSERT OR IGNORE INTO computations VALUES (?, ?, ?)",
-            (_place(provenance), found.problem_fingerprint, signature),
+            (_place(provenance), identified.problem_fingerprint, signature),
         )
-    return found
+    return identified
 
 
 def _set_name(
@@ -508,33 +463,25 @@ def _row_of_key(connection: sqlite3.Connection, key: str) -> Any:
 
 
 def _candidate(row: sqlite3.Row) -> Candidate:
-    origin = loads(row["provenance"])
+    columns = ("id", "kind", "checkpoint_hash", "data_fingerprint", "split")
+    origin = loads(row["provenance"])  # of older versions, without some of these
+    fields = ("parameters", "loss", "problem_fingerprint", "mode", "dtype")
     return Candidate(
-        id=row["id"],
-        kind=row["kind"],
         name=row["checkpoint"],
-        checkpoint_hash=row["checkpoint_hash"],
-        data_fingerprint=row["data_fingerprint"],
-        split=row["split"],
         settings=loads(row["settings"]),
-        parameters=origin.get("parameters", ""),
-        loss=origin.get("loss", ""),
-        **{what: origin.get(what, "") for what in ("problem_fingerprint", "mode", "dtype")},
+        **{column: row[column] for column in columns},
+        **{field: origin.get(field, "") for field in fields},
     )
 
 
 def _entry(row: sqlite3.Row) -> Entry:
+    columns = ("id", "kind", "checkpoint_hash", "split", "status", "created")
     return Entry(
-        id=row["id"],
-        kind=row["kind"],
         name=row["checkpoint"],
-        checkpoint_hash=row["checkpoint_hash"],
-        split=row["split"],
-        status=row["status"],
-        created=row["created"],
         cost="" if row["cost"] is None else str(Cost(**loads(row["cost"]))),
         points_done=row["n_done"],
         points_total=(row["n_x"] or 0) * (row["n_y"] or 0),
         settings=loads(row["settings"]),
         parameters=loads(row["provenance"]).get("parameters", ""),
+        **{column: row[column] for column in columns},
     )
