@@ -429,7 +429,7 @@ def test_nothing_is_timed_unless_asked_for(measure, monkeypatch):
         raise NotImplementedError(msg)
 
     monkeypatch.setattr("landscape.evaluate._choosing._fastest", timed)
-    size = {line: {}, surface: {"n": 6}, average_sharpness: {"rho": 0.1, "prediction": False}}
+    size = {line: {}, surface: {"n": 6}, average_sharpness: {"sigma": 0.1, "prediction": False}}
     problem = case_named("conv_batch_norm_eval").build(5)
     assert measure(problem, **size[measure]).engine == "BatchNorm folded"
     with pytest.raises(NotImplementedError, match="timed"):
