@@ -30,6 +30,11 @@ class Interval:
     low: FloatArray
     high: FloatArray
 
+    @classmethod
+    def exact(cls, value: FloatArray) -> Interval:
+        """Return estimates without error."""
+        return cls(value=value, standard_error=np.zeros_like(value), low=value, high=value)
+
 
 def confidence_interval(samples: FloatArray, confidence: float) -> Interval:
     """Estimate the mean of independent samples, allowing for skewness.

@@ -339,8 +339,8 @@ def pairs(vectors: np.ndarray, name: str) -> Eigenpairs:
         ({"method": "power", "failure_probability": 1e-6}, "searches for no missed eigenvalues"),
         ({"tol": 1e-18}, r"tol = 1e-18 is below the noise floor of the products in float64, .*e-1"),
         ({"memory": 1e5}, r"a budget of 0 MB .* expected at least \d+ MB"),
-        ({"block": 0}, "block = 0"),
-        ({"data_groups": -1}, "data_groups = -1; expected the number of groups"),
+        ({"block": 0}, "block must be a whole number of at least 1, got 0"),
+        ({"data_groups": -1}, "data_groups must be a whole number of at least 0, got -1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

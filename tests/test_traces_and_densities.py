@@ -132,7 +132,7 @@ def test_traces_are_kept_in_the_study(tmp_path):
             {"method": "xtrace", "layers": True},
             "from the methods krylov and hutchinson; got .*'xtrace'",
         ),
-        ({"rtol": -1.0}, "rtol = -1.0"),
+        ({"rtol": -1.0}, "rtol must be a finite number of at least 0, got -1.0"),
         ({"confidence": 1.0}, "confidence = 1.0"),
         ({"operator": "kfac"}, "unknown operator 'kfac'"),
     ],
@@ -262,8 +262,8 @@ def test_a_density_through_a_record():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1}, "steps = 1; expected at least 2"),
-        ({"n_probes": 1}, "n_probes = 1; expected at least 2"),
+        ({"steps": 1}, "steps must be a whole number of at least 2, got 1"),
+        ({"n_probes": 1}, "n_probes must be a whole number of at least 2, got 1"),
         ({"bandwidth": -1.0}, "bandwidth = -1.0"),
         ({"operator": "hess"}, "unknown operator 'hess'"),
     ],

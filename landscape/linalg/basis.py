@@ -12,7 +12,6 @@ from torch import Tensor
 
 from landscape.linalg.bounds import LanczosTridiagonal
 from landscape.linalg.budget import n_wanted
-from landscape.linalg.checks import check_symmetric
 from landscape.linalg.krylov import (
     Floats,
     Operator,
@@ -289,7 +288,7 @@ class KrylovBasis:
     def _compare(self, column: Floats, known: Floats) -> None:
         difference = float(np.abs(column - known).max(initial=0.0))
         self.asymmetry = max(self.asymmetry, difference)
-        check_symmetric(self.asymmetry, self.operator)
+        self.operator.check_symmetric(self.asymmetry)
 
     def compress(self, mix: Floats) -> None:
         """Keep linear combinations of the basis only, orthonormal columns of coefficients."""

@@ -21,7 +21,7 @@ from landscape.linalg.quadrature import (
     gauss_rule,
 )
 from landscape.linalg.recurrence import ROUNDING, LanczosRun
-from landscape.linalg.sampling import BlockOperator, Matmat, check_sampling
+from landscape.linalg.sampling import BlockOperator, Matmat, check_confidence
 from landscape.stats import Interval
 
 # The grid resolves a bandwidth by so many steps, and goes on for so many beyond the last node.
@@ -123,7 +123,7 @@ def spectral_density(
     >>> found.quadrature.nodes[0].round(5).tolist(), found.matvecs
     ([-1.0, 1.0], 32)
     """
-    check_sampling(n, confidence=confidence, dtype=dtype, rtol=0.0, atol=0.0)
+    check_confidence(confidence)
     whole("steps", steps, least=2)
     whole("n_probes", n_probes, least=2)
     if bandwidth is not None:

@@ -1,4 +1,4 @@
-"""What Lanczos and power iteration share: a counted operator, inner products, and the result.
+"""A counted operator, float64 inner products, and what both eigensolvers check and return.
 
 Vectors are stored in the operator's dtype, float32 at least. Inner products are summed in float64
 whatever that dtype is. Long vectors of float32 are multiplied as they are, in blocks that are
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from landscape.checks import positive, whole
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.randomness import seeded
 
@@ -35,6 +36,12 @@ _SAFE = 1e-24, 1e30
 # Known coefficients that are subtracted one by one.
 _FEW = 8
 SCRATCH_BYTES = 8 * 8 * _CHUNK
+# Largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| / ‖H‖ that may pass for rounding.
+_ASYMMETRY = 1e-3
+
+
+class AsymmetryError(InvalidArgumentError):
+    """The products are not those of a symmetric matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +111,12 @@ class Operator:
         max_matvecs: int,
         callback: Callback | None = None,
     ) -> None:
+        if n < 1:
+            msg = f"n = {n}; expected an operator of size 1 or more"
+            raise InvalidArgumentError(msg)
+        if not dtype.is_floating_point:
+            msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
+            raise InvalidArgumentError(msg)
         self.n = n
         self.dtype = dtype
         self.storage = torch.promote_types(dtype, torch.float32)
@@ -168,6 +181,24 @@ class Operator:
             "loss and its gradient are finite here, or compute in float64"
         )
 
+    def check_symmetric(self, asymmetry: float) -> None:
+        """Refuse an operator whose products differ from a symmetric one's by more than rounding.
+
+        With an error e in H vⱼ, |vᵢᵀHvⱼ − vⱼᵀHvᵢ| is off by |vᵢᵀe| ≤ ‖e‖. Products of a network
+        in float32 have errors of up to 1e-4 ‖H‖, those in half precision of a few eps, most of it
+        in directions other than vᵢ. So ten eps, and at least 1e-3, pass for rounding; a matrix of
+        independent entries, for which the ratio is about 2/√n, does not up to a million rows.
+        """
+        limit = max(_ASYMMETRY, 10.0 * self.eps)
+        if asymmetry > limit * self.norm:
+            msg = (
+                f"the operator is not symmetric: after {self.matvecs} products, u·Hv and v·Hu "
+                f"differ by {asymmetry / self.norm:.2g} of ‖H‖; expected at most {limit:.2g}, "
+                "for rounding; check that the matvec is that of a symmetric matrix and that it "
+                "gives the same product each time"
+            )
+            raise AsymmetryError(msg)
+
     def random_unit_vector(self, against: Tensor | None = None) -> Tensor:
         """Draw a vector that is uniform on the unit sphere of the complement of a basis.
 
@@ -195,6 +226,54 @@ class Operator:
                 orthogonalise(v, against)
                 v.div_(norm(v))
         return v
+
+
+def check_request(n: int, *, k: int, tol: float, max_matvecs: int, least: int) -> None:
+    """Validate the arguments that both eigensolvers take."""
+    whole("k", k, least=1)
+    if k > n:
+        msg = f"k = {k} eigenpairs of an operator of size n = {n}; expected k <= n; lower k"
+        raise InvalidArgumentError(msg)
+    positive("tol", tol)
+    whole("max_matvecs", max_matvecs, least=least, advice=f"raise it or lower k = {k}")
+
+
+def check_start(start: Tensor, n: int, *, several: bool = False) -> None:
+    """Validate the shape and the norms of one start vector, or of several as rows."""
+    rows = start[None] if start.ndim == 1 else start
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != n or (start.ndim > 1 and not several):
+        expected = f"({n},), one flat vector" + (f", or (b, {n}), b of them" if several else "")
+        msg = f"start has shape {tuple(start.shape)}; expected {expected}"
+        raise InvalidArgumentError(msg)
+    for length in map(norm, rows):
+        if not math.isfinite(length) or length == 0.0:
+            msg = (
+                f"start has norm {length}; expected a finite vector that is not zero, or start=None"
+            )
+            raise InvalidArgumentError(msg)
+
+
+class Stagnation:
+    """Detects residuals that are near rounding and fall no further.
+
+    They have if, near rounding, the smallest of the last quarter of the steps is not half the
+    smallest of the quarter before. If it is ten times as large, that is no stagnation, but a
+    larger eigenvalue coming into view.
+    """
+
+    def __init__(self) -> None:
+        self._history: list[float] = []
+
+    def reached(self, residual: float, *, rounding: float) -> bool:
+        """Record a residual, and return whether the iteration stagnates."""
+        self._history.append(residual)
+        steps = len(self._history)
+        if steps < 50 or steps % 25:
+            return False
+        quarter = max(25, steps // 4)
+        before = min(self._history[-2 * quarter : -quarter])
+        last = min(self._history[-quarter:])
+        return last <= 1e3 * rounding and 0.5 * before <= last <= 10.0 * before
 
 
 def fill_with_normal(v: Tensor, generator: torch.Generator) -> Tensor:

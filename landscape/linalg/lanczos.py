@@ -10,17 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checks import whole
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.basis import KrylovBasis, Projections, SpectrumEnd
 from landscape.linalg.bounds import FAILURE_PROBABILITY, Enclosure, LanczosTridiagonal
 from landscape.linalg.budget import least_basis, n_wanted
-from landscape.linalg.checks import check_request, check_start
 from landscape.linalg.krylov import (
     Callback,
     EigenSolution,
     Floats,
     Matvec,
     Operator,
+    Stagnation,
+    check_request,
+    check_start,
     combine,
     dot,
     norm,
@@ -28,7 +31,6 @@ from landscape.linalg.krylov import (
     rayleigh,
     subtract,
 )
-from landscape.linalg.stopping import Stagnation
 
 # A residual estimate below this, relative to the largest |θ|, is rounding of the small problem.
 _ROUNDING = 1e-13
@@ -152,11 +154,9 @@ def lanczos(
     """
     wanted = n_wanted(n, k=k, both_ends=both_ends)
     limit = max(1000, 20 * wanted) if max_matvecs is None else max_matvecs
-    check_request(n, k=k, tol=tol, dtype=dtype, max_matvecs=limit, least=2 * wanted)
+    check_request(n, k=k, tol=tol, max_matvecs=limit, least=2 * wanted)
     _check_basis(max_basis, n, k=k, wanted=wanted)
-    if block < 1:
-        msg = f"block = {block} start vectors; expected at least 1"
-        raise InvalidArgumentError(msg)
+    whole("block", block, least=1)
     if not 0.0 < failure_probability <= 1.0:
         msg = f"failure_probability = {failure_probability}; expected a number in (0, 1]"
         raise InvalidArgumentError(msg)

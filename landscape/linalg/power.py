@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.linalg.checks import check_request, check_start, check_symmetric
 from landscape.linalg.krylov import (
     Callback,
     EigenSolution,
     Matvec,
     Operator,
+    Stagnation,
+    check_request,
+    check_start,
     combine,
     descending,
     inner,
@@ -22,7 +24,9 @@ from landscape.linalg.krylov import (
     orthogonalise,
     rayleigh,
 )
-from landscape.linalg.stopping import MISS_PROBABILITY, Stagnation, miss_probability
+
+# Chance, at most, that power iteration ends its search before it has met an eigenvalue.
+_MISS_PROBABILITY = 1e-4
 
 
 def power_iteration(
@@ -93,7 +97,7 @@ def power_iteration(
     ([3.0, 3.0, 1.0], True)
     """
     limit = max(10_000, 2_000 * k) if max_matvecs is None else max_matvecs
-    check_request(n, k=k, tol=tol, dtype=dtype, max_matvecs=limit, least=k)
+    check_request(n, k=k, tol=tol, max_matvecs=limit, least=k)
     operator = Operator(
         matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=limit, callback=callback
     )
@@ -108,6 +112,22 @@ def power_iteration(
     if start is not None:
         deflation.replace_missed()
     return deflation.solution()
+
+
+def miss_probability(gap: float, n: int, *, steps: int) -> float:
+    """Bound the chance that power iteration from a random start has not yet seen an eigenvalue.
+
+    With a start uniform on the sphere, and μ the largest Rayleigh quotient so far, the chance that
+    an eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 0.824 √n (1 − ε)^(m − ½) after m
+    steps, whatever the spectrum (Kuczyński and Woźniakowski, 1992, theorem 4.1).
+
+    >>> miss_probability(0.0, 100, steps=50)
+    1.0
+    >>> miss_probability(0.9, 10**6, steps=10) < 1e-4
+    True
+    """
+    gap = min(max(gap, 0.0), 1.0)
+    return min(1.0, 0.824 * math.sqrt(n) * (1.0 - gap) ** (steps - 0.5)) if steps else 1.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +220,7 @@ class _Deflation:
         projection = torch.stack([inner(self._vectors, w) for w in self._products])
         symmetric = projection.cpu().numpy().astype(np.float64)
         asymmetry = float(np.abs(symmetric - symmetric.T).max())
-        check_symmetric(asymmetry, self.operator)
+        self.operator.check_symmetric(asymmetry)
         _, mix = np.linalg.eigh((symmetric + symmetric.T) / 2.0)
         for rows in (self._vectors, self._products):
             combine(mix[:, ::-1], rows, out=rows)
@@ -266,7 +286,7 @@ class _Deflation:
             return False
         gap = (bar - highest) / (bar - self.lower_end.floor)
         n = self.operator.n - self.size
-        return miss_probability(gap, n, steps=step) <= MISS_PROBABILITY
+        return miss_probability(gap, n, steps=step) <= _MISS_PROBABILITY
 
     def _store(self, row: int, found: _Iterate) -> None:
         self._vectors[row] = found.v

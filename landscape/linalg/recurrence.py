@@ -84,6 +84,11 @@ class LanczosRun:
             self.vector = self._operator.random_unit_vector(self.basis.rows)
         return self.vector
 
+    def projection(self) -> Floats:
+        """Return T, shape (m, m)."""
+        off = self.betas[:-1]
+        return np.asarray(np.diag(self.alphas) + np.diag(off, 1) + np.diag(off, -1))
+
     def forget(self) -> None:
         """Drop the vectors; T remains."""
         self.vector, self.basis = None, Rows(self._operator, 0)
