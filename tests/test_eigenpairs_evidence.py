@@ -171,7 +171,7 @@ def test_parts_of_the_search_are_those_of_separate_products(case, kind):
 def test_parts_that_do_not_fit_into_memory_are_made_apart(monkeypatch):
     problem = wide()
     expected = top_eigenpairs(problem, 2, data_groups=8, tol=1e-9)
-    monkeypatch.setattr("landscape.operators._parts._MOST_BYTES", 1000)
+    monkeypatch.setattr("landscape.operators._curvature._MOST_BYTES", 1000)
     found = top_eigenpairs(problem, 2, data_groups=8, tol=1e-9)
     assert found.n_groups == expected.n_groups == 8
     assert found.data_errors == pytest.approx(expected.data_errors, rel=1e-6)

@@ -52,25 +52,23 @@ class EigenSolution:
         values: Rayleigh quotients θᵢ = vᵢᵀHvᵢ, descending, float64, shape (k,): the largest
             ones, then ``n_lowest`` from the lower end.
         n_lowest: how many of them are from the lower end.
-        residuals: ‖Hvᵢ − θᵢvᵢ‖, verified with products, float64, shape (k,); some eigenvalue of H
-            lies within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
+        residuals: ‖Hvᵢ − θᵢvᵢ‖, verified with products, shape (k,); some eigenvalue of H lies
+            within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
         errors: bounds on the distance of θᵢ to the i-th eigenvalue from its end, shape (k,), but
-            for ``failure_probability``: about ‖Hvᵢ − θᵢvᵢ‖² / gap; where it is not shown that
-            none was missed, the residual, within which some eigenvalue lies.
+            for ``failure_probability``; the residuals where a missed one is not excluded.
         upper_bound: no eigenvalue of H is larger, but for ``failure_probability`` and rounding;
             infinite where nothing can be said.
-        lower_bound: no eigenvalue is smaller, but for ``failure_probability`` and rounding;
-            minus infinity where nothing can be said.
+        lower_bound: no eigenvalue is smaller, in the same sense.
         failure_probability: the chance, over random starts, that an eigenvalue was missed, or
-            that a bound fails; 1 where no search for missed ones was asked for.
-        part_forms: vᵢᵀH_b vᵢ of each part H_b of H, shape (parts, k); None where H has no known
-            parts.
+            that a bound fails; 1 where none were searched for.
         asymmetry: largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen over orthonormal vectors, relative to the
             largest ‖Hv‖ seen; NaN where no two products could be compared.
         vectors: orthonormal eigenvectors, one per row, shape (k, n), on the operator's device.
         matvecs: products with H that were spent, those for the residuals and checks included.
-        converged: whether every residual met the tolerance, and the search for eigenvalues that
-            were missed came to its end.
+        converged: whether every residual met the tolerance, and the search for missed
+            eigenvalues came to its end.
+        part_forms: vᵢᵀH_b vᵢ of each part H_b of H, shape (parts, k); None where H has no known
+            parts.
     """
 
     values: Floats

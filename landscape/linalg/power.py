@@ -44,21 +44,17 @@ def power_iteration(
 ) -> EigenSolution:
     """Find the k largest (algebraic) eigenpairs of a symmetric operator by power iteration.
 
-    Each eigenvector is the limit of v ← P(H − σI)v / ‖·‖, where P projects out those already
-    found. The shift makes the top eigenvalue the dominant one, whatever the size of the most
-    negative: σ = ℓ + (θ − ℓ)/4, with θ the Rayleigh quotient of v and ℓ the smallest Ritz value
-    on any span{v, Hv} so far. As soon as v has weight at the lower end, ℓ finds it, since two
-    steps of power iteration are two of Lanczos; so weight there cannot hold its ground.
-
-    A pair is accepted on its residual alone, which every step gives for free, and never on a
-    small change of θ, which slow convergence produces just as well:
+    Each eigenvector is the limit of v ← P(H − σI)v / ‖·‖, where P projects out the previous ones.
+    The shift makes the top eigenvalue the dominant one, whatever the size of the most negative:
+    σ = ℓ + (θ − ℓ)/4, with θ the Rayleigh quotient of v and ℓ the smallest Ritz value on any
+    span{v, Hv} so far. A pair is accepted on its residual alone, and never on a small change of θ,
+    which slow convergence produces just as well:
 
         ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Rayleigh quotients seen.
 
-    For the choice of that scale see `lanczos`. In the end the operator is diagonalised within the
-    span of the vectors found, from their products, which makes the residuals those of H itself,
-    not of PHP. A repeated eigenvalue is found as often as it occurs, since each pair starts at
-    random.
+    In the end the operator is diagonalised within the span of the vectors, from their products,
+    which makes the residuals those of H itself, not of PHP. A repeated eigenvalue is met as often
+    as it occurs, since each pair starts at random.
 
     Args:
         matvec: v ↦ Hv for a flat vector of ``n`` entries of ``dtype`` on ``device``.
@@ -77,8 +73,7 @@ def power_iteration(
 
     Returns:
         The eigenpairs in descending order, with true residuals. Vectors are float32 at least. The
-        bounds are infinite and the errors the residuals, as nothing is known of the next
-        eigenvalue; the asymmetry is that among the vectors found.
+        bounds are infinite and the errors the residuals.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, a product is of another shape,
@@ -142,7 +137,7 @@ class _Iterate:
 
 
 class _LowerEnd:
-    """What the iterates tell of the smallest eigenvalue λₙ, and the shift that follows from it.
+    """Bounds on the smallest eigenvalue λₙ from the iterates, and the shift that follows.
 
     Attributes:
         ritz: smallest Ritz value on the span of two successive iterates; at least λₙ.
@@ -180,7 +175,7 @@ class _LowerEnd:
 
 
 class _Deflation:
-    """Eigenvectors found so far with their products, and what is known of the spectrum."""
+    """The eigenvectors so far, their products, and bounds on the spectrum."""
 
     def __init__(self, operator: Operator, k: int, tol: float) -> None:
         self.operator = operator
@@ -209,11 +204,11 @@ class _Deflation:
             if self.operator.left <= 0:
                 self.sound = False
                 return
-            found = self._climb(None, reserve=0, bar=bar)
-            if found.theta <= bar + self.tol * self.largest:
-                self.sound &= found.accepted
+            iterate = self._climb(None, reserve=0, bar=bar)
+            if iterate.theta <= bar + self.tol * self.largest:
+                self.sound &= iterate.accepted
                 return
-            self._store(row, found)
+            self._store(row, iterate)
 
     def solution(self) -> EigenSolution:
         """Return the eigenpairs of H within the span of the vectors found."""
@@ -288,8 +283,8 @@ class _Deflation:
         n = self.operator.n - self.size
         return miss_probability(gap, n, steps=step) <= _MISS_PROBABILITY
 
-    def _store(self, row: int, found: _Iterate) -> None:
-        self._vectors[row] = found.v
-        self._products[row] = found.product
-        self._values[row] = found.theta
-        self.sound &= found.accepted
+    def _store(self, row: int, iterate: _Iterate) -> None:
+        self._vectors[row] = iterate.v
+        self._products[row] = iterate.product
+        self._values[row] = iterate.theta
+        self.sound &= iterate.accepted
