@@ -89,10 +89,7 @@ class Operator:
     """A matvec that counts its products, checks each, and supplies random vectors.
 
     Attributes:
-        n: size of the operator.
-        dtype: floating-point type that the matvec takes.
         storage: floating-point type of the stored vectors, at least float32.
-        device: where the vectors live.
         matvecs: products spent.
         norm: largest ‖Hv‖ seen over unit vectors v, a lower bound on ‖H‖₂.
         residual: last known relative residual, for the callback; infinite until known.
@@ -157,13 +154,13 @@ class Operator:
         w = product.detach().to(self.device, self.storage, copy=True)
         length = norm(w)
         if not math.isfinite(length):
-            raise NonFiniteError(self._why_not_finite(w))
+            raise NonFiniteError(self._describe_non_finite(w))
         self.norm = max(self.norm, length)
         if self._callback is not None:
             self._callback(self.matvecs, self.residual)
         return w
 
-    def _why_not_finite(self, w: Tensor) -> str:
+    def _describe_non_finite(self, w: Tensor) -> str:
         n_nan = int(torch.isnan(w).sum())
         n_inf = int(torch.isinf(w).sum())
         if not n_nan + n_inf:
@@ -290,20 +287,15 @@ def inner(basis: Tensor, w: Tensor) -> Tensor:
     """Return the inner product of each row of a basis with a vector, summed in float64."""
     if len(basis) == 1:
         return _dot(basis[0], w)[None]
+    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
     if _is_long(basis, w):
-        total = _inner_by_blocks(basis, w)
+        for part in _blocks(w):
+            total += basis[:, part] @ w[part]
         if _is_safe(total):
             return total
-    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
+        total.zero_()
     for part in _chunks(basis):
         total += basis[:, part].to(total.dtype) @ w[part].to(total.dtype)
-    return total
-
-
-def _inner_by_blocks(basis: Tensor, w: Tensor) -> Tensor:
-    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
-    for part in _blocks(w):
-        total += basis[:, part] @ w[part]
     return total
 
 
@@ -364,7 +356,7 @@ def orthogonalise(w: Tensor, basis: Tensor, *, known: Floats | None = None) -> F
     square = dot(w, w)
     for _ in range(2):
         coefficients = inner(basis, w)
-        _subtract(w, coefficients, basis)
+        subtract(w, coefficients, basis)
         total += coefficients.cpu().numpy()
         removed = float(coefficients @ coefficients)
         if removed <= 0.5 * square:
@@ -379,20 +371,17 @@ def _significant(known: Floats) -> npt.NDArray[np.intp]:
     return rows if len(rows) <= _FEW else rows[:0]
 
 
-def subtract(w: Tensor, coefficients: Floats, basis: Tensor) -> None:
+def subtract(w: Tensor, coefficients: Floats | Tensor, basis: Tensor) -> None:
     """Subtract a linear combination of the rows of a basis from w, in place."""
-    _subtract(w, torch.as_tensor(coefficients).to(w.device, wide(w.device)), basis)
-
-
-def _subtract(w: Tensor, coefficients: Tensor, basis: Tensor) -> None:
+    wide_mix = torch.as_tensor(coefficients).to(w.device, wide(w.device))
     if _is_long(basis, w):
-        narrow = coefficients.to(w.dtype)
+        narrow = wide_mix.to(w.dtype)
         for part in _blocks(w):
             w[part].addmv_(basis[:, part].T, narrow, alpha=-1.0)
         return
     for part in _chunks(basis):
-        projection = coefficients @ basis[:, part].to(coefficients.dtype)
-        w[part] = (w[part].to(coefficients.dtype) - projection).to(w.dtype)
+        projection = wide_mix @ basis[:, part].to(wide_mix.dtype)
+        w[part] = (w[part].to(wide_mix.dtype) - projection).to(w.dtype)
 
 
 def combine(coefficients: Floats, basis: Tensor, *, out: Tensor) -> Tensor:

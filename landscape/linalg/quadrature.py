@@ -62,8 +62,8 @@ class Quadrature:
     """Spectral measures of random vectors, each known by m Lanczos steps, and exact atoms.
 
     Attributes:
-        nodes: Ritz values θ, ascending, one row per probe, shape (p, m); NaN beyond the end of a
-            row, where a probe's Krylov space was exhausted early.
+        nodes: Ritz values θ, ascending, one row per probe, shape (p, m); NaN beyond the end of an
+            exhausted Krylov space.
         weights: their masses, which sum to (n − k)/n in each row; 0 where the node is NaN.
         alphas: diagonals of the tridiagonal matrices, shape (p, m); NaN as above.
         betas: their off-diagonals, and last the norm of what the last product added; (p, m).

@@ -55,7 +55,7 @@ class LanczosRun:
     def __init__(
         self, operator: Operator, *, capacity: int, against: Sequence[Tensor] = ()
     ) -> None:
-        """Start from a random vector, orthogonal to given orthonormal rows as all later ones."""
+        """Start from a random vector; all vectors are orthogonal to the rows of ``against``."""
         self._operator = operator
         self.basis = Rows(operator, capacity + len(against))
         for row in against:

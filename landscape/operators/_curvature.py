@@ -102,10 +102,6 @@ class Curvature(SymmetricOperator):
     to handle quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over
     examples).
 
-    Attributes:
-        n: number of rows and columns.
-        dtype: of the vectors.
-        device: of the vectors.
     """
 
     def __init__(

@@ -54,9 +54,6 @@ class Hessian(Curvature):
        gradients.
 
     Attributes:
-        n: number of rows and columns.
-        dtype: of the vectors.
-        device: of the vectors.
         error: largest error of the differences so far, relative to the largest product.
     """
 
