@@ -16,19 +16,17 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Estimates with their uncertainty; each field a float64 array of the same shape.
-
-    Attributes:
-        value: the estimates.
-        standard_error: of each.
-        low: lower ends of the confidence intervals.
-        high: upper ends.
-    """
+    """Estimates with standard errors and confidence intervals; float64 arrays of one shape."""
 
     value: FloatArray
     standard_error: FloatArray
     low: FloatArray
     high: FloatArray
+
+    @classmethod
+    def exact(cls, value: FloatArray) -> Interval:
+        """Return estimates without error."""
+        return cls(value=value, standard_error=np.zeros_like(value), low=value, high=value)
 
 
 def confidence_interval(samples: FloatArray, confidence: float) -> Interval:
@@ -101,10 +99,5 @@ def interval_of_mean(draws: npt.NDArray[np.floating]) -> tuple[float, float, flo
     with np.errstate(over="ignore", invalid="ignore"):
         if not np.isfinite(draws).all():
             return float(draws.mean()), math.nan, math.nan, math.nan
-        found = confidence_interval(draws.astype(np.float64), CONFIDENCE)
-    return (
-        float(found.value),
-        float(found.standard_error),
-        float(found.low),
-        float(found.high),
-    )
+        mean = confidence_interval(draws.astype(np.float64), CONFIDENCE)
+    return float(mean.value), float(mean.standard_error), float(mean.low), float(mean.high)

@@ -44,7 +44,8 @@ NUMBERS = {
 def test_a_count_that_is_none(name, value):
     with pytest.raises(InvalidArgumentError) as caught:
         COUNTS[name](value)
-    assert str(caught.value) == f"{name} must be a whole number, got {value!r}"
+    assert str(caught.value).startswith(f"{name} must be a whole number")
+    assert str(caught.value).endswith(f", got {value!r}")
 
 
 @pytest.mark.parametrize("value", ["x", True, [0.1], 1j])

@@ -230,7 +230,7 @@ def test_refuses_an_unknown_method():
 
 @pytest.mark.parametrize("tol", [0.0, -1.0, math.nan])
 def test_refuses_a_tolerance_that_is_none(tol):
-    with pytest.raises(InvalidArgumentError, match="expected a finite number above 0"):
+    with pytest.raises(InvalidArgumentError, match="tol must be a finite number above zero"):
         top_eigenpairs(case_named("mlp").build(), tol=tol)
 
 

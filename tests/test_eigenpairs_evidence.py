@@ -171,7 +171,7 @@ def test_parts_of_the_search_are_those_of_separate_products(case, kind):
 def test_parts_that_do_not_fit_into_memory_are_made_apart(monkeypatch):
     problem = wide()
     expected = top_eigenpairs(problem, 2, data_groups=8, tol=1e-9)
-    monkeypatch.setattr("landscape.operators._parts._MOST_BYTES", 1000)
+    monkeypatch.setattr("landscape.operators._curvature._MOST_BYTES", 1000)
     found = top_eigenpairs(problem, 2, data_groups=8, tol=1e-9)
     assert found.n_groups == expected.n_groups == 8
     assert found.data_errors == pytest.approx(expected.data_errors, rel=1e-6)
@@ -339,8 +339,8 @@ def pairs(vectors: np.ndarray, name: str) -> Eigenpairs:
         ({"method": "power", "failure_probability": 1e-6}, "searches for no missed eigenvalues"),
         ({"tol": 1e-18}, r"tol = 1e-18 is below the noise floor of the products in float64, .*e-1"),
         ({"memory": 1e5}, r"a budget of 0 MB .* expected at least \d+ MB"),
-        ({"block": 0}, "block = 0"),
-        ({"data_groups": -1}, "data_groups = -1; expected the number of groups"),
+        ({"block": 0}, "block must be a whole number of at least 1, got 0"),
+        ({"data_groups": -1}, "data_groups must be a whole number of at least 0, got -1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

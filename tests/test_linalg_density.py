@@ -512,7 +512,7 @@ def test_nan_in_a_product_is_named():
         ({"n_probes": 1}, "n_probes must be a whole number of at least 2, got 1"),
         ({"confidence": 0.0}, "confidence = 0.0; expected a probability between 0 and 1"),
         ({"dtype": torch.int32}, "dtype = torch.int32; expected a real floating-point type"),
-        ({"bandwidth": 0.0}, "bandwidth = 0.0; expected a finite number above 0"),
+        ({"bandwidth": 0.0}, "bandwidth must be a finite number above zero, got 0.0"),
         (
             {"eigenpairs": (np.ones(2), torch.eye(3, N))},
             r"eigenpairs of shapes \(2,\) and \(3, 40\); expected \(k,\) and \(k, 40\)",

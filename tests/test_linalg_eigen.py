@@ -378,14 +378,17 @@ def test_product_that_is_not_finite_is_named(solver, bad, count, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"k": 0}, "k = 0 .* expected 1 <= k <= n; raise k to 1"),
+        ({"k": 0}, "k must be a whole number of at least 1, got 0"),
         ({"k": 100}, "k = 100 .* n = 99; .*lower k"),
-        ({"tol": 0.0}, "tol = 0.0; expected a finite number above 0"),
-        ({"tol": float("nan")}, "tol = nan"),
-        ({"tol": float("inf")}, "tol = inf"),
+        ({"tol": 0.0}, "tol must be a finite number above zero, got 0.0"),
+        ({"tol": float("nan")}, "tol must .* got nan"),
+        ({"tol": float("inf")}, "tol must .* got inf"),
         ({"dtype": torch.int64}, "dtype = torch.int64; expected a real floating-point"),
         ({"dtype": torch.complex64}, "dtype = torch.complex64"),
-        ({"k": 3, "max_matvecs": 2}, "max_matvecs = 2; expected at least [36] for k = 3"),
+        (
+            {"k": 3, "max_matvecs": 2},
+            "max_matvecs .* at least [36], got 2; .*lower k = 3",
+        ),
         ({"start": torch.zeros(99)}, "start has norm 0.0; .*or start=None"),
         ({"start": torch.full((99,), torch.nan)}, "start has norm nan"),
         ({"start": torch.ones(9, 11)}, r"start has shape \(9, 11\); expected \(99,\)"),

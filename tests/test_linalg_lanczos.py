@@ -321,7 +321,7 @@ def test_scale_of_the_operator_does_not_drop_a_start():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"block": 0}, "block = 0 start vectors; expected at least 1"),
+        ({"block": 0}, "block must be a whole number of at least 1, got 0"),
         ({"start": torch.ones(2, 98)}, r"expected \(99,\), one flat vector, or \(b, 99\)"),
         ({"start": torch.ones(0, 99)}, r"start has shape \(0, 99\)"),
         ({"start": torch.eye(99)[:2] * torch.tensor([[1.0], [0.0]])}, "start has norm 0.0"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from landscape.linalg.stopping import Stagnation, miss_probability
+from landscape.linalg.krylov import Stagnation
+from landscape.linalg.power import miss_probability
 
 
 @pytest.mark.parametrize(("gap", "m"), [(0.3, 4), (0.3, 5), (0.1, 7), (0.1, 9)])

@@ -661,8 +661,8 @@ def test_nan_in_a_product_for_the_diagonal_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rtol": -0.1}, r"rtol = -0.1; expected a finite number from 0 up"),
-        ({"atol": math.nan}, r"atol = nan; expected a finite number from 0 up"),
+        ({"rtol": -0.1}, r"rtol must be a finite number of at least 0, got -0.1; 0 for both"),
+        ({"atol": math.nan}, r"atol must be a finite number of at least 0, got nan; 0 for both"),
         ({"confidence": 1.0}, r"confidence = 1.0; expected a probability between 0 and 1"),
         ({"max_matvecs": 1}, r"max_matvecs must be a whole number of at least \d, got 1"),
         ({"dtype": torch.int64}, r"dtype = torch.int64; expected a real floating-point type"),

@@ -132,7 +132,7 @@ def test_traces_are_kept_in_the_study(tmp_path):
             {"method": "xtrace", "layers": True},
             "from the methods krylov and hutchinson; got .*'xtrace'",
         ),
-        ({"rtol": -1.0}, "rtol = -1.0"),
+        ({"rtol": -1.0}, "rtol must be a finite number of at least 0, got -1.0"),
         ({"confidence": 1.0}, "confidence = 1.0"),
         ({"operator": "kfac"}, "unknown operator 'kfac'"),
     ],
@@ -240,7 +240,7 @@ def test_eigenpairs_of_another_operator_are_refused():
 def test_graphs_that_are_not_kept_are_built_once_for_a_block(scale, monkeypatch):
     built, build = [], Hessian._build
     monkeypatch.setattr(Hessian, "_build", lambda h, piece: (built.append(1), build(h, piece))[1])
-    monkeypatch.setattr(Hessian, "_anew", Hessian._build)
+    monkeypatch.setattr(Hessian, "_build_once", Hessian._build)
     options = {"max_matvecs": 40, "rtol": 1e-9, "scale": scale}
     found = trace(wide(), memory=1, **options)
     n_pieces = wide().batches.n_batches
@@ -264,7 +264,7 @@ def test_a_density_through_a_record():
     [
         ({"steps": 1}, "steps must be a whole number of at least 2, got 1"),
         ({"n_probes": 1}, "n_probes must be a whole number of at least 2, got 1"),
-        ({"bandwidth": -1.0}, "bandwidth = -1.0"),
+        ({"bandwidth": -1.0}, "bandwidth must be a finite number above zero, got -1.0"),
         ({"operator": "hess"}, "unknown operator 'hess'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The spectral density of a curvature operator, its outliers found by themselves."""
+"""The spectral density of a curvature operator, its outliers deflated."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
-from landscape.curvature._blocks import block_products
-from landscape.curvature._prepared import Prepared, Request, graph_budget, prepared
+from landscape.curvature._prepared import Prepared, Request, spectral_record
 from landscape.errors import InvalidArgumentError
 from landscape.linalg import SpectralDensity, lanczos
 from landscape.linalg import spectral_density as quadrature
 from landscape.linalg.krylov import Floats, norm
-from landscape.measurement import cached_measurement
 from landscape.problem import Problem
 from landscape.randomness import next_seed
-from landscape.results import Density, Eigenpairs, Provenance
+from landscape.results import Density, Eigenpairs
 from landscape.study import Study
 
 N_OUTLIERS = 5
@@ -85,45 +83,46 @@ def spectral_density(
         Ghorbani, Krishnan, Xiao (2019), arXiv:1901.10159; Ubaru, Chen, Saad (2017), SIAM J.
         Matrix Anal. Appl. 38.
     """
-    outliers, steps = whole("outliers", outliers), whole("steps", steps)
-    n_probes = whole("n_probes", n_probes)
+    outliers = whole("outliers", outliers, least=0)
     check_real(confidence=confidence)
-    check_real(or_none=True, bandwidth=bandwidth, memory=memory)
-    if outliers < 0:
-        msg = f"outliers = {outliers}; expected the number of eigenvalues to deflate, or 0"
-        raise InvalidArgumentError(msg)
-    request = Request(operator=operator, scale=scale, products=products, seed=seed)
-    asked: dict[str, Any] = {
-        "steps": steps,
-        "n_probes": n_probes,
+    check_real(or_none=True, bandwidth=bandwidth)
+    request = Request(
+        operator=operator,
+        scale=scale,
+        products=products,
+        memory=memory,
+        seed=seed,
+        progress=progress,
+    )
+    options: dict[str, Any] = {
+        "steps": whole("steps", steps),
+        "n_probes": whole("n_probes", n_probes),
         "bandwidth": bandwidth,
         "confidence": confidence,
     }
     if eigenpairs is not None:
         outliers = len(eigenpairs.values) - eigenpairs.n_lowest
-    settings = {"outliers": outliers, **asked, **request.settings(memory)}
+    settings = {"outliers": outliers, **options, **request.settings()}
     if eigenpairs is not None:
         settings["eigenpairs"] = _digest(eigenpairs)
 
-    def measure(provenance: Provenance) -> Density:
-        with prepared(
-            problem, request, graph_bytes=graph_budget(memory), what="density", progress=progress
-        ) as ready:
-            known = None if eigenpairs is None else _known(eigenpairs, ready, seed)
-            top = known or _outliers(ready, outliers, seed)
-            what, total = "probes", steps * -(-n_probes // 8)
-            with block_products(ready, what=what, total=total, show=progress) as matmat:
-                found = quadrature(
-                    **asked,
-                    eigenpairs=None if top is None else (top.values, top.vectors),
-                    bias=_BIAS,
-                    matmat=matmat,
-                    seed=next_seed(seed),
-                    **ready.where,
-                )
-            return _record(found, top, ready, settings, provenance)
+    def measure(ready: Prepared) -> dict[str, Any]:
+        if eigenpairs is None:
+            top = _outliers(ready, outliers, seed)
+        else:
+            top = _checked_pairs(eigenpairs, ready, seed)
+        with ready.block_products(total=steps * -(-n_probes // 8)) as matmat:
+            solution = quadrature(
+                **options,
+                eigenpairs=None if top is None else (top.values, top.vectors),
+                bias=_BIAS,
+                matmat=matmat,
+                seed=next_seed(seed),
+                **ready.where,
+            )
+        return _fields(solution, top)
 
-    return cached_measurement(Density, problem, settings, study, measure)
+    return spectral_record(Density, problem, request, settings, study, measure, what="density")
 
 
 @dataclass(frozen=True)
@@ -137,13 +136,13 @@ class _Atoms:
 
 
 def _digest(pairs: Eigenpairs) -> str:
-    """Return a few letters that tell these eigenpairs from others."""
+    """Return a short hash of eigenpairs."""
     content = hashlib.sha256(pairs.values.tobytes())
     content.update(np.ascontiguousarray(pairs.vectors).tobytes())
     return content.hexdigest()[:16]
 
 
-def _known(pairs: Eigenpairs, ready: Prepared, seed: int) -> _Atoms:
+def _checked_pairs(pairs: Eigenpairs, ready: Prepared, seed: int) -> _Atoms:
     """Return the top pairs of a record, if they are eigenpairs of this operator."""
     k, n = len(pairs.values) - pairs.n_lowest, ready.operator.n
     if not pairs.converged:
@@ -181,49 +180,40 @@ def _outliers(ready: Prepared, k: int, seed: int) -> _Atoms | None:
     k = min(k, ready.operator.n - 1)
     if k < 1:
         return None
-    found = lanczos(
+    solution = lanczos(
         k=k,
         tol=max(_TOL, 2 * ready.noise.floor),
         max_matvecs=max(_MATVECS, 20 * k),
         seed=seed,
         **ready.where,
     )
-    if not found.converged:
+    if not solution.converged:
         return None
-    return _Atoms(found.values, found.vectors, found.residuals, found.matvecs)
+    return _Atoms(solution.values, solution.vectors, solution.residuals, solution.matvecs)
 
 
-def _record(
-    found: SpectralDensity,
-    top: _Atoms | None,
-    ready: Prepared,
-    settings: dict[str, Any],
-    provenance: Provenance,
-) -> Density:
-    curve, negative, moments = found.curve, found.negative, found.moments
-    return Density(
-        grid=curve.grid,
-        density=curve.density,
-        low=curve.low,
-        high=curve.high,
-        bandwidth=curve.bandwidth,
-        confidence=found.quadrature.confidence,
-        negative=negative.value,
-        negative_low=negative.low,
-        negative_high=negative.high,
-        atoms=found.quadrature.atoms,
-        atom_residuals=np.empty(0) if top is None else top.residuals,
-        mean=float(moments.value[1]),
-        mean_se=float(moments.standard_error[1]),
-        mean_square=float(moments.value[2]),
-        mean_square_se=float(moments.standard_error[2]),
-        nodes=found.quadrature.nodes,
-        weights=found.quadrature.weights,
-        n_probes=len(found.quadrature.nodes),
-        steps=found.quadrature.nodes.shape[1],
-        matvecs=found.matvecs + (0 if top is None else top.matvecs),
-        settings=settings,
-        cost=ready.evaluator.cost,
-        provenance=provenance,
-        **ready.describe(),
-    )
+def _fields(solution: SpectralDensity, top: _Atoms | None) -> dict[str, Any]:
+    curve, negative, moments = solution.curve, solution.negative, solution.moments
+    rule = solution.quadrature
+    return {
+        "grid": curve.grid,
+        "density": curve.density,
+        "low": curve.low,
+        "high": curve.high,
+        "bandwidth": curve.bandwidth,
+        "confidence": rule.confidence,
+        "negative": negative.value,
+        "negative_low": negative.low,
+        "negative_high": negative.high,
+        "atoms": rule.atoms,
+        "atom_residuals": np.empty(0) if top is None else top.residuals,
+        "mean": float(moments.value[1]),
+        "mean_se": float(moments.standard_error[1]),
+        "mean_square": float(moments.value[2]),
+        "mean_square_se": float(moments.standard_error[2]),
+        "nodes": rule.nodes,
+        "weights": rule.weights,
+        "n_probes": len(rule.nodes),
+        "steps": rule.nodes.shape[1],
+        "matvecs": solution.matvecs + (0 if top is None else top.matvecs),
+    }

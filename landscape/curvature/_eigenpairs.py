@@ -13,17 +13,16 @@ from landscape.curvature._prepared import (
     Prepared,
     Request,
     derivatives_of_all,
-    graph_budget,
-    prepared,
-    refusing_change,
+    explained_asymmetry,
+    spectral_record,
+    without_defaults,
 )
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
 from landscape.linalg.budget import basis_for, least_basis, least_bytes, n_wanted
-from landscape.measurement import cached_measurement
-from landscape.operators import N_GROUPS, GaussNewton, Hessian, parameter_scale
+from landscape.operators import N_GROUPS, GaussNewton, Hessian
 from landscape.problem import Problem
-from landscape.results import Eigenpairs, FloatArray, Provenance
+from landscape.results import Eigenpairs, FloatArray
 from landscape.stats import jackknife
 from landscape.study import Study
 
@@ -103,71 +102,84 @@ def top_eigenpairs(
         Lanczos (1950); Wu, Simon (2000), thick-restart Lanczos, SIAM J. Matrix Anal. Appl. 22;
         Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
     """
-    request = Request(operator=operator, scale=scale, products=products, seed=seed)
+    request = Request(
+        operator=operator,
+        scale=scale,
+        products=products,
+        memory=memory,
+        seed=seed,
+        progress=progress,
+    )
     k, block = whole("k", k), whole("block", block)
-    data_groups = None if data_groups is None else whole("data_groups", data_groups)
+    data_groups = None if data_groups is None else whole("data_groups", data_groups, least=0)
     max_matvecs = whole("max_matvecs", max_matvecs)
     check_real(tol=tol, failure_probability=failure_probability)
+    one_of(method, METHODS, what="method")
     one_of(evidence, EVIDENCE, what="evidence")
-    check_real(or_none=True, memory=memory)
-    _check(problem, k, method, data_groups=data_groups)
-    _check_ends(method, both_ends=both_ends, block=block)
-    if method == "power" and failure_probability != FAILURE_PROBABILITY:
-        msg = "power iteration searches for no missed eigenvalues; use method='lanczos'"
+    defaults = {"both_ends": False, "block": 1, "failure_probability": FAILURE_PROBABILITY}
+    search = {"both_ends": both_ends, "block": block, "failure_probability": failure_probability}
+    changed = without_defaults(search, defaults)
+    if not 1 <= k <= problem.space.n:
+        msg = f"k must be from 1 to the number of parameters, {problem.space.n:,}; got {k}"
+        raise InvalidArgumentError(msg)
+    if method == "power" and changed:
+        msg = (
+            "power iteration finds the top end from one vector and searches for no missed "
+            f"eigenvalues, got {', '.join(changed)}; use method='lanczos'"
+        )
         raise InvalidArgumentError(msg)
     if split and operator != "hessian":
         msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
         raise InvalidArgumentError(msg)
     settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
-    settings |= {"data_groups": data_groups, **request.settings(memory)}
-    usual = {"both_ends": False, "block": 1, "split": False, "evidence": "full"}
-    usual["failure_probability"] = FAILURE_PROBABILITY
-    given = {"both_ends": both_ends, "block": block, "split": split, "evidence": evidence}
-    given["failure_probability"] = failure_probability
-    settings |= {name: value for name, value in given.items() if value != usual[name]}
-    max_basis, graph_bytes = None, graph_budget(memory)
+    settings |= {"data_groups": data_groups, **request.settings(), **changed}
+    settings |= without_defaults(
+        {"split": split, "evidence": evidence}, {"split": False, "evidence": "full"}
+    )
+    max_basis, graph_bytes = None, request.graph_bytes
     if method == "lanczos":  # power iteration stores no basis
-        max_basis, graph_bytes = _budget(problem, k, both_ends, block, memory)
-
+        max_basis, graph_bytes = _budget(problem, k, both_ends, block, request)
     is_full = evidence == "full"
-    data_groups = data_groups if is_full else 0
+    n_groups = data_groups if is_full else 0
+    options: dict[str, Any] = {"k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
 
-    def measure(provenance: Provenance) -> Eigenpairs:
-        with prepared(
-            problem,
-            request,
-            graph_bytes=graph_bytes,
-            what="eigenpairs",
-            progress=progress,
-            tested=is_full,
-        ) as ready:
-            ready.require(tol)
-            asked: dict[str, Any] = {"k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
-            first = _vectors(start, ready)
-            if method == "power":
-                top = None if first is None else first[0]
-                found = power_iteration(start=top, **asked, **ready.where)
-            else:
-                recorded = data_groups != 0 and ready.curvature.record_parts(data_groups)
-                with refusing_change():
-                    found = lanczos(
-                        both_ends=both_ends,
-                        block=block,
-                        max_basis=max_basis,
-                        start=first,
-                        failure_probability=failure_probability if is_full else 1.0,
-                        project_parts=ready.project_parts if recorded else None,
-                        **asked,
-                        **ready.where,
-                    )
-            found_evidence = _data_errors(found, ready, request, data_groups)
-            if start is not None and first is not None:
-                found_evidence["start"] = f"{start.name} and a random vector"
-            if split:
-                found_evidence["gauss_newton"] = _gauss_newton(found, ready, request)
-            return _record(found, found_evidence, ready, method, settings, provenance)
+    def measure(ready: Prepared) -> dict[str, Any]:
+        ready.require(tol)
+        first = _vectors(start, ready)
+        if method == "power":
+            top = None if first is None else first[0]
+            solution = power_iteration(start=top, **options, **ready.where)
+        else:
+            recorded = n_groups != 0 and ready.curvature.record_parts(n_groups)
+            with explained_asymmetry():
+                solution = lanczos(
+                    both_ends=both_ends,
+                    block=block,
+                    max_basis=max_basis,
+                    start=first,
+                    failure_probability=failure_probability if is_full else 1.0,
+                    project_parts=ready.project_parts if recorded else None,
+                    **options,
+                    **ready.where,
+                )
+        fields = {**_fields(solution, ready), **_data_errors(solution, ready, n_groups)}
+        if start is not None and first is not None:
+            fields["start"] = f"{start.name} and a random vector"
+        if split:
+            fields["gauss_newton"] = _gauss_newton(solution, ready)
+        return {**fields, "method": method}
 
-    return cached_measurement(Eigenpairs, problem, settings, study, measure)
+    return spectral_record(
+        Eigenpairs,
+        problem,
+        request,
+        settings,
+        study,
+        measure,
+        what="eigenpairs",
+        graph_bytes=graph_bytes,
+        tested=is_full,
+    )
 
 
 def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[str, Eigenpairs]:
@@ -186,64 +198,55 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
     k, names = whole("k", k), problem.space.names
     owners = {name: name.rpartition(".")[0] or name for name in names}
     derivatives = _derivatives(problem, **options)
-    found = {}
+    pairs = {}
     for layer in problem.space.layers():
         part = problem.only(*(name for name in names if owners[name] == layer))
         part.derivatives = dict(derivatives)
-        found[layer] = top_eigenpairs(part, min(k, part.space.n), **options)
-    return found
+        pairs[layer] = top_eigenpairs(part, min(k, part.space.n), **options)
+    return pairs
 
 
 def _derivatives(
     problem: Problem,
     *,
+    operator: str = "hessian",
     products: str = "auto",
-    seed: int = 0,
     memory: float | None = None,
-    **others: Any,
+    seed: int = 0,
+    **_: Any,
 ) -> dict[str, Any]:
     """Test the derivatives of all layers at once, unless the products need none but gradients."""
-    check_real(or_none=True, memory=memory)
-    if products == "differences":
-        return {}
-    return derivatives_of_all(problem, seed=seed, graph_bytes=graph_budget(memory))
-
-
-def _check(problem: Problem, k: int, method: str, *, data_groups: int | None) -> None:
-    one_of(method, METHODS, what="method")
-    if data_groups is not None and data_groups < 0:
-        msg = f"data_groups = {data_groups}; expected the number of groups, or 0 for none"
-        raise InvalidArgumentError(msg)
-    if not 1 <= k <= problem.space.n:
-        msg = f"k must be from 1 to the number of parameters, {problem.space.n:,}; got {k}"
-        raise InvalidArgumentError(msg)
-
-
-def _check_ends(method: str, *, both_ends: bool, block: int) -> None:
-    if method == "power" and (both_ends or block > 1):
-        msg = "power iteration finds the top end from one vector; use method='lanczos'"
-        raise InvalidArgumentError(msg)
+    request = Request(
+        operator=operator,
+        scale="none",
+        products=products,
+        memory=memory,
+        seed=seed,
+        progress=False,
+    )
+    return {} if products == "differences" else derivatives_of_all(problem, request)
 
 
 def _budget(
-    problem: Problem,
-    k: int,
-    both_ends: bool,
-    block: int,
-    memory: float | None,
+    problem: Problem, k: int, both_ends: bool, block: int, request: Request
 ) -> tuple[int, int]:
     """Return the largest basis, and the bytes for graphs: half of the memory, or what is left."""
-    n = problem.space.n
-    asked: dict[str, Any] = {"k": k, "both_ends": both_ends, "block": block, "dtype": problem.dtype}
+    n, memory = problem.space.n, request.memory
+    options: dict[str, Any] = {
+        "k": k,
+        "both_ends": both_ends,
+        "block": block,
+        "dtype": problem.dtype,
+    }
     smallest = least_basis(n, n_wanted(n, k=k, both_ends=both_ends))
     try:
         half = BASIS_BYTES if memory is None else memory / 2
-        return basis_for(half, n, **asked), graph_budget(memory)
+        return basis_for(half, n, **options), request.graph_bytes
     except InvalidArgumentError:
         if memory is None:  # graphs are made anew, where the vectors take so much already
             return smallest, 0
-        basis_for(memory, n, **asked)  # or a refusal
-        return smallest, int(memory - least_bytes(n, **asked))
+        basis_for(memory, n, **options)  # or an error
+        return smallest, int(memory - least_bytes(n, **options))
 
 
 def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:
@@ -258,24 +261,14 @@ def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:
     return torch.as_tensor(start.vectors).to(ready.operator.device, ready.operator.dtype)
 
 
-def _unscaled(found: EigenSolution, ready: Prepared, request: Request) -> Tensor:
-    """Return the vectors that the bare curvature sees where THT sees an eigenvector."""
-    vectors = found.vectors.to(ready.operator.dtype)
-    if request.scale == "none":
-        return vectors
-    return vectors * parameter_scale(ready.evaluator.problem, request.scale)
-
-
-def _data_errors(
-    found: EigenSolution, ready: Prepared, request: Request, n_groups: int | None
-) -> dict[str, Any]:
+def _data_errors(solution: EigenSolution, ready: Prepared, n_groups: int | None) -> dict[str, Any]:
     """Return the standard error of each value over the examples, by a jackknife over groups."""
     if n_groups == 0:
         return {}
-    if found.part_forms is not None:
-        quadratic_forms, weights = found.part_forms, ready.curvature.part_weights
+    if solution.part_forms is not None:
+        quadratic_forms, weights = solution.part_forms, ready.curvature.part_weights
     else:
-        vectors = _unscaled(found, ready, request)
+        vectors = ready.scaled(solution.vectors.to(ready.operator.dtype))
         quadratic_forms, weights = ready.curvature.quadratic_forms(
             vectors, n_groups=n_groups or N_GROUPS
         )
@@ -288,42 +281,18 @@ def _data_errors(
     return {"data_errors": errors, "n_groups": len(quadratic_forms)}
 
 
-def _inexactness(ready: Prepared) -> float:
-    """Return the relative error of the products themselves, which no residual sees."""
-    differences = ready.curvature.error if isinstance(ready.curvature, Hessian) else 0.0
-    return ready.noise.floor + differences
-
-
-def _gauss_newton(found: EigenSolution, ready: Prepared, request: Request) -> FloatArray:
-    vectors = _unscaled(found, ready, request)
+def _gauss_newton(solution: EigenSolution, ready: Prepared) -> FloatArray:
+    vectors = ready.scaled(solution.vectors.to(ready.operator.dtype))
     products = GaussNewton(ready.evaluator, graph_bytes=0).matmat(vectors)
     return (vectors.double() * products.double()).sum(dim=1).cpu().numpy()
 
 
-def _record(
-    found: EigenSolution,
-    evidence: dict[str, Any],
-    ready: Prepared,
-    method: str,
-    settings: dict[str, Any],
-    provenance: Provenance,
-) -> Eigenpairs:
-    return Eigenpairs(
-        values=found.values,
-        residuals=found.residuals,
-        errors=found.errors + _inexactness(ready) * float(np.abs(found.values).max()),
-        vectors=found.vectors.cpu().numpy(),
-        n_lowest=found.n_lowest,
-        upper_bound=found.upper_bound,
-        lower_bound=found.lower_bound,
-        failure_probability=found.failure_probability,
-        asymmetry=found.asymmetry,
-        matvecs=found.matvecs,
-        converged=found.converged,
-        method=method,
-        settings=settings,
-        cost=ready.evaluator.cost,
-        provenance=provenance,
-        **evidence,
-        **ready.describe(),
-    )
+def _fields(solution: EigenSolution, ready: Prepared) -> dict[str, Any]:
+    fields = dict(vars(solution))
+    del fields["part_forms"]
+    # The relative error of the products themselves, which no residual sees.
+    differences = ready.curvature.error if isinstance(ready.curvature, Hessian) else 0.0
+    inexactness = ready.noise.floor + differences
+    fields["errors"] = solution.errors + inexactness * float(np.abs(solution.values).max())
+    fields["vectors"] = solution.vectors.cpu().numpy()
+    return fields

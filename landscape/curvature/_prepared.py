@@ -1,20 +1,22 @@
-"""What eigenpairs, trace and density share: an operator that has been tested, ready for use."""
+"""An operator that has been tested, and the frame of the records that are made from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from landscape.checks import check_real
 from landscape.errors import InvalidArgumentError, LossError, ProblemError, one_of
 from landscape.evaluate import Evaluator, check_hessian, require_finite, rounding_of_products
 from landscape.linalg import AsymmetryError, SymmetricOperator
+from landscape.measurement import cached_measurement
 from landscape.operators import (
     CURVATURES,
     GRAPH_BYTES,
@@ -28,23 +30,22 @@ from landscape.operators import (
 )
 from landscape.problem import Problem
 from landscape.progress import counting
+from landscape.results import Provenance, Result
+from landscape.study import Study
+
+R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which operator, and how its products are made.
-
-    Attributes:
-        operator: a key of `landscape.operators.CURVATURES`.
-        scale: one of `landscape.operators.SCALES`.
-        products: how the Hessian's products are made, one of `landscape.operators.PRODUCTS`.
-        seed: of the dropout masks and of every random vector.
-    """
+    """Which operator, and how its products are made; see `top_eigenpairs` for the fields."""
 
     operator: str
     scale: str
     products: str
+    memory: float | None
     seed: int
+    progress: bool | None
 
     def __post_init__(self) -> None:
         one_of(self.operator, CURVATURES, what="operator")
@@ -52,18 +53,22 @@ class Request:
         if self.operator != "hessian" and self.products != "auto":
             msg = f"products={self.products!r} is for the Hessian; {self.operator} has one way only"
             raise InvalidArgumentError(msg)
+        check_real(or_none=True, memory=self.memory)
 
-    def settings(self, memory: float | None) -> dict[str, Any]:
-        """Return what identifies the request; what is as usual is left out."""
-        usual = {"operator": "hessian", "scale": "none", "products": "auto", "memory": None}
-        given = {**vars(self), "memory": memory}
-        changed = {name: given[name] for name in usual if given[name] != usual[name]}
-        return {**changed, "seed": self.seed}
+    @property
+    def graph_bytes(self) -> int:
+        """Memory for graphs, half of it for those that are kept between products."""
+        return GRAPH_BYTES if self.memory is None else int(self.memory / 2)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies the request, without defaults."""
+        defaults = {"operator": "hessian", "scale": "none", "products": "auto", "memory": None}
+        return {**without_defaults(vars(self), defaults), "seed": self.seed}
 
 
-def graph_budget(memory: float | None) -> int:
-    """Return the memory for graphs, half of it for those that are kept between products."""
-    return GRAPH_BYTES if memory is None else int(memory / 2)
+def without_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that differ from their defaults."""
+    return {name: values[name] for name in defaults if values[name] != defaults[name]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +76,12 @@ class Prepared:
     """An operator that has passed its test.
 
     Attributes:
-        operator: the operator that was asked for, scaled as asked; its matvec counts on the bar.
+        operator: the operator, scaled if requested; its matvec counts on the progress bar.
         curvature: the bare operator, for products by batch.
         scale: diagonal of T where THT is measured; None: the identity.
-        evaluator: what it is built on.
+        evaluator: runs the model.
         noise: how far products can be trusted.
+        progress: whether to show progress bars.
     """
 
     operator: SymmetricOperator
@@ -83,20 +89,31 @@ class Prepared:
     scale: Tensor | None
     evaluator: Evaluator
     noise: Noise
+    progress: bool | None
 
     @property
     def where(self) -> Mapping[str, Any]:
         """The operator in parts, as algorithms take it."""
         return {name: getattr(self.operator, name) for name in ("matvec", "n", "dtype", "device")}
 
+    def scaled(self, vectors: Tensor) -> Tensor:
+        """Return the vectors that the bare operator sees where THT sees these."""
+        return vectors if self.scale is None else vectors * self.scale
+
+    @contextmanager
+    def block_products(self, total: int | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield the product with vectors in rows, for which each graph is built once."""
+
+        def product(vectors: Tensor) -> Tensor:
+            products = self.curvature.matmat(self.scaled(vectors))
+            return products if self.scale is None else products.mul_(self.scale)
+
+        with counting("probes", show=self.progress, unit="block", total=total) as count:
+            yield count(product)
+
     def project_parts(self, basis: Tensor) -> npt.NDArray[np.float64]:
         """Return VᵀH_g v of groups of examples for the last vector v, see `lanczos`."""
         return self.curvature.project_parts(basis, self.scale)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what every spectral record says of its products."""
-        rounding = rounding_of_products(self.evaluator)
-        return {"products": self.curvature.describe(), "noise": max(self.noise.floor, rounding)}
 
     def require(self, tol: float) -> None:
         """Refuse a tolerance that the noise of the products makes meaningless."""
@@ -112,49 +129,85 @@ class Prepared:
             raise InvalidArgumentError(msg)
 
 
-@contextmanager
-def prepared(
+def spectral_record(
+    cls: type[R],
     problem: Problem,
     request: Request,
+    settings: Mapping[str, Any],
+    study: Study | None,
+    measure: Callable[[Prepared], Mapping[str, Any]],
     *,
-    graph_bytes: int,
     what: str,
-    progress: bool | None,
+    graph_bytes: int | None = None,
     tested: bool = True,
+) -> R:
+    """Recall a spectral record, or measure its fields with a tested operator and save it."""
+
+    def record(provenance: Provenance) -> R:
+        size = request.graph_bytes if graph_bytes is None else graph_bytes
+        with _prepared(problem, request, what, graph_bytes=size, tested=tested) as ready:
+            fields = {
+                **measure(ready),
+                "products": ready.curvature.describe(),
+                "noise": max(ready.noise.floor, rounding_of_products(ready.evaluator)),
+            }
+            cost = ready.evaluator.cost
+        return cls(**fields, settings=settings, cost=cost, provenance=provenance)
+
+    return cached_measurement(cls, problem, settings, study, record)
+
+
+@contextmanager
+def _prepared(
+    problem: Problem, request: Request, what: str, *, graph_bytes: int, tested: bool
 ) -> Iterator[Prepared]:
     """Build an operator and test it, inside an evaluator that leaves the model as it was."""
     with (
         Evaluator(problem, seed=request.seed, graph_bytes=graph_bytes) as evaluator,
-        counting(f"{what} of {problem.name}", show=progress, unit="product") as count,
+        counting(f"{what} of {problem.name}", show=request.progress, unit="product") as count,
     ):
         require_finite(evaluator.loss().value, problem)
-        curvature = make_curvature(evaluator, request, graph_bytes=graph_bytes)
+        if request.operator == "hessian":
+            curvature: Curvature = Hessian(
+                evaluator, graph_bytes=graph_bytes, products=request.products
+            )
+        else:
+            curvature = CURVATURES[request.operator](evaluator, graph_bytes=graph_bytes)
         scale = None if request.scale == "none" else parameter_scale(problem, request.scale)
         noise = Noise(repeat=0.0, asymmetry=0.0)
         if tested:
             with curvature.on_sample() as sample:
                 noise = noise_floor(_scaled(sample, scale), seed=request.seed)
+        operator = _scaled(curvature, scale)
+        counted = SymmetricOperator(
+            count(operator.matvec), operator.n, dtype=operator.dtype, device=operator.device
+        )
         yield Prepared(
-            operator=_counted(_scaled(curvature, scale), count),
+            operator=counted,
             curvature=curvature,
             scale=scale,
             evaluator=evaluator,
             noise=noise,
+            progress=request.progress,
         )
 
 
-def derivatives_of_all(problem: Problem, *, seed: int, graph_bytes: int) -> dict[str, Any]:
+def _scaled(operator: SymmetricOperator, scale: Tensor | None) -> SymmetricOperator:
+    return operator if scale is None else operator.reparametrised(scale)
+
+
+def derivatives_of_all(problem: Problem, request: Request) -> dict[str, Any]:
     """Test the derivatives in all parameters at once, for problems with some of them."""
-    with Evaluator(problem, seed=seed, graph_bytes=graph_bytes) as evaluator:
+    with Evaluator(problem, seed=request.seed, graph_bytes=request.graph_bytes) as evaluator:
         try:
             reason = check_hessian(evaluator)
-        except LossError:  # said again of the parameters that it is about
+        except LossError:  # raised again for the parameters that it is about
             return {}
     return {} if reason else dict(problem.derivatives)
 
 
 @contextmanager
-def refusing_change() -> Iterator[None]:
+def explained_asymmetry() -> Iterator[None]:
     """Say of products that are not symmetric what the reason is: a loss that changes."""
     try:
         yield
@@ -165,22 +218,3 @@ def refusing_change() -> Iterator[None]:
             f"the loss or the data? ({error})"
         )
         raise ProblemError(msg) from error
-
-
-def _scaled(operator: SymmetricOperator, scale: Tensor | None) -> SymmetricOperator:
-    return operator if scale is None else operator.reparametrised(scale)
-
-
-def make_curvature(evaluator: Evaluator, request: Request, *, graph_bytes: int) -> Curvature:
-    """Build the bare operator."""
-    if request.operator == "hessian":
-        return Hessian(evaluator, graph_bytes=graph_bytes, products=request.products)
-    return CURVATURES[request.operator](evaluator, graph_bytes=graph_bytes)
-
-
-def _counted(
-    operator: SymmetricOperator, count: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> SymmetricOperator:
-    return SymmetricOperator(
-        count(operator.matvec), operator.n, dtype=operator.dtype, device=operator.device
-    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from landscape.checks import check_real, whole
-from landscape.curvature._blocks import block_products
-from landscape.curvature._prepared import Prepared, Request, graph_budget, prepared
+from landscape.curvature._prepared import Prepared, Request, spectral_record
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import (
     TraceSolution,
@@ -17,9 +17,8 @@ from landscape.linalg import (
     krylov_trace,
     xtrace,
 )
-from landscape.measurement import cached_measurement
 from landscape.problem import Problem
-from landscape.results import Provenance, TraceEstimate
+from landscape.results import TraceEstimate
 from landscape.study import Study
 
 METHODS = {
@@ -83,59 +82,41 @@ def trace(
         names_of = " and ".join(_IN_BLOCKS)
         msg = f"the traces of the layers come from the methods {names_of}; got method={chosen!r}"
         raise InvalidArgumentError(msg)
-    max_matvecs = whole("max_matvecs", max_matvecs)
     check_real(rtol=rtol, confidence=confidence)
-    check_real(or_none=True, memory=memory)
-    request = Request(operator=operator, scale=scale, products=products, seed=seed)
-    asked: dict[str, Any] = {
+    request = Request(
+        operator=operator,
+        scale=scale,
+        products=products,
+        memory=memory,
+        seed=seed,
+        progress=progress,
+    )
+    options: dict[str, Any] = {
         "rtol": rtol,
         "confidence": confidence,
-        "max_matvecs": max_matvecs,
+        "max_matvecs": whole("max_matvecs", max_matvecs),
     }
-    settings = {**asked, "method": chosen, "layers": layers, **request.settings(memory)}
-    names = problem.space.layers() if layers else {}
-    groups = {"groups": list(names.values())} if layers else {}
+    settings = {**options, "method": chosen, "layers": layers, **request.settings()}
+    slices = problem.space.layers() if layers else {}
 
-    def measure(provenance: Provenance) -> TraceEstimate:
-        with prepared(
-            problem, request, graph_bytes=graph_budget(memory), what="trace", progress=progress
-        ) as ready:
-            solve: Any = METHODS[chosen]
-            with block_products(ready, what="probes", show=progress) as matmat:
-                blocks = {"matmat": matmat} if chosen in _IN_BLOCKS else {}
-                found = solve(**asked, **groups, **blocks, **ready.where, seed=seed)
-            return _record(found, names, ready, chosen, settings, provenance)
+    def measure(ready: Prepared) -> dict[str, Any]:
+        solve: Any = METHODS[chosen]
+        with ready.block_products() as matmat:
+            if chosen in _IN_BLOCKS:
+                solve = partial(solve, matmat=matmat, groups=list(slices.values()))
+            solution: TraceSolution = solve(**options, **ready.where, seed=seed)
+        fields = dict(vars(solution))
+        del fields["samples"]
+        groups = fields.pop("groups")
+        return {
+            **fields,
+            "method": chosen,
+            "layers": tuple(slices),
+            "layer_sizes": np.array([s.stop - s.start for s in slices.values()], dtype=float),
+            "layer_values": groups.value,
+            "layer_standard_errors": groups.standard_error,
+            "layer_low": groups.low,
+            "layer_high": groups.high,
+        }
 
-    return cached_measurement(TraceEstimate, problem, settings, study, measure)
-
-
-def _record(
-    found: TraceSolution,
-    layers: dict[str, slice],
-    ready: Prepared,
-    method: str,
-    settings: dict[str, Any],
-    provenance: Provenance,
-) -> TraceEstimate:
-    return TraceEstimate(
-        value=found.value,
-        standard_error=found.standard_error,
-        low=found.low,
-        high=found.high,
-        confidence=found.confidence,
-        n_probes=found.n_probes,
-        matvecs=found.matvecs,
-        converged=found.converged,
-        exact=found.exact,
-        method=method,
-        layers=tuple(layers),
-        layer_sizes=np.array([part.stop - part.start for part in layers.values()], dtype=float),
-        layer_values=found.groups.value,
-        layer_standard_errors=found.groups.standard_error,
-        layer_low=found.groups.low,
-        layer_high=found.groups.high,
-        settings=settings,
-        cost=ready.evaluator.cost,
-        provenance=provenance,
-        **ready.describe(),
-    )
+    return spectral_record(TraceEstimate, problem, request, settings, study, measure, what="trace")

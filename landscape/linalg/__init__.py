@@ -5,14 +5,14 @@ of networks or data: a function v ↦ Hv, its size, a dtype and a device.
 """
 
 from landscape.linalg.bounds import FAILURE_PROBABILITY
-from landscape.linalg.checks import AsymmetryError
 from landscape.linalg.density import SpectralDensity, spectral_density
 from landscape.linalg.diagonal import DiagonalSolution, estimate_diagonal
-from landscape.linalg.krylov import EigenSolution
+from landscape.linalg.krylov import AsymmetryError, EigenSolution
 from landscape.linalg.lanczos import lanczos
 from landscape.linalg.power import power_iteration
 from landscape.linalg.symmetric import SymmetricOperator
 from landscape.linalg.trace import (
+    TraceOptions,
     TraceSolution,
     hutchinson_trace,
     hutchpp_trace,
@@ -27,6 +27,7 @@ __all__ = [
     "EigenSolution",
     "SpectralDensity",
     "SymmetricOperator",
+    "TraceOptions",
     "TraceSolution",
     "estimate_diagonal",
     "hutchinson_trace",

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from landscape.linalg.bounds import LanczosTridiagonal
 from landscape.linalg.budget import n_wanted
-from landscape.linalg.checks import check_symmetric
 from landscape.linalg.krylov import (
     Floats,
     Operator,
@@ -29,16 +28,13 @@ Projections = Callable[[Tensor], Floats]
 
 @dataclass(frozen=True)
 class SpectrumEnd:
-    """One end of the spectrum: its sign, 1 for the largest and −1 for the smallest, and how many.
-
-    What is said of the largest holds for the smallest as well, once −H takes the place of H.
-    """
+    """The number of pairs wanted at one end; sign −1 for the lower one, the upper one of −H."""
 
     sign: float
     wanted: int
 
     def order(self, numbers: Floats) -> Floats:
-        """Return numbers that go with descending values from this end inwards."""
+        """Return numbers that belong to descending values from this end inwards."""
         return numbers if self.sign > 0.0 else numbers[::-1]
 
     def values(self, values: Floats) -> Floats:
@@ -62,10 +58,8 @@ class KrylovBasis:
 
     One pending vector makes it Lanczos, several make it band Lanczos: each pending vector in turn
     becomes a basis vector, and what its product adds to the space becomes a pending one, unless
-    that is rounding only (deflation); if none is left the space is invariant, and
-    the next vector is drawn at random. Every coefficient of H v against the basis is kept, so
-    that the projection is right whatever the basis holds: a Krylov sequence, vectors kept by a
-    restart, or several such sequences.
+    that is rounding only (deflation); if none is left the space is invariant, and the next vector
+    is random. All coefficients of H v are kept, so that T is right for any basis.
 
     Attributes:
         k: pairs sought at the upper end.
@@ -129,7 +123,7 @@ class KrylovBasis:
 
     @property
     def due(self) -> bool:
-        """Whether enough steps went by since the last Ritz values to be worth a look."""
+        """Whether enough steps went by since the last Ritz values."""
         ready = self.size >= self.n_wanted and not self._starts
         full = self.size == self.capacity or not self.pending
         return ready and (self._unseen > self.size // 32 or full)
@@ -143,10 +137,7 @@ class KrylovBasis:
             self.chain = None
 
     def join(self, v: Tensor) -> None:
-        """Go on from one more vector, a unit vector orthogonal to the basis, which it overwrites.
-
-        The space that has been built stays as it is; the new vector comes next.
-        """
+        """Put a unit vector orthogonal to the basis first among the pending ones; overwrites it."""
         self._join(v)
         self.pending.insert(0, self.pending.pop())
         self.couplings = np.roll(self.couplings, 1, axis=0)
@@ -188,7 +179,7 @@ class KrylovBasis:
         return worst / self.largest if self.largest else 0.0
 
     def outermost(self, *, spare: int = 0) -> list[int]:
-        """Return the positions of the wanted Ritz pairs, and of spare ones further in."""
+        """Return the positions of the wanted Ritz pairs, and of ``spare`` further ones."""
         inwards = spare // 2 if len(self.ends) > 1 else 0
         top = self.k + spare - inwards
         bottom = self.n_wanted - self.k + inwards
@@ -289,7 +280,7 @@ class KrylovBasis:
     def _compare(self, column: Floats, known: Floats) -> None:
         difference = float(np.abs(column - known).max(initial=0.0))
         self.asymmetry = max(self.asymmetry, difference)
-        check_symmetric(self.asymmetry, self.operator)
+        self.operator.check_symmetric(self.asymmetry)
 
     def compress(self, mix: Floats) -> None:
         """Keep linear combinations of the basis only, orthonormal columns of coefficients."""

@@ -1,4 +1,4 @@
-"""What a run of Lanczos from a random start proves of the ends of a spectrum."""
+"""Bounds on the ends of a spectrum from a Lanczos run with a random start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 
 from landscape.linalg.krylov import Floats
 
-# Chance, at most, that an eigenvalue was missed, unless told otherwise.
+# Default of the chance, at most, that an eigenvalue was missed.
 FAILURE_PROBABILITY = 1e-2
 
 
@@ -48,8 +48,8 @@ class LanczosTridiagonal:
 
     def values(self, sign: float) -> Floats:
         """Return the Ritz values times a sign, descending."""
-        found = eigvalsh_tridiagonal(np.array(self.alphas), np.array(self.betas[:-1]))
-        return np.sort(sign * found)[::-1]
+        values = eigvalsh_tridiagonal(np.array(self.alphas), np.array(self.betas[:-1]))
+        return np.sort(sign * values)[::-1]
 
     def progress(self, edge: float, sign: float, *, failure: float) -> float:
         """Return how far the run has come on its way to show that nothing lies beyond an edge."""
@@ -98,14 +98,10 @@ class LanczosTridiagonal:
 
 
 class Enclosure:
-    """Bounds on the spectrum from several searches, each from a random vector of its own.
+    """Bounds on the spectrum from several searches, each from another random vector.
 
     The r-th search is granted the failure probability δ/2ʳ⁺¹ at each end, so that all together fail
     with δ at most, however many there are and whichever of them is the sharpest.
-
-    Attributes:
-        upper: no eigenvalue is larger, but for the chance δ; infinite until something is known.
-        lower: no eigenvalue is smaller, but for the chance δ.
     """
 
     def __init__(self, failure: float) -> None:
@@ -119,5 +115,5 @@ class Enclosure:
         return self._failure
 
     def narrow(self, lower: float, upper: float) -> None:
-        """Take note of what a search has shown."""
+        """Tighten the bounds by those of a search."""
         self.lower, self.upper = max(self.lower, lower), min(self.upper, upper)

@@ -39,11 +39,9 @@ def basis_for(
 ) -> int:
     """Return the largest ``max_basis`` with which `lanczos` stays within a memory budget.
 
-    Alive at most, in vectors of n entries of the storage dtype (float32, or float64 if ``dtype``
-    is): the basis, ``block`` pending vectors, and 5 for work or, if that is more, the K results
-    (K = k, or 2k from both ends). To this comes a fixed amount of scratch for sums in float64,
-    67 MB, and five small matrices of the size of the basis. What the operator itself uses is not
-    included, nor are vectors that the caller holds, such as its start.
+    In vectors of n entries of float32 (or float64 if ``dtype`` is): the basis, ``block`` pending
+    vectors, and the larger of 5 and the number of results. To this come 67 MB of scratch for sums
+    and five small matrices of the size of the basis, but not what operator and caller hold.
 
     >>> basis_for(500e6, 5_000_000, dtype=torch.float32)
     15

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.checks import whole
+from landscape.checks import positive, whole
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Matvec, inner
 from landscape.linalg.quadrature import (
     DensityCurve,
     Mass,
     Quadrature,
-    check_bandwidth,
     gauss_rule,
 )
 from landscape.linalg.recurrence import ROUNDING, LanczosRun
-from landscape.linalg.sampling import BlockOperator, Matmat, check_sampling
+from landscape.linalg.sampling import BlockOperator, Matmat, check_confidence
 from landscape.stats import Interval
 
 # The grid resolves a bandwidth by so many steps, and goes on for so many beyond the last node.
@@ -75,13 +74,10 @@ def spectral_density(
 
     For a vector v uniform on the unit sphere, E[vᵀ g(t − A) v] = φ(t). Each probe takes m Lanczos
     steps from v, with full reorthogonalisation; the eigenvalues θⱼ of its tridiagonal matrix, and
-    the squares τⱼ² of the first entries of its eigenvectors, are the Gauss rule for its spectral
-    measure: vᵀ g(t − A) v ≈ Σ τⱼ² g(t − θⱼ), exact for polynomials of degree 2m − 1. The band is
-    the spread from probe to probe.
-
-    Eigenpairs that are known already are deflated: probes and all later vectors are kept
-    orthogonal to them, and each enters as an atom of mass 1/n without sampling error. That is
-    right up to their residuals.
+    the squares τⱼ² of the first entries of its eigenvectors, give vᵀ g(t − A) v ≈ Σ τⱼ² g(t − θⱼ),
+    exact for polynomials of degree 2m − 1. The band is the spread from probe to probe. Known
+    eigenpairs are deflated: probes are kept orthogonal to them, and each enters as an atom of
+    mass 1/n without sampling error.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
@@ -123,11 +119,11 @@ def spectral_density(
     >>> found.quadrature.nodes[0].round(5).tolist(), found.matvecs
     ([-1.0, 1.0], 32)
     """
-    check_sampling(n, confidence=confidence, dtype=dtype, rtol=0.0, atol=0.0)
+    check_confidence(confidence)
     whole("steps", steps, least=2)
     whole("n_probes", n_probes, least=2)
     if bandwidth is not None:
-        check_bandwidth(bandwidth)
+        positive("bandwidth", bandwidth)
     operator = BlockOperator(
         matvec,
         n,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landscape.checks import whole
 from landscape.linalg.krylov import Floats, Matvec, Operator, wide
-from landscape.linalg.sampling import ProbeSource, check_sampling, exact_diagonal
+from landscape.linalg.sampling import ProbeSource, check_confidence, exact_diagonal
 from landscape.stats import student
 
 
@@ -83,7 +83,7 @@ def estimate_diagonal(
     >>> found.values.tolist(), found.exact
     ([3.0, -1.0, 0.5], True)
     """
-    check_sampling(n, confidence=confidence, dtype=dtype, rtol=0.0, atol=0.0)
+    check_confidence(confidence)
     whole("n_probes", n_probes, least=min(2, n))
     operator = Operator(
         matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=min(n, n_probes)

@@ -1,4 +1,4 @@
-"""How Hutchinson, Hutch++ and XTrace turn products into samples of a trace."""
+"""Samples of a trace from products: Hutchinson, Krylov-aware, Hutch++ and XTrace."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.krylov import Floats, Operator, dot, inner, norm, orthogonalise
-from landscape.linalg.recurrence import Rows
+from landscape.linalg.krylov import Floats, Operator, combine, dot, inner, norm, orthogonalise
+from landscape.linalg.recurrence import ROUNDING, LanczosRun, Rows
 from landscape.linalg.sampling import BlockOperator, ProbeSource, exact_diagonal
 from landscape.stats import Interval, confidence_interval, student
 
-# Of a product, what is left beside the products before it, relative to it, that is rounding only.
-_ROUNDING = 10.0
 # Probes whose pairs are left out for XTrace's error; all pairs would take p⁴ operations.
 _PAIRED = 64
 
@@ -27,7 +25,7 @@ def _no_blocks() -> Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What p probes tell: the trace, the traces of the blocks, and the samples behind them."""
+    """The trace, the traces of the diagonal blocks, and the samples that they are means of."""
 
     total: Interval
     samples: Floats
@@ -41,7 +39,7 @@ class Estimate:
 
 
 class Method:
-    """An estimator that draws probes up to a number asked for, and tells what they say.
+    """An estimator that draws more probes on demand.
 
     Attributes:
         first: probes at the first look.
@@ -68,17 +66,26 @@ class Method:
             count -= size
 
     def estimate(self, n_probes: int, confidence: float) -> Estimate:
-        """Draw probes up to a number, and return what all of them say."""
+        """Draw until there are so many probes, and return the estimate from all of them."""
+        self._draw(n_probes)
+        return self._estimate(confidence)
+
+    def _draw(self, n_probes: int) -> None:
+        """Multiply with further probes until there are so many."""
         raise NotImplementedError
 
-    def width_before(self, before: Estimate, found: Estimate, confidence: float) -> float:
-        """Return the half-width from the probes of the look before, by what is known now."""
-        first = found.samples[: len(before.samples)]
+    def _estimate(self, confidence: float) -> Estimate:
+        """Return the estimate from all probes so far."""
+        raise NotImplementedError
+
+    def width_before(self, before: Estimate, estimate: Estimate, confidence: float) -> float:
+        """Return the half-width of the previous look, from today's values of its samples."""
+        first = estimate.samples[: len(before.samples)]
         return Estimate(confidence_interval(first, confidence), first).width
 
 
 class Blockwise(Method):
-    """An estimator that has samples for diagonal blocks too."""
+    """An estimator that samples the traces of diagonal blocks too."""
 
     def __init__(
         self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
@@ -92,7 +99,7 @@ class Blockwise(Method):
         self._settled: dict[int, float] = {}
 
     def settle(self, left: int, confidence: float) -> Estimate:
-        """Take the unit vectors for the smallest blocks, and return what all products say."""
+        """Make the traces of the smallest blocks exact with unit vectors."""
         chosen: list[slice] = []  # must not overlap, or their rows would count twice
         for i in sorted(range(len(self.groups)), key=lambda i: _size(self.groups[i])):
             group = self.groups[i]
@@ -121,12 +128,81 @@ class Hutchinson(Blockwise):
 
     first = 16
 
-    def estimate(self, n_probes: int, confidence: float) -> Estimate:
-        """Draw probes up to a number, and return the mean of vᵀAv over all."""
+    def _draw(self, n_probes: int) -> None:
         for v, w in self.multiplied(n_probes - len(self._samples)):
             self._samples.append(dot(v, w))
             self._blocks.append([dot(v[g], w[g]) for g in self.groups])
-        return self._estimate(confidence)
+
+
+class KrylovAware(Blockwise):
+    """Samples tr(VᵀAV) + gᵀPAPg, P = I − VVᵀ, with as many Lanczos vectors V as probes g.
+
+    In the Krylov space A V = V T + β v eₘᵀ, where v is None if the space is exhausted.
+    """
+
+    cost = 2
+    growth = 1.5
+
+    def __init__(
+        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
+    ) -> None:
+        super().__init__(operator, source, groups)
+        self._run = LanczosRun(operator, capacity=self.first)
+        self._probes, self._products = Rows(operator), Rows(operator)
+        self._forms: list[float] = []
+
+    def _draw(self, n_probes: int) -> None:
+        while len(self._run.alphas) < min(n_probes, self.operator.n - 1):
+            self._run.advance(self.operator(self._run.next_vector()))
+        for g, product in self.multiplied(n_probes - len(self._forms)):
+            self._probes.append(g)
+            self._forms.append(dot(g, product))
+            if self.groups:
+                self._products.append(product)
+        self._sample()
+
+    def _sample(self) -> None:
+        t, v, beta = self._run.projection(), self._run.vector, self._run.betas[-1]
+        probes = self._probes.rows
+        c = self._run.basis.products(probes)
+        beyond = np.array([0.0 if v is None else beta * dot(v, g) for g in probes])  # β vᵀg
+        squares = np.array([norm(g) ** 2 for g in probes])
+        # Pg has a uniform direction; with its mean length, a multiple of I adds no variance.
+        scales = (self.operator.n - len(t)) / (squares - (c**2).sum(axis=0))
+        outside = np.array(self._forms) - (((t @ c) * c).sum(axis=0) + 2.0 * c[-1] * beyond)
+        self._samples = list(np.trace(t) + scales * outside)
+        if not self.groups:
+            return
+        known = [self._known_trace(t, group) for group in self.groups]
+        self._blocks = []
+        for i, (g, product) in enumerate(zip(probes, self._products.rows, strict=True)):
+            d = t @ c[:, i]
+            d[-1] += beyond[i]
+            rest, image = self._project_out(g, product, np.stack([c[:, i], d], axis=1))
+            self._blocks.append(
+                [
+                    trace + scales[i] * dot(rest[group], image[group])
+                    for trace, group in zip(known, self.groups, strict=True)
+                ]
+            )
+
+    def _project_out(self, g: Tensor, product: Tensor, inside: Floats) -> tuple[Tensor, Tensor]:
+        """Return Pg and PAPg, given Vᵀg and VᵀAg in the columns of ``inside``."""
+        run = self._run
+        parts = combine(inside, run.basis.rows, out=g.new_empty(2, len(g)))
+        rest, image = g - parts[0], product - parts[1]
+        if run.vector is not None:
+            image.sub_(run.vector, alpha=run.betas[-1] * float(inside[-1, 0]))
+        return rest, image
+
+    def _known_trace(self, t: Floats, group: slice) -> float:
+        """Return the trace of the diagonal block of A − PAP."""
+        part, run = self._run.basis.rows[:, group], self._run
+        gram = np.array([inner(part, v).cpu().numpy() for v in part])
+        trace = float((t * gram).sum())
+        if run.vector is not None:
+            trace += 2.0 * run.betas[-1] * dot(part[-1], run.vector[group])
+        return trace
 
 
 def _size(group: slice) -> int:
@@ -163,7 +239,7 @@ class _Range:
         y = self._operator(probe)
         column = orthogonalise(y, self.basis.rows)
         left = norm(y)
-        if left > _ROUNDING * self._operator.storage_eps * math.hypot(left, *column):
+        if left > ROUNDING * self._operator.storage_eps * math.hypot(left, *column):
             column = np.append(column, left)
             self.basis.append(y.div_(left))
             product = self._operator(y)
@@ -197,8 +273,7 @@ class HutchPlusPlus(Method):
         self._products = Rows(operator)
         self._forms: list[float] = []
 
-    def estimate(self, n_probes: int, confidence: float) -> Estimate:
-        """Draw probes up to a number, with one more for Q each, and return what all of them say."""
+    def _draw(self, n_probes: int) -> None:
         while len(self._probes.rows) < n_probes:
             self._range.add(self.source.draw())
             g = self.source.draw()
@@ -206,15 +281,14 @@ class HutchPlusPlus(Method):
             self._probes.append(g)
             self._products.append(product)
             self._forms.append(dot(g, product))
-        samples = self._samples()
-        return Estimate(confidence_interval(samples, confidence), samples)
 
-    def _samples(self) -> Floats:
+    def _estimate(self, confidence: float) -> Estimate:
         h = self._range.projection()
         probes = self._range.basis.products(self._probes.rows)
         products = self._range.basis.products(self._products.rows)
         captured = 2.0 * _dots(probes, products) - _dots(probes, h @ probes)
-        return np.asarray(np.trace(h) + np.array(self._forms) - captured)
+        samples = np.asarray(np.trace(h) + np.array(self._forms) - captured)
+        return Estimate(confidence_interval(samples, confidence), samples)
 
 
 def _dots(a: Floats, b: Floats) -> Floats:
@@ -234,35 +308,33 @@ class XTrace(Method):
         self._probes = Rows(operator)
         self._squares: list[float] = []
 
-    def estimate(self, n_probes: int, confidence: float) -> Estimate:
-        """Draw probes up to a number, and return what all of them say."""
+    def _draw(self, n_probes: int) -> None:
         while len(self._probes.rows) < n_probes:
             omega = self.source.draw()
             self._probes.append(omega)
             self._squares.append(norm(omega) ** 2)
             self._range.add(omega)
-        samples, error = self._reduced().estimate()
-        value = samples.mean()
-        half = student(confidence, n_probes - 1) * error
-        total = Interval(
-            value=value, standard_error=np.asarray(error), low=value - half, high=value + half
-        )
-        return Estimate(total, samples)
 
-    def width_before(self, before: Estimate, found: Estimate, confidence: float) -> float:
-        """Return the half-width at the look before: the samples depend on each other."""
-        return before.width
-
-    def _reduced(self) -> _Reduced:
+    def _estimate(self, confidence: float) -> Estimate:
         h = self._range.projection()
-        return _Reduced(
+        samples, error = _Reduced(
             n=self.operator.n,
             h=h,
             r=_padded(self._range.coordinates, len(h)),
             w=self._range.basis.products(self._probes.rows),
             squares=np.array(self._squares),
             normalise=self._normalise,
+        ).estimate()
+        value = samples.mean()
+        half = student(confidence, len(samples) - 1) * error
+        total = Interval(
+            value=value, standard_error=np.asarray(error), low=value - half, high=value + half
         )
+        return Estimate(total, samples)
+
+    def width_before(self, before: Estimate, estimate: Estimate, confidence: float) -> float:
+        """Return the half-width of the previous look: the samples depend on each other."""
+        return before.width
 
 
 @dataclass(frozen=True, kw_only=True)

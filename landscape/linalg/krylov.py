@@ -1,4 +1,4 @@
-"""What Lanczos and power iteration share: a counted operator, inner products, and the result.
+"""A counted operator, float64 inner products, and what both eigensolvers check and return.
 
 Vectors are stored in the operator's dtype, float32 at least. Inner products are summed in float64
 whatever that dtype is. Long vectors of float32 are multiplied as they are, in blocks that are
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from landscape.checks import positive, whole
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.randomness import seeded
 
@@ -35,6 +36,12 @@ _SAFE = 1e-24, 1e30
 # Known coefficients that are subtracted one by one.
 _FEW = 8
 SCRATCH_BYTES = 8 * 8 * _CHUNK
+# Largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| / ‖H‖ that may pass for rounding.
+_ASYMMETRY = 1e-3
+
+
+class AsymmetryError(InvalidArgumentError):
+    """The products are not those of a symmetric matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +52,23 @@ class EigenSolution:
         values: Rayleigh quotients θᵢ = vᵢᵀHvᵢ, descending, float64, shape (k,): the largest
             ones, then ``n_lowest`` from the lower end.
         n_lowest: how many of them are from the lower end.
-        residuals: ‖Hvᵢ − θᵢvᵢ‖, verified with products, float64, shape (k,); some eigenvalue of H
-            lies within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
+        residuals: ‖Hvᵢ − θᵢvᵢ‖, verified with products, shape (k,); some eigenvalue of H lies
+            within that distance of θᵢ (Parlett, 1998, theorem 4.5.1).
         errors: bounds on the distance of θᵢ to the i-th eigenvalue from its end, shape (k,), but
-            for ``failure_probability``: about ‖Hvᵢ − θᵢvᵢ‖² / gap; where it is not shown that
-            none was missed, the residual, within which some eigenvalue lies.
+            for ``failure_probability``; the residuals where a missed one is not excluded.
         upper_bound: no eigenvalue of H is larger, but for ``failure_probability`` and rounding;
             infinite where nothing can be said.
-        lower_bound: no eigenvalue is smaller, but for ``failure_probability`` and rounding;
-            minus infinity where nothing can be said.
+        lower_bound: no eigenvalue is smaller, in the same sense.
         failure_probability: the chance, over random starts, that an eigenvalue was missed, or
-            that a bound fails; 1 where no search for missed ones was asked for.
-        part_forms: vᵢᵀH_b vᵢ of each part H_b of H, shape (parts, k); None where H has no known
-            parts.
+            that a bound fails; 1 where none were searched for.
         asymmetry: largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen over orthonormal vectors, relative to the
             largest ‖Hv‖ seen; NaN where no two products could be compared.
         vectors: orthonormal eigenvectors, one per row, shape (k, n), on the operator's device.
         matvecs: products with H that were spent, those for the residuals and checks included.
-        converged: whether every residual met the tolerance, and the search for eigenvalues that
-            were missed came to its end.
+        converged: whether every residual met the tolerance, and the search for missed
+            eigenvalues came to its end.
+        part_forms: vᵢᵀH_b vᵢ of each part H_b of H, shape (parts, k); None where H has no known
+            parts.
     """
 
     values: Floats
@@ -84,10 +89,7 @@ class Operator:
     """A matvec that counts its products, checks each, and supplies random vectors.
 
     Attributes:
-        n: size of the operator.
-        dtype: floating-point type that the matvec takes.
         storage: floating-point type of the stored vectors, at least float32.
-        device: where the vectors live.
         matvecs: products spent.
         norm: largest ‖Hv‖ seen over unit vectors v, a lower bound on ‖H‖₂.
         residual: last known relative residual, for the callback; infinite until known.
@@ -104,6 +106,12 @@ class Operator:
         max_matvecs: int,
         callback: Callback | None = None,
     ) -> None:
+        if n < 1:
+            msg = f"n = {n}; expected an operator of size 1 or more"
+            raise InvalidArgumentError(msg)
+        if not dtype.is_floating_point:
+            msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
+            raise InvalidArgumentError(msg)
         self.n = n
         self.dtype = dtype
         self.storage = torch.promote_types(dtype, torch.float32)
@@ -146,13 +154,13 @@ class Operator:
         w = product.detach().to(self.device, self.storage, copy=True)
         length = norm(w)
         if not math.isfinite(length):
-            raise NonFiniteError(self._why_not_finite(w))
+            raise NonFiniteError(self._describe_non_finite(w))
         self.norm = max(self.norm, length)
         if self._callback is not None:
             self._callback(self.matvecs, self.residual)
         return w
 
-    def _why_not_finite(self, w: Tensor) -> str:
+    def _describe_non_finite(self, w: Tensor) -> str:
         n_nan = int(torch.isnan(w).sum())
         n_inf = int(torch.isinf(w).sum())
         if not n_nan + n_inf:
@@ -167,6 +175,24 @@ class Operator:
             f"infinite of {self.n} entries; expected finite numbers throughout. Check that the "
             "loss and its gradient are finite here, or compute in float64"
         )
+
+    def check_symmetric(self, asymmetry: float) -> None:
+        """Refuse an operator whose products differ from a symmetric one's by more than rounding.
+
+        With an error e in H vⱼ, |vᵢᵀHvⱼ − vⱼᵀHvᵢ| is off by |vᵢᵀe| ≤ ‖e‖. Products of a network
+        in float32 have errors of up to 1e-4 ‖H‖, those in half precision of a few eps, most of it
+        in directions other than vᵢ. So ten eps, and at least 1e-3, pass for rounding; a matrix of
+        independent entries, for which the ratio is about 2/√n, does not up to a million rows.
+        """
+        limit = max(_ASYMMETRY, 10.0 * self.eps)
+        if asymmetry > limit * self.norm:
+            msg = (
+                f"the operator is not symmetric: after {self.matvecs} products, u·Hv and v·Hu "
+                f"differ by {asymmetry / self.norm:.2g} of ‖H‖; expected at most {limit:.2g}, "
+                "for rounding; check that the matvec is that of a symmetric matrix and that it "
+                "gives the same product each time"
+            )
+            raise AsymmetryError(msg)
 
     def random_unit_vector(self, against: Tensor | None = None) -> Tensor:
         """Draw a vector that is uniform on the unit sphere of the complement of a basis.
@@ -197,6 +223,54 @@ class Operator:
         return v
 
 
+def check_request(n: int, *, k: int, tol: float, max_matvecs: int, least: int) -> None:
+    """Validate the arguments that both eigensolvers take."""
+    whole("k", k, least=1)
+    if k > n:
+        msg = f"k = {k} eigenpairs of an operator of size n = {n}; expected k <= n; lower k"
+        raise InvalidArgumentError(msg)
+    positive("tol", tol)
+    whole("max_matvecs", max_matvecs, least=least, advice=f"raise it or lower k = {k}")
+
+
+def check_start(start: Tensor, n: int, *, several: bool = False) -> None:
+    """Validate the shape and the norms of one start vector, or of several as rows."""
+    rows = start[None] if start.ndim == 1 else start
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != n or (start.ndim > 1 and not several):
+        expected = f"({n},), one flat vector" + (f", or (b, {n}), b of them" if several else "")
+        msg = f"start has shape {tuple(start.shape)}; expected {expected}"
+        raise InvalidArgumentError(msg)
+    for length in map(norm, rows):
+        if not math.isfinite(length) or length == 0.0:
+            msg = (
+                f"start has norm {length}; expected a finite vector that is not zero, or start=None"
+            )
+            raise InvalidArgumentError(msg)
+
+
+class Stagnation:
+    """Detects residuals that are near rounding and fall no further.
+
+    They have if, near rounding, the smallest of the last quarter of the steps is not half the
+    smallest of the quarter before. If it is ten times as large, that is no stagnation, but a
+    larger eigenvalue coming into view.
+    """
+
+    def __init__(self) -> None:
+        self._history: list[float] = []
+
+    def reached(self, residual: float, *, rounding: float) -> bool:
+        """Record a residual, and return whether the iteration stagnates."""
+        self._history.append(residual)
+        steps = len(self._history)
+        if steps < 50 or steps % 25:
+            return False
+        quarter = max(25, steps // 4)
+        before = min(self._history[-2 * quarter : -quarter])
+        last = min(self._history[-quarter:])
+        return last <= 1e3 * rounding and 0.5 * before <= last <= 10.0 * before
+
+
 def fill_with_normal(v: Tensor, generator: torch.Generator) -> Tensor:
     """Fill a vector with normal random numbers, drawn on the CPU in float64 and then rounded."""
     for part in _chunks(v[None]):
@@ -213,20 +287,15 @@ def inner(basis: Tensor, w: Tensor) -> Tensor:
     """Return the inner product of each row of a basis with a vector, summed in float64."""
     if len(basis) == 1:
         return _dot(basis[0], w)[None]
+    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
     if _is_long(basis, w):
-        total = _inner_by_blocks(basis, w)
+        for part in _blocks(w):
+            total += basis[:, part] @ w[part]
         if _is_safe(total):
             return total
-    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
+        total.zero_()
     for part in _chunks(basis):
         total += basis[:, part].to(total.dtype) @ w[part].to(total.dtype)
-    return total
-
-
-def _inner_by_blocks(basis: Tensor, w: Tensor) -> Tensor:
-    total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
-    for part in _blocks(w):
-        total += basis[:, part] @ w[part]
     return total
 
 
@@ -287,7 +356,7 @@ def orthogonalise(w: Tensor, basis: Tensor, *, known: Floats | None = None) -> F
     square = dot(w, w)
     for _ in range(2):
         coefficients = inner(basis, w)
-        _subtract(w, coefficients, basis)
+        subtract(w, coefficients, basis)
         total += coefficients.cpu().numpy()
         removed = float(coefficients @ coefficients)
         if removed <= 0.5 * square:
@@ -302,20 +371,17 @@ def _significant(known: Floats) -> npt.NDArray[np.intp]:
     return rows if len(rows) <= _FEW else rows[:0]
 
 
-def subtract(w: Tensor, coefficients: Floats, basis: Tensor) -> None:
+def subtract(w: Tensor, coefficients: Floats | Tensor, basis: Tensor) -> None:
     """Subtract a linear combination of the rows of a basis from w, in place."""
-    _subtract(w, torch.as_tensor(coefficients).to(w.device, wide(w.device)), basis)
-
-
-def _subtract(w: Tensor, coefficients: Tensor, basis: Tensor) -> None:
+    wide_mix = torch.as_tensor(coefficients).to(w.device, wide(w.device))
     if _is_long(basis, w):
-        narrow = coefficients.to(w.dtype)
+        narrow = wide_mix.to(w.dtype)
         for part in _blocks(w):
             w[part].addmv_(basis[:, part].T, narrow, alpha=-1.0)
         return
     for part in _chunks(basis):
-        projection = coefficients @ basis[:, part].to(coefficients.dtype)
-        w[part] = (w[part].to(coefficients.dtype) - projection).to(w.dtype)
+        projection = wide_mix @ basis[:, part].to(wide_mix.dtype)
+        w[part] = (w[part].to(wide_mix.dtype) - projection).to(w.dtype)
 
 
 def combine(coefficients: Floats, basis: Tensor, *, out: Tensor) -> Tensor:

@@ -10,17 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checks import whole
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.basis import KrylovBasis, Projections, SpectrumEnd
 from landscape.linalg.bounds import FAILURE_PROBABILITY, Enclosure, LanczosTridiagonal
 from landscape.linalg.budget import least_basis, n_wanted
-from landscape.linalg.checks import check_request, check_start
 from landscape.linalg.krylov import (
     Callback,
     EigenSolution,
     Floats,
     Matvec,
     Operator,
+    Stagnation,
+    check_request,
+    check_start,
     combine,
     dot,
     norm,
@@ -28,7 +31,6 @@ from landscape.linalg.krylov import (
     rayleigh,
     subtract,
 )
-from landscape.linalg.stopping import Stagnation
 
 # A residual estimate below this, relative to the largest |θ|, is rounding of the small problem.
 _ROUNDING = 1e-13
@@ -61,30 +63,24 @@ def lanczos(
     """Find the k largest (algebraic) eigenpairs of a symmetric operator by Lanczos, or both ends.
 
     Builds an orthonormal basis V of a Krylov space, every new vector orthogonalised against all
-    others, so that no eigenvalue shows up as a ghost copy of itself. The eigenpairs (θ, s) of
-    VᵀHV give the Ritz pairs (θ, Vs). Their residuals follow from the basis, as HV = VT + βpeᵀ
-    holds to rounding; one product with a combination of all of them, with random signs, verifies
-    that. Where it does not agree, each pair gets a product of its own. The pairs have converged if
+    others, so that no eigenvalue shows up twice. The eigenpairs (θ, s) of VᵀHV give the Ritz pairs
+    (θ, Vs), and HV = VT + βpeᵀ their residuals; one product with a combination of all of them, with
+    random signs, verifies these. Where it does not agree, each pair gets a product of its own. The
+    pairs have converged if
 
         ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Ritz values seen, of either sign.
 
-    That scale is ‖H‖₂ in effect. Rounding in H v is proportional to it, so a tolerance relative to
-    each θᵢ could not be met by a small one; and for an operator that is small as a whole (a flat
-    minimum) nothing absolute enters. Where rounding keeps a true residual above its estimate, the
-    search goes on as long as that helps; after that the answer says ``converged=False``.
+    Rounding in H v is proportional to that scale, so a tolerance relative to each θᵢ could not be
+    met by a small one. Where rounding keeps a residual above its estimate, the search goes on as
+    long as that helps; after that the answer says ``converged=False``.
 
     A residual proves an eigenvalue near θ, not that none was missed: one vector meets each
     repeated eigenvalue only once. So a second run, from a random vector in the complement of the
     whole basis, bounds the eigenvalues of H there, by its polynomial and the angle that a random
     vector has to any other. With that bound μ, H ≤ [[T, βe], [βeᵀ, μ]] bounds every eigenvalue
     of H from above, and the search ends when none can exceed its Ritz value by more than twice
-    the tolerance, or than twice the norm of all residuals together where that is more. Nothing of
-    that run is stored. If it meets an eigenvalue that was missed, the basis is continued from one
-    more random vector, and all is repeated.
-
-    With several random vectors to start from (``block``) the basis is that of band Lanczos: b
-    vectors meet a b-fold eigenvalue b times, and clusters more evenly, but reach a degree of m/b
-    only after m products.
+    the tolerance, or than twice the norm of all residuals together where that is more. If that run
+    meets an eigenvalue that was missed, the basis is continued from one more random vector.
 
     Args:
         matvec: v ↦ Hv for a flat vector of ``n`` entries of ``dtype`` on ``device``.
@@ -102,17 +98,15 @@ def lanczos(
         device: device that ``matvec`` takes.
         both_ends: find the k smallest eigenpairs as well, from the same basis: min(2k, n) pairs
             in all, to the same tolerance.
-        block: number of random start vectors, if none is given.
+        block: number of random start vectors b, if none is given. Band Lanczos meets a b-fold
+            eigenvalue b times, but reaches a degree of m/b only after m products.
         start: vectors to start near, shape (n,) or (b, n), such as eigenvectors of the checkpoint
-            before: their sum, with a random vector of a twentieth of its length, so that nothing
-            new is left out; None: random. The search for missed eigenvalues starts at random in
-            any case.
+            before: their sum, with a random vector of a twentieth of its length; None: random.
         failure_probability: chance, over the random vectors, that an eigenvalue is missed, or a
             bound on the spectrum fails; each factor of 10 takes about one product. With 1 nothing
             is searched, and the bounds are infinite.
         project_parts: for an operator that is a sum of parts H_b, the function V ↦ VᵀH_b v for
-            the vector v of the last product, rows V of shape (m, n), result of shape (parts, m);
-            called after each product of the search.
+            the vector v of the last product, rows V of shape (m, n), result of shape (parts, m).
         callback: called after each product with the number of products so far and the largest
             residual estimate relative to the largest |θ|, infinite until there is one.
 
@@ -128,11 +122,8 @@ def lanczos(
 
     Cost: m products to converge, 1 to verify the residuals, and about 5 to 10 to show that
     nothing was missed, up to m where θₖ does not stand clear of the rest; each repeated
-    eigenvalue takes one round more. Memory, in vectors of n entries: the basis
-    (max_basis), a pending one for each start vector, and 5 for work or k results, whichever is
-    more. Without
-    max_basis the basis is as large as the products are many, and half as large again while it is
-    copied to more room.
+    eigenvalue takes one round more. Memory, in vectors of n entries: the basis (max_basis; else m,
+    and half as much again while it grows), one for each start vector, and the larger of 5 and k.
 
     References:
         Parlett (1998), The Symmetric Eigenvalue Problem; Wu and Simon (2000), thick-restart
@@ -152,11 +143,16 @@ def lanczos(
     """
     wanted = n_wanted(n, k=k, both_ends=both_ends)
     limit = max(1000, 20 * wanted) if max_matvecs is None else max_matvecs
-    check_request(n, k=k, tol=tol, dtype=dtype, max_matvecs=limit, least=2 * wanted)
-    _check_basis(max_basis, n, k=k, wanted=wanted)
-    if block < 1:
-        msg = f"block = {block} start vectors; expected at least 1"
+    check_request(n, k=k, tol=tol, max_matvecs=limit, least=2 * wanted)
+    least = least_basis(n, wanted)
+    if max_basis is not None and max_basis < least:
+        ends = " at both ends" if wanted > k else ""
+        msg = (
+            f"max_basis = {max_basis} vectors; expected at least {least} for k = {k}{ends} "
+            f"and n = {n}; raise max_basis, lower k, or use power iteration, which stores none"
+        )
         raise InvalidArgumentError(msg)
+    whole("block", block, least=1)
     if not 0.0 < failure_probability <= 1.0:
         msg = f"failure_probability = {failure_probability}; expected a number in (0, 1]"
         raise InvalidArgumentError(msg)
@@ -173,17 +169,6 @@ def lanczos(
     else:
         basis.begin([_warm(operator, start)], random=False)
     return _solve(basis, tol, failure_probability)
-
-
-def _check_basis(max_basis: int | None, n: int, *, k: int, wanted: int) -> None:
-    least = least_basis(n, wanted)
-    if max_basis is not None and max_basis < least:
-        ends = " at both ends" if wanted > k else ""
-        msg = (
-            f"max_basis = {max_basis} vectors; expected at least {least} for k = {k}{ends} "
-            f"and n = {n}; raise max_basis, lower k, or use power iteration, which stores none"
-        )
-        raise InvalidArgumentError(msg)
 
 
 def _warm(operator: Operator, start: Tensor) -> Tensor:
@@ -285,9 +270,9 @@ def _converge(basis: KrylovBasis, limit: float, missed: list[tuple[SpectrumEnd, 
             ritz = basis.ritz()
             estimate = basis.operator.residual = basis.worst(ritz)
             risen = all(e.values(ritz.values)[e.wanted - 1] > edge for e, edge in missed)
-            found = estimate <= limit and (risen or basis.operator.matvecs > patience)
+            converged = estimate <= limit and (risen or basis.operator.matvecs > patience)
             still = stagnation.reached(estimate, rounding=basis.operator.eps)
-            if found or still or basis.complete or out_of_budget:
+            if converged or still or basis.complete or out_of_budget:
                 return estimate
         basis.step()
 
@@ -411,14 +396,14 @@ class _ComplementSearch:
 
     def _missed(self) -> list[tuple[SpectrumEnd, float]]:
         """Return the ends where one was missed, and what the last value sought must then exceed."""
-        found = []
+        missed = []
         for end, held in self._held:
             seen = float(self._chain.values(end.sign)[0])
             if seen > held[-1] + self.slack:
                 # The last value sought becomes the one before, or that of the complement.
                 last = np.sort(np.append(held, seen))[-end.wanted]
-                found.append((end, float(max(last - self.slack, (last + held[-1]) / 2.0))))
-        return found
+                missed.append((end, float(max(last - self.slack, (last + held[-1]) / 2.0))))
+        return missed
 
     def _is_blocked(self) -> bool:
         """Return whether even the eigenvalues of K that were seen raise the bounds too far."""

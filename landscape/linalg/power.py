@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.linalg.checks import check_request, check_start, check_symmetric
 from landscape.linalg.krylov import (
     Callback,
     EigenSolution,
     Matvec,
     Operator,
+    Stagnation,
+    check_request,
+    check_start,
     combine,
     descending,
     inner,
@@ -22,7 +24,9 @@ from landscape.linalg.krylov import (
     orthogonalise,
     rayleigh,
 )
-from landscape.linalg.stopping import MISS_PROBABILITY, Stagnation, miss_probability
+
+# Chance, at most, that power iteration ends its search before it has met an eigenvalue.
+_MISS_PROBABILITY = 1e-4
 
 
 def power_iteration(
@@ -40,21 +44,17 @@ def power_iteration(
 ) -> EigenSolution:
     """Find the k largest (algebraic) eigenpairs of a symmetric operator by power iteration.
 
-    Each eigenvector is the limit of v ← P(H − σI)v / ‖·‖, where P projects out those already
-    found. The shift makes the top eigenvalue the dominant one, whatever the size of the most
-    negative: σ = ℓ + (θ − ℓ)/4, with θ the Rayleigh quotient of v and ℓ the smallest Ritz value
-    on any span{v, Hv} so far. As soon as v has weight at the lower end, ℓ finds it, since two
-    steps of power iteration are two of Lanczos; so weight there cannot hold its ground.
-
-    A pair is accepted on its residual alone, which every step gives for free, and never on a
-    small change of θ, which slow convergence produces just as well:
+    Each eigenvector is the limit of v ← P(H − σI)v / ‖·‖, where P projects out the previous ones.
+    The shift makes the top eigenvalue the dominant one, whatever the size of the most negative:
+    σ = ℓ + (θ − ℓ)/4, with θ the Rayleigh quotient of v and ℓ the smallest Ritz value on any
+    span{v, Hv} so far. A pair is accepted on its residual alone, and never on a small change of θ,
+    which slow convergence produces just as well:
 
         ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Rayleigh quotients seen.
 
-    For the choice of that scale see `lanczos`. In the end the operator is diagonalised within the
-    span of the vectors found, from their products, which makes the residuals those of H itself,
-    not of PHP. A repeated eigenvalue is found as often as it occurs, since each pair starts at
-    random.
+    In the end the operator is diagonalised within the span of the vectors, from their products,
+    which makes the residuals those of H itself, not of PHP. A repeated eigenvalue is met as often
+    as it occurs, since each pair starts at random.
 
     Args:
         matvec: v ↦ Hv for a flat vector of ``n`` entries of ``dtype`` on ``device``.
@@ -73,8 +73,7 @@ def power_iteration(
 
     Returns:
         The eigenpairs in descending order, with true residuals. Vectors are float32 at least. The
-        bounds are infinite and the errors the residuals, as nothing is known of the next
-        eigenvalue; the asymmetry is that among the vectors found.
+        bounds are infinite and the errors the residuals.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, a product is of another shape,
@@ -93,7 +92,7 @@ def power_iteration(
     ([3.0, 3.0, 1.0], True)
     """
     limit = max(10_000, 2_000 * k) if max_matvecs is None else max_matvecs
-    check_request(n, k=k, tol=tol, dtype=dtype, max_matvecs=limit, least=k)
+    check_request(n, k=k, tol=tol, max_matvecs=limit, least=k)
     operator = Operator(
         matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=limit, callback=callback
     )
@@ -110,6 +109,22 @@ def power_iteration(
     return deflation.solution()
 
 
+def miss_probability(gap: float, n: int, *, steps: int) -> float:
+    """Bound the chance that power iteration from a random start has not yet seen an eigenvalue.
+
+    With a start uniform on the sphere, and μ the largest Rayleigh quotient so far, the chance that
+    an eigenvalue λ exists with (λ − μ) ≥ ε (λ − λₙ) is at most 0.824 √n (1 − ε)^(m − ½) after m
+    steps, whatever the spectrum (Kuczyński and Woźniakowski, 1992, theorem 4.1).
+
+    >>> miss_probability(0.0, 100, steps=50)
+    1.0
+    >>> miss_probability(0.9, 10**6, steps=10) < 1e-4
+    True
+    """
+    gap = min(max(gap, 0.0), 1.0)
+    return min(1.0, 0.824 * math.sqrt(n) * (1.0 - gap) ** (steps - 0.5)) if steps else 1.0
+
+
 @dataclass(frozen=True)
 class _Iterate:
     """A unit vector, its product with H, Rayleigh quotient, residual, and whether it will do."""
@@ -122,7 +137,7 @@ class _Iterate:
 
 
 class _LowerEnd:
-    """What the iterates tell of the smallest eigenvalue λₙ, and the shift that follows from it.
+    """Bounds on the smallest eigenvalue λₙ from the iterates, and the shift that follows.
 
     Attributes:
         ritz: smallest Ritz value on the span of two successive iterates; at least λₙ.
@@ -160,7 +175,7 @@ class _LowerEnd:
 
 
 class _Deflation:
-    """Eigenvectors found so far with their products, and what is known of the spectrum."""
+    """The eigenvectors so far, their products, and bounds on the spectrum."""
 
     def __init__(self, operator: Operator, k: int, tol: float) -> None:
         self.operator = operator
@@ -189,18 +204,18 @@ class _Deflation:
             if self.operator.left <= 0:
                 self.sound = False
                 return
-            found = self._climb(None, reserve=0, bar=bar)
-            if found.theta <= bar + self.tol * self.largest:
-                self.sound &= found.accepted
+            iterate = self._climb(None, reserve=0, bar=bar)
+            if iterate.theta <= bar + self.tol * self.largest:
+                self.sound &= iterate.accepted
                 return
-            self._store(row, found)
+            self._store(row, iterate)
 
     def solution(self) -> EigenSolution:
         """Return the eigenpairs of H within the span of the vectors found."""
         projection = torch.stack([inner(self._vectors, w) for w in self._products])
         symmetric = projection.cpu().numpy().astype(np.float64)
         asymmetry = float(np.abs(symmetric - symmetric.T).max())
-        check_symmetric(asymmetry, self.operator)
+        self.operator.check_symmetric(asymmetry)
         _, mix = np.linalg.eigh((symmetric + symmetric.T) / 2.0)
         for rows in (self._vectors, self._products):
             combine(mix[:, ::-1], rows, out=rows)
@@ -266,10 +281,10 @@ class _Deflation:
             return False
         gap = (bar - highest) / (bar - self.lower_end.floor)
         n = self.operator.n - self.size
-        return miss_probability(gap, n, steps=step) <= MISS_PROBABILITY
+        return miss_probability(gap, n, steps=step) <= _MISS_PROBABILITY
 
-    def _store(self, row: int, found: _Iterate) -> None:
-        self._vectors[row] = found.v
-        self._products[row] = found.product
-        self._values[row] = found.theta
-        self.sound &= found.accepted
+    def _store(self, row: int, iterate: _Iterate) -> None:
+        self._vectors[row] = iterate.v
+        self._products[row] = iterate.product
+        self._values[row] = iterate.theta
+        self.sound &= iterate.accepted

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from landscape.checks import positive
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats
 from landscape.stats import Interval, confidence_interval
@@ -21,9 +22,8 @@ class DensityCurve:
         grid: values t of λ, ascending.
         density: estimate of φ(t), mean over the probes; ∫φ = 1.
         standard_error: of the density, from probe to probe.
-        quadrature_error: change of the density with the last Lanczos step: an estimate, mostly
-            too large, of the bias that the number of steps leaves. Where it is far above the
-            standard error, the steps do not resolve the bandwidth, and the band is no guarantee.
+        quadrature_error: change of the density with the last Lanczos step, mostly more than the
+            bias of the quadrature. Far above the standard error the band is no guarantee.
         low: lower end of the confidence interval at each t alone, quadrature error included.
         high: upper end.
         bandwidth: standard deviation of the Gaussian that every eigenvalue is smoothed by.
@@ -62,8 +62,8 @@ class Quadrature:
     """Spectral measures of random vectors, each known by m Lanczos steps, and exact atoms.
 
     Attributes:
-        nodes: Ritz values θ, ascending, one row per probe, shape (p, m); NaN beyond the end of a
-            row, where a probe's Krylov space was exhausted early.
+        nodes: Ritz values θ, ascending, one row per probe, shape (p, m); NaN beyond the end of an
+            exhausted Krylov space.
         weights: their masses, which sum to (n − k)/n in each row; 0 where the node is NaN.
         alphas: diagonals of the tridiagonal matrices, shape (p, m); NaN as above.
         betas: their off-diagonals, and last the norm of what the last product added; (p, m).
@@ -83,9 +83,9 @@ class Quadrature:
     confidence: float
 
     def curve(self, grid: npt.ArrayLike, *, bandwidth: float) -> DensityCurve:
-        """Smooth the density by a Gaussian and evaluate it, without any product."""
+        """Evaluate the density smoothed by a Gaussian."""
         t = _checked_grid(grid)
-        check_bandwidth(bandwidth)
+        positive("bandwidth", bandwidth)
         samples = np.array([_smooth(t, *rule, bandwidth) for rule in self._rules(shorter=0)])
         shorter = np.array([_smooth(t, *rule, bandwidth) for rule in self._rules(shorter=1)])
         atoms = _smooth(t, self.atoms, np.full(len(self.atoms), 1.0 / self.n), bandwidth)
@@ -102,7 +102,7 @@ class Quadrature:
         )
 
     def mass_below(self, level: float) -> Mass:
-        """Estimate the part of the eigenvalues that lies below a level, without any product.
+        """Estimate the part of the eigenvalues that lies below a level.
 
         The steps of a probe leave open how its measure continues. Over all measures that agree
         with them, the mass below ℓ lies between L and L + w, with w the weight of ℓ in the
@@ -144,9 +144,9 @@ class Quadrature:
 
     def _rows(self) -> list[tuple[Floats, Floats]]:
         """Return the tridiagonal matrix of each probe, without the padding."""
-        kept = ~np.isnan(self.alphas)
-        pairs = zip(self.alphas, self.betas, kept, strict=True)
-        return [(alphas[mask], betas[mask]) for alphas, betas, mask in pairs]
+        lengths = (~np.isnan(self.alphas)).sum(axis=1)
+        rows = zip(self.alphas, self.betas, lengths, strict=True)
+        return [(alphas[:m], betas[:m]) for alphas, betas, m in rows]
 
     def _rules(self, *, shorter: int) -> list[tuple[Floats, Floats]]:
         """Return nodes and weights of each probe, of so many steps fewer than were taken."""
@@ -158,13 +158,6 @@ class Quadrature:
             nodes, weights, _ = gauss_rule(alphas[:size], betas[: size - 1])
             rules.append((nodes, rest * weights))
         return rules
-
-
-def check_bandwidth(bandwidth: float) -> None:
-    """Refuse a bandwidth that smooths nothing."""
-    if not (math.isfinite(bandwidth) and bandwidth > 0.0):
-        msg = f"bandwidth = {bandwidth}; expected a finite number above 0, in the unit of λ"
-        raise InvalidArgumentError(msg)
 
 
 def gauss_rule(alphas: Floats, betas: Floats) -> tuple[Floats, Floats, Floats]:

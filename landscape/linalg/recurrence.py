@@ -55,7 +55,7 @@ class LanczosRun:
     def __init__(
         self, operator: Operator, *, capacity: int, against: Sequence[Tensor] = ()
     ) -> None:
-        """Start from a random vector, orthogonal to given orthonormal rows as all later ones."""
+        """Start from a random vector; all vectors are orthogonal to the rows of ``against``."""
         self._operator = operator
         self.basis = Rows(operator, capacity + len(against))
         for row in against:
@@ -83,6 +83,11 @@ class LanczosRun:
         if self.vector is None:
             self.vector = self._operator.random_unit_vector(self.basis.rows)
         return self.vector
+
+    def projection(self) -> Floats:
+        """Return T, shape (m, m)."""
+        off = self.betas[:-1]
+        return np.asarray(np.diag(self.alphas) + np.diag(off, 1) + np.diag(off, -1))
 
     def forget(self) -> None:
         """Drop the vectors; T remains."""

@@ -1,4 +1,4 @@
-"""What random estimates share: probes, confidence intervals, and when enough have been drawn."""
+"""Random probes, their products, and the rule by which sampling stops."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checks import real
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg.krylov import Floats, Matvec, Operator
 from landscape.randomness import seeded
@@ -31,7 +32,6 @@ class BlockOperator(Operator):
     """
 
     def __init__(self, matvec: Matvec, n: int, *, matmat: Matmat | None = None, **options: Any):
-        """Take the products with one vector and, one vector in each row, with several."""
         super().__init__(self._next, n, **options)
         self._single, self._several = matvec, matmat
         self._held: deque[Tensor] = deque()
@@ -49,14 +49,14 @@ class BlockOperator(Operator):
     def _ahead(self, vectors: Sequence[Tensor]) -> Tensor | tuple[()]:
         if self._several is None or len(vectors) < 2:
             return ()
-        found = self._several(torch.stack([v.to(self.dtype) for v in vectors]))
-        if len(found) != len(vectors):
+        products = self._several(torch.stack([v.to(self.dtype) for v in vectors]))
+        if len(products) != len(vectors):
             msg = (
-                f"matmat returned {len(found)} rows for {len(vectors)} vectors; expected one "
+                f"matmat returned {len(products)} rows for {len(vectors)} vectors; expected one "
                 "product in each row"
             )
             raise InvalidArgumentError(msg)
-        return found
+        return products
 
     def _next(self, v: Tensor) -> Tensor:
         return self._held.popleft() if self._held else self._single(v)
@@ -114,8 +114,13 @@ class StoppingRule:
     atol: float
     growth: float = 2.0
 
+    def __post_init__(self) -> None:
+        advice = "0 for both draws as many probes as max_matvecs allows"
+        real("rtol", self.rtol, least=0.0, advice=advice)
+        real("atol", self.atol, least=0.0, advice=advice)
+
     def looks(self, most: int) -> Iterator[int]:
-        """Give the numbers of probes at which to look: the first, what follows, then ``most``."""
+        """Give the numbers of probes at which to look, the last of which is ``most``."""
         probes = min(self.first, most)
         yield probes
         while probes < most:
@@ -139,23 +144,8 @@ def exact_diagonal(operator: Operator, part: slice = slice(None)) -> Floats:
     return diagonal
 
 
-def check_sampling(
-    n: int, *, confidence: float, dtype: torch.dtype, rtol: float, atol: float
-) -> None:
-    """Refuse what no random estimate can serve."""
-    if n < 1:
-        msg = f"n = {n}; expected an operator of size 1 or more"
-        raise InvalidArgumentError(msg)
+def check_confidence(confidence: float) -> None:
+    """Validate the probability that an interval is to cover its truth."""
     if not 0.0 < confidence < 1.0:
         msg = f"confidence = {confidence}; expected a probability between 0 and 1, such as 0.95"
         raise InvalidArgumentError(msg)
-    if not dtype.is_floating_point:
-        msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
-        raise InvalidArgumentError(msg)
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        if not (math.isfinite(tolerance) and tolerance >= 0.0):
-            msg = (
-                f"{name} = {tolerance}; expected a finite number from 0 up, such as 0.05; "
-                "0 for both draws as many probes as max_matvecs allows"
-            )
-            raise InvalidArgumentError(msg)

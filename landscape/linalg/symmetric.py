@@ -19,8 +19,8 @@ class SymmetricOperator:
 
     Attributes:
         n: number of rows and columns.
-        dtype: floating-point type of the vectors.
-        device: of the vectors.
+        dtype: floating-point type of the vectors that ``matvec`` takes.
+        device: of these vectors.
 
     >>> d = torch.tensor([1.0, 2.0, 3.0])
     >>> a = SymmetricOperator(lambda v: d * v, 3, dtype=torch.float32, device="cpu")
@@ -31,28 +31,13 @@ class SymmetricOperator:
     def __init__(
         self, matvec: Matvec, n: int, *, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        """Name the parts.
-
-        Args:
-            matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
-            n: size of A.
-            dtype: floating-point type that ``matvec`` takes.
-            device: device that ``matvec`` takes.
-        """
         self._function = matvec
         self.n = n
         self.dtype = dtype
         self.device = torch.device(device)
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """Multiply with a vector.
-
-        Args:
-            vector: shape (n,).
-
-        Returns:
-            Av, shape (n,).
-        """
+        """Multiply with a vector of shape (n,)."""
         return self._function(vector)
 
     def reparametrised(self, scale: Tensor) -> SymmetricOperator:
@@ -75,23 +60,17 @@ class SymmetricOperator:
             msg = f"a scale of shape {tuple(scale.shape)}; expected ({self.n},), one per parameter"
             raise InvalidArgumentError(msg)
         t = scale.to(self.device, self.dtype)
-        return self._like(lambda v: t * self.matvec(t * v))
+        return SymmetricOperator(
+            lambda v: t * self.matvec(t * v), self.n, dtype=self.dtype, device=self.device
+        )
 
     def dense(self) -> Tensor:
-        """Return the matrix itself, column by column.
-
-        Returns:
-            Shape (n, n). Cost: n products.
-        """
+        """Return the matrix itself, shape (n, n), for n products."""
         eye = torch.eye(self.n, dtype=self.dtype, device=self.device)
         return torch.stack([self.matvec(column) for column in eye], dim=1)
 
     def to_scipy(self) -> Any:
-        """Return SciPy's view of the operator, for `scipy.sparse.linalg.eigsh` and its kin.
-
-        Returns:
-            A `scipy.sparse.linalg.LinearOperator` on NumPy vectors.
-        """
+        """Return a `scipy.sparse.linalg.LinearOperator` on NumPy vectors, such as `eigsh` takes."""
         from scipy.sparse.linalg import LinearOperator
 
         def product(x: Any) -> Any:
@@ -134,6 +113,3 @@ class SymmetricOperator:
             return torch.as_tensor(linear.matvec(v.cpu().numpy())).to(v.device, v.dtype)
 
         return cls(product, rows, dtype=dtype, device=device)
-
-    def _like(self, matvec: Matvec) -> SymmetricOperator:
-        return SymmetricOperator(matvec, self.n, dtype=self.dtype, device=self.device)

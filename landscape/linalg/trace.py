@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
 
 from landscape.checks import whole
-from landscape.linalg.estimators import Blockwise, Hutchinson, HutchPlusPlus, Method, XTrace
+from landscape.linalg.estimators import (
+    Blockwise,
+    Hutchinson,
+    HutchPlusPlus,
+    KrylovAware,
+    Method,
+    XTrace,
+)
 from landscape.linalg.krylov import Floats, Matvec
-from landscape.linalg.krylov_aware import KrylovAware
 from landscape.linalg.sampling import (
     BlockOperator,
     Matmat,
     ProbeSource,
     StoppingRule,
-    check_sampling,
+    check_confidence,
     exact_diagonal,
 )
 from landscape.randomness import next_seed
 from landscape.stats import Interval
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Products of the probes, relative to n, before the n unit vectors take over; and those with unit
 # vectors for small blocks, relative to the probes.
@@ -44,8 +54,8 @@ class TraceSolution:
         matvecs: products spent.
         converged: whether the half-width met the tolerance, by `StoppingRule`.
         exact: whether the value comes from the unit vectors, without sampling error.
-        groups: traces of the diagonal blocks asked for, each field of shape (n_groups,). Their
-            intervals are for each block alone.
+        groups: traces of the diagonal blocks, each field of shape (n_groups,). Their intervals
+            are for each block alone.
     """
 
     value: float
@@ -66,6 +76,34 @@ class TraceSolution:
         return max(self.high - self.value, self.value - self.low)
 
 
+class _Placement(TypedDict):
+    dtype: torch.dtype
+    device: torch.device | str
+
+
+class TraceOptions(_Placement, total=False):
+    """Options of every estimator of a trace.
+
+    Attributes:
+        dtype: floating-point type that ``matvec`` takes.
+        device: device that ``matvec`` takes.
+        rtol: tolerance on the half-width of the confidence interval, relative to |value|; 0.05.
+        atol: absolute tolerance on it, 0; the larger of the two counts. Both 0: as many probes as
+            ``max_matvecs`` allows.
+        confidence: probability that the interval is to cover tr(A), 0.95.
+        max_matvecs: products that may be spent, 1000; at least those of two probes. Where it
+            allows n products, and n/5 of them do not meet the tolerance, the n unit vectors are
+            used instead, and the answer is exact.
+        seed: seed of the probes, 0.
+    """
+
+    rtol: float
+    atol: float
+    confidence: float
+    max_matvecs: int
+    seed: int
+
+
 def hutchinson_trace(
     matvec: Matvec,
     n: int,
@@ -73,13 +111,7 @@ def hutchinson_trace(
     probes: str = "rademacher",
     groups: Sequence[slice] = (),
     matmat: Matmat | None = None,
-    rtol: float = 0.05,
-    atol: float = 0.0,
-    confidence: float = 0.95,
-    max_matvecs: int = 1000,
-    seed: int = 0,
-    dtype: torch.dtype,
-    device: torch.device | str,
+    **options: Unpack[TraceOptions],
 ) -> TraceSolution:
     """Estimate the trace of a symmetric operator A by Hutchinson's method.
 
@@ -91,24 +123,16 @@ def hutchinson_trace(
     than probes makes the traces of the smallest blocks exact, as far as ``max_matvecs`` allows.
 
     Args:
-        matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
+        matvec: v ↦ Av for a flat vector of ``n`` entries.
         n: size of A.
         probes: ``rademacher`` (random signs), ``gaussian`` or ``sphere`` (of radius √n).
         groups: the blocks, as slices of the flat vector, such as one per layer. If they
             partition it, their traces sum to the total.
         matmat: product with several vectors, one in each row, for the probes; None: one by one.
-        rtol: tolerance on the half-width of the confidence interval, relative to |value|.
-        atol: absolute tolerance on it; the larger of the two counts. Both 0: as many probes as
-            ``max_matvecs`` allows.
-        confidence: probability that the interval is to cover tr(A).
-        max_matvecs: products that may be spent, at least 2.
-        seed: seed of the probes.
-        dtype: floating-point type that ``matvec`` takes.
-        device: device that ``matvec`` takes.
+        **options: see `TraceOptions`; ``dtype`` and ``device`` are required.
 
     Returns:
-        The estimate. Where ``max_matvecs`` allows n products, and n/5 of them do not meet the
-        tolerance, the n unit vectors are used instead, and the answer is exact.
+        The estimate.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
@@ -128,25 +152,15 @@ def hutchinson_trace(
     >>> found.value, found.groups.value.tolist(), found.exact
     (2.5, [3.0, -0.5], True)
     """
-    operator = BlockOperator(
-        matvec, n, matmat=matmat, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
-    )
-    method = Hutchinson(operator, ProbeSource(operator, probes, seed), groups)
-    return _run(method, rtol=rtol, atol=atol, confidence=confidence)
+
+    def method(operator: BlockOperator, seed: int) -> Method:
+        return Hutchinson(operator, ProbeSource(operator, probes, seed), groups)
+
+    return _estimate(method, matvec, n, matmat=matmat, **options)
 
 
 def hutchpp_trace(
-    matvec: Matvec,
-    n: int,
-    *,
-    probes: str = "rademacher",
-    rtol: float = 0.05,
-    atol: float = 0.0,
-    confidence: float = 0.95,
-    max_matvecs: int = 1000,
-    seed: int = 0,
-    dtype: torch.dtype,
-    device: torch.device | str,
+    matvec: Matvec, n: int, *, probes: str = "rademacher", **options: Unpack[TraceOptions]
 ) -> TraceSolution:
     """Estimate the trace of a symmetric operator A by Hutch++.
 
@@ -159,22 +173,13 @@ def hutchpp_trace(
     error is theirs. When p is doubled, Q grows and all products are used again.
 
     Args:
-        matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
+        matvec: v ↦ Av for a flat vector of ``n`` entries.
         n: size of A.
         probes: ``rademacher`` (random signs), ``gaussian`` or ``sphere`` (of radius √n).
-        rtol: tolerance on the half-width of the confidence interval, relative to |value|.
-        atol: absolute tolerance on it; the larger of the two counts. Both 0: as many probes as
-            ``max_matvecs`` allows.
-        confidence: probability that the interval is to cover tr(A).
-        max_matvecs: products that may be spent, at least 6.
-        seed: seed of the probes.
-        dtype: floating-point type that ``matvec`` takes.
-        device: device that ``matvec`` takes.
+        **options: see `TraceOptions`; ``dtype`` and ``device`` are required.
 
     Returns:
-        The estimate. Where ``max_matvecs`` allows n products, and n/5 of them do not meet the
-        tolerance, the n unit vectors are used instead, and the answer is exact. Of an operator of
-        rank below p it is exact to rounding too.
+        The estimate. Of an operator of rank below p it is exact to rounding.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
@@ -192,25 +197,15 @@ def hutchpp_trace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 33)
     """
-    operator = BlockOperator(
-        matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
-    )
-    method = HutchPlusPlus(operator, ProbeSource(operator, probes, seed))
-    return _run(method, rtol=rtol, atol=atol, confidence=confidence)
+
+    def method(operator: BlockOperator, seed: int) -> Method:
+        return HutchPlusPlus(operator, ProbeSource(operator, probes, seed))
+
+    return _estimate(method, matvec, n, **options)
 
 
 def xtrace(
-    matvec: Matvec,
-    n: int,
-    *,
-    normalise: bool = True,
-    rtol: float = 0.05,
-    atol: float = 0.0,
-    confidence: float = 0.95,
-    max_matvecs: int = 1000,
-    seed: int = 0,
-    dtype: torch.dtype,
-    device: torch.device | str,
+    matvec: Matvec, n: int, *, normalise: bool = True, **options: Unpack[TraceOptions]
 ) -> TraceSolution:
     """Estimate the trace of a symmetric operator A by XTrace.
 
@@ -227,24 +222,15 @@ def xtrace(
     times too large where the eigenvalues fall by half or more from one to the next.
 
     Args:
-        matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
+        matvec: v ↦ Av for a flat vector of ``n`` entries.
         n: size of A.
         normalise: rescale each Pᵢωᵢ to the length √(n − rank Qᵢ) that it has on average, so that
             a multiple of the identity in A adds no variance. The probes are uniform on the
             sphere of radius √n.
-        rtol: tolerance on the half-width of the confidence interval, relative to |value|.
-        atol: absolute tolerance on it; the larger of the two counts. Both 0: as many probes as
-            ``max_matvecs`` allows.
-        confidence: probability that the interval is to cover tr(A).
-        max_matvecs: products that may be spent, at least 4.
-        seed: seed of the probes.
-        dtype: floating-point type that ``matvec`` takes.
-        device: device that ``matvec`` takes.
+        **options: see `TraceOptions`; ``dtype`` and ``device`` are required.
 
     Returns:
-        The estimate. Where ``max_matvecs`` allows n products, and n/5 of them do not meet the
-        tolerance, the n unit vectors are used instead, and the answer is exact. Of an operator of
-        rank below p it is exact to rounding too.
+        The estimate. Of an operator of rank below p it is exact to rounding.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
@@ -262,11 +248,11 @@ def xtrace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 17)
     """
-    operator = BlockOperator(
-        matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
-    )
-    method = XTrace(operator, ProbeSource(operator, "sphere", seed), normalise)
-    return _run(method, rtol=rtol, atol=atol, confidence=confidence)
+
+    def method(operator: BlockOperator, seed: int) -> Method:
+        return XTrace(operator, ProbeSource(operator, "sphere", seed), normalise)
+
+    return _estimate(method, matvec, n, **options)
 
 
 def krylov_trace(
@@ -275,13 +261,7 @@ def krylov_trace(
     *,
     groups: Sequence[slice] = (),
     matmat: Matmat | None = None,
-    rtol: float = 0.05,
-    atol: float = 0.0,
-    confidence: float = 0.95,
-    max_matvecs: int = 1000,
-    seed: int = 0,
-    dtype: torch.dtype,
-    device: torch.device | str,
+    **options: Unpack[TraceOptions],
 ) -> TraceSolution:
     """Estimate the trace of a symmetric operator A by Hutchinson's method beside a Krylov space.
 
@@ -289,32 +269,24 @@ def krylov_trace(
 
         tr(A) ≈ tr(T) + (1/p) Σ gᵀPAPg
 
-    The outliers of both ends converge in V first, and Lanczos tells tr(VᵀAV) by the way: unlike
-    the basis of Hutch++, V takes one product a vector, not two, and finds more in as many.
-    Given V, the samples are independent and unbiased. The probes are uniform on a sphere, and Pg
-    is rescaled to its mean length, so that a multiple of the identity in A adds no variance. The
-    traces of diagonal blocks are estimated in the same way, from (A − PAP)_gg, which is known,
-    and (Pg)_g·(PAPg)_g.
+    The outliers of both ends converge in V first, and T gives tr(VᵀAV) without further products:
+    unlike the basis of Hutch++, V takes one product a vector, not two, and captures more in as
+    many. Given V, the samples are independent and unbiased. The probes are uniform on a sphere,
+    and Pg is rescaled to its mean length, so that a multiple of the identity in A adds no
+    variance. The traces of diagonal blocks are estimated in the same way, from (A − PAP)_gg,
+    which is known, and (Pg)_g·(PAPg)_g.
 
     Args:
-        matvec: v ↦ Av for a flat vector of ``n`` entries of ``dtype`` on ``device``.
+        matvec: v ↦ Av for a flat vector of ``n`` entries.
         n: size of A.
         groups: the blocks, as slices of the flat vector, such as one per layer. If they
             partition it, their traces sum to the total.
         matmat: product with several vectors, one in each row, for the probes; None: one by one.
-        rtol: tolerance on the half-width of the confidence interval, relative to |value|.
-        atol: absolute tolerance on it; the larger of the two counts. Both 0: as many probes as
-            ``max_matvecs`` allows.
-        confidence: probability that the interval is to cover tr(A).
-        max_matvecs: products that may be spent, at least 4.
-        seed: seed of the Lanczos run; that of the probes is the next one.
-        dtype: floating-point type that ``matvec`` takes.
-        device: device that ``matvec`` takes.
+        **options: see `TraceOptions`; ``dtype`` and ``device`` are required, and ``seed`` is that
+            of the Lanczos run, which the seed of the probes follows.
 
     Returns:
-        The estimate. Where ``max_matvecs`` allows n products, and n/5 of them do not meet the
-        tolerance, the n unit vectors are used instead, and the answer is exact. Of an operator of
-        rank below p it is exact to rounding too.
+        The estimate. Of an operator of rank below p it is exact to rounding.
 
     Raises:
         InvalidArgumentError: if an argument is out of its range, or a product is of another shape.
@@ -332,59 +304,70 @@ def krylov_trace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 24)
     """
+
+    def method(operator: BlockOperator, seed: int) -> Method:
+        return KrylovAware(operator, ProbeSource(operator, "sphere", next_seed(seed)), groups)
+
+    return _estimate(method, matvec, n, matmat=matmat, **options)
+
+
+def _estimate(
+    make_method: Callable[[BlockOperator, int], Method],
+    matvec: Matvec,
+    n: int,
+    *,
+    matmat: Matmat | None = None,
+    rtol: float = 0.05,
+    atol: float = 0.0,
+    confidence: float = 0.95,
+    max_matvecs: int = 1000,
+    seed: int = 0,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> TraceSolution:
+    """Draw until the stopping rule is met or the budget is spent, or take the unit vectors."""
     operator = BlockOperator(
         matvec, n, matmat=matmat, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
     )
-    method = KrylovAware(operator, ProbeSource(operator, "sphere", next_seed(seed)), groups)
-    return _run(method, rtol=rtol, atol=atol, confidence=confidence)
-
-
-def _run(method: Method, *, rtol: float, atol: float, confidence: float) -> TraceSolution:
-    """Draw until the stopping rule is met or the budget is spent, or take the unit vectors."""
-    operator, cost, n = method.operator, method.cost, method.operator.n
-    check_sampling(n, confidence=confidence, dtype=operator.dtype, rtol=rtol, atol=atol)
-    whole("max_matvecs", operator.left, least=min(2 * cost, n))
+    method = make_method(operator, seed)
+    check_confidence(confidence)
+    whole("max_matvecs", max_matvecs, least=min(2 * method.cost, n))
     rule = StoppingRule(first=method.first, rtol=rtol, atol=atol, growth=method.growth)
     # Where n products can be afforded, probes may spend so little that n still follow.
-    exact = n <= operator.left
-    spendable = min(operator.left - n, int(_EXTRA * n)) if exact else operator.left
-    most = spendable // cost
-    if exact and most < 2 * method.first:  # one look is never enough
+    affords_exact = n <= max_matvecs
+    spendable = min(max_matvecs - n, int(_EXTRA * n)) if affords_exact else max_matvecs
+    most = spendable // method.cost
+    if affords_exact and most < 2 * method.first:  # one look is never enough
         return _exact(method, confidence)
     before, expected, met = None, math.inf, False
     for n_probes in rule.looks(most):
-        found = method.estimate(n_probes, confidence)
+        estimate = method.estimate(n_probes, confidence)
         if before is not None:
             share = len(before.samples) / n_probes
-            expected = method.width_before(before, found, confidence) * math.sqrt(share)
-        met = rule.met(float(found.total.value), width=found.width, width_before=expected)
+            expected = method.width_before(before, estimate, confidence) * math.sqrt(share)
+        met = rule.met(float(estimate.total.value), width=estimate.width, width_before=expected)
         if met:
             break
-        before = found
-    if exact and not met:
+        before = estimate
+    if affords_exact and not met:
         return _exact(method, confidence)
     if isinstance(method, Blockwise) and method.groups:
         few = min(operator.left, int(_EXTRA * operator.matvecs))
-        found = method.settle(few, confidence)
+        estimate = method.settle(few, confidence)
     return TraceSolution(
-        value=float(found.total.value),
-        standard_error=float(found.total.standard_error),
-        low=float(found.total.low),
-        high=float(found.total.high),
+        **{name: float(value) for name, value in vars(estimate.total).items()},
         confidence=confidence,
-        samples=found.samples,
+        samples=estimate.samples,
         n_probes=n_probes,
         matvecs=operator.matvecs,
         converged=met,
         exact=False,
-        groups=found.groups,
+        groups=estimate.groups,
     )
 
 
 def _exact(method: Method, confidence: float) -> TraceSolution:
     diagonal = exact_diagonal(method.operator)
-    blocks = np.array([diagonal[group].sum() for group in method.groups])
-    none = np.zeros_like(blocks)
     value = float(diagonal.sum())
     return TraceSolution(
         value=value,
@@ -397,5 +380,5 @@ def _exact(method: Method, confidence: float) -> TraceSolution:
         matvecs=method.operator.matvecs,
         converged=True,
         exact=True,
-        groups=Interval(value=blocks, standard_error=none, low=blocks, high=blocks),
+        groups=Interval.exact(np.array([diagonal[group].sum() for group in method.groups])),
     )

@@ -1,14 +1,13 @@
 """Curvature of the data set's loss as symmetric operators: a matvec over flat vectors.
 
 The Hessian, the generalised Gauss-Newton matrix and the empirical Fisher matrix, each of the whole
-data set and exact; `noise_floor` tells how far their products can be trusted.
+data set and exact; `noise_floor` measures how far their products can be trusted.
 """
 
-from landscape.operators._curvature import GRAPH_BYTES, Curvature
+from landscape.operators._curvature import GRAPH_BYTES, N_GROUPS, Curvature
 from landscape.operators._hessian import PRODUCTS, Hessian
 from landscape.operators._jacobians import EmpiricalFisher, GaussNewton
 from landscape.operators._noise import Noise, noise_floor
-from landscape.operators._parts import N_GROUPS
 from landscape.operators._scales import SCALES, parameter_scale
 
 CURVATURES: dict[str, type[Curvature]] = {

@@ -1,4 +1,4 @@
-"""What the curvature operators have in common: sums over the batches, with graphs that are kept."""
+"""Curvature operators as sums over the batches, with graphs that are kept."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator, final_divisor, twice_differentiable
 from landscape.linalg.krylov import inner
 from landscape.linalg.symmetric import SymmetricOperator
-from landscape.operators._parts import LEAST_GROUPS, N_GROUPS, Parts, fitting_groups
 from landscape.operators._pieces import Piece, pieces, size_that_fits
+from landscape.problem._parameters import ParameterSpace
 from landscape.randomness import random_unit_vector
 
 GRAPH_BYTES = 4 * 2**30
 _MIB = 2**20
+N_GROUPS = 16
+_LEAST_GROUPS = 8
+_LEAST_BYTES, _MOST_BYTES = 2**20, 256 * 2**20
+_LONG = 2**19  # entries from which on the groups are summed in the type of the products
+_BLOCK = 2**16  # columns that are multiplied at a time
 
 
 class BatchProduct(Protocol):
-    """The curvature of the summed loss of one batch.
-
-    Attributes:
-        weight: what the sum is to be divided by in the end.
-    """
+    """The curvature of the summed loss of one batch; its weight is the divisor of the sum."""
 
     weight: float
 
@@ -40,6 +41,58 @@ class BatchProduct(Protocol):
         """Return the product with a vector of shape (n,) as tensors, None for zero."""
 
 
+class Parts:
+    """H_g v of groups g of consecutive examples, undivided, for the last product.
+
+    Attributes:
+        rows: one group in each row, shape (groups, n).
+        weights: Σ weight of each group; for a loss that is a plain sum, its examples.
+    """
+
+    def __init__(self, space: ParameterSpace, like: Tensor, *, n_groups: int, n_examples: int):
+        wide = torch.float64 if space.n < _LONG and like.device.type != "mps" else like.dtype
+        self.rows = torch.zeros((n_groups, space.n), dtype=wide, device=like.device)
+        self.weights = np.zeros(n_groups)
+        self._space, self._n_examples = space, n_examples
+        self._seen = 0
+
+    def begin(self) -> None:
+        """Start the sums of another product."""
+        self.rows.zero_()
+        self.weights[:] = 0.0
+        self._seen = 0
+
+    def add(self, tensors: list[Tensor | None], weight: float, n_examples: int) -> None:
+        """Add what one piece of the data contributes."""
+        middle = self._seen + n_examples / 2
+        group = min(int(middle * len(self.rows) / self._n_examples), len(self.rows) - 1)
+        for view, tensor in zip(self._space.views(self.rows[group]), tensors, strict=True):
+            if tensor is not None:
+                view.add_(tensor.to_dense() if tensor.is_sparse else tensor)
+        self.weights[group] += weight
+        self._seen += n_examples
+
+    def total(self, divisor: float, dtype: torch.dtype) -> Tensor:
+        """Return the product, shape (n,)."""
+        total = self.rows.sum(dim=0, dtype=self.rows.dtype)
+        return total.div_(divisor).to(dtype)
+
+    def project(self, basis: Tensor, scale: Tensor | None) -> npt.NDArray[np.float64]:
+        """Return (Tq)ᵀH_g v for the rows q of a basis, shape (groups, m)."""
+        total = torch.zeros((len(self.rows), len(basis)), dtype=torch.float64)
+        for low in range(0, self._space.n, _BLOCK):
+            part = slice(low, low + _BLOCK)
+            rows = self.rows[:, part] if scale is None else self.rows[:, part] * scale[part]
+            total += (rows.to(basis.dtype) @ basis[:, part].T).double().cpu()
+        return total.numpy()
+
+
+def _fitting_groups(n: int, itemsize: int, limit: int) -> int:
+    """Return how many groups fit into some bytes, for products of n entries; 1 MiB always fits."""
+    limit = min(_MOST_BYTES, max(limit, _LEAST_BYTES))
+    return limit // (n * (8 if n < _LONG else itemsize))
+
+
 class Curvature(SymmetricOperator):
     """A curvature operator of the data set's loss at one weight vector.
 
@@ -49,10 +102,6 @@ class Curvature(SymmetricOperator):
     to handle quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over
     examples).
 
-    Attributes:
-        n: number of rows and columns.
-        dtype: of the vectors.
-        device: of the vectors.
     """
 
     def __init__(
@@ -98,43 +147,39 @@ class Curvature(SymmetricOperator):
         Raises:
             NonFiniteError: if a product is not finite; the message names the batch.
         """
-        parts = self._parts if len(vectors) == 1 else None
-        products = self._sums(vectors) if parts is None else self._sum_of_parts(vectors[0], parts)
+        products = self._products(vectors, self._parts if len(vectors) == 1 else None)
         self._evaluator.passes["hvps"] += len(vectors)
         self._check_finite(products, vectors)
         return products
 
-    def _sums(self, vectors: Tensor) -> Tensor:
-        evaluator = self._evaluator
-        sums, weight = [evaluator.new_sum() for _ in vectors], 0.0
-        with twice_differentiable(evaluator.model):
-            for _, product, kept in self._batches():
-                for i, vector in enumerate(vectors):
-                    retain = kept or i + 1 < len(vectors)
-                    sums[i].add(self._times(product, vector, retain=retain))
-                weight += product.weight
-        if all(each.is_empty for each in sums):
-            evaluator.require_dependence()
-        divisor = final_divisor(weight, plain_sum=evaluator.problem.loss.sums)
-        results = [each.result(divisor) for each in sums]
-        return results[0][None] if len(results) == 1 else torch.stack(results)
-
-    def _sum_of_parts(self, vector: Tensor, parts: Parts) -> Tensor:
+    def _products(self, vectors: Tensor, parts: Parts | None) -> Tensor:
         evaluator, weight, is_empty = self._evaluator, 0.0, True
-        problem = evaluator.problem
-        parts.begin()
+        sums = [evaluator.new_sum() for _ in vectors] if parts is None else []
+        if parts is not None:
+            parts.begin()
         with twice_differentiable(evaluator.model):
             for piece, product, kept in self._batches():
-                tensors = self._times(product, vector, retain=kept)
-                n_examples = problem.batching.size(piece.batch)
-                own = n_examples if problem.loss.sums else product.weight
-                parts.add(tensors, own, n_examples)
-                is_empty = is_empty and all(tensor is None for tensor in tensors)
+                for i, vector in enumerate(vectors):
+                    tensors = self._times(product, vector, retain=kept or i + 1 < len(vectors))
+                    is_empty = is_empty and all(tensor is None for tensor in tensors)
+                    if parts is None:
+                        sums[i].add(tensors)
+                    else:
+                        n_examples = evaluator.problem.batching.size(piece.batch)
+                        parts.add(tensors, self._weight(piece, product), n_examples)
                 weight += product.weight
         if is_empty:
             evaluator.require_dependence()
-        divisor = final_divisor(weight, plain_sum=problem.loss.sums)
-        return parts.total(divisor, self.dtype)[None]
+        divisor = final_divisor(weight, plain_sum=evaluator.problem.loss.sums)
+        if parts is not None:
+            return parts.total(divisor, self.dtype)[None]
+        results = [total.result(divisor) for total in sums]
+        return results[0][None] if len(results) == 1 else torch.stack(results)
+
+    def _weight(self, piece: Piece, product: BatchProduct) -> float:
+        """Return the weight of a piece; for a loss that is a plain sum, its examples."""
+        problem = self._evaluator.problem
+        return problem.batching.size(piece.batch) if problem.loss.sums else product.weight
 
     def record_parts(self, n_groups: int | None = None) -> bool:
         """Keep, from now on, what groups of examples contribute to each product of one vector.
@@ -148,13 +193,13 @@ class Curvature(SymmetricOperator):
             Whether the parts fit into memory; if not, nothing is kept.
         """
         problem, divisible = self._evaluator.problem, self._evaluator.divisible
-        most = fitting_groups(self.n, problem.dtype.itemsize, self._limit // 4)
-        if most < (LEAST_GROUPS if n_groups is None else n_groups):
+        most = _fitting_groups(self.n, problem.dtype.itemsize, self._limit // 4)
+        if most < (_LEAST_GROUPS if n_groups is None else n_groups):
             return False
         batches = problem.batches
         size = self._piece_size()
         n_pieces = max(batches.n_batches, -(-batches.n_examples // (size or batches.n_examples)))
-        wanted = n_groups or min(N_GROUPS, most, max(LEAST_GROUPS, n_pieces))
+        wanted = n_groups or min(N_GROUPS, most, max(_LEAST_GROUPS, n_pieces))
         if n_pieces < wanted and divisible:
             self._size = (-(-batches.n_examples // wanted),)
         elif n_pieces < wanted:
@@ -169,27 +214,13 @@ class Curvature(SymmetricOperator):
         return np.zeros(0) if self._parts is None else self._parts.weights
 
     def project_parts(self, basis: Tensor, scale: Tensor | None = None) -> npt.NDArray[np.float64]:
-        """Return (Tq)ᵀH_g v for each group and each row q of a basis, v being the last vector.
-
-        Args:
-            basis: shape (m, n).
-            scale: diagonal of T, shape (n,); None: the identity.
-
-        Returns:
-            Shape (groups, m), not divided by any weight.
-        """
+        """Return (Tq)ᵀH_g v, not divided, of each group and basis row q, for the last vector v."""
         assert self._parts is not None
         return self._parts.project(basis, scale)
 
     @contextmanager
     def on_sample(self) -> Iterator[SymmetricOperator]:
-        """Give the undivided operator of a few examples, a sixteenth of them, for tests.
-
-        The first ones are taken whose product is not zero.
-
-        Yields:
-            The operator, whose products are each made from the start.
-        """
+        """Yield the undivided operator of the first sixteenth with a product that is not zero."""
         problem, spent = self._evaluator.problem, 0.0
         n_examples, size = problem.batches.n_examples, self._piece_size()
         few = -(-n_examples // N_GROUPS)
@@ -213,17 +244,7 @@ class Curvature(SymmetricOperator):
     def quadratic_forms(
         self, vectors: Tensor, *, n_groups: int
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return vᵀA_g v of each vector for groups g of examples, whose weighted mean is vᵀAv.
-
-        Args:
-            vectors: one per row, shape (b, n).
-            n_groups: cut batches until there are about so many groups, where the loss allows it.
-
-        Returns:
-            The sums over each group, shape (g, b), and the weight of each, shape (g,); for a loss
-            that is a plain sum, the number of examples. Groups without weight are left out.
-            Cost: b products, graphs built once.
-        """
+        """Return vᵀA_g v summed over groups g of examples, shape (g, b), and their weights."""
         problem = self._evaluator.problem
         quadratic_forms: list[list[float]] = []
         weights: list[float] = []
@@ -234,8 +255,7 @@ class Curvature(SymmetricOperator):
                 for i, vector in enumerate(vectors):
                     parts = self._times(product, vector, retain=i + 1 < len(vectors))
                     quadratic_forms[-1].append(float(inner(vector[None], self._flat(parts))))
-                sums = problem.loss.sums
-                weights.append(problem.batching.size(piece.batch) if sums else product.weight)
+                weights.append(self._weight(piece, product))
         self._evaluator.passes["hvps"] += len(vectors)
         kept = np.array(weights, dtype=np.float64) > 0
         return np.array(quadratic_forms)[kept], np.array(weights, dtype=np.float64)[kept]
@@ -255,7 +275,7 @@ class Curvature(SymmetricOperator):
         """Build the product of one piece of the data, with whatever it keeps."""
         raise NotImplementedError
 
-    def _anew(self, piece: Piece) -> BatchProduct:
+    def _build_once(self, piece: Piece) -> BatchProduct:
         """Build the product of a piece that is not to be kept."""
         return self._build(piece)
 
@@ -290,7 +310,7 @@ class Curvature(SymmetricOperator):
     def _forget(self) -> None:
         """Drop the graphs that are kept."""
         self._kept.clear()
-        own = 0 if self._parts is None else self._parts.n_bytes
+        own = 0 if self._parts is None else self._parts.rows.nbytes
         self._room = max(0, self._limit // 2 - own)
 
     def _batches(self) -> Iterator[tuple[Piece, BatchProduct, bool]]:
@@ -304,7 +324,7 @@ class Curvature(SymmetricOperator):
             if i in self._kept:
                 yield piece, self._kept[i], True
             elif self._room <= 0:
-                yield piece, self._anew(piece), False
+                yield piece, self._build_once(piece), False
             else:
                 product = self._build(piece)
                 fits = product.n_bytes < self._room

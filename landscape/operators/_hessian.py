@@ -54,9 +54,6 @@ class Hessian(Curvature):
        gradients.
 
     Attributes:
-        n: number of rows and columns.
-        dtype: of the vectors.
-        device: of the vectors.
         error: largest error of the differences so far, relative to the largest product.
     """
 
@@ -91,18 +88,7 @@ class Hessian(Curvature):
         self.error, self._largest = 0.0, 0.0
 
     def matmat(self, vectors: Tensor) -> Tensor:
-        """Multiply with several vectors; the graph of each batch serves all of them.
-
-        Args:
-            vectors: one per row, shape (b, n).
-
-        Returns:
-            The products, one per row, shape (b, n). Cost: b products, graphs built once.
-
-        Raises:
-            LossError: if the loss has no second derivative, and finite differences with two
-                steps do not agree either.
-        """
+        """Multiply with several vectors, one per row; LossError if no way of doing so is right."""
         self._test()
         try:
             return super().matmat(vectors)
@@ -128,7 +114,7 @@ class Hessian(Curvature):
         self._test()
         return self._product(self._chosen, piece)
 
-    def _anew(self, piece: Piece) -> BatchProduct:
+    def _build_once(self, piece: Piece) -> BatchProduct:
         self._test()
         if self._wanted == "fastest" and self._chosen == "double-backward":
             self._wanted, self._chosen = "auto", self._faster(piece)
@@ -147,11 +133,11 @@ class Hessian(Curvature):
         if self._verified:
             return
         self._verified = True
-        expected, found = (
+        expected, forward = (
             self._flat(self._product(way, piece).times(self._probe(), retain=False))
             for way in ("double-backward", "forward-over-reverse")
         )
-        if norm(expected - found) > torch.finfo(self.dtype).eps ** 0.5 * norm(expected):
+        if norm(expected - forward) > torch.finfo(self.dtype).eps ** 0.5 * norm(expected):
             msg = (
                 "forward over reverse gives another product than double backward: something "
                 "reaches the parameters by another way than the module's attributes; use another "
@@ -207,11 +193,7 @@ class NotTwiceDifferentiableError(LossError):
 
 
 class DoubleBackward:
-    """The gradient with its graph, to be differentiated once more along each vector.
-
-    Attributes:
-        weight: divisor of the summed loss.
-    """
+    """The gradient with its graph, to be differentiated once more along each vector."""
 
     def __init__(self, evaluator: Evaluator, at: Tensor, piece: Piece) -> None:
         self._evaluator, self._inputs = evaluator, evaluator.parameters

@@ -1,4 +1,4 @@
-"""How far the products of an operator can be trusted, before anything is built on them."""
+"""How far the products of an operator can be trusted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from landscape.randomness import random_unit_vector
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What repeating a product, and swapping its factors, changes; relative to its size.
+    """Relative changes of a product when it is repeated, and when its factors are swapped.
 
     Attributes:
         repeat: ‖Hu − Hu‖ of two products with the same vector, over ‖Hu‖.

@@ -1,4 +1,4 @@
-"""The pieces that the data are walked through in, so that their graphs fit in memory."""
+"""Pieces of the data whose graphs fit into memory."""
 
 from __future__ import annotations
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from landscape.errors import InvalidArgumentError, one_of
+from landscape.checks import real
+from landscape.errors import one_of
 from landscape.problem import Problem
 from landscape.problem._filters import filter_norms_of
 
@@ -36,8 +35,6 @@ def parameter_scale(problem: Problem, kind: str, *, eta: float = 0.0) -> Tensor:
         (2017), Sharp minima can generalize, arXiv:1703.04933.
     """
     one_of(kind, SCALES[1:], what="scale")
-    if not (math.isfinite(eta) and eta >= 0):
-        msg = f"eta must be a finite number, at least 0; got {eta!r}"
-        raise InvalidArgumentError(msg)
+    real("eta", eta, least=0.0)
     scale = torch.abs(problem.weights) if kind == "elementwise" else filter_norms_of(problem)
     return scale + eta if eta else scale

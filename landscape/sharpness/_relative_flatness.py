@@ -105,7 +105,7 @@ def relative_flatness(
         operator = Operator(product, n, **where, seed=seed, max_matvecs=n)  # type: ignore[arg-type]
         diagonal = exact_diagonal(operator)
         values = torch.tensor([diagonal[part].sum() for part in parts]).double().numpy()
-        return Interval(value=values, standard_error=0 * values, low=values, high=values)
+        return Interval.exact(values)
     found: TraceSolution = hutchinson_trace(
         product,
         n,
