@@ -506,6 +506,17 @@ def test_a_checkpoint_without_a_finite_loss_is_refused():
         average_sharpness(exploding(10.0), 0.1)
 
 
+@pytest.mark.parametrize("distribution", FACTORS)
+def test_the_size_of_the_noise_is_said(distribution):
+    found = average_sharpness(bowl(), 0.3, distribution=distribution, n_samples=2, **FIXED)
+    draws = Perturbations(torch.ones(N, dtype=torch.float64), distribution, seed=5)
+    squares = [float((0.3 * draws.draw(k)).square().sum()) for k in range(4000)]
+    said = float(dict(found.rows())["‖ε‖, root mean square"])
+    assert said == pytest.approx(math.sqrt(np.mean(squares)), rel=0.02)
+    adaptive = average_sharpness(bowl(), 0.3, adaptive="elementwise", n_samples=2, **FIXED)
+    assert "‖ε‖, root mean square" not in dict(adaptive.rows())
+
+
 # The command
 
 
@@ -513,7 +524,7 @@ def test_the_verb_prints_a_profile_of_each_checkpoint(here, run):
     args = ("average", "a.pt", "b.pt", "--problem", "task.py", "--samples", "4", "--tol", "1")
     ran = run(*args, "--sigma", "0.05", "--sigma", "0.1")
     assert ran.code == 0
-    for words in ("average rise (ρ = 0.05, Gaussian)", "average rise (ρ = 0.1, Gaussian)"):
+    for words in ("average rise (σ = 0.05, Gaussian)", "average rise (σ = 0.1, Gaussian)"):
         assert ran.out.count(words) == 2
     records = json.loads(run(*args, "--sigma", "0.05", "--sigma", "0.1", "--json").out)
     assert [(r["kind"], r["rho"]) for r in records] == 2 * [("average", 0.05), ("average", 0.1)]

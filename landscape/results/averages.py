@@ -93,18 +93,28 @@ class AverageSharpness(Result):
         wide = "" if self.converged or bad else "; WIDER than asked"
         value = with_error(self.value, self.standard_error)
         rows = [
-            (f"average rise (ρ = {self.rho:g}, {noise})", value),
+            (f"average rise (σ = {self.rho:g}, {noise})", value),
+            *self._length(),
             ("95 % interval", f"{number(self.low)} to {number(self.high)} ({n} draws{wide})"),
             ("largest sample", number(self.largest)),
             ("samples above L(w)", f"{100 * self.share_above:.0f} % of {2 * n}"),
         ]
         if bad:
-            rows.append(("loss NOT finite", f"at {bad} of {2 * n} samples: try a smaller ρ"))
+            rows.append(("loss NOT finite", f"at {bad} of {2 * n} samples: try a smaller σ"))
         if math.isfinite(self.predicted):
             predicted = with_error(self.predicted, self.predicted_error)
             ratio = self.value / self.predicted if self.predicted else math.nan
             rows.append(("quadratic prediction", f"{predicted} (measured / predicted {ratio:.2f})"))
         return rows
+
+    def _length(self) -> list[tuple[str, str]]:
+        """Root mean square of ‖ε‖, to set σ beside the radius of a ball; of a plain scale only."""
+        d, distribution = self.n_moved, str(self.settings.get("distribution"))
+        squares = {"gaussian": d, "sphere": 1.0, "ball": d / (d + 2), "box": d / 3}
+        if self.settings.get("adaptive", "none") != "none" or not d or distribution not in squares:
+            return []
+        size = self.rho * math.sqrt(squares[distribution])
+        return [("‖ε‖, root mean square", number(size))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +144,7 @@ class PairedDifference:
     def rows(self) -> list[tuple[str, str]]:
         """Return the difference and its interval as rows."""
         verdict = "the sign is certain" if self.low > 0 or self.high < 0 else "NOT told from zero"
-        label = f"average rise of {self.names[0]} minus {self.names[1]} (ρ = {self.rho:g})"
+        label = f"average rise of {self.names[0]} minus {self.names[1]} (σ = {self.rho:g})"
         return [
             (label, with_error(self.value, self.standard_error)),
             ("95 % interval", f"{number(self.low)} to {number(self.high)} ({verdict})"),
