@@ -27,7 +27,7 @@ figures: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/foundations.py
 	$(BIN)/python tests/benchmarks/curvature.py
-	$(BIN)/python tests/benchmarks/spectra.py
+	$(BIN)/python tests/benchmarks/traces.py
 	$(BIN)/python tests/benchmarks/surfaces.py
 	$(BIN)/python tests/benchmarks/sharpness.py
 	$(BIN)/python tests/benchmarks/sharpness.py --examples 1200 --skip ResNet

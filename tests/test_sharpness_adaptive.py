@@ -203,5 +203,5 @@ def test_refuses_scales_that_are_none():
     with pytest.raises(InvalidArgumentError, match=r"eta = 0.1 belongs to an adaptive ball"):
         sharpness(problem, 0.1, eta=0.1)
     for eta in (-1.0, math.nan, math.inf):
-        with pytest.raises(InvalidArgumentError, match="eta must be a finite number, at least 0"):
+        with pytest.raises(InvalidArgumentError, match="eta must be a finite number of at least 0"):
             parameter_scale(problem, "elementwise", eta=eta)

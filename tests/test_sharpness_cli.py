@@ -158,7 +158,7 @@ def test_second_order_steps_are_in_the_price(adaptive):
         (["--m", "31"], "m must be from 1 to the number of examples, 30; got 31"),
         (["--m", "0"], "m must be from 1 to the number of examples, 30; got 0"),
         (["--eta", "0.1"], "eta = 0.1 belongs to an adaptive ball"),
-        (["--adaptive", "elementwise", "--eta", "-1"], "eta must be a finite number, at least 0"),
+        (["--adaptive", "elementwise", "--eta", "-1"], "eta must be a finite number of at least 0"),
         (["--p", "nan"], "p must be at least 1"),
         (["--params", "nothing"], "no parameter matches 'nothing'"),
     ],

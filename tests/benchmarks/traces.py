@@ -1,6 +1,6 @@
 """Traces to 5 % and densities from 8 probes against other tools, at the same measured error.
 
-    python tests/benchmarks/spectra.py [--seeds 6] [--repeats 3] [--networks mlp conv ...]
+    python tests/benchmarks/traces.py [--seeds 6] [--repeats 3] [--networks mlp conv ...]
 
 The other tools are installed as for `curvature.py`. Each is timed from the model and the data to
 its number, in one process, in turn, with one thread unless told otherwise.
