@@ -287,6 +287,15 @@ def test_memory_is_shared_between_basis_and_graphs(memory, kept):
     assert kept in found.products
 
 
+def test_no_graph_is_kept_where_the_smallest_basis_takes_all_memory(monkeypatch):
+    expected = top_eigenpairs(wide(), 2, data_groups=0)
+    assert "1 of 1 graphs kept" in expected.products
+    monkeypatch.setattr("landscape.curvature._eigenpairs.BASIS_BYTES", 1)
+    found = top_eigenpairs(wide(), 2, data_groups=0)
+    assert "0 of 1 graphs kept" in found.products
+    assert found.values == pytest.approx(expected.values, rel=1e-6)
+
+
 def test_power_iteration_needs_no_memory_for_a_basis():
     assert top_eigenpairs(wide(), 1, method="power", memory=1e5, tol=1e-3).converged
 

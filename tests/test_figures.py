@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import noise
@@ -266,10 +268,10 @@ def test_what_lacks_its_vectors_is_not_taken_for_a_whole_measurement(tmp_path: P
     assert pairs.vectors.shape == (1, problem.space.n)
 
 
-def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> None:
-    with Study(tmp_path / "s.db") as study:
-        (before,) = runner(tmp_path, study).run([run("a")], held_out_loss)
-    task = load_task("digits-mlp")
+@contextmanager
+def other_data(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """Let trainings of a problem see its data 1.5 times as large."""
+    task = load_task(name)
 
     def louder(split: str):
         x, y = task.data(split)
@@ -279,10 +281,17 @@ def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(runs, "load_task", lambda name: changed)
     runs._start_of.cache_clear()
     try:
-        with Study(tmp_path / "s.db") as study:
-            (after,) = runner(tmp_path, study).run([run("a")], held_out_loss)
+        yield
     finally:
         runs._start_of.cache_clear()
+
+
+def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> None:
+    with Study(tmp_path / "s.db") as study:
+        (before,) = runner(tmp_path, study).run([run("a")], held_out_loss)
+    with other_data(monkeypatch, "digits-mlp"):
+        with Study(tmp_path / "s.db") as study:
+            (after,) = runner(tmp_path, study).run([run("a")], held_out_loss)
     hashes = {one.log.provenance.checkpoint_hash for one in (before, after)}
     assert len(hashes) == 2
 
@@ -321,21 +330,10 @@ def test_a_published_figure_is_drawn_from_its_study_alone(
 
 
 def test_a_study_of_schema_1_is_not_taken_for_other_data(tmp_path: Path, monkeypatch) -> None:
-    task = load_task("digits")
-
-    def louder(split: str):
-        x, y = task.data(split)
-        return 1.5 * x, y
-
-    changed = dataclasses.replace(task, data=louder)
-    monkeypatch.setattr(runs, "load_task", lambda name: changed)
-    runs._start_of.cache_clear()
-    try:
+    with other_data(monkeypatch, "digits"):
         with Study(FIGURES / "seeds.db", readonly=True) as study:
             with pytest.raises(runs.UnfinishedError):
                 seeds.figure(runner(tmp_path, study), seeds.FULL)
-    finally:
-        runs._start_of.cache_clear()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
