@@ -10,7 +10,7 @@ import click
 from landscape.errors import StudyError
 
 from .chosen import in_full
-from .options import part_of, part_option, study_option
+from .options import params_option, part_of, study_option
 
 if TYPE_CHECKING:
     from landscape.results.comparison import Comparison
@@ -29,7 +29,7 @@ def _measured(comparison: Comparison) -> Comparison:
     "--output", "-o", default="landscape.html", show_default=True, type=click.Path(), help="Page."
 )
 @click.option("--title", default=None, help="Title of the page.")
-@part_option
+@params_option
 def command(
     names: tuple[str, ...], study: str, output: str, title: str | None, params: tuple[str, ...]
 ) -> None:

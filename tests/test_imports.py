@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "landscape",
         "errors",
         "checks",
+        "choices",
         "wording",
         "files",
         "intervals",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
+from landscape.choices import Operator, Products, Scale
 from landscape.curvature._prepared import Prepared, Request, spectral_record
 from landscape.errors import InvalidArgumentError
 from landscape.linalg import SpectralDensity, lanczos
@@ -32,15 +33,15 @@ _BIAS = 0.1
 def spectral_density(
     problem: Problem,
     *,
-    operator: str = "hessian",
-    outliers: int = N_OUTLIERS,
+    operator: Operator = "hessian",
+    outliers: int = 5,
     steps: int = 64,
     n_probes: int = 8,
     bandwidth: float | None = None,
     confidence: float = 0.95,
     eigenpairs: Eigenpairs | None = None,
-    scale: str = "none",
-    products: str = "auto",
+    scale: Scale = "none",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     study: Study | None = None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
+from landscape.choices import EigenMethod, Evidence, Operator, Products, Scale
 from landscape.curvature._prepared import (
     Prepared,
     Request,
@@ -35,19 +36,19 @@ def top_eigenpairs(
     problem: Problem,
     k: int = 1,
     *,
-    operator: str = "hessian",
+    operator: Operator = "hessian",
     both_ends: bool = False,
-    method: str = "lanczos",
+    method: EigenMethod = "lanczos",
     tol: float = 1e-4,
     max_matvecs: int = 1000,
     block: int = 1,
     start: Eigenpairs | None = None,
     data_groups: int | None = None,
-    evidence: str = "full",
-    failure_probability: float = FAILURE_PROBABILITY,
+    evidence: Evidence = "full",
+    failure_probability: float = 0.01,
     split: bool = False,
-    scale: str = "none",
-    products: str = "auto",
+    scale: Scale = "none",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     study: Study | None = None,
@@ -131,7 +132,7 @@ def top_eigenpairs(
     if split and operator != "hessian":
         msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
         raise InvalidArgumentError(msg)
-    settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
+    settings: dict[str, Any] = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
     settings |= {"data_groups": data_groups, **request.settings(), **changed}
     settings |= without_defaults(
         {"split": split, "evidence": evidence}, {"split": False, "evidence": "full"}
@@ -209,8 +210,8 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
 def _derivatives(
     problem: Problem,
     *,
-    operator: str = "hessian",
-    products: str = "auto",
+    operator: Operator = "hessian",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     **_: Any,

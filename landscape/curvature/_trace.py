@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from landscape.checks import check_real, whole
+from landscape.choices import Operator, Products, Scale, TraceMethod
 from landscape.curvature._prepared import Prepared, Request, spectral_record
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import (
@@ -33,14 +34,14 @@ _IN_BLOCKS = ("krylov", "hutchinson")  # probes in blocks, and traces of diagona
 def trace(
     problem: Problem,
     *,
-    operator: str = "hessian",
+    operator: Operator = "hessian",
     layers: bool = False,
-    method: str = "krylov",
+    method: TraceMethod = "krylov",
     rtol: float = 0.05,
     confidence: float = 0.95,
     max_matvecs: int = 1000,
-    scale: str = "none",
-    products: str = "auto",
+    scale: Scale = "none",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     study: Study | None = None,

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, no_values
-from landscape.wording import number, with_error
+from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
+from landscape.wording import Quantity, number, with_error
 
 DISTRIBUTIONS: Mapping[str, str] = {
     "gaussian": "Gaussian",
@@ -83,6 +83,17 @@ class AverageSharpness(Result):
         """Return a row for each draw of ε, tried with both signs."""
         draws = range(1, len(self.rises) + 1)
         return {"draw": draws, "rise_plus": self.rises[:, 0], "rise_minus": self.rises[:, 1]}
+
+    def summary(self) -> Summary:
+        """Return the average rise, its interval, and the prediction of the quadratic model."""
+        predicted = {"quadratic prediction": Quantity(self.predicted, self.predicted_error)}
+        return {
+            f"average rise, σ = {self.rho:g}": Quantity(self.value, self.standard_error),
+            "95 % low": self.low,
+            "95 % high": self.high,
+            **(predicted if math.isfinite(self.predicted) else {}),
+            "draws": len(self.rises),
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the average, its evidence, and the prediction of the quadratic model as rows."""
@@ -243,6 +254,10 @@ class Flatness(Result):
         """Return a row for each measure."""
         values, errors = np.array(list(self.columns().values())).T
         return {"measure": list(self.columns()), "value": values, "standard_error": errors}
+
+    def summary(self) -> Summary:
+        """Return every measure."""
+        return {name: Quantity(*pair) for name, pair in self.columns().items()}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return every measure with its standard error, and whether rescaling changes it."""

@@ -13,8 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from landscape.wording import Quantity
+
 FloatArray = npt.NDArray[np.floating[Any]]
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+Summary = Mapping[str, Quantity | float | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,9 @@ class Cost:
     gradients: int = 0
     hvps: int = 0
     seconds: float = 0.0
+
+    def __mul__(self, n: int) -> Cost:
+        return Cost(**{name: n * value for name, value in vars(self).items()})
 
     def __str__(self) -> str:
         parts = [
@@ -181,6 +187,10 @@ class Result:
         width = max((len(label) for label, _ in rows), default=0)
         head = f"{type(self).__name__} of {self.name} ({where.split} data, {where.mode} mode)"
         return "\n".join([head, *(f"  {label.ljust(width)}  {text}" for label, text in rows)])
+
+    def summary(self) -> Summary:
+        """Return the main numbers by name: one row of a table of checkpoints."""
+        return {}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what a person wants to read, as (label, text) rows of a small table."""

@@ -6,6 +6,7 @@ rebuilds them, plots and reports read them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -23,7 +24,7 @@ from landscape.results import (
     Trajectory,
 )
 from landscape.results.base import output_function
-from landscape.wording import number, with_error
+from landscape.wording import Quantity, cell_text
 
 ABSENT = "–"
 # What numbers must have in common to be compared; digests are short, as Git shows them.
@@ -77,32 +78,43 @@ class Measured:
         """Return where each part comes from, but for the loss on held-out data."""
         return {role: part.provenance for role, part in self.roles().items() if role != "test"}
 
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, Quantity | float | str]:
         """Return the numbers of this checkpoint by label, for one column of a table."""
-        facts: dict[str, str] = {}
+        facts: dict[str, Quantity | float | str] = {}
         for evaluation in (self.evaluation, self.test):
             if evaluation is None:
                 continue
             split = evaluation.provenance.split
-            facts[f"{split} loss"] = with_error(evaluation.loss, evaluation.loss_se)
-            for metric, value in evaluation.metrics.items():
-                facts[f"{split} {metric}"] = number(value)
+            facts[f"{split} loss"] = Quantity(evaluation.loss, evaluation.loss_se)
+            facts |= {f"{split} {name}": value for name, value in evaluation.metrics.items()}
         if self.evaluation is not None:
-            facts["gradient norm"] = number(self.evaluation.gradient_norm)
+            facts["gradient norm"] = self.evaluation.gradient_norm
         if self.eigenpairs is not None:
-            top, residual = self.eigenpairs.values[0], self.eigenpairs.residuals[0]
-            unsure = "" if self.eigenpairs.converged else " (not converged)"
-            facts["λmax of the Hessian"] = f"{number(float(top))} ± {float(residual):.1e}{unsure}"
+            facts |= self._largest_eigenvalue(self.eigenpairs)
         if self.sharpness is not None:
-            norm = "" if self.sharpness.p == 2 else f", p = {self.sharpness.p:g}"
-            scale = "" if self.sharpness.adaptive == "none" else f", {self.sharpness.adaptive}"
-            at = f"ρ = {self.sharpness.rho:g}{norm}{scale}"
-            unsure = "" if self.sharpness.converged else ", not converged"
-            facts[f"sharpness, {at}"] = (
-                f"≥ {number(self.sharpness.value)} (gap {self.sharpness.gap:.0e}{unsure})"
-            )
-            facts[f"one-step SAM value, {at}"] = number(self.sharpness.one_step)
+            facts |= self._sharpness(self.sharpness)
         return facts
+
+    @staticmethod
+    def _largest_eigenvalue(pairs: Eigenpairs) -> dict[str, Quantity | float | str]:
+        error = float(pairs.data_errors[0]) if len(pairs.data_errors) else math.nan
+        top = Quantity(float(pairs.values[0]), error)
+        return {
+            "λmax of the Hessian": top if pairs.converged else f"{top} (not converged)",
+            "residual of λmax": float(pairs.residuals[0]),
+        }
+
+    @staticmethod
+    def _sharpness(record: Sharpness) -> dict[str, Quantity | float | str]:
+        norm = "" if record.p == 2 else f", p = {record.p:g}"
+        scale = "" if record.adaptive == "none" else f", {record.adaptive}"
+        at = f"ρ = {record.rho:g}{norm}{scale}"
+        value = Quantity(record.value, record.value_se, bound="≥")
+        return {
+            f"sharpness, {at}": value if record.converged else f"{value} (not converged)",
+            "optimality gap": record.gap,
+            f"one-step SAM value, {at}": record.one_step,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +140,10 @@ class Comparison:
         """Return rows of a label and a text per checkpoint: header, differing sources, numbers."""
         columns = [model.facts() for model in self.models]
         labels = dict.fromkeys(label for column in columns for label in column)
-        body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
+        body = [
+            (label, *(cell_text(column.get(label, ABSENT)) for column in columns))
+            for label in labels
+        ]
         return [("", *self.names), *self._differing_sources(), *body]
 
     def _differing_sources(self) -> list[tuple[str, ...]]:

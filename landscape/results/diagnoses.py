@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, no_values
+from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
 from landscape.wording import number
 
 VERDICTS = ("fine", "note", "warning", "not applicable")
@@ -89,6 +89,11 @@ class Diagnosis(Result):
         names = ("check", "verdict", "finding", "advice", "number")
         columns: Columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
         return {**columns, "value": [float(row[-1]) if row[-2] else "" for row in rows]}
+
+    def summary(self) -> Summary:
+        """Return how many checks came to each verdict, and which were not fine."""
+        warned = [check.name for check in self.checks if check.verdict == "warning"]
+        return {**{v: n for v, n in self.count.items() if n}, "warnings": ", ".join(warned)}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the verdicts, findings and advice, and the table of the rescaling, as rows."""

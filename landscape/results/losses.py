@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from landscape.results.base import Columns, Result, metric_columns
-from landscape.wording import number, with_error
+from landscape.results.base import Columns, Result, Summary, metric_columns
+from landscape.wording import Quantity, number, with_error
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -36,6 +36,11 @@ class Evaluation(Result):
         numbers = {name: getattr(self, name) for name in names}
         numbers |= metric_columns(self.metrics, names)
         return {name: [float(value)] for name, value in numbers.items()}
+
+    def summary(self) -> Summary:
+        """Return the loss, its metrics and the norm of the gradient."""
+        loss = {"loss": Quantity(self.loss, self.loss_se)}
+        return {**loss, **self.metrics, "gradient norm": self.gradient_norm}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the loss, its metrics and the norm of the gradient as rows."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, metric_columns, no_values
+from landscape.results.base import Columns, FloatArray, Result, Summary, metric_columns, no_values
 from landscape.wording import number, with_error
 
 _STATISTICS: Mapping[str, str] = {
@@ -128,6 +128,16 @@ class LossPath(Result):
         """Return a row for each point."""
         columns = {"t": self.t, "loss": self.loss, "loss_se": self.loss_se}
         return columns | metric_columns(self.metrics, columns)
+
+    def summary(self) -> Summary:
+        """Return the barrier and the length of the path."""
+        held_out = {f"barrier, {self.held_out}": self.held_out_barrier} if self.held_out else {}
+        return {
+            "path": f"→ {self.end}, {self.shape}",
+            "barrier": self.barrier,
+            **held_out,
+            "length": self.length,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured, the barrier and what it was compared with as rows."""

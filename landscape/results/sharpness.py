@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from landscape.results.base import Columns, FloatArray, Result
-from landscape.wording import number, with_error
+from landscape.results.base import Columns, FloatArray, Result, Summary
+from landscape.wording import Quantity, number, with_error
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -121,6 +121,15 @@ class Sharpness(Result):
     def table(self) -> Columns:
         """Return where each start of the search ended."""
         return {"start": self.starts, "value": self.start_values, "gap": self.start_gaps}
+
+    def summary(self) -> Summary:
+        """Return the value, SAM's one-step value and the optimality gap."""
+        return {
+            f"sharpness, {ball_of(self)}": Quantity(self.value, self.value_se, bound="≥"),
+            "one-step value": self.one_step,
+            "gap": self.gap,
+            "converged": self.converged,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the value, its evidence and its cost as rows."""
@@ -243,6 +252,17 @@ class SubsetSharpness(Result):
             "loss": self.losses,
         }
 
+    def summary(self) -> Summary:
+        """Return the mean over the subsets, its interval and the one-step value."""
+        low, high = self.interval
+        label = f"m-sharpness, m = {self.m}, {ball_of(self)}"
+        return {
+            label: Quantity(self.value, self.value_se, bound="≥"),
+            "95 % low": low,
+            "95 % high": high,
+            "one-step value": float(np.mean(self.one_steps)),
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the mean with its interval, the spread, and the evidence as rows."""
         k, (low, high) = self.values.size, self.interval
@@ -343,6 +363,13 @@ class Profile(Result):
             "quadratic_maximum": self.quadratic_maxima,
         }
 
+    def summary(self) -> Summary:
+        """Return the value at each radius."""
+        return {
+            f"ρ = {number(float(rho))}": Quantity(float(value), bound="≥")
+            for rho, value in zip(self.rhos, self.values, strict=True)
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return value, one-step value and prediction at each radius as rows."""
         k = self.rhos.size
@@ -395,6 +422,11 @@ class StepwiseSharpness(Result):
     def table(self) -> Columns:
         """Return a row for each climb."""
         return {"steps": list(map(int, self.steps)), "rise": self.rises, "norm": self.norms}
+
+    def summary(self) -> Summary:
+        """Return the rise after each number of steps."""
+        pairs = zip(self.steps, self.rises, strict=True)
+        return {f"rise, k = {int(k)}": float(rise) for k, rise in pairs}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the radius, and the rise after each number of steps, as rows."""

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, no_values
-from landscape.wording import number, with_error
+from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
+from landscape.wording import Quantity, number, with_error
 
 OPERATORS: Mapping[str, str] = {
     "hessian": "Hessian",
@@ -123,6 +123,17 @@ class Eigenpairs(Spectral):
             **{name: values if len(values) else blank for name, values in measured.items()},
         }
 
+    def summary(self) -> Summary:
+        """Return the eigenvalues with their error over the data, and the largest residual."""
+        errors = self.data_errors if len(self.data_errors) else [math.nan] * len(self.values)
+        pairs = zip(self.labels(), self.values, errors, strict=True)
+        return {
+            **{label: Quantity(float(value), float(error)) for label, value, error in pairs},
+            "residual": float(self.residuals.max()),
+            **({"none above": self.upper_bound} if math.isfinite(self.upper_bound) else {}),
+            "converged": self.converged,
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return each eigenvalue with its residual, then the evidence and the cost, as rows."""
         rows = [(label, self._value(i)) for i, label in enumerate(self.labels())]
@@ -204,6 +215,16 @@ class TraceEstimate(Spectral):
             "high": np.array([self.high, *self.layer_high]),
         }
 
+    def summary(self) -> Summary:
+        """Return the trace with its interval, and those of the layers."""
+        layers = zip(self.layers, self.layer_values, self.layer_standard_errors, strict=True)
+        return {
+            "trace": Quantity(self.value, self.standard_error),
+            f"{self.confidence:.0%} low": self.low,
+            f"{self.confidence:.0%} high": self.high,
+            **{name: Quantity(float(value), float(error)) for name, value, error in layers},
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the trace with its interval, those of the layers, and the cost, as rows."""
         rows = [
@@ -280,6 +301,18 @@ class Density(Spectral):
     def table(self) -> Columns:
         """Return the density and its band at each point of the grid."""
         return {"grid": self.grid, "density": self.density, "low": self.low, "high": self.high}
+
+    def summary(self) -> Summary:
+        """Return the largest eigenvalue, the share below zero, the moments and the bandwidth."""
+        largest = {"λmax": float(self.atoms[0])} if len(self.atoms) else {}
+        return {
+            **largest,
+            "share below zero": self.negative,
+            f"{self.confidence:.0%} low": self.negative_low,
+            f"{self.confidence:.0%} high": self.negative_high,
+            "mean eigenvalue": Quantity(self.mean, self.mean_se),
+            "bandwidth": self.bandwidth,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return masses, moments, outliers and the cost as rows."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from landscape.results.base import Columns, FloatArray, Result, metric_columns
+from landscape.results.base import Columns, FloatArray, Result, Summary, metric_columns
 from landscape.wording import number
 
 
@@ -41,6 +41,14 @@ class Sampled(Result):
     engine: str = ""
     precision: str = "exact"
     precision_error: float = 0.0
+
+    def loss_summary(self) -> Summary:
+        """Return the loss at the checkpoint, and the smallest and largest of all."""
+        finite = self.loss[np.isfinite(self.loss)]
+        ends = (
+            {"lowest": float(finite.min()), "highest": float(finite.max())} if finite.size else {}
+        )
+        return {"loss at the checkpoint": self.origin_loss, **ends, "points": self.loss.size}
 
     def loss_rows(self) -> list[tuple[str, str]]:
         """Return the losses and how they were measured as rows."""
@@ -92,6 +100,10 @@ class Line(Sampled):
             "loss_se": self.loss_se,
         }
         return columns | metric_columns(self.metrics, columns)
+
+    def summary(self) -> Summary:
+        """Return the direction and the range of the losses."""
+        return {"direction": self.direction, **self.loss_summary()}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured and the range of the losses as rows."""
@@ -150,6 +162,11 @@ class Surface(Sampled):
             "measured": list(map(int, self.is_measured.flat)),
         }
         return columns | metric_columns(self.metrics, columns)
+
+    def summary(self) -> Summary:
+        """Return the plane, the range of the losses, and the error of an interpolation."""
+        estimated = {"interpolation error": self.interpolation_error} if self.tolerance else {}
+        return {"plane": self.plane, **self.loss_summary(), **estimated}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured and the range of the losses as rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from landscape.results.base import Columns, FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, Summary
 from landscape.wording import number
 
 _SHOWN = ("lr", "rho", "p", "batch_size", "weight_decay", "schedule", "seed", "label_noise")
@@ -42,6 +42,14 @@ class TrainingLog(Result):
         """Return a row for each epoch."""
         columns = {name: getattr(self, name) for name in ("train_loss", "lr", "seconds")}
         return {"epoch": list(map(int, self.epochs)), **columns}
+
+    def summary(self) -> Summary:
+        """Return the optimizer, the epochs and the loss of the last one."""
+        last = (
+            {"loss of the last epoch": float(self.train_loss[-1])} if len(self.train_loss) else {}
+        )
+        optimizer = {"optimizer": str(self.settings.get("optimizer", ""))}
+        return {**optimizer, "epochs": len(self.epochs), **last}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the optimizer, its settings and the end of the training as rows."""

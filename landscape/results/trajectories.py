@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result
+from landscape.results.base import Columns, FloatArray, Result, Summary
 from landscape.results.surfaces import Surface
-from landscape.wording import number
+from landscape.wording import Quantity, number
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -97,6 +97,16 @@ class Trajectory(Result):
             "distance": self.distances,
             "projected_loss": self.projected_loss,
             "projected_loss_se": self.projected_loss_se,
+        }
+
+    def summary(self) -> Summary:
+        """Return the run, how far it lies off the plane, and its first and last loss."""
+        return {
+            "run": self.run,
+            "checkpoints": len(self.names),
+            "off the plane": float(self.off_plane.max()),
+            "first loss": Quantity(float(self.loss[0]), float(self.loss_se[0])),
+            "last loss": Quantity(float(self.loss[-1]), float(self.loss_se[-1])),
         }
 
     def rows(self) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from landscape.checks import positive
+from landscape.choices import Distribution, Scale
 from landscape.errors import (
     InvalidArgumentError,
     LossError,
@@ -102,8 +103,8 @@ def average_sharpness(
     sigma: float | None = None,
     *,
     rho: float | None = None,
-    distribution: str = "gaussian",
-    adaptive: str = "none",
+    distribution: Distribution = "gaussian",
+    adaptive: Scale = "none",
     eta: float = 0.0,
     n_samples: int = 32,
     relative_error: float | None = 0.1,

@@ -64,7 +64,7 @@ def flatness(
     Args:
         problem: what to measure.
         rho: radius of the surrogate gap.
-        rise: of the loss, for σ, in units of the loss.
+        rise: average rise of the loss that σ is searched for, in units of the loss.
         n_samples: draws of noise for σ, each tried with both signs.
         relative_error: half-width of the 95 % interval of the summed relative flatness to reach,
             relative to it.

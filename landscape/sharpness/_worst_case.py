@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from landscape.checks import check_real
+from landscape.choices import Scale
 from landscape.errors import (
     InvalidArgumentError,
     LossError,
@@ -39,7 +40,7 @@ def sharpness(
     rho: float = 0.05,
     *,
     p: float = 2.0,
-    adaptive: str = "none",
+    adaptive: Scale = "none",
     eta: float = 0.0,
     tol: float = 1e-4,
     max_gradients: int = 200,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from landscape.checks import whole
+from landscape.choices import CurveKind, Statistics
 from landscape.errors import InvalidArgumentError, MisleadingWarning, NonFiniteWarning, one_of
 from landscape.evaluate import (
     STATISTICS,
@@ -34,8 +35,6 @@ from landscape.surface._extra_metrics import METRIC, columns_of, held_out_column
 from landscape.surface._mode_connectivity import MOMENTUM, train_curve
 from landscape.surface._planes import require_same_elsewhere
 
-N_PATH, EPOCHS, LR = 51, 50, 0.05
-
 Endpoint: TypeAlias = "Problem | str | PathLike[str] | Mapping[str, Any] | nn.Module"
 
 
@@ -49,13 +48,13 @@ def path(
     problem: Problem,
     end: Endpoint,
     *,
-    curve: str = "linear",
+    curve: CurveKind = "linear",
     bends: int = 1,
     t: npt.ArrayLike | None = None,
-    n: int = N_PATH,
-    statistics: str | None = None,
-    epochs: int = EPOCHS,
-    lr: float = LR,
+    n: int = 51,
+    statistics: Statistics | None = None,
+    epochs: int = 50,
+    lr: float = 0.05,
     weight_decay: float = 0.0,
     seed: int = 0,
     held_out: Problem | None = None,
@@ -89,7 +88,7 @@ def path(
         epochs: passes of the training over the data, with a step for each batch of the problem;
             0: leave the bends on the line.
         lr: learning rate of the training at its start.
-        weight_decay: of the training: adds ½ weight_decay ‖w(t)‖² to the loss.
+        weight_decay: weight decay of the training: adds ½ weight_decay ‖w(t)‖² to the loss.
         seed: of the training, and of the dropout masks in ``train`` mode.
         held_out: the same problem on other data, measured at the same points; its weights do not
             matter.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from landscape.choices import Metric, Normalisation
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.problem import Problem
 from landscape.problem._filters import is_vector, layout, normalise_filterwise
@@ -52,9 +53,9 @@ def random_plane(
     problem: Problem,
     seed: int = 0,
     *,
-    normalisation: str = "filter",
+    normalisation: Normalisation = "filter",
     vectors: bool = False,
-    orthogonal: str = "none",
+    orthogonal: Metric = "none",
 ) -> Plane:
     """Draw two directions like `random_direction`, one after the other from the same seed.
 

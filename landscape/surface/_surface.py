@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from landscape.checks import check_real, whole
+from landscape.choices import Criterion, Precision, Statistics
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, ToleranceWarning, one_of
 from landscape.measurement import cached_measurement, grid_of
 from landscape.problem import Problem
@@ -32,11 +33,11 @@ def line(
     *,
     x: npt.ArrayLike | None = None,
     seed: int = 0,
-    statistics: str = "frozen",
+    statistics: Statistics = "frozen",
     held_out: Problem | None = None,
     weight_decay: float = 0.0,
     against: tuple[Problem, Direction] | None = None,
-    precision: str = "exact",
+    precision: Precision = "exact",
     compile: bool = False,
     tune: bool = False,
     study: Study | None = None,
@@ -119,16 +120,16 @@ def surface(
     *,
     x: npt.ArrayLike | None = None,
     y: npt.ArrayLike | None = None,
-    n: int = N_SURFACE,
+    n: int = 25,
     seed: int = 0,
     tolerance: float = 0.0,
-    criterion: str = "range",
+    criterion: Criterion = "range",
     max_points: int | None = None,
-    statistics: str = "frozen",
+    statistics: Statistics = "frozen",
     held_out: Problem | None = None,
     weight_decay: float = 0.0,
     against: tuple[Problem, Plane] | None = None,
-    precision: str = "exact",
+    precision: Precision = "exact",
     compile: bool = False,
     tune: bool = False,
     study: Study | None = None,
@@ -148,10 +149,10 @@ def surface(
         criterion: what the tolerance is relative to: ``range`` of the losses, or ``log``: an
             error of ln(loss), which is finer near the minimum.
         max_points: measure no more than these; the error that was reached is in the result.
-        statistics: of BatchNorm at each point: ``frozen`` as in the checkpoint, ``recalibrated``
-            from the data (one forward pass more for each point), or ``interpolated`` between the
-            checkpoints that span the plane; beyond them the loss is NaN where a variance falls
-            below zero.
+        statistics: BatchNorm statistics at each point: ``frozen`` as in the checkpoint,
+            ``recalibrated`` from the data (one forward pass more for each point), or
+            ``interpolated`` between the checkpoints that span the plane; beyond them the loss is
+            NaN where a variance falls below zero.
         held_out: the same model on other data, measured at the same points; its loss and metrics
             are in ``metrics``, behind the name of its split.
         weight_decay: λ of a regulariser ½ λ ‖w‖² over the parameters, which is kept apart as
