@@ -42,8 +42,7 @@ class AverageSharpness(Result):
         engine: how the samples were evaluated, in words.
     """
 
-    kind: ClassVar[str] = "average"
-    heading: ClassVar[str] = "Average rise under noise"
+    kind, heading = "average", "Average rise under noise"
     value: float
     standard_error: float
     low: float
@@ -183,8 +182,7 @@ class Flatness(Result):
         left_out: why a measure is missing, by its name.
     """
 
-    kind: ClassVar[str] = "flatness"
-    heading: ClassVar[str] = "Measures of flatness"
+    kind, heading = "flatness", "Measures of flatness"
     INVARIANT: ClassVar[frozenset[str]] = frozenset({"fisher_rao", "relative_flatness"})
     loss: float
     gradient_norm: float

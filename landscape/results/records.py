@@ -12,14 +12,12 @@ import numpy.typing as npt
 from landscape.results.averages import AverageSharpness, Flatness
 from landscape.results.base import Cost, Provenance, Result, Signature
 from landscape.results.diagnoses import Check, Diagnosis
-from landscape.results.differences import Differences
-from landscape.results.losses import Evaluation
+from landscape.results.evaluations import Differences, Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
 from landscape.results.sharpness import Profile, Sharpness, StepwiseSharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
 from landscape.results.surfaces import Line, Surface
-from landscape.results.training import TrainingLog
-from landscape.results.trajectories import Trajectory
+from landscape.results.training import TrainingLog, Trajectory
 
 KINDS: Mapping[str, type[Result]] = {
     cls.kind: cls

@@ -44,7 +44,7 @@ class Spectral(Result):
         scale = self.settings.get("scale", "none")
         return words if scale == "none" else f"{words}, rescaled {scale}"
 
-    def _made(self) -> list[tuple[str, str]]:
+    def _products_rows(self) -> list[tuple[str, str]]:
         rows = [("products", self.products)] if self.products else []
         return rows if self.operator == OPERATORS["hessian"] else [("of the", self.operator), *rows]
 
@@ -78,9 +78,7 @@ class Eigenpairs(Spectral):
         start: what the search started from.
     """
 
-    kind: ClassVar[str] = "eigs"
-    heading: ClassVar[str] = "Hessian eigenvalues"
-    role: ClassVar[str] = "eigenpairs"
+    kind, heading, role = "eigs", "Hessian eigenvalues", "eigenpairs"
     values: FloatArray
     residuals: FloatArray
     vectors: FloatArray
@@ -111,16 +109,11 @@ class Eigenpairs(Spectral):
     def table(self) -> Columns:
         """Return a row for each eigenvalue; what was not measured is an empty cell."""
         blank = [""] * len(self.values)
-        measured = {
-            "error": self.errors,
-            "data_error": self.data_errors,
-            "gauss_newton": self.gauss_newton,
-        }
+        evidence = {"error": self.errors, "data_error": self.data_errors}
+        evidence["gauss_newton"] = self.gauss_newton
         return {
-            "label": self.labels(),
-            "value": self.values,
-            "residual": self.residuals,
-            **{name: values if len(values) else blank for name, values in measured.items()},
+            **{"label": self.labels(), "value": self.values, "residual": self.residuals},
+            **{name: values if len(values) else blank for name, values in evidence.items()},
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -135,7 +128,7 @@ class Eigenpairs(Spectral):
         rows.append((self.method, f"{verdict} after {self.matvecs:,} products"))
         if math.isfinite(self.noise):
             rows.append(("noise of a product", f"{self.noise:.0e}"))
-        return rows + self._made()
+        return rows + self._products_rows()
 
     def _value(self, i: int) -> str:
         text = f"{number(float(self.values[i]))} ± {float(self.residuals[i]):.1e}"
@@ -170,8 +163,7 @@ class TraceEstimate(Spectral):
         layer_high: upper end.
     """
 
-    kind: ClassVar[str] = "trace"
-    heading: ClassVar[str] = "Trace of the Hessian"
+    kind, heading = "trace", "Trace of the Hessian"
     value: float
     standard_error: float
     low: float
@@ -206,20 +198,18 @@ class TraceEstimate(Spectral):
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the trace with its interval, those of the layers, and the cost, as rows."""
-        rows = [
-            ("trace", with_error(self.value, self.standard_error)),
-            (
-                f"{self.confidence:.0%} interval",
-                "exact" if self.exact else f"{number(self.low)} to {number(self.high)}",
-            ),
-            ("mean eigenvalue", number(self.mean_eigenvalue)),
-        ]
+        span = "exact" if self.exact else f"{number(self.low)} to {number(self.high)}"
         layers = zip(self.layers, self.layer_values, self.layer_standard_errors, strict=True)
-        rows += [(f"  {name}", with_error(float(v), float(se))) for name, v, se in layers]
         verdict = "as narrow as asked" if self.converged else "WIDER than asked"
         probes = "all unit vectors" if self.exact else f"{self.n_probes:,} probes"
-        rows.append((self.method, f"{verdict} after {probes}, {self.matvecs:,} products"))
-        return rows + self._made()
+        return [
+            ("trace", with_error(self.value, self.standard_error)),
+            (f"{self.confidence:.0%} interval", span),
+            ("mean eigenvalue", number(self.mean_eigenvalue)),
+            *((f"  {name}", with_error(float(v), float(se))) for name, v, se in layers),
+            (self.method, f"{verdict} after {probes}, {self.matvecs:,} products"),
+            *self._products_rows(),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -249,8 +239,8 @@ class Density(Spectral):
         steps: Lanczos steps of each, as many as were taken.
     """
 
-    kind: ClassVar[str] = "density"
-    heading: ClassVar[str] = "Spectral density"
+    kind, heading = "density", "Spectral density"
+    csv_columns: ClassVar = {name: name for name in ("grid", "density", "low", "high")}
     grid: FloatArray
     density: FloatArray
     low: FloatArray
@@ -277,27 +267,21 @@ class Density(Spectral):
         known = len(self.atoms) >= 5 and self.atoms[4] > 0
         return float(self.atoms[0] / self.atoms[4]) if known else math.nan
 
-    def table(self) -> Columns:
-        """Return the density and its band at each point of the grid."""
-        return {"grid": self.grid, "density": self.density, "low": self.low, "high": self.high}
-
     def rows(self) -> list[tuple[str, str]]:
         """Return masses, moments, outliers and the cost as rows."""
         span = f"{number(self.negative_low)} to {number(self.negative_high)}"
-        rows = [
+        outliers = ", ".join(number(float(value)) for value in self.atoms)
+        probes = f"{self.n_probes} probes of {self.steps} steps"
+        return [
+            *([("found by themselves", outliers)] if len(self.atoms) else []),
+            *([("λmax/λ5", number(self.ratio))] if math.isfinite(self.ratio) else []),
             ("share below zero", f"{number(self.negative)}  ({self.confidence:.0%}: {span})"),
             ("mean eigenvalue", with_error(self.mean, self.mean_se)),
             ("mean square", with_error(self.mean_square, self.mean_square_se)),
             ("bandwidth", number(self.bandwidth)),
+            ("quadrature", f"{probes}, {self.matvecs:,} products"),
+            *self._products_rows(),
         ]
-        if len(self.atoms):
-            outliers = ", ".join(number(float(value)) for value in self.atoms)
-            rows.insert(0, ("found by themselves", outliers))
-        if math.isfinite(self.ratio):
-            rows.insert(1, ("λmax/λ5", number(self.ratio)))
-        probes = f"{self.n_probes} probes of {self.steps} steps"
-        rows.append(("quadrature", f"{probes}, {self.matvecs:,} products"))
-        return rows + self._made()
 
 
 @dataclass(frozen=True, kw_only=True)

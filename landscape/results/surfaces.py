@@ -44,7 +44,13 @@ class Sampled(Result):
 
     def loss_rows(self) -> list[tuple[str, str]]:
         """Return the losses and how they were measured as rows."""
-        rows = [("loss at the checkpoint", number(self.origin_loss)), *_spans(self)]
+        bad = int((~np.isfinite(self.loss)).sum())
+        kept = f"; {bad} of {self.loss.size} points not finite, kept as they are" if bad else ""
+        rows = [
+            ("loss at the checkpoint", number(self.origin_loss)),
+            ("losses", _span(self.loss) + kept),
+            ("standard errors", _span(self.loss_se, nothing="not known")),
+        ]
         rows += [
             (name, _span(values))
             for name, values in self.metrics.items()
@@ -71,9 +77,8 @@ class Line(Sampled):
         direction_norm: ‖d‖, so that x · ‖d‖ is the distance in parameter space.
     """
 
-    kind: ClassVar[str] = "line"
-    heading: ClassVar[str] = "Line"
-    role: ClassVar[str] = "random_line"
+    kind, heading, role = "line", "Line", "random_line"
+    csv_columns: ClassVar = {name: name for name in ("x", "distance", "loss", "loss_se")}
     x: FloatArray
     direction: str
     direction_norm: float
@@ -82,16 +87,6 @@ class Line(Sampled):
     def distance(self) -> FloatArray:
         """Signed Euclidean distance from the checkpoint, shape (nx,)."""
         return np.asarray(self.x * self.direction_norm)
-
-    def table(self) -> Columns:
-        """Return a row for each point, in the order of measurement."""
-        columns = {
-            "x": self.x,
-            "distance": self.distance,
-            "loss": self.loss,
-            "loss_se": self.loss_se,
-        }
-        return columns | metric_columns(self.metrics, columns)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured and the range of the losses as rows."""
@@ -114,17 +109,14 @@ class Surface(Sampled):
         cosine: cosine of the angle between the directions.
         measured: where the loss was measured, and not interpolated, shape (nx, ny); empty: at
             every point. Where it was not, standard errors and metrics are NaN.
-        interpolation_error: largest error of the interpolated surface that was seen, see
-            `landscape.surface._interpolation`, in units of ``criterion``; 0 where every point is
-            measured.
+        interpolation_error: largest error of the interpolated surface that was seen, in units of
+            ``criterion``; 0 where every point is measured.
         tolerance: what it was to stay below; 0 where every point was to be measured.
         criterion: ``range``: errors are relative to the range of the finite losses; ``log``: they
             are those of ln(loss).
     """
 
-    kind: ClassVar[str] = "surface"
-    heading: ClassVar[str] = "Loss surface"
-    role: ClassVar[str] = "surface"
+    kind, heading, role = "surface", "Loss surface", "surface"
     x: FloatArray
     y: FloatArray
     plane: str
@@ -156,13 +148,10 @@ class Surface(Sampled):
         norms = " and ".join(number(v) for v in self.direction_norms)
         known = math.isfinite(self.cosine)
         axes = f", norms {norms}, cosine {self.cosine:+.3f}" if known else ""
+        ranges = (f"[{axis.min():g}, {axis.max():g}]" for axis in (self.x, self.y))
         return [
             ("plane", f"{self.plane}{axes}"),
-            (
-                "points",
-                f"{self.x.size} × {self.y.size} on [{self.x.min():g}, {self.x.max():g}] × "
-                f"[{self.y.min():g}, {self.y.max():g}]",
-            ),
+            ("points", f"{self.x.size} × {self.y.size} on {' × '.join(ranges)}"),
             *self._interpolation_rows(),
             *self.loss_rows(),
         ]
@@ -174,17 +163,12 @@ class Surface(Sampled):
         if n == self.loss.size:
             return [("measured", f"all {n:,} points")]
         missed = "" if self.interpolation_error <= self.tolerance else "NOT reached: "
+        unit = {"range": "of the range", "log": "in ln(loss)"}[self.criterion]
+        error = f"{self.interpolation_error:.1e} {unit} ({missed}tolerance {self.tolerance:g})"
         return [
             ("measured", f"{n:,} of {self.loss.size:,} points, the others interpolated"),
-            (
-                "interpolation error",
-                f"{self.interpolation_error:.1e} {_UNITS[self.criterion]} "
-                f"({missed}tolerance {self.tolerance:g})",
-            ),
+            ("interpolation error", error),
         ]
-
-
-_UNITS = {"range": "of the range", "log": "in ln(loss)"}
 
 
 def spread_rows(lines: Sequence[Line]) -> list[tuple[str, str]]:
@@ -203,14 +187,6 @@ def spread_rows(lines: Sequence[Line]) -> list[tuple[str, str]]:
     return [
         (f"loss at x = {x[k]:+.3g}", f"{number(mean[k])} ± {number(deviation[k])}") for k in chosen
     ]
-
-
-def _spans(sampled: Sampled) -> list[tuple[str, str]]:
-    bad = int((~np.isfinite(sampled.loss)).sum())
-    span = _span(sampled.loss)
-    if bad:
-        span += f"; {bad} of {sampled.loss.size} points not finite, kept as they are"
-    return [("losses", span), ("standard errors", _span(sampled.loss_se, nothing="not known"))]
 
 
 def _span(values: FloatArray, *, nothing: str = "none finite") -> str:
