@@ -11,18 +11,11 @@ from landscape.errors import InvalidArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class Name:
-    """What a checkpoint is called in a study.
-
-    Attributes:
-        name: the name.
-        path: absolute path of the file; empty: not known.
-        checkpoint_hash: digest of the weights that were last measured under the name; empty: not
-            known.
-    """
+    """What a checkpoint is called in a study; what is not known of it is empty."""
 
     name: str
-    path: str
-    checkpoint_hash: str
+    path: str  # absolute, of the file
+    checkpoint_hash: str  # of the weights that were last measured under the name
 
 
 def choose_names(known: Sequence[Name], files: Sequence[Name]) -> list[str]:

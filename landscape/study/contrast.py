@@ -65,14 +65,7 @@ class Candidate:
 
 
 def usual_part(patterns: Sequence[str]) -> str:
-    """Return the parameters to show by default: all (empty), else those of the last measurement.
-
-    Args:
-        patterns: the parameters of each measurement, the newest last; empty: all of them.
-
-    Returns:
-        One of the patterns.
-    """
+    """Choose the pattern to show by default: all parameters (empty), else the last one's."""
     return "" if "" in patterns or not patterns else patterns[-1]
 
 
@@ -111,25 +104,15 @@ def choose(
     ids = {one.id for measured in of_one_loss.values() for one in measured}
     shown = [one for one in every if one.id in ids]
     shared = _common_source(shown)
-    held_out = _held_out_source(shown, shared)
+    of_tests = _nearest([one for one in shown if one.role == "test"], shared)
+    held_out = of_tests[-1].source if of_tests else ()
     pools = {label: _pools(every, shared, held_out) for label, every in of_one_loss.items()}
     alike = {role: _shared_layout(role, pools.values()) for role in _WITH_LAYOUT}
     return {label: _roles(pool, alike) for label, pool in pools.items()}
 
 
 def same_part(one: str, other: str) -> bool:
-    """Tell whether two patterns name the same parameters, in whatever order.
-
-    Args:
-        one: as an entry has it; patterns are apart by commas.
-        other: the same.
-
-    Returns:
-        Whether they do.
-
-    >>> same_part("head, 0", "0, head")
-    True
-    """
+    """Tell whether two comma-separated patterns name the same parameters, in whatever order."""
     return set(one.split(", ")) == set(other.split(", "))
 
 
@@ -171,9 +154,7 @@ def _labelled(
         name = first_name[digest] if digest else candidate.name
         checkpoints.setdefault((name, digest), []).append(candidate)
         newest_hash[name] = digest
-    newest_hash |= {
-        name: digest for name, digest in hashes.items() if (name, digest) in checkpoints
-    }
+    newest_hash |= {name: h for name, h in hashes.items() if (name, h) in checkpoints}
     ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
     labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:
@@ -193,11 +174,6 @@ def _common_source(candidates: Sequence[Candidate]) -> Source:
     same_data = [one for one in losses if one.data_fingerprint in data]
     newest = with_more or same_data or losses or parts
     return newest[-1].source if newest else ()
-
-
-def _held_out_source(candidates: Sequence[Candidate], shared: Source) -> Source:
-    nearest = _nearest([one for one in candidates if one.role == "test"], shared)
-    return nearest[-1].source if nearest else ()
 
 
 def _nearest(candidates: Sequence[Candidate], source: Source) -> list[Candidate]:

@@ -15,7 +15,7 @@ from landscape.checks import real, whole
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.optim import SAM
 from landscape.optim.checks import norm_order
-from landscape.training.labels import label_share
+from landscape.training.data import label_share
 
 _BASES: Mapping[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
