@@ -143,18 +143,20 @@ class _Reader:
         return self._foreign(split, coordinates, digest)
 
     def _split(self, split: str | None) -> str:
-        found = [_plain(key.removesuffix(_LOSS)) for key in self.file if key.endswith(_LOSS)]
-        if not found:
+        splits = [_plain(key.removesuffix(_LOSS)) for key in self.file if key.endswith(_LOSS)]
+        if not splits:
             self._refuse(f"has no losses (it holds {', '.join(self.file) or 'nothing'})")
         if split is None and _OURS in self.file:  # that of the record in the file
             with suppress(AttributeError, KeyError, TypeError, ValueError):
                 split = str(loads(self.file[_OURS]["record"].asstr()[()])["provenance"]["split"])
         if split is not None:
-            return one_of(split, found, what=f"part of the data in {str(self.path)!r}:")
-        if len(found) > 1:
-            msg = f"{str(self.path)!r} holds losses on {' and '.join(found)}: name one as the split"
+            return one_of(split, splits, what=f"part of the data in {str(self.path)!r}:")
+        if len(splits) > 1:
+            msg = (
+                f"{str(self.path)!r} holds losses on {' and '.join(splits)}: name one as the split"
+            )
             raise InvalidArgumentError(msg)
-        return found[0]
+        return splits[0]
 
     def _coordinates(self) -> dict[str, FloatArray]:
         names = ("x", "y") if _COORDINATES["y"] in self.file else ("x",)
@@ -163,22 +165,22 @@ class _Reader:
             key = _COORDINATES[name]
             values = self._array(key)
             if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
-                what = values if values.ndim == 1 else f"shape {values.shape}"
-                self._refuse(f"has {key} of {what} in place of 2 or more finite numbers")
+                content = values if values.ndim == 1 else f"shape {values.shape}"
+                self._refuse(f"has {key} of {content} in place of 2 or more finite numbers")
             if (np.diff(values) <= 0).any():
                 self._refuse(f"has {key} that do not ascend ({values})")
             coordinates[name] = values
         return coordinates
 
     def _array(self, key: str) -> FloatArray:
-        found = self.file.get(key)
-        if found is None:
+        item = self.file.get(key)
+        if item is None:
             self._refuse(f"has no dataset {key} (it holds {', '.join(self.file)})")
-        if not isinstance(found, self.dataset) or found.dtype.kind not in "fiu":
+        if not isinstance(item, self.dataset) or item.dtype.kind not in "fiu":
             self._refuse(f"has something else than an array of numbers as {key}")
-        if found.size * 8 > MAX_ARRAY_BYTES:
-            self._refuse(f"has {found.size:,} numbers in {key}, more than a study holds")
-        values: FloatArray = np.asarray(found[()])
+        if item.size * 8 > MAX_ARRAY_BYTES:
+            self._refuse(f"has {item.size:,} numbers in {key}, more than a study holds")
+        values: FloatArray = np.asarray(item[()])
         return values if values.dtype.kind == "f" else values.astype(np.float64)
 
     def _over(self, coordinates: Mapping[str, FloatArray]) -> Callable[[str], FloatArray]:
@@ -248,8 +250,8 @@ class _Reader:
             return Surface(**shared, direction_norms=(np.nan, np.nan), cosine=np.nan)
         return Line(**shared, direction_norm=np.nan)
 
-    def _refuse(self, what: str) -> NoReturn:
-        msg = f"{str(self.path)!r} {what}; {_EXPECTED}"
+    def _refuse(self, complaint: str) -> NoReturn:
+        msg = f"{str(self.path)!r} {complaint}; {_EXPECTED}"
         raise StudyError(msg)
 
 

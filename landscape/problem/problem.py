@@ -83,11 +83,7 @@ class Problem:
         space: the parameters that are explored.
         parameters: the pattern that they were chosen by; empty: all that are trainable.
         loss: the loss, as sums and weights.
-        metrics: further means over the examples, by name.
-        split: the part of the data.
-        mode: ``eval`` or ``train``.
-        device: where everything is computed.
-        dtype: the floating-point type of everything that is computed.
+        metrics, split, mode, device, dtype: as given, or the default.
     """
 
     def __init__(

@@ -149,7 +149,7 @@ def _import(name: str) -> ModuleType:
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)  # as `python -m` does
     with users_code(name):
-        spec = _found(name)
+        spec = _spec_of(name)
     if spec is None:
         near = did_you_mean(name, PROBLEMS, most=1)
         msg = (
@@ -161,7 +161,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _found(name: str) -> ModuleSpec | None:
+def _spec_of(name: str) -> ModuleSpec | None:
     if name.startswith("."):
         return None
     try:
@@ -190,8 +190,8 @@ def _task(module: ModuleType, name: str) -> Task:
             "loss (or batch_loss(model, batch)), and may define metrics, examples and batch_axis"
         )
         raise ProblemError(msg)
-    given: dict[str, Any] = {n: getattr(module, n, None) for n in _OPTIONAL}
-    parts = {n: _OPTIONAL[n] if value is None else value for n, value in given.items()}
+    stated: dict[str, Any] = {n: getattr(module, n, None) for n in _OPTIONAL}
+    parts = {n: _OPTIONAL[n] if value is None else value for n, value in stated.items()}
     if not isinstance(parts["metrics"], Mapping):
         kind = type(parts["metrics"]).__name__
         msg = f"{file}: metrics must be a dictionary from names to functions, not a {kind}"

@@ -50,12 +50,9 @@ class Cost:
 class Signature:
     """Numbers that tell what a problem computes, from its first examples.
 
-    The near and the far point lie along one random direction from the weights w, at 1 % and 30 %
-    of ‖w‖.
-
     Attributes:
-        losses: at w, at the near point and at the far point.
-        slope: derivative of the loss at w along the step to the near point.
+        losses: at w, and along one random direction at 1 % and at 30 % of ‖w‖.
+        slope: derivative of the loss at w along the step to the nearer point.
         metrics: at w, by name.
     """
 

@@ -68,8 +68,8 @@ class Diagnosis(Result):
     @property
     def count(self) -> dict[str, int]:
         """How many checks gave each verdict."""
-        found = [check.verdict for check in self.checks]
-        return {verdict: found.count(verdict) for verdict in VERDICTS}
+        verdicts = [check.verdict for check in self.checks]
+        return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
     @property
     def ratios(self) -> FloatArray:

@@ -44,8 +44,7 @@ class LossPath(Result):
         bends: inner control vectors, shape (k, n); (0, n) for a straight line.
         distance: ‖w(1) − w(0)‖₂.
         length: Euclidean length of the path.
-        end_losses: plain losses of the two checkpoints, each with its own buffers, measured apart
-            from the path.
+        end_losses: plain losses of the two checkpoints, each with its own buffers.
         statistics: what BatchNorm used: ``recalibrated``, ``frozen`` (those at t = 0),
             ``interpolated``, ``batch`` (train mode), or ``none`` for a model without such layers.
         held_out: split of the held-out data; empty: there were none.

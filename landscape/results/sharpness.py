@@ -25,9 +25,8 @@ class Sharpness(Result):
         one_step: the rise at ε = ρ · (dual of the gradient), SAM's one-step estimate; infinite or
             NaN where the loss overflows there.
         gap: relative Frank-Wolfe gap (ρ‖TG‖_q − Gᵀε) / (ρ‖TG‖_q) at the end, G = ∇L(w+ε);
-            0 where ε meets the first-order conditions. Inside the ball, where G itself vanishes
-            at a maximum, it is relative to ρ‖T∇L(w)‖_q if that is larger. NaN where the gradient
-            is not finite.
+            0 where ε meets the first-order conditions. Inside the ball, where G vanishes at a
+            maximum, it is relative to ρ‖T∇L(w)‖_q if that is larger. NaN: G is not finite.
         gradients: gradient passes spent.
         rho: radius of the ball.
         p: its norm.
@@ -35,9 +34,8 @@ class Sharpness(Result):
         norm: ‖T⁻¹ε‖ₚ of the maximiser; on the boundary it equals ρ.
         converged: whether the gap met the tolerance.
         epsilon: the maximiser, shape (n,).
-        starts: names of the starting points of the search.
-        start_values: rise that each start ended at.
-        start_gaps: relative gap that each start ended at.
+        starts: names of the starting points of the search, each of which ended at a rise in
+            ``start_values`` and a relative gap in ``start_gaps``.
         adaptive: T: ``none``, ``elementwise`` or ``filterwise``.
         eta: what was added to the diagonal of T.
         value_se: standard error of the rise over the examples, with ε as it is: example by
@@ -161,10 +159,10 @@ class SubsetSharpness(Result):
     between subsets; the values of the search are lower bounds.
 
     Attributes:
-        values: largest rise found on each subset, shape (k,).
-        one_steps: rise of each after SAM's one step, shape (k,).
-        gaps: relative Frank-Wolfe gap at the end of each, shape (k,).
-        losses: L_B(w) of each subset, shape (k,).
+        values: largest rise found on each subset, shape (k,), as the next ones.
+        one_steps: rise of each after SAM's one step.
+        gaps: relative Frank-Wolfe gap at the end of each.
+        losses: L_B(w) of each subset.
         gradients: gradient passes over one subset, all together.
         m: examples in a subset.
         n_left_out: examples at the end of the data that fill no subset.

@@ -27,9 +27,8 @@ class Spectral(Result):
     Attributes:
         matvecs: products with the operator that were spent.
         products: how they were made.
-        noise: relative size of what changes when a product with a sixteenth of the examples is
-            repeated, or its factors are swapped; that of the whole data is smaller where roundings
-            average out. NaN where it was not measured.
+        noise: relative change when a product with a sixteenth of the examples is repeated, or its
+            factors are swapped; NaN where it was not measured.
     """
 
     matvecs: int
@@ -61,8 +60,8 @@ class Eigenpairs(Spectral):
         converged: whether every residual met the tolerance.
         method: ``lanczos`` or ``power``.
         errors: bound on the distance of θ to the eigenvalue of the same rank, but for the failure
-            probability; the residual where nothing is known of missed eigenvalues; and what the
-            noise of the products adds.
+            probability, with what the noise of the products adds; the residual where nothing is
+            known of missed eigenvalues.
         n_lowest: how many of the values are from the lower end.
         upper_bound: no eigenvalue lies above it, but for the failure probability.
         lower_bound: no eigenvalue lies below it, but for the failure probability.
@@ -146,10 +145,8 @@ class TraceEstimate(Spectral):
     """The trace of a symmetric operator, and those of its diagonal blocks, from random probes.
 
     Attributes:
-        value: estimate of tr(H) = Σ λᵢ.
-        standard_error: of the estimate, from probe to probe.
-        low: lower end of the confidence interval.
-        high: upper end.
+        value: estimate of tr(H) = Σ λᵢ, with its ``standard_error`` from probe to probe.
+        low: lower end of the confidence interval, ``high`` its upper one.
         confidence: probability that such an interval covers the trace.
         n_probes: probes drawn; 0 where the trace is exact.
         converged: whether the interval is as narrow as was asked.
@@ -157,10 +154,8 @@ class TraceEstimate(Spectral):
         method: ``krylov``, ``hutchinson``, ``hutch++`` or ``xtrace``.
         layers: names of the layers, in the model's order; empty where they were not asked for.
         layer_sizes: parameters of each layer.
-        layer_values: trace of each layer's diagonal block, from the same probes.
-        layer_standard_errors: of each.
-        layer_low: lower end of each confidence interval.
-        layer_high: upper end.
+        layer_values: trace of each layer's diagonal block, from the same probes, with
+            ``layer_standard_errors`` and confidence intervals ``layer_low`` to ``layer_high``.
     """
 
     kind, heading = "trace", "Trace of the Hessian"
@@ -219,20 +214,16 @@ class Density(Spectral):
     Attributes:
         grid: values t of λ, ascending, shape (g,).
         density: φ(t) = (1/n) Σ g(t − λᵢ), g a normal density of the bandwidth's width, shape (g,).
-        low: lower end of the confidence band at each t alone, shape (g,).
-        high: upper end.
+        low: lower end of the confidence band at each t alone, shape (g,); ``high``: upper end.
         bandwidth: standard deviation of the Gaussian that every eigenvalue is smoothed by.
         confidence: probability that an interval covers its truth.
         negative: part of the eigenvalues that lies below zero, from 0 to 1. A few steps cannot tell
-            what is zero to rounding from it; the interval allows for that, not this number.
-        negative_low: lower end of its confidence interval.
-        negative_high: upper end.
+            what is zero to rounding from it; its confidence interval, ``negative_low`` to
+            ``negative_high``, allows for that.
         atoms: eigenvalues that were found by themselves and deflated exactly, descending.
         atom_residuals: their residuals.
-        mean: mean of the eigenvalues, tr(H)/n.
-        mean_se: its standard error.
-        mean_square: mean of their squares, tr(H²)/n.
-        mean_square_se: its standard error.
+        mean: mean of the eigenvalues, tr(H)/n, with its standard error ``mean_se``.
+        mean_square: mean of their squares, tr(H²)/n, with ``mean_square_se``.
         nodes: Ritz values of each probe, shape (p, m); NaN beyond the end of a row.
         weights: their masses; with the atoms, each 1/n, they sum to 1 in every row.
         n_probes: random vectors.

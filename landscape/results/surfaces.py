@@ -22,10 +22,9 @@ class Sampled(Result):
     Attributes:
         loss: raw losses; NaN and infinity stay.
         loss_se: standard error of each over the examples.
-        metrics: further numbers at each point, in the shape of the losses: means over the
-            examples, and what else was asked for: loss and metrics of other data (``test loss``),
-            the regulariser (``penalty``), the difference to another checkpoint (``difference``,
-            ``difference_se``).
+        metrics: further numbers at each point, in the shape of the losses: means over the examples,
+            and, if asked for, loss and metrics of other data (``test loss``), the regulariser
+            (``penalty``), the difference to another checkpoint (``difference``, ``difference_se``).
         origin_loss: the plain loss L(w), measured apart from the points.
         statistics: of BatchNorm at each point: ``frozen``, ``recalibrated`` or ``interpolated``.
         engine: how the points were evaluated, in words.
@@ -46,10 +45,10 @@ class Sampled(Result):
     def loss_rows(self) -> list[tuple[str, str]]:
         """Return the losses and how they were measured as rows."""
         bad = int((~np.isfinite(self.loss)).sum())
-        kept = f"; {bad} of {self.loss.size} points not finite, kept as they are" if bad else ""
+        note = f"; {bad} of {self.loss.size} points not finite, kept as they are" if bad else ""
         rows = [
             ("loss at the checkpoint", number(self.origin_loss)),
-            ("losses", _span(self.loss) + kept),
+            ("losses", _span(self.loss) + note),
             ("standard errors", _span(self.loss_se, nothing="not known")),
         ]
         rows += [
@@ -173,15 +172,7 @@ class Surface(Sampled):
 
 
 def spread_rows(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """Return mean and spread of the losses along several directions of one checkpoint as rows.
-
-    Args:
-        lines: with the same coordinates.
-
-    Returns:
-        Mean ± standard deviation over the directions, at both ends and in the middle between
-        each end and the checkpoint.
-    """
+    """Return mean ± standard deviation of the losses over lines with the same coordinates."""
     x, losses = lines[0].x, np.stack([line.loss for line in lines])
     chosen = sorted({0, len(x) // 4, len(x) - 1 - len(x) // 4, len(x) - 1})
     mean, deviation = losses.mean(axis=0), losses.std(axis=0, ddof=1)

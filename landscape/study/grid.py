@@ -19,17 +19,12 @@ class Grid:
     """The points of one line or surface in a study file; made by `Study.grid`.
 
     Several processes may record points of one grid at once. Whoever is first to record a point
-    wins, and the others are silently ignored: they measured the same thing.
-
-    Attributes:
-        id: number of the measurement in the file.
-        shape: number of points along x and y; a line has one along y.
+    wins, and the others are silently ignored: they measured the same thing. ``id`` is the number of
+    the measurement in the file, ``shape`` that of the points along x and y, (n, 1) for a line.
     """
 
     def __init__(self, file: StudyFile, id: int, shape: tuple[int, int]) -> None:
-        self._file = file
-        self.id = id
-        self.shape = shape
+        self._file, self.id, self.shape = file, id, shape
 
     @property
     def done(self) -> dict[tuple[int, int], dict[str, float]]:

@@ -37,26 +37,17 @@ _SHARED = ("id", "kind", "checkpoint_hash", "split")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of a study's table of contents.
+    """One line of a study's table of contents, with parts of the record."""
 
-    Attributes:
-        id: number of the measurement, for `Study.load` and `Study.delete`.
-        kind, name, checkpoint_hash, split, settings, parameters: as in the record.
-        status: ``complete``, or ``partial`` for a line or surface that was begun.
-        created: when it was measured, as ISO 8601.
-        cost: what it spent, in words; empty while partial.
-        points_done, points_total: points recorded so far and in all; 0 if not kept by point.
-    """
-
-    id: int
+    id: int  # for `Study.load` and `Study.delete`
     kind: str
     name: str
     checkpoint_hash: str
     split: str
-    status: str
-    created: str
-    cost: str
-    points_done: int
+    status: str  # ``complete``, or ``partial`` for a line or surface that was begun
+    created: str  # when it was measured, as ISO 8601
+    cost: str  # in words; empty while partial
+    points_done: int  # recorded so far; 0 if not kept by point
     points_total: int
     settings: Mapping[str, Any]
     parameters: str = ""
@@ -171,8 +162,8 @@ class Study:
 
     def set_name(self, name: str, checkpoint_hash: str, path: str = "") -> None:
         """Remember the name that finds the measurements of these weights, and their file's path."""
-        given = Name(name=printable(name), path=printable(path), checkpoint_hash=checkpoint_hash)
-        if given not in self.names():
+        new = Name(name=printable(name), path=printable(path), checkpoint_hash=checkpoint_hash)
+        if new not in self.names():
             here = os.path.relpath(path, self.path.absolute().parent) if path else ""
             with self._file.writing() as connection:
                 _set_name(connection, name, checkpoint_hash, here)
