@@ -18,7 +18,7 @@ from landscape.evaluate import Evaluator, provenance_of
 from landscape.problem import Problem
 from landscape.progress import counting, progress_bar
 from landscape.results import Provenance, Result
-from landscape.study import Grid, Recorder, Study
+from landscape.study import Grid, Study, recording
 
 R = TypeVar("R", bound=Result)
 Index = tuple[int, int]
@@ -145,12 +145,12 @@ def resumable(
 
     A kill loses the block in flight, and what was measured in the tenth of a second before it.
     """
-    with Recorder(kept) as recorder:
+    with recording(kept) as record:
         for block in blocks:
             measured = zip(block, measure(block), strict=True)
             new = {index: columns for index, columns in measured if index not in done}
             done |= new
-            recorder.add(new)
+            record(new)
 
 
 def missing(

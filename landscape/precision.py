@@ -68,8 +68,8 @@ def _exact_settings() -> list[tuple[Any, str]]:
 
 
 def _places(backend: Any) -> list[Any]:
-    found = [getattr(backend, name, None) for name in ("matmul", "conv", "rnn")]
-    return [place for place in found if hasattr(place, "fp32_precision")]
+    places = [getattr(backend, name, None) for name in ("matmul", "conv", "rnn")]
+    return [place for place in places if hasattr(place, "fp32_precision")]
 
 
 def _set(settings: list[tuple[Any, str, Any]]) -> None:

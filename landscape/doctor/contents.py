@@ -10,8 +10,7 @@ from torch import Tensor
 
 from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.evaluate import Evaluator
-from landscape.problem._filters import filters, is_vector
-from landscape.problem._owners import owner_of
+from landscape.problem._filters import filters, is_vector, owner_of
 from landscape.problem.data import tensors_in, values_of
 from landscape.results.diagnoses import Check
 from landscape.wording import number, with_error

@@ -16,7 +16,7 @@ from landscape.plots.sheet import draw_key, frame, place
 from landscape.plots.style import colour, plain, styled
 from landscape.plots.surfaces import check_grid
 from landscape.results import FloatArray, Surface
-from landscape.results.areas import level_set_area
+from landscape.results.surfaces import level_set_area
 
 AREA_UNITS = ("auto", "distance", "axes")
 FEW = 9

@@ -41,28 +41,24 @@ class Cost:
 
     def __str__(self) -> str:
         parts = [
-            f"{count:,} {name}{'' if count == 1 else 's'}"
-            for count, name in (
-                (self.forwards, "forward pass"),
-                (self.gradients, "gradient"),
-                (self.hvps, "HVP"),
+            f"{count:,} {one if count == 1 else many}"
+            for count, one, many in (
+                (self.forwards, "forward pass", "forward passes"),
+                (self.gradients, "gradient", "gradients"),
+                (self.hvps, "HVP", "HVPs"),
             )
             if count
         ]
-        passes = ", ".join(parts).replace("passs", "passes") or "no passes"
-        return f"{passes} in {self.seconds:.1f} s"
+        return f"{', '.join(parts) or 'no passes'} in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
     """Numbers that tell what a problem computes, from its first examples.
 
-    The near and the far point lie along one random direction from the weights w, at 1 % and 30 %
-    of ‖w‖.
-
     Attributes:
-        losses: at w, at the near point and at the far point.
-        slope: derivative of the loss at w along the step to the near point.
+        losses: at w, and along one random direction at 1 % and at 30 % of ‖w‖.
+        slope: derivative of the loss at w along the step to the nearer point.
         metrics: at w, by name.
     """
 
@@ -147,13 +143,13 @@ class Provenance:
 class Result:
     """What every measurement has in common.
 
-    A kind of record is a subclass that is listed in `landscape.results.KINDS`. Its picture, if it
-    has one, is the function ``KIND_figure`` (``KIND_interactive``) of `landscape.plots`.
+    A kind of record is a subclass that is listed in `KINDS`.
 
     Attributes:
         kind: short name of the kind, as the study and the command line have it.
         heading: of its part of a report; empty: it is not shown.
         role: field of `Measured` that it fills; empty: it stands among the ``others``.
+        csv_columns: fields that are columns of `table`, by the name of the column.
         distinguishing: names of the settings that tell measurements of this kind apart in a list.
         settings: what was asked for, the seed among it; plain JSON values.
         cost: what it spent.
@@ -163,6 +159,7 @@ class Result:
     kind: ClassVar[str] = ""
     heading: ClassVar[str] = ""
     role: ClassVar[str] = ""
+    csv_columns: ClassVar[Mapping[str, str]] = {}
     distinguishing: ClassVar[tuple[str, ...]] = (
         *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
         *("plane", "curve", "bends", "epochs", "tolerance", "statistics", "precision"),
@@ -198,7 +195,8 @@ class Result:
 
     def table(self) -> Columns:
         """Return the columns of the record as a ``.csv`` file, by name and of equal length."""
-        return {}
+        columns = {column: getattr(self, name) for column, name in self.csv_columns.items()}
+        return columns | metric_columns(getattr(self, "metrics", {}), columns)
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw with matplotlib and return the figure; arguments as in `landscape.plots`."""
@@ -210,10 +208,7 @@ class Result:
 
 
 def output_function(module: str, name: str) -> Callable[..., Any]:
-    """Return a function that draws or writes records, imported only when it is called for.
-
-    This is the one way from a record up to `landscape.plots` and `landscape.report`.
-    """
+    """Return a function of `landscape.plots` or `landscape.report`, imported at the call."""
     function: Callable[..., Any] = getattr(importlib.import_module(f"landscape.{module}"), name)
     return function
 
@@ -224,5 +219,5 @@ def no_values() -> FloatArray:
 
 
 def metric_columns(metrics: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
-    """Name each metric so that it is not mistaken for another column."""
+    """Name each metric so that it is taken for no other column."""
     return {f"metrics.{name}" if name in taken else name: v for name, v in metrics.items()}

@@ -13,7 +13,7 @@ from landscape.linalg import SymmetricOperator, TraceSolution, hutchinson_trace
 from landscape.linalg.krylov import Operator
 from landscape.linalg.sampling import exact_diagonal
 from landscape.problem import Problem
-from landscape.problem._owners import owner_of
+from landscape.problem._filters import owner_of
 from landscape.stats import Interval
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -10,8 +10,7 @@ from torch import Tensor
 from landscape.choices import Metric, Normalisation
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.problem import Problem
-from landscape.problem._filters import is_vector, layout, normalise_filterwise
-from landscape.problem._owners import Owner, owner_of
+from landscape.problem._filters import Owner, is_vector, layout, normalise_filterwise, owner_of
 from landscape.randomness import seeded
 from landscape.surface._directions import Direction, Plane, orthogonalised
 

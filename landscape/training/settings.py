@@ -16,7 +16,7 @@ from landscape.choices import BaseName, OptimizerName, SamScale, Schedule
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.optim import SAM
 from landscape.optim.checks import norm_order
-from landscape.training.labels import label_share
+from landscape.training.data import label_share
 
 _BASES: Mapping[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
