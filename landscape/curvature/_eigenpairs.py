@@ -20,7 +20,8 @@ from landscape.curvature._prepared import (
 )
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
-from landscape.linalg.budget import basis_for, least_basis, least_bytes, n_wanted
+from landscape.linalg.basis import n_wanted
+from landscape.linalg.lanczos import basis_for, least_basis, least_bytes
 from landscape.operators import N_GROUPS, GaussNewton, Hessian
 from landscape.problem import Problem
 from landscape.results import Eigenpairs, FloatArray

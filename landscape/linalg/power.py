@@ -18,7 +18,6 @@ from landscape.linalg.krylov import (
     check_request,
     check_start,
     combine,
-    descending,
     inner,
     norm,
     orthogonalise,
@@ -137,16 +136,12 @@ class _Iterate:
 
 
 class _LowerEnd:
-    """Bounds on the smallest eigenvalue λₙ from the iterates, and the shift that follows.
-
-    Attributes:
-        ritz: smallest Ritz value on the span of two successive iterates; at least λₙ.
-        floor: smallest θ − ‖Hv − θv‖; below λₙ by a fifth of the spectrum's width at most, since
-            ‖Hv − θv‖² ≤ (λ₁ − θ)(θ − λₙ) (Bhatia and Davis, 2000).
-    """
+    """Bounds on the smallest eigenvalue λₙ from the iterates, and the shift that follows."""
 
     def __init__(self) -> None:
-        self.ritz = math.inf
+        self.ritz = math.inf  # smallest Ritz value on the span of two successive iterates, ≥ λₙ
+        # Smallest θ − ‖Hv − θv‖; below λₙ by a fifth of the spectrum's width at most, since
+        # ‖Hv − θv‖² ≤ (λ₁ − θ)(θ − λₙ) (Bhatia and Davis, 2000).
         self.floor = math.inf
         self._last: tuple[float, float, float] | None = None
 
@@ -178,13 +173,9 @@ class _Deflation:
     """The eigenvectors so far, their products, and bounds on the spectrum."""
 
     def __init__(self, operator: Operator, k: int, tol: float) -> None:
-        self.operator = operator
-        self.k = k
-        self.tol = tol
-        self.size = 0
-        self.largest = 0.0
+        self.operator, self.k, self.tol = operator, k, tol
+        self.size, self.largest, self.sound = 0, 0.0, True
         self.lower_end = _LowerEnd()
-        self.sound = True
         shape = (k, operator.n)
         self._vectors = torch.empty(shape, dtype=operator.storage, device=operator.device)
         self._products = torch.empty_like(self._vectors)
@@ -221,7 +212,11 @@ class _Deflation:
             combine(mix[:, ::-1], rows, out=rows)
         pairs = zip(self._vectors, self._products, strict=True)
         measured = np.array([rayleigh(v, w) for v, w in pairs])
-        values, residuals, vectors = descending(measured, self._vectors)
+        order = np.argsort(-measured[:, 0], kind="stable")
+        values, residuals = measured[order].T
+        vectors = self._vectors
+        if (np.diff(order) != 1).any():
+            vectors = vectors[torch.from_numpy(order).to(vectors.device)]
         met = bool((residuals <= self.tol * self.largest).all())
         return EigenSolution(
             values=values,
@@ -249,7 +244,9 @@ class _Deflation:
             w = product.clone()
             orthogonalise(w, locked)
             theta, residual = rayleigh(v, w)
-            self._learn(theta, residual)
+            self.largest = max(self.largest, abs(theta))
+            self.lower_end.see(theta, residual)
+            self.operator.residual = residual / self.largest if self.largest else 0.0
             highest = max(highest, theta)
             # k residuals within tol/√k leave, after the final rotation, each within tol.
             tolerance = self.tol * self.largest / math.sqrt(self.k)
@@ -258,11 +255,6 @@ class _Deflation:
             if accepted or self.operator.left <= reserve:
                 return _Iterate(v, product, theta, residual, accepted)
             v = self._following(v, w, theta, residual)
-
-    def _learn(self, theta: float, residual: float) -> None:
-        self.largest = max(self.largest, abs(theta))
-        self.lower_end.see(theta, residual)
-        self.operator.residual = residual / self.largest if self.largest else 0.0
 
     def _following(self, v: Tensor, w: Tensor, theta: float, residual: float) -> Tensor:
         locked = self._vectors[: self.size]

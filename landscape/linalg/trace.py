@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -32,7 +33,7 @@ from landscape.randomness import next_seed
 from landscape.stats import Interval
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Required, Unpack
 
 # Products of the probes, relative to n, before the n unit vectors take over; and those with unit
 # vectors for small blocks, relative to the probes.
@@ -76,12 +77,7 @@ class TraceSolution:
         return max(self.high - self.value, self.value - self.low)
 
 
-class _Placement(TypedDict):
-    dtype: torch.dtype
-    device: torch.device | str
-
-
-class TraceOptions(_Placement, total=False):
+class TraceOptions(TypedDict, total=False):
     """Options of every estimator of a trace.
 
     Attributes:
@@ -97,6 +93,8 @@ class TraceOptions(_Placement, total=False):
         seed: seed of the probes, 0.
     """
 
+    dtype: Required[torch.dtype]
+    device: Required[torch.device | str]
     rtol: float
     atol: float
     confidence: float
@@ -152,11 +150,7 @@ def hutchinson_trace(
     >>> found.value, found.groups.value.tolist(), found.exact
     (2.5, [3.0, -0.5], True)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return Hutchinson(operator, ProbeSource(operator, probes, seed), groups)
-
-    return _estimate(method, matvec, n, matmat=matmat, **options)
+    return _estimate(Hutchinson, probes, matvec, n, groups=groups, matmat=matmat, **options)
 
 
 def hutchpp_trace(
@@ -197,11 +191,7 @@ def hutchpp_trace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 33)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return HutchPlusPlus(operator, ProbeSource(operator, probes, seed))
-
-    return _estimate(method, matvec, n, **options)
+    return _estimate(HutchPlusPlus, probes, matvec, n, **options)
 
 
 def xtrace(
@@ -248,11 +238,7 @@ def xtrace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 17)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return XTrace(operator, ProbeSource(operator, "sphere", seed), normalise)
-
-    return _estimate(method, matvec, n, **options)
+    return _estimate(partial(XTrace, normalise=normalise), "sphere", matvec, n, **options)
 
 
 def krylov_trace(
@@ -304,18 +290,16 @@ def krylov_trace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 24)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return KrylovAware(operator, ProbeSource(operator, "sphere", next_seed(seed)), groups)
-
-    return _estimate(method, matvec, n, matmat=matmat, **options)
+    return _estimate(KrylovAware, "sphere", matvec, n, groups=groups, matmat=matmat, **options)
 
 
 def _estimate(
-    make_method: Callable[[BlockOperator, int], Method],
+    kind: Callable[..., Method],
+    probes: str,
     matvec: Matvec,
     n: int,
     *,
+    groups: Sequence[slice] = (),
     matmat: Matmat | None = None,
     rtol: float = 0.05,
     atol: float = 0.0,
@@ -329,7 +313,9 @@ def _estimate(
     operator = BlockOperator(
         matvec, n, matmat=matmat, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
     )
-    method = make_method(operator, seed)
+    # The seed of the operator draws the start of a Lanczos run, which the probes must not repeat.
+    source = ProbeSource(operator, probes, next_seed(seed) if kind is KrylovAware else seed)
+    method = kind(operator, source, groups)
     check_confidence(confidence)
     whole("max_matvecs", max_matvecs, least=min(2 * method.cost, n))
     rule = StoppingRule(first=method.first, rtol=rtol, atol=atol, growth=method.growth)
@@ -341,7 +327,8 @@ def _estimate(
         return _exact(method, confidence)
     before, expected, met = None, math.inf, False
     for n_probes in rule.looks(most):
-        estimate = method.estimate(n_probes, confidence)
+        method.draw(n_probes)
+        estimate = method.estimate(confidence)
         if before is not None:
             share = len(before.samples) / n_probes
             expected = method.width_before(before, estimate, confidence) * math.sqrt(share)

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator, final_divisor, twice_differentiable
-from landscape.linalg.krylov import inner
-from landscape.linalg.symmetric import SymmetricOperator
+from landscape.linalg.krylov import SymmetricOperator, inner
 from landscape.operators._pieces import Piece, pieces, size_that_fits
 from landscape.problem._parameters import ParameterSpace
 from landscape.randomness import random_unit_vector

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from landscape.errors import ProblemError
-from landscape.linalg.krylov import dot, norm
-from landscape.linalg.symmetric import SymmetricOperator
+from landscape.linalg.krylov import SymmetricOperator, dot, norm
 from landscape.randomness import random_unit_vector
 
 
