@@ -24,11 +24,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from landscape.randomness import seeded
 
-__all__ = ["Filters", "Pair", "Rescaling", "find_rescalings", "rescaled"]
-
 State = Mapping[str, Tensor]
 Outputs = Callable[[State], Tensor]
 
+_FILTERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Powers of two: multiplying by them rounds nothing.
 _FACTORS = (0.25, 0.5, 2.0, 4.0)
 _LAYERS_AHEAD = 2  # that may take the output of a layer; an identity shortcut has one in between
@@ -120,7 +119,8 @@ def find_rescalings(
         arXiv:1703.04933.
     """
     if state is None:
-        state = {name: tensor.detach() for name, tensor in _tensors(model)}
+        named = [*model.named_parameters(), *model.named_buffers()]
+        state = {name: tensor.detach() for name, tensor in named}
     order, expected = _order(model, outputs)
     generator = seeded(seed)
     found: list[Rescaling] = []
@@ -139,11 +139,15 @@ def _candidates(
     """Propose what the outputs of a layer may be traded against."""
     layer = model.get_submodule(first)
     behind = model.get_submodule(later[0]) if later else None
-    if _has_filters(layer) and isinstance(behind, _BatchNorm) and behind.running_var is not None:
+    if (
+        isinstance(layer, _FILTERED)
+        and isinstance(behind, _BatchNorm)
+        and behind.running_var is not None
+    ):
         factors = _draw(generator, len(behind.running_var))
-        if len(behind.running_var) == len(layer.weight):  # type: ignore[arg-type]
+        if len(behind.running_var) == len(layer.weight):
             yield Filters(first, later[0], factors, behind.eps)
-    linear = [name for name in later if not _is_norm(model.get_submodule(name))]
+    linear = [n for n in later if isinstance(model.get_submodule(n), (nn.Linear, _ConvNd))]
     for second in linear[:_LAYERS_AHEAD]:
         yield Pair(first, second, *_draw(generator, 1))
 
@@ -203,18 +207,6 @@ def _entry(layer: str, part: str) -> str:
     return f"{layer}.{part}" if layer else part
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]
-
-
 def _is_layer(part: nn.Module) -> bool:
     kinds = (nn.Linear, _ConvNd, _BatchNorm, nn.LayerNorm, nn.GroupNorm)
     return isinstance(part, kinds) and part._parameters.get("weight") is not None
-
-
-def _is_norm(part: nn.Module) -> bool:
-    return not isinstance(part, (nn.Linear, _ConvNd))
-
-
-def _has_filters(part: nn.Module) -> bool:
-    return isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))

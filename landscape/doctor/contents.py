@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from landscape.doctor.context import DiagnosticContext, not_applicable
+from landscape.doctor.context import DiagnosticContext, check, not_applicable
 from landscape.evaluate import Evaluator
 from landscape.problem._filters import filters, is_vector
 from landscape.problem._owners import owner_of
@@ -22,18 +22,18 @@ _GAP = 2.0  # held-out loss over the loss
 _WEIGHT_DECAY = 5e-4
 
 
-def data(patient: DiagnosticContext) -> Check:
+def data(context: DiagnosticContext) -> Check:
     """Count the examples, and look for inputs that are NaN or all the same. Cost: none."""
-    batches, n_parameters = patient.problem.batches, patient.problem.space.n
+    batches, n_parameters = context.problem.batches, context.problem.space.n
     bad = entries = 0
     low, high = math.inf, -math.inf
-    for tensor in _inputs(patient):
+    for tensor in _inputs(context):
         finite = torch.isfinite(tensor)
         entries += tensor.numel()
         bad += int((~finite).sum())
-        kept = tensor[finite]
-        if kept.numel():
-            low, high = min(low, float(kept.min())), max(high, float(kept.max()))
+        if finite.any():
+            low = min(low, float(tensor[finite].min()))
+            high = max(high, float(tensor[finite].max()))
     numbers = {
         "examples": float(batches.n_examples),
         "parameters": float(n_parameters),
@@ -41,74 +41,54 @@ def data(patient: DiagnosticContext) -> Check:
         "lowest_input": low,
         "highest_input": high,
     }
-    each = number(n_parameters / batches.n_examples)
-    text = f"{batches.n_examples:,} examples; {n_parameters:,} parameters, {each} for each of them"
+    share = number(n_parameters / batches.n_examples)
+    text = f"{batches.n_examples:,} examples; {n_parameters:,} parameters, {share} for each of them"
     if entries:
         text += f"; inputs from {number(low)} to {number(high)}"
     if bad:
-        return Check(
-            name="data",
-            verdict="warning",
-            finding=f"{text}; {bad:,} of {entries:,} input values are NaN or infinite",
-            advice="remove or repair these examples",
-            numbers=numbers,
-        )
+        text += f"; {bad:,} of {entries:,} input values are NaN or infinite"
+        return check("warning", text, numbers, "remove or repair these examples")
     if entries > 1 and low >= high:
-        return Check(
-            name="data",
-            verdict="warning",
-            finding=f"{text}: all inputs are the same number",
-            advice="look at how the data are read and scaled: the network sees nothing in them",
-            numbers=numbers,
-        )
+        advice = "look at how the data are read and scaled: the network sees nothing in them"
+        return check("warning", f"{text}: all inputs are the same number", numbers, advice)
     if batches.n_examples < _FEW:
-        return Check(
-            name="data",
-            verdict="note",
-            finding=f"{text}: so few say little about others",
-            advice="measure on more examples",
-            numbers=numbers,
-        )
-    return Check(name="data", verdict="fine", finding=text, numbers=numbers)
+        text += ": so few say little about others"
+        return check("note", text, numbers, "measure on more examples")
+    return check("fine", text, numbers)
 
 
-def held_out(patient: DiagnosticContext) -> Check:
+def held_out(context: DiagnosticContext) -> Check:
     """Measure the loss on other data. Cost: one forward pass over them."""
-    if patient.held_out is None:
-        return not_applicable("held-out data", "none were given")
-    own = patient.finite_loss
-    buffers = {
-        name: patient.problem.state()[name] for name, _ in patient.problem.model.named_buffers()
-    }
-    with Evaluator(patient.held_out, seed=patient.seed) as evaluator:
-        other = evaluator.loss(patient.evaluator.origin, buffers=buffers)
-    split = patient.held_out.split
+    if context.held_out is None:
+        return not_applicable("none were given")
+    own = context.finite_loss
+    state = context.problem.state()
+    buffers = {name: state[name] for name, _ in context.problem.model.named_buffers()}
+    with Evaluator(context.held_out, seed=context.seed) as evaluator:
+        other = evaluator.loss(context.evaluator.origin, buffers=buffers)
+    split = context.held_out.split
     numbers = {"loss": own, "held_out_loss": other.value, "held_out_loss_se": other.se}
     numbers |= {f"held_out_{name}": value for name, value in other.metrics.items()}
     text = f"{split} loss {with_error(other.value, other.se)}, against {number(own)}"
-    ours = patient.loss.metrics
+    ours = context.loss.metrics
     text += "".join(
         f"; {name} {number(value)}, against {number(ours.get(name, math.nan))}"
         for name, value in other.metrics.items()
     )
-    error = math.hypot(*(se for se in (other.se, patient.loss.se) if math.isfinite(se)), 0.0)
-    if math.isfinite(other.value) and not (
-        other.value > own + (_GAP - 1) * abs(own) and other.value - own > 2 * error
-    ):
-        return Check(name="held-out data", verdict="fine", finding=text, numbers=numbers)
-    return Check(
-        name="held-out data",
-        verdict="note",
-        finding=f"{text}: fitted more closely than it generalises",
-        advice="a loss near zero flattens the landscape of the training data: look at the "
-        "held-out surface too (landscape line --held-out)",
-        numbers=numbers,
+    error = math.hypot(*(se for se in (other.se, context.loss.se) if math.isfinite(se)), 0.0)
+    large = other.value > own + (_GAP - 1) * abs(own) and other.value - own > 2 * error
+    if math.isfinite(other.value) and not large:
+        return check("fine", text, numbers)
+    advice = (
+        "a loss near zero flattens the landscape of the training data: look at the held-out "
+        "surface too (landscape line --held-out)"
     )
+    return check("note", f"{text}: fitted more closely than it generalises", numbers, advice)
 
 
-def weights(patient: DiagnosticContext) -> Check:
+def weights(context: DiagnosticContext) -> Check:
     """Look for tensors and filters of zeros, and for layers far apart in scale. Cost: none."""
-    problem = patient.problem
+    problem = context.problem
     tensors = problem.space.unflatten(problem.weights.double())
     not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     gains, zero, dead = {}, [], 0
@@ -150,15 +130,13 @@ def weights(patient: DiagnosticContext) -> Check:
         text += f" (smallest: {low}, largest: {high})"
         advice.append("one ρ for all layers is large for some of them: use adaptive measures")
     verdict = "warning" if zero or not_finite else "note" if advice else "fine"
-    return Check(
-        name="weights", verdict=verdict, finding=text, advice="; ".join(advice), numbers=numbers
-    )
+    return check(verdict, text, numbers, "; ".join(advice))
 
 
-def regulariser(patient: DiagnosticContext) -> Check:
+def regulariser(context: DiagnosticContext) -> Check:
     """Compare the loss with a usual regulariser ½ λ ‖w‖². Cost: none."""
-    own = patient.finite_loss
-    norm = float(torch.linalg.vector_norm(patient.evaluator.origin, dtype=torch.float64))
+    own = context.finite_loss
+    norm = float(torch.linalg.vector_norm(context.evaluator.origin, dtype=torch.float64))
     penalty = _WEIGHT_DECAY / 2 * norm**2
     numbers = {"norm": norm, "penalty": penalty, "loss": own}
     text = (
@@ -166,20 +144,17 @@ def regulariser(patient: DiagnosticContext) -> Check:
         f"regulariser is {number(penalty)}, the loss {number(own)}"
     )
     if penalty <= abs(own):
-        return Check(name="regulariser", verdict="fine", finding=text, numbers=numbers)
-    return Check(
-        name="regulariser",
-        verdict="note",
-        finding=f"{text}: what is measured is the loss alone, without it",
-        advice="if it was trained with weight decay, the regulariser ruled the end of training: "
-        "the minimum is one of the sum (landscape line --weight-decay shows both)",
-        numbers=numbers,
+        return check("fine", text, numbers)
+    advice = (
+        "if it was trained with weight decay, the regulariser ruled the end of training: the "
+        "minimum is one of the sum (landscape line --weight-decay shows both)"
     )
+    return check("note", f"{text}: what is measured is the loss alone, without it", numbers, advice)
 
 
-def _inputs(patient: DiagnosticContext) -> Iterator[Tensor]:
+def _inputs(context: DiagnosticContext) -> Iterator[Tensor]:
     """Give the floating-point tensors of the batches, targets left out where they are told."""
-    pairs = patient.problem.loss.splits
-    for batch in patient.problem.batches:
+    pairs = context.problem.loss.splits
+    for batch in context.problem.batches:
         part = batch[0] if pairs else batch
         yield from (values_of(t) for t in tensors_in(part) if t.is_floating_point())

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.doctor.context import DiagnosticContext, not_applicable
+from landscape.doctor.context import DiagnosticContext, check, not_applicable
 from landscape.errors import LandscapeError
 from landscape.results.diagnoses import Check
 from landscape.wording import number
@@ -20,17 +20,17 @@ _MOSTLY = 0.5
 _BEYOND = 4.0  # rise at a distance over what gradient and curvature predict
 
 
-def saturation(patient: DiagnosticContext) -> Check:
+def saturation(context: DiagnosticContext) -> Check:
     """Measure how sure the outputs are, and what the loss does beyond the curvature.
 
     With cross-entropy the Gauss-Newton matrix is Jᵀ (diag p − p pᵀ) J, and its middle vanishes as
     the probabilities p go to 0 and 1, whatever the network does: a network that has learned noisy
     labels by heart has a small largest eigenvalue and a large sharpness.
     """
-    name, own = "saturation", patient.finite_loss
-    found = _of_data(patient)
+    own = context.finite_loss
+    found = _of_data(context)
     if found is None:
-        return not_applicable(name, "only for classes: logits of shape (n, classes, …) and labels")
+        return not_applicable("only for classes: logits of shape (n, classes, …) and labels")
     n = float(found["n"])
     numbers = {key: float(value) / n for key, value in found.items() if key != "n"}
     text = (
@@ -40,7 +40,7 @@ def saturation(patient: DiagnosticContext) -> Check:
     )
     beyond = 0.0
     try:
-        numbers |= _rises(patient, own)
+        numbers |= _rises(context, own)
     except LandscapeError as error:
         text += f"; nothing is known of the curvature ({error})"
     else:
@@ -52,35 +52,34 @@ def saturation(patient: DiagnosticContext) -> Check:
         )
     flat = numbers["softmax_curvature"] < _FLAT
     if not flat and numbers["learned"] < _MOSTLY:
-        return Check(name=name, verdict="fine", finding=text, numbers=numbers)
-    return Check(
-        name=name,
-        verdict="warning" if flat and beyond > _BEYOND else "note",
-        finding=f"{text}: the outputs saturate, and curvature understates sharpness",
-        advice="compare sharpness at a finite ρ in place of eigenvalues, with normalised logits "
+        return check("fine", text, numbers)
+    return check(
+        "warning" if flat and beyond > _BEYOND else "note",
+        f"{text}: the outputs saturate, and curvature understates sharpness",
+        numbers,
+        "compare sharpness at a finite ρ in place of eigenvalues, with normalised logits "
         "too, and only checkpoints of about the same loss",
-        numbers=numbers,
     )
 
 
-def _rises(patient: DiagnosticContext, own: float) -> dict[str, float]:
+def _rises(context: DiagnosticContext, own: float) -> dict[str, float]:
     """Measure the larger rise of the two ways along the top eigenvector, and predict it."""
-    value = float(patient.spectrum.values[0])
-    vector = patient.spectrum.vectors[0].to(patient.evaluator.origin)
-    slope = abs(float(vector.double() @ patient.gradient.double()))
+    value = float(context.spectrum.values[0])
+    vector = context.spectrum.vectors[0].to(context.evaluator.origin)
+    slope = abs(float(vector.double() @ context.gradient.double()))
     found = {}
     for rho in RADII:
-        there = (patient.evaluator.origin.add(vector, alpha=sign * rho) for sign in (1, -1))
-        rise = max(patient.evaluator.loss(point).value for point in there) - own
+        there = (context.evaluator.origin.add(vector, alpha=sign * rho) for sign in (1, -1))
+        rise = max(context.evaluator.loss(point).value for point in there) - own
         predicted = rho * slope + rho**2 * value / 2
         found[f"rise {rho:g}"], found[f"predicted {rho:g}"] = rise, predicted
         found[f"beyond {rho:g}"] = rise / predicted if predicted > 0 else 0.0
     return found
 
 
-def _of_data(patient: DiagnosticContext) -> dict[str, Tensor] | None:
+def _of_data(context: DiagnosticContext) -> dict[str, Tensor] | None:
     """Sum over all examples what their probabilities say; None if there are none."""
-    evaluator = patient.evaluator
+    evaluator = context.evaluator
 
     def body(model: nn.Module, batch: Any) -> dict[str, Tensor] | None:
         arguments = evaluator.problem.loss(model, batch)[1]
