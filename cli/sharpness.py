@@ -172,11 +172,11 @@ def _price(
     m: int | None,
     protocol: str,
 ) -> Cost:
-    from landscape.sharpness import n_vertices, scale_of
+    from landscape.sharpness import Ball, n_vertices
 
     if protocol == "auto-pgd":
         return Cost(gradients=21)
-    scale = scale_of(problem, ball["adaptive"], ball["eta"])
+    scale = Ball(1.0, ball["p"], ball["adaptive"], ball["eta"]).scale(problem)
     n_free = problem.space.n if scale is None else int(scale.count_nonzero())
     scouting = SCOUTING * (3 if ball["p"] == 1 else 1)  # vertices beside each start
     once = Cost(

@@ -7,17 +7,27 @@ those that are made of many points.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from landscape.errors import DataError, InvalidArgumentError
-from landscape.evaluate import Evaluator, provenance_of
+from landscape.evaluate import (
+    Evaluator,
+    LossValue,
+    Plan,
+    choose_plan,
+    error_of_mean,
+    provenance_of,
+)
 from landscape.problem import Problem
 from landscape.progress import counting, progress_bar
-from landscape.results import Provenance, Result
+from landscape.results import FloatArray, Provenance, Result
 from landscape.study import Grid, Recorder, Study
 
 R = TypeVar("R", bound=Result)
@@ -80,11 +90,13 @@ class Work:
         evaluator: runs the model at the checkpoint.
         count: decorates a function whose calls are counted on the progress bar.
         grid: gives the points that the study keeps, for the shape of a grid; None without a study.
+        provenance: of the record.
     """
 
     evaluator: Evaluator
     count: Callable[[Any], Any]
     grid: Callable[[Index], Grid | None]
+    provenance: Provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +124,10 @@ class Run:
         unit: str = "pass",
         total: int | None = None,
     ) -> R:
-        """Recall a record, or measure its fields at the checkpoint and save it."""
+        """Recall a record, or measure its fields at the checkpoint and save it.
+
+        The cost is that of the evaluator, unless it is among the fields.
+        """
 
         def made(provenance: Provenance) -> R:
             def grid(shape: Index) -> Grid | None:
@@ -127,9 +142,10 @@ class Run:
                     total=total,
                 ) as count,
             ):
-                fields = dict(measure(Work(evaluator=evaluator, count=count, grid=grid)))
-                cost = evaluator.cost
-            return cls(**fields, settings=settings, cost=cost, provenance=provenance)
+                work = Work(evaluator=evaluator, count=count, grid=grid, provenance=provenance)
+                fields = dict(measure(work))
+                fields = {"cost": evaluator.cost, **fields}
+            return cls(**fields, settings=settings, provenance=provenance)
 
         return cached_measurement(cls, problem, settings, self.study, made)
 
@@ -151,6 +167,22 @@ def resumable(
             new = {index: columns for index, columns in measured if index not in done}
             done |= new
             recorder.add(new)
+
+
+def one_by_one(
+    n: int,
+    measure: Callable[[int], Columns],
+    *,
+    grid: Grid | None,
+    what: str,
+    progress: bool | None,
+) -> dict[str, FloatArray]:
+    """Measure what is missing of n items in turn; return each column, shape (n,)."""
+    indices = [(i, 0) for i in range(n)]
+    done = {} if grid is None else dict(grid.done)
+    blocks = missing(indices, done, what=what, progress=progress)
+    resumable(blocks, lambda block: [measure(i) for i, _ in block], done=done, kept=grid)
+    return {name: np.array([done[index][name] for index in indices]) for name in done[0, 0]}
 
 
 def missing(
@@ -182,6 +214,29 @@ def grid_of(
 ) -> Grid | None:
     """Return the points that a study keeps, if there is one."""
     return None if study is None else study.grid(kind, provenance, settings, shape=shape)
+
+
+def error_of_difference(problem: Problem, one: LossValue, other: LossValue) -> float:
+    """Return the standard error of the difference of two losses on the same examples.
+
+    By the delta method for a weighted mean of paired differences; NaN without the losses of single
+    examples.
+    """
+    if one.examples is None or other.examples is None:
+        return math.nan
+    (losses, weights), (others, _) = one.examples, other.examples
+    return error_of_mean(losses - others, weights, plain_sum=problem.loss.sums)
+
+
+def settled_plan(
+    evaluator: Evaluator, grid: Grid | None, *, n_points: int, compile: bool = False
+) -> Plan:
+    """Choose how to evaluate many points, or go on as the study notes that it was begun."""
+    noted = None if grid is None else grid.settled
+    if noted is None:
+        noted = choose_plan(evaluator, n_points=n_points, compile=compile).settings()
+        noted = noted if grid is None else grid.settle(noted)
+    return Plan.of(noted)
 
 
 def check_pair(

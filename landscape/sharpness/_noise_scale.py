@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
@@ -26,19 +25,6 @@ _BESIDE = 0.02  # relative step that the slope at the end is measured with
 
 class NotReachedError(LandscapeError):
     """No σ has the average rise that was asked for."""
-
-
-@dataclass(frozen=True)
-class Width:
-    """The noise that the weights bear.
-
-    Attributes:
-        sigma: the σ at which the average rise over the draws is the target.
-        standard_error: of σ, from the spread of the rises at σ and the slope there.
-    """
-
-    sigma: float
-    standard_error: float
 
 
 class _Search:
@@ -86,13 +72,14 @@ class _Search:
         raise NotReachedError(msg)
 
 
-def width_of_noise(
+def noise_scale(
     engine: Engine, draws: Perturbations, *, loss: float, rise: float, n: int, start: float
-) -> Width:
-    """Find the σ with E[L(w + σTz) − L(w)] equal to a stated rise.
+) -> tuple[float, float]:
+    """Find the σ with E[L(w + σTz) − L(w)] equal to a stated rise, and its standard error.
 
     The same draws serve every σ, so that the average over them is a smooth function of σ; its root
-    is found by a bracket and Brent's method, which falls back on bisection.
+    is found by a bracket and Brent's method, which falls back on bisection. The error is from the
+    spread of the rises at σ and the slope there.
 
     References:
         Jiang, Neyshabur, Mobahi, Krishnan, Bengio (2020), Fantastic generalization measures and
@@ -112,4 +99,4 @@ def width_of_noise(
     slope = float(beside.mean() - rises.mean()) / (_BESIDE * sigma)
     known = math.isfinite(slope) and slope > 0
     error = float(rises.std(ddof=1)) / math.sqrt(n) / slope if known else math.nan
-    return Width(sigma, error)
+    return sigma, error

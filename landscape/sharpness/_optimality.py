@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.evaluate import Engine, Evaluator, error_of_mean
+from landscape.evaluate import Engine, Evaluator
 from landscape.linalg.krylov import dot
-from landscape.sharpness._ascent import Place
+from landscape.measurement import error_of_difference
+from landscape.sharpness._ascent import Point
 from landscape.sharpness._quadratic import QuadraticModel
 
 PRODUCTS = 12
@@ -43,7 +44,7 @@ class SecondOrder:
 
 def second_order(
     matvec: Callable[[Tensor], Tensor],
-    place: Place,
+    point: Point,
     rho: float,
     start: Tensor,
     *,
@@ -53,7 +54,7 @@ def second_order(
 
     On the sphere a maximum needs (μI − H) ≥ 0 on the tangents; below zero, ε is a saddle.
     """
-    epsilon = place.epsilon
+    epsilon = point.epsilon
     square = dot(epsilon, epsilon)
 
     def tangent_(v: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def second_order(
         tangent_(start),
         max_products=min(max_products, max(1, len(epsilon) - 1)),
     )
-    multiplier = place.along / rho**2
+    multiplier = point.along / rho**2
     model.grow(rho, tol=_TOL)
     if not model.products:  # the sphere has no tangent, or the start is not of it
         return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(epsilon))
@@ -79,13 +80,7 @@ def second_order(
 
 
 def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
-    """Return the standard error of L(w+ε) − L(w) over the examples, ε being as it is.
-
-    The differences are taken example by example, by the delta method for a weighted mean.
-    """
+    """Return the standard error of L(w+ε) − L(w) over the examples, ε being as it is."""
     vectors = [evaluator.origin + epsilon, evaluator.origin]
     after, before = Engine(evaluator).losses(vectors, keep=True)
-    if after.examples is None or before.examples is None:
-        return math.nan
-    (moved, weights), (still, _) = after.examples, before.examples
-    return error_of_mean(moved - still, weights, plain_sum=evaluator.problem.loss.sums)
+    return error_of_difference(evaluator.problem, after, before)
