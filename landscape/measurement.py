@@ -66,20 +66,37 @@ def cached_measurement(
     measure: Callable[[Provenance], R],
 ) -> R:
     """Return the result that the study holds for these settings, or measure and save it."""
+    provenance, known = _recall(cls, problem, settings, study)
+    return known or _save(measure(provenance), problem, study)
+
+
+def _recall(
+    cls: type[R], problem: Problem, settings: Mapping[str, Any], study: Study | None
+) -> tuple[Provenance, R | None]:
+    """Return where a measurement belongs, and the result that the study holds, if it does."""
     provenance = provenance_of(problem)
+    if study is not None:
+        provenance = study.identify(provenance)
+        known = study.find(cls.kind, provenance, settings)
+        if isinstance(known, cls):
+            return provenance, _named(known, problem, study)
+    begin_work(problem)
+    return provenance, None
+
+
+def _save(result: R, problem: Problem, study: Study | None) -> R:
     if study is None:
-        begin_work(problem)
-        return measure(provenance)
-    provenance = study.identify(provenance)
-    found = study.find(cls.kind, provenance, settings)
-    if not isinstance(found, cls):
-        begin_work(problem)
-        found = measure(provenance)
-        study.save(found)
+        return result
+    study.save(result)
+    return _named(result, problem, study)
+
+
+def _named(result: R, problem: Problem, study: Study) -> R:
+    """Give a result, and its checkpoint in the study, the name that is in use now."""
     if not study.readonly:
-        study.set_name(problem.name, provenance.checkpoint_hash, problem.path)
-    named = dataclasses.replace(found.provenance, checkpoint=problem.name)
-    return dataclasses.replace(found, provenance=named)
+        study.set_name(problem.name, result.provenance.checkpoint_hash, problem.path)
+    provenance = dataclasses.replace(result.provenance, checkpoint=problem.name)
+    return dataclasses.replace(result, provenance=provenance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,26 +145,22 @@ class Run:
 
         The cost is that of the evaluator, unless it is among the fields.
         """
+        provenance, known = _recall(cls, problem, settings, self.study)
+        if known is not None:
+            return known
 
-        def made(provenance: Provenance) -> R:
-            def grid(shape: Index) -> Grid | None:
-                return grid_of(self.study, cls.kind, provenance, settings, shape)
+        def grid(shape: Index) -> Grid | None:
+            return grid_of(self.study, cls.kind, provenance, settings, shape)
 
-            with (
-                Evaluator(problem, seed=self.seed) as evaluator,
-                counting(
-                    f"{what or cls.kind} of {problem.name}",
-                    show=self.progress,
-                    unit=unit,
-                    total=total,
-                ) as count,
-            ):
-                work = Work(evaluator=evaluator, count=count, grid=grid, provenance=provenance)
-                fields = dict(measure(work))
-                fields = {"cost": evaluator.cost, **fields}
-            return cls(**fields, settings=settings, provenance=provenance)
-
-        return cached_measurement(cls, problem, settings, self.study, made)
+        title = f"{what or cls.kind} of {problem.name}"
+        with (
+            Evaluator(problem, seed=self.seed) as evaluator,
+            counting(title, show=self.progress, unit=unit, total=total) as count,
+        ):
+            work = Work(evaluator=evaluator, count=count, grid=grid, provenance=provenance)
+            fields = dict(measure(work))
+            fields = {"cost": evaluator.cost, **fields}
+        return _save(cls(**fields, settings=settings, provenance=provenance), problem, self.study)
 
 
 def resumable(

@@ -232,7 +232,7 @@ def _averages(
                 if not traces:
                     traces.append(_trace(Hessian(evaluator).reparametrised(draws.scale), options))
             except (LossError, NonFiniteError) as reason:
-                warnings.warn(f"no quadratic prediction: {reason}", stacklevel=8)
+                warnings.warn(f"no quadratic prediction: {reason}", stacklevel=5)
             else:
                 factor = draws.second_moment * sigma**2
                 predicted, predicted_error = factor * traces[0][0], factor * traces[0][1]

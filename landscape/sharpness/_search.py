@@ -408,10 +408,10 @@ def warn_of_search(
         )
         if radius is not None:
             msg += f"; the largest radius with a finite loss was {radius:g}"
-        warnings.warn(msg, NonFiniteWarning, stacklevel=4)
+        warnings.warn(msg, NonFiniteWarning, stacklevel=3)
     for note in notes:
         if not note.startswith(_ROUTINE):
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=3)
 
 
 def n_vertices(p: float, n: int) -> int:

@@ -145,31 +145,26 @@ def sharpness(
 
 def check_second_order(search: Search) -> SecondOrder | None:
     """Check the second-order condition on the sphere, and go on where it fails."""
-    condition = _condition(search)
-    for i in range(_ESCAPES):
-        if condition is None or not condition.fails or search.left < 4:
+    ball, origin, most = search.ball, search.origin, min(PRODUCTS, search.room.products)
+    for i in range(_ESCAPES + 1):
+        best = search.best
+        if ball.p != 2 or best.is_inside(ball) or not best.usable or origin.n_free < 2:
+            return None
+        try:
+            matvec = origin.curvature(best.epsilon)
+            start = origin.drawn(next_seed(search.options.seed))
+            condition = second_order(matvec, best, ball.rho, start, max_products=most)
+        except (LossError, NonFiniteError):
+            return None
+        del matvec, start  # not to be held while the search climbs
+        if not condition.fails or search.left < 4 or i == _ESCAPES:
             break
-        before, best = search.best.value, search.best.epsilon
         for sign, name, share in ((1, "+", 0.5), (-1, "-", 1.0)):
-            there = [best.add(condition.direction, alpha=sign * _ESCAPE * search.ball.rho)]
+            there = [best.epsilon.add(condition.direction, alpha=sign * _ESCAPE * ball.rho)]
             search.go_on_at(f"{name}tangent {i + 1}", there, share=share)
-        if search.best.value <= before:
+        if search.best.value <= best.value:
             break
-        condition = _condition(search)
     return condition
-
-
-def _condition(search: Search) -> SecondOrder | None:
-    best, ball, origin = search.best, search.ball, search.origin
-    if ball.p != 2 or best.is_inside(ball) or not best.usable or origin.n_free < 2:
-        return None
-    try:
-        matvec = origin.curvature(best.epsilon)
-        start = origin.drawn(next_seed(search.options.seed))
-        most = min(PRODUCTS, search.room.products)
-        return second_order(matvec, best, ball.rho, start, max_products=most)
-    except (LossError, NonFiniteError):
-        return None
 
 
 def _fields(search: Search, condition: SecondOrder | None) -> dict[str, Any]:

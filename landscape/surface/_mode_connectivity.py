@@ -14,9 +14,10 @@ from torch import Tensor
 
 from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator, normalisers
+from landscape.measurement import Work
 from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
-from landscape.results import Provenance, TrainedCurve
+from landscape.results import FloatArray, TrainedCurve
 from landscape.study import MAX_ARRAY_BYTES, Study
 from landscape.surface._curves import Curve
 
@@ -24,15 +25,14 @@ MOMENTUM = 0.9
 
 
 def train_curve(
-    evaluator: Evaluator,
+    work: Work,
     straight: Curve,
     *,
     end: str,
     settings: Mapping[str, Any],
-    provenance: Provenance,
     study: Study | None,
     progress: bool | None,
-) -> tuple[Curve, TrainedCurve]:
+) -> tuple[Curve, FloatArray]:
     """Minimise E L(w(t)), t uniform on (0, 1), over the bends of a curve; its ends stay.
 
     SGD with momentum takes one step per batch, each on the mean loss of the batch at a t of its
@@ -47,8 +47,9 @@ def train_curve(
     References:
         Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, section 3.
     """
-    epochs, lr = settings["epochs"], settings["lr"]
-    state = _State.begun(straight, _kept(study, provenance, settings), settings)
+    evaluator, epochs, lr = work.evaluator, settings["epochs"], settings["lr"]
+    saved = None if study is None else study.find(TrainedCurve.kind, work.provenance, settings)
+    state = _State.of(straight, saved if isinstance(saved, TrainedCurve) else None, settings)
     state.batches = _in_memory(evaluator.problem.batches)
     left = range(len(state.losses) + 1, epochs + 1)
 
@@ -62,7 +63,7 @@ def train_curve(
             epochs=epochs,
             settings=settings,
             cost=evaluator.cost,
-            provenance=provenance,
+            provenance=work.provenance,
         )
 
     with torch.enable_grad(), _batch_statistics(evaluator):
@@ -79,7 +80,7 @@ def train_curve(
             state.losses.append(loss)
             if study is not None and state.bends.nbytes <= MAX_ARRAY_BYTES:
                 study.save(record())
-    return dataclasses.replace(straight, bends=state.bends.detach()), record()
+    return dataclasses.replace(straight, bends=state.bends.detach()), np.array(state.losses)
 
 
 def objective(
@@ -115,16 +116,15 @@ class _State:
     batches: list[Any] | None = None  # those that can be had in any order
 
     @classmethod
-    def begun(
-        cls, straight: Curve, kept: TrainedCurve | None, settings: Mapping[str, Any]
-    ) -> _State:
-        start = straight.bends if kept is None else torch.from_numpy(kept.bends).to(straight.bends)
+    def of(cls, straight: Curve, saved: TrainedCurve | None, settings: Mapping[str, Any]) -> _State:
+        start = straight.bends
+        start = start if saved is None else torch.from_numpy(saved.bends).to(start)
         bends = start.clone().requires_grad_(True)
         optimizer = torch.optim.SGD([bends], lr=settings["lr"], momentum=settings["momentum"])
-        if kept is not None and kept.velocity.size:
-            velocity = torch.from_numpy(kept.velocity).to(straight.bends)
+        if saved is not None and saved.velocity.size:
+            velocity = torch.from_numpy(saved.velocity).to(straight.bends)
             optimizer.state[bends]["momentum_buffer"] = velocity
-        losses = [] if kept is None else kept.losses.tolist()
+        losses = [] if saved is None else saved.losses.tolist()
         return cls(dataclasses.replace(straight, bends=bends), bends, optimizer, losses)
 
     @property
@@ -189,10 +189,3 @@ def _batch_statistics(evaluator: Evaluator) -> Iterator[None]:
     finally:
         for layer, mode in zip(layers, modes, strict=True):
             layer.train(mode)
-
-
-def _kept(
-    study: Study | None, provenance: Provenance, settings: Mapping[str, Any]
-) -> TrainedCurve | None:
-    found = None if study is None else study.find(TrainedCurve.kind, provenance, settings)
-    return found if isinstance(found, TrainedCurve) else None
