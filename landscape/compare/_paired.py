@@ -10,7 +10,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import AverageSharpness, PairedDifference
 from landscape.stats import interval_of_mean
 
-_SOURCE = ("data_fingerprint", "objective", "split", "mode")
+_SOURCE = ("data_fingerprint", "objective", "split", "mode", "n_parameters", "parameters")
 
 
 def paired_difference(first: AverageSharpness, second: AverageSharpness) -> PairedDifference:
@@ -31,7 +31,17 @@ def paired_difference(first: AverageSharpness, second: AverageSharpness) -> Pair
     Raises:
         InvalidArgumentError: if the two were not measured with the same noise on the same data.
     """
-    _check_paired(first, second)
+    names = ("rho", "distribution", "adaptive", "eta", "seed")
+    pairs = {name: (first.settings[name], second.settings[name]) for name in names}
+    for name in _SOURCE:
+        pairs[name] = getattr(first.provenance, name), getattr(second.provenance, name)
+    for name, (one, other) in pairs.items():
+        if one != other:
+            msg = (
+                f"{first.name} was measured with {name} = {one!r} and {second.name} with {other!r};"
+                " a paired difference needs the same noise on the same data: measure one again"
+            )
+            raise InvalidArgumentError(msg)
     n = min(len(first.rises), len(second.rises))
     a, b = first.draws[:n], second.draws[:n]
     with np.errstate(invalid="ignore"):
@@ -47,17 +57,3 @@ def paired_difference(first: AverageSharpness, second: AverageSharpness) -> Pair
         rho=first.rho,
         correlation=float(np.corrcoef(a, b)[0, 1]) if spreads else math.nan,
     )
-
-
-def _check_paired(first: AverageSharpness, second: AverageSharpness) -> None:
-    names = ("rho", "distribution", "adaptive", "eta", "seed")
-    pairs = {name: (first.settings[name], second.settings[name]) for name in names}
-    for name in (*_SOURCE, "n_parameters", "parameters"):
-        pairs[name] = getattr(first.provenance, name), getattr(second.provenance, name)
-    for name, (one, other) in pairs.items():
-        if one != other:
-            msg = (
-                f"{first.name} was measured with {name} = {one!r} and {second.name} with {other!r};"
-                " a paired difference needs the same noise on the same data: measure one again"
-            )
-            raise InvalidArgumentError(msg)

@@ -36,17 +36,11 @@ _ROUNDING = 256  # units of the last place, relative to the largest output
 
 @dataclass(frozen=True)
 class Pair:
-    """A layer's weight and bias times a factor, and the weight of a later one divided by it.
+    """A layer's weight and bias times a factor, and the weight of a later one divided by it."""
 
-    Attributes:
-        first: name of the layer whose output is multiplied.
-        second: name of the layer that takes it.
-        factor: positive.
-    """
-
-    first: str
-    second: str
-    factor: float
+    first: str  # name of the layer whose output is multiplied
+    second: str  # name of the layer that takes it
+    factor: float  # positive
 
     def __str__(self) -> str:
         return f"{self.first} times {self.factor:g}, {self.second} divided by it"
@@ -63,18 +57,12 @@ class Filters:
 
     σ'² = a² (σ² + e) − e, e the layer's own epsilon, so that the normalised values stay the same;
     a filter whose new variance would be negative is left as it is.
-
-    Attributes:
-        layer: name of the layer that holds the filters.
-        norm: name of the BatchNorm.
-        factors: one for each filter, positive.
-        epsilon: what the BatchNorm adds to the variance.
     """
 
-    layer: str
-    norm: str
-    factors: tuple[float, ...]
-    epsilon: float
+    layer: str  # name of the layer that holds the filters
+    norm: str  # name of the BatchNorm
+    factors: tuple[float, ...]  # one for each filter, positive
+    epsilon: float  # what the BatchNorm adds to the variance
 
     def __str__(self) -> str:
         low, high = min(self.factors), max(self.factors)

@@ -26,19 +26,12 @@ MATVECS = 16
 
 @dataclass
 class DiagnosticContext:
-    """A checkpoint and a problem, inside of an entered evaluator.
+    """A checkpoint and a problem, inside of an entered evaluator."""
 
-    Attributes:
-        evaluator: what everything is measured with.
-        held_out: the same model on other data; None: not given.
-        seed: of every random choice.
-        moved: what the test of invariance measured; None: nothing yet.
-    """
-
-    evaluator: Evaluator
-    held_out: Problem | None
-    seed: int
-    moved: Moved | None = None
+    evaluator: Evaluator  # what everything is measured with
+    held_out: Problem | None  # the same model on other data; None: not given
+    seed: int  # of every random choice
+    moved: Moved | None = None  # what the test of invariance measured; None: nothing yet
 
     @property
     def problem(self) -> Problem:

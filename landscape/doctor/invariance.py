@@ -34,19 +34,12 @@ _STILL, _MOVED = 0.01, 0.5  # change of a measure, relative
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What was rescaled, and each measure before and after.
+    """What was rescaled, and each measure before and after."""
 
-    Attributes:
-        rescaled: each rescaling, in words.
-        measures: names.
-        before: shape (m,).
-        after: shape (m,).
-    """
-
-    rescaled: tuple[str, ...]
-    measures: tuple[str, ...]
-    before: FloatArray
-    after: FloatArray
+    rescaled: tuple[str, ...]  # each rescaling, in words
+    measures: tuple[str, ...]  # names
+    before: FloatArray  # shape (m,)
+    after: FloatArray  # shape (m,)
 
 
 def invariance(context: DiagnosticContext) -> Check:

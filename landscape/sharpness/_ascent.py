@@ -25,23 +25,14 @@ _SHORTEST = 1e-10  # step, relative to the radius, below which a line search is 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the ball with what its gradient G says.
+    """A point of the ball with what its gradient G says."""
 
-    Attributes:
-        epsilon: shape (n,).
-        value: rise of the loss, NaN and infinity among it.
-        norm: ‖ε‖ₚ.
-        steepness: ‖G‖_q; NaN where the loss or G is not finite.
-        along: Gᵀε.
-        gradient: G, shape (n,); empty: no longer held.
-    """
-
-    epsilon: Tensor
-    value: float
-    norm: float
-    steepness: float
-    along: float
-    gradient: Tensor
+    epsilon: Tensor  # shape (n,)
+    value: float  # rise of the loss, NaN and infinity among it
+    norm: float  # ‖ε‖ₚ
+    steepness: float  # ‖G‖_q; NaN where the loss or G is not finite
+    along: float  # Gᵀε
+    gradient: Tensor  # G, shape (n,); empty: no longer held
 
     @classmethod
     def of(cls, ball: Ball, epsilon: Tensor, value: float, gradient: Tensor) -> Point:

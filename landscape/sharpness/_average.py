@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -30,7 +30,7 @@ from landscape.results import AverageSharpness, FloatArray
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.sharpness._perturbations import Perturbations, adaptive_scale, losses_around
 from landscape.stats import interval_of_mean
-from landscape.study import Grid, Study
+from landscape.study import Study
 
 N_PROBES = 16  # products for the prediction, which stands beside the value as a guide
 
@@ -223,8 +223,23 @@ def _averages(
         grid = work.grid((options.most, 2))
         n_points = 2 * options.most if options.tune else 1
         engine = Engine(evaluator, settled_plan(evaluator, grid, n_points=n_points))
-        samples = _Samples(engine, draws, sigma, options.most, grid, progress)
-        rises, converged = _draw(samples, loss, options)
+        done: dict[Index, Columns] = {} if grid is None else dict(grid.done)
+
+        def samples(indices: Sequence[Index]) -> list[Columns]:
+            return [{"loss": loss} for loss in losses_around(engine, draws, sigma, indices)]
+
+        def losses(n: int) -> FloatArray:
+            # Cut alike whatever is kept already and however many are asked for: a sample has
+            # other roundings in other company.
+            size = engine.plan.points
+            n_cut = min(-(-2 * n // size) * size, 2 * options.most)
+            indices = [(k // 2, k % 2) for k in range(n_cut)]
+            what = f"average around {problem.name}"
+            blocks = missing(indices, done, size=size, what=what, progress=progress)
+            resumable(blocks, samples, done=done, kept=grid)
+            return np.array([done[index]["loss"] for index in indices[: 2 * n]]).reshape(n, 2)
+
+        rises, converged = _draw(losses, loss, options)
         value, error, low, high = interval_of_mean(_of_pairs(rises))
         predicted, predicted_error = math.nan, math.nan
         if options.prediction:
@@ -266,44 +281,13 @@ def _averages(
     return results
 
 
-class _Samples:
-    """The losses at w ± σTz, kept in the study as they are measured."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        draws: Perturbations,
-        sigma: float,
-        most: int,
-        grid: Grid | None,
-        progress: bool | None,
-    ) -> None:
-        self._engine, self._draws, self._sigma, self._most = engine, draws, sigma, most
-        self._grid, self._progress = grid, progress
-        self._done: dict[Index, Columns] = {} if grid is None else dict(grid.done)
-
-    def losses(self, n: int) -> FloatArray:
-        """Measure what is missing of the first n draws; shape (n, 2)."""
-        # Cut alike whatever is kept already and however many are asked for: a sample has other
-        # roundings in other company.
-        size = self._engine.plan.points
-        whole_blocks = -(-2 * n // size) * size
-        indices = [(k // 2, k % 2) for k in range(min(whole_blocks, 2 * self._most))]
-        what = f"average around {self._engine.evaluator.problem.name}"
-        blocks = missing(indices, self._done, size=size, what=what, progress=self._progress)
-        resumable(blocks, self._measure, done=self._done, kept=self._grid)
-        return np.array([self._done[k // 2, k % 2]["loss"] for k in range(2 * n)]).reshape(n, 2)
-
-    def _measure(self, samples: Sequence[Index]) -> list[Columns]:
-        losses = losses_around(self._engine, self._draws, self._sigma, samples)
-        return [{"loss": loss} for loss in losses]
-
-
-def _draw(samples: _Samples, loss: float, options: SamplingOptions) -> tuple[FloatArray, bool]:
+def _draw(
+    losses: Callable[[int], FloatArray], loss: float, options: SamplingOptions
+) -> tuple[FloatArray, bool]:
     """Draw until the interval is narrow enough, the budget spent, or a loss is not finite."""
     width_before, before, met = math.inf, 1, options.relative_error is None
     for n in options.rule.looks(options.most):
-        rises = samples.losses(n) - loss
+        rises = losses(n) - loss
         value, _, low, high = interval_of_mean(_of_pairs(rises))
         if not math.isfinite(value):
             return rises, False

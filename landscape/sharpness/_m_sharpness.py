@@ -89,7 +89,18 @@ def m_sharpness(
     elif memory is not None:
         msg = f"memory = {memory!r} bounds a search, and protocol is {protocol!r}: leave it out"
         raise InvalidArgumentError(msg)
-    n = _examples(problem, m, n_examples)
+    n = n_all = problem.batches.n_examples
+    if n_examples is not None:
+        n = n_examples
+        if not 1 <= n <= n_all:
+            msg = (
+                f"{n:,} examples were asked for, and the {problem.split} data of {problem.name} "
+                f"have {n_all:,}: ask for fewer"
+            )
+            raise InvalidArgumentError(msg)
+    if not 1 <= m <= n:
+        msg = f"m must be from 1 to the number of examples, {n:,}; got {m}"
+        raise InvalidArgumentError(msg)
     settings = {
         "rho": ball.rho,
         "p": ball.p,
@@ -141,21 +152,6 @@ def m_sharpness(
     result = cached_measurement(SubsetSharpness, problem, settings, study, measure)
     warn_of_search(result.n_overflowed, f"points of the balls of radius {result.rho:g}")
     return result
-
-
-def _examples(problem: Problem, m: int, n_examples: int | None) -> int:
-    n = problem.batches.n_examples
-    if n_examples is not None and not 1 <= n_examples <= n:
-        msg = (
-            f"{n_examples:,} examples were asked for, and the {problem.split} data of "
-            f"{problem.name} have {n:,}: ask for fewer"
-        )
-        raise InvalidArgumentError(msg)
-    used = n if n_examples is None else n_examples
-    if not 1 <= m <= used:
-        msg = f"m must be from 1 to the number of examples, {used:,}; got {m}"
-        raise InvalidArgumentError(msg)
-    return used
 
 
 def _by_search(origin: BallObjective, options: SearchOptions) -> Columns:

@@ -18,19 +18,12 @@ _PRODUCT = 6
 
 @dataclass(frozen=True)
 class Room:
-    """What there is memory for.
+    """What there is memory for."""
 
-    Attributes:
-        pairs: of the L-BFGS history.
-        products: vectors of a quadratic model's subspace.
-        keeps_model: whether the subspace can stay while the search climbs.
-        note: what was shortened and left out for lack of memory; empty: nothing.
-    """
-
-    pairs: int = HISTORY
-    products: int = PRODUCTS
-    keeps_model: bool = True
-    note: str = ""
+    pairs: int = HISTORY  # of the L-BFGS history
+    products: int = PRODUCTS  # vectors of a quadratic model's subspace
+    keeps_model: bool = True  # whether the subspace can stay while the search climbs
+    note: str = ""  # what was shortened and left out for lack of memory; empty: nothing
 
 
 def room(vector_bytes: int, memory: float | None, *, scaled: bool) -> Room:

@@ -22,19 +22,12 @@ _CLEAR = 0.25  # residual over |μ − λ|, so that the sign is clear
 
 @dataclass(frozen=True)
 class SecondOrder:
-    """The second-order condition at a point d of the sphere ‖d‖₂ = ρ.
+    """The second-order condition at a point d of the sphere ‖d‖₂ = ρ."""
 
-    Attributes:
-        multiplier: μ = Gᵀd / ρ².
-        smallest: smallest eigenvalue of μI − H on the tangent space.
-        error: residual of that eigenvalue.
-        direction: its unit eigenvector, shape (n,).
-    """
-
-    multiplier: float
-    smallest: float
-    error: float
-    direction: Tensor
+    multiplier: float  # μ = Gᵀd / ρ²
+    smallest: float  # smallest eigenvalue of μI − H on the tangent space
+    error: float  # residual of that eigenvalue
+    direction: Tensor  # its unit eigenvector, shape (n,)
 
     @property
     def fails(self) -> bool:

@@ -14,7 +14,6 @@ from landscape.evaluate import Engine
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.randomness import seeded, whole_seed
-from landscape.results import FloatArray
 from landscape.results.averages import DISTRIBUTIONS
 
 _STREAM = 0xD2A  # tells these numbers from others that are drawn with the same seed
@@ -109,11 +108,3 @@ def losses_around(
         vectors = [origin + _SIGNS[sign] * steps[k] for k, sign in chunk]
         found += [loss.value for loss in engine.losses(vectors)]
     return found
-
-
-def rises_around(
-    engine: Engine, draws: Perturbations, rho: float, *, n: int, loss: float
-) -> FloatArray:
-    """Evaluate the rise of the loss at n draws with both signs."""
-    samples = [(k, sign) for k in range(n) for sign in (0, 1)]
-    return np.array(losses_around(engine, draws, rho, samples)).reshape(n, 2) - loss

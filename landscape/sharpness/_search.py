@@ -46,19 +46,12 @@ _POLISHING = (3, 10)  # second-order steps, and products for each
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """How long a search goes on.
+    """How long a search goes on."""
 
-    Attributes:
-        tol: relative Frank-Wolfe gap to reach.
-        max_gradients: gradient passes to spend at most, after scouting.
-        seed: of the random start.
-        memory: bytes to use beyond model, data and graph; None: a few vectors.
-    """
-
-    tol: float = 1e-4
-    max_gradients: int = 200
-    seed: int = 0
-    memory: float | None = None
+    tol: float = 1e-4  # relative Frank-Wolfe gap to reach
+    max_gradients: int = 200  # gradient passes to spend at most, after scouting
+    seed: int = 0  # of the random start
+    memory: float | None = None  # bytes to use beyond model, data and graph; None: a few vectors
 
     def __post_init__(self) -> None:
         check_real(tol=self.tol)
@@ -84,16 +77,11 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Climb:
-    """A climb that has ended.
+    """A climb that has ended."""
 
-    Attributes:
-        height: rise at its highest point; −∞ where the loss was finite at none.
-        gap: relative Frank-Wolfe gap there.
-        met: whether it ended because it came close to an earlier, higher one, or as high.
-    """
-
-    height: float
-    gap: float
+    height: float  # rise at its highest point; −∞ where the loss was finite at none
+    gap: float  # relative Frank-Wolfe gap there
+    # whether it ended because it came close to an earlier, higher one, or as high
     met: bool = False
 
 

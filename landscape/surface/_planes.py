@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -231,8 +231,12 @@ def principal_plane(
     if len(checkpoints) < 2:
         msg = f"a plane takes a run of at least two checkpoints beside w; got {len(checkpoints)}"
         raise InvalidArgumentError(msg)
-    read = reader(problem, **reading)
-    gram = _gram(problem, read, checkpoints)
+    read, origin = reader(problem, **reading), problem.weights.double()
+
+    def difference(checkpoint: Checkpoint) -> Tensor:
+        return read(checkpoint).weights.double() - origin
+
+    gram = _gram(difference, checkpoints)
     values, vectors = np.linalg.eigh(gram)
     top, a = values[::-1][:2], vectors[:, ::-1][:, :2]
     if not top[1] > 1e-12 * top[0]:
@@ -240,8 +244,8 @@ def principal_plane(
         raise InvalidArgumentError(msg)
     a = a * np.sign(a[np.abs(a).argmax(axis=0), range(2)])
     sums = [torch.zeros(problem.space.n, dtype=torch.float64, device=problem.device)] * 2
-    for i, difference in enumerate(_differences(problem, read, checkpoints)):
-        sums = [total + float(a[i, k]) * difference for k, total in enumerate(sums)]
+    for i, vector in enumerate(map(difference, checkpoints)):
+        sums = [total + float(a[i, k]) * vector for k, total in enumerate(sums)]
     x, y = (
         given_direction(
             problem,
@@ -281,23 +285,21 @@ def project(
     axes = torch.stack([plane.x.vector, plane.y.vector]).double()
     metric = (axes @ axes.T).cpu().numpy()
     origin, read = problem.weights, reader(problem, **reading)
-    coordinates, off, distances, names, hashes = [], [], [], [], []
+    rows = []
     for checkpoint in checkpoints:
         other = read(checkpoint)
         difference = (other.weights - origin).double()
         found = np.linalg.solve(metric, (axes @ difference).cpu().numpy())
         rest = difference - torch.as_tensor(found).to(axes) @ axes
-        coordinates.append(found)
-        off.append(float(torch.linalg.vector_norm(rest)))
-        distances.append(float(torch.linalg.vector_norm(difference)))
-        names.append(other.name)
-        hashes.append(other.checkpoint_hash)
+        sizes = (float(torch.linalg.vector_norm(vector)) for vector in (rest, difference))
+        rows.append((found, *sizes, other.name, other.checkpoint_hash))
+    coordinates, off_plane, distances, names, hashes = zip(*rows, strict=True) if rows else [()] * 5
     return Projection(
         coordinates=np.array(coordinates).reshape(-1, 2),
-        off_plane=np.array(off),
+        off_plane=np.array(off_plane),
         distances=np.array(distances),
-        names=tuple(names),
-        hashes=tuple(hashes),
+        names=names,
+        hashes=hashes,
     )
 
 
@@ -329,22 +331,13 @@ def reader(problem: Problem, **reading: Unpack[Reading]) -> Callable[[Checkpoint
     return read
 
 
-def _differences(
-    problem: Problem, read: Callable[[Checkpoint], Problem], checkpoints: Sequence[Checkpoint]
-) -> Iterator[Tensor]:
-    origin = problem.weights.double()
-    for checkpoint in checkpoints:
-        yield read(checkpoint).weights.double() - origin
-
-
-def _gram(
-    problem: Problem, read: Callable[[Checkpoint], Problem], checkpoints: Sequence[Checkpoint]
-) -> Floats:
+def _gram(difference: Callable[[Checkpoint], Tensor], checkpoints: Sequence[Checkpoint]) -> Floats:
+    """Return the inner products of the differences, with a few of them in memory at once."""
     m = len(checkpoints)
     gram = np.zeros((m, m))
     for start in range(0, m, _BLOCK):
-        block = torch.stack(list(_differences(problem, read, checkpoints[start : start + _BLOCK])))
-        for j, other in enumerate(_differences(problem, read, checkpoints[start:])):
+        block = torch.stack([difference(c) for c in checkpoints[start : start + _BLOCK]])
+        for j, other in enumerate(map(difference, checkpoints[start:])):
             products = (block @ other).cpu().numpy()
             gram[start : start + len(block), start + j] = products
             gram[start + j, start : start + len(block)] = products

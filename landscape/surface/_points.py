@@ -391,19 +391,14 @@ class Points:
 
 @dataclass(frozen=True)
 class _Point:
-    """One point that has been measured.
+    """One point that has been measured."""
 
-    Attributes:
-        at: its coordinates.
-        weights: its weights, a vector of shape (n,) wherever there is a weight decay.
-        buffers: the buffers that it was measured with; None: the model's own.
-        loss: its loss.
-    """
-
-    at: tuple[float, float]
+    at: tuple[float, float]  # its coordinates
+    # its weights, a vector of shape (n,) wherever there is a weight decay
     weights: Tensor | Displaced
+    # the buffers that it was measured with; None: the model's own
     buffers: Mapping[str, Tensor] | None
-    loss: LossValue
+    loss: LossValue  # its loss
 
 
 _Extra = Callable[[_Point], Columns]
