@@ -16,7 +16,7 @@ from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
 from landscape import measurement
-from landscape.compare._paired import paired_difference
+from landscape.compare._differences import paired_difference
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning
 from landscape.export.writing import table_bytes
 from landscape.problem import Problem

@@ -17,10 +17,14 @@ from landscape.results import from_record, to_record
 from landscape.sharpness._ascent import Point
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._optimality import error_of_rise, second_order
 from landscape.sharpness._quadratic import QuadraticModel, maximise_in_ball
 from landscape.sharpness._search import FEW_PRODUCTS, Search, SearchOptions
-from landscape.sharpness._worst_case import check_second_order, sharpness
+from landscape.sharpness._worst_case import (
+    check_second_order,
+    error_of_rise,
+    second_order,
+    sharpness,
+)
 
 
 def random_quadratic(n: int, seed: int, *, size: float = 0.1) -> Quadratic:

@@ -18,9 +18,8 @@ from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._m_sharpness import m_sharpness
-from landscape.sharpness._memory import PRODUCTS, VECTORS, room
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._search import Search, SearchOptions
+from landscape.sharpness._search import PRODUCTS, VECTORS, Search, SearchOptions, room
 from landscape.sharpness._worst_case import check_second_order, sharpness
 
 WIDTH = 800  # as many parameters as gradients are added up in blocks from

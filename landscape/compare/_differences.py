@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.compare._paired import paired_difference
 from landscape.errors import InvalidArgumentError, LossError
 from landscape.evaluate import Engine, Evaluator, error_of_mean, final_divisor
 from landscape.measurement import cached_measurement, check_pair, identity_of
 from landscape.operators import parameter_scale
 from landscape.problem import Problem
-from landscape.results import Cost, Differences, Provenance
+from landscape.results import AverageSharpness, Cost, Differences, PairedDifference, Provenance
 from landscape.sharpness import VERSION, average_sharpness, sharpness
-from landscape.stats import student
+from landscape.stats import interval_of_mean, student
 from landscape.study import Study
 
 CONFIDENCE = 0.95
 # Losses that differ by more than this share of the larger one mislead.
 _APART = 0.5
+
+_SOURCE = ("data_fingerprint", "objective", "split", "mode", "n_parameters", "parameters")
 
 Pair = tuple[Problem, Problem]
 
@@ -218,4 +219,50 @@ def _notes(own: str, other: str, rows: list[_Row]) -> tuple[str, ...]:
         f"the losses differ much: as {lower} fits the data better than {higher}, its outputs may "
         "be saturated, which lowers curvature and small-radius sharpness without a wider minimum; "
         "look at normalised logits, larger ρ, and checkpoints of equal loss",
+    )
+
+
+def paired_difference(first: AverageSharpness, second: AverageSharpness) -> PairedDifference:
+    """Compare the average rises around two checkpoints, draw by draw.
+
+    With the same noise for both, what a draw of z adds to both averages cancels in their
+    difference.
+
+    Args:
+        first: the average around one checkpoint.
+        second: that around another, on the same data, with the same settings but for the number of
+            samples.
+
+    Returns:
+        The first minus the second, over the draws that both have, with its 95 % interval. No
+        passes over the data.
+
+    Raises:
+        InvalidArgumentError: if the two were not measured with the same noise on the same data.
+    """
+    names = ("rho", "distribution", "adaptive", "eta", "seed")
+    pairs = {name: (first.settings[name], second.settings[name]) for name in names}
+    for name in _SOURCE:
+        pairs[name] = getattr(first.provenance, name), getattr(second.provenance, name)
+    for name, (one, other) in pairs.items():
+        if one != other:
+            msg = (
+                f"{first.name} was measured with {name} = {one!r} and {second.name} with {other!r};"
+                " a paired difference needs the same noise on the same data: measure one again"
+            )
+            raise InvalidArgumentError(msg)
+    n = min(len(first.rises), len(second.rises))
+    a, b = first.draws[:n], second.draws[:n]
+    with np.errstate(invalid="ignore"):
+        value, error, low, high = interval_of_mean(a - b)
+    spreads = np.isfinite(value) and a.std() > 0 and b.std() > 0
+    return PairedDifference(
+        names=(first.name, second.name),
+        value=value,
+        standard_error=error,
+        low=low,
+        high=high,
+        n_draws=n,
+        rho=first.rho,
+        correlation=float(np.corrcoef(a, b)[0, 1]) if spreads else math.nan,
     )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from landscape.doctor import contents, minimum, outputs, setup
+from landscape.doctor import contents, minimum, setup
 from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.doctor.invariance import invariance
 from landscape.errors import InvalidArgumentError, LandscapeError
@@ -28,7 +28,7 @@ CHECKS: dict[str, Callable[[DiagnosticContext], Check]] = {
     "derivatives": setup.derivatives,
     "gradient": minimum.gradient,
     "lowest curvature": minimum.lowest_curvature,
-    "saturation": outputs.saturation,
+    "saturation": contents.saturation,
     "invariance": invariance,
     "data": contents.data,
     "held-out data": contents.held_out,

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, LossError, NonFiniteError
-from landscape.measurement import Run, Work
+from landscape.evaluate import Engine, Evaluator
+from landscape.linalg.krylov import dot
+from landscape.measurement import Run, Work, error_of_difference
 from landscape.problem import Problem
 from landscape.randomness import next_seed
 from landscape.results import FloatArray, Sharpness
+from landscape.sharpness._ascent import Point
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._optimality import PRODUCTS, SecondOrder, error_of_rise, second_order
+from landscape.sharpness._quadratic import QuadraticModel
 from landscape.sharpness._search import (
     VERSION,
     Search,
@@ -27,6 +34,9 @@ from landscape.study import Study
 
 _ESCAPES = 2  # from saddles that the second-order check finds
 _ESCAPE = 0.3  # of the radius, along the tangent
+_CONDITION_PRODUCTS = 12
+_TOL = 1e-2
+_CLEAR = 0.25  # residual over |μ − λ|, so that the sign is clear
 
 
 def sharpness(
@@ -145,7 +155,7 @@ def sharpness(
 
 def check_second_order(search: Search) -> SecondOrder | None:
     """Check the second-order condition on the sphere, and go on where it fails."""
-    ball, origin, most = search.ball, search.origin, min(PRODUCTS, search.room.products)
+    ball, origin, most = search.ball, search.origin, min(_CONDITION_PRODUCTS, search.room.products)
     for i in range(_ESCAPES + 1):
         best = search.best
         if ball.p != 2 or best.is_inside(ball) or not best.usable or origin.n_free < 2:
@@ -165,6 +175,65 @@ def check_second_order(search: Search) -> SecondOrder | None:
         if search.best.value <= best.value:
             break
     return condition
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """The second-order condition at a point d of the sphere ‖d‖₂ = ρ."""
+
+    multiplier: float  # μ = Gᵀd / ρ²
+    smallest: float  # smallest eigenvalue of μI − H on the tangent space
+    error: float  # residual of that eigenvalue
+    direction: Tensor  # its unit eigenvector, shape (n,)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the loss rises along a tangent, by more than the errors."""
+        return self.smallest < -max(self.error, 1e-3 * abs(self.multiplier))
+
+
+def second_order(
+    matvec: Callable[[Tensor], Tensor],
+    point: Point,
+    rho: float,
+    start: Tensor,
+    *,
+    max_products: int = _CONDITION_PRODUCTS,
+) -> SecondOrder:
+    """Find the smallest eigenvalue of μI − H on the tangent space of the sphere.
+
+    On the sphere a maximum needs (μI − H) ≥ 0 on the tangents; below zero, ε is a saddle.
+    """
+    epsilon = point.epsilon
+    square = dot(epsilon, epsilon)
+
+    def tangent_(v: Tensor) -> Tensor:
+        return v.sub_(epsilon, alpha=dot(epsilon, v) / square)
+
+    model = QuadraticModel(
+        lambda v: tangent_(matvec(v)),  # the basis is of tangents
+        None,
+        tangent_(start),
+        max_products=min(max_products, max(1, len(epsilon) - 1)),
+    )
+    multiplier = point.along / rho**2
+    model.grow(rho, tol=_TOL)
+    if not model.products:  # the sphere has no tangent, or the start is not of it
+        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(epsilon))
+    while model.top_error > _CLEAR * abs(multiplier - model.top_value) and not model.is_full:
+        before = model.products
+        model.grow(rho, tol=0.0, max_products=before + 1)
+        if model.products == before:
+            break
+    value, residual, direction = model.top()
+    return SecondOrder(multiplier, multiplier - value, residual, direction)
+
+
+def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
+    """Return the standard error of L(w+ε) − L(w) over the examples, ε being as it is."""
+    vectors = [evaluator.origin + epsilon, evaluator.origin]
+    after, before = Engine(evaluator).losses(vectors, keep=True)
+    return error_of_difference(evaluator.problem, after, before)
 
 
 def _fields(search: Search, condition: SecondOrder | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -234,13 +234,10 @@ class Points:
         self._is_large = is_alone and self._problem.space.n >= _LARGE
         self._n_at_once = 1
         self._others: list[Evaluator] = []
-        self._extra: list[_Extra] = []
-        if options.weight_decay:
-            self._extra.append(_penalty(options.weight_decay))
         if options.held_out is not None:
-            self._extra.append(self._on_held_out(options.held_out))
+            self._held_out = self._enter(options.held_out)
         if options.against is not None:
-            self._extra.append(self._difference(*options.against))
+            self._rival = self._enter(options.against[0])
 
     @property
     def statistics(self) -> str:
@@ -298,39 +295,10 @@ class Points:
             largest = max(largest, abs(exact - rough) if finite else math.inf)
         return largest
 
-    def _other(self, problem: Problem) -> tuple[Evaluator, Engine]:
+    def _enter(self, problem: Problem) -> Engine:
         evaluator = self._stack.enter_context(Evaluator(problem, seed=self._seed))
         self._others.append(evaluator)
-        return evaluator, Engine(evaluator, PLAIN, precision=self._options.precision)
-
-    def _on_held_out(self, problem: Problem) -> _Extra:
-        """Measure other data at each point, with the buffers of the point."""
-        _, engine = self._other(problem)
-
-        def measure(point: _Point) -> Columns:
-            loss = engine.loss(point.weights, buffers=point.buffers)
-            return held_out_columns(loss, problem.split)
-
-        return measure
-
-    def _difference(self, problem: Problem, where: Direction | Plane) -> _Extra:
-        """Measure the difference to another checkpoint at each point, on the same examples."""
-        evaluator, engine = self._other(problem)
-
-        def measure(point: _Point) -> Columns:
-            value = error = math.nan
-            try:
-                buffers = _buffers_at(evaluator, where, point.at, self._options.statistics)
-            except NonFiniteError:
-                pass
-            else:
-                vector = where.at(evaluator.origin, *point.at)
-                loss = engine.loss(vector, buffers=buffers, keep=True)
-                value = point.loss.value - loss.value
-                error = error_of_difference(problem, point.loss, loss)
-            return {f"{METRIC}difference": value, f"{METRIC}difference_se": error}
-
-        return measure
+        return Engine(evaluator, PLAIN, precision=self._options.precision)
 
     def _blocks(self, indices: Sequence[Index]) -> Iterator[list[Index]]:
         """Cut points into blocks, and leave out what is known."""
@@ -351,21 +319,45 @@ class Points:
             self._n_at_once = max(1, quick) if together else 1
 
     def _measure(self, block: Sequence[Index]) -> list[Columns]:
-        weights = [self._weights(index) for index in block]
+        options, weights = self._options, [self._weights(index) for index in block]
         try:
             buffers = self._buffers(block[0])  # those of all: others than frozen are alone
         except NonFiniteError:  # a variance below zero, beyond the checkpoints that span the plane
             return [{"loss": math.nan, "loss_se": math.nan} for _ in block]
-        paired = self._options.against is not None
+        paired = options.against is not None
         losses = self.engine.losses(weights, buffers=buffers, keep=paired)
-        points = [
-            _Point(self._coordinates(index), vector, buffers, loss)
-            for index, vector, loss in zip(block, weights, losses, strict=True)
-        ]
         columns = [columns_of(loss) for loss in losses]
-        for extra in self._extra:  # one after the other: evaluators take turns with a model
-            columns = [own | extra(point) for own, point in zip(columns, points, strict=True)]
+        # One problem after the other: evaluators take turns with a model.
+        if options.weight_decay:
+            for found, vector in zip(columns, weights, strict=True):
+                assert isinstance(vector, Tensor)
+                norm = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+                found[f"{METRIC}penalty"] = 0.5 * options.weight_decay * norm**2
+        if options.held_out is not None:
+            for found, vector in zip(columns, weights, strict=True):
+                loss = self._held_out.loss(vector, buffers=buffers)
+                found |= held_out_columns(loss, options.held_out.split)
+        if options.against is not None:
+            for found, index, loss in zip(columns, block, losses, strict=True):
+                found |= self._difference(loss, self._coordinates(index), *options.against)
         return columns
+
+    def _difference(
+        self, ours: LossValue, at: tuple[float, float], problem: Problem, where: Direction | Plane
+    ) -> Columns:
+        """Measure the difference to another checkpoint on the same examples."""
+        value = error = math.nan
+        evaluator = self._rival.evaluator
+        try:
+            buffers = _buffers_at(evaluator, where, at, self._options.statistics)
+        except NonFiniteError:
+            pass
+        else:
+            vector = where.at(evaluator.origin, *at)
+            theirs = self._rival.loss(vector, buffers=buffers, keep=True)
+            value = ours.value - theirs.value
+            error = error_of_difference(problem, ours, theirs)
+        return {f"{METRIC}difference": value, f"{METRIC}difference_se": error}
 
     def _weights(self, index: Index) -> Tensor | Displaced:
         """Return the weights of a point; those of a large model take no memory of their own."""
@@ -387,32 +379,6 @@ class Points:
     def _buffers(self, index: Index) -> dict[str, Tensor] | None:
         at = self._coordinates(index)
         return _buffers_at(self._evaluator, self._where, at, self._options.statistics)
-
-
-@dataclass(frozen=True)
-class _Point:
-    """One point that has been measured."""
-
-    at: tuple[float, float]  # its coordinates
-    # its weights, a vector of shape (n,) wherever there is a weight decay
-    weights: Tensor | Displaced
-    # the buffers that it was measured with; None: the model's own
-    buffers: Mapping[str, Tensor] | None
-    loss: LossValue  # its loss
-
-
-_Extra = Callable[[_Point], Columns]
-
-
-def _penalty(weight_decay: float) -> _Extra:
-    """Measure the regulariser ½ λ ‖w‖² at each point."""
-
-    def measure(point: _Point) -> Columns:
-        assert isinstance(point.weights, Tensor)
-        norm = float(torch.linalg.vector_norm(point.weights, dtype=torch.float64))
-        return {f"{METRIC}penalty": 0.5 * weight_decay * norm**2}
-
-    return measure
 
 
 def columns_of(loss: LossValue) -> dict[str, float]:
