@@ -24,9 +24,9 @@ from .sections import WHAT, Command
     "  [default: 0.05]",
 )
 @click.option("--rho", "rhos", multiple=True, type=float, hidden=True)
-@library_options("sharpness.average_sharpness", "distribution", "adaptive", "eta", section=WHAT)
+@library_options("sharpness.SamplingOptions", "distribution", "adaptive", "eta", section=WHAT)
 @library_options(
-    "sharpness.average_sharpness",
+    "sharpness.SamplingOptions",
     *("max_samples", "prediction", "tune"),
     n_samples="--samples",
     relative_error="--tol",

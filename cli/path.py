@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command("path", cls=Command)
-@library_options("surface.path", "curve", "bends", section=WHAT)
+@library_options("surface.path", "curve", section=WHAT)
+@library_options("surface.CurveTraining", "bends", section=WHAT)
 @click.option(
     "--points",
     default=51,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 )
 @library_options("surface.path", "statistics", section=WHAT)
 @click.option("--held-out", metavar="SPLIT", help="Measure this split too, e.g. test.")
-@library_options("surface.path", "epochs", "lr", "weight_decay")
+@library_options("surface.CurveTraining", "epochs", "lr", "weight_decay")
 @common_options
 def command(common: CommonOptions, points: int, held_out: str | None, **options: Any) -> None:
     """Measure the loss from one CHECKPOINT to another, and the barrier between the two.

@@ -163,6 +163,6 @@ def _decorators(default_range: str) -> list[Callable[[Any], Any]]:
             is_flag=True,
             help="Measure the difference to the first checkpoint, example by example.",
         ),
-        library_options("surface.surface", "statistics", "weight_decay", section=WHAT),
-        library_options("surface.surface", "precision", "compile", "tune"),
+        library_options("surface.PointOptions", "statistics", "weight_decay", section=WHAT),
+        library_options("surface.PointOptions", "precision", "compile", "tune"),
     ]

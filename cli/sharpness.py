@@ -133,9 +133,9 @@ def _radii(text: str | None) -> list[float] | None:
 
 def _price_of_search(problem: Problem, ball: dict[str, Any], *, from_below: bool) -> Cost:
     """Return an upper bound on the passes of the search at one radius."""
-    from landscape.sharpness import n_vertices, scale_of
+    from landscape.sharpness import Ball, n_vertices
 
-    scale = scale_of(problem, ball["adaptive"], ball["eta"])
+    scale = Ball(1.0, ball["p"], ball["adaptive"], ball["eta"]).scale(problem)
     n_free = problem.space.n if scale is None else int(scale.count_nonzero())
     scouting = SCOUTING * (3 if ball["p"] == 1 else 1)  # vertices beside each start
     return Cost(

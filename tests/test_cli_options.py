@@ -22,12 +22,12 @@ from landscape.problem import load_task
 from landscape.training import TrainingSettings
 
 FUNCTIONS = {
-    "average": "sharpness.average_sharpness",
+    "average": "sharpness.SamplingOptions",
     "compare": "compare.compare",
     "density": "curvature.spectral_density",
     "eigs": "curvature.top_eigenpairs",
     "flatness": "sharpness.flatness",
-    "path": "surface.path",
+    "path": "surface.CurveTraining",
     "sharpness": "sharpness.sharpness",
     "surface": "surface.surface",
     "trace": "curvature.trace",
