@@ -115,9 +115,8 @@ def filters(tensor: Tensor, module: nn.Module, role: str = "weight") -> Tensor:
 
     The output axis is the first one for Linear, Conv1d/2d/3d and the joint projection of an
     attention layer; an embedding has one filter for each of its vectors; a ConvTranspose keeps the
-    output second, within each group; GPT-2's Conv1D keeps it last. Of a parameter that a model
-    holds itself, outside of torch's layers, leading axes of length 1 are dropped first: position
-    embeddings (1, T, E) are T filters, a class token (1, 1, E) is one.
+    output second, within each group; GPT-2's Conv1D keeps it last. Outside of torch's layers,
+    leading axes of length 1 are dropped: position embeddings (1, T, E) are T filters.
     """
     if _is_transposed(tensor, module, role):
         groups = int(getattr(module, "groups", 1))

@@ -53,10 +53,9 @@ class Snapshot:
 
     def __init__(self, model: nn.Module) -> None:
         self.named = dict(tensors_by_name(model))
-        parts = [vars(part) for part in model.modules()]
-        self._content = [noted for part in parts for noted in _content_of(part)]
+        self._parts = [(part, list(_content_of(vars(part)))) for part in model.modules()]
         tensors = {id(t): t for t in self.named.values()}
-        tensors |= {id(t): t for part in parts for t in _tensors_in(part)}
+        tensors |= {id(t): t for part, _ in self._parts for t in _tensors_in(vars(part))}
         leaves = [t for t in tensors.values() if t.is_leaf and not is_lazy(t)]
         self._flags = [(t, t.data, t.requires_grad, t.grad) for t in leaves]
         with torch.no_grad():
@@ -83,8 +82,9 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> int:
         """Put everything back, again if called twice; return how many tensors had been moved."""
-        for value, content in self._content:
-            _refill(value, content)
+        for part, ((_, attributes), *inside) in self._parts:
+            for value, content in ((vars(part), attributes), *inside):
+                _refill(value, content)
         aliases, values, n_moved = [], [], 0
         for tensor, alias, requires_grad, grad in self._flags:
             if not _same_memory(tensor, alias):

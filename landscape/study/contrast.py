@@ -77,10 +77,10 @@ def choose(
 ) -> dict[str, dict[str, int]]:
     """Choose the newest measurement of each role, for each checkpoint.
 
-    All are of one source (data, split, mode, dtype, loss and model), as far as they are measured
-    there: that of the newest evaluation with more than evaluations beside it; else of the newest
-    evaluation, leaving out the split ``test``; else of the newest measurement with a role beside
-    it. What a checkpoint has elsewhere only is taken from where most of that is the same.
+    All are of one source (data, split, mode, dtype, loss and model) as far as they are measured
+    there: that of the newest evaluation with more than evaluations there; else of the newest
+    evaluation, leaving out the split ``test``; else of the newest measurement with a role. What a
+    checkpoint has elsewhere only is taken from where most of that is the same.
 
     Of two checkpoints that share a name, the one that has it by ``hashes``, else the one measured
     last, is called so; the others get their hash behind it (``sgd.pt@1a2b3c4d``).
