@@ -61,9 +61,7 @@ def differences(
     checkpoint's weights by ρ in the mean square, and of normalised logits where the loss is one of
     classes; and the average on the sphere of radius ρ.
 
-    The rise of each example at the maximiser of one checkpoint less that at the maximiser of the
-    other has a standard error over the examples, which tells how far another sample of data would
-    move the difference. The maximisers are those that were found, and stay.
+    Standard errors are over the examples, the maximisers being as they are.
 
     Args:
         problem: at one checkpoint.

@@ -95,9 +95,10 @@ def lowest_curvature(context: DiagnosticContext) -> Check:
     )
     # A Rayleigh quotient is never below the smallest eigenvalue: what is negative here is proof.
     share = -low / high if high > 0 else math.inf if low < 0 else 0.0
-    if share <= _SLIGHT_SADDLE and residual <= _SLIGHT_SADDLE * abs(high):
+    slight = share <= _SLIGHT_SADDLE
+    if slight and residual <= _SLIGHT_SADDLE * abs(high):
         return check("fine", text, numbers)
-    if share <= _SLIGHT_SADDLE:
+    if slight:
         text += f"; its residual is {number(residual)}, so that a lower one may have been missed"
         advice = "to know, ask for the lowest by themselves: landscape eigs --both-ends"
         return check("note", text, numbers, advice)

@@ -54,9 +54,7 @@ def flatness(
       by ``rise`` on average (they take the error rate); and the same with noise of standard
       deviation σ(|w| + 0.001), where they add the floor to the variance, without σ.
 
-    In a ReLU network, rescaling layers against each other changes neither the Fisher-Rao norm nor
-    the relative flatness, and all others. The relative flatness is of the Hessian, which does not
-    see the kinks of such a network; what is measured with noise does.
+    Rescaling the layers of a ReLU network against each other changes all but the first two.
 
     Args:
         problem: what to measure.

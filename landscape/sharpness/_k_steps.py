@@ -34,8 +34,7 @@ def stepwise_sharpness(
     """Measure the rise of the loss at the end of a climb of k steps, for several k.
 
     ε ← ε + (ρ/k) · dual of ∇L(w + ε), k times from ε = 0, over the whole data set: what SAM sees
-    with k inner steps. Each is a lower bound on what `sharpness` seeks, and shows how much of it
-    one step misses.
+    with k inner steps, a lower bound on `sharpness`.
 
     Args:
         problem: what to measure.

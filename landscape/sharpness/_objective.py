@@ -89,6 +89,8 @@ class BallObjective:
     def curvature(self, at: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return the product with THT."""
         hessian = Hessian(self.evaluator, at=None if at is None else self.at(at))
+        if self.scale is None:
+            return hessian.matvec
         return lambda d: self._scaled_(hessian.matvec(self.scaled(d)))
 
     def _scaled_(self, vector: Tensor) -> Tensor:

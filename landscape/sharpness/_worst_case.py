@@ -58,22 +58,16 @@ def sharpness(
 ) -> Sharpness:
     """Measure max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w), over the whole data set.
 
-    Climbs from several starts, one after another: from the dual of the gradient (SAM's one-step
-    estimate; for p = ∞ by ten steps with momentum), and from the maximiser of the quadratic
-    model of the loss at w. Where these two come to the same and the gap is met, that is all for
-    p = 2 and ∞; else also from ten steps with momentum (p = 2), minus the gradient, ± the top
-    eigenvector, and a random point; for p = 1 also from the vertices of the four largest entries
-    of each, and for p = 1 and ∞ from the best of all vertices where there are at most 256. A climb
-    ends where it meets a higher one, or is not the highest after eight passes; else it goes on
-    until the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``,
-    with second-order steps for p = 2 where the passes were not enough. For p = 2 the second-order
-    condition is checked at the end, and the search goes on where it fails. The value is a lower
-    bound on the maximum, and never below the one-step value nor below 0 (ε = 0 is in the ball).
-    Points where the loss overflows are left out of it, with a warning.
+    Climbs from the dual of the gradient (SAM's one-step estimate; for p = ∞ ten steps with
+    momentum), and from the maximiser of the quadratic model of the loss at w. Unless these two
+    agree (p = 2 and ∞), also from ten steps with momentum (p = 2), minus the gradient, ± the top
+    eigenvector, a random point, and vertices (p = 1 and ∞). The highest climb goes on until the
+    relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``; for p = 2
+    the second-order condition is checked at its end.
 
-    The gap alone does not prove that the maximum is global: a loss that curves upwards has local
-    ones. On quadratic losses with p = 2 the tests hold the value to the exact maximum, to 1e-6
-    where ``tol`` is 1e-10 and to 2 % where it is 1e-3; for p = 1 and ∞ a higher vertex may exist.
+    The value is a lower bound on the maximum, and never below the one-step value nor below 0. The
+    gap does not prove that it is the global one: a loss that curves upwards has local maxima.
+    Points where the loss overflows are left out, with a warning.
 
     Args:
         problem: what to measure.
@@ -84,9 +78,8 @@ def sharpness(
         eta: η that is added to the scale, see `parameter_scale`.
         tol: relative gap to reach.
         max_gradients: gradient passes to spend at most, after scouting.
-        eigenvectors: directions to start from, shape (k, n), in place of the quadratic model that
-            is otherwise found with a few Hessian-vector products; in an adaptive ball those of
-            THT.
+        eigenvectors: directions to start from, shape (k, n), in place of the quadratic model; in
+            an adaptive ball those of THT.
         start: an ε to start from beside the others, shape (n,), such as that of another radius.
         seed: of the random start.
         memory: bytes to use beyond the model, its checkpoint and the graph: the quadratic model and

@@ -36,9 +36,8 @@ def automatic_range(
 ) -> float:
     """Find a range [−r, r] whose two ends both have a loss of at least a multiple of L(w).
 
-    Doubles the step on each side until the loss reaches the multiple (or is not finite), then
-    halves the last doubling three times, in the logarithm: where the loss rises all the way, r is
-    at most 9 % too long on the side that needs more.
+    Doubles the step on each side until the loss reaches the multiple or is not finite, then halves
+    the last doubling three times, in the logarithm: r is at most 9 % too long for a rising loss.
 
     Args:
         problem: what to measure.

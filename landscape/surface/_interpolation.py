@@ -74,17 +74,15 @@ def interpolated_surface(
     """Measure as few points of a grid as an interpolation within the tolerance takes.
 
     Starts from 7 × 7 points that are denser towards the edges, and 24 random ones that are held
-    out; those that the fit misses join it, and others take their place. Each round adds those
-    points where two interpolations (quintic and cubic radial basis functions) differ most,
-    weighted with the distance to what is measured; with ``log`` also the one where the minimum is
-    expected. That goes on until the errors at the held-out points, those that the interpolation
-    made at the new points of the last three rounds, and the difference of the two are all within
-    0.7 of the tolerance, which leaves room for what was not seen.
+    out of the fit until it misses them. Each round adds points where two interpolations (quintic
+    and cubic radial basis functions) differ most, weighted with the distance to what is measured;
+    with ``log`` also the expected minimum. That goes on until the errors at the held-out points,
+    those at the new points of the last three rounds, and the difference of the two interpolations
+    are within 0.7 of the tolerance, which leaves room for what was not seen.
 
     Then each measured point is left out and predicted from its 40 neighbours. Between the points
     an error of up to three times what the eight nearest ones miss is expected, less with the
-    square of the distance; where that is not within the tolerance, points are added as before. In
-    the end the held-out points join, too.
+    square of the distance; where that exceeds the tolerance, points are added as before.
 
     Where the loss is not finite nothing is interpolated: points with finite and other neighbours
     are measured, and those in the midst of others are NaN.
@@ -208,8 +206,7 @@ class _Refinement:
         return float(self._in_units(errors[np.isfinite(errors)]).max(initial=0.0))
 
     def _residuals(self) -> Floats:
-        residuals: Floats = np.abs(self._fitted() - self._values(slice(None)))
-        return residuals
+        return np.asarray(np.abs(self._fitted() - self._values(slice(None))))
 
     def _in_units(self, errors: Floats) -> Floats:
         """Express errors in units of the criterion."""

@@ -96,16 +96,9 @@ def path(
     """Measure L(w(t)) from one checkpoint (t = 0) to another (t = 1), and the barrier between.
 
     A linear path is w(t) = (1 − t) w₀ + t w₁. The others run over ``bends`` inner control
-    vectors, which start on that line and are trained to lower E L(w(t)), t uniform on (0, 1): see
-    `landscape.surface._mode_connectivity.train_curve`. Every point is computed from the control
-    vectors; both ends are the checkpoints' weights bit for bit.
-
-    A model with BatchNorm needs statistics at each point. With ``frozen`` ones (those of the
-    first checkpoint) the loss at t = 0 is its plain loss bit for bit, and that at t = 1 is not the
-    plain loss of the other; with ``interpolated`` ones it is, to rounding. Recalibrated ones
-    differ a little from those that a checkpoint was saved with; the record holds the plain losses
-    of both ends too. Other buffers stay those of the first checkpoint,
-    unless all are interpolated.
+    vectors, which start on that line and are trained to lower E L(w(t)), t uniform on (0, 1). Both
+    ends are the checkpoints' weights bit for bit; the record holds their plain losses too, which
+    those on the path equal only where the BatchNorm statistics are theirs.
 
     Args:
         problem: what to measure, at the first checkpoint.

@@ -65,11 +65,7 @@ def line(
         direction = given_direction(problem, direction)
     xs = _coordinates(x, "x", N_LINE)
     point_options = PointOptions(**options).at(problem, direction)
-    settings = {
-        **direction.identity(),
-        "x": xs.tolist(),
-        **_settings(problem, direction, point_options, seed, study),
-    }
+    settings = {**direction.identity(), "x": xs.tolist()}
     along = direction
 
     def fields(points: Points) -> dict[str, Any]:
@@ -141,13 +137,7 @@ def surface(
     over, xs, ys = given, _coordinates(x, "x", n), _coordinates(y, "y", n)
     point_options = PointOptions(**options).at(problem, over)
     adaptive = _adaptive(tolerance, criterion, max_points)
-    settings = {
-        **over.identity(),
-        "x": xs.tolist(),
-        "y": ys.tolist(),
-        **adaptive,
-        **_settings(problem, over, point_options, seed, study),
-    }
+    settings = {**over.identity(), "x": xs.tolist(), "y": ys.tolist(), **adaptive}
 
     def fields(points: Points) -> dict[str, Any]:
         interpolation = {}
@@ -196,6 +186,9 @@ def _record(
     run: Run,
 ) -> R:
     """Recall or measure the points of a grid; ``fields`` measures them and makes the record."""
+    rival = None if options.against is None else options.against[0]
+    masks = seed_of_masks(run.seed, problem, options.held_out, rival)
+    settings = {**settings, **options.settings(where, run.study), **masks}
 
     def measure(work: Work) -> dict[str, Any]:
         with ExitStack() as stack:
@@ -204,19 +197,6 @@ def _record(
 
     # The points have a bar of their own.
     return replace(run, progress=False).record(cls, problem, settings, measure)
-
-
-def _settings(
-    problem: Problem,
-    where: Direction | Plane,
-    options: PointOptions,
-    seed: int,
-    study: Study | None,
-) -> dict[str, Any]:
-    """Return the settings that lines and surfaces share."""
-    rival = None if options.against is None else options.against[0]
-    masks = seed_of_masks(seed, problem, options.held_out, rival)
-    return {**options.settings(where, study), **masks}
 
 
 def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[str, Any]:
