@@ -66,11 +66,11 @@ def cached_measurement(
     measure: Callable[[Provenance], R],
 ) -> R:
     """Return the result that the study holds for these settings, or measure and save it."""
-    provenance, known = _recall(cls, problem, settings, study)
-    return known or _save(measure(provenance), problem, study)
+    provenance, known = recall(cls, problem, settings, study)
+    return known or save_record(measure(provenance), problem, study)
 
 
-def _recall(
+def recall(
     cls: type[R], problem: Problem, settings: Mapping[str, Any], study: Study | None
 ) -> tuple[Provenance, R | None]:
     """Return where a measurement belongs, and the result that the study holds, if it does."""
@@ -84,7 +84,8 @@ def _recall(
     return provenance, None
 
 
-def _save(result: R, problem: Problem, study: Study | None) -> R:
+def save_record(result: R, problem: Problem, study: Study | None) -> R:
+    """Save a result in the study, and return it under the name that is in use now."""
     if study is None:
         return result
     study.save(result)
@@ -145,7 +146,7 @@ class Run:
 
         The cost is that of the evaluator, unless it is among the fields.
         """
-        provenance, known = _recall(cls, problem, settings, self.study)
+        provenance, known = recall(cls, problem, settings, self.study)
         if known is not None:
             return known
 
@@ -160,7 +161,9 @@ class Run:
             work = Work(evaluator=evaluator, count=count, grid=grid, provenance=provenance)
             fields = dict(measure(work))
             fields = {"cost": evaluator.cost, **fields}
-        return _save(cls(**fields, settings=settings, provenance=provenance), problem, self.study)
+        return save_record(
+            cls(**fields, settings=settings, provenance=provenance), problem, self.study
+        )
 
 
 def resumable(
