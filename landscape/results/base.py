@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from landscape.results.frames import data_frame, html_table
 from landscape.wording import Quantity
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -197,6 +198,16 @@ class Result:
         """Return the columns of the record as a ``.csv`` file, by name and of equal length."""
         columns = {column: getattr(self, name) for column, name in self.csv_columns.items()}
         return columns | metric_columns(getattr(self, "metrics", {}), columns)
+
+    def to_pandas(self) -> Any:
+        """Return `table` as a pandas DataFrame."""
+        return data_frame(self.table())
+
+    def _repr_html_(self) -> str:
+        """Show the lines of `rows` as a table in a notebook."""
+        head, *_ = repr(self).splitlines()
+        rows = [{"": label, " ": text} for label, text in self.rows() if text]
+        return html_table(rows, caption=head)
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw with matplotlib and return the figure; arguments as in `landscape.plots`."""

@@ -24,6 +24,7 @@ from landscape.results import (
     Trajectory,
 )
 from landscape.results.base import output_function
+from landscape.results.frames import data_frame, html_table, inline_svg
 from landscape.wording import Quantity, cell_text
 
 ABSENT = "–"
@@ -117,7 +118,7 @@ class Measured:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison:
     """Checkpoints side by side.
 
@@ -159,6 +160,20 @@ class Comparison:
         if not rows and any(len(column) > 1 for column in columns):
             rows.append(("model (not the same)", *map(_cell, columns)))
         return rows
+
+    def to_pandas(self) -> Any:
+        """Return the numbers as a pandas DataFrame, a row for each checkpoint."""
+        return data_frame([{"checkpoint": model.name, **model.facts()} for model in self.models])
+
+    def __repr__(self) -> str:
+        """Say which checkpoints are compared; `table` has the numbers."""
+        return f"Comparison of {', '.join(self.names)}"
+
+    def _repr_html_(self) -> str:
+        """Show the table and the picture in a notebook."""
+        header, *body = self.table()
+        table = html_table([dict(zip(header, row, strict=True)) for row in body])
+        return f"{table}{inline_svg(self.plot(table=False))}"
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw the matplotlib figure of `landscape.plots.contrast`, which takes the arguments."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
+from landscape.results.frames import labelled_arrays
 from landscape.wording import Quantity, number, with_error
 
 OPERATORS: Mapping[str, str] = {
@@ -278,6 +279,12 @@ class Density(Spectral):
         """λmax/λ5; NaN where five positive eigenvalues were not found by themselves."""
         known = len(self.atoms) >= 5 and self.atoms[4] > 0
         return float(self.atoms[0] / self.atoms[4]) if known else math.nan
+
+    def to_xarray(self) -> Any:
+        """Return the density and its band over ``eigenvalue`` as an xarray Dataset."""
+        variables = {name: getattr(self, name) for name in ("density", "low", "high")}
+        words = {"checkpoint": self.name, "split": self.provenance.split}
+        return labelled_arrays(variables, {"eigenvalue": self.grid}, words)
 
     def summary(self) -> Summary:
         """Return the largest eigenvalue, the share below zero, the moments and the bandwidth."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from landscape.errors import InvalidArgumentError
 from landscape.results.base import Columns, FloatArray, Result, Summary, metric_columns
+from landscape.results.frames import labelled_arrays
 from landscape.wording import number
 
 
@@ -41,6 +42,12 @@ class Sampled(Result):
     engine: str = ""
     precision: str = "exact"
     precision_error: float = 0.0
+
+    def _arrays(self, coordinates: Mapping[str, FloatArray], **words: str) -> Any:
+        """Return losses and metrics over the coordinates as an xarray Dataset."""
+        words |= {"checkpoint": self.name, "split": self.provenance.split}
+        variables = {"loss": self.loss, "loss_se": self.loss_se, **self.metrics}
+        return labelled_arrays(variables, coordinates, words)
 
     def loss_summary(self) -> Summary:
         """Return the loss at the checkpoint, and the smallest and largest of all."""
@@ -98,6 +105,10 @@ class Line(Sampled):
     def distance(self) -> FloatArray:
         """Signed Euclidean distance from the checkpoint, shape (nx,)."""
         return np.asarray(self.x * self.direction_norm)
+
+    def to_xarray(self) -> Any:
+        """Return losses and metrics over ``x`` as an xarray Dataset."""
+        return self._arrays({"x": self.x}, direction=self.direction)
 
     def summary(self) -> Summary:
         """Return the direction and the range of the losses."""
@@ -157,6 +168,10 @@ class Surface(Sampled):
             "measured": list(map(int, self.is_measured.flat)),
         }
         return columns | metric_columns(self.metrics, columns)
+
+    def to_xarray(self) -> Any:
+        """Return losses and metrics over ``x`` and ``y`` as an xarray Dataset."""
+        return self._arrays({"x": self.x, "y": self.y}, plane=self.plane)
 
     def summary(self) -> Summary:
         """Return the plane, the range of the losses, and the error of an interpolation."""

@@ -25,6 +25,7 @@ from landscape.results import (
     to_record,
 )
 from landscape.results.comparison import Comparison, Measured
+from landscape.results.frames import data_frame, html_table
 from landscape.study._names import Name
 from landscape.study.codec import PLACE, content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import APART, Candidate, choose
@@ -238,6 +239,36 @@ class Study:
         if name is None or name in {entry.checkpoint_hash for entry in listed}:
             return listed
         return [dataclasses.replace(entry, name=name) for entry in listed]
+
+    def to_pandas(self, kind: str | None = None) -> Any:
+        """Return the main numbers of every finished measurement as a pandas DataFrame.
+
+        Args:
+            kind: only this kind of result.
+
+        Returns:
+            A row for each measurement; the columns of `Result.summary` behind number, checkpoint,
+            kind and split.
+
+        Raises:
+            MissingDependencyError: without pandas.
+        """
+        finished = [entry for entry in self.entries(kind) if entry.status == "complete"]
+        return data_frame(
+            [
+                {
+                    **{"id": entry.id, "checkpoint": entry.name, "kind": entry.kind},
+                    **{"split": entry.split, **self.load(entry.id).summary()},
+                }
+                for entry in finished
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        """Show what the study holds as a table in a notebook."""
+        names = ("id", "name", "kind", "split", "status", "created", "cost")
+        rows = [{name: getattr(entry, name) for name in names} for entry in self.entries()]
+        return html_table(rows, caption=f"Study {self.path}")
 
     def grid(
         self,
