@@ -231,12 +231,7 @@ def _derivatives(
 ) -> dict[str, Any]:
     """Test the derivatives in all parameters at once, unless products need none but gradients."""
     request = Request(
-        operator=operator,
-        scale="none",
-        products=products,
-        memory=memory,
-        seed=seed,
-        progress=False,
+        operator=operator, scale="none", products=products, memory=memory, seed=seed, progress=False
     )
     if products == "differences":
         return {}

@@ -233,12 +233,12 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> list[PointSums]:
-        found: list[PointSums] = []
-        while left := vectors[len(found) :]:
-            some = left[: self._blocks.n] if self._is_plain else left[:1]
-            together = self._blocks.sums(some, pieces, buffers) if len(some) > 1 else None
-            found += together or [self._alone(vector, pieces, buffers) for vector in some]
-        return found
+        sums: list[PointSums] = []
+        while left := vectors[len(sums) :]:
+            block = left[: self._blocks.n] if self._is_plain else left[:1]
+            joint = self._blocks.sums(block, pieces, buffers) if len(block) > 1 else None
+            sums += joint or [self._alone(vector, pieces, buffers) for vector in block]
+        return sums
 
     def _alone(
         self,

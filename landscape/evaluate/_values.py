@@ -332,8 +332,8 @@ def measure_footprint(evaluator: Evaluator, batch: Any, kept: int | None) -> Non
         less, rest = kept_by(evaluator, part), size - n_bytes(part)
         if less is None or not 0 < less < kept or rest <= 0:
             return
-        each = (kept - less) / rest
-        found = Footprint(max(0.0, kept - each * size), each)
+        rate = (kept - less) / rest
+        found = Footprint(max(0.0, kept - rate * size), rate)
         if problem.metrics and not _metrics_add_up(evaluator, batch):
             return
     problem.trials.footprint = found

@@ -362,12 +362,12 @@ def _runs(
         in_step = min(n_probes, max(1, in_step))
     while len(runs) < n_probes:
         count = min(in_step, n_probes - len(runs))
-        some = [LanczosRun(operator, capacity=room, against=list(known)) for _ in range(count)]
+        fresh = [LanczosRun(operator, capacity=room, against=list(known)) for _ in range(count)]
         look = resolved if count > 1 and not runs else None
-        room = min(room, _advance(operator, some, room, look))
-        for run in some:
+        room = min(room, _advance(operator, fresh, room, look))
+        for run in fresh:
             run.forget()
-        runs += some
+        runs += fresh
     return runs
 
 

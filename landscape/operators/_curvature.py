@@ -172,11 +172,9 @@ class Curvature(SymmetricOperator):
         return problem.batching.size(piece.batch) if problem.loss.sums else product.weight
 
     def record_parts(self, n_groups: int | None = None) -> bool:
-        """Keep, from now on, what groups of examples contribute to a product, if that fits.
-
-        There are 16 groups unless a number is given, or 8 where there are fewer than 16 batches;
-        batches are cut where there are fewer than groups, if the loss allows it.
-        """
+        """Keep, from now on, what groups of examples contribute to a product, if that fits."""
+        # 16 groups, or 8 where there are fewer than 16 batches, unless a number is given; batches
+        # are cut where there are fewer than groups, if the loss allows it.
         problem, divisible = self._evaluator.problem, self._evaluator.divisible
         limit = min(_MOST_BYTES, max(self._limit // 4, _LEAST_BYTES))
         most = limit // (self.n * (8 if self.n < _LONG else problem.dtype.itemsize))
@@ -301,8 +299,8 @@ class Curvature(SymmetricOperator):
         few = max(1, min(_SAMPLE, batching.size(batch) // 4))
         small = self._build(Piece(batching.part(batch, 0, few), 0)).n_bytes
         large = self._build(Piece(batching.part(batch, 0, 2 * few), 0)).n_bytes
-        each = max(1.0, (large - small) / few)
-        fits = int((limit - max(0.0, small - few * each)) / each)
+        per_example = max(1.0, (large - small) / few)
+        fits = int((limit - max(0.0, small - few * per_example)) / per_example)
         return None if fits >= batching.size(batch) else max(1 if few < _SAMPLE else few, fits)
 
     def _group_size(self, n_groups: int) -> int | None:
