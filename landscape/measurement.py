@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from landscape.errors import DataError, InvalidArgumentError
@@ -48,6 +49,32 @@ def begin_work(problem: Problem) -> None:
         call(problem)
 
 
+def look_up(
+    cls: type[R], problem: Problem, settings: Mapping[str, Any], study: Study | None
+) -> tuple[Provenance, R | None]:
+    """Return the provenance of a measurement and what the study holds; None: the work begins."""
+    provenance = provenance_of(problem)
+    if study is not None:
+        provenance = study.identify(provenance)
+        found = study.find(cls.kind, provenance, settings)
+        if isinstance(found, cls):
+            return provenance, found
+    begin_work(problem)
+    return provenance, None
+
+
+def keep(record: R, problem: Problem, study: Study | None, *, new: bool) -> R:
+    """Save a new record in the study, and return it under the problem's name."""
+    if study is None:
+        return record
+    if new:
+        study.save(record)
+    if not study.readonly:
+        study.set_name(problem.name, record.provenance.checkpoint_hash, problem.path)
+    named = dataclasses.replace(record.provenance, checkpoint=problem.name)
+    return dataclasses.replace(record, provenance=named)
+
+
 def cached_measurement(
     cls: type[R],
     problem: Problem,
@@ -56,50 +83,28 @@ def cached_measurement(
     measure: Callable[[Provenance], R],
 ) -> R:
     """Return the result that the study holds for these settings, or measure and save it."""
-    provenance = provenance_of(problem)
-    if study is None:
-        begin_work(problem)
-        return measure(provenance)
-    provenance = study.identify(provenance)
-    found = study.find(cls.kind, provenance, settings)
-    if not isinstance(found, cls):
-        begin_work(problem)
-        found = measure(provenance)
-        study.save(found)
-    if not study.readonly:
-        study.set_name(problem.name, provenance.checkpoint_hash, problem.path)
-    named = dataclasses.replace(found.provenance, checkpoint=problem.name)
-    return dataclasses.replace(found, provenance=named)
+    provenance, found = look_up(cls, problem, settings, study)
+    result = measure(provenance) if found is None else found
+    return keep(result, problem, study, new=found is None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a measurement is made with.
+    """What a measurement is made with."""
 
-    Attributes:
-        evaluator: runs the model at the checkpoint.
-        count: decorates a function whose calls are counted on the progress bar.
-        grid: gives the points that the study keeps, for the shape of a grid; None without a study.
-    """
-
-    evaluator: Evaluator
-    count: Callable[[Any], Any]
+    evaluator: Evaluator  # at the checkpoint
+    count: Callable[[Any], Any]  # decorates a function whose calls the progress bar counts
+    # The points that the study keeps, for the shape of a grid; None without a study.
     grid: Callable[[Index], Grid | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How measurements are run.
+    """How measurements are run."""
 
-    Attributes:
-        study: where records are kept, and looked up first.
-        seed: of the dropout masks.
-        progress: whether to show a bar; None: where stderr is a terminal.
-    """
-
-    study: Study | None = None
-    seed: int = 0
-    progress: bool | None = None
+    study: Study | None = None  # where records are kept, and looked up first
+    seed: int = 0  # of the dropout masks
+    progress: bool | None = None  # whether to show a bar; None: where stderr is a terminal
 
     def record(
         self,
@@ -113,25 +118,19 @@ class Run:
         total: int | None = None,
     ) -> R:
         """Recall a record, or measure its fields at the checkpoint and save it."""
-
-        def made(provenance: Provenance) -> R:
-            def grid(shape: Index) -> Grid | None:
-                return grid_of(self.study, cls.kind, provenance, settings, shape)
-
-            with (
-                Evaluator(problem, seed=self.seed) as evaluator,
-                counting(
-                    f"{what or cls.kind} of {problem.name}",
-                    show=self.progress,
-                    unit=unit,
-                    total=total,
-                ) as count,
-            ):
-                fields = dict(measure(Work(evaluator=evaluator, count=count, grid=grid)))
-                cost = evaluator.cost
-            return cls(**fields, settings=settings, cost=cost, provenance=provenance)
-
-        return cached_measurement(cls, problem, settings, self.study, made)
+        provenance, found = look_up(cls, problem, settings, self.study)
+        if found is not None:
+            return keep(found, problem, self.study, new=False)
+        grid = partial(grid_of, self.study, cls.kind, provenance, settings)
+        title = f"{what or cls.kind} of {problem.name}"
+        with (
+            Evaluator(problem, seed=self.seed) as evaluator,
+            counting(title, show=self.progress, unit=unit, total=total) as count,
+        ):
+            fields = measure(Work(evaluator=evaluator, count=count, grid=grid))
+            cost = evaluator.cost
+        record = cls(**fields, settings=settings, cost=cost, provenance=provenance)
+        return keep(record, problem, self.study, new=True)
 
 
 def resumable(
@@ -189,7 +188,7 @@ def check_pair(
 ) -> None:
     """Refuse to pair problems that differ by more than their models."""
     for what in alike:
-        ours, theirs = (str(getattr(each, what)) for each in (problem, other))
+        ours, theirs = str(getattr(problem, what)), str(getattr(other, what))
         if ours != theirs:
             msg = (
                 f"{problem.name} is measured with {what} {ours}, {other.name} with {theirs}: a "

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
-from landscape.linalg.sampling import BlockOperator, ProbeSource, StoppingRule
+from landscape.linalg.krylov import Operator
+from landscape.linalg.sampling import ProbeSource, StoppingRule
 from landscape.linalg.trace import hutchinson_trace, hutchpp_trace, krylov_trace, xtrace
 from landscape.stats import confidence_interval, student
 
@@ -210,7 +211,7 @@ def leave_out(matrix, omega, i, left_out, normalise):
 
 
 def operator_of(matrix, seed=0):
-    return BlockOperator(
+    return Operator(
         lambda v: matrix @ v,
         len(matrix),
         dtype=matrix.dtype,
@@ -285,14 +286,14 @@ def test_products_of_a_block_are_counted_and_checked():
     matrix = symmetric(SPECTRA["flat"])
     settings = {"dtype": matrix.dtype, "device": "cpu", "seed": 0, "max_matvecs": 10}
     vectors = list(torch.eye(N, dtype=matrix.dtype)[:3])
-    operator = BlockOperator(lambda v: matrix @ v, N, matmat=lambda v: v @ matrix, **settings)
+    operator = Operator(lambda v: matrix @ v, N, matmat=lambda v: v @ matrix, **settings)
     for k, product in enumerate(operator.products(vectors)):
         torch.testing.assert_close(product, matrix[k])
         assert operator.matvecs == k + 1
-    bad = BlockOperator(lambda v: v, N, matmat=lambda v: v / 0.0, **settings)
+    bad = Operator(lambda v: v, N, matmat=lambda v: v / 0.0, **settings)
     with pytest.raises(NonFiniteError, match="product 1 with the operator is not finite"):
         next(bad.products(vectors))
-    short = BlockOperator(lambda v: v, N, matmat=lambda v: v[1:], **settings)
+    short = Operator(lambda v: v, N, matmat=lambda v: v[1:], **settings)
     with pytest.raises(InvalidArgumentError, match="2 rows for 3 vectors"):
         next(short.products(vectors))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from landscape.doctor.context import DiagnosticContext
 from landscape.errors import LandscapeError
-from landscape.operators._pieces import pieces
+from landscape.operators import pieces
 from landscape.results.diagnoses import Check
 from landscape.wording import number
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from landscape.checks import positive, whole
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.krylov import Floats, Matvec, inner
-from landscape.linalg.sampling import ROUNDING, BlockOperator, LanczosRun, Matmat, check_confidence
+from landscape.linalg.krylov import Floats, Matmat, Matvec, Operator, inner
+from landscape.linalg.sampling import ROUNDING, LanczosRun, check_confidence
 from landscape.stats import Interval, confidence_interval
 
 # The grid resolves a bandwidth by so many steps, and goes on for so many beyond the last node.
@@ -291,7 +291,7 @@ def spectral_density(
     whole("n_probes", n_probes, least=2)
     if bandwidth is not None:
         positive("bandwidth", bandwidth)
-    operator = BlockOperator(
+    operator = Operator(
         matvec,
         n,
         matmat=matmat,
@@ -318,7 +318,7 @@ def spectral_density(
 
 
 def _deflation(
-    operator: BlockOperator, eigenpairs: tuple[Floats, Tensor] | None
+    operator: Operator, eigenpairs: tuple[Floats, Tensor] | None
 ) -> tuple[Floats, Tensor]:
     """Return the atoms and their vectors."""
     n = operator.n
@@ -347,7 +347,7 @@ def _deflation(
 
 
 def _runs(
-    operator: BlockOperator,
+    operator: Operator,
     known: Tensor,
     steps: int,
     n_probes: int,
@@ -362,17 +362,17 @@ def _runs(
         in_step = min(n_probes, max(1, in_step))
     while len(runs) < n_probes:
         count = min(in_step, n_probes - len(runs))
-        some = [LanczosRun(operator, capacity=room, against=list(known)) for _ in range(count)]
+        fresh = [LanczosRun(operator, capacity=room, against=list(known)) for _ in range(count)]
         look = resolved if count > 1 and not runs else None
-        room = min(room, _advance(operator, some, room, look))
-        for run in some:
+        room = min(room, _advance(operator, fresh, room, look))
+        for run in fresh:
             run.forget()
-        runs += some
+        runs += fresh
     return runs
 
 
 def _advance(
-    operator: BlockOperator,
+    operator: Operator,
     runs: list[LanczosRun],
     steps: int,
     resolved: Callable[[list[LanczosRun]], bool] | None,
@@ -400,7 +400,7 @@ def _is_resolved(quadrature: Quadrature, steps: int, bandwidth: float | None, sh
 
 
 def _quadrature(
-    operator: BlockOperator,
+    operator: Operator,
     runs: list[LanczosRun],
     atoms: Floats,
     confidence: float,

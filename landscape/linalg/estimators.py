@@ -13,7 +13,6 @@ from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Operator, combine, dot, inner, norm, orthogonalise
 from landscape.linalg.sampling import (
     ROUNDING,
-    BlockOperator,
     LanczosRun,
     ProbeSource,
     Rows,
@@ -51,7 +50,7 @@ class Method:
     growth = 2.0  # probes at a look over those at the look before
 
     def __init__(
-        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice] = ()
+        self, operator: Operator, source: ProbeSource, groups: Sequence[slice] = ()
     ) -> None:
         self.operator, self.source = operator, source
         self.groups = groups  # diagonal blocks that are estimated too
@@ -81,9 +80,7 @@ class Method:
 class Blockwise(Method):
     """An estimator that samples the traces of diagonal blocks too."""
 
-    def __init__(
-        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
-    ) -> None:
+    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
         super().__init__(operator, source, groups)
         for group in groups:
             start, stop = group.start, group.stop
@@ -146,9 +143,7 @@ class KrylovAware(Blockwise):
     cost = 2
     growth = 1.5
 
-    def __init__(
-        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
-    ) -> None:
+    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
         super().__init__(operator, source, groups)
         self._run = LanczosRun(operator, capacity=self.first)
         self._probes, self._products = Rows(operator), Rows(operator)
@@ -247,9 +242,7 @@ class HutchPlusPlus(Method):
 
     cost = 3
 
-    def __init__(
-        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
-    ) -> None:
+    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
         super().__init__(operator, source, groups)
         self._range = _Range(operator)
         self._probes, self._products = Rows(operator), Rows(operator)
@@ -287,7 +280,7 @@ class XTrace(Method):
 
     def __init__(
         self,
-        operator: BlockOperator,
+        operator: Operator,
         source: ProbeSource,
         groups: Sequence[slice],
         *,

@@ -9,7 +9,7 @@ pair of vectors is off by less than that rounding also where all entries are ali
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.randomness import seeded
 
 Matvec = Callable[[Tensor], Tensor]
+Matmat = Callable[[Tensor], Tensor]  # with several vectors, one in each row
 Callback = Callable[[int, float], None]
 Floats = npt.NDArray[np.float64]
 
@@ -37,6 +38,8 @@ _SAFE = 1e-24, 1e30
 # Known coefficients that are subtracted one by one.
 _FEW = 8
 SCRATCH_BYTES = 8 * 8 * _CHUNK
+# Vectors multiplied at once, and the memory of them and their products.
+_PRODUCTS, _PRODUCT_BYTES = 8, 2**28
 # Largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| / ‖H‖ that may pass for rounding.
 _ASYMMETRY = 1e-3
 
@@ -174,6 +177,7 @@ class Operator:
         seed: int,
         max_matvecs: int,
         callback: Callback | None = None,
+        matmat: Matmat | None = None,
     ) -> None:
         if n < 1:
             msg = f"n = {n}; expected an operator of size 1 or more"
@@ -187,6 +191,9 @@ class Operator:
         self.matvecs, self.norm, self.residual = 0, 0.0, math.inf
         self._matvec, self._max_matvecs, self._callback = matvec, max_matvecs, callback
         self._generator = seeded(seed)
+        self._matmat = matmat
+        fits = _PRODUCT_BYTES // (2 * self.storage.itemsize * n)
+        self.block = 1 if matmat is None else min(_PRODUCTS, max(1, fits))  # vectors at once
 
     @property
     def left(self) -> int:
@@ -195,7 +202,25 @@ class Operator:
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return H v for a unit vector v, in memory of its own."""
-        product = self._matvec(v.to(self.dtype))
+        return self._checked(self._matvec(v.to(self.dtype)))
+
+    def products(self, vectors: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Multiply with vectors, at once where that is possible; each is counted as it is taken."""
+        for first in range(0, len(vectors), self.block):
+            several = vectors[first : first + self.block]
+            if self._matmat is None or len(several) < 2:
+                yield from map(self, several)
+                continue
+            products = self._matmat(torch.stack([v.to(self.dtype) for v in several]))
+            if len(products) != len(several):
+                msg = (
+                    f"matmat returned {len(products)} rows for {len(several)} vectors; expected "
+                    "one product in each row"
+                )
+                raise InvalidArgumentError(msg)
+            yield from map(self._checked, products)
+
+    def _checked(self, product: Tensor) -> Tensor:
         self.matvecs += 1
         if product.shape != (self.n,):
             msg = (

@@ -76,17 +76,11 @@ def lanczos(
 ) -> EigenSolution:
     """Find the k largest (algebraic) eigenpairs of a symmetric operator by Lanczos, or both ends.
 
-    Builds an orthonormal basis V of a Krylov space, every new vector orthogonalised against all
-    others, so that no eigenvalue shows up twice. The eigenpairs (θ, s) of VᵀHV give the Ritz pairs
-    (θ, Vs), and HV = VT + βpeᵀ their residuals; one product with a combination of all of them, with
-    random signs, verifies these. Where it does not agree, each pair gets a product of its own. The
-    pairs have converged if
+    Builds an orthonormal basis V of a Krylov space with full reorthogonalisation. The eigenpairs
+    (θ, s) of VᵀHV give the Ritz pairs (θ, Vs), and HV = VT + βpeᵀ their residuals, which one
+    product with a combination of all of them verifies. The pairs have converged if
 
         ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Ritz values seen, of either sign.
-
-    Rounding in H v is proportional to that scale, so a tolerance relative to each θᵢ could not be
-    met by a small one. Where rounding keeps a residual above its estimate, the search goes on as
-    long as that helps; after that the answer says ``converged=False``.
 
     A residual proves an eigenvalue near θ, not that none was missed: one vector meets each
     repeated eigenvalue only once. So a second run, from a random vector in the complement of the
@@ -104,21 +98,18 @@ def lanczos(
             ``dtype`` (1e-6 in float32, through a network) it may not be attainable.
         max_matvecs: products that may be spent, at least 2K; None: max(1000, 20 K),
             where K = min(2k, n) if both ends are sought, else k.
-        max_basis: basis vectors that may be stored, at least max(8, K + 3); when they are used
-            up the basis is compressed to the best Ritz vectors (thick restart), which takes
-            less memory and more products. None: as many as needed. See `basis_for`.
+        max_basis: basis vectors that may be stored, at least max(8, K + 3); then the basis is
+            compressed to the best Ritz vectors (thick restart). None: as many as needed.
         seed: seed of every random vector.
         dtype: floating-point type that ``matvec`` takes.
         device: device that ``matvec`` takes.
         both_ends: find the k smallest eigenpairs as well, from the same basis: min(2k, n) pairs
             in all, to the same tolerance.
-        block: number of random start vectors b, if none is given. Band Lanczos meets a b-fold
-            eigenvalue b times, but reaches a degree of m/b only after m products.
+        block: random start vectors b, if none is given; they meet a b-fold eigenvalue b times.
         start: vectors to start near, shape (n,) or (b, n), such as eigenvectors of the checkpoint
             before: their sum, with a random vector of a twentieth of its length; None: random.
         failure_probability: chance, over the random vectors, that an eigenvalue is missed, or a
-            bound on the spectrum fails; each factor of 10 takes about one product. With 1 nothing
-            is searched, and the bounds are infinite.
+            bound on the spectrum fails. With 1 nothing is searched, and the bounds are infinite.
         project_parts: for an operator that is a sum of parts H_b, the function V ↦ VᵀH_b v for
             the vector v of the last product, rows V of shape (m, n), result of shape (parts, m).
         callback: called after each product with the number of products so far and the largest
@@ -134,10 +125,9 @@ def lanczos(
             or H is not symmetric.
         NonFiniteError: if a product holds NaN or infinity.
 
-    Cost: m products to converge, 1 to verify the residuals, and about 5 to 10 to show that
-    nothing was missed, up to m where θₖ does not stand clear of the rest; each repeated
-    eigenvalue takes one round more. Memory, in vectors of n entries: the basis (max_basis; else m,
-    and half as much again while it grows), one for each start vector, and the larger of 5 and k.
+    Cost: m products to converge, 1 to verify the residuals, and about 5 to 10 to show that nothing
+    was missed; each repeated eigenvalue takes one round more. Memory, in vectors of n entries: the
+    basis (max_basis; else m, and half as much again while it grows), b, and the larger of 5 and k.
 
     References:
         Parlett (1998), The Symmetric Eigenvalue Problem; Wu and Simon (2000), thick-restart
@@ -149,11 +139,6 @@ def lanczos(
     >>> found = lanczos(lambda v: diagonal * v, 5, k=3, dtype=torch.float32, device="cpu")
     >>> found.values.round(5).tolist(), found.converged
     ([3.0, 3.0, 1.0], True)
-    >>> found = lanczos(
-    ...     lambda v: diagonal * v, 5, both_ends=True, dtype=torch.float32, device="cpu"
-    ... )
-    >>> found.values.round(5).tolist(), found.n_lowest
-    ([3.0, -9.0], 1)
     """
     wanted = n_wanted(n, k=k, both_ends=both_ends)
     limit = max(1000, 20 * wanted) if max_matvecs is None else max_matvecs

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,50 +12,12 @@ from torch import Tensor
 
 from landscape.checks import real
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.linalg.krylov import Floats, Matvec, Operator, inner, norm, orthogonalise
+from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
 from landscape.randomness import seeded
 
-Matmat = Callable[[Tensor], Tensor]
 PROBES = ("rademacher", "gaussian", "sphere")
-# Vectors multiplied at once, and the memory of them and their products.
-_BLOCK = 8
-_BLOCK_BYTES = 2**28
 # Rounding of a Lanczos step, relative to ‖A‖, in units of the rounding of one number.
 ROUNDING = 10.0
-
-
-class BlockOperator(Operator):
-    """An operator that multiplies with several vectors at once, ``block`` of them, if it can."""
-
-    def __init__(self, matvec: Matvec, n: int, *, matmat: Matmat | None = None, **options: Any):
-        super().__init__(self._next, n, **options)
-        self._single, self._several = matvec, matmat
-        self._held: deque[Tensor] = deque()
-        fits = _BLOCK_BYTES // (2 * self.storage.itemsize * max(1, n))
-        self.block = 1 if matmat is None else min(_BLOCK, max(1, fits))
-
-    def products(self, vectors: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Multiply with vectors, each product checked and counted as it is taken."""
-        for first in range(0, len(vectors), self.block):
-            some = vectors[first : first + self.block]
-            self._held = deque(self._ahead(some))
-            for v in some:
-                yield self(v)
-
-    def _ahead(self, vectors: Sequence[Tensor]) -> Tensor | tuple[()]:
-        if self._several is None or len(vectors) < 2:
-            return ()
-        products = self._several(torch.stack([v.to(self.dtype) for v in vectors]))
-        if len(products) != len(vectors):
-            msg = (
-                f"matmat returned {len(products)} rows for {len(vectors)} vectors; expected one "
-                "product in each row"
-            )
-            raise InvalidArgumentError(msg)
-        return products
-
-    def _next(self, v: Tensor) -> Tensor:
-        return self._held.popleft() if self._held else self._single(v)
 
 
 class ProbeSource:

@@ -20,10 +20,8 @@ from landscape.linalg.estimators import (
     Method,
     XTrace,
 )
-from landscape.linalg.krylov import Floats, Matvec
+from landscape.linalg.krylov import Floats, Matmat, Matvec, Operator
 from landscape.linalg.sampling import (
-    BlockOperator,
-    Matmat,
     ProbeSource,
     StoppingRule,
     check_confidence,
@@ -162,9 +160,8 @@ def hutchpp_trace(
 
         tr(A) ≈ tr(QᵀAQ) + (1/p) Σ gᵀPAPg
 
-    The first term is exact for what Q captures; Hutchinson's method with p further probes g is
-    left with the rest. Given Q, the samples gᵀPAPg are independent and unbiased, and the standard
-    error is theirs. When p is doubled, Q grows and all products are used again.
+    The first term is exact for what Q captures, and given Q, the samples gᵀPAPg are independent and
+    unbiased. When p is doubled, Q grows and all products are used again.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries.
@@ -207,9 +204,8 @@ def xtrace(
     Every tᵢ is unbiased, but they are not independent: the published error, their sample variance
     s² over p, is too small by up to half where few eigenvalues stand out. For E[tᵢ | the other
     probes] = tr(A), the variance of the mean is exactly E[s²]/p + E[δᵢⱼδⱼᵢ], with δᵢⱼ the change of
-    tᵢ when ωⱼ too is left out of its basis. Both terms need no product more, and make up the
-    standard error here (the second by its magnitude). It is right on average, but up to a few
-    times too large where the eigenvalues fall by half or more from one to the next.
+    tᵢ when ωⱼ too is left out of its basis; both make up the standard error, the second by its
+    magnitude. It is up to a few times too large where eigenvalues fall by half or more in a step.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries.
@@ -255,12 +251,11 @@ def krylov_trace(
 
         tr(A) ≈ tr(T) + (1/p) Σ gᵀPAPg
 
-    The outliers of both ends converge in V first, and T gives tr(VᵀAV) without further products:
-    unlike the basis of Hutch++, V takes one product a vector, not two, and captures more in as
-    many. Given V, the samples are independent and unbiased. The probes are uniform on a sphere,
-    and Pg is rescaled to its mean length, so that a multiple of the identity in A adds no
-    variance. The traces of diagonal blocks are estimated in the same way, from (A − PAP)_gg,
-    which is known, and (Pg)_g·(PAPg)_g.
+    The outliers of both ends converge in V first, and T gives tr(VᵀAV) without further products.
+    Given V, the samples are independent and unbiased. The probes are uniform on a sphere, and Pg
+    is rescaled to its mean length, so that a multiple of the identity in A adds no variance. The
+    traces of diagonal blocks are estimated in the same way, from (A − PAP)_gg, which is known, and
+    (Pg)_g·(PAPg)_g.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries.
@@ -310,7 +305,7 @@ def _estimate(
     device: torch.device | str,
 ) -> TraceSolution:
     """Draw until the stopping rule is met or the budget is spent, or take the unit vectors."""
-    operator = BlockOperator(
+    operator = Operator(
         matvec, n, matmat=matmat, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
     )
     # The seed of the operator draws the start of a Lanczos run, which the probes must not repeat.

@@ -20,7 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, d
 
 from landscape.errors import CheckpointError
 from landscape.files import write_file
-from landscape.optim.random_numbers import rng_states, set_rng_states
+from landscape.optim.passes import rng_states, set_rng_states
 from landscape.problem._formats import read_checkpoint
 from landscape.problem.data import move
 from landscape.problem.digest import digest_of
