@@ -171,13 +171,13 @@ def resumable(
     measure: Callable[[Sequence[Index]], Iterable[Columns]],
     *,
     done: dict[Index, Columns],
-    kept: Grid | None,
+    grid: Grid | None,
 ) -> None:
     """Measure blocks of points into ``done``, and record in the study what is new of each.
 
     A kill loses the block in flight, and what was measured in the tenth of a second before it.
     """
-    with recording(kept) as record:
+    with recording(grid) as record:
         for block in blocks:
             measured = zip(block, measure(block), strict=True)
             new = {index: columns for index, columns in measured if index not in done}
@@ -197,7 +197,7 @@ def one_by_one(
     indices = [(i, 0) for i in range(n)]
     done = {} if grid is None else dict(grid.done)
     blocks = missing(indices, done, what=what, progress=progress)
-    resumable(blocks, lambda block: [measure(i) for i, _ in block], done=done, kept=grid)
+    resumable(blocks, lambda block: [measure(i) for i, _ in block], done=done, grid=grid)
     return {name: np.array([done[index][name] for index in indices]) for name in done[0, 0]}
 
 

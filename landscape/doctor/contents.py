@@ -249,8 +249,8 @@ def _of_batch(output: Any, target: Any) -> dict[str, Tensor] | None:
         return None
     logits = output.movedim(1, -1).reshape(-1, output.shape[1]).double()
     labels = target.reshape(-1)
-    kept = (labels >= 0) & (labels < output.shape[1])  # the others are ignored by the loss
-    logits, labels = logits[kept], labels[kept]
+    counted = (labels >= 0) & (labels < output.shape[1])  # the others are ignored by the loss
+    logits, labels = logits[counted], labels[counted]
     logs = torch.log_softmax(logits, dim=1)
     probabilities = logs.exp()
     losses = -logs.gather(1, labels[:, None].long())[:, 0]

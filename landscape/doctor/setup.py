@@ -143,10 +143,10 @@ def batchnorm(context: DiagnosticContext) -> Check:
     for name, layer in layers.items():
         prefix = f"{name}." if name else ""
         mean, variance = (fresh[f"{prefix}running_{part}"].double() for part in ("mean", "var"))
-        kept = state[f"{prefix}running_var"].to(variance) + layer.eps
-        shift = (mean - state[f"{prefix}running_mean"].to(mean)).abs() / kept.sqrt()
+        spread = state[f"{prefix}running_var"].to(variance) + layer.eps
+        shift = (mean - state[f"{prefix}running_mean"].to(mean)).abs() / spread.sqrt()
         shifts[name] = float(shift.max())
-        stretches[name] = float(((variance + layer.eps) / kept).log().abs().max().exp())
+        stretches[name] = float(((variance + layer.eps) / spread).log().abs().max().exp())
     worst = max(shifts, key=lambda name: max(shifts[name] / _SHIFT, stretches[name] / _STRETCH))
     numbers = {"loss": own, "loss_recalibrated": anew}
     numbers |= {f"shift {name}": value for name, value in shifts.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -150,7 +150,9 @@ def average_sharpness(
     (0.01, 0.01)
     """
     size = positive("sigma", _of_two(sigma, rho))
-    return _averages(problem, [size], SamplingOptions(**options), study, progress)[0]
+    sampling = SamplingOptions(**options)
+    run = Run(study=study, seed=sampling.seed, progress=progress)
+    return _averages(problem, [size], sampling, run)[0]
 
 
 def average_profile(
@@ -182,7 +184,8 @@ def average_profile(
     """
     given: Any = _of_two(sigmas, rhos)
     sizes, sampling = check_profile(() if given is None else given, **options)
-    return _averages(problem, sizes, sampling, study, progress)
+    run = Run(study=study, seed=sampling.seed, progress=progress)
+    return _averages(problem, sizes, sampling, run)
 
 
 def _of_two(sigma: Any, rho: Any) -> Any:
@@ -206,15 +209,11 @@ def check_profile(sigmas: Iterable[float], **options: Any) -> tuple[list[float],
 
 
 def _averages(
-    problem: Problem,
-    sigmas: Sequence[float],
-    options: SamplingOptions,
-    study: Study | None,
-    progress: bool | None,
+    problem: Problem, sigmas: Sequence[float], options: SamplingOptions, run: Run
 ) -> list[AverageSharpness]:
     scale = adaptive_scale(problem, options.adaptive, options.eta)
     draws = Perturbations(scale, options.distribution, seed=options.seed)
-    run = Run(study=study, seed=options.seed, progress=False)  # the samples have a bar of their own
+    frame = replace(run, progress=False)  # the samples have a bar of their own
     traces: list[tuple[float, float]] = []  # one serves all sizes
 
     def measure(work: Work, sigma: float) -> dict[str, Any]:
@@ -236,8 +235,8 @@ def _averages(
             n_cut = min(-(-2 * n // size) * size, 2 * options.most)
             indices = [(k // 2, k % 2) for k in range(n_cut)]
             what = f"average around {problem.name}"
-            blocks = missing(indices, done, size=size, what=what, progress=progress)
-            resumable(blocks, samples, done=done, kept=grid)
+            blocks = missing(indices, done, size=size, what=what, progress=run.progress)
+            resumable(blocks, samples, done=done, grid=grid)
             return np.array([done[index]["loss"] for index in indices[: 2 * n]]).reshape(n, 2)
 
         rises, converged = _draw(losses, loss, options)
@@ -270,7 +269,7 @@ def _averages(
     results = []
     for sigma in sigmas:
         settings, fields = options.settings(sigma), partial(measure, sigma=sigma)
-        result = run.record(AverageSharpness, problem, settings, fields)
+        result = frame.record(AverageSharpness, problem, settings, fields)
         if result.n_not_finite:
             msg = (
                 f"the loss of {result.name} is not finite at {result.n_not_finite} of "

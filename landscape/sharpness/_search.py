@@ -103,8 +103,8 @@ class SearchOptions:
     @property
     def settings(self) -> dict[str, Any]:
         """What identifies the search."""
-        told = {"tol": self.tol, "max_gradients": self.max_gradients, "seed": self.seed}
-        return told | ({} if self.memory is None else {"memory": self.memory})
+        settings = {"tol": self.tol, "max_gradients": self.max_gradients, "seed": self.seed}
+        return settings | ({} if self.memory is None else {"memory": self.memory})
 
     def room(self, problem: Problem, ball: Ball) -> Room:
         """Return what a search has memory for."""
@@ -131,7 +131,7 @@ class Search:
         climbs: what came of each start, by its name.
         one_step: rise after SAM's one step.
         left: gradient passes that may still be spent, beyond the first ones of each climb.
-        notes: limits and failures that the user is told of.
+        notes: limits and failures that the user is settings of.
         model: the quadratic model at the checkpoint, if there is one.
     """
 

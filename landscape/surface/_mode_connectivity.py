@@ -14,11 +14,11 @@ from torch import Tensor
 
 from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator, normalisers
-from landscape.measurement import Work
+from landscape.measurement import Run, Work
 from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
 from landscape.results import FloatArray, TrainedCurve
-from landscape.study import MAX_ARRAY_BYTES, Study
+from landscape.study import MAX_ARRAY_BYTES
 from landscape.surface._curves import Curve
 
 MOMENTUM = 0.9
@@ -30,8 +30,7 @@ def train_curve(
     *,
     end: str,
     settings: Mapping[str, Any],
-    study: Study | None,
-    progress: bool | None,
+    run: Run,
 ) -> tuple[Curve, FloatArray]:
     """Minimise E L(w(t)), t uniform on (0, 1), over the bends of a curve; its ends stay.
 
@@ -48,6 +47,7 @@ def train_curve(
         Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, section 3.
     """
     evaluator, epochs, lr = work.evaluator, settings["epochs"], settings["lr"]
+    study = run.study
     saved = None if study is None else study.find(TrainedCurve.kind, work.provenance, settings)
     bends, losses = straight.bends.clone(), list[float]()
     if isinstance(saved, TrainedCurve):
@@ -61,7 +61,7 @@ def train_curve(
     left = range(len(losses) + 1, epochs + 1)
     with torch.enable_grad(), _batch_statistics(evaluator):
         for epoch in progress_bar(
-            left, what=f"{straight.kind} curve", total=len(left), show=progress
+            left, what=f"{straight.kind} curve", total=len(left), show=run.progress
         ):
             loss = _one_epoch(evaluator, curve, optimizer, in_memory, epoch, settings)
             if not (math.isfinite(loss) and bool(torch.isfinite(bends).all())):

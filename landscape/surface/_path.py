@@ -147,6 +147,7 @@ def path(
         )
         raise InvalidArgumentError(msg)
     which = _statistics(problem, statistics, curve)
+    run = Run(study=study, seed=seed, progress=progress)
     line = {"end": other.checkpoint_hash, "curve": curve, "seed": seed}
     trained = line | how.settings
     settings = (line if curve == "linear" else trained) | {
@@ -173,7 +174,7 @@ def path(
             losses: FloatArray = np.empty(0)
             if curve != "linear":
                 along, losses = train_curve(
-                    work, straight, end=other.name, settings=trained, study=study, progress=progress
+                    work, straight, end=other.name, settings=trained, run=run
                 )
             buffers = _buffers(evaluator, at_end, which)
 
@@ -213,8 +214,8 @@ def path(
                 "cost": evaluator.cost,
             }
 
-    run = Run(study=study, seed=seed, progress=False)  # points and training have bars of their own
-    result = run.record(LossPath, problem, settings, measure)
+    # Points and training have bars of their own.
+    result = dataclasses.replace(run, progress=False).record(LossPath, problem, settings, measure)
     _warn(result)
     # Like that of the first, the name of the other checkpoint is no part of what was measured.
     return dataclasses.replace(result, end=other.name)
@@ -228,7 +229,7 @@ def _buffers(evaluator: Evaluator, at_end: Evaluator, statistics: str) -> Buffer
     if statistics == "recalibrated":
         return lambda vector, t: recalibrated(evaluator, vector)
     if statistics == "interpolated":
-        own, theirs = (float_buffers(each.problem) for each in (evaluator, at_end))
+        own, theirs = (float_buffers(e.problem) for e in (evaluator, at_end))
         return lambda vector, t: interpolated(own, {"end": (t, theirs)})
     return lambda vector, t: None
 
@@ -251,24 +252,24 @@ def _straight(problem: Problem, other: Problem, curve: str, bends: int) -> Curve
     return Curve.straight(curve, start, end, n_bends)
 
 
-def _statistics(problem: Problem, asked: str | None, curve: str) -> str:
-    if asked is not None:
-        one_of(asked, STATISTICS, what="statistics")
-    if asked == "interpolated" and curve != "linear":
+def _statistics(problem: Problem, statistics: str | None, curve: str) -> str:
+    if statistics is not None:
+        one_of(statistics, STATISTICS, what="statistics")
+    if statistics == "interpolated" and curve != "linear":
         msg = (
             f"statistics='interpolated' fits a linear path only: the bends of a {curve} curve have "
             "none of their own; use 'recalibrated'"
         )
         raise InvalidArgumentError(msg)
-    if asked is not None and problem.mode == "train":
+    if statistics is not None and problem.mode == "train":
         msg = (
-            f"statistics={asked!r} cannot be combined with train mode, in which BatchNorm uses the "
-            "statistics of each batch; leave statistics out, or measure in eval mode"
+            f"statistics={statistics!r} cannot be combined with train mode, in which BatchNorm "
+            "uses the statistics of each batch; leave statistics out, or measure in eval mode"
         )
         raise InvalidArgumentError(msg)
     if not normalisers(problem.model):
         return "none"
-    return "batch" if problem.mode == "train" else asked or "recalibrated"
+    return "batch" if problem.mode == "train" else statistics or "recalibrated"
 
 
 def _coordinates(values: npt.ArrayLike | None, n: int) -> FloatArray:

@@ -312,10 +312,10 @@ def require_same_elsewhere(problem: Problem, other: Problem) -> None:
         if name not in explored and not torch.equal(ours[name], theirs[name].to(ours[name]))
     ]
     if apart:
-        some = ", ".join(apart[:4]) + (", …" if len(apart) > 4 else "")
+        names = ", ".join(apart[:4]) + (", …" if len(apart) > 4 else "")
         msg = (
-            f"{problem.name} and {other.name} differ in parameters that are not explored ({some}), "
-            "so that no line joins them: explore these too"
+            f"{problem.name} and {other.name} differ in parameters that are not explored "
+            f"({names}), so that no line joins them: explore these too"
         )
         raise InvalidArgumentError(msg)
 

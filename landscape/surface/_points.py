@@ -255,7 +255,7 @@ class Points:
 
     def measure(self, indices: Sequence[Index]) -> list[float]:
         """Measure what is missing of some points; return the losses."""
-        resumable(self._blocks(indices), self._measure, done=self.columns, kept=self._grid)
+        resumable(self._blocks(indices), self._measure, done=self.columns, grid=self._grid)
         return [self.columns[index]["loss"] for index in indices]
 
     def fields(self) -> dict[str, Any]:

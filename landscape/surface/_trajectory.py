@@ -67,11 +67,11 @@ def trajectory(
     if names is not None and len(names) != len(checkpoints):
         msg = f"names must hold one name per checkpoint; got {len(names)} for {len(checkpoints)}"
         raise InvalidArgumentError(msg)
-    seen = project(problem, plane, checkpoints, **reading)
-    labels = seen.names if names is None else tuple(names)
+    projection = project(problem, plane, checkpoints, **reading)
+    labels = projection.names if names is None else tuple(names)
     settings = {
         **plane.identity(),
-        "checkpoints": list(seen.hashes),
+        "checkpoints": list(projection.hashes),
         **seed_of_masks(seed, problem),
     }
 
@@ -84,7 +84,7 @@ def trajectory(
             with Evaluator(read(checkpoints[i]), seed=seed) as at_checkpoint:
                 loss = at_checkpoint.loss()
                 forwards += at_checkpoint.passes["forwards"]
-            x, y = seen.coordinates[i].tolist()
+            x, y = projection.coordinates[i].tolist()
             projected = evaluator.loss(plane.at(evaluator.origin, x, y))
             return {
                 "loss": loss.value,
@@ -99,10 +99,10 @@ def trajectory(
         return {
             "run": run,
             "names": labels,
-            "x": seen.coordinates[:, 0],
-            "y": seen.coordinates[:, 1],
-            "distances": seen.distances,
-            "off_plane": seen.off_plane,
+            "x": projection.coordinates[:, 0],
+            "y": projection.coordinates[:, 1],
+            "distances": projection.distances,
+            "off_plane": projection.off_plane,
             **columns,
             "plane": plane.description,
             "direction_norms": (plane.x.norm, plane.y.norm),
@@ -113,8 +113,7 @@ def trajectory(
             ),
         }
 
-    # The checkpoints have a bar of their own.
-    frame = Run(study=study, seed=seed, progress=False)
+    frame = Run(study=study, seed=seed, progress=False)  # the checkpoints have a bar of their own
     result = frame.record(Trajectory, problem, settings, measure)
     if (result.run, result.names) != (run, labels):  # names are no part of what was measured
         result = dataclasses.replace(result, run=run, names=labels)
