@@ -18,7 +18,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.linalg import SpectralDensity, lanczos
 from landscape.linalg import spectral_density as quadrature
 from landscape.linalg.krylov import Floats, norm
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.randomness import next_seed
 from landscape.results import Density, Eigenpairs
 from landscape.study import Study
@@ -84,6 +84,7 @@ def spectral_density(
         Ghorbani, Krishnan, Xiao (2019), arXiv:1901.10159; Ubaru, Chen, Saad (2017), SIAM J.
         Matrix Anal. Appl. 38.
     """
+    check_problem(problem)
     outliers = whole("outliers", outliers, least=0)
     check_real(confidence=confidence)
     check_real(or_none=True, bandwidth=bandwidth)

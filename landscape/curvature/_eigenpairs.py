@@ -28,7 +28,7 @@ from landscape.linalg import (
 from landscape.linalg.basis import n_wanted
 from landscape.linalg.lanczos import basis_for, least_basis, least_bytes
 from landscape.operators import N_GROUPS, GaussNewton, Hessian
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Eigenpairs, FloatArray, Overlap
 from landscape.stats import jackknife
 from landscape.study import Study
@@ -109,6 +109,7 @@ def top_eigenpairs(
         Lanczos (1950); Wu, Simon (2000), thick-restart Lanczos, SIAM J. Matrix Anal. Appl. 22;
         Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
     """
+    check_problem(problem)
     request = Request(
         operator=operator,
         scale=scale,
@@ -209,6 +210,7 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
         each layer, where a product needs only the part of the graph above the layer; derivatives
         are tested once for all layers, and layer by layer only where that test finds a fault.
     """
+    check_problem(problem)
     k, names = whole("k", k), problem.space.names
     owners = {name: name.rpartition(".")[0] or name for name in names}
     derivatives = _derivatives(problem, **options)

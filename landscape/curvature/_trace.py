@@ -18,7 +18,7 @@ from landscape.linalg import (
     krylov_trace,
     xtrace,
 )
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import TraceEstimate
 from landscape.study import Study
 
@@ -78,6 +78,7 @@ def trace(
         Chen, Hallman (2023), arXiv:2205.01736; Hutchinson (1990); Meyer, Musco, Musco, Woodruff
         (2021), arXiv:2010.09649; Epperly, Tropp, Webber (2024), arXiv:2301.07825.
     """
+    check_problem(problem)
     chosen = one_of(method, METHODS, what="method of the trace")
     if layers and chosen not in _IN_BLOCKS:
         names_of = " and ".join(_IN_BLOCKS)

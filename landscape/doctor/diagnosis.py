@@ -11,7 +11,7 @@ from landscape.doctor.context import DiagnosticContext, not_applicable
 from landscape.doctor.invariance import invariance
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.measurement import Run, Work, identity_of
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Cost
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.study import Study
@@ -75,6 +75,7 @@ def diagnose(
     >>> diagnose(problem, progress=False)["gradient"].verdict
     'warning'
     """
+    check_problem(problem)
     settings: dict[str, Any] = {"seed": seed}
     if held_out is not None:
         if held_out.space != problem.space:

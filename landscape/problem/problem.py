@@ -397,3 +397,13 @@ def _dtype(dtype: str | torch.dtype | None, model: nn.Module) -> torch.dtype:
         own = next(p.dtype for p in model.parameters() if p.is_floating_point())
         return own if own in DTYPES.values() else torch.float32
     return DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, what="dtype")]
+
+
+def check_problem(problem: object) -> None:
+    """Refuse a bare model, which has neither loss nor data."""
+    if not isinstance(problem, Problem):
+        msg = (
+            f"expected a Problem, got {type(problem).__name__}; give the model with its loss and "
+            "its data: problem = ls.Problem(model, loss, data)"
+        )
+        raise InvalidArgumentError(msg)

@@ -26,7 +26,7 @@ from landscape.linalg import SymmetricOperator, hutchinson_trace
 from landscape.linalg.sampling import StoppingRule
 from landscape.measurement import Columns, Index, Run, Work, missing, resumable, settled_plan
 from landscape.operators import SCALES, Hessian
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import AverageSharpness, FloatArray
 from landscape.results.averages import DISTRIBUTIONS
 from landscape.sharpness._perturbations import Perturbations, adaptive_scale, losses_around
@@ -211,6 +211,7 @@ def check_profile(sigmas: Iterable[float], **options: Any) -> tuple[list[float],
 def _averages(
     problem: Problem, sigmas: Sequence[float], options: SamplingOptions, run: Run
 ) -> list[AverageSharpness]:
+    check_problem(problem)
     scale = adaptive_scale(problem, options.adaptive, options.eta)
     draws = Perturbations(scale, options.distribution, seed=options.seed)
     frame = replace(run, progress=False)  # the samples have a bar of their own

@@ -13,7 +13,7 @@ from landscape.errors import LandscapeError, LossError, NonFiniteError
 from landscape.evaluate import Engine, Evaluator, choose_plan, require_finite
 from landscape.measurement import Run, Work, error_of_difference
 from landscape.operators import EmpiricalFisher, Hessian
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Flatness
 from landscape.sharpness._noise_scale import NotReachedError, noise_scale
 from landscape.sharpness._perturbations import Perturbations
@@ -82,6 +82,7 @@ def flatness(
         sharpness-aware training, arXiv:2203.08065; Jiang et al. (2020), Fantastic generalization
         measures and where to find them, arXiv:1912.02178.
     """
+    check_problem(problem)
     numbers = {"rho": rho, "rise": rise, "relative_error": relative_error}
     settings: dict[str, Any] = {name: positive(name, value) for name, value in numbers.items()}
     counts = {"n_samples": n_samples, "max_products": max_products}

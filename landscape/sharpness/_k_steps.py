@@ -12,7 +12,7 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
 from landscape.measurement import Run, Work
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import StepwiseSharpness
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
@@ -55,6 +55,7 @@ def stepwise_sharpness(
 
     Reference: Foret, Kleiner, Mobahi, Neyshabur 2021, arXiv 2010.01412, section C.6, table 11.
     """
+    check_problem(problem)
     ball = Ball(float(rho), float(p))
     counts = [int(k) for k in steps]
     rising = all(a < b for a, b in itertools.pairwise(counts))

@@ -11,7 +11,7 @@ from landscape.checks import whole
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.evaluate import Evaluator
 from landscape.measurement import Columns, cached_measurement, grid_of, one_by_one
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Cost, Provenance, SubsetSharpness
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
@@ -78,6 +78,7 @@ def m_sharpness(
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Andriushchenko, Croce, Müller,
         Hein, Flammarion (2023), arXiv:2302.07011.
     """
+    check_problem(problem)
     m, max_gradients = whole("m", m), whole("max_gradients", max_gradients)
     n_examples = None if n_examples is None else whole("n_examples", n_examples)
     ball = Ball(float(rho), float(p), adaptive, eta)

@@ -12,7 +12,7 @@ import torch
 
 from landscape.errors import InvalidArgumentError
 from landscape.measurement import Run, Work
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import FloatArray, Profile
 from landscape.sharpness._ascent import Point
 from landscape.sharpness._ball import Ball
@@ -72,6 +72,7 @@ def sharpness_profile(
         InvalidArgumentError: if the radii are not positive, finite and ascending, or an argument
             is out of its range.
     """
+    check_problem(problem)
     options = SearchOptions(tol=tol, max_gradients=max_gradients, seed=seed, memory=memory)
     unit = Ball(1.0, float(p), adaptive, eta)
     options.room(problem, unit)  # refuses too little memory before anything is run

@@ -17,7 +17,7 @@ from landscape.errors import InvalidArgumentError, LossError, NonFiniteError
 from landscape.evaluate import Engine, Evaluator
 from landscape.linalg.krylov import dot
 from landscape.measurement import Run, Work, error_of_difference
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.randomness import next_seed
 from landscape.results import FloatArray, Sharpness
 from landscape.sharpness._ascent import Point
@@ -102,6 +102,7 @@ def sharpness(
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Kwon, Kim, Park, Choi (2021),
         arXiv:2102.11600.
     """
+    check_problem(problem)
     ball = Ball(float(rho), float(p), adaptive, eta)
     options = SearchOptions(tol=tol, max_gradients=max_gradients, seed=seed, memory=memory)
     options.room(problem, ball)  # refuses too little memory before anything is run

@@ -28,7 +28,7 @@ from landscape.evaluate import (
     require_finite,
 )
 from landscape.measurement import Columns, Run, Work, identity_of, one_by_one
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import FloatArray, LossPath
 from landscape.study import Study
 from landscape.surface._curves import Curve
@@ -135,6 +135,7 @@ def path(
         Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, for the curves; Entezari, Sedghi,
         Saukh, Neyshabur (2022), arXiv:2110.06296, for the barrier.
     """
+    check_problem(problem)
     ts, how = _coordinates(t, n), CurveTraining(**training)
     other = problem.at(end)
     require_same_elsewhere(problem, other)

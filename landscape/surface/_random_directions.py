@@ -9,7 +9,7 @@ from torch import Tensor
 
 from landscape.choices import Metric, Normalisation
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.problem._filters import Owner, is_vector, layout, normalise_filterwise, owner_of
 from landscape.randomness import seeded
 from landscape.surface._directions import Direction, Plane, orthogonalised
@@ -42,6 +42,7 @@ def random_direction(
         Li, Xu, Taylor, Studer, Goldstein (2018), Visualizing the Loss Landscape of Neural Nets,
         arXiv:1712.09913.
     """
+    check_problem(problem)
     return _random(problem, seeded(seed), seed=seed, normalisation=normalisation, vectors=vectors)
 
 

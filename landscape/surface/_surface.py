@@ -17,7 +17,7 @@ from landscape.checks import check_real, whole
 from landscape.choices import Criterion
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, ToleranceWarning, one_of
 from landscape.measurement import Run, Work
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import FloatArray, Line, Surface
 from landscape.study import Study
 from landscape.surface._directions import Direction, Plane, given_direction
@@ -59,6 +59,7 @@ def line(
     Raises:
         InvalidArgumentError: if x has no two different finite numbers, or d does not fit.
     """
+    check_problem(problem)
     if direction is None:
         direction = random_direction(problem, seed)
     elif not isinstance(direction, Direction):
@@ -128,6 +129,7 @@ def surface(
     References:
         Li, Xu, Taylor, Studer, Goldstein (2018), arXiv:1712.09913.
     """
+    check_problem(problem)
     given: object = random_plane(problem, seed) if plane is None else plane
     given = getattr(given, "plane", given)  # that of a principal plane is meant
     if not isinstance(given, Plane):

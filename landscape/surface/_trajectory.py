@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.measurement import Columns, Run, Work, one_by_one
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Cost, Trajectory
 from landscape.study import Study
 from landscape.surface._directions import Plane
@@ -60,6 +60,7 @@ def trajectory(
     References:
         Li, Xu, Taylor, Studer, Goldstein (2018), section 7, arXiv:1712.09913.
     """
+    check_problem(problem)
     if isinstance(checkpoints, (str, bytes, Mapping)) or not len(checkpoints):
         got = repr(checkpoints) if len(checkpoints) and isinstance(checkpoints, str) else "none"
         msg = f"a trajectory takes a list of at least one checkpoint; got {got}"
