@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -19,12 +20,19 @@ from landscape.theory import (
     RISKS,
     SIGNALS,
     Modes,
+    edge_of_stability,
     kernel_regression,
     least_squares,
+    normalised_path,
+    polynomial_kernel,
     random_design,
+    rbf_kernel,
     risks,
     simulate,
+    stability_limit,
+    stochastic_sam,
     trade_off,
+    two_cycle_amplitude,
 )
 
 SIGMA = 0.7
@@ -42,11 +50,6 @@ def designs():
 def drawn(shape):
     name, n, d = SHAPES[shape]
     return random_design(name, n=n, d=d, seed=3)
-
-
-def stability_limit(top, *, rho=0.0):
-    """The step size below which the iteration converges, 2 / (d₁ + ρd₁²)."""
-    return 2.0 / (top + rho * top**2)
 
 
 def iterated(x, w0, *, eta, rho, iterations, risk):
@@ -149,6 +152,12 @@ def test_truth_outside_the_row_space_is_never_reached():
 # --- stability ---------------------------------------------------------------------------------
 
 
+@given(top=st.floats(1e-3, 1e3), rho=st.floats(0, 10))
+def test_the_two_limits_are_one_statement(top, rho):
+    eta = stability_limit(top, rho=rho)
+    assert edge_of_stability(eta, rho=rho) == pytest.approx(top, rel=1e-9)
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.7])
 def test_the_iteration_shrinks_below_the_limit_and_grows_above(rho):
     x, w0 = drawn("tall")
@@ -244,10 +253,9 @@ def points(n=9, d=2):
 
 def kernels():
     x = points()
-    distances = np.sum((x[:, None] - x[None, :]) ** 2, axis=-1)
     return {
-        "rbf": np.exp(-distances / 2),
-        "polynomial": (x @ x.T + 1.0) ** 2,  # rank 6 of 9
+        "rbf": rbf_kernel(x, x, length=1.0),
+        "polynomial": polynomial_kernel(x, x, degree=2),  # rank 6 of 9
     }
 
 
@@ -283,14 +291,99 @@ def test_coefficients_descend_their_own_loss():
 
 def test_a_linear_kernel_is_least_squares():
     x, w0 = drawn("deficient")
-    kernel = x @ x.T
+    kernel = polynomial_kernel(x, x, degree=1, offset=0.0)
     by_kernel = risks(kernel_regression(kernel, x @ w0, noise=SIGMA), 40, eta=0.5, rho=1.0)
     direct = risks(least_squares(x, w0, noise=SIGMA), 40, eta=0.5, rho=1.0)
     np.testing.assert_allclose(by_kernel.bias2, direct.bias2, rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(by_kernel.variance, direct.variance, rtol=1e-10)
 
 
-# --- the optimizer of this project -------------------------------------------------------------
+def test_kernels_by_their_definition():
+    a, b = points(3), points(4)[::-1]
+    rbf, polynomial = rbf_kernel(a, b, length=0.8), polynomial_kernel(a, b, degree=3, offset=0.5)
+    for i, j in itertools.product(range(3), range(4)):
+        assert rbf[i, j] == pytest.approx(np.exp(-np.sum((a[i] - b[j]) ** 2) / 2 / 0.8**2))
+        assert polynomial[i, j] == pytest.approx((a[i] @ b[j] + 0.5) ** 3)
+
+
+# --- stochastic SAM ----------------------------------------------------------------------------
+
+
+def test_stochastic_moments_are_those_of_all_orders():
+    """Every order of four draws from three examples, each step by the gradients of one loss."""
+    rng = np.random.default_rng(4)
+    x, y, eta, rho = rng.standard_normal((3, 2)), rng.standard_normal(3), 0.1, 0.4
+    ends = []
+    for order in itertools.product(range(3), repeat=4):
+        w = np.zeros(2)
+        for i in order:
+            gradient = x[i] * (x[i] @ w - y[i])
+            w = w - eta * x[i] * (x[i] @ (w + rho * gradient) - y[i])
+        ends.append(w)
+    found = stochastic_sam(x, y, eta=eta, rho=rho, iterations=4)
+    np.testing.assert_allclose(found.means[4], np.mean(ends, axis=0), rtol=1e-12)
+    covariance = np.cov(np.array(ends).T, bias=True)
+    np.testing.assert_allclose(found.covariances[4], covariance, rtol=1e-11)
+    assert found.spread[4] == pytest.approx(np.trace(covariance), rel=1e-11)
+
+
+def test_the_mean_tends_to_weighted_least_squares_and_not_to_least_squares():
+    x, w0 = random_design("gaussian", n=15, d=4, seed=2)
+    y = x @ w0 + np.random.default_rng(3).standard_normal(15)
+    found = stochastic_sam(x, y, eta=0.2, rho=0.3, iterations=2000)
+    roots = np.sqrt(1 + 0.3 * np.sum(x**2, axis=1))
+    weighted, *_ = np.linalg.lstsq(x * roots[:, None], y * roots, rcond=None)
+    plain, *_ = np.linalg.lstsq(x, y, rcond=None)
+    np.testing.assert_allclose(found.limit, weighted, rtol=1e-9)
+    np.testing.assert_allclose(found.means[-1], weighted, rtol=1e-9)
+    assert np.linalg.norm(weighted - plain) > 1e-3
+
+
+def test_one_example_is_full_batch_sam():
+    x, y = np.array([[1.0, 2.0]]), np.array([3.0])
+    found = stochastic_sam(x, y, eta=0.05, rho=0.1, iterations=10)
+    w = np.zeros(2)
+    for _ in range(10):
+        w = w - 0.05 * x[0] * (x[0] @ (w + 0.1 * x[0] * (x[0] @ w - 3.0)) - 3.0)
+    np.testing.assert_allclose(found.means[-1], w, rtol=1e-12)
+    assert found.spread.max() < 1e-30
+
+
+# --- normalised SAM, and the optimizer of this project -----------------------------------------
+
+
+def test_normalised_sam_ends_in_its_two_cycle():
+    x, _ = random_design("gaussian", n=20, d=4, seed=1)
+    hessian = 3.0 * x.T @ x / 20
+    top = np.linalg.eigh(hessian)[1][:, -1]
+    path = normalised_path(hessian, np.ones(4), eta=0.2, rho=0.3, iterations=3000)
+    a = two_cycle_amplitude(3.0, eta=0.2, rho=0.3)
+    assert a == pytest.approx(0.2 * 0.3 * 3 / (2 - 0.2 * 3), rel=1e-14)
+    sign = np.sign(path[-1] @ top)
+    np.testing.assert_allclose(path[-1], sign * a * top, atol=1e-10)
+    np.testing.assert_allclose(path[-2], -sign * a * top, atol=1e-10)
+
+
+def test_at_the_minimum_normalised_sam_stays():
+    path = normalised_path(np.eye(2), np.zeros(2), eta=0.1, rho=1.0, iterations=3)
+    assert not path.any()
+
+
+def test_the_optimizer_follows_the_normalised_path():
+    hessian, start = np.diag([2.0, 0.5]), np.array([1.0, -1.0])
+    path = normalised_path(hessian, start, eta=0.3, rho=0.2, iterations=50)
+    h, w = torch.tensor(hessian), torch.nn.Parameter(torch.tensor(start))
+    optimizer = SAM([w], torch.optim.SGD, rho=0.2, lr=0.3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = w @ h @ w / 2
+        loss.backward()
+        return loss
+
+    for expected in path[1:]:
+        optimizer.step(closure)
+        np.testing.assert_allclose(w.detach().numpy(), expected, rtol=1e-10, atol=1e-13)
 
 
 @designs()
@@ -385,6 +478,9 @@ BAD = {
         "not positive semidefinite: its smallest eigenvalue is -1",
     ),
     "descent": (lambda: kernel_regression(EYE, ONES, noise=1, descent="x"), "unknown descent 'x'"),
+    "length": (lambda: rbf_kernel(EYE, EYE, length=0), "length must be .*, got 0"),
+    "degree": (lambda: polynomial_kernel(EYE, EYE, degree=0), "degree must be .*, got 0"),
+    "points": (lambda: rbf_kernel(EYE, np.ones((2, 3)), length=1), r"expected \(any, 2\)"),
     "runs": (
         lambda: simulate(EYE, ONES, noise=1, eta=0.1, at=[1], runs=2),
         "runs must be .*, got 2",
@@ -398,6 +494,13 @@ BAD = {
         "seed must be .*, got -1",
     ),
     "simulated": (lambda: simulate(EYE, ONES, noise=1, eta=9, at=[1]), "eta = 9 .* diverges"),
+    "targets": (lambda: stochastic_sam(EYE, np.ones(3), eta=1, iterations=1), "targets has"),
+    "stochastic": (lambda: stochastic_sam(EYE, ONES, eta=4, iterations=1), "take eta below 4"),
+    "cycle": (lambda: two_cycle_amplitude(1.0, eta=2, rho=1), "take eta below 2"),
+    "hessian": (
+        lambda: normalised_path(np.triu(np.ones((2, 2))), ONES, eta=0.1, rho=1, iterations=1),
+        "hessian is not symmetric",
+    ),
     "name": (lambda: random_design("gausian"), "nearest: gaussian"),
     "signal": (lambda: random_design("gaussian", signal="evn"), "unknown signal .*nearest: even"),
     "n": (lambda: random_design("gaussian", n=0), "n must be .*, got 0"),

@@ -6,12 +6,13 @@ descent on L + (ρ/2) ‖∇L‖², so that each mode of curvature d shrinks by 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from landscape.checks import positive, whole
+from landscape.checks import positive, real, whole
 from landscape.results import FloatArray
 from landscape.theory.modes import Modes, check_stable
 
@@ -205,6 +206,47 @@ def trade_off(modes: Modes, iterations: int, *, eta: float, rho: float) -> Trade
     positive("rho", rho)
     sam = risks(modes, iterations, eta=eta, rho=rho)
     return TradeOff(gd=risks(modes, iterations, eta=eta), sam=sam, modes=modes)
+
+
+def stability_limit(top: float, *, rho: float = 0.0) -> float:
+    """Return the step size below which the iteration converges, 2 / (d₁ + ρd₁²).
+
+    Args:
+        top: the largest curvature d₁, above zero.
+        rho: SAM's ρ; 0: gradient descent.
+
+    Returns:
+        The limit of η.
+
+    Reference: Agarwala, Dauphin 2023, arXiv 2302.08692.
+
+    >>> stability_limit(4.0), stability_limit(4.0, rho=0.25)
+    (0.5, 0.25)
+    """
+    positive("top", top)
+    real("rho", rho, least=0.0)
+    return 2.0 / (top + rho * top**2)
+
+
+def edge_of_stability(eta: float, *, rho: float = 0.0) -> float:
+    """Return the curvature below which the iteration converges, (√(1 + 8ρ/η) − 1) / 2ρ.
+
+    Args:
+        eta: step size, above zero.
+        rho: SAM's ρ; 0: gradient descent, 2/η.
+
+    Returns:
+        The limit of d₁.
+
+    Reference: Agarwala, Dauphin 2023, arXiv 2302.08692.
+
+    >>> edge_of_stability(0.5), edge_of_stability(0.25, rho=0.25)
+    (4.0, 4.0)
+    """
+    positive("eta", eta)
+    real("rho", rho, least=0.0)
+    # Without the difference of near numbers that the textbook form has at small ρ.
+    return 4.0 / (eta * (1.0 + math.sqrt(1.0 + 8.0 * rho / eta)))
 
 
 def _one_minus_powers(steps: FloatArray, k: FloatArray, powers: FloatArray) -> FloatArray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.checks import positive, real
+from landscape.checks import positive, real, whole
 from landscape.errors import InvalidArgumentError, NonFiniteError, one_of
 from landscape.results import FloatArray
 from landscape.wording import number
@@ -138,8 +138,7 @@ def kernel_regression(
     >>> modes.curvatures.tolist(), modes.bias_weights.tolist()
     ([2.0, 1.0], [0.5, 0.0])
     """
-    k = check_array(kernel, name="kernel", shape=(None, None))
-    check_array(k, name="kernel", shape=(len(k), len(k)))
+    k = check_symmetric(kernel, name="kernel")
     f = check_array(truth, name="truth", shape=(len(k),))
     real("noise", noise, least=0.0)
     one_of(descent, DESCENTS, what="descent")
@@ -154,14 +153,59 @@ def kernel_regression(
     )
 
 
+def rbf_kernel(a: FloatArray, b: FloatArray, *, length: float) -> FloatArray:
+    """Return the radial basis function kernel, exp(−‖aᵢ − bⱼ‖² / 2ℓ²).
+
+    Args:
+        a: points, shape (n, d).
+        b: points, shape (m, d).
+        length: ℓ, in the unit of the points.
+
+    Returns:
+        Shape (n, m).
+
+    >>> rbf_kernel(np.zeros((1, 2)), np.array([[3.0, 4.0]]), length=5.0).round(6).tolist()
+    [[0.606531]]
+    """
+    from scipy.spatial.distance import cdist
+
+    first, second = _points(a, b)
+    positive("length", length)
+    return np.asarray(np.exp(-cdist(first, second, "sqeuclidean") / (2.0 * length**2)))
+
+
+def polynomial_kernel(
+    a: FloatArray, b: FloatArray, *, degree: int, offset: float = 1.0
+) -> FloatArray:
+    """Return the polynomial kernel, (aᵢᵀbⱼ + c)ᵖ.
+
+    Args:
+        a: points, shape (n, d).
+        b: points, shape (m, d).
+        degree: p, at least 1.
+        offset: c, at least 0.
+
+    Returns:
+        Shape (n, m).
+
+    >>> polynomial_kernel(np.array([[1.0, 2.0]]), np.array([[3.0, 0.0]]), degree=2).tolist()
+    [[16.0]]
+    """
+    first, second = _points(a, b)
+    whole("degree", degree, least=1)
+    real("offset", offset, least=0.0)
+    return np.asarray((first @ second.T + offset) ** int(degree))
+
+
+def _points(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    first = check_array(a, name="a", shape=(None, None))
+    return first, check_array(b, name="b", shape=(None, first.shape[1]))
+
+
 def _eigenpairs(k: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return eigenvalues, largest first, and eigenvectors of a kernel matrix."""
-    gap, largest = float(np.abs(k - k.T).max()), float(np.abs(k).max())
-    if gap > 1e-10 * largest:
-        msg = f"kernel is not symmetric: entries differ by {number(gap)}; pass (A + Aᵀ)/2 if meant"
-        raise InvalidArgumentError(msg)
     kappa, vectors = np.linalg.eigh((k + k.T) / 2.0)
-    if kappa[0] < -len(k) * 1e-10 * largest:
+    if kappa[0] < -len(k) * 1e-10 * float(np.abs(k).max()):
         msg = (
             f"kernel is not positive semidefinite: its smallest eigenvalue is {number(kappa[0])}; "
             "use a positive definite kernel function"
@@ -197,15 +241,26 @@ def check_array(value: Any, *, name: str, shape: tuple[int | None, ...]) -> Floa
     return values
 
 
-def check_stable(top: float, *, eta: float, rho: float) -> None:
+def check_symmetric(value: Any, *, name: str) -> FloatArray:
+    """Return a square matrix in float64 if it is symmetric to rounding."""
+    matrix = check_array(value, name=name, shape=(None, None))
+    check_array(matrix, name=name, shape=(len(matrix), len(matrix)))
+    gap = float(np.abs(matrix - matrix.T).max())
+    if gap > 1e-10 * float(np.abs(matrix).max()):
+        msg = f"{name} is not symmetric: entries differ by {number(gap)}; pass (A + Aᵀ)/2 if meant"
+        raise InvalidArgumentError(msg)
+    return matrix
+
+
+def check_stable(top: float, *, eta: float, rho: float, curvature: str = "d₁") -> None:
     """Refuse a step size with which the iteration does not converge."""
     positive("eta", eta)
     real("rho", rho, least=0.0)
     effective = top + rho * top**2
     if not eta * effective < 2.0:
         msg = (
-            f"eta = {eta:g} with rho = {rho:g} diverges: η(d₁ + ρd₁²) = "
-            f"{number(eta * effective)} at the largest curvature d₁ = {number(top)}; "
+            f"eta = {eta:g} with rho = {rho:g} diverges: η({curvature} + ρ{curvature}²) = "
+            f"{number(eta * effective)} at the largest curvature {curvature} = {number(top)}; "
             f"expected below 2: take eta below {number(2.0 / effective)}, or a smaller rho"
         )
         raise InvalidArgumentError(msg)
