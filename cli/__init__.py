@@ -23,6 +23,7 @@ VERBS = {
     "init": "Write a problem file to start from: your model, data and loss.",
     "train": "Train a problem with SGD, Adam, AdamW or SAM's family and save the checkpoint.",
     "doctor": "Checks of a checkpoint and its problem: can its sharpness be trusted?",
+    "loss": "Loss, metrics and gradient norm, with the standard error.",
     "sharpness": "Largest rise of the loss within a ball: max L(w+ε) − L(w), ‖ε‖ ≤ ρ.",
     "average": "Average rise of the loss under random noise on the weights.",
     "flatness": "Fisher-Rao norm, relative flatness, surrogate gap, 1/σ², with their errors.",

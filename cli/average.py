@@ -11,6 +11,7 @@ from landscape.results import Cost
 from .library_options import library_options
 from .measuring import measure_each
 from .options import CommonOptions, common_options
+from .runs import run_option
 from .sections import WHAT, Command
 
 
@@ -32,6 +33,7 @@ from .sections import WHAT, Command
     relative_error="--tol",
 )
 @common_options
+@run_option
 def command(
     common: CommonOptions, sigmas: tuple[float, ...], rhos: tuple[float, ...], **options: Any
 ) -> None:

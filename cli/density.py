@@ -11,6 +11,7 @@ from landscape.results import Cost
 from .library_options import library_options
 from .measuring import measure_each
 from .options import CommonOptions, common_options
+from .runs import run_option
 from .sections import WHAT, Command
 
 
@@ -23,6 +24,7 @@ from .sections import WHAT, Command
     n_probes="--probes",
 )
 @common_options
+@run_option
 def command(common: CommonOptions, **options: Any) -> None:
     """Estimate the density of the Hessian's eigenvalues, with its band and the mass below zero.
 

@@ -12,6 +12,7 @@ from .library_options import library_options
 from .measuring import measure_each, price_of_eigenpairs
 from .options import CommonOptions, common_options
 from .output import print_rows
+from .runs import run_option
 from .sections import WHAT, Command, Option
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     help="Start each checkpoint from the eigenvectors of the previous one and a random vector.",
 )
 @common_options
+@run_option
 def command(
     common: CommonOptions, k: int, layers: bool, warm_start: bool, ggn_split: bool, **options: Any
 ) -> None:

@@ -11,6 +11,7 @@ from landscape.results import Cost
 from .library_options import library_options
 from .measuring import measure_each
 from .options import CommonOptions, common_options
+from .runs import run_option
 from .sections import WHAT, Command
 
 
@@ -20,6 +21,7 @@ from .sections import WHAT, Command
     "sharpness.flatness", "max_products", n_samples="--samples", relative_error="--tol"
 )
 @common_options
+@run_option
 def command(common: CommonOptions, **options: Any) -> None:
     """Measure Fisher-Rao norm, relative flatness, surrogate gap and 1/σ², with their errors.
 

@@ -84,6 +84,7 @@ def measure_problems(
             with labelled(f"{number} of {len(problems)}: " if len(problems) > 1 else ""):
                 results = measure(problem, study)
             measured.append(results if isinstance(results, Sequence) else [results])
+        common.save_runs(study, problems.values())
     flat = [result for results in measured for result in results]
     print_results(flat, common.output_format, study=common.study, since=since)
     if summarise is not None and common.output_format == "table":

@@ -6,8 +6,8 @@ import functools
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
     from landscape.problem import Problem, Task
+    from landscape.study import Study
 
     ParamType = click.ParamType["CheckpointFile"]
 else:
@@ -96,6 +97,7 @@ class CommonOptions:
     output_format: str
     dry_run: bool
     quiet: bool
+    runs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # steps by file, by run
 
     @property
     def progress(self) -> bool | None:
@@ -146,6 +148,9 @@ class CommonOptions:
 
     def problems(self) -> dict[str, Problem]:
         """Put the problem at every checkpoint; all are read before the first is measured."""
+        if not self.files:
+            msg = "Missing argument '[NAME=]CHECKPOINT...'."
+            raise click.UsageError(msg)
         if len({*map(os.path.abspath, self.files)}) < len(self.files):
             msg = f"a checkpoint is named twice: {' '.join(self.files)}"
             raise InvalidArgumentError(msg)
@@ -156,6 +161,13 @@ class CommonOptions:
         if not self.dry_run:
             compare_before_work(self.threads)
         return {name: problem.named(name) for name, problem in zip(names, problems, strict=True)}
+
+    def save_runs(self, study: Study, problems: Iterable[Problem]) -> None:
+        """Save which checkpoints belong to which training run."""
+        names = {problem.path: problem.name for problem in problems}
+        for run, steps in self.runs.items():
+            paths = {os.path.abspath(file): step for file, step in steps.items()}
+            study.set_run(run, {names[path]: step for path, step in paths.items()})
 
     def _selected(self, problem: Problem) -> Problem:
         return problem.only(*self.params) if self.params else problem
@@ -195,8 +207,8 @@ def common_options(function: F) -> F:
 
     @functools.wraps(function)
     def wrapped(**options: Any) -> Any:
-        fields = CommonOptions.__dataclass_fields__
-        common = CommonOptions(**{name: options.pop(name) for name in fields})
+        names = [name for name in CommonOptions.__dataclass_fields__ if name != "runs"]
+        common = CommonOptions(**{name: options.pop(name) for name in names})
         return function(common, **options)
 
     for decorator in reversed(_COMMON):
@@ -270,7 +282,6 @@ _COMMON = (
     click.argument(
         "checkpoints",
         nargs=-1,
-        required=True,
         type=CheckpointType(),
         metavar="[NAME=]CHECKPOINT...",
     ),

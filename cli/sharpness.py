@@ -14,6 +14,7 @@ from .idle import refuse_given
 from .library_options import library_options
 from .measuring import SCOUTING, SEARCH_HVPS, measure_each
 from .options import CommonOptions, common_options
+from .runs import run_option
 from .sections import WHAT, Command
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _MODEL = 16  # products, with the Hessian at the checkpoint alone
 )
 @library_options("sharpness.sharpness", "tol", "max_gradients", "memory")
 @common_options
+@run_option
 def command(
     common: CommonOptions,
     m: int | None,

@@ -11,6 +11,7 @@ from landscape.results import Cost
 from .library_options import library_options
 from .measuring import measure_each
 from .options import CommonOptions, common_options
+from .runs import run_option
 from .sections import WHAT, Command
 
 
@@ -22,6 +23,7 @@ from .sections import WHAT, Command
     rtol="--tol",
 )
 @common_options
+@run_option
 def command(common: CommonOptions, **options: Any) -> None:
     """Estimate the trace of the Hessian of the loss, until its interval is narrow enough.
 

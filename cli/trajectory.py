@@ -11,8 +11,9 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .measuring import measure_each
-from .options import CommonOptions, common_options, expanded
+from .options import CommonOptions, common_options
 from .planes import PlaneOptions, plane_options
+from .runs import run_of
 from .sections import Command
 
 if TYPE_CHECKING:
@@ -82,18 +83,6 @@ def _files(
         msg = "name the checkpoints of a run, in order: --run e1.pt,e2.pt,last.pt"
         raise InvalidArgumentError(msg)
     return [run_of(text) for text in runs] or [("", (*plane.via, *common.files))]
-
-
-def run_of(text: str) -> tuple[str, tuple[str, ...]]:
-    """Split ``[NAME=]FILE,FILE,…`` into the name and the files."""
-    name, equals, rest = text.partition("=")
-    if Path(text.split(",")[0].strip()).exists():  # file names may have an equals sign
-        equals = ""
-    files = tuple(part.strip() for part in (rest if equals else text).split(","))
-    if not all(files):
-        msg = f"--run takes file names with a comma between two, got {text!r}"
-        raise InvalidArgumentError(msg)
-    return name.strip() if equals else "", expanded(files)
 
 
 def _names(files: tuple[str, ...]) -> tuple[str, ...]:

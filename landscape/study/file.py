@@ -21,7 +21,7 @@ from pathlib import Path
 from landscape.errors import StudyError
 
 APPLICATION_ID = 0x4C534850  # "LSHP"; `file landscape.db` shows it
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 60.0
 
 # SQLite keeps these statements with their comments, so that `.schema` documents the file.
@@ -75,6 +75,14 @@ ADDED_IN_2 = (
     name TEXT PRIMARY KEY, -- given, or the shortest end of the path that tells the files apart
     path TEXT NOT NULL, -- of the file, from the folder of the study; empty: not known
     checkpoint_hash TEXT NOT NULL -- digest of the weights that were last measured under the name
+)""",
+)
+ADDED_IN_3 = (
+    """CREATE TABLE runs ( -- the checkpoints of training runs
+    run TEXT NOT NULL, -- name of the run
+    name TEXT NOT NULL, -- of the checkpoint, see the table names
+    step REAL NOT NULL, -- epoch or step of the training, or position in the run
+    PRIMARY KEY (run, name)
 )""",
 )
 _NAMES_BEFORE_2 = """INSERT OR REPLACE INTO names
@@ -244,7 +252,7 @@ def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
             if version == 0:
                 _write_schema(connection)
             elif version < SCHEMA_VERSION:
-                _upgrade(connection)
+                _upgrade(connection, version)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         connection.close()
@@ -267,18 +275,19 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _write_schema(connection: sqlite3.Connection) -> None:
-    for statement in (*SCHEMA, *ADDED_IN_2):
+    for statement in (*SCHEMA, *ADDED_IN_2, *ADDED_IN_3):
         connection.execute(statement)
     connection.executemany("INSERT INTO about VALUES (?, ?)", ABOUT.items())
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _upgrade(connection: sqlite3.Connection, create: str = "CREATE") -> None:
-    """Add the tables that version 1 lacks."""
-    for statement in ADDED_IN_2:
+def _upgrade(connection: sqlite3.Connection, version: int, create: str = "CREATE") -> None:
+    """Add the tables that an older version lacks."""
+    for statement in (*(ADDED_IN_2 if version < 2 else ()), *ADDED_IN_3):
         connection.execute(statement.replace("CREATE", create, 1))
-    connection.execute(_NAMES_BEFORE_2)
+    if version < 2:
+        connection.execute(_NAMES_BEFORE_2)
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
@@ -306,7 +315,7 @@ def _opened_to_read(path: Path, parameters: str) -> sqlite3.Connection:
             raise StudyError(_EMPTY.format(path=path))
         if version < SCHEMA_VERSION:  # the file stays as it is
             connection.execute("PRAGMA temp_store = MEMORY")
-            _upgrade(connection, "CREATE TEMP")
+            _upgrade(connection, version, "CREATE TEMP")
         connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()

@@ -183,6 +183,28 @@ class Study:
             for row in rows
         ]
 
+    def set_run(self, run: str, steps: Mapping[str, float]) -> None:
+        """Remember checkpoints as those of a training run.
+
+        Args:
+            run: name of the run.
+            steps: epoch or step of each checkpoint, by the checkpoint's name.
+        """
+        with self._file.writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?)",
+                [(printable(run), printable(name), step) for name, step in steps.items()],
+            )
+
+    def runs(self) -> dict[str, dict[str, float]]:
+        """Return the steps of the checkpoints of each training run by name, ascending."""
+        with self._file.reading() as connection:
+            rows = connection.execute("SELECT * FROM runs ORDER BY step, name").fetchall()
+        runs: dict[str, dict[str, float]] = {}
+        for row in rows:
+            runs.setdefault(row["run"], {})[row["name"]] = row["step"]
+        return runs
+
     def load(self, id: int, name: str | None = None) -> Result:
         """Return a finished result.
 
