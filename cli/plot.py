@@ -260,6 +260,9 @@ def _draw(drawer: str, *given: Any, **options: Any) -> Any:
 
     *records, look = given
     name = f"{drawer}_interactive" if look.interactive else f"{drawer}_figure"
+    if name not in plots.__all__:
+        msg = f"{drawer} has no interactive picture; write it as .png, .pdf or .svg"
+        raise InvalidArgumentError(msg)
     return getattr(plots, name)(*records, **options)
 
 

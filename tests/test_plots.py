@@ -713,21 +713,17 @@ def test_interactive_marks_points_that_are_not_finite():
     assert marks.name == "7 of 54 points not finite (6 NaN, 1 infinite)"
 
 
-def test_interactive_lines_break_and_have_bands():
-    record = samples.line("a")
-    loss = record.loss.copy()
-    loss[5] = np.inf
-    figure = plots.line_interactive([dataclasses.replace(record, loss=loss), samples.line("b")])
-    curves = [trace for trace in figure.data if trace.mode == "lines+markers"]
-    assert [curve.name for curve in curves] == ["a", "b"]
-    assert np.isnan(curves[0].y[5])
-    assert len(figure.data) == 4
-
-
 def test_interactive_figures_offer_no_upload():
-    for record in (samples.surface(), samples.line(), samples.eigenpairs(), samples.sharpness()):
-        figure = plots.draw_interactive(record)
-        assert "sendChartToCloud" in figure.layout.modebar.remove
+    figure = plots.draw_interactive(samples.surface())
+    assert "sendChartToCloud" in figure.layout.modebar.remove
+
+
+@pytest.mark.parametrize(
+    "record", [samples.line(), samples.eigenpairs(), samples.density(), samples.training()]
+)
+def test_a_kind_without_a_twin_says_how_it_is_drawn(record):
+    with pytest.raises(InvalidArgumentError, match=rf"kind '{record.kind}' has no inter.*plot\(\)"):
+        record.explore()
 
 
 def test_names_are_inert_in_interactive_figures():

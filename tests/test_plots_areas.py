@@ -192,18 +192,6 @@ def test_an_area_within_the_error_of_an_interpolation_is_rough(criterion, span):
     assert "ten times the error of the interpolation" in said(plots.area_figure(some))
 
 
-def test_interactive_areas_are_the_same():
-    one, two = quadratic(21, name="<b>"), quadratic(21, hessian=4 * HESSIAN)
-    figure = plots.area_interactive([one, two])
-    areas = areas_of([one, two])
-    for index in range(2):
-        for trace, (_, values) in zip(
-            figure.data[3 * index : 3 * index + 3], area_parts(areas, index), strict=True
-        ):
-            np.testing.assert_array_equal(trace.y, values)
-    assert figure.data[0].name == "&lt;b&gt;"
-
-
 # --- differences -------------------------------------------------------------------------------
 
 
@@ -315,15 +303,13 @@ def test_points_that_are_not_finite_are_blank_marked_and_counted():
         (a.x[i], a.y[j]) for i, j in ((0, 1), (2, 3), (5, 0))
     }
     assert "3 of 28 points not finite in one of the two" in said(figure)
-    plots.difference_interactive(a, b)
 
 
 def test_grids_that_differ_are_refused():
     a, _ = pair()
     for b in (samples.surface("b", nx=7, ny=4), samples.surface("b", nx=7, ny=5, y_reach=0.5)):
-        for draw in (plots.difference_figure, plots.difference_interactive):
-            with pytest.raises(InvalidArgumentError, match=r"same coordinates; a has 7 × 4.*, b"):
-                draw(a, b)
+        with pytest.raises(InvalidArgumentError, match=r"same coordinates; a has 7 × 4.*, b"):
+            plots.difference_figure(a, b)
 
 
 @pytest.mark.parametrize(
@@ -341,9 +327,8 @@ def test_grids_that_differ_are_refused():
 def test_surfaces_of_other_data_or_modes_are_not_subtracted(origin, error, message):
     a, b = pair()
     b = dataclasses.replace(b, provenance=dataclasses.replace(b.provenance, **origin))
-    for draw in (plots.difference_figure, plots.difference_interactive):
-        with pytest.raises(error, match=message):
-            draw(a, b)
+    with pytest.raises(error, match=message):
+        plots.difference_figure(a, b)
 
 
 def test_a_difference_of_other_losses_or_models_says_so():
@@ -354,8 +339,6 @@ def test_a_difference_of_other_losses_or_models_says_so():
         at = dataclasses.replace(b.provenance, problem_fingerprint=fingerprint)
         other = dataclasses.replace(b, provenance=at)
         assert (warning in said(plots.difference_figure(a, other))) == told
-        heading = plots.difference_interactive(a, other).layout.title.text
-        assert (warning in heading) == told
 
 
 def test_what_is_not_known_of_an_imported_surface_is_not_refused():
@@ -378,17 +361,6 @@ def test_what_is_not_known_of_an_imported_surface_is_not_refused():
 def test_wrong_arguments_of_a_difference_are_named(kwargs, message):
     with pytest.raises(InvalidArgumentError, match=message):
         plots.difference_figure(*pair(), **kwargs)
-
-
-def test_the_interactive_difference_is_the_same():
-    a, b = pair()
-    heat, dots = plots.difference_interactive(a, b, names=["<i>", "b"]).data
-    np.testing.assert_allclose(heat.z, a.x[None, :] + 10 * a.y[:, None], atol=1e-12)
-    assert (heat.zmin, heat.zmax) == (pytest.approx(-6.0), pytest.approx(6.0))
-    assert len(dots.x) == difference_of(a, b).unsure.sum()
-    text = heat.text[3][0]
-    assert f"x {a.x[0]:.4g}, y {a.y[3]:.4g}" in text
-    assert f"&lt;i&gt; {a.loss[0, 3]:.5g}<br>b {b.loss[0, 3]:.5g}" in text
 
 
 # --- bands -------------------------------------------------------------------------------------
@@ -453,11 +425,10 @@ def test_a_gap_is_left_where_a_line_is_not_finite():
     (mean,) = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
     np.testing.assert_array_equal(np.isnan(mean.get_ydata()), np.arange(9) < 2)
     assert "a gap of the mean at 2 of 9 points" in said(figure).lower()
-    plots.band_interactive({"SGD": records})
 
 
-@pytest.mark.parametrize("draw", [plots.band_figure, plots.band_interactive])
-def test_lines_that_cannot_be_averaged_are_refused(draw):
+def test_lines_that_cannot_be_averaged_are_refused():
+    draw = plots.band_figure
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
         draw({})
     with pytest.raises(InvalidArgumentError, match="at least two lines of a checkpoint; SAM has 1"):
@@ -466,14 +437,3 @@ def test_lines_that_cannot_be_averaged_are_refused(draw):
         draw({"SGD": bundle(), "SAM": bundle("SAM", n=11)})
     with pytest.raises(InvalidArgumentError, match=r"SGD has 9 points on \[-0.5, 0.5\]"):
         draw({"SGD": [*bundle(), *bundle(reach=0.5)]})
-
-
-def test_interactive_bands_are_the_same():
-    records = bundle("<b>")
-    figure = plots.band_interactive({"<b>": records}, scale="linear")
-    mean = next(trace for trace in figure.data if trace.line.width == 3)
-    np.testing.assert_allclose(mean.y, np.mean([line.loss for line in records], axis=0))
-    thin = [trace for trace in figure.data if trace.line.width == 0.8]
-    for trace, line in zip(thin, records, strict=True):
-        np.testing.assert_array_equal(trace.y, line.loss)
-    assert mean.name == "&lt;b&gt;, mean of 3 directions"

@@ -10,7 +10,7 @@ import pytest
 from samples import HOSTILE, common
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots import draw, draw_interactive, path_figure, path_interactive, save_figure
+from landscape.plots import draw, path_figure, save_figure
 from landscape.plots.style import PALETTE
 from landscape.results import LossPath
 
@@ -151,31 +151,11 @@ def test_a_log_scale_keeps_the_values():
     assert figure.axes[0].get_yscale() == "log"
     assert next(iter(curves(figure).values())).get_ydata().tolist() == record.loss.tolist()
     assert "Loss on a log scale" in texts(figure)
-    assert path_interactive(record, scale="log").layout.yaxis.type == "log"
-
-
-def test_the_interactive_picture_shows_the_same():
-    record = sample(held_out="test")
-    figure = path_interactive([record, sample(curve="bezier")])
-    named = [trace for trace in figure.data if trace.showlegend is not False]
-    assert [trace.name for trace in named] == [
-        "straight line, sgd → sam: barrier 2 at t = 0.5",
-        "straight line, sgd → sam, test data: barrier 2 at t = 0.5",
-        "Bezier curve with 2 bends, sgd → sam: barrier 2 at t = 0.5",
-    ]
-    assert list(named[0].y) == record.loss.tolist()
-    assert list(named[1].y) == record.held_out_loss.tolist()
-    assert [trace.line.dash for trace in named] == ["solid", "dash", "solid"]
-    barriers = [trace for trace in figure.data if trace.hovertemplate == "barrier<extra></extra>"]
-    assert len(barriers) == 2
-    assert list(barriers[0].y) == pytest.approx([0.2, 2.2])
-    assert list(figure.layout.xaxis.range) == [0, 1]
 
 
 def test_names_from_outside_stay_text(tmp_path):
-    record = sample(HOSTILE)
-    (saved,) = save_figure(path_interactive(record), tmp_path / "x.html")
-    assert "<script>document.title" not in saved.read_text()
+    (saved,) = save_figure(path_figure(sample(HOSTILE)), tmp_path / "x.svg")
+    assert "<script>" not in saved.read_text()
     (saved,) = save_figure(path_figure(sample("run $1$")), tmp_path / "x.svg")
     assert re.search("<svg", saved.read_text())
 
@@ -183,11 +163,10 @@ def test_names_from_outside_stay_text(tmp_path):
 def test_the_record_draws_itself():
     record = sample()
     assert legend(record.plot()) == legend(draw(record)) == legend(path_figure(record))
-    assert len(record.explore().data) == len(draw_interactive(record).data) == 3
 
 
-@pytest.mark.parametrize("function", [path_figure, path_interactive])
-def test_refuses_what_cannot_be_drawn(function):
+def test_refuses_what_cannot_be_drawn():
+    function = path_figure
     with pytest.raises(InvalidArgumentError, match="unknown scale of a picture of paths 'square'"):
         function(sample(), scale="square")
     with pytest.raises(InvalidArgumentError, match="nothing to draw: no record was given"):

@@ -190,23 +190,12 @@ def test_what_did_not_converge_is_hollow_and_named():
     assert "NOT converged" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_the_interactive_twin_shows_the_same():
-    record = samples.profile()
-    figure = plots.draw_interactive(record)
-    assert [trace.line.dash for trace in figure.data] == ["solid", "dash", "dot"]
-    assert np.asarray(figure.data[0].y) == pytest.approx(record.values)
-    assert np.asarray(figure.data[1].y) == pytest.approx(record.quadratic_maxima)
-    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
-    assert len(plots.draw_interactive(samples.profile(p=math.inf)).data) == 2
-
-
 def test_profiles_of_different_balls_are_not_drawn_together():
     records = [samples.profile(), samples.profile(p=math.inf)]
-    for draw in (plots.profile_figure, plots.profile_interactive):
-        with pytest.raises(InvalidArgumentError, match="different balls"):
-            draw(records)
-        with pytest.raises(InvalidArgumentError, match="no record was given"):
-            draw([])
+    with pytest.raises(InvalidArgumentError, match="different balls"):
+        plots.profile_figure(records)
+    with pytest.raises(InvalidArgumentError, match="no record was given"):
+        plots.profile_figure([])
     flat = dataclasses.replace(samples.profile(), values=np.zeros(6))
     with pytest.raises(InvalidArgumentError, match="no value of the profiles is above zero"):
         plots.profile_figure(flat)

@@ -18,22 +18,11 @@ if TYPE_CHECKING:
     from landscape.plots.contrasts import contrast as contrast
     from landscape.plots.densities import density_figure as density_figure
     from landscape.plots.differences import difference_figure as difference_figure
-    from landscape.plots.interactive.areas import area_interactive as area_interactive
-    from landscape.plots.interactive.areas import band_interactive as band_interactive
-    from landscape.plots.interactive.areas import difference_interactive as difference_interactive
-    from landscape.plots.interactive.lines import line_interactive as line_interactive
-    from landscape.plots.interactive.lines import sharpness_interactive as sharpness_interactive
-    from landscape.plots.interactive.paths import path_interactive as path_interactive
-    from landscape.plots.interactive.profiles import profile_interactive as profile_interactive
     from landscape.plots.interactive.runs import trajectory_interactive as trajectory_interactive
-    from landscape.plots.interactive.spectra import density_interactive as density_interactive
-    from landscape.plots.interactive.spectra import eigs_interactive as eigs_interactive
-    from landscape.plots.interactive.spectra import sweep_interactive as sweep_interactive
-    from landscape.plots.interactive.spectra import trace_interactive as trace_interactive
     from landscape.plots.interactive.surfaces import contrast_interactive as contrast_interactive
     from landscape.plots.interactive.surfaces import surface_interactive as surface_interactive
+    from landscape.plots.interactive.sweeps import sweep_interactive as sweep_interactive
     from landscape.plots.interactive.theory import theory_interactive as theory_interactive
-    from landscape.plots.interactive.training import training_interactive as training_interactive
     from landscape.plots.lines import line_figure as line_figure
     from landscape.plots.paths import path_figure as path_figure
     from landscape.plots.profiles import profile_figure as profile_figure
@@ -52,46 +41,35 @@ if TYPE_CHECKING:
 _HOME = {
     "Scale": "scales",
     "area_figure": "areas",
-    "area_interactive": "interactive.areas",
     "band_figure": "bands",
-    "band_interactive": "interactive.areas",
     "common_scale": "scales",
     "contrast": "contrasts",
     "contrast_interactive": "interactive.surfaces",
     "density_figure": "densities",
-    "density_interactive": "interactive.spectra",
     "difference_figure": "differences",
-    "difference_interactive": "interactive.areas",
     "eigs_figure": "spectra",
-    "eigs_interactive": "interactive.spectra",
     "line_figure": "lines",
-    "line_interactive": "interactive.lines",
     "path_figure": "paths",
-    "path_interactive": "interactive.paths",
     "profile_figure": "profiles",
-    "profile_interactive": "interactive.profiles",
     "save_figure": "saving",
     "sharpness_figure": "spectra",
-    "sharpness_interactive": "interactive.lines",
     "surface_figure": "surfaces",
     "surface_interactive": "interactive.surfaces",
     "sweep_figure": "sweeps",
-    "sweep_interactive": "interactive.spectra",
+    "sweep_interactive": "interactive.sweeps",
     "theory_figure": "theory",
     "theory_interactive": "interactive.theory",
     "trace_figure": "traces",
     "training_figure": "training",
-    "training_interactive": "interactive.training",
     "trajectory_figure": "runs",
     "trajectory_interactive": "interactive.runs",
-    "trace_interactive": "interactive.spectra",
 }
 
 __all__ = ["draw", "draw_interactive", *_HOME]
 
 
 PICTURES = tuple(kind for kind in KINDS if f"{kind}_figure" in _HOME)
-"""The kinds of record that have a picture: a function KIND_figure, and KIND_interactive."""
+"""The kinds of record that have a picture: a function KIND_figure."""
 
 
 def draw(result: Result, **kwargs: Any) -> Any:
@@ -128,7 +106,14 @@ def _drawer(result: Result, picture: str) -> Any:
             f"result.rows(), or draw one of: {', '.join(PICTURES)}"
         )
         raise InvalidArgumentError(msg)
-    return __getattr__(f"{result.kind}_{picture}")
+    name = f"{result.kind}_{picture}"
+    if name not in _HOME:
+        msg = (
+            f"a record of kind {result.kind!r} has no interactive picture: draw it with plot(), or "
+            "save it as .png, .pdf or .svg"
+        )
+        raise InvalidArgumentError(msg)
+    return __getattr__(name)
 
 
 def __getattr__(name: str) -> Any:

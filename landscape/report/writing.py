@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from landscape import plots
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError
 from landscape.files import write_file
-from landscape.plots import contrast, eigs_interactive, line_interactive, surface_interactive
+from landscape.plots import contrast, surface_interactive
 from landscape.plots.interactive.surfaces import common_ranges
 from landscape.plots.page import figure_json, named, page, picture, table, text
 from landscape.plots.saving import picture_bytes
@@ -92,8 +91,8 @@ def write_report(
         _numbers(comparison),
         _contrast(comparison),
         _reliefs(comparison, figures),
-        _lines(comparison, figures),
-        _spectra(comparison, figures),
+        _lines(comparison),
+        _spectra(comparison),
         _further(comparison),
         _details(comparison),
         f'<section id="definitions"><h2>How to read this</h2>{_DEFINITIONS}</section>',
@@ -174,51 +173,32 @@ def _reliefs(comparison: Comparison, figures: dict[str, str]) -> str:
     )
 
 
-def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
-    draw = functools.partial(line_interactive, scale="excess")
+def _lines(comparison: Comparison) -> str:
     charts = {
         "Each along its own worst-case direction": "worst_line",
         "Each along its own random direction": "random_line",
     }
     parts = [
-        f"<h3>{heading}</h3>{_chart(role, role, draw, comparison, figures)}"
+        f"<h3>{heading}</h3>{_card('line', role, comparison, scale='excess')}"
         for heading, role in charts.items()
         if any(role in model.roles() for model in comparison.models)
     ]
     if not parts:
         return ""
-    return (
-        '<section id="lines"><h2>Rise of the loss along a line</h2>'
-        '<p class="soft">Bands: ±2 standard errors of the loss over the examples.</p>'
-        f"{''.join(parts)}</section>"
-    )
+    return f'<section id="lines"><h2>Rise of the loss along a line</h2>{"".join(parts)}</section>'
 
 
-def _chart(
-    id: str,
-    role: str,
-    draw: Callable[..., Any],
-    comparison: Comparison,
-    figures: dict[str, str],
-) -> str:
-    """Draw the records of one role together, with the key of the checkpoints above."""
-    models = [(colour(i), m) for i, m in enumerate(comparison.models) if role in m.roles()]
-    figure = draw(
-        [model.roles()[role] for _, model in models],
-        names=[model.name for _, model in models],
-        colours=[shade for shade, _ in models],
-    )
-    figure.update_layout(showlegend=False, margin={"t": 30})
-    figures[id] = figure_json(figure)
-    key = "".join(named(model.name, shade) for shade, model in models)
-    return f'<p class="key">{key}</p><div class="card"><div class="chart" id="{id}"></div></div>'
+def _card(kind: str, role: str, comparison: Comparison, **options: Any) -> str:
+    """Draw the records of one role together."""
+    models = [(m.name, m.roles()[role]) for m in comparison.models if role in m.roles()]
+    return f'<figure class="card scroll">{_picture(kind, models, **options)}</figure>'
 
 
-def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
+def _spectra(comparison: Comparison) -> str:
     if not any(m.eigenpairs and len(m.eigenpairs.values) > 1 for m in comparison.models):
         return ""
-    chart = _chart("eigenvalues", "eigenpairs", eigs_interactive, comparison, figures)
-    return f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{chart}</section>'
+    card = _card("eigs", "eigenpairs", comparison)
+    return f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{card}</section>'
 
 
 def _further(comparison: Comparison) -> str:
@@ -241,10 +221,10 @@ def _pictures(kind: str, comparison: Comparison) -> str:
     return f"<h3>{KINDS[kind].heading}</h3>{cards}"
 
 
-def _picture(kind: str, records: Sequence[tuple[str, Result]]) -> str:
+def _picture(kind: str, records: Sequence[tuple[str, Result]], **options: Any) -> str:
     names = [name for name, _ in records]
     # Runs have names of their own.
-    options = {} if kind == "trajectory" else {"names": names}
+    options |= {} if kind == "trajectory" else {"names": names}
     figure = getattr(plots, f"{kind}_figure")([record for _, record in records], **options)
     alt = f"{KINDS[kind].heading} of {_and([shorten(name) for name in names])}."
     return picture(picture_bytes(figure, "png", dpi=120), alt=alt)
