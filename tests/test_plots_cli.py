@@ -25,7 +25,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     save = plots.save_figure
 
     def kept(figure: object, path: str) -> list[Path]:
-        figures.append(figure)
+        figures.append(getattr(figure, "figure", figure))
         return save(figure, path)
 
     monkeypatch.setattr(plots, "save_figure", kept, raising=False)

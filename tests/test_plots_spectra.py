@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import samples
 from matplotlib.collections import LineCollection, PolyCollection
+from samples import figures as plots
 
-from landscape import plots
+import landscape.plots
 from landscape.errors import InvalidArgumentError
-from landscape.plots.densities import density_view
-from landscape.plots.scales import symlog_ticks
 from landscape.plots.sweeps import numbers_in
 from landscape.results import KINDS
 from landscape.study import Study
@@ -21,14 +20,12 @@ from landscape.study import Study
 LAYERS = tuple(f"features.block{i}.convolution.weight" for i in range(20))
 
 
-def said(figure):
-    """All text of a figure outside its axes, as one string."""
-    return " ".join(text.get_text() for text in figure.texts)
-
-
 def keyed(axes):
     """What the key above a panel names."""
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+    return samples.key(axes.figure)
+
+
+said = samples.caption
 
 
 def rods(axes):
@@ -80,27 +77,42 @@ def test_the_floor_of_a_density_shows_the_mass_of_a_single_eigenvalue():
 
 def test_every_eigenvalue_that_was_found_is_inside_the_axes():
     for x_axis in ("symlog", "linear"):
-        left, right = plots.density_figure([sgd(), sam()], x_axis=x_axis).axes[0].get_xlim()
+        left, right = plots.plot_density([sgd(), sam()], x_axis=x_axis).axes[0].get_xlim()
         assert left < -0.002
         assert 0.48 < right < 1
 
 
-def test_the_axis_of_a_density_is_smooth_and_linear_within_the_bandwidth():
-    view = density_view([sgd(bandwidth=4e-4), sam(bandwidth=1e-4)], "symlog")
-    assert view.threshold == 4e-4
-    places = np.linspace(*view.forward([view.low, view.high]), 2001)
-    slopes = np.diff(view.back(places))
-    assert (slopes > 0).all()
-    assert (np.abs(np.diff(np.log(slopes))) < 0.02).all()  # no kink, which would bend a curve
-    np.testing.assert_allclose(view.forward(view.back(places)), places, atol=1e-12)
-    np.testing.assert_allclose(view.forward(1e-5) / view.forward(5e-6), 2.0, rtol=1e-3)
-    text = said(plots.density_figure([sgd(bandwidth=4e-4), sam(bandwidth=1e-4)]))
+def test_densities_are_smoothed_by_one_bandwidth():
+    """Each Ritz value and eigenvalue as a Gaussian of the largest bandwidth, by a plain loop."""
+    rng = np.random.default_rng(0)
+    nodes, weights = rng.normal(0, 1e-3, (3, 4)), rng.dirichlet(np.ones(4), 3)
+    narrow = sgd(bandwidth=1e-4, outliers=(0.3,))
+    narrow = dataclasses.replace(narrow, nodes=nodes, weights=weights)
+    figure = plots.plot_density([narrow, sam(bandwidth=4e-4)], names=["narrow", "wide"])
+    curve = next(line for line in figure.axes[0].lines if line.get_label().startswith("narrow"))
+    t, drawn = curve.get_data()
+    for k in (np.argmax(drawn), np.searchsorted(t, 0.3), np.searchsorted(t, 2e-3)):
+        terms = [(x, w / 3) for x, w in zip(nodes.flat, weights.flat, strict=True)]
+        expected = sum(
+            w * np.exp(-0.5 * ((t[k] - x) / 4e-4) ** 2) / (4e-4 * np.sqrt(2 * np.pi))
+            for x, w in [*terms, (0.3, 1 / 77_754)]
+        )
+        assert drawn[k] == pytest.approx(expected, rel=1e-9)
+    text = said(figure)
+    assert "smoothed by a Gaussian of standard deviation σ = 0.0004" in text
+    assert "narrow: σ = 0.0001; wide: σ = 0.0004; here all are smoothed by the largest" in text
     assert "The axis of λ is linear within ±0.0004" in text
-    assert "SGD: σ = 0.0004; SAM: σ = 0.0001" in text
+    assert "here all are" not in said(plots.plot_density([sgd(), sam()]))
+
+
+def test_a_share_below_zero_whose_interval_is_half_of_all_is_not_resolved():
+    record = dataclasses.replace(sgd(), negative_low=0.05, negative_high=0.92)
+    assert "share below zero not resolved (5 to 92 %)" in samples.key(plots.draw(record))[0]
+    assert "not resolved" not in samples.key(plots.draw(sgd()))[0]
 
 
 def test_a_density_says_what_is_below_zero_and_what_it_cost():
-    figure = plots.density_figure([sgd(), sam()])
+    figure = plots.plot_density([sgd(), sam()])
     assert keyed(figure.axes[0]) == [
         "SGD: 1.03 % below zero (0.89 to 1.17 %), λmax/λ5 = 6.86",
         "SAM: 1.03 % below zero (0.89 to 1.17 %), λmax/λ5 = 4",
@@ -109,7 +121,7 @@ def test_a_density_says_what_is_below_zero_and_what_it_cost():
     for phrase in ("of the Hessian (77,754 parameters)", "16 probes of 80 steps", "1,380 products"):
         assert phrase in text
     few = sgd(outliers=(0.3, 0.2))
-    assert "λmax/λ5" not in keyed(plots.draw(few).axes[0])[0]
+    assert "λmax/λ5" not in samples.key(plots.draw(few))[0]
     assert "found by themselves" not in said(plots.draw(sgd(outliers=())))
 
 
@@ -121,9 +133,9 @@ def test_a_linear_density_starts_at_zero():
 
 
 def test_many_densities_stand_under_each_other_on_shared_axes():
-    assert len(plots.density_figure([sgd()] * 3).axes) == 1
+    assert len(plots.plot_density([sgd()] * 3).axes) == 1
     records = [samples.density(f"step-{k}", bulk=1e-3 * (1 + k)) for k in range(5)]
-    figure = plots.density_figure(records)
+    figure = plots.plot_density(records)
     assert len(figure.axes) == 5
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
@@ -158,7 +170,7 @@ def ends(container):
 
 def test_a_trace_without_layers_is_one_point_with_its_interval():
     records = [samples.trace("SGD"), samples.trace("SAM", value=12, converged=False)]
-    figure = plots.trace_figure(records)
+    figure = plots.plot_trace(records)
     axes = figure.axes[0]
     for record, container in zip(records, axes.containers, strict=True):
         points, _, (bars,) = container.lines
@@ -182,7 +194,7 @@ def test_traces_of_layers_stand_in_rows_in_the_models_order():
         samples.trace("SGD", layers=LAYERS),
         samples.trace("SAM", layers=LAYERS[:-1], value=9.0),
     ]
-    axes = plots.trace_figure(records).axes[0]
+    axes = plots.plot_trace(records).axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == list(LAYERS)
     bottom, top = axes.get_ylim()
     assert bottom > 19 > 0 > top  # the first layer is at the top
@@ -234,7 +246,7 @@ def test_an_interval_that_reaches_below_zero_is_drawn_on_a_log_scale_too():
 
 def test_traces_that_do_not_go_together_are_refused():
     with pytest.raises(InvalidArgumentError, match=r"each layer and SAM does not: measure it"):
-        plots.trace_figure([samples.trace("SGD", layers=LAYERS), samples.trace("SAM")])
+        plots.plot_trace([samples.trace("SGD", layers=LAYERS), samples.trace("SAM")])
     with pytest.raises(InvalidArgumentError, match="hold no finite trace"):
         plots.draw(samples.trace(value=np.nan))
 
@@ -253,7 +265,7 @@ def test_sixty_layers_make_a_higher_picture():
 
 def test_the_lowest_eigenvalues_stand_at_the_right_end():
     wide, narrow = samples.both_ends("a", k=5, n_lowest=3), samples.both_ends("b", k=3, n_lowest=1)
-    axes = plots.eigs_figure([wide, narrow]).axes[0]
+    axes = plots.plot_eigs([wide, narrow]).axes[0]
     first, second = (np.asarray(c.lines[0].get_xdata()) for c in axes.containers)
     np.testing.assert_allclose(np.round(first), [1, 2, 3, 4, 5, 7, 8, 9])
     np.testing.assert_allclose(np.round(second), [1, 2, 3, 9])
@@ -325,7 +337,7 @@ def test_the_number_in_a_name_is_found(names, expected):
 
 def test_eigenvalues_over_training_run_along_the_number_in_the_name():
     records = samples.sweep(6, k=3, unconverged=(2,))
-    figure = plots.sweep_figure(records[::-1])
+    figure = plots.plot_sweep(records[::-1])
     axes = figure.axes[0]
     for k, container in enumerate(axes.containers):
         points, _, (bars,) = container.lines
@@ -347,10 +359,10 @@ def test_eigenvalues_over_training_run_along_the_number_in_the_name():
 
 def test_without_numbers_the_names_stand_under_the_axis():
     names = ["a", "b", "c"]
-    axes = plots.sweep_figure(samples.sweep(3), names=names).axes[0]
+    axes = plots.plot_sweep(samples.sweep(3), names=names).axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == names
     np.testing.assert_array_equal(axes.get_xticks(), [0, 1, 2])
-    given = plots.sweep_figure(samples.sweep(3), names=names, x=[1, 10, 5], x_label="epoch").axes[0]
+    given = plots.plot_sweep(samples.sweep(3), names=names, x=[1, 10, 5], x_label="epoch").axes[0]
     points = given.containers[0].lines[0]
     assert list(points.get_xdata()) == [1, 5, 10]
     assert points.get_ydata()[1] == samples.sweep(3)[2].values[0]
@@ -360,22 +372,22 @@ def test_without_numbers_the_names_stand_under_the_axis():
 def test_checkpoints_with_fewer_eigenvalues_leave_gaps():
     records = [samples.both_ends("step-1", k=4, n_lowest=2), samples.eigenpairs("step-2", k=2)]
     for values in (
-        [c.lines[0].get_ydata() for c in plots.sweep_figure(records).axes[0].containers],
-        [t.y for t in plots.sweep_interactive(records).data if t.mode == "lines+markers"],
+        [c.lines[0].get_ydata() for c in plots.plot_sweep(records).axes[0].containers],
+        [t.y for t in plots.explore_sweep(records).data if t.mode == "lines+markers"],
     ):
         assert [list(np.isfinite(v)) for v in values] == [[True, True]] * 2 + [[True, False]] * 4
 
 
 @pytest.mark.parametrize("x", [[1], [1, 1, 2], [1, 2, np.nan]])
 def test_the_numbers_over_training_are_checked(x):
-    for draw in (plots.sweep_figure, plots.sweep_interactive):
+    for draw in (plots.plot_sweep, plots.explore_sweep):
         with pytest.raises(InvalidArgumentError, match="one finite number per record, all differ"):
             draw(samples.sweep(3), x=x)
 
 
 def test_interactive_eigenvalues_over_training():
     records = samples.sweep(4, k=2, unconverged=(1,))
-    figure = plots.sweep_interactive(records)
+    figure = plots.explore_sweep(records)
     lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
     assert [line.name for line in lines] == ["λ1", "λ2"]
     np.testing.assert_allclose(lines[1].y, [r.values[1] for r in records])
@@ -390,15 +402,15 @@ def test_interactive_eigenvalues_over_training():
 
 LONG = "runs/2026/" + "a_long_name_" * 8 + "{}"
 FIGURES = {
-    "density": lambda: plots.density_figure([sgd(), samples.density(LONG)], title="A title"),
-    "densities": lambda: plots.density_figure([samples.density(LONG.format(k)) for k in range(6)]),
-    "trace": lambda: plots.trace_figure([samples.trace(LONG.format(k)) for k in range(4)]),
-    "layers": lambda: plots.trace_figure(
+    "density": lambda: plots.plot_density([sgd(), samples.density(LONG)], title="A title"),
+    "densities": lambda: plots.plot_density([samples.density(LONG.format(k)) for k in range(6)]),
+    "trace": lambda: plots.plot_trace([samples.trace(LONG.format(k)) for k in range(4)]),
+    "layers": lambda: plots.plot_trace(
         [samples.trace(LONG.format(k), layers=[LONG.format(i) for i in range(9)]) for k in (0, 1)]
     ),
-    "eigs": lambda: plots.eigs_figure([samples.both_ends("a"), samples.both_ends(LONG)]),
-    "sweep": lambda: plots.sweep_figure(samples.sweep(8, k=9)),
-    "named": lambda: plots.sweep_figure(
+    "eigs": lambda: plots.plot_eigs([samples.both_ends("a"), samples.both_ends(LONG)]),
+    "sweep": lambda: plots.plot_sweep(samples.sweep(8, k=9)),
+    "named": lambda: plots.plot_sweep(
         samples.sweep(8), names=[f"{k}-{LONG}"[: 30 + k] + "xyzuvwab"[k] for k in range(8)]
     ),
 }
@@ -430,15 +442,6 @@ def test_every_kind_with_a_picture_is_drawn():
     assert {"density", "trace"} <= set(plots.PICTURES) < set(KINDS)
 
 
-def test_ticks_of_a_symlog_axis_are_few_and_inside():
-    for low, high, threshold in [(-1e-9, 1e9, 1e-9), (-0.02, 0.5, 1e-3), (-5.0, -0.1, 1e-2)]:
-        ticks = symlog_ticks(low, high, threshold)
-        assert 1 <= len(ticks) <= 13
-        assert (np.diff(ticks) > 0).all()
-        assert all(low <= tick <= high for tick in ticks)
-    assert len(symlog_ticks(-0.9, 0.9, 0.3)) >= 4  # no power of ten but in the linear part
-
-
 # --- the command line ------------------------------------------------------------------------
 
 
@@ -465,17 +468,17 @@ def test_the_command_line_draws_every_kind(study, run, tmp_path, what):
 def test_the_newest_record_of_each_checkpoint_is_drawn(study, run, monkeypatch):
     shown = {}
 
-    def keep(records, *, names, x_axis):
+    def keep(records, *, names, **options):
         shown.update(zip(names, records, strict=True))
-        return draw(records, names=names, x_axis=x_axis)
+        return draw(records, names=names, **options)
 
-    draw = plots.density_figure
+    draw = landscape.plots.plot_density
     newer = samples.density("SGD", bandwidth=1e-3)
     newer = dataclasses.replace(newer, settings={"seed": 1})
     late = dataclasses.replace(newer.provenance, created="2026-02-02T03:04:05+00:00")
     with Study("landscape.db") as opened:
         opened.save(dataclasses.replace(newer, provenance=late))
-    monkeypatch.setattr(plots, "density_figure", keep, raising=False)
+    monkeypatch.setattr(landscape.plots, "plot_density", keep, raising=False)
     assert run("plot", "SAM", "SGD", "--what", "density", "-o", "d.png").code == 0
     assert list(shown) == ["SAM", "SGD"]
     assert shown["SGD"].bandwidth == 1e-3
