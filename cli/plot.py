@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -38,6 +40,8 @@ class Look:
         x_axis: spacing of the eigenvalues of a density.
         interactive: whether to make a page to turn and read off.
         relative: whether profiles are drawn against ρ/‖w‖.
+        colours: a colour for each checkpoint of the study, the same in every picture.
+        folders: of each checkpoint of the study; those of one folder are one run.
     """
 
     kind: str | None
@@ -45,6 +49,8 @@ class Look:
     x_axis: str
     interactive: bool
     relative: bool = False
+    colours: Mapping[str, str] | None = None
+    folders: Mapping[str, str] | None = None
 
     @property
     def log_or_linear(self) -> str:
@@ -53,13 +59,14 @@ class Look:
 
     def options(self, drawer: str) -> dict[str, Any]:
         """Return what a picture of one kind of record is to be told."""
-        if drawer == "density":
-            return {"x_axis": self.x_axis}
-        if drawer == "profile":
-            return {"relative": self.relative}
         if drawer == "path":
             return {"scale": self.log_or_linear}
-        return {"scale": self.scale} if drawer == "line" else {}
+        options: dict[str, dict[str, Any]] = {
+            "density": {"x_axis": self.x_axis},
+            "profile": {"relative": self.relative},
+            "line": {"scale": self.scale},
+        }
+        return {"colours": self.colours, **options.get(drawer, {})}
 
 
 @click.command("plot")
@@ -136,15 +143,17 @@ def command(
       landscape plot --id 7 --kind 3d -o surface.png
       landscape plot --id 7 --id 9 -o runs_on_surface.html
     """
-    from landscape.plots import save_figure
+    from landscape.plots import colours_by_name, save_figure
     from landscape.study import Study
 
     interactive = Path(output).suffix.lower() in {".html", ".htm"}
     if interactive and kind not in {None, "3d"}:
         msg = f"an interactive picture of a surface is a relief; --kind {kind} takes .png or .pdf"
         raise InvalidArgumentError(msg)
-    look = Look(kind, scale, x_axis, interactive, relative)
     with Study(study, readonly=True) as opened:
+        tints = colours_by_name(entry.name for entry in opened.entries())
+        folders = {one.name: os.path.dirname(one.path) for one in opened.names() if one.path}
+        look = Look(kind, scale, x_axis, interactive, relative, tints, folders)
         if numbers:
             figure = _by_number(opened, numbers, what, look)
         else:
@@ -172,7 +181,8 @@ def _by_number(study: Study, numbers: tuple[int, ...], what: str, look: Look) ->
 def _newest(study: Study, names: tuple[str, ...], what: str, look: Look, part: str | None) -> Any:
     """Draw the newest measurements of each checkpoint."""
     if what == "band":
-        return _draw("band", random_lines(study, names, parameters=part), look, scale=look.scale)
+        lines = random_lines(study, names, parameters=part)
+        return _draw("band", lines, look, scale=look.scale, colours=look.colours)
     if what == "trajectory":
         return _draw("trajectory", every_run(study, names), look)
     if what == "path":
@@ -211,7 +221,7 @@ def _fitting(surfaces: Named, runs: list[Trajectory], *, asked: bool = False) ->
         models.append(Measured(name=name, surface=surface, trajectories=here))
     lost = [run for run in runs if not any(run.lies_in(cast("Surface", s)) for _, s in surfaces)]
     if asked and lost:
-        from landscape.plots.runs import check_runs
+        from landscape.plots.trajectories import check_runs
 
         check_runs(cast("Surface", surfaces[0][1]), lost)
     return models
@@ -220,8 +230,8 @@ def _fitting(surfaces: Named, runs: list[Trajectory], *, asked: bool = False) ->
 def _figure(comparison: Comparison, what: str, look: Look) -> Any:
     if what == "contrast":
         if look.interactive:
-            return comparison.explore(scale=look.scale)
-        return comparison.plot(scale=look.scale, kind=look.kind or "both")
+            return comparison.explore(scale=look.scale, colours=look.colours)
+        return comparison.plot(scale=look.scale, kind=look.kind or "both", colours=look.colours)
     role = what.replace("-", "_") if what in LINES else KINDS[what].role
     found = [(m.name, m.roles()[role]) for m in comparison.models if role in m.roles()]
     if not found:
@@ -243,7 +253,7 @@ def _drawn(drawer: str, found: Named, look: Look) -> Any:
         by_name: dict[str, list[Result]] = {}
         for record in records:
             by_name.setdefault(record.name, []).append(record)
-        return _draw("band", by_name, look, scale=look.scale)
+        return _draw("band", by_name, look, scale=look.scale, colours=look.colours)
     if drawer == "difference":
         if len(records) != 2:
             msg = f"a difference takes two surfaces; got {len(records)}: {', '.join(names)}"
@@ -252,6 +262,13 @@ def _drawn(drawer: str, found: Named, look: Look) -> Any:
         return _draw("difference", *records, look, names=names, **options)
     if drawer == "trajectory":
         return _draw("trajectory", records, look)  # which have names of their own
+    if drawer == "sweep":
+        runs = [(look.folders or {}).get(name, "") for name in names]
+        if all(runs) and len(set(runs)) > 1:
+            shared = os.path.commonpath(runs)
+            runs = [os.path.relpath(run, shared) for run in runs]
+            return _draw("sweep", records, look, names=names, runs=runs)
+        return _draw("sweep", records, look, names=names)
     return _draw(drawer, records, look, names=names, **look.options(drawer))
 
 
@@ -259,7 +276,10 @@ def _draw(drawer: str, *given: Any, **options: Any) -> Any:
     from landscape import plots
 
     *records, look = given
-    name = f"{drawer}_interactive" if look.interactive else f"{drawer}_figure"
+    name = f"explore_{drawer}" if look.interactive else f"plot_{drawer}"
+    if name not in plots.__all__:
+        msg = f"{drawer} has no interactive picture; write it as .png, .pdf or .svg"
+        raise InvalidArgumentError(msg)
     return getattr(plots, name)(*records, **options)
 
 
@@ -268,8 +288,8 @@ def _surfaces(models: list[Measured], look: Look) -> Any:
     if len(models) == 1 and (look.kind or models[0].trajectories) and not look.interactive:
         (model,) = models
         return model.surface.plot(  # type: ignore[union-attr]
-            kind=look.kind or "contourf", scale=look.scale, trajectories=model.trajectories
+            kind=look.kind, scale=look.scale, trajectories=model.trajectories
         )
     if look.interactive:
-        return only.explore(scale=look.scale)
-    return only.plot(scale=look.scale, kind=look.kind or "both", table=False)
+        return only.explore(scale=look.scale, colours=look.colours)
+    return only.plot(scale=look.scale, kind=look.kind or "both", colours=look.colours, lines=False)

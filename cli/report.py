@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,9 +32,21 @@ def _measured(comparison: Comparison) -> Comparison:
     "--output", "-o", default="landscape.html", show_default=True, type=click.Path(), help="Page."
 )
 @click.option("--title", default=None, help="Title of the page.")
+@click.option(
+    "--scale",
+    type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
+    default="auto",
+    show_default=True,
+    help="Scale of the surfaces at first; a switch in the page leads to the other one.",
+)
 @params_option
 def command(
-    names: tuple[str, ...], study: str, output: str, title: str | None, params: tuple[str, ...]
+    names: tuple[str, ...],
+    study: str,
+    output: str,
+    title: str | None,
+    scale: str,
+    params: tuple[str, ...],
 ) -> None:
     """Write one HTML page with the figure, interactive views and all numbers with their evidence.
 
@@ -41,14 +56,17 @@ def command(
     Example:
       landscape report sgd sam --study landscape.db -o contrast.html
     """
+    from landscape.plots import colours_by_name
     from landscape.study import Study
 
     with Study(study, readonly=True) as opened:
+        colours = colours_by_name(entry.name for entry in opened.entries())
         comparison = opened.comparison(in_full(opened, names) or None, parameters=part_of(params))
     if not names:
         comparison = _measured(comparison)
     if not comparison.models:
         msg = f"{study} holds no finished measurement yet; measure first, e.g. landscape compare"
         raise StudyError(msg)
-    path = comparison.report(output, title=title)
+    made_by = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    path = comparison.report(output, title=title, scale=scale, colours=colours, command=made_by)
     click.echo(f"Report in {path}.")

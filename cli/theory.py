@@ -114,19 +114,17 @@ def _spread_out(iterations: int) -> list[int]:
 def _draw(
     pair: TradeOff, simulated: list[Simulated], options: dict[str, Any], *, output: str
 ) -> None:
-    from landscape.plots import save_figure, theory_figure, theory_interactive
+    from landscape.plots import explore_theory, plot_theory, save_figure
 
     if Path(output).suffix.lower() in {".html", ".htm"}:
         pairs, shown = _slider(pair)
-        figure = theory_interactive(pairs, simulated=simulated, shown=shown)
+        figure = explore_theory(pairs, simulated=simulated, shown=shown)
     else:
         title = (
             f"Least squares, {options['design']} design, {options['signal']} signal, "
             f"n = {options['n']}, d = {options['d']}"
         )
-        figure = theory_figure(
-            pair, simulated=simulated, title=f"{title}, σ = {options['noise']:g}"
-        )
+        figure = plot_theory(pair, simulated=simulated, title=f"{title}, σ = {options['noise']:g}")
     save_figure(figure, output)
 
 
@@ -143,8 +141,8 @@ def _slider(pair: TradeOff) -> tuple[list[TradeOff], int]:
 
 
 def _print(pair: TradeOff, simulated: list[Simulated]) -> None:
+    from landscape.plots.style import capital
     from landscape.plots.theory import fast_modes, order_of
-    from landscape.plots.words import capital
     from landscape.wording import number
 
     stops = (pair.gd.best, pair.sam.best)

@@ -25,12 +25,11 @@ from runs import (
     draw_zero,
     legend_above,
     main,
-    write_caption,
 )
 
 from landscape.intervals import difference_interval, mean_interval
 from landscape.loss import evaluation
-from landscape.plots.style import styled
+from landscape.plots.style import styled, write_caption
 from landscape.results import Evaluation, FloatArray, Result
 
 FIRST_TUNING_SEED = 100  # no seed of the search for ρ is one of the comparison
@@ -156,9 +155,11 @@ def draw(
         legend_above(axes)
     write_caption(
         sheet,
-        f"Test accuracy on {n_test:,} examples with part of the training labels wrong; one "
-        f"example is {100 / n_test:.2g} points; {MEANS}. Right: what is gained over SGD, paired "
-        "by seed.",
+        [
+            f"Test accuracy on {n_test:,} examples with part of the training labels wrong; one "
+            f"example is {100 / n_test:.2g} points; {MEANS}. Right: what is gained over SGD, "
+            "paired by seed."
+        ],
     )
     return sheet
 

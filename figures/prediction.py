@@ -29,14 +29,13 @@ from runs import (
     legend_above,
     main,
     spans_decades,
-    write_caption,
 )
 
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.curvature._trace import trace
 from landscape.intervals import Interval, rank_correlation
 from landscape.loss import evaluation
-from landscape.plots.style import COLOUR_MAP, MARKERS, SMALL, colour, styled
+from landscape.plots.style import COLOUR_MAP, MARKERS, SMALL, colour, styled, write_caption
 from landscape.results import (
     AverageSharpness,
     Eigenpairs,
@@ -264,10 +263,12 @@ def draw(
     sheet.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     write_caption(
         sheet,
-        f"Left: Kendall's τ of each measure with the test error over {error.size} models, with "
-        "bootstrap intervals; τ > 0: the larger the measure, the more errors. Squares: only models "
-        "of like training loss are compared with each other. Right: each measure against the test "
-        f"error on {n_test:,} examples, one mark per model.",
+        [
+            f"Left: Kendall's τ of each measure with the test error over {error.size} models, "
+            "with bootstrap intervals; τ > 0: the larger the measure, the more errors. "
+            "Squares: only models of like training loss are compared with each other. Right: "
+            f"each measure against the test error on {n_test:,} examples, one mark per model."
+        ],
     )
     return sheet
 

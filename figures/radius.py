@@ -30,12 +30,11 @@ from runs import (
     legend_above,
     main,
     spans_decades,
-    write_caption,
 )
 
 from landscape.intervals import difference_interval, mean_interval, ratio_interval
 from landscape.loss import evaluation
-from landscape.plots.style import FAINT, colour, styled
+from landscape.plots.style import FAINT, colour, styled, write_caption
 from landscape.problem import Problem, load_task
 from landscape.results import Evaluation, FloatArray, Result, Sharpness, StepwiseSharpness
 from landscape.sharpness._k_steps import STEPS, stepwise_sharpness
@@ -201,12 +200,15 @@ def draw(
         legend_above(axes)
     write_caption(
         sheet,
-        f"Left: test error on {n_test:,} examples after training with SAM, against its radius ρ; "
-        f"m: examples that share one ascent; {MEANS}; grey: ρ = 0, plain SGD, and its interval. "
-        f"Right: rise of the loss at distance ρ = {plan.climbed:g} that k steps of ascent find, a "
-        "lower bound on the maximum; dashed: what the full search finds, ratios are of geometric "
-        f"means. {plan.label_noise:.0%} of the training labels are wrong on both sides; on the "
-        f"right SAM was trained with ρ = {plan.climbed:g} and m = {plan.batch_size}.",
+        [
+            f"Left: test error on {n_test:,} examples after training with SAM, against its "
+            f"radius ρ; m: examples that share one ascent; {MEANS}; grey: ρ = 0, plain SGD, and "
+            f"its interval. Right: rise of the loss at distance ρ = {plan.climbed:g} that k "
+            "steps of ascent find, a lower bound on the maximum; dashed: what the full search "
+            f"finds, ratios are of geometric means. {plan.label_noise:.0%} of the training "
+            "labels are wrong on both sides; on the right SAM was trained with ρ = "
+            f"{plan.climbed:g} and m = {plan.batch_size}."
+        ],
     )
     return sheet
 

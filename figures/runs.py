@@ -34,7 +34,7 @@ from landscape.errors import CheckpointError, LandscapeError, StudyError
 from landscape.evaluate import provenance_of
 from landscape.intervals import mean_interval
 from landscape.plots import save_figure
-from landscape.plots.style import FAINT, SMALL, colour, marker, wrap
+from landscape.plots.style import FAINT, colour, marker
 from landscape.problem import Problem, load_task
 from landscape.progress import progress_bar
 from landscape.results import Eigenpairs, Provenance, Result, Sharpness, TrainingLog
@@ -455,12 +455,6 @@ def add_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
 def legend_above(axes: Axes) -> None:
     """Place the legend above the panel, where no data can be."""
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0))
-
-
-def write_caption(figure: Figure, text: str) -> None:
-    """Write wrapped small text under the panels."""
-    lines = wrap(text, figure.get_figwidth() - 0.4, size=SMALL)
-    figure.supxlabel("\n".join(lines), x=0.02, ha="left", size=SMALL, color="0.2")
 
 
 # --- the command line ---------------------------------------------------------------------------

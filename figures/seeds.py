@@ -21,13 +21,12 @@ from runs import (
     evidence,
     main,
     spans_decades,
-    write_caption,
 )
 
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.intervals import mean_interval, ratio_interval
 from landscape.loss import evaluation
-from landscape.plots.style import FAINT, SMALL, colour, styled
+from landscape.plots.style import FAINT, SMALL, colour, styled, write_caption
 from landscape.results import Eigenpairs, Evaluation, FloatArray, Result, Sharpness
 from landscape.sharpness._worst_case import sharpness
 
@@ -125,9 +124,11 @@ def draw(quantities: Quantities) -> Figure:
         axes.set_title(f"{label}\nSAM/SGD {_ratio(pair) or 'without ratio'}", fontsize=SMALL)
     write_caption(
         sheet,
-        "Lines: one seed each, from SGD to SAM; beside them the mean and its 95 % t interval. "
-        "SAM/SGD: ratio of geometric means, paired by seed, with its 95 % interval, where all "
-        "values are positive.",
+        [
+            "Lines: one seed each, from SGD to SAM; beside them the mean and its 95 % t interval. "
+            "SAM/SGD: ratio of geometric means, paired by seed, with its 95 % interval, where all "
+            "values are positive."
+        ],
     )
     return sheet
 

@@ -22,14 +22,13 @@ from runs import (
     Trained,
     evidence,
     main,
-    write_caption,
 )
 
 from landscape.curvature._density import spectral_density
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.loss import evaluation
 from landscape.plots.densities import density_view, draw_density, prepare_density
-from landscape.plots.style import SMALL, colour, styled
+from landscape.plots.style import SMALL, colour, marker, styled, write_caption
 from landscape.results import Density, Eigenpairs, Evaluation, Result
 from landscape.wording import number
 
@@ -151,12 +150,12 @@ def draw(
     panels = sheet.subplots(len(densities), len(epochs), squeeze=False)
     titles = [(name, epoch) for name in densities for epoch in epochs]
     for axes, (name, epoch), record, pair in zip(panels.flat, titles, records, found, strict=True):
-        prepare_density(axes, view, "log")
-        draw_density(axes, record, view, index=INDEX[name], n=1)
+        prepare_density(axes, view)
+        draw_density(axes, record, view, tint=colour(INDEX[name]), shape=marker(INDEX[name]))
         axes.set_title(_title(name, epoch, pair), fontsize=SMALL, color=colour(INDEX[name]))
         axes.set_xlabel("eigenvalue λ")
         axes.label_outer()
-    write_caption(sheet, _caption(records, found, view.threshold))
+    write_caption(sheet, [_caption(records, found, view.threshold)])
     return sheet
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
+from landscape import plots
 from landscape.results import (
     AverageSharpness,
     Check,
@@ -34,6 +37,36 @@ from landscape.results.comparison import Comparison, Measured
 
 N_PARAMETERS = 40
 HOSTILE = """</script><script>document.title='owned'</script><img src=x onerror="owned()">'&"""
+
+
+class Figures:
+    """The functions of `landscape.plots`, returning the figure of the axes that they return."""
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(plots, name)
+        if not callable(function):
+            return function
+
+        def draw(*args: Any, **kwargs: Any) -> Any:
+            drawn = function(*args, **kwargs)
+            return drawn.figure if isinstance(drawn, Axes) else drawn
+
+        return draw
+
+
+figures = Figures()
+
+
+def caption(figure: Any) -> str:
+    """What is written around the panels of a figure, as one string."""
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    titles += [legend.get_title().get_text() for legend in figure.legends]
+    return " ".join(" ".join([text.get_text() for text in figure.texts] + titles).split())
+
+
+def key(figure: Any) -> list[str]:
+    """What the key above the panels names."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
 def provenance(name="model.pt", *, split="train", n_examples=1437, data="data-1"):

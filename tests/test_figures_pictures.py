@@ -104,12 +104,13 @@ def test_spectra_stand_in_rows_and_columns_on_the_same_axes():
         np.testing.assert_array_equal(curve.get_xdata(), record.grid)
         assert axes.get_yscale() == "log"
         assert axes.get_xlim()[1] > 118.3
-    assert [axes.get_title() for axes in figure.axes[:2]] == [
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == [
         "SGD, epoch 1\nλmax 7.9, λmax/λ5 2.5",
         "SGD, epoch 50\nλmax 42.1, λmax/λ5 1.9",
     ]
-    assert figure.axes[5].get_title().startswith("SAM, epoch 200\n")
-    assert [axes.title.get_color() for axes in figure.axes] == [PALETTE[0]] * 3 + [PALETTE[1]] * 3
+    assert figure.axes[5].get_title(loc="left").startswith("SAM, epoch 200\n")
+    shades = [axes._left_title.get_color() for axes in figure.axes]
+    assert shades == [PALETTE[0]] * 3 + [PALETTE[1]] * 3
     assert "0 of 6 did not converge" in said(figure)
     check_layout(figure)
 
@@ -119,8 +120,8 @@ def test_eigenvalues_that_did_not_converge_or_are_few_are_marked():
     found["SGD"][2] = pairs(118.3, 4.4, converged=False)
     found["SAM"][0] = pairs(*TOP["SAM"][0], k=3)
     figure = spectra.draw(densities, found, EPOCHS)
-    assert figure.axes[2].get_title().endswith("λmax 118, λmax/λ5 4.4, not converged")
-    assert figure.axes[3].get_title().endswith("λmax 5.2, λmax/λ5 unknown")
+    assert figure.axes[2].get_title(loc="left").endswith("λmax 118, λmax/λ5 4.4, not converged")
+    assert figure.axes[3].get_title(loc="left").endswith("λmax 5.2, λmax/λ5 unknown")
     assert "1 of 6 did not converge" in said(figure)
     check_layout(figure)
 
@@ -310,8 +311,8 @@ def test_each_seed_is_a_line_beside_mean_and_interval():
     logs = np.log(SHARP["SAM"] / SHARP["SGD"])
     low, high = np.exp(t_interval(logs))
     ratio = f"λmax\nSAM/SGD {np.exp(logs.mean()):.3f} ({low:.3f} to {high:.3f})"
-    assert first.get_title() == ratio
-    assert second.get_title() == "a gap\nSAM/SGD without ratio"
+    assert first.get_title(loc="left") == ratio
+    assert second.get_title(loc="left") == "a gap\nSAM/SGD without ratio"
     check_layout(figure)
 
 

@@ -9,33 +9,33 @@ import subprocess
 import sys
 
 import matplotlib as mpl
+import matplotlib.figure
 import numpy as np
 import pytest
 import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import style as style_sheet
 from matplotlib.collections import PathCollection, PolyCollection, QuadMesh
 from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.contour import QuadContourSet
+from samples import figures as plots
 
-from landscape import plots
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.files import write_file
-from landscape.plots import words
-from landscape.plots.contrast_blocks import ball_outline
+from landscape.plots import draw
+from landscape.plots.comparison import ball_outline
 from landscape.plots.interactive.common import inert
-from landscape.plots.reliefs import HEIGHT, LIGHT, light
 from landscape.plots.scales import common_scale
-from landscape.plots.style import Picture, fit, plain, text_width, wrap
+from landscape.plots.style import Picture, colours_by_name, plain
+from landscape.plots.surfaces import HEIGHT, LIGHT, light
 from landscape.report.verdict import verdict
 from landscape.results.comparison import Comparison, Measured
 
 MAPS = ("contour", "contourf", "heatmap")
 
 
-def said(figure):
-    """All text of a figure outside its axes, as one string."""
-    return " ".join(text.get_text() for text in figure.texts)
+said = samples.caption
 
 
 def maps(figure):
@@ -198,12 +198,12 @@ def test_losses_of_another_shape_are_refused():
 def test_names_of_checkpoints_keep_their_case():
     near = samples.wide("sam", reach=0.5)
     bad = dataclasses.replace(near, surface=samples.with_bad_corner(near.surface))
-    text = said(plots.contrast(samples.comparison(samples.sharp("sgd"), bad)))
+    text = said(plots.plot_comparison(samples.comparison(samples.sharp("sgd"), bad)))
     assert "sam: 7 of 525 points not finite" in text
     assert "Sam" not in text
     assert "Sgd" not in text
     pair = [samples.eigenpairs("sgd"), samples.eigenpairs("sam", converged=False)]
-    drawn = said(plots.sweep_figure(pair, names=["sgd", "sam"]))
+    drawn = said(plots.plot_sweep(pair, names=["sgd", "sam"]))
     assert "Sgd" not in drawn
     assert "Hollow, NOT converged: sam" in drawn
 
@@ -236,7 +236,7 @@ def test_measured_points_are_dotted_where_others_are_interpolated(kind):
     assert "0.08 % of the loss" in " ".join(said(plots.draw(interpolated("log"))).split())
     assert "(dots)" not in said(plots.draw(record, kind="3d"))
     whole = plots.draw(samples.surface(nx=8, ny=5), kind=kind)
-    assert "interpolated" not in said(whole)
+    assert "the others interpolated" not in said(whole)
     assert not [line for line in whole.axes[0].lines if line.get_marker() == "o"]
 
 
@@ -285,16 +285,24 @@ def test_a_relief_has_the_colours_of_its_heights_but_for_the_light():
 # --- scales ----------------------------------------------------------------------------------
 
 
-def test_auto_is_linear_unless_most_of_the_picture_would_be_flat():
-    record = samples.surface(curvature=60)
-    assert record.loss.max() > 100 * record.loss.min()
-    assert common_scale([record]).spacing == "linear"
-    spiked = dataclasses.replace(record, loss=np.where(record.loss > 7, 1e4, record.loss))
-    assert common_scale([spiked]).spacing == "log"
-    negative = dataclasses.replace(spiked, loss=spiked.loss - 1)
-    assert common_scale([negative]).spacing == "linear"
-    # a contrast however strong does not make its parts flat
-    assert common_scale([record, samples.surface(curvature=0.6)]).spacing == "linear"
+def test_auto_decides_on_the_common_range_of_all_panels():
+    sharp, wide = samples.surface(curvature=60), samples.surface(curvature=0.6)
+    assert common_scale([sharp]).spacing == common_scale([wide]).spacing == "linear"
+    assert common_scale([sharp, wide]).spacing == "log"  # all of the one would be one colour
+    negative = dataclasses.replace(wide, loss=wide.loss - 1)
+    assert common_scale([sharp, negative]).spacing == "linear"
+
+
+def test_losses_of_a_cnn_are_drawn_by_log():
+    """From 0.022 to 55, as a filter-normalised surface of a CNN has them; and one less steep."""
+    grid = samples.surface(nx=25, ny=25)
+    radius = np.hypot(grid.x[:, None], grid.y[None, :]) / np.sqrt(2)
+    steep, flat = (0.022 + (top - 0.022) * radius**power for top, power in ((55, 3), (9, 2)))
+    records = [dataclasses.replace(grid, loss=loss) for loss in (steep, flat)]
+    scale = common_scale(records)
+    assert (scale.spacing, scale.low, scale.high) == ("log", 0.022, 55)
+    for record in records:
+        assert len([v for v in scale.levels() if record.loss.min() < v < record.loss.max()]) >= 5
 
 
 @pytest.mark.parametrize(
@@ -315,7 +323,7 @@ def test_auto_follows_the_share_of_points_in_the_lowest_tenth(power, spacing):
 
 def test_auto_takes_a_quadratic_line_as_linear_and_a_spiked_one_as_log():
     x = np.linspace(-1, 1, 201)
-    bowl = dataclasses.replace(samples.line(n=201), loss=0.001 + x**2)
+    bowl = dataclasses.replace(samples.line(n=201), loss=0.01 + x**2)
     assert common_scale([bowl]).spacing == "linear"
     spiked = dataclasses.replace(bowl, loss=0.001 + x**2 + 30 * (np.abs(x) > 0.97))
     assert common_scale([spiked]).spacing == "log"
@@ -396,7 +404,7 @@ def test_a_scale_of_nothing_finite_is_still_a_scale():
 
 
 def test_reliefs_and_maps_share_range_colours_levels_and_view():
-    figure = plots.contrast(samples.comparison())
+    figure = plots.plot_comparison(samples.comparison())
     two = samples.comparison()
     low = min(m.surface.loss.min() for m in two.models)
     high = max(m.surface.loss.max() for m in two.models)
@@ -411,14 +419,14 @@ def test_reliefs_and_maps_share_range_colours_levels_and_view():
     for bands in filled:
         assert (bands.norm.vmin, bands.norm.vmax) == (low, high)
         assert bands.get_cmap().name == "viridis"
-    bars = [axes for axes in figure.axes if axes.get_label() == "colour bar"]
+    bars = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
     assert len(bars) == 1
     assert bars[0].get_ylim() == pytest.approx((low, high))
     assert bars[0].get_ylabel() == "loss L(w′)"
 
 
 def test_the_log_scale_is_shared_too():
-    figure = plots.contrast(samples.comparison(), scale="log")
+    figure = plots.plot_comparison(samples.comparison(), scale="log")
     norms = [next(c for c in axes.collections if c.filled).norm for axes in maps(figure)]
     assert all(isinstance(norm, LogNorm) for norm in norms)
     assert norms[0].vmin == norms[1].vmin
@@ -428,7 +436,7 @@ def test_the_log_scale_is_shared_too():
 
 def test_common_levels_that_one_surface_never_reaches_are_no_trouble():
     flat = samples.wide("flat", curvature=1e-9)
-    figure = plots.contrast(samples.comparison(samples.sharp(), flat))
+    figure = plots.plot_comparison(samples.comparison(samples.sharp(), flat))
     assert len(maps(figure)) == 2
 
 
@@ -438,8 +446,8 @@ def line_panels(figure):
 
 def test_worst_case_lines_show_the_rise_against_the_distance():
     two = samples.comparison()
-    panel = line_panels(plots.contrast(two))[0]
-    for model, colour in zip(two.models, ("#0072B2", "#D55E00"), strict=True):
+    panel = line_panels(plots.plot_comparison(two))[0]
+    for model, colour in zip(two.models, ("#0072b2", "#d55e00"), strict=True):
         line = next(x for x in panel.lines if x.get_label() == model.name)
         assert line.get_color() == colour
         np.testing.assert_allclose(line.get_xdata(), model.worst_line.distance)
@@ -452,38 +460,14 @@ def test_worst_case_lines_show_the_rise_against_the_distance():
     assert [float(dot.get_xdata()[0]) for dot in dots] == [m.sharpness.rho for m in two.models]
 
 
-def test_random_lines_are_thin_beside_the_worst_case_where_they_have_enough_points():
-    near = [
-        dataclasses.replace(
-            model, random_line=samples.line(model.name, direction="random direction", norm=0.2)
-        )
-        for model in samples.comparison().models
-    ]
-    (panel,) = line_panels(plots.contrast(samples.comparison(*near)))
-    widths = {line.get_linewidth() for line in panel.lines if len(line.get_xdata()) > 5}
-    assert widths == {0.9, 1.6}
-    # the usual random line reaches far and has a single point near: it gets a panel of its own
-    far = line_panels(plots.contrast(samples.comparison()))
-    assert len(far) == 2
-    assert {line.get_linewidth() for line in far[0].lines if len(line.get_xdata()) > 5} == {1.6}
-
-
-def test_the_table_is_set_in_full():
-    two = samples.comparison()
-    written = {text.get_text() for text in plots.contrast(two).texts}
-    for row in two.table():
-        assert set(row) - {""} <= written
-    assert "train loss" not in {t.get_text() for t in plots.contrast(two, table=False).texts}
-
-
 def test_the_ball_is_drawn_where_it_can_be_seen_and_mentioned_where_not():
     model = samples.sharp()
-    assert "the ball ‖ε‖₂ ≤ 0.1 in which the sharpness was sought is smaller than the +" in said(
-        plots.contrast(samples.comparison(model))
+    assert "The ball ‖ε‖₂ ≤ 0.1 in which the sharpness was sought is smaller than the +" in said(
+        plots.plot_comparison(samples.comparison(model))
     )
     large = dataclasses.replace(model, sharpness=samples.sharpness(rho=3.0))
-    figure = plots.contrast(samples.comparison(large))
-    assert "dashed, the ball ‖ε‖₂ ≤ 3" in said(figure)
+    figure = plots.plot_comparison(samples.comparison(large))
+    assert "Dashed, the ball ‖ε‖₂ ≤ 3" in said(figure)
     x, y = ball_outline(large)
     assert any(
         np.array_equal(line.get_xdata(), x) and np.array_equal(line.get_ydata(), y)
@@ -505,17 +489,55 @@ def test_the_outline_of_the_ball_lies_on_the_sphere(cosine):
 
 
 def test_grids_of_different_reach_share_their_axes():
-    figure = plots.contrast(samples.comparison(samples.sharp(), samples.wide(reach=0.5, nx=8)))
+    figure = plots.plot_comparison(
+        samples.comparison(samples.sharp(), samples.wide(reach=0.5, nx=8))
+    )
     assert {axes.get_xlim() for axes in maps(figure)} == {(-1.0, 1.0)}
     assert len({axes.get_xlim() for axes in reliefs(figure)}) == 1
-    assert "blank, not measured" in said(figure)
+    assert "Blank: not measured" in said(figure)
     assert "SGD: filter-normalised random direction (seed 0), 25 × 21 points; SAM:" in said(figure)
+
+
+def test_surfaces_through_other_planes_share_no_axes():
+    model = samples.wide(reach=0.5)
+    other = dataclasses.replace(model.surface, plane="top two eigenvectors")
+    two = samples.comparison(samples.sharp(), dataclasses.replace(model, surface=other))
+    figure = plots.plot_comparison(two)
+    assert [axes.get_xlim() for axes in maps(figure)] == [(-1.0, 1.0), (-0.5, 0.5)]
+    assert "The planes are not of one kind: each has axes of its own" in said(figure)
+    first, second = (plots.explore_comparison(two).layout[key] for key in ("scene", "scene2"))
+    assert (first.xaxis.range, second.xaxis.range) == ((-1.0, 1.0), (-0.5, 0.5))
+    with pytest.raises(InvalidArgumentError, match=r"planes of other kinds .* do not compare"):
+        plots.plot_area([m.surface for m in two.models])
+
+
+def test_a_surface_that_is_not_finished_is_drawn_and_says_so():
+    record = samples.surface(nx=8, ny=5)
+    measured = np.arange(40).reshape(8, 5) < 17
+    loss = np.where(measured, record.loss, np.nan)
+    part = dataclasses.replace(record, loss=loss, measured=measured)
+    for kind in plots_kinds:
+        figure = plots.draw(part, kind=kind)
+        assert "Not finished: 17 of 40 points measured, the others blank" in said(figure)
+        assert "not finite" not in said(figure)
+
+
+def test_contours_are_interpolated_and_the_caption_says_so():
+    record = samples.surface(nx=9, ny=9)
+    figure = plots.draw(record, kind="contour", scale="linear", levels=[2.0])
+    (contours,) = [c for c in figure.axes[0].collections if isinstance(c, QuadContourSet)]
+    x, y = contours.get_paths()[0].vertices.T
+    exact = samples.bowl(x, y, curvature=20.0, loss=0.05)
+    assert np.abs(exact - 2.0).max() < 0.05  # with the 9 × 9 points joined by lines it is 0.3
+    assert x.size > 100
+    assert "Contours are interpolated between the points" in said(figure)
+    assert "interpolated" not in said(plots.draw(record, kind="heatmap"))
 
 
 def test_bad_points_of_one_checkpoint_are_told_with_its_name():
     model = samples.wide()
     bad = dataclasses.replace(model, surface=samples.with_bad_corner(model.surface))
-    text = said(plots.contrast(samples.comparison(samples.sharp(), bad)))
+    text = said(plots.plot_comparison(samples.comparison(samples.sharp(), bad)))
     assert "SAM: 7 of 525 points not finite (6 NaN, 1 infinite), hatched and marked ×" in text
 
 
@@ -527,9 +549,6 @@ PARTS = {
     ),
     "four": samples.comparison(*(samples.measured(f"model {k}", nx=6, ny=5) for k in range(4))),
     "six": samples.comparison(*(samples.measured(f"model {k}", nx=6, ny=5) for k in range(6))),
-    "table": samples.comparison(
-        Measured(name="a", evaluation=samples.evaluation()), Measured(name="b")
-    ),
     "surfaces": samples.comparison(
         Measured(name="a", surface=samples.surface()), Measured(name="b")
     ),
@@ -545,7 +564,7 @@ PARTS = {
 
 @pytest.mark.parametrize("name", PARTS)
 def test_nothing_leaves_the_sheet_or_runs_into_another(name):
-    figure = plots.contrast(PARTS[name], title="A title")
+    figure = plots.plot_comparison(PARTS[name], title="A title")
     figure.draw_without_rendering()
     boxes = [(t.get_text(), t.get_window_extent()) for t in figure.texts if t.get_text()]
     for text, box in boxes:
@@ -563,9 +582,12 @@ def test_nothing_leaves_the_sheet_or_runs_into_another(name):
 
 def test_a_comparison_of_nothing_is_refused():
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
-        plots.contrast(Comparison(models=(Measured(name="a"), Measured(name="b"))))
+        plots.plot_comparison(Comparison(models=(Measured(name="a"), Measured(name="b"))))
+    numbers = Measured(name="a", evaluation=samples.evaluation())
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
-        plots.contrast_interactive(samples.comparison(Measured(name="a")))
+        plots.plot_comparison(Comparison(models=(numbers,)))
+    with pytest.raises(InvalidArgumentError, match="nothing to draw"):
+        plots.explore_comparison(samples.comparison(Measured(name="a")))
 
 
 # --- lines, eigenvalues, sharpness -----------------------------------------------------------
@@ -573,7 +595,7 @@ def test_a_comparison_of_nothing_is_refused():
 
 def test_lines_are_overlaid_with_bands_of_two_standard_errors():
     one, other = samples.line("a"), samples.line("b", curvature=2.0)
-    axes = plots.line_figure([one, other], scale="linear").axes[0]
+    axes = plots.plot_line([one, other], scale="linear").axes[0]
     assert [line.get_label() for line in axes.lines if len(line.get_xdata())] == ["a", "b"]
     np.testing.assert_allclose(axes.lines[0].get_xdata(), one.distance)
     band = axes.collections[0].get_paths()[0].vertices
@@ -582,6 +604,21 @@ def test_lines_are_overlaid_with_bands_of_two_standard_errors():
     expected = one.loss[middle] + 2 * one.loss_se[middle] * np.array([-1, 1])
     np.testing.assert_allclose([at.min(), at.max()], expected)
     assert "±2 standard errors" in said(axes.figure)
+
+
+def test_the_band_of_a_rise_is_that_of_the_paired_difference():
+    record = samples.line()
+    figure = plots.draw(record, scale="excess")
+    assert not figure.axes[0].collections  # the error of the loss is not that of the rise
+    assert "standard errors" not in said(figure)
+    errors = 0.1 * np.abs(record.x)
+    figure = plots.draw(dataclasses.replace(record, metrics={"rise_se": errors}), scale="excess")
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    for k in (0, 20, 30):
+        at = band[np.isclose(band[:, 0], record.distance[k])][:, 1]
+        middle = record.loss[k] - record.origin_loss
+        np.testing.assert_allclose([at.min(), at.max()], middle + 2 * errors[k] * np.array([-1, 1]))
+    assert "Bands: ±2 standard errors of the rise, of the same examples at w and w′" in said(figure)
 
 
 def test_lines_without_standard_errors_have_no_band():
@@ -627,14 +664,14 @@ def test_a_point_between_two_that_are_not_finite_is_still_drawn():
 
 def test_names_must_match_the_lines():
     with pytest.raises(InvalidArgumentError, match="one name per record; got 1 for 2"):
-        plots.line_figure([samples.line(), samples.line()], names=["a"])
+        plots.plot_line([samples.line(), samples.line()], names=["a"])
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
-        plots.line_figure([])
+        plots.plot_line([])
 
 
 def test_eigenvalues_stand_with_their_residuals():
     sharp, wide = samples.eigenpairs("a", top=400.0), samples.eigenpairs("b", converged=False)
-    figure = plots.eigs_figure([sharp, wide])
+    figure = plots.plot_eigs([sharp, wide])
     axes = figure.axes[0]
     for record, bars in zip((sharp, wide), axes.containers, strict=True):
         points, _, (rods,) = bars.lines
@@ -692,7 +729,7 @@ def test_interactive_reliefs_show_each_loss_at_its_own_x_and_y():
 @pytest.mark.parametrize("scale", ["linear", "log", "excess", "log-excess"])
 def test_interactive_contrast_has_one_scale(scale):
     three = samples.comparison(samples.sharp(), samples.wide(reach=0.5), samples.measured("c"))
-    figure = plots.contrast_interactive(three, scale=scale)
+    figure = plots.explore_comparison(three, scale=scale)
     assert [trace.scene for trace in figure.data] == ["scene", "scene2", "scene3"]
     assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
     scenes = [figure.layout[key] for key in ("scene", "scene2", "scene3")]
@@ -713,25 +750,21 @@ def test_interactive_marks_points_that_are_not_finite():
     assert marks.name == "7 of 54 points not finite (6 NaN, 1 infinite)"
 
 
-def test_interactive_lines_break_and_have_bands():
-    record = samples.line("a")
-    loss = record.loss.copy()
-    loss[5] = np.inf
-    figure = plots.line_interactive([dataclasses.replace(record, loss=loss), samples.line("b")])
-    curves = [trace for trace in figure.data if trace.mode == "lines+markers"]
-    assert [curve.name for curve in curves] == ["a", "b"]
-    assert np.isnan(curves[0].y[5])
-    assert len(figure.data) == 4
-
-
 def test_interactive_figures_offer_no_upload():
-    for record in (samples.surface(), samples.line(), samples.eigenpairs(), samples.sharpness()):
-        figure = plots.draw_interactive(record)
-        assert "sendChartToCloud" in figure.layout.modebar.remove
+    figure = plots.draw_interactive(samples.surface())
+    assert "sendChartToCloud" in figure.layout.modebar.remove
+
+
+@pytest.mark.parametrize(
+    "record", [samples.line(), samples.eigenpairs(), samples.density(), samples.training()]
+)
+def test_a_kind_without_a_twin_says_how_it_is_drawn(record):
+    with pytest.raises(InvalidArgumentError, match=rf"kind '{record.kind}' has no inter.*plot\(\)"):
+        record.explore()
 
 
 def test_names_are_inert_in_interactive_figures():
-    written = plots.contrast_interactive(
+    written = plots.explore_comparison(
         samples.comparison(samples.sharp(samples.HOSTILE), samples.wide("%{x}<b>"))
     ).to_json()
     assert "<script" not in written
@@ -747,18 +780,58 @@ def test_an_unknown_colour_map_is_named():
 # --- text and style --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text", ["short", "a" * 300, "wide WWW " * 40, "$x$ \\frac", "λ‖ε‖₂≤ρ" * 30]
-)
-def test_text_is_made_to_fit(text):
-    assert text_width(fit(text, 2.0).replace(r"\$", "$"), 8.0) <= 2.0
-    for line in wrap(text, 2.0, size=7.0):
-        assert text_width(line.replace(r"\$", "$"), 7.0) <= 2.0
+@pytest.mark.parametrize("style", ["dark_background", "ggplot", "bmh"])
+def test_the_users_style_sheet_is_honoured(style):
+    with style_sheet.context(style):
+        before = dict(mpl.rcParams)
+        axes = draw(samples.line())
+        assert dict(mpl.rcParams) == before
+        assert axes.get_facecolor() == mpl.colors.to_rgba(mpl.rcParams["axes.facecolor"])
+        cycle = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+        assert axes.lines[0].get_color() == mpl.colors.to_hex(cycle[0])
+    assert draw(samples.line()).lines[0].get_color() == "#0072b2"
 
 
-def test_wrapping_loses_no_word():
-    text = words.surfaces_caption([samples.surface()], ["a"], common_scale([samples.surface()]))
-    assert " ".join(wrap(text, 3.0)).split() == text.split()
+def test_what_the_user_did_not_choose_has_the_style_of_the_toolkit():
+    with mpl.rc_context({"axes.labelsize": 14.0, "text.usetex": True}):
+        axes = draw(samples.line("a_b"))
+    assert axes.title.get_usetex() is False  # names are no LaTeX
+    assert axes.xaxis.label.get_size() == 14.0
+    assert axes.lines[0].get_color() == "#0072b2"
+
+
+def test_pictures_go_into_the_axes_of_the_user():
+    figure = mpl.figure.Figure()
+    left, right = figure.subplots(1, 2)
+    assert samples.surface().plot(ax=left) is left
+    assert left.get_title(loc="center") or left.get_title(loc="left")
+    for name in ("a", "b"):
+        assert samples.line(name).plot(ax=right) is right
+    assert [line.get_color() for line in right.lines if line.get_label() in "ab"] == [
+        "#0072b2",
+        "#d55e00",
+    ]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["a", "b"]
+    assert not figure.texts  # a caption would lie on the user's own
+    with pytest.raises(InvalidArgumentError, match=r"subplot_kw=\{'projection': '3d'\}"):
+        samples.surface().plot(ax=right, kind="3d")
+    relief = figure.add_subplot(projection="3d")
+    assert samples.surface().plot(ax=relief) is relief
+
+
+def test_colours_belong_to_the_name_of_a_checkpoint():
+    known = colours_by_name(["SGD", "SAM"])
+    for make in (samples.line, samples.eigenpairs, samples.profile, samples.density):
+        axes = plots.draw(make("SAM"), colours=known).axes[0]
+        assert known["SAM"] in {line.get_color() for line in axes.lines}
+        assert known["SGD"] not in {line.get_color() for line in axes.lines}
+    assert colours_by_name(["new"], known)["new"] == "#009e73"
+
+
+def test_a_notebook_shows_axes_and_figures_by_themselves():
+    for drawn in (draw(samples.line()), draw(samples.surface(), kind="3d")):
+        assert drawn._repr_png_().startswith(b"\x89PNG")
+    assert plots.plot_comparison(samples.comparison())._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["$a$", "a$", "\\$", "$$", "$\\frac{$"])
@@ -768,18 +841,10 @@ def test_names_are_never_read_as_formulas(name):
     assert text._preprocess_math(text.get_text()) == (name, False)
 
 
-def test_the_users_own_style_is_neither_used_nor_changed():
-    with mpl.rc_context({"axes.facecolor": "black", "font.size": 30, "text.usetex": True}):
-        before = dict(mpl.rcParams)
-        figure = plots.draw(samples.surface())
-        assert dict(mpl.rcParams) == before
-    assert figure.axes[0].get_facecolor() == (1.0, 1.0, 1.0, 1.0)
-
-
 def test_pictures_load_neither_torch_nor_a_window_system():
     code = (
         "import sys, samples; from landscape import plots\n"
-        "two = samples.comparison(); plots.contrast(two); plots.contrast_interactive(two)\n"
+        "two = samples.comparison(); plots.plot_comparison(two); plots.explore_comparison(two)\n"
         "print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
     )
     here = os.path.dirname(__file__)
@@ -791,10 +856,6 @@ def test_pictures_load_neither_torch_nor_a_window_system():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_notebook_shows_the_figure_by_itself():
-    assert plots.draw(samples.line())._repr_png_().startswith(b"\x89PNG")
-
-
 # --- files -----------------------------------------------------------------------------------
 
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
@@ -803,7 +864,9 @@ MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 def test_figures_are_saved_in_every_format_and_always_with_the_same_bytes(tmp_path):
     first, second = (
         plots.save_figure(
-            plots.contrast(samples.comparison(samples.sharp(nx=6, ny=5), samples.wide(nx=6))),
+            plots.plot_comparison(
+                samples.comparison(samples.sharp(nx=6, ny=5), samples.wide(nx=6))
+            ),
             tmp_path / folder / "v1.0.contrast.png",
             formats=("png", "pdf", "svg"),
             dpi=60,

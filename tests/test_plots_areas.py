@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.colors import SymLogNorm
+from samples import figures as plots
 
-from landscape import plots
 from landscape.errors import DataError, InvalidArgumentError
 from landscape.plots.areas import FEW, area_parts, areas_of
 from landscape.plots.differences import difference_of
@@ -32,8 +32,7 @@ def quadratic(nx, ny=None, *, name="m", hessian=HESSIAN, reach=1.0, norms=(3.0, 
     )
 
 
-def said(figure):
-    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+said = samples.caption
 
 
 # --- the area ----------------------------------------------------------------------------------
@@ -134,7 +133,7 @@ def test_surfaces_without_a_level_or_an_area_are_refused():
 
 def test_areas_are_drawn_against_delta_on_logarithmic_axes():
     one, two = quadratic(41, name="one"), quadratic(41, name="$2$", hessian=9 * HESSIAN)
-    figure = plots.area_figure([one, two], deltas=[0.1, 0.2, 0.4])
+    figure = plots.plot_area([one, two], deltas=[0.1, 0.2, 0.4])
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     solid = [line for line in axes.lines if line.get_linestyle() == "-"]
@@ -175,7 +174,7 @@ def test_parts_of_a_curve_are_dotted_where_rough_and_dashed_where_cut():
     drawn = np.sum([np.isfinite(values) for values in parts.values()], axis=0)
     assert list(np.unique(drawn)) == [1, 2]
     assert (drawn == 2).sum() == 2
-    text = said(plots.area_figure(record))
+    text = said(plots.plot_area(record))
     assert "Dashed: the set reaches the border" in text
     assert f"Dotted, rough: less than {FEW} points of the grid lie in the set. " in text
 
@@ -189,19 +188,7 @@ def test_an_area_within_the_error_of_an_interpolation_is_rough(criterion, span):
     for size, rough in ((0.9, False), (1.1, True)):
         some = dataclasses.replace(record, interpolation_error=size * 0.005 / span)
         assert areas_of([some], deltas=[0.05]).is_rough[0, 0] == rough
-    assert "ten times the error of the interpolation" in said(plots.area_figure(some))
-
-
-def test_interactive_areas_are_the_same():
-    one, two = quadratic(21, name="<b>"), quadratic(21, hessian=4 * HESSIAN)
-    figure = plots.area_interactive([one, two])
-    areas = areas_of([one, two])
-    for index in range(2):
-        for trace, (_, values) in zip(
-            figure.data[3 * index : 3 * index + 3], area_parts(areas, index), strict=True
-        ):
-            np.testing.assert_array_equal(trace.y, values)
-    assert figure.data[0].name == "&lt;b&gt;"
+    assert "ten times the error of the interpolation" in said(plots.plot_area(some))
 
 
 # --- differences -------------------------------------------------------------------------------
@@ -224,7 +211,7 @@ def mesh_of(axes):
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (2, 2)])
 def test_each_difference_is_drawn_at_its_own_x_and_y(shape):
     a, b = pair(*shape)
-    axes = plots.difference_figure(a, b).axes[0]
+    axes = plots.plot_difference(a, b).axes[0]
     mesh = mesh_of(axes)
     expected = a.x[None, :] + 10 * a.y[:, None]
     np.testing.assert_allclose(mesh.get_array().reshape(expected.shape), expected, atol=1e-12)
@@ -236,11 +223,11 @@ def test_each_difference_is_drawn_at_its_own_x_and_y(shape):
 def test_zero_is_in_the_middle_of_the_colours():
     a, b = pair()
     for kwargs in ({}, {"limit": 2.0}, {"scale": "log"}):
-        norm = mesh_of(plots.difference_figure(a, b, **kwargs).axes[0]).norm
+        norm = mesh_of(plots.plot_difference(a, b, **kwargs).axes[0]).norm
         assert norm(0.0) == pytest.approx(0.5)
         assert norm.vmax == -norm.vmin == kwargs.get("limit", pytest.approx(6.0))
     assert isinstance(norm, SymLogNorm)
-    assert "log scale for both signs" in said(plots.difference_figure(a, b, scale="log")).lower()
+    assert "log scale for both signs" in said(plots.plot_difference(a, b, scale="log")).lower()
 
 
 def test_swapping_the_surfaces_changes_the_sign_and_nothing_else():
@@ -252,7 +239,7 @@ def test_swapping_the_surfaces_changes_the_sign_and_nothing_else():
 
 def test_dots_mark_what_is_within_two_unpaired_standard_errors():
     a, b = pair()
-    figure = plots.difference_figure(a, b, names=["one", "two"])
+    figure = plots.plot_difference(a, b, names=["one", "two"])
     dots = next(line for line in figure.axes[0].lines if line.get_marker() == ".")
     i, j = np.nonzero(np.abs(a.x[:, None] + 10 * a.y[None, :]) < 2 * 0.5)
     np.testing.assert_array_equal(dots.get_xdata(), a.x[i])
@@ -288,7 +275,7 @@ def test_paired_errors_are_used_where_they_are_of_this_pair(holder):
     found = difference_of(*paired())
     assert found.paired
     np.testing.assert_array_equal(found.errors, errors)
-    assert "paired, of the same examples" in said(plots.difference_figure(*paired()))
+    assert "paired, of the same examples" in said(plots.plot_difference(*paired()))
     assert not difference_of(*paired(checkpoint="another")).paired
     assert not difference_of(*paired(d1={"digest": "another"})).paired
 
@@ -299,7 +286,7 @@ def test_rises_count_from_the_loss_of_each_checkpoint():
     np.testing.assert_allclose(
         found.values, (a.loss - a.origin_loss) - (b.loss - b.origin_loss), atol=1e-12
     )
-    label = plots.difference_figure(a, b, rise=True).axes[1].get_ylabel()
+    label = plots.plot_difference(a, b, rise=True).axes[1].get_ylabel()
     assert label == "rise of a − rise of b"
 
 
@@ -309,21 +296,19 @@ def test_points_that_are_not_finite_are_blank_marked_and_counted():
     loss[0, 1] = other[2, 3] = np.inf
     loss[2, 3], other[5, 0] = np.inf, np.nan
     a, b = dataclasses.replace(a, loss=loss), dataclasses.replace(b, loss=other)
-    figure = plots.difference_figure(a, b)
+    figure = plots.plot_difference(a, b)
     crosses = next(line for line in figure.axes[0].lines if line.get_marker() == "x")
     assert set(zip(crosses.get_xdata(), crosses.get_ydata(), strict=True)) == {
         (a.x[i], a.y[j]) for i, j in ((0, 1), (2, 3), (5, 0))
     }
     assert "3 of 28 points not finite in one of the two" in said(figure)
-    plots.difference_interactive(a, b)
 
 
 def test_grids_that_differ_are_refused():
     a, _ = pair()
     for b in (samples.surface("b", nx=7, ny=4), samples.surface("b", nx=7, ny=5, y_reach=0.5)):
-        for draw in (plots.difference_figure, plots.difference_interactive):
-            with pytest.raises(InvalidArgumentError, match=r"same coordinates; a has 7 × 4.*, b"):
-                draw(a, b)
+        with pytest.raises(InvalidArgumentError, match=r"same coordinates; a has 7 × 4.*, b"):
+            plots.plot_difference(a, b)
 
 
 @pytest.mark.parametrize(
@@ -341,21 +326,18 @@ def test_grids_that_differ_are_refused():
 def test_surfaces_of_other_data_or_modes_are_not_subtracted(origin, error, message):
     a, b = pair()
     b = dataclasses.replace(b, provenance=dataclasses.replace(b.provenance, **origin))
-    for draw in (plots.difference_figure, plots.difference_interactive):
-        with pytest.raises(error, match=message):
-            draw(a, b)
+    with pytest.raises(error, match=message):
+        plots.plot_difference(a, b)
 
 
 def test_a_difference_of_other_losses_or_models_says_so():
     a, b = pair()
     warning = "The losses or models of the two are not the same"
-    assert warning not in said(plots.difference_figure(a, b))
+    assert warning not in said(plots.plot_difference(a, b))
     for fingerprint, told in (("problem-2", True), ("", False)):
         at = dataclasses.replace(b.provenance, problem_fingerprint=fingerprint)
         other = dataclasses.replace(b, provenance=at)
-        assert (warning in said(plots.difference_figure(a, other))) == told
-        heading = plots.difference_interactive(a, other).layout.title.text
-        assert (warning in heading) == told
+        assert (warning in said(plots.plot_difference(a, other))) == told
 
 
 def test_what_is_not_known_of_an_imported_surface_is_not_refused():
@@ -377,18 +359,7 @@ def test_what_is_not_known_of_an_imported_surface_is_not_refused():
 )
 def test_wrong_arguments_of_a_difference_are_named(kwargs, message):
     with pytest.raises(InvalidArgumentError, match=message):
-        plots.difference_figure(*pair(), **kwargs)
-
-
-def test_the_interactive_difference_is_the_same():
-    a, b = pair()
-    heat, dots = plots.difference_interactive(a, b, names=["<i>", "b"]).data
-    np.testing.assert_allclose(heat.z, a.x[None, :] + 10 * a.y[:, None], atol=1e-12)
-    assert (heat.zmin, heat.zmax) == (pytest.approx(-6.0), pytest.approx(6.0))
-    assert len(dots.x) == difference_of(a, b).unsure.sum()
-    text = heat.text[3][0]
-    assert f"x {a.x[0]:.4g}, y {a.y[3]:.4g}" in text
-    assert f"&lt;i&gt; {a.loss[0, 3]:.5g}<br>b {b.loss[0, 3]:.5g}" in text
+        plots.plot_difference(*pair(), **kwargs)
 
 
 # --- bands -------------------------------------------------------------------------------------
@@ -401,12 +372,12 @@ def bundle(name="SGD", curvatures=(5.0, 20.0, 40.0), **kwargs):
 
 def test_a_band_is_the_mean_and_one_standard_deviation_over_the_directions():
     lines = {"SGD": bundle(), "SAM": bundle("SAM", (1.0, 2.0))}
-    figure = plots.band_figure(lines, scale="linear")
+    figure = plots.plot_band(lines, scale="linear")
     axes = figure.axes[0]
     bands = [c for c in axes.collections if isinstance(c, PolyCollection)]
     thick = [line for line in axes.lines if line.get_linewidth() > 1]
     for records, tint, band, mean in zip(
-        lines.values(), ("#0072B2", "#D55E00"), bands, thick, strict=True
+        lines.values(), ("#0072b2", "#d55e00"), bands, thick, strict=True
     ):
         losses = np.array([line.loss for line in records])
         np.testing.assert_allclose(mean.get_ydata(), losses.mean(axis=0))
@@ -427,7 +398,7 @@ def test_a_band_is_the_mean_and_one_standard_deviation_over_the_directions():
 
 def test_on_a_log_scale_mean_and_deviation_are_those_of_the_logarithm():
     records = bundle()
-    figure = plots.band_figure({"SGD": records}, scale="log")
+    figure = plots.plot_band({"SGD": records}, scale="log")
     (mean,) = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
     logs = np.log([line.loss for line in records])
     np.testing.assert_allclose(mean.get_ydata(), np.exp(logs.mean(axis=0)))
@@ -439,7 +410,7 @@ def test_on_a_log_scale_mean_and_deviation_are_those_of_the_logarithm():
 
 def test_one_scale_serves_all_checkpoints():
     lines = {"a": bundle("a", loss=0.1), "b": bundle("b", loss=3.0)}
-    figure = plots.band_figure(lines, scale="excess")
+    figure = plots.plot_band(lines, scale="excess")
     thick = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
     assert [line.get_ydata()[4] for line in thick] == pytest.approx([0.0, 0.0], abs=1e-12)
 
@@ -449,15 +420,14 @@ def test_a_gap_is_left_where_a_line_is_not_finite():
     loss = records[1].loss.copy()
     loss[:2] = np.inf
     records[1] = dataclasses.replace(records[1], loss=loss)
-    figure = plots.band_figure({"SGD": records}, scale="linear")
+    figure = plots.plot_band({"SGD": records}, scale="linear")
     (mean,) = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
     np.testing.assert_array_equal(np.isnan(mean.get_ydata()), np.arange(9) < 2)
     assert "a gap of the mean at 2 of 9 points" in said(figure).lower()
-    plots.band_interactive({"SGD": records})
 
 
-@pytest.mark.parametrize("draw", [plots.band_figure, plots.band_interactive])
-def test_lines_that_cannot_be_averaged_are_refused(draw):
+def test_lines_that_cannot_be_averaged_are_refused():
+    draw = plots.plot_band
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
         draw({})
     with pytest.raises(InvalidArgumentError, match="at least two lines of a checkpoint; SAM has 1"):
@@ -466,14 +436,3 @@ def test_lines_that_cannot_be_averaged_are_refused(draw):
         draw({"SGD": bundle(), "SAM": bundle("SAM", n=11)})
     with pytest.raises(InvalidArgumentError, match=r"SGD has 9 points on \[-0.5, 0.5\]"):
         draw({"SGD": [*bundle(), *bundle(reach=0.5)]})
-
-
-def test_interactive_bands_are_the_same():
-    records = bundle("<b>")
-    figure = plots.band_interactive({"<b>": records}, scale="linear")
-    mean = next(trace for trace in figure.data if trace.line.width == 3)
-    np.testing.assert_allclose(mean.y, np.mean([line.loss for line in records], axis=0))
-    thin = [trace for trace in figure.data if trace.line.width == 0.8]
-    for trace, line in zip(thin, records, strict=True):
-        np.testing.assert_array_equal(trace.y, line.loss)
-    assert mean.name == "&lt;b&gt;, mean of 3 directions"

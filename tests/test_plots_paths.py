@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from samples import HOSTILE, common
+from samples import HOSTILE, caption, common, figures, key
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots import draw, draw_interactive, path_figure, path_interactive, save_figure
+from landscape.plots import save_figure
 from landscape.plots.style import PALETTE
 from landscape.results import LossPath
 
@@ -49,21 +49,22 @@ def curves(figure):
 
 def legend(figure):
     (axes,) = figure.axes
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+    own = axes.get_legend().get_texts() if axes.get_legend() else []
+    return [text.get_text() for text in own] or key(figure)
 
 
-def texts(figure):
-    return " ".join(text.get_text() for text in figure.texts)
+texts = caption
+plot_path = figures.plot_path
 
 
 def test_the_curve_is_the_loss_and_its_name_says_the_barrier():
     record = sample()
-    figure = path_figure(record)
+    figure = plot_path(record)
     ((label, line),) = curves(figure).items()
     assert label == "straight line: barrier 2 at t = 0.5"
     assert line.get_xdata().tolist() == T.tolist()
     assert line.get_ydata().tolist() == record.loss.tolist()
-    assert texts(figure).startswith("sgd → sam")
+    assert figure.axes[0].get_title(loc="left") == "sgd → sam"
     for words in (
         "11 points",
         "train data (1,437 examples)",
@@ -78,8 +79,8 @@ def test_the_curve_is_the_loss_and_its_name_says_the_barrier():
 
 def test_the_barrier_is_a_line_from_the_chord_to_the_top():
     record = sample(height=1.0, ends=(0.2, 0.6))
-    (axes,) = path_figure(record).axes
-    _, chord, barrier, _ = axes.get_lines()
+    (axes,) = plot_path(record).axes
+    _, chord, barrier = axes.get_lines()
     assert chord.get_ydata() == pytest.approx(0.2 + 0.4 * T)
     assert list(barrier.get_xdata()) == [0.5, 0.5]
     assert list(barrier.get_ydata()) == pytest.approx([0.4, 1.4])
@@ -87,54 +88,54 @@ def test_the_barrier_is_a_line_from_the_chord_to_the_top():
 
 def test_the_band_is_two_standard_errors_wide():
     record = sample()
-    (axes,) = path_figure(record).axes
+    (axes,) = plot_path(record).axes
     (band,) = axes.collections
     corners = band.get_paths()[0].vertices
     for t, loss, se in zip(T, record.loss, record.loss_se, strict=True):
         at = corners[np.isclose(corners[:, 0], t)][:, 1]
         assert (at.min(), at.max()) == pytest.approx((loss - 2 * se, loss + 2 * se))
     without = sample(loss_se=np.full(11, np.nan))
-    assert not path_figure(without).axes[0].collections
-    assert "±2" not in texts(path_figure(without))
+    assert not plot_path(without).axes[0].collections
+    assert "±2" not in texts(plot_path(without))
 
 
 def test_held_out_data_are_dashed_in_the_same_colour():
     record = sample(held_out="test")
-    figure = path_figure(record)
+    figure = plot_path(record)
     (own, there) = curves(figure).values()
     assert legend(figure)[1] == "straight line, test data: barrier 2 at t = 0.5"
     assert there.get_ydata().tolist() == (record.loss + 0.5).tolist()
     assert (own.get_linestyle(), there.get_linestyle()) == ("-", "--")
     assert own.get_color() == there.get_color()
     assert "Dashed: test data" in texts(figure)
-    assert "ashed" not in texts(path_figure(sample()))
+    assert "ashed" not in texts(plot_path(sample()))
 
 
 def test_several_paths_share_a_picture_each_with_its_colour():
     records = [sample(), sample(height=0.25, curve="bezier"), sample(curve="polygon", height=0.0)]
-    figure = path_figure(records)
+    figure = plot_path(records)
     assert legend(figure) == [
         "straight line: barrier 2 at t = 0.5",
         "Bezier curve with 2 bends: barrier 0.25 at t = 0.5",
         "polygonal chain with 2 bends: no barrier",
     ]
     assert [line.get_color() for line in curves(figure).values()] == list(PALETTE[:3])
-    named = path_figure(records, names=["a", "b", "c"])
+    named = plot_path(records, names=["a", "b", "c"])
     assert legend(named)[1].startswith("Bezier curve with 2 bends, b: barrier")
     assert "sgd" not in texts(named)
-    other = path_figure([sample(), sample("adam")])
+    other = plot_path([sample(), sample("adam")])
     assert [label.split(":")[0] for label in legend(other)] == [
         "straight line, sgd → sam",
         "straight line, adam → sam",
     ]
-    assert "line, sgd → sam" in legend(path_figure(sample(), title="mine"))[0]
+    assert "line, sgd → sam" in legend(plot_path(sample(), title="mine"))[0]
 
 
 def test_what_is_not_finite_is_left_out_marked_and_said():
     record = sample()
     loss = record.loss.copy()
     loss[4], loss[7] = np.nan, np.inf
-    figure = path_figure(dataclasses.replace(record, loss=loss))
+    figure = plot_path(dataclasses.replace(record, loss=loss))
     ((label, line),) = curves(figure).items()
     assert label == "straight line: barrier not known"
     assert np.flatnonzero(np.isnan(line.get_ydata())).tolist() == [4, 7]
@@ -147,47 +148,26 @@ def test_what_is_not_finite_is_left_out_marked_and_said():
 
 def test_a_log_scale_keeps_the_values():
     record = sample()
-    figure = path_figure(record, scale="log")
+    figure = plot_path(record, scale="log")
     assert figure.axes[0].get_yscale() == "log"
     assert next(iter(curves(figure).values())).get_ydata().tolist() == record.loss.tolist()
     assert "Loss on a log scale" in texts(figure)
-    assert path_interactive(record, scale="log").layout.yaxis.type == "log"
-
-
-def test_the_interactive_picture_shows_the_same():
-    record = sample(held_out="test")
-    figure = path_interactive([record, sample(curve="bezier")])
-    named = [trace for trace in figure.data if trace.showlegend is not False]
-    assert [trace.name for trace in named] == [
-        "straight line, sgd → sam: barrier 2 at t = 0.5",
-        "straight line, sgd → sam, test data: barrier 2 at t = 0.5",
-        "Bezier curve with 2 bends, sgd → sam: barrier 2 at t = 0.5",
-    ]
-    assert list(named[0].y) == record.loss.tolist()
-    assert list(named[1].y) == record.held_out_loss.tolist()
-    assert [trace.line.dash for trace in named] == ["solid", "dash", "solid"]
-    barriers = [trace for trace in figure.data if trace.hovertemplate == "barrier<extra></extra>"]
-    assert len(barriers) == 2
-    assert list(barriers[0].y) == pytest.approx([0.2, 2.2])
-    assert list(figure.layout.xaxis.range) == [0, 1]
 
 
 def test_names_from_outside_stay_text(tmp_path):
-    record = sample(HOSTILE)
-    (saved,) = save_figure(path_interactive(record), tmp_path / "x.html")
-    assert "<script>document.title" not in saved.read_text()
-    (saved,) = save_figure(path_figure(sample("run $1$")), tmp_path / "x.svg")
+    (saved,) = save_figure(plot_path(sample(HOSTILE)), tmp_path / "x.svg")
+    assert "<script>" not in saved.read_text()
+    (saved,) = save_figure(plot_path(sample("run $1$")), tmp_path / "x.svg")
     assert re.search("<svg", saved.read_text())
 
 
 def test_the_record_draws_itself():
     record = sample()
-    assert legend(record.plot()) == legend(draw(record)) == legend(path_figure(record))
-    assert len(record.explore().data) == len(draw_interactive(record).data) == 3
+    assert legend(record.plot().figure) == legend(plot_path(record))
 
 
-@pytest.mark.parametrize("function", [path_figure, path_interactive])
-def test_refuses_what_cannot_be_drawn(function):
+def test_refuses_what_cannot_be_drawn():
+    function = plot_path
     with pytest.raises(InvalidArgumentError, match="unknown scale of a picture of paths 'square'"):
         function(sample(), scale="square")
     with pytest.raises(InvalidArgumentError, match="nothing to draw: no record was given"):

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import samples
+from samples import figures as plots
 
-from landscape import plots
 from landscape.errors import InvalidArgumentError
-from landscape.plots.interactive.runs import run_traces
-from landscape.plots.runs import relief_dots, relief_path, run_colour, run_names
+from landscape.plots.interactive.trajectories import run_traces
 from landscape.plots.scales import common_scale
+from landscape.plots.trajectories import relief_dots, relief_path, run_names
 from landscape.results import Surface, Trajectory
 from landscape.results.comparison import Comparison, Measured
 
@@ -50,8 +50,7 @@ def grid(nx: int = 9, ny: int = 6) -> Surface:
     return samples.surface(nx=nx, ny=ny, y_reach=0.5)
 
 
-def said(figure: object) -> str:
-    return " ".join(" ".join(text.get_text() for text in figure.texts).split())  # type: ignore[attr-defined]
+said = samples.caption
 
 
 def paths(axes: object) -> list[object]:
@@ -67,9 +66,10 @@ def test_runs_are_drawn_at_their_own_x_and_y(kind: str) -> None:
     for index, (run, line) in enumerate(zip(runs, paths(axes), strict=True)):
         np.testing.assert_array_equal(line.get_xdata(), run.x)
         np.testing.assert_array_equal(line.get_ydata(), run.y)
-        assert line.get_color() == run_colour(index)
+        assert line.get_color() == ("#d55e00", "#009e73")[index]
         assert line.get_label() == run.run
-    assert run_colour(0) != run_colour(1)
+    axes = plots.draw(surface, kind=kind, trajectories=runs, colours={"B": "#123456"}).axes[0]
+    assert paths(axes)[1].get_color() == "#123456"
 
 
 def test_the_first_checkpoint_is_a_ring_and_the_last_a_star() -> None:
@@ -100,7 +100,7 @@ def test_the_caption_says_that_a_run_lies_off_the_plane() -> None:
     surface = grid()
     run = run_on(surface)
     text = said(plots.draw(surface, trajectories=[run, run_on(surface, "b/c", turn=-1.0)]))
-    assert "training runs (A vermilion, b/c black), from the ring to the star" in text
+    assert "training runs, from the ring to the star" in text
     share = run.off_plane[0] / run.distances[0]
     assert f"off it by up to 0.5 ({share:.0%} of the distance from +)" in text
     assert "heights are those of the projections" in text
@@ -108,12 +108,9 @@ def test_the_caption_says_that_a_run_lies_off_the_plane() -> None:
     assert "Paths" not in said(plots.draw(surface))
 
 
-@pytest.mark.parametrize("kind", ["contourf", "3d"])
-def test_panels_show_both_losses_and_both_distances(kind: str) -> None:
-    surface = grid()
-    run = run_on(surface)
-    figure = plots.draw(surface, kind=kind, trajectories=[run])
-    losses, distances = figure.axes[-2:]
+def test_panels_show_both_losses_and_both_distances() -> None:
+    run = run_on(grid())
+    losses, distances = plots.draw(run).axes
     true, projected = losses.lines
     np.testing.assert_array_equal(true.get_ydata(), run.loss)
     np.testing.assert_array_equal(projected.get_ydata(), run.projected_loss)
@@ -122,7 +119,6 @@ def test_panels_show_both_losses_and_both_distances(kind: str) -> None:
     np.testing.assert_array_equal(off.get_ydata(), run.off_plane)
     np.testing.assert_array_equal(away.get_ydata(), run.distances)
     assert losses.get_yscale() == "log"  # 0.16 to 3
-    assert len(plots.draw(surface, kind=kind).axes) == len(figure.axes) - 2
 
 
 def test_dots_on_a_relief_have_the_measured_height_of_their_projection() -> None:
@@ -191,7 +187,7 @@ def test_a_run_of_another_plane_is_refused() -> None:
             draw(surface, trajectories=[other])
     model = Measured(name="m", surface=surface, trajectories=(other,))
     with pytest.raises(InvalidArgumentError, match="same options of the plane"):
-        plots.contrast(Comparison(models=(model,)))
+        plots.plot_comparison(Comparison(models=(model,)))
 
 
 def test_runs_of_one_name_are_told_apart() -> None:
@@ -206,28 +202,27 @@ def test_the_contrast_draws_each_run_on_its_own_checkpoint() -> None:
     for model in samples.comparison().models:
         run = run_on(model.surface, f"run of {model.name}", turn=len(models) - 0.5)
         models.append(dataclasses.replace(model, trajectories=(run,)))
-    figure = plots.contrast(samples.comparison(*models))
+    figure = plots.plot_comparison(samples.comparison(*models))
     drawn = [axes for axes in figure.axes if paths(axes)]
     assert [axes.name for axes in drawn] == ["3d", "3d", "rectilinear", "rectilinear"]
     for axes, model in zip(drawn[2:], models, strict=True):
         (path,) = paths(axes)
         np.testing.assert_array_equal(path.get_ydata(), model.trajectories[0].y)
     text = said(figure)
-    assert "On SGD: Paths: training runs (run of SGD vermilion)" in text
+    assert "On SGD: Paths: training runs" in text
     assert "On SAM: Paths:" in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_contrast_draws_surfaces_of_one_kind_when_asked_to(kind: str) -> None:
-    figure = plots.contrast(samples.comparison(), kind=kind, table=False)
+    figure = plots.plot_comparison(samples.comparison(), kind=kind)
     reliefs = [axes for axes in figure.axes if axes.name == "3d"]
     assert len(reliefs) == (2 if kind == "3d" else 0)
     maps = [a for a in figure.axes if a.get_xlabel().startswith("x, in units of d")]
     assert len(maps) == (0 if kind == "3d" else 2)
-    assert len([a for a in figure.axes if a.get_label() == "colour bar"]) == 1
-    assert "from above" not in said(figure)
+    assert len([a for a in figure.axes if a.get_label() == "<colorbar>"]) == 1
     with pytest.raises(InvalidArgumentError, match="kind of surface picture 'relief'"):
-        plots.contrast(samples.comparison(), kind="relief")
+        plots.plot_comparison(samples.comparison(), kind="relief")
 
 
 def test_the_picture_of_runs_alone() -> None:
@@ -235,14 +230,14 @@ def test_the_picture_of_runs_alone() -> None:
     runs = [run_on(surface), run_on(surface, "B", m=3)]
     figure = plots.draw(runs[0])
     assert figure.axes[0].lines[0].get_label() == "A"
-    figure = plots.trajectory_figure(runs, names=["one", "$two$"])
+    figure = plots.plot_trajectory(runs, names=["one", "$two$"])
     losses = figure.axes[0]
     np.testing.assert_array_equal(losses.lines[2].get_ydata(), runs[1].loss)
     assert [x.get_label() for x in losses.lines[::2]] == ["one", r"\$two\$"]
     with pytest.raises(InvalidArgumentError, match="one name per record; got 1 for 2"):
-        plots.trajectory_figure(runs, names=["one"])
+        plots.plot_trajectory(runs, names=["one"])
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
-        plots.trajectory_figure([])
+        plots.plot_trajectory([])
 
 
 def test_checkpoints_are_named_where_their_names_fit() -> None:
@@ -260,7 +255,7 @@ def test_interactive_runs_have_the_same_places_and_tell_both_losses() -> None:
     path, dots = run_traces([run], surface, scale)
     np.testing.assert_array_equal((dots.x, dots.y), (run.x, run.y))
     np.testing.assert_allclose(dots.z, run.projected_loss, atol=0.01 * (scale.high - scale.low))
-    assert path.line.color == dots.marker.color == run_colour(0)
+    assert path.line.color == dots.marker.color == "#d55e00"
     assert dots.marker.symbol[0] == "circle-open"
     assert dots.marker.symbol[-1] == "diamond"
     first = dots.hovertext[0]

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import samples
-from test_figures_pictures import check_layout, keyed, said
+from samples import caption as said
+from samples import figures as plots
+from samples import key
+from test_figures_pictures import check_layout
 
-from landscape import plots
 from landscape.errors import InvalidArgumentError
 
 NAN = float("nan")
@@ -24,24 +26,24 @@ def log(name="SGD", *, first=2.0, n=100):
 
 def test_losses_are_drawn_against_epochs_above_the_learning_rate():
     logs = [log(), log("SAM", first=1.0)]
-    figure = plots.training_figure(logs, title="a title")
+    figure = plots.plot_training(logs, title="a title")
     upper, lower = figure.axes
     for line, rate, record in zip(upper.lines, lower.lines, logs, strict=True):
         np.testing.assert_array_equal(line.get_xdata(), record.epochs)
         np.testing.assert_array_equal(line.get_ydata(), record.train_loss)
         np.testing.assert_array_equal(rate.get_ydata(), record.lr)
     assert (upper.get_yscale(), lower.get_ylim()[0]) == ("log", 0.0)
-    assert keyed(upper) == ["SGD", "SAM"]
+    assert key(figure) == ["SGD", "SAM"]
     assert (upper.get_xlim(), lower.get_xlabel()) == (lower.get_xlim(), "epoch")
     check_layout(figure)
 
 
 def test_a_loss_that_varies_little_has_a_linear_axis():
-    figure = plots.training_figure(log(n=5))
+    figure = plots.plot_training(log(n=5))
     assert figure.axes[0].get_yscale() == "linear"
     assert "SGD" in said(figure)
-    assert figure.axes[0].get_legend() is None
-    one = plots.training_figure(log(n=1), names=["one epoch"])
+    assert not figure.legends
+    one = plots.plot_training(log(n=1), names=["one epoch"])
     assert one.axes[0].lines[0].get_marker() == "."
     check_layout(one)
 
@@ -49,7 +51,7 @@ def test_a_loss_that_varies_little_has_a_linear_axis():
 def test_losses_that_are_not_finite_are_marked():
     record = log()
     record.train_loss[[10, 20]] = [NAN, np.inf]
-    figure = plots.training_figure(record)
+    figure = plots.plot_training(record)
     (marks,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     assert list(marks.get_xdata()) == [11, 21]
     assert "2 of 100 losses not finite, marked ×" in said(figure)
@@ -57,17 +59,17 @@ def test_losses_that_are_not_finite_are_marked():
 
 def test_a_record_of_training_is_drawn():
     record = samples.training()
-    axes = plots.training_figure(record).axes[0]
+    axes = plots.plot_training(record).axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), record.train_loss)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.training_figure([]), "nothing to draw: no record was given"),
-        (lambda: plots.training_figure(log(), names=["a", "b"]), "got 2 for 1 records"),
+        (lambda: plots.plot_training([]), "nothing to draw: no record was given"),
+        (lambda: plots.plot_training(log(), names=["a", "b"]), "got 2 for 1 records"),
         (
-            lambda: plots.training_figure(
+            lambda: plots.plot_training(
                 SimpleNamespace(name="a", epochs=np.arange(3), train_loss=np.ones(2), lr=np.ones(3))
             ),
             "epochs, train_loss and lr of 'a' have the shapes [(3,), (2,), (3,)]",

@@ -10,9 +10,9 @@ import pytest
 import samples
 import torch
 from oracles import Quadratic, quadratic_problem, spectrum, trust_region
+from samples import figures as plots
 from torch import nn
 
-from landscape import plots
 from landscape.errors import InvalidArgumentError, NonFiniteWarning
 from landscape.problem import Problem
 from landscape.sharpness._profile import sharpness_profile
@@ -156,7 +156,7 @@ def curves(figure):
 @pytest.mark.parametrize("relative", [False, True])
 def test_what_is_drawn_is_what_was_measured(relative):
     records = [samples.profile("a.pt"), samples.profile("b.pt", curvature=5.0, weight_norm=4.0)]
-    figure = plots.profile_figure(records, relative=relative)
+    figure = plots.plot_profile(records, relative=relative)
     found = curves(figure)
     for dash, name in (("-", "values"), ("--", "quadratic_maxima"), (":", "one_steps")):
         assert len(found[dash]) == 2
@@ -167,7 +167,7 @@ def test_what_is_drawn_is_what_was_measured(relative):
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert ("relative to the weights" in axes.get_xlabel()) == relative
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    labels = samples.key(figure)
     assert {"a.pt", "b.pt", "quadratic model", "one step of SAM"} <= set(labels)
 
 
@@ -176,7 +176,7 @@ def test_what_has_no_place_on_a_log_axis_is_left_out():
     values = whole.values.copy()
     values[0], values[1] = 0.0, -1e-9
     record = dataclasses.replace(whole, values=values)
-    drawn = curves(plots.profile_figure(record))["-"][0].get_ydata()
+    drawn = curves(plots.plot_profile(record))["-"][0].get_ydata()
     assert np.isnan(drawn[:2]).all()
     assert drawn[2:] == pytest.approx(values[2:])
 
@@ -184,29 +184,18 @@ def test_what_has_no_place_on_a_log_axis_is_left_out():
 def test_what_did_not_converge_is_hollow_and_named():
     gaps = np.array([1e-5, 1e-5, 1e-5, 1e-5, 0.1, 0.1])
     record = dataclasses.replace(samples.profile(), gaps=gaps)
-    axes = plots.profile_figure(record).axes[0]
+    axes = plots.plot_profile(record).axes[0]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert hollow[0].get_xdata() == pytest.approx(record.rhos[4:])
-    assert "NOT converged" in [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def test_the_interactive_twin_shows_the_same():
-    record = samples.profile()
-    figure = plots.draw_interactive(record)
-    assert [trace.line.dash for trace in figure.data] == ["solid", "dash", "dot"]
-    assert np.asarray(figure.data[0].y) == pytest.approx(record.values)
-    assert np.asarray(figure.data[1].y) == pytest.approx(record.quadratic_maxima)
-    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
-    assert len(plots.draw_interactive(samples.profile(p=math.inf)).data) == 2
+    assert "NOT converged" in samples.key(axes.figure)
 
 
 def test_profiles_of_different_balls_are_not_drawn_together():
     records = [samples.profile(), samples.profile(p=math.inf)]
-    for draw in (plots.profile_figure, plots.profile_interactive):
-        with pytest.raises(InvalidArgumentError, match="different balls"):
-            draw(records)
-        with pytest.raises(InvalidArgumentError, match="no record was given"):
-            draw([])
+    with pytest.raises(InvalidArgumentError, match="different balls"):
+        plots.plot_profile(records)
+    with pytest.raises(InvalidArgumentError, match="no record was given"):
+        plots.plot_profile([])
     flat = dataclasses.replace(samples.profile(), values=np.zeros(6))
     with pytest.raises(InvalidArgumentError, match="no value of the profiles is above zero"):
-        plots.profile_figure(flat)
+        plots.plot_profile(flat)

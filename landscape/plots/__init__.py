@@ -1,7 +1,8 @@
-"""Pictures of results: records in, a matplotlib or plotly figure out; nothing is measured here.
+"""Pictures of results: records in, matplotlib axes or a plotly figure out; nothing is measured.
 
-`draw` and `draw_interactive` draw any record; `contrast` and `contrast_interactive` draw several
-checkpoints on one scale; `save_figure` writes a figure. The names are imported when first used.
+``plot_KIND`` draws records of a kind into axes of the user or of a new picture; ``explore_KIND``
+draws them with plotly where turning or hovering shows more. `draw` and `draw_interactive` find them
+by the kind of a record; `save_figure` writes a figure. The names are imported when first used.
 """
 
 from __future__ import annotations
@@ -13,89 +14,69 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import KINDS, Result
 
 if TYPE_CHECKING:
-    from landscape.plots.areas import area_figure as area_figure
-    from landscape.plots.bands import band_figure as band_figure
-    from landscape.plots.contrasts import contrast as contrast
-    from landscape.plots.densities import density_figure as density_figure
-    from landscape.plots.differences import difference_figure as difference_figure
-    from landscape.plots.interactive.areas import area_interactive as area_interactive
-    from landscape.plots.interactive.areas import band_interactive as band_interactive
-    from landscape.plots.interactive.areas import difference_interactive as difference_interactive
-    from landscape.plots.interactive.lines import line_interactive as line_interactive
-    from landscape.plots.interactive.lines import sharpness_interactive as sharpness_interactive
-    from landscape.plots.interactive.paths import path_interactive as path_interactive
-    from landscape.plots.interactive.profiles import profile_interactive as profile_interactive
-    from landscape.plots.interactive.runs import trajectory_interactive as trajectory_interactive
-    from landscape.plots.interactive.spectra import density_interactive as density_interactive
-    from landscape.plots.interactive.spectra import eigs_interactive as eigs_interactive
-    from landscape.plots.interactive.spectra import sweep_interactive as sweep_interactive
-    from landscape.plots.interactive.spectra import trace_interactive as trace_interactive
-    from landscape.plots.interactive.surfaces import contrast_interactive as contrast_interactive
-    from landscape.plots.interactive.surfaces import surface_interactive as surface_interactive
-    from landscape.plots.interactive.theory import theory_interactive as theory_interactive
-    from landscape.plots.interactive.training import training_interactive as training_interactive
-    from landscape.plots.lines import line_figure as line_figure
-    from landscape.plots.paths import path_figure as path_figure
-    from landscape.plots.profiles import profile_figure as profile_figure
-    from landscape.plots.runs import trajectory_figure as trajectory_figure
+    from landscape.plots.areas import plot_area as plot_area
+    from landscape.plots.comparison import plot_comparison as plot_comparison
+    from landscape.plots.densities import plot_density as plot_density
+    from landscape.plots.differences import plot_difference as plot_difference
+    from landscape.plots.interactive.surfaces import explore_comparison as explore_comparison
+    from landscape.plots.interactive.surfaces import explore_surface as explore_surface
+    from landscape.plots.interactive.sweeps import explore_sweep as explore_sweep
+    from landscape.plots.interactive.theory import explore_theory as explore_theory
+    from landscape.plots.interactive.trajectories import explore_trajectory as explore_trajectory
+    from landscape.plots.lines import plot_band as plot_band
+    from landscape.plots.lines import plot_line as plot_line
+    from landscape.plots.paths import plot_path as plot_path
+    from landscape.plots.profiles import plot_profile as plot_profile
     from landscape.plots.saving import save_figure as save_figure
     from landscape.plots.scales import Scale as Scale
     from landscape.plots.scales import common_scale as common_scale
-    from landscape.plots.spectra import eigs_figure as eigs_figure
-    from landscape.plots.spectra import sharpness_figure as sharpness_figure
-    from landscape.plots.surfaces import surface_figure as surface_figure
-    from landscape.plots.sweeps import sweep_figure as sweep_figure
-    from landscape.plots.theory import theory_figure as theory_figure
-    from landscape.plots.traces import trace_figure as trace_figure
-    from landscape.plots.training import training_figure as training_figure
+    from landscape.plots.spectra import plot_eigs as plot_eigs
+    from landscape.plots.spectra import plot_sharpness as plot_sharpness
+    from landscape.plots.style import colours_by_name as colours_by_name
+    from landscape.plots.surfaces import plot_surface as plot_surface
+    from landscape.plots.sweeps import plot_sweep as plot_sweep
+    from landscape.plots.theory import plot_theory as plot_theory
+    from landscape.plots.traces import plot_trace as plot_trace
+    from landscape.plots.training import plot_training as plot_training
+    from landscape.plots.trajectories import plot_trajectory as plot_trajectory
 
 _HOME = {
     "Scale": "scales",
-    "area_figure": "areas",
-    "area_interactive": "interactive.areas",
-    "band_figure": "bands",
-    "band_interactive": "interactive.areas",
+    "colours_by_name": "style",
     "common_scale": "scales",
-    "contrast": "contrasts",
-    "contrast_interactive": "interactive.surfaces",
-    "density_figure": "densities",
-    "density_interactive": "interactive.spectra",
-    "difference_figure": "differences",
-    "difference_interactive": "interactive.areas",
-    "eigs_figure": "spectra",
-    "eigs_interactive": "interactive.spectra",
-    "line_figure": "lines",
-    "line_interactive": "interactive.lines",
-    "path_figure": "paths",
-    "path_interactive": "interactive.paths",
-    "profile_figure": "profiles",
-    "profile_interactive": "interactive.profiles",
+    "explore_comparison": "interactive.surfaces",
+    "explore_surface": "interactive.surfaces",
+    "explore_sweep": "interactive.sweeps",
+    "explore_theory": "interactive.theory",
+    "explore_trajectory": "interactive.trajectories",
+    "plot_area": "areas",
+    "plot_band": "lines",
+    "plot_comparison": "comparison",
+    "plot_density": "densities",
+    "plot_difference": "differences",
+    "plot_eigs": "spectra",
+    "plot_line": "lines",
+    "plot_path": "paths",
+    "plot_profile": "profiles",
+    "plot_sharpness": "spectra",
+    "plot_surface": "surfaces",
+    "plot_sweep": "sweeps",
+    "plot_theory": "theory",
+    "plot_trace": "traces",
+    "plot_training": "training",
+    "plot_trajectory": "trajectories",
     "save_figure": "saving",
-    "sharpness_figure": "spectra",
-    "sharpness_interactive": "interactive.lines",
-    "surface_figure": "surfaces",
-    "surface_interactive": "interactive.surfaces",
-    "sweep_figure": "sweeps",
-    "sweep_interactive": "interactive.spectra",
-    "theory_figure": "theory",
-    "theory_interactive": "interactive.theory",
-    "trace_figure": "traces",
-    "training_figure": "training",
-    "training_interactive": "interactive.training",
-    "trajectory_figure": "runs",
-    "trajectory_interactive": "interactive.runs",
-    "trace_interactive": "interactive.spectra",
 }
 
 __all__ = ["draw", "draw_interactive", *_HOME]
 
 
-PICTURES = tuple(kind for kind in KINDS if f"{kind}_figure" in _HOME)
-"""The kinds of record that have a picture: a function KIND_figure, and KIND_interactive."""
+PICTURES = tuple(kind for kind in KINDS if f"plot_{kind}" in _HOME)
+"""The kinds of record that have a picture: a function plot_KIND."""
 
 
 def draw(result: Result, **kwargs: Any) -> Any:
-    """Draw a record with matplotlib, by the function ``KIND_figure`` of its kind.
+    """Draw a record with matplotlib, by the function ``plot_KIND`` of its kind.
 
     Args:
         result: a record of a kind that has such a function; another one, such as a loss alone, has
@@ -103,32 +84,40 @@ def draw(result: Result, **kwargs: Any) -> Any:
         **kwargs: passed on to the function.
 
     Returns:
-        The matplotlib figure.
+        The axes; the figure where the picture has several panels.
     """
-    return _drawer(result, "figure")(result, **kwargs)
+    return _drawer(result, "plot")(result, **kwargs)
 
 
 def draw_interactive(result: Result, **kwargs: Any) -> Any:
-    """Draw a record with plotly, by the function ``KIND_interactive`` of its kind.
+    """Draw a record with plotly, by the function ``explore_KIND`` of its kind.
 
     Args:
-        result: a record of a kind that has such a function, as in `draw`.
+        result: a record of a kind that has such a function; another one raises
+            InvalidArgumentError, which says how it is drawn.
         **kwargs: passed on to the function.
 
     Returns:
         The plotly figure.
     """
-    return _drawer(result, "interactive")(result, **kwargs)
+    return _drawer(result, "explore")(result, **kwargs)
 
 
-def _drawer(result: Result, picture: str) -> Any:
+def _drawer(result: Result, verb: str) -> Any:
     if result.kind not in PICTURES:
         msg = (
             f"a record of kind {result.kind!r} is a few numbers and has no picture: read "
             f"result.rows(), or draw one of: {', '.join(PICTURES)}"
         )
         raise InvalidArgumentError(msg)
-    return __getattr__(f"{result.kind}_{picture}")
+    name = f"{verb}_{result.kind}"
+    if name not in _HOME:
+        msg = (
+            f"a record of kind {result.kind!r} has no interactive picture: draw it with plot(), or "
+            "save it as .png, .pdf or .svg"
+        )
+        raise InvalidArgumentError(msg)
+    return __getattr__(name)
 
 
 def __getattr__(name: str) -> Any:

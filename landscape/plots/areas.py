@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import words
-from landscape.plots.lines import called_by
-from landscape.plots.sheet import draw_key, frame, place
-from landscape.plots.style import colour, plain, styled
+from landscape.plots import captions
+from landscape.plots.style import (
+    colours_by_name,
+    finish,
+    new_axes,
+    plain,
+    records_and_names,
+    shorten,
+    styled,
+)
 from landscape.plots.surfaces import check_grid
 from landscape.results import FloatArray, Surface
-from landscape.results.surfaces import level_set_area
+from landscape.results.surfaces import LevelSetArea, level_set_area
 
-AREA_UNITS = ("auto", "distance", "axes")
 FEW = 9
 """Points of the grid in the set below which its area is called rough."""
-
 _N_DELTAS = 61
 
 
@@ -55,9 +59,16 @@ def areas_of(
     surfaces: Sequence[Surface], *, deltas: Sequence[float] | None = None, units: str = "auto"
 ) -> Areas:
     """Find the areas to draw."""
-    one_of(units, AREA_UNITS, what="unit of areas")
+    one_of(units, ("auto", "distance", "axes"), what="unit of areas")
     for surface in surfaces:
         check_grid(surface)
+    planes = list(dict.fromkeys(map(captions.plane_of, surfaces)))
+    if len(planes) > 1:
+        msg = (
+            f"areas in planes of other kinds ({'; '.join(planes)}) do not compare: draw them "
+            "apart, or measure the surfaces with the same options of the plane"
+        )
+        raise InvalidArgumentError(msg)
     known = all(np.isfinite([*s.direction_norms, s.cosine]).all() for s in surfaces)
     if units == "distance" and not known:
         msg = "the norm of a direction is unknown: draw with units='axes'"
@@ -68,27 +79,27 @@ def areas_of(
         raise InvalidArgumentError(msg)
     by_distance = known and units != "axes"
     found = [[level_set_area(surface, float(d)) for d in rises] for surface in surfaces]
+    rough = [
+        [_is_rough(surface, area) for area in row]
+        for surface, row in zip(surfaces, found, strict=True)
+    ]
     return Areas(
         deltas=rises,
         values=np.array([[a.area if by_distance else a.in_axes for a in row] for row in found]),
         is_cut=np.array([[a.is_cut for a in row] for row in found]),
-        is_rough=np.array(
-            [
-                [a.n_points < FEW or a.delta < 10 * _error(surface, a.delta) for a in row]
-                for surface, row in zip(surfaces, found, strict=True)
-            ]
-        ),
+        is_rough=np.array(rough),
         by_distance=by_distance,
     )
 
 
-def _error(surface: Surface, delta: float) -> float:
-    """Return the error of an interpolated loss that has risen by delta; 0 where all is measured."""
-    if surface.is_measured.all():
-        return 0.0
-    known = surface.loss[surface.is_measured & np.isfinite(surface.loss)]
-    span = np.ptp(known) if surface.criterion == "range" else surface.origin_loss + delta
-    return float(surface.interpolation_error * span)
+def _is_rough(surface: Surface, area: LevelSetArea) -> bool:
+    error = 0.0
+    if not surface.is_measured.all():
+        known = surface.loss[surface.is_measured & np.isfinite(surface.loss)]
+        risen = surface.origin_loss + area.delta
+        span = np.ptp(known) if surface.criterion == "range" else risen
+        error = float(surface.interpolation_error * span)
+    return area.n_points < FEW or area.delta < 10 * error
 
 
 def _deltas(surfaces: Sequence[Surface]) -> FloatArray:
@@ -121,66 +132,62 @@ def area_parts(areas: Areas, index: int) -> list[tuple[str, Any]]:
 
 
 @styled()
-def area_figure(
+def plot_area(
     surfaces: Surface | Sequence[Surface],
     *,
+    ax: Axes | None = None,
     names: Sequence[str] | None = None,
+    colours: Mapping[str, str] | None = None,
     deltas: Sequence[float] | None = None,
     units: str = "auto",
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Axes:
     """Draw the area of {L ≤ L(w) + δ} in the plane against δ, one curve per checkpoint.
 
     Near a minimum with Hessian H in the plane it is 2 π δ / √det H: a wide minimum lies higher,
     and the slope of 1 in this log-log picture ends where the loss is no longer quadratic.
 
     Args:
-        surfaces: one record or several.
+        surfaces: one record or several, through planes of one kind.
+        ax: axes to draw into; None: those of a new picture.
         names: a name for each; None: the checkpoints'.
+        colours: a colour for each name; None: those of the property cycle.
         deltas: rises of the loss; None: as far as the grids tell.
         units: ``distance`` (areas of parameter space), ``axes``, or ``auto``: distances wherever
             they are known.
         title: a line above the picture; None: the name of a single checkpoint.
-        caption: whether to write under the picture what it shows.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The axes.
     """
-    records = [surfaces] if isinstance(surfaces, Surface) else list(surfaces)
-    called = called_by(records, names)
+    records, called = records_and_names(surfaces, names)
     areas = areas_of(records, deltas=deltas, units=units)
-    heading = called[0] if title is None and len(records) == 1 else title
-    parts = area_caption(areas, records, called)
-    key = -(-len(records) // 2)
-    figure, box = frame(parts, title=heading, caption=caption, key=key)
-    axes = place(figure, box)
+    axes = new_axes(ax)
+    tints = colours_by_name(called, colours, ax)
     axes.set(xscale="log", yscale="log")
     for index, name in enumerate(called):
         for style, values in area_parts(areas, index):
-            label = plain(name) if style == "solid" else None
-            axes.plot(areas.deltas, values, linestyle=style, color=colour(index), label=label)
+            label = plain(shorten(name)) if style == "solid" else None
+            axes.plot(areas.deltas, values, linestyle=style, color=tints[name], label=label)
     axes.set_xlim(areas.deltas[0], areas.deltas[-1] if areas.deltas.size > 1 else None)
-    axes.set_xlabel("rise of the loss, δ")
-    axes.set_ylabel(areas.label)
-    axes.grid(visible=True)
-    axes.set_axisbelow(True)
-    draw_key(axes, room=box[2], n_columns=2)
-    return figure
+    axes.set(xlabel="rise of the loss, δ", ylabel=areas.label)
+    heading = called[0] if title is None and len(records) == 1 and ax is None else title
+    return finish(axes, ax, _parts(areas, records, called), title=heading, caption=caption)
 
 
-def area_caption(areas: Areas, surfaces: Sequence[Surface], names: Sequence[str]) -> list[str]:
-    """Say what a picture of areas shows."""
+def _parts(areas: Areas, surfaces: Sequence[Surface], names: Sequence[str]) -> list[str]:
     cut = "dashed: the set reaches the border of the grid, and the area is a lower bound"
     rough = f"dotted, rough: less than {FEW} points of the grid lie in the set"
     if not all(surface.is_measured.all() for surface in surfaces):
         rough += ", or δ is below ten times the error of the interpolation"
     return [
         "area of the plane in which the loss is at most δ above the checkpoint's own; the plane: "
-        + words.each(surfaces, names, words.grid),
+        + captions.per_name(surfaces, names, captions.plane_and_grid),
         cut if areas.is_cut.any() else "",
         rough if (areas.is_rough & ~areas.is_cut).any() else "",
-        words.each(surfaces, names, words.interpolated_points),
-        words.each(surfaces, names, words.bad_points),
-        words.each(surfaces, names, words.source),
+        captions.per_name(surfaces, names, captions.unmeasured_points),
+        captions.per_name(surfaces, names, captions.bad_points),
+        captions.per_name(surfaces, names, captions.source),
     ]

@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
 
 from landscape.errors import DataError, InvalidArgumentError, one_of
-from landscape.plots import words
-from landscape.plots.lines import called_by
-from landscape.plots.scales import Floats, Scale, symlog_ticks
-from landscape.plots.sheet import frame, place
-from landscape.plots.style import fit, shorten, styled
-from landscape.plots.surfaces import axis_label, check_grid, covers_origin
+from landscape.plots import captions
+from landscape.plots.scales import Floats, Scale
+from landscape.plots.style import (
+    BAD,
+    finish,
+    new_axes,
+    plain,
+    records_and_names,
+    shorten,
+    styled,
+)
+from landscape.plots.surfaces import axis_label, check_grid, mark_checkpoint
 from landscape.results import Surface
 from landscape.wording import number
 
 DIVERGING = "PuOr_r"
 """Purple below zero and orange above, which any colour vision tells apart."""
-
-DIFFERENCE_SCALES = ("linear", "log")
-
-_PAIRED = "difference_se"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Difference:
 
     def scale(self, name: str = "linear", *, limit: float | None = None) -> Scale:
         """Return the scale, with 0 in its middle."""
-        one_of(name, DIFFERENCE_SCALES, what="scale of a difference")
+        one_of(name, ("linear", "log"), what="scale of a difference")
         sizes = np.abs(self.values[np.isfinite(self.values)])
         reach = (float(sizes.max(initial=0.0)) or 1.0) if limit is None else float(limit)
         if not (np.isfinite(reach) and reach > 0):
@@ -92,12 +92,12 @@ def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
 def _check_sources(a: Surface, b: Surface) -> None:
     """Refuse surfaces that differ in more than the checkpoint; what is not known passes."""
     ours, theirs = a.provenance, b.provenance
-    for what in ("mode", "dtype"):
-        one, other = getattr(ours, what), getattr(theirs, what)
+    for field in ("mode", "dtype"):
+        one, other = getattr(ours, field), getattr(theirs, field)
         if one and other and one != other:
             msg = (
-                f"{a.name} was measured with {what} {one}, {b.name} with {other}: a difference "
-                f"takes the same {what}; measure one of them again"
+                f"{a.name} was measured with {field} {one}, {b.name} with {other}: a difference "
+                f"takes the same {field}; measure one of them again"
             )
             raise InvalidArgumentError(msg)
     data = ours.data_fingerprint, theirs.data_fingerprint
@@ -114,7 +114,7 @@ def _data(surface: Surface) -> str:
     return f"{at.split} data ({at.data_fingerprint[:8] or 'which is not known'})"
 
 
-def of_other_problems(a: Surface, b: Surface) -> str:
+def _of_other_problems(a: Surface, b: Surface) -> str:
     """Say that two surfaces have different losses or models."""
     one, other = a.provenance.objective, b.provenance.objective
     if not (one and other) or one == other:
@@ -127,22 +127,19 @@ def of_other_problems(a: Surface, b: Surface) -> str:
 
 def _paired_errors(a: Surface, b: Surface) -> Floats | None:
     """Return the errors of the paired difference, if a surface holds that to the other one."""
+    fields = ("data_fingerprint", "objective", "mode", "dtype")
+    if any(getattr(a.provenance, k) != getattr(b.provenance, k) for k in fields):
+        return None
+    if (a.statistics, a.precision) != (b.statistics, b.precision):
+        return None
     for surface, other in ((b, a), (a, b)):
         against = surface.settings.get("against", {})
-        if not _alike(a, b):
-            return None
-        theirs = {"checkpoint": other.provenance.checkpoint_hash, **_axes(other.settings)}
         # it may have been taken to another checkpoint than the one that is drawn beside it
+        theirs = {"checkpoint": other.provenance.checkpoint_hash, **_axes(other.settings)}
         ours = {"checkpoint": against.get("checkpoint"), **_axes(against)}
-        if _PAIRED in surface.metrics and ours == theirs:
-            return np.asarray(surface.metrics[_PAIRED], float)
+        if "difference_se" in surface.metrics and ours == theirs:
+            return np.asarray(surface.metrics["difference_se"], float)
     return None
-
-
-def _alike(a: Surface, b: Surface) -> bool:
-    what = ("data_fingerprint", "objective", "mode", "dtype")
-    same = all(getattr(a.provenance, name) == getattr(b.provenance, name) for name in what)
-    return same and (a.statistics, a.precision) == (b.statistics, b.precision)
 
 
 def _axes(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,124 +154,103 @@ def _grid(surface: Surface) -> str:
 
 
 @styled()
-def difference_figure(
+def plot_difference(
     a: Surface,
     b: Surface,
     *,
+    ax: Axes | None = None,
     names: Sequence[str] | None = None,
     rise: bool = False,
     scale: str = "linear",
     limit: float | None = None,
     cmap: str = DIVERGING,
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Axes:
     """Draw L_a − L_b of two surfaces on the same coordinates, each point one cell.
 
     Args:
         a: the one.
         b: the other, on the same coordinates.
+        ax: axes to draw into; None: those of a new picture.
         names: a name for each; None: the checkpoints'.
         rise: whether each loss counts from that of its own checkpoint.
         scale: ``linear``, or ``log``: logarithmic for both signs, and linear near zero.
         limit: largest difference of either sign to show; None: that of the data.
         cmap: a diverging matplotlib colour map, whose middle stands for 0.
         title: a line above the picture; None: both names.
-        caption: whether to write under the picture what it shows.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The axes.
 
     Raises:
         InvalidArgumentError: if the coordinates, modes or dtypes are not the same, or the limit is
             not positive.
         DataError: if the data are not the same.
     """
-    called = called_by((a, b), names)
+    _, called = records_and_names((a, b), names)
     found = difference_of(a, b, rise=rise)
     drawn = found.scale(scale, limit=limit)
-    heading = f"{shorten(called[0])} − {shorten(called[1])}" if title is None else title
-    parts = difference_caption(found, (a, b), called, drawn)
-    figure, (left, bottom, _, side) = frame(parts, title=heading, caption=caption, room=(4.4, 3.6))
-    axes = place(figure, (left, bottom, side, side))
-    norm = drawn.norm()
-    cells = np.ma.masked_invalid(found.values.T)
-    axes.pcolormesh(a.x, a.y, cells, shading="nearest", norm=norm, cmap=cmap, rasterized=True)
-    _mark_points(axes, a, found)
-    axes.set_xlabel(_axis((a, b), 0))
-    axes.set_ylabel(_axis((a, b), 1))
-    bar_axes = place(figure, (left + side + 0.15, bottom, 0.14, side), label="colour bar")
-    bar = figure.colorbar(ScalarMappable(norm, cmap), cax=bar_axes)
-    ticks = difference_ticks(drawn)
-    bar.set_ticks(ticks, labels=[words.level_text(tick) for tick in ticks])
-    bar.minorticks_off()
-    bar.outline.set_linewidth(0.5)
-    bar.set_label(fit(difference_label(found, called), side + 0.3))
-    return figure
-
-
-def difference_ticks(scale: Scale) -> list[float]:
-    """Return the differences to label."""
-    if scale.spacing == "symlog":
-        return symlog_ticks(scale.low, scale.high, scale.threshold)
-    return [float(level) for level in scale.levels(9)]
-
-
-def _mark_points(axes: Axes, surface: Surface, found: Difference) -> None:
+    axes: Any = new_axes(ax, size=(5.2, 4.2))
+    axes.set_box_aspect(1)
+    axes.grid(visible=False)
+    look: Any = {"norm": drawn.norm(), "cmap": cmap, "shading": "nearest", "rasterized": True}
+    cells = axes.pcolormesh(a.x, a.y, np.ma.masked_invalid(found.values.T), **look)
     for where, mark, tint, size in (
         (found.unsure, ".", "black", 2.2),
-        (~np.isfinite(found.values), "x", "#B00000", 4.0),
+        (~np.isfinite(found.values), "x", BAD, 4.0),
     ):
         i, j = np.nonzero(where)
         if i.size:
-            axes.plot(surface.x[i], surface.y[j], mark, color=tint, markersize=size)
-    if covers_origin(surface):
-        axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2.4, zorder=5)
-        axes.plot(0, 0, "+", color="black", markersize=8, markeredgewidth=1.1, zorder=6)
+            axes.plot(a.x[i], a.y[j], mark, color=tint, markersize=size)
+    mark_checkpoint(axes, a)
+    axes.set(xlabel=_axis((a, b), 0), ylabel=_axis((a, b), 1))
+    label = _label(found, called)
+    axes.figure.colorbar(cells, ax=axes, aspect=25, pad=0.02, label=plain(label))
+    heading = f"{shorten(called[0])} − {shorten(called[1])}" if title is None else title
+    parts = _parts(found, (a, b), called, drawn)
+    return finish(axes, ax, parts, title=heading, caption=caption)
 
 
-def _axis(surfaces: Sequence[Surface], which: int) -> str:
-    letter, vector = (("x", "d₁"), ("y", "d₂"))[which]
-    norms = {number(surface.direction_norms[which]) for surface in surfaces}
+def _axis(surfaces: Sequence[Surface], index: int) -> str:
+    letter, vector = (("x", "d₁"), ("y", "d₂"))[index]
+    norms = {number(surface.direction_norms[index]) for surface in surfaces}
     if len(norms) == 1:
-        return axis_label(letter, vector, surfaces[0].direction_norms[which])
+        return axis_label(letter, vector, surfaces[0].direction_norms[index])
     return f"{letter}, in units of each {vector}"
 
 
-def difference_label(found: Difference, names: Sequence[str]) -> str:
-    """Say what is shown, for a colour bar."""
-    what = "rise" if found.rise else "loss"
-    return f"{what} of {shorten(names[0])} − {what} of {shorten(names[1])}"
+def _label(found: Difference, names: Sequence[str]) -> str:
+    quantity = "rise" if found.rise else "loss"
+    return f"{quantity} of {shorten(names[0], 20)} − {quantity} of {shorten(names[1], 20)}"
 
 
-def difference_caption(
+def _parts(
     found: Difference, surfaces: Sequence[Surface], names: Sequence[str], scale: Scale
 ) -> list[str]:
-    """Say what a picture of a difference shows."""
     n_unsure = int(np.count_nonzero(found.unsure))
     n_known = int(np.count_nonzero(np.isfinite(found.errors) & np.isfinite(found.values)))
     n_bad = int(np.count_nonzero(~np.isfinite(found.values)))
     n_out = int(np.count_nonzero(np.abs(found.values[np.isfinite(found.values)]) > scale.high))
     how = "paired, of the same examples" if found.paired else "unpaired, √(se² + se²)"
     size = found.values.size
+    errors = ""
+    if n_unsure:
+        errors = f"dots: {n_unsure} of {n_known} points differ by less than two standard errors"
+    elif n_known:
+        points = "all" if n_known == size else f"all {n_known} measured"
+        errors = f"{points} points differ by two standard errors or more"
+    log = f"log scale for both signs, linear within ±{scale.threshold:g}"
     return [
-        of_other_problems(*surfaces),
-        f"{difference_label(found, names)}: orange, {shorten(names[0])} lies higher; purple, "
+        _of_other_problems(surfaces[0], surfaces[1]),
+        f"{_label(found, names)}: orange, {shorten(names[0])} lies higher; purple, "
         f"{shorten(names[1])} does; each on the plane of its own checkpoint (+): "
-        + words.each(surfaces, names, words.grid),
-        f"dots: {n_unsure} of {n_known} points differ by less than two standard errors ({how})"
-        if n_unsure
-        else f"{'all' if n_known == size else f'all {n_known} measured'} points differ by two "
-        f"standard errors or more ({how})"
-        if n_known
-        else "",
-        f"{n_bad} of {size} points not finite in one of the two, blank and marked ×"
-        if n_bad
-        else "",
-        f"log scale for both signs, linear within ±{scale.threshold:g}"
-        if scale.spacing == "symlog"
-        else "",
+        + captions.per_name(surfaces, names, captions.plane_and_grid),
+        captions.with_ending(errors, f" ({how})"),
+        f"{n_bad} of {size} points not finite in one of the two, marked ×" if n_bad else "",
+        log if scale.spacing == "symlog" else "",
         f"{n_out} of {size} points outside the range, drawn at its limit" if n_out else "",
-        words.each(surfaces, names, words.interpolated_points),
-        words.each(surfaces, names, words.source),
+        captions.per_name(surfaces, names, captions.unmeasured_points),
+        captions.per_name(surfaces, names, captions.source),
     ]

@@ -1,19 +1,26 @@
-"""Loss along a direction, several checkpoints in one panel."""
+"""Loss along directions: several checkpoints in one panel, and the spread over many directions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import words
-from landscape.plots.scales import Scale, common_scale
-from landscape.plots.sheet import one_panel, place
-from landscape.plots.style import DASHES, colour, fit, plain, styled
+from landscape.plots import captions
+from landscape.plots.scales import Floats, Scale, common_scale
+from landscape.plots.style import (
+    DASHES,
+    colours_by_name,
+    finish,
+    new_axes,
+    plain,
+    records_and_names,
+    shorten,
+    styled,
+)
 from landscape.results import Line
 from landscape.wording import number
 
@@ -21,54 +28,45 @@ LINE_AXES = ("auto", "distance", "direction")
 
 
 @styled()
-def line_figure(
+def plot_line(
     lines: Line | Sequence[Line],
     *,
+    ax: Axes | None = None,
     names: Sequence[str] | None = None,
+    colours: Mapping[str, str] | None = None,
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
     axis: str = "auto",
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Axes:
     """Draw the loss along a direction, one curve per record.
 
     Args:
         lines: one record, or several to lay over each other.
+        ax: axes to draw into; None: those of a new picture.
         names: a name for each; None: the checkpoints'.
+        colours: a colour for each name; None: those of the property cycle.
         scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
         limits: smallest and largest value to show; None: those of the data.
         axis: ``distance`` ‖w′ − w‖₂, ``direction`` (x, in units of d), or ``auto``: the distance
             wherever it is known.
         title: a line above the picture; None: the name of a single checkpoint.
-        caption: whether to write under the picture what it shows.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The axes.
     """
-    lines = [lines] if isinstance(lines, Line) else list(lines)
-    called = called_by(lines, names)
-    drawn = common_scale(lines, scale, limits=limits)
-    text = words.lines_caption(lines, called, drawn)
-    heading = called[0] if title is None and len(lines) == 1 else title
-    figure, box = one_panel(text, title=heading, caption=caption)
-    axes = place(figure, box)
-    draw_lines(axes, lines, drawn, names=called, axis=axis, limited=limits is not None)
-    if len(lines) > 1:
-        draw_legend(axes, room=box[2])
-    return figure
-
-
-def called_by(results: Sequence[Any], names: Sequence[str] | None) -> list[str]:
-    """Return a name for each record: those given, or the checkpoints'."""
-    if not results:
-        msg = "nothing to draw: no record was given"
-        raise InvalidArgumentError(msg)
-    called = [result.name for result in results] if names is None else list(names)
-    if len(called) != len(results):
-        msg = f"names must hold one name per record; got {len(called)} for {len(results)} records"
-        raise InvalidArgumentError(msg)
-    return called
+    records, called = records_and_names(lines, names)
+    drawn = common_scale(records, scale, limits=limits)
+    axes = new_axes(ax)
+    tints = colours_by_name(called, colours, ax)
+    draw_lines(axes, records, drawn, names=called, colours=tints, axis=axis)
+    if limits is not None:
+        axes.set_ylim(drawn.low, drawn.high)
+    heading = called[0] if title is None and len(records) == 1 and ax is None else title
+    parts = captions.line_parts(records, called, drawn)
+    return finish(axes, ax, parts, title=heading, caption=caption)
 
 
 def draw_lines(
@@ -77,109 +75,182 @@ def draw_lines(
     scale: Scale,
     *,
     names: Sequence[str],
+    colours: Mapping[str, str],
     axis: str = "auto",
-    limited: bool = False,
-    colours: Sequence[str] | None = None,
-    **style: Any,
-) -> None:
-    """Draw lines into axes, with bands of ±2 standard errors where they are known."""
-    by_distance = use_distance(lines, axis)
-    distinct, directions = (
-        list(dict.fromkeys(names)),
-        list(dict.fromkeys(line.direction for line in lines)),
-    )
-    _space(axes, scale)
-    for k, (line, name) in enumerate(zip(lines, names, strict=True)):
-        look = {
-            "color": colours[k] if colours else colour(distinct.index(name)),
-            "linestyle": DASHES[directions.index(line.direction) % len(DASHES)],
-            "label": name if len(directions) == 1 else f"{name}, {line.direction}",
-            **style,
-        }
+) -> bool:
+    """Draw lines with bands of ±2 standard errors, and return whether against the distance."""
+    by_distance = _use_distance(lines, axis)
+    directions = list(dict.fromkeys(line.direction for line in lines))
+    scale.apply(axes)
+    for line, name in zip(lines, names, strict=True):
+        label = name if len(directions) == 1 else f"{shorten(name)}, {line.direction}"
+        dash: Any = DASHES[directions.index(line.direction) % len(DASHES)]
         x = line.distance if by_distance else np.asarray(line.x)
-        _draw_line(axes, x, line, scale, look)
-    if limited:
-        axes.set_ylim(scale.low, scale.high)
+        _draw_line(axes, x, line, scale, color=colours[name], linestyle=dash, label=label)
+    if by_distance:
+        axes.set_xlabel("signed distance from the checkpoint, ‖w′ − w‖₂")
+    elif len(lines) == 1:
+        axes.set_xlabel(f"x, in units of d (‖d‖ = {number(lines[0].direction_norm)})")
+    else:
+        axes.set_xlabel("x, in units of each direction")
     axes.set_ylabel(scale.label)
-    axes.set_xlabel(_x_label(lines, by_distance))
-    axes.grid(visible=True)
-    axes.set_axisbelow(True)
+    return by_distance
 
 
-def _draw_line(axes: Axes, x: Any, line: Line, scale: Scale, look: dict[str, Any]) -> None:
+def _draw_line(axes: Axes, x: Any, line: Line, scale: Scale, *, label: str, **look: Any) -> None:
     values = scale.values(line)
-    finite = np.isfinite(values)
-    drawn = np.where(finite, values, np.nan)
-    curve = axes.plot(x, drawn, **{**look, "label": plain(look["label"])})[0]
-    lonely = finite & ~_has_neighbour(finite)
+    known = np.isfinite(values)
+    drawn = np.where(known, values, np.nan)
+    axes.plot(x, drawn, label=plain(shorten(label, 60)), **look)
+    beside = np.pad(known, 1)
+    lonely = known & ~(beside[:-2] | beside[2:])
     axes.plot(x[lonely], values[lonely], ".", color=look["color"], markersize=4)
-    if words.has_band(line):
-        spread = 2 * np.asarray(line.loss_se, dtype=np.float64)
+    spread = 2 * captions.standard_errors(line, rise=scale.rise)
+    if np.any(spread > 0):
         low = drawn - spread
         if scale.spacing == "log":
             low = np.maximum(low, scale.low * 1e-3)
-        axes.fill_between(
-            x, low, drawn + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=1.5
-        )
-    if not finite.all():
-        axes.plot(
-            x[~finite],
-            np.full(np.count_nonzero(~finite), 0.975),
-            "x",
-            color=curve.get_color(),
-            markersize=5,
-            transform=axes.get_xaxis_transform(),
-        )
+        band: Any = {"alpha": 0.18, "linewidth": 0, "zorder": 1.5}
+        axes.fill_between(x, low, drawn + spread, color=look["color"], **band)
+    mark_bad(axes, x[~known], look["color"])
 
 
-def draw_legend(axes: Axes, *, room: float, n_columns: int = 1) -> None:
-    """Add a legend whose labels are shortened to fit."""
-    handles, labels = axes.get_legend_handles_labels()
-    short = [fit(label.replace(r"\$", "$"), 0.6 * room) for label in labels]
-    where: Any = "best" if n_columns == 1 else "upper center"
-    legend = axes.legend(handles, short, loc=where, ncols=n_columns, frameon=True)
-    legend.get_frame().set(linewidth=0, alpha=0.8)
+def mark_bad(axes: Axes, x: Any, tint: str) -> None:
+    """Mark places at the top of a panel where a value is not finite."""
+    if len(x):
+        top = axes.get_xaxis_transform()
+        axes.plot(x, np.full(len(x), 0.975), "x", color=tint, markersize=5, transform=top)
 
 
-def use_distance(lines: Sequence[Line], axis: str) -> bool:
-    """Return whether lines are drawn against the distance in parameter space."""
+def _use_distance(lines: Sequence[Line], axis: str) -> bool:
     one_of(axis, LINE_AXES, what="axis of a line picture")
     known = all(np.isfinite(line.direction_norm) and line.direction_norm > 0 for line in lines)
     if axis == "distance" and not known:
         msg = "the norm of a direction is unknown or zero: draw with axis='direction'"
         raise InvalidArgumentError(msg)
-    return axis == "distance" or (axis == "auto" and known)
+    return known and axis != "direction"
 
 
-def _x_label(lines: Sequence[Line], by_distance: bool) -> str:
-    if by_distance:
-        return "signed distance from the checkpoint, ‖w′ − w‖₂"
-    if len(lines) == 1:
-        return f"x, in units of d (‖d‖ = {number(lines[0].direction_norm)})"
-    return "x, in units of each direction"
+@styled()
+def plot_band(
+    lines: Mapping[str, Sequence[Line]],
+    *,
+    ax: Axes | None = None,
+    colours: Mapping[str, str] | None = None,
+    scale: str | Scale = "auto",
+    limits: tuple[float, float] | None = None,
+    title: str | None = None,
+    caption: bool | None = None,
+) -> Axes:
+    """Draw the mean and spread of the loss along several directions through each checkpoint.
+
+    On a log scale both are those of ln(loss): a mean of losses less their deviation is often
+    negative, which no log scale can show.
+
+    Args:
+        lines: at least two for each checkpoint, by its name, all at the same coordinates.
+        ax: axes to draw into; None: those of a new picture.
+        colours: a colour for each name; None: those of the property cycle.
+        scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
+        limits: smallest and largest value to show; None: those of the data.
+        title: a line above the picture; None: the name of a single checkpoint.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InvalidArgumentError: if a checkpoint has less than two lines, or their coordinates differ.
+    """
+    _check_bands(lines)
+    drawn = common_scale([line for of in lines.values() for line in of], scale, limits=limits)
+    axes = new_axes(ax)
+    drawn.apply(axes)
+    tints = colours_by_name(lines, colours, ax)
+    means = {}
+    for name, records in lines.items():
+        means[name] = _draw_band(axes, name, records, drawn, tints[name])
+    if limits is not None:
+        axes.set_ylim(drawn.low, drawn.high)
+    elif drawn.spacing == "log":
+        axes.set_ylim(0.8 * drawn.low, 1.25 * drawn.high)
+    axes.set_xlabel("x, in units of each direction")
+    axes.set_ylabel(drawn.label)
+    heading = next(iter(lines)) if title is None and len(lines) == 1 else title
+    return finish(axes, ax, _band_parts(lines, means, drawn), title=heading, caption=caption)
 
 
-def _space(axes: Axes, scale: Scale) -> None:
+def _draw_band(axes: Axes, name: str, records: Sequence[Line], scale: Scale, tint: str) -> Floats:
+    """Draw the lines of one checkpoint with their mean and spread, and return the mean."""
+    x = np.asarray(records[0].x, dtype=np.float64)
+    values = np.stack([scale.values(line) for line in records])
+    shown = np.where(np.isfinite(values).all(axis=0), values, np.nan)
     if scale.spacing == "log":
-        axes.set_yscale("log", nonpositive="clip")
-    elif scale.spacing == "symlog":
-        axes.set_yscale("symlog", linthresh=scale.threshold)
+        shown = np.log(shown)
+    mean, spread = shown.mean(axis=0), shown.std(axis=0, ddof=1)
+    edges = [mean, mean - spread, mean + spread]
+    mean, low, high = map(np.exp, edges) if scale.spacing == "log" else edges
+    for line in np.where(np.isfinite(values), values, np.nan):
+        axes.plot(x, line, color=tint, linewidth=0.5, alpha=0.45, zorder=1.8)
+    axes.fill_between(x, low, high, color=tint, alpha=0.2, linewidth=0, zorder=1.5)
+    label = f"{shorten(name)}, mean of {len(records)} directions"
+    axes.plot(x, mean, color=tint, linewidth=1.8, label=plain(label), zorder=3)
+    return np.asarray(mean)
 
 
-def _has_neighbour(finite: Any) -> Any:
-    padded = np.pad(finite, 1)
-    return padded[:-2] | padded[2:]
+def _check_bands(lines: Mapping[str, Sequence[Line]]) -> None:
+    """Refuse lines that cannot be averaged."""
+    if not lines:
+        msg = "nothing to draw: no checkpoint was given"
+        raise InvalidArgumentError(msg)
+    few = {name: len(records) for name, records in lines.items() if len(records) < 2}
+    if few:
+        listed = ", ".join(f"{shorten(name)} has {n}" for name, n in few.items())
+        msg = (
+            f"a band takes at least two lines of a checkpoint; {listed}: measure more, "
+            "e.g. landscape line --seeds 10"
+        )
+        raise InvalidArgumentError(msg)
+    named = [(name, line) for name, records in lines.items() for line in records]
+    first_name, first = named[0]
+    for name, line in named:
+        if not np.array_equal(line.x, first.x):
+            msg = (
+                f"a band takes lines at the same coordinates; one of {shorten(first_name)} has "
+                f"{_points(first)}, one of {shorten(name)} has {_points(line)}: measure all with "
+                "the same points and range"
+            )
+            raise InvalidArgumentError(msg)
 
 
-def mark(axes: Axes, x: float, y: float, *, index: int) -> None:
-    """Mark one point of a panel in the colour of a checkpoint."""
-    axes.plot(
-        x,
-        y,
-        "o",
-        color=colour(index),
-        markersize=5,
-        markeredgecolor="white",
-        clip_on=False,
-        zorder=6,
-    )
+def _points(line: Line) -> str:
+    return f"{line.x.size} points on [{line.x.min():g}, {line.x.max():g}]"
+
+
+def _band_parts(
+    lines: Mapping[str, Sequence[Line]], means: Mapping[str, Floats], scale: Scale
+) -> list[str]:
+    of = ", both of ln(loss)" if scale.spacing == "log" else ""
+    names, records = list(lines), list(lines.values())
+    random = any("random" in line[0].direction.lower() for line in records)
+    return [
+        "loss along directions through the checkpoint: "
+        + captions.per_name(records, names, _directions),
+        f"thick: the mean over the directions; band: ±1 standard deviation over them{of}, not an "
+        "error of the mean; thin: each direction",
+        scale.note,
+        captions.per_name(list(means.values()), names, _gaps),
+        captions.per_name(records, names, lambda of: captions.source(of[0])),
+        captions.NOT_THE_WORST if random else "",
+    ]
+
+
+def _directions(lines: Sequence[Line]) -> str:
+    kinds = list(dict.fromkeys(line.direction for line in lines))
+    kind = kinds[0] if len(kinds) == 1 else f"{len(kinds)} kinds, {kinds[0]} among them"
+    return f"{len(lines)} × {kind}, {lines[0].x.size} points"
+
+
+def _gaps(mean: Floats) -> str:
+    n = int(np.count_nonzero(~np.isfinite(mean)))
+    return f"a gap of the mean at {n} of {mean.size} points, where a line is not finite" * (n > 0)

@@ -1,37 +1,49 @@
-"""Loss along paths between checkpoints, and what any picture of them shows."""
+"""Loss along paths between checkpoints, with the barrier on each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from landscape.errors import one_of
-from landscape.plots import words
-from landscape.plots.lines import called_by
-from landscape.plots.sheet import draw_key, frame, place
-from landscape.plots.style import FAINT, colour, plain, shorten, styled
+from landscape.plots import captions
+from landscape.plots.lines import mark_bad
+from landscape.plots.style import (
+    FAINT,
+    colours_by_name,
+    draw_key,
+    finish,
+    new_axes,
+    plain,
+    records_and_names,
+    shorten,
+    styled,
+)
 from landscape.results import FloatArray, LossPath
 from landscape.results.paths import above_chord
 from landscape.wording import number
 
-PATH_SCALES = ("linear", "log")
-T_LABEL = "t, from the first checkpoint (0) to the second (1)"
-LOSS_LABEL = "loss L(w(t))"
+_STATISTICS = {
+    "recalibrated": "BatchNorm statistics gathered anew at each point",
+    "frozen": "BatchNorm statistics of the first checkpoint",
+    "interpolated": "BatchNorm statistics interpolated between the checkpoints",
+}
 
 
 @styled()
-def path_figure(
+def plot_path(
     paths: LossPath | Sequence[LossPath],
     *,
+    ax: Axes | None = None,
     names: Sequence[str] | None = None,
+    colours: Mapping[str, str] | None = None,
     scale: str = "linear",
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Axes:
     """Draw the loss along paths, one colour per record, with bands of ±2 standard errors.
 
     Held-out data are dashed. A dotted line joins the losses of the ends; a thin line from there up
@@ -39,149 +51,95 @@ def path_figure(
 
     Args:
         paths: one record, or several to lay over each other.
+        ax: axes to draw into; None: those of a new picture.
         names: a name for each; None: its two checkpoints.
+        colours: a colour for each label in the key; None: those of the property cycle.
         scale: ``linear`` or ``log``.
         title: a line above the picture; None: the checkpoints, where they are the same for all.
-        caption: whether to write under the picture what it shows.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The axes.
     """
-    one_of(scale, PATH_SCALES, what="scale of a picture of paths")
-    records, called = path_records(paths, names)
-    shared = called[0] if title is None and len(set(called)) == 1 else None
-    curves = drawn_paths(records, called if shared is None else [""] * len(records))
-    parts = _caption(records, called, scale)
-    heading = shared if title is None else title
-    figure, box = frame(parts, title=heading, caption=caption, key=len(curves))
-    axes = place(figure, box)
-    if scale == "log":
-        axes.set_yscale("log", nonpositive="clip")
-    for curve in curves:
-        _draw(axes, curve)
-    axes.set(xlabel=T_LABEL, ylabel=LOSS_LABEL, xlim=(0.0, 1.0))
-    axes.grid(visible=True)
-    axes.set_axisbelow(True)
-    draw_key(axes, room=box[2])
-    return figure
-
-
-class DrawnPath:
-    """The losses of one record on one part of the data, as they are drawn.
-
-    Attributes:
-        t: coordinates, shape (nt,).
-        values: losses; NaN where they are not finite.
-        bad: coordinates of those.
-        spread: two standard errors; NaN where they are not known.
-        chord: the straight line between the losses of the ends.
-        top: index of the point that is highest above it; None if there is none, or no telling.
-        label: what it is, with the barrier.
-        tint: its colour.
-        dashed: whether these are held-out data.
-    """
-
-    def __init__(
-        self, t: FloatArray, values: FloatArray, errors: FloatArray, *, label: str, tint: str
-    ) -> None:
-        self.t, self.tint, self.dashed = np.asarray(t), tint, False
-        self.values = np.where(np.isfinite(values), values, np.nan)
-        self.bad = self.t[~np.isfinite(values)]
-        self.spread = np.where(np.isfinite(errors), 2 * np.asarray(errors), np.nan)
-        rise = above_chord(self.t, self.values)
-        self.chord = (1 - self.t) * self.values[0] + self.t * self.values[-1]
-        self.top: int | None = None
-        if not self.bad.size and float(rise.max()) > 0:
-            self.top = int(rise.argmax())
-            height, where = number(float(rise.max())), number(float(self.t[self.top]))
-            self.label = f"{label}: barrier {height} at t = {where}"
-        else:
-            self.label = f"{label}: barrier not known" if self.bad.size else f"{label}: no barrier"
-
-    @property
-    def has_band(self) -> bool:
-        """Whether there are standard errors to draw."""
-        return bool(np.nanmax(self.spread, initial=0.0) > 0)
-
-
-def drawn_paths(records: Sequence[LossPath], names: Sequence[str]) -> list[DrawnPath]:
-    """Return what is drawn of each record: its own data, and the held-out ones if there are."""
-    drawn = []
-    for k, (record, name) in enumerate(zip(records, names, strict=True)):
-        label, tint = ", ".join(filter(None, [record.shape, shorten(name)])), colour(k)
-        drawn.append(DrawnPath(record.t, record.loss, record.loss_se, label=label, tint=tint))
+    one_of(scale, ("linear", "log"), what="scale of a picture of paths")
+    records, called = records_and_names(paths, names)
+    called = [record.route for record in records] if names is None else called
+    shared = called[0] if title is None and len(set(called)) == 1 else ""
+    labels = [
+        ", ".join(filter(None, [record.shape, "" if shared else shorten(name)]))
+        for record, name in zip(records, called, strict=True)
+    ]
+    keys = [f"{k} {label}" for k, label in enumerate(labels)]
+    tints = colours_by_name(keys, None, ax) | dict(colours or {})
+    axes = new_axes(ax)
+    axes.set_yscale(scale, **({"nonpositive": "clip"} if scale == "log" else {}))
+    for record, label, key in zip(records, labels, keys, strict=True):
+        tint = tints.get(label, tints[key])
+        _draw(axes, record.t, record.loss, record.loss_se, label=label, tint=tint)
         if record.held_out:
             values, errors = record.held_out_loss, record.held_out_se
             label = f"{label}, {record.held_out} data"
-            drawn.append(DrawnPath(record.t, values, errors, label=label, tint=tint))
-            drawn[-1].dashed = True
-    return drawn
+            _draw(axes, record.t, values, errors, label=label, tint=tint, dashed=True)
+    axes.set(xlabel="t, from the first checkpoint (0) to the second (1)", xlim=(0.0, 1.0))
+    axes.set_ylabel("loss L(w(t))")
+    heading = shared if title is None else title
+    parts = _parts(records, called, scale)
+    axes = finish(axes, ax, parts, title=heading, caption=caption)
+    if ax is None and len(axes.get_legend_handles_labels()[1]) == 1:
+        draw_key(axes)  # which says the barrier
+    return axes
 
 
-def path_records(
-    paths: LossPath | Sequence[LossPath], names: Sequence[str] | None
-) -> tuple[list[LossPath], list[str]]:
-    """Return records with a name for each: those given, or from where to where they lead."""
-    records = [paths] if isinstance(paths, LossPath) else list(paths)
-    called = called_by(records, names)
-    return records, [record.route for record in records] if names is None else called
-
-
-def _draw(axes: Axes, curve: DrawnPath) -> None:
-    dash: Any = (0, (5, 2)) if curve.dashed else "solid"
-    axes.plot(curve.t, curve.values, color=curve.tint, linestyle=dash, label=plain(curve.label))
-    if curve.has_band:
-        low, high = curve.values - curve.spread, curve.values + curve.spread
+def _draw(
+    axes: Axes,
+    t: FloatArray,
+    loss: FloatArray,
+    errors: FloatArray,
+    *,
+    label: str,
+    tint: str,
+    dashed: bool = False,
+) -> None:
+    values = np.where(np.isfinite(loss), loss, np.nan)
+    bad, rise = t[~np.isfinite(loss)], above_chord(t, values)
+    chord = (1 - t) * values[0] + t * values[-1]
+    top = int(rise.argmax()) if not bad.size and float(rise.max()) > 0 else None
+    barrier = "barrier not known" if bad.size else "no barrier"
+    if top is not None:
+        barrier = f"barrier {number(float(rise[top]))} at t = {number(float(t[top]))}"
+    dash: Any = (0, (5, 2)) if dashed else "solid"
+    axes.plot(t, values, color=tint, linestyle=dash, label=plain(f"{label}: {barrier}"))
+    spread = 2 * np.where(np.isfinite(errors), errors, np.nan)
+    if np.any(spread > 0):
+        low = values - spread
         if axes.get_yscale() == "log":
-            low = np.maximum(low, 1e-3 * np.nanmin(curve.values))
-        axes.fill_between(curve.t, low, high, color=curve.tint, alpha=0.15, linewidth=0, zorder=1.5)
-    axes.plot(curve.t, curve.chord, color=FAINT, linestyle=(0, (1, 2)), linewidth=0.8, zorder=1.8)
-    if curve.top is not None and not curve.dashed:  # those of held-out data would lie beside it
-        ends = [curve.chord[curve.top], curve.values[curve.top]]
-        look: dict[str, Any] = {
-            "color": curve.tint,
-            "linewidth": 0.9,
-            "marker": "o",
-            "markersize": 3.5,
-        }
-        axes.plot([curve.t[curve.top]] * 2, ends, markevery=[1], **look)
-    axes.plot(
-        curve.bad,
-        np.full(curve.bad.size, 0.975),
-        "x",
-        color=curve.tint,
-        markersize=5,
-        transform=axes.get_xaxis_transform(),
-    )
+            low = np.maximum(low, 1e-3 * np.nanmin(values))
+        look: dict[str, Any] = {"alpha": 0.15, "linewidth": 0, "zorder": 1.5}
+        axes.fill_between(t, low, values + spread, color=tint, **look)
+    axes.plot(t, chord, color=FAINT, linestyle=(0, (1, 2)), linewidth=0.8, zorder=1.8)
+    if top is not None and not dashed:  # those of held-out data would lie beside it
+        look = {"linewidth": 0.9, "marker": "o", "markersize": 3.5, "markevery": [1]}
+        axes.plot([t[top]] * 2, [chord[top], values[top]], color=tint, **look)
+    mark_bad(axes, bad, tint)
 
 
-def _caption(records: Sequence[LossPath], called: Sequence[str], scale: str) -> list[str]:
+def _parts(records: Sequence[LossPath], called: Sequence[str], scale: str) -> list[str]:
     banded = any(np.any(np.asarray(record.loss_se) > 0) for record in records)
     held = sorted({record.held_out for record in records if record.held_out})
-    bad = words.each(records, called, _bad_points)
     return [
         "loss along a path between two checkpoints; dotted: the straight line between the losses "
         "of its ends; thin line to a point: the barrier, how far the loss rises above it",
-        words.each(records, called, lambda r: f"{r.t.size} points"),
-        f"solid: {words.each(records, called, words.source)}",
+        captions.per_name(records, called, lambda r: f"{r.t.size} points"),
+        f"solid: {captions.per_name(records, called, captions.source)}",
         f"dashed: {' and '.join(held)} data" if held else "",
         "bands: ±2 standard errors of the loss over the examples" if banded else "",
-        words.each(records, called, _statistics),
+        captions.per_name(records, called, lambda r: _STATISTICS.get(r.statistics, "")),
         "loss on a log scale" if scale == "log" else "",
-        f"{bad}, marked × at the top" if bad else "",
+        captions.with_ending(captions.per_name(records, called, _bad), ", marked × at the top"),
     ]
 
 
-def _bad_points(record: LossPath) -> str:
+def _bad(record: LossPath) -> str:
     losses = (record.loss, record.held_out_loss)
     n = sum(int(np.count_nonzero(~np.isfinite(values))) for values in losses)
     return f"{n} of {sum(values.size for values in losses)} points not finite" if n else ""
-
-
-def _statistics(record: LossPath) -> str:
-    told = {
-        "recalibrated": "BatchNorm statistics gathered anew at each point",
-        "frozen": "BatchNorm statistics of the first checkpoint",
-        "interpolated": "BatchNorm statistics interpolated between the checkpoints",
-    }
-    return told.get(record.statistics, "")

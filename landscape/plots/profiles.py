@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots import words
-from landscape.plots.lines import called_by
-from landscape.plots.sheet import draw_key, frame, place
-from landscape.plots.style import FAINT, colour, plain, styled
+from landscape.plots import captions
+from landscape.plots.style import (
+    FAINT,
+    colours_by_name,
+    finish,
+    new_axes,
+    plain,
+    records_and_names,
+    shorten,
+    styled,
+)
 from landscape.results import FloatArray, Profile
 from landscape.wording import number
 
 
 @styled()
-def profile_figure(
+def plot_profile(
     profiles: Profile | Sequence[Profile],
     *,
+    ax: Axes | None = None,
     names: Sequence[str] | None = None,
+    colours: Mapping[str, str] | None = None,
     relative: bool = False,
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Axes:
     """Draw the largest rise found against the radius, both on log axes.
 
     Beside each curve stand the maximum of the quadratic model of the loss at the checkpoint
@@ -35,45 +44,43 @@ def profile_figure(
 
     Args:
         profiles: one record or several, of one norm and scale.
+        ax: axes to draw into; None: those of a new picture.
         names: a name for each; None: the checkpoints'.
+        colours: a colour for each name; None: those of the property cycle.
         relative: whether to draw against ρ / ‖w‖, which compares weights of different size.
         title: a line above the picture; None: the name of a single checkpoint.
-        caption: whether to write under the picture what it shows.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The axes.
 
     Raises:
         InvalidArgumentError: if the records are of different balls, or no value is above zero.
     """
-    records = [profiles] if isinstance(profiles, Profile) else list(profiles)
-    called = called_by(records, names)
-    check_profiles(records)
+    records, called = records_and_names(profiles, names)
+    _check(records)
+    axes = new_axes(ax)
+    tints = colours_by_name(called, colours, ax)
+    for record, name in zip(records, called, strict=True):
+        _draw(axes, record, name, tints[name], relative=relative)
+    if any(np.isfinite(record.quadratic_maxima).any() for record in records):
+        axes.plot([], [], "--", color=FAINT, linewidth=1.0, label="quadratic model")
+    axes.plot([], [], ":", color=FAINT, linewidth=1.2, label="one step of SAM")
+    if not all(record.reached.all() for record in records):
+        axes.plot([], [], "o", color=FAINT, mfc="none", markersize=4, label="NOT converged")
+    axes.set(xscale="log", yscale="log", xlabel=_x_label(records[0], relative=relative))
+    axes.set_ylabel("rise of the loss, L(w + ε) − L(w)")
     parts = [
         "Largest rise of the loss found in balls of growing radius, lower bounds on the maxima; "
         "dashed: maximum of the quadratic model at the checkpoint; dotted: one step of SAM: "
-        + words.each(records, called, _search_over_radii),
-        words.each(records, called, words.source),
+        + captions.per_name(records, called, _search),
+        captions.per_name(records, called, captions.source),
     ]
-    heading = called[0] if title is None and len(records) == 1 else title
-    n_columns = 3
-    key = -(-(len(records) + 3) // n_columns)
-    figure, box = frame(parts, title=heading, caption=caption, key=key)
-    axes = place(figure, box)
-    for index, (record, name) in enumerate(zip(records, called, strict=True)):
-        _draw_profile(axes, record, plain(name), index=index, relative=relative)
-    _draw_manners(axes, records)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel(x_label(records[0], relative=relative))
-    axes.set_ylabel("rise of the loss, L(w + ε) − L(w)")
-    axes.grid(visible=True)
-    axes.set_axisbelow(True)
-    draw_key(axes, room=box[2], n_columns=n_columns)
-    return figure
+    heading = called[0] if title is None and len(records) == 1 and ax is None else title
+    return finish(axes, ax, parts, title=heading, caption=caption)
 
 
-def check_profiles(records: Sequence[Profile]) -> None:
+def _check(records: Sequence[Profile]) -> None:
     """Refuse profiles that cannot stand in one panel."""
     balls = {(record.p, record.adaptive, record.eta) for record in records}
     if len(balls) > 1:
@@ -85,47 +92,29 @@ def check_profiles(records: Sequence[Profile]) -> None:
         raise InvalidArgumentError(msg)
 
 
-def x_label(record: Profile, *, relative: bool) -> str:
-    """Say what the axis across shows."""
+def _x_label(record: Profile, *, relative: bool) -> str:
     order = "∞" if np.isinf(record.p) else f"{record.p:g}"
-    scaled = "ε" if record.adaptive == "none" else "T⁻¹ε"
+    scaled = "" if record.adaptive == "none" else "T⁻¹"
     if relative:
-        return f"radius relative to the weights, ρ / ‖{scaled.replace('ε', 'w')}‖ (p = {order})"
-    return f"radius of the ball ‖{scaled}‖ ≤ ρ (p = {order})"
+        return f"radius relative to the weights, ρ / ‖{scaled}w‖ (p = {order})"
+    return f"radius of the ball ‖{scaled}ε‖ ≤ ρ (p = {order})"
 
 
-def positive(values: FloatArray) -> FloatArray:
-    """Return values with NaN where a log axis has no place for them."""
+def _positive(values: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isfinite(values) & (values > 0), values, np.nan))
 
 
-def _draw_profile(axes: Axes, record: Profile, name: str, *, index: int, relative: bool) -> None:
-    x = record.relative_rhos if relative else record.rhos
-    tint = colour(index)
-    axes.plot(x, positive(record.values), "-", color=tint, label=name, zorder=3)
-    done = record.reached
-    axes.plot(x[done], positive(record.values)[done], "o", color=tint, markersize=4, zorder=3)
-    axes.plot(
-        *(x[~done], positive(record.values)[~done], "o"),
-        color=tint,
-        markerfacecolor="white",
-        markersize=4,
-        zorder=3,
-    )
-    axes.plot(x, positive(record.quadratic_maxima), "--", color=tint, linewidth=1.0)
-    axes.plot(x, positive(record.one_steps), ":", color=tint, linewidth=1.2)
+def _draw(axes: Axes, record: Profile, name: str, tint: str, *, relative: bool) -> None:
+    x, done = record.relative_rhos if relative else record.rhos, record.reached
+    values = _positive(record.values)
+    look: dict[str, Any] = {"color": tint, "zorder": 3}
+    axes.plot(x, values, "-", label=plain(shorten(name)), **look)
+    axes.plot(x[done], values[done], "o", markersize=4, **look)
+    axes.plot(x[~done], values[~done], "o", markerfacecolor="white", markersize=4, **look)
+    axes.plot(x, _positive(record.quadratic_maxima), "--", color=tint, linewidth=1.0)
+    axes.plot(x, _positive(record.one_steps), ":", color=tint, linewidth=1.2)
 
 
-def _draw_manners(axes: Axes, records: Sequence[Profile]) -> None:
-    """Name the dashes in the key."""
-    if any(np.isfinite(record.quadratic_maxima).any() for record in records):
-        axes.plot([], [], "--", color=FAINT, linewidth=1.0, label="quadratic model")
-    axes.plot([], [], ":", color=FAINT, linewidth=1.2, label="one step of SAM")
-    if not all(record.reached.all() for record in records):
-        looks = {"color": FAINT, "markerfacecolor": "white", "markersize": 4}
-        axes.plot([], [], "o", **looks, label="NOT converged")  # type: ignore[arg-type]
-
-
-def _search_over_radii(record: Profile) -> str:
+def _search(record: Profile) -> str:
     n, k = int(record.reached.sum()), record.rhos.size
     return f"{n} of {k} radii converged, ‖w‖ = {number(record.weight_norm)}"

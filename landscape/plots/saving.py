@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.files import write_file
-from landscape.plots.style import styled
 
 FORMATS = ("png", "pdf", "svg")
 _UNDATED: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ def save_figure(
     """Write a figure to one or several files; the same figure gives the same bytes.
 
     Args:
-        figure: a matplotlib figure; or a plotly figure, which becomes a page of its own.
+        figure: a matplotlib figure, or axes of one; or a plotly figure, which becomes a page.
         path: where to write; its suffix names the format (``.html`` for a plotly figure).
         formats: any of ``png``, ``pdf`` and ``svg``, to write each beside the other under the
             name of ``path``; empty: only the format that the suffix names.
@@ -48,6 +48,8 @@ def save_figure(
     """
     target = Path(path)
     suffix = target.suffix[1:].lower()
+    if isinstance(figure, Axes):
+        figure = figure.figure
     if not isinstance(figure, Figure):
         return [_save_page(figure, target, suffix)]
     for name in formats:
@@ -67,17 +69,24 @@ def save_figure(
 
 
 def _save_page(figure: Any, target: Path, suffix: str) -> Path:
-    from landscape.plots.page import figure_page
+    from landscape.plots.pages import figure_json, render_page
 
     if suffix not in {"html", "htm"}:
         msg = f"an interactive figure is saved as .html; got {str(target)!r}"
         raise InvalidArgumentError(msg)
-    return write_file(target, figure_page(figure).encode())
+    height = int(figure.layout.height or 480)
+    page = render_page(
+        "page.html.jinja",
+        title="landscape",
+        figures={"figure": figure_json(figure)},
+        height=height,
+    )
+    return write_file(target, page.encode())
 
 
 def picture_bytes(figure: Figure, name: str, *, dpi: float) -> bytes:
     """Return a figure as the bytes of a picture file; the same figure gives the same bytes."""
     stream = io.BytesIO()
-    with styled(), mpl.rc_context(_FIXED):
+    with mpl.rc_context(_FIXED):
         figure.savefig(stream, format=name, dpi=dpi, metadata=_UNDATED[name])
     return stream.getvalue()

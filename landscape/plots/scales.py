@@ -5,15 +5,15 @@ A scale changes the picture, never the data, and says so itself (`Scale.note`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize, SymLogNorm
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, SymmetricalLogLocator
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import Line, Surface
@@ -24,22 +24,14 @@ Floats: TypeAlias = "npt.NDArray[np.float64]"
 
 SCALES = ("auto", "linear", "log", "excess", "log-excess")
 FLAT_FROM = 0.4
-"""Share of a sample's points in the lowest tenth of its range from which ``auto`` spaces by log.
+"""Share of the points in the lowest tenth of the common range from which ``auto`` spaces by log.
 
 A round quadratic bowl has 0.16 over a square and 0.32 along a line, an infinitely long one 0.32.
 """
 LOG_FROM = 8.0
-"""Ratio of a sample's largest loss to its smallest below which a logarithm would show no more."""
-
-_INTERPOLATED = "where the interpolation is no finer"
-
-_STEPS = (
-    (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
-    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
-    (1.0, 2.0, 5.0),
-    (1.0, 3.0),
-    (1.0,),
-)
+"""Ratio of the largest loss to the smallest below which a logarithm would show no more."""
+DECADES = 1000.0
+"""The same ratio from which ``auto`` always spaces by log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +44,7 @@ class Scale:
         low: smallest value shown.
         high: largest value shown.
         threshold: where ``symlog`` turns from linear to logarithmic.
-        why: why it is linear there, for the caption.
+        reason: why it is linear there, for the caption.
     """
 
     rise: bool
@@ -60,7 +52,7 @@ class Scale:
     low: float
     high: float
     threshold: float = 1.0
-    why: str = "since it is not positive everywhere"
+    reason: str = "since it is not positive everywhere"
 
     @property
     def label(self) -> str:
@@ -70,38 +62,31 @@ class Scale:
     @property
     def note(self) -> str:
         """What the scale does to the picture, as a phrase."""
-        what = "rise above the checkpoint's own loss" if self.rise else "loss"
-        spaced = {
-            "linear": "linear scale",
-            "log": "log scale",
-            "symlog": "log scale",
-        }[self.spacing]
-        text = f"{what} on a {spaced} from {number(self.low)} to {number(self.high)}"
+        quantity = "rise above the checkpoint's own loss" if self.rise else "loss"
+        spaced = "linear" if self.spacing == "linear" else "log"
+        text = f"{quantity} on a {spaced} scale from {number(self.low)} to {number(self.high)}"
         if self.spacing == "symlog":
-            text += f", linear within ±{self.threshold:g} {self.why}"
+            text += f", linear within ±{self.threshold:g} {self.reason}"
         return text
 
     def values(self, sampled: Sampled) -> Floats:
-        """Return what is shown of a line or surface; NaN and infinity stay.
-
-        Args:
-            sampled: the record.
-
-        Returns:
-            The loss, or its rise above the loss at the checkpoint; same shape as the loss.
-        """
+        """Return the loss of a line or surface, or its rise; NaN and infinity stay."""
         loss = np.asarray(sampled.loss, dtype=np.float64)
         return loss - sampled.origin_loss if self.rise else loss
 
+    def shown(self, sampled: Sampled) -> Floats:
+        """Return the values as drawn: clipped to the range, and NaN where they are not finite."""
+        values = self.values(sampled)
+        return np.where(np.isfinite(values), np.clip(values, self.low, self.high), np.nan)
+
+    def n_clipped(self, sampled: Sampled) -> int:
+        """Return how many finite points lie outside the range."""
+        values = self.values(sampled)
+        outside = (values < self.low) | (values > self.high)
+        return int(np.count_nonzero(outside & np.isfinite(values)))
+
     def forward(self, values: npt.ArrayLike) -> Floats:
-        """Return where values stand along an axis of this scale.
-
-        Args:
-            values: finite values, positive where the scale is logarithmic; NaN stays.
-
-        Returns:
-            The values themselves, their log10, or their symmetric logarithm.
-        """
+        """Return where values stand along an axis of this scale, in relief and plotly pictures."""
         array = np.asarray(values, dtype=np.float64)
         if self.spacing == "log":
             return np.asarray(np.log10(array))
@@ -109,34 +94,8 @@ class Scale:
             # The formula of matplotlib's SymmetricalLogTransform with base 10 and linscale 1.
             size = np.maximum(np.abs(array), self.threshold)
             outside = np.sign(array) * self.threshold * (10 / 9 + np.log10(size / self.threshold))
-            inside = array * 10 / 9
-            return np.where(np.abs(array) <= self.threshold, inside, outside)
+            return np.where(np.abs(array) <= self.threshold, array * 10 / 9, outside)
         return array
-
-    def shown(self, sampled: Sampled) -> Floats:
-        """Return the values as drawn: within the range, and NaN where they are not finite.
-
-        Args:
-            sampled: the record.
-
-        Returns:
-            The values, clipped to the range (`n_clipped` counts how many that touches).
-        """
-        values = self.values(sampled)
-        return np.where(np.isfinite(values), np.clip(values, self.low, self.high), np.nan)
-
-    def n_clipped(self, sampled: Sampled) -> int:
-        """Return how many finite points lie outside the range.
-
-        Args:
-            sampled: the record.
-
-        Returns:
-            Their number.
-        """
-        values = self.values(sampled)
-        outside = (values < self.low) | (values > self.high)
-        return int(np.count_nonzero(outside & np.isfinite(values)))
 
     def norm(self) -> Normalize:
         """Return the matplotlib norm that colours follow."""
@@ -146,36 +105,33 @@ class Scale:
             return SymLogNorm(self.threshold, vmin=self.low, vmax=self.high, base=10)
         return Normalize(self.low, self.high)
 
+    def apply(self, axes: Axes) -> None:
+        """Space the upright axis of a panel."""
+        if self.spacing == "log":
+            axes.set_yscale("log", nonpositive="clip")
+        elif self.spacing == "symlog":
+            axes.set_yscale("symlog", linthresh=self.threshold)
+
     def levels(self, most: int = 10) -> Floats:
-        """Return round values inside the range, evenly spread along the scale.
-
-        Args:
-            most: about how many at most.
-
-        Returns:
-            Ascending values, each strictly inside the range where there are any.
-        """
+        """Return round values strictly inside the range, about ``most`` of them at most."""
+        ticks: Any = []
         if self.spacing == "symlog":
-            found = self._symlog_levels(most)
-        elif self.spacing == "log" and self.high / self.low > 4:
-            found = _log_levels(self.low, self.high, most)
-        else:
+            ticks = SymmetricalLogLocator(base=10, linthresh=self.threshold)
+            ticks.set_params(numticks=max(most, 3))
+            ticks = ticks.tick_values(self.low, self.high)
+        elif self.spacing == "log" and self.high > 4 * self.low:
+            for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+                ticks = LogLocator(subs=steps, numticks=most).tick_values(self.low, self.high)
+                if len(self._inside(ticks)) <= most:
+                    break
+        if len(self._inside(ticks)) < 2:
             locator = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
-            found = list(locator.tick_values(self.low, self.high))
-        levels = np.unique(np.asarray(found, dtype=np.float64))
-        return np.asarray(levels[(levels > self.low) & (levels < self.high)])
+            ticks = locator.tick_values(self.low, self.high)
+        return self._inside(ticks)
 
-    def _symlog_levels(self, most: int) -> list[float]:
-        edge, found = 0.999 * self.threshold, [0.0]
-        lengths = {
-            sign: float(np.log10(end / edge)) if end > edge else 0.0
-            for sign, end in ((1, self.high), (-1, -self.low))
-        }
-        for sign, end in ((1, self.high), (-1, -self.low)):
-            share = round((most - 1) * lengths[sign] / (sum(lengths.values()) or 1.0))
-            if share:
-                found += [sign * level for level in _log_levels(edge, end, share)]
-        return found
+    def _inside(self, ticks: npt.ArrayLike) -> Floats:
+        values = np.unique(np.asarray(ticks, dtype=np.float64))
+        return np.asarray(values[(values > self.low) & (values < self.high)])
 
 
 def common_scale(
@@ -189,10 +145,10 @@ def common_scale(
     Args:
         samples: lines or surfaces.
         name: ``linear``, ``log``, ``excess`` (rise above each checkpoint's own loss),
-            ``log-excess``, or ``auto``: ``log`` where every loss is positive and 40 % of one
-            sample's points lie in the lowest tenth of its range, so that a linear picture would
-            hide the minimum in a flat middle; else ``linear``, which shows rises as they are. A
-            `Scale` is returned as it is.
+            ``log-excess``, or ``auto``: ``log`` where every loss is positive and the largest of
+            all panels is 1,000 times the smallest, or 40 % of the points lie in the lowest tenth
+            of the common range, so that a linear picture would hide them in one colour; else
+            ``linear``. A `Scale` is returned as it is.
         limits: smallest and largest value to show; None: those of the data. What lies outside is
             drawn at the limit, and the caption counts it.
 
@@ -206,40 +162,24 @@ def common_scale(
     samples = list(samples)
     rise = name in {"excess", "log-excess"}
     loose = Scale(rise=rise, spacing="linear", low=0.0, high=1.0)
-    values = np.concatenate([np.ravel(loose.values(s)) for s in samples] or [np.zeros(0)])
-    low, high = _range(values[np.isfinite(values)], limits)
+    panels = [values[np.isfinite(values)] for values in map(loose.values, samples)]
+    values = np.concatenate([*panels, np.zeros(0)])
+    low, high = _range(values, limits)
     error = max((_interpolation_error(s) for s in samples), default=0.0)
     positive = low > 0 if limits else all(_is_positive(s, loose) for s in samples)
     logarithmic = name in {"log", "log-excess"} or (
-        name == "auto" and positive and any(_is_flat(loose.values(s)) for s in samples)
+        name == "auto" and positive and _is_flat(panels, low, high)
     )
     plain: dict[str, Any] = {"rise": rise, "low": low, "high": high}
     if not logarithmic or (low > 0 and error <= low):
         return Scale(spacing="log" if logarithmic else "linear", **plain)
     largest = max(abs(low), abs(high))
-    threshold = _threshold(values, largest)
-    if error <= threshold:
-        return Scale(spacing="symlog", threshold=threshold, **plain)
-    threshold = min(float(f"{error:.0e}"), 0.1 * largest)
-    return Scale(spacing="symlog", threshold=threshold, why=_INTERPOLATED, **plain)
-
-
-def symlog_ticks(low: float, high: float, threshold: float) -> list[float]:
-    """Return the values to label on an axis that is linear near zero: powers of ten, and zero.
-
-    >>> symlog_ticks(-0.02, 0.5, 0.001)
-    [-0.01, 0.0, 0.01, 0.1]
-    """
-    first = math.floor(math.log10(threshold) + 1e-9) + 1
-    ticks = [0.0]
-    for sign, end in ((1, high), (-1, -low)):
-        last = math.floor(math.log10(end)) if end > 0 else first - 1
-        stride = max(1, -(-(last - first + 1) // 6))
-        # counted from the outer end, which matters more
-        ticks += [sign * float(f"1e{k}") for k in range(last, first - 1, -stride)]
-    if len(ticks) < 3:  # all but linear
-        ticks = [float(tick) for tick in MaxNLocator(6).tick_values(low, high)]
-    return sorted(tick for tick in ticks if low <= tick <= high)
+    small = float(np.abs(values[values != 0]).min(initial=largest))
+    threshold = float(f"{min(max(small, 1e-4 * largest), 0.1 * largest):.0e}")
+    if error > threshold:
+        plain["reason"] = "where the interpolation is no finer"
+        threshold = min(float(f"{error:.0e}"), 0.1 * largest)
+    return Scale(spacing="symlog", threshold=threshold, **plain)
 
 
 def _range(finite: Floats, limits: tuple[float, float] | None) -> tuple[float, float]:
@@ -269,35 +209,16 @@ def _is_positive(sampled: Sampled, scale: Scale) -> bool:
 
 def _interpolation_error(sampled: Sampled) -> float:
     """Return below which loss an interpolated surface tells nothing; 0 where all is measured."""
-    if not isinstance(sampled, Surface) or sampled.is_measured.all():
-        return 0.0
-    if sampled.criterion == "log":
+    if not isinstance(sampled, Surface) or sampled.is_measured.all() or sampled.criterion == "log":
         return 0.0
     known = sampled.loss[sampled.is_measured & np.isfinite(sampled.loss)]
     return float(sampled.interpolation_error * np.ptp(known)) if known.size else 0.0
 
 
-def _is_flat(values: Floats) -> bool:
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return False
-    low, high = float(finite.min()), float(finite.max())
-    share = np.mean(finite <= low + 0.1 * (high - low))
-    return bool(share >= FLAT_FROM and high > LOG_FROM * low)
-
-
-def _threshold(values: Floats, largest: float) -> float:
-    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
-    small = float(sizes.min()) if sizes.size else largest
-    return float(f"{min(max(small, 1e-4 * largest), 0.1 * largest):.0e}")
-
-
-def _log_levels(low: float, high: float, most: int) -> list[float]:
-    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-    for steps in _STEPS:
-        found = [step * 10.0**k for k in range(first, last + 1) for step in steps]
-        inside = [v for v in found if low < v < high]
-        if len(inside) <= most:
-            return inside
-    stride = -(-(last - first) // most)
-    return [10.0**k for k in range(first, last + 1, stride)]
+def _is_flat(panels: Sequence[Floats], low: float, high: float) -> bool:
+    """Return whether a linear picture on the common range would show most as one colour."""
+    smallest = min(float(panel.min()) for panel in panels)
+    shares = [np.mean(panel <= low + 0.1 * (high - low)) for panel in panels]
+    smallest = max(smallest, low)
+    many_decades = smallest > 0 and high >= DECADES * smallest
+    return bool(many_decades or (high > LOG_FROM * smallest and np.mean(shares) >= FLAT_FROM))

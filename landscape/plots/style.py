@@ -1,75 +1,60 @@
-"""How every picture looks: colours, type, and text that is measured before it is placed.
+"""How pictures look: defaults beneath the user's own style, colours by name, keys and captions.
 
-Colours are the Okabe-Ito set for lines and perceptually uniform maps for surfaces; both can be
-told apart with any colour vision. Names of checkpoints come from outside: `plain` makes any text
-safe to place, and `fit` and `wrap` make it fit.
+Names of checkpoints come from outside: `plain` makes any text safe to draw.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
+from mpl_toolkits.mplot3d import Axes3D
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+from landscape.errors import InvalidArgumentError
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+"""The Okabe-Ito set, which any colour vision tells apart; grey in place of black."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("solid", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)))
 COLOUR_MAP = "viridis"
-FAINT = "0.45"
-TEXT_SIZE = 8.0
-_SLACK = 1.06
-"""Room for the rounding of a renderer that fits letters to pixels."""
+FAINT = "0.5"
+BAD = "#D00000"
 SMALL = 7.0
 
 STYLE: Mapping[str, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": TEXT_SIZE,
-    "mathtext.fontset": "dejavusans",
-    "text.usetex": False,
-    "text.hinting": "none",
-    "text.color": "black",
-    "axes.facecolor": "white",
-    "axes.edgecolor": "0.25",
-    "axes.labelcolor": "black",
-    "axes.linewidth": 0.7,
-    "axes.titlesize": 9.0,
-    "axes.labelsize": TEXT_SIZE,
-    "axes.spines.top": True,
-    "axes.spines.right": True,
-    "axes.grid": False,
-    "axes.unicode_minus": True,
+    "axes.axisbelow": True,
+    "axes.grid": True,
     "axes.formatter.use_mathtext": True,
-    "figure.facecolor": "white",
-    "figure.dpi": 110.0,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "xtick.color": "0.25",
-    "ytick.color": "0.25",
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "xtick.direction": "out",
-    "ytick.direction": "out",
-    "legend.fontsize": TEXT_SIZE,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "hatch.linewidth": 0.6,
+    "axes.labelsize": 8.0,
+    "axes.linewidth": 0.7,
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.0,
+    "axes.titleweight": "bold",
     "contour.negative_linestyle": "solid",
-    "grid.color": "0.9",
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.dpi": 110.0,
+    "font.size": 8.0,
+    "grid.alpha": 0.35,
     "grid.linewidth": 0.6,
-    "image.cmap": COLOUR_MAP,
-    "savefig.facecolor": "white",
-    "savefig.bbox": None,
+    "hatch.linewidth": 0.6,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "lines.markersize": 4.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
 }
+"""What is used wherever the user's own rcParams have matplotlib's default."""
 
 
 class Picture(Figure):
@@ -77,28 +62,160 @@ class Picture(Figure):
 
     def _repr_png_(self) -> bytes:
         """Return the picture as PNG, which is what a notebook asks for."""
-        with styled():
-            stream = io.BytesIO()
-            self.savefig(stream, format="png", dpi=self.dpi)
-            return stream.getvalue()
+        stream = io.BytesIO()
+        self.savefig(stream, format="png", dpi=self.dpi)
+        return stream.getvalue()
+
+
+class Panel(Axes):
+    """Axes of a `Picture`, which a notebook shows by itself."""
+
+    def _repr_png_(self) -> bytes:
+        return cast("Picture", self.figure)._repr_png_()
+
+
+class ReliefPanel(Axes3D):  # type: ignore[misc]
+    """The same in three dimensions."""
+
+    def _repr_png_(self) -> bytes:
+        return cast("Picture", self.figure)._repr_png_()
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Apply this style inside a block or a function; the user's own comes back."""
-    look: Any = dict(STYLE)
-    with mpl.rc_context(look):
+    """Apply `STYLE` under the user's own inside a block or a function."""
+    current: Any = mpl.rcParams
+    default: Any = mpl.rcParamsDefault
+    look: Any = {key: STYLE[key] for key in STYLE if current[key] == default[key]}
+    with mpl.rc_context({**look, "text.usetex": False}):  # names are no LaTeX
         yield
 
 
+def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.2, 3.5)) -> Axes:
+    """Return the user's axes, or those of a new picture."""
+    if ax is not None:
+        return ax
+    return Picture(figsize=size, layout="constrained").add_subplot(axes_class=Panel)
+
+
+@styled()
 def colour(index: int) -> str:
-    """Return the colour of the checkpoint that stands at a place in the order."""
-    return PALETTE[index % len(PALETTE)]
+    """Return a colour of the property cycle."""
+    cycle = mpl.rcParams["axes.prop_cycle"].by_key().get("color", PALETTE)
+    return str(to_hex(cycle[index % len(cycle)]))
 
 
 def marker(index: int) -> str:
     """Return the marker of the checkpoint that stands at a place in the order."""
     return MARKERS[index % len(MARKERS)]
+
+
+def colours_by_name(
+    names: Iterable[str], known: Mapping[str, str] | None = None, ax: Axes | None = None
+) -> dict[str, str]:
+    """Return a colour for each name: those that are known, else the next ones of the cycle."""
+    found = dict(known or {})
+    n_drawn = len(ax.get_legend_handles_labels()[1]) if ax is not None and not known else 0
+    for name in names:
+        found.setdefault(name, colour(n_drawn + len(found)))
+    return found
+
+
+def records_and_names(records: object, names: Sequence[str] | None) -> tuple[list[Any], list[str]]:
+    """Return a list of records with a name for each: those given, or the checkpoints'."""
+    several: list[Any] = list(records) if isinstance(records, (list, tuple)) else [records]
+    if not several:
+        msg = "nothing to draw: no record was given"
+        raise InvalidArgumentError(msg)
+    called = [record.name for record in several] if names is None else list(names)
+    if len(called) != len(several):
+        msg = f"names must hold one name per record; got {len(called)} for {len(several)} records"
+        raise InvalidArgumentError(msg)
+    return several, called
+
+
+def finish(
+    axes: Axes,
+    ax: Axes | None,
+    parts: Iterable[str],
+    *,
+    title: str | None = None,
+    caption: bool | None = None,
+) -> Axes:
+    """Add title, key and caption; in the user's own axes a caption only if asked for.
+
+    Args:
+        axes: what was drawn into.
+        ax: the axes that the user gave; None: they belong to a new picture.
+        parts: phrases of the caption.
+        title: above the panel; None or empty: none.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
+
+    Returns:
+        The axes.
+    """
+    if title:
+        axes.set_title(plain(shorten(title, 60)))
+    n_labels = len(axes.get_legend_handles_labels()[1])
+    if n_labels and ax is not None:
+        axes.legend()
+    elif n_labels > 1:
+        draw_key(axes)
+    if caption or (caption is None and ax is None):
+        write_caption(axes.figure, parts)
+    return axes
+
+
+def draw_key(axes: Axes) -> None:
+    """Name what is drawn above the panels, in as many columns as fit; the picture grows."""
+    figure: Any = axes.figure
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: not isinstance(handles[i], ErrorbarContainer))
+    handles, labels = [handles[i] for i in order], [labels[i] for i in order]
+    for n in range(min(len(labels), 6), 0, -1):
+        key = figure.legend(handles, labels, loc="outside upper left", ncols=n, alignment="left")
+        if n == 1 or key.get_window_extent().width < 0.97 * figure.bbox.width:
+            break
+        key.remove()
+    _grow(figure, key)
+
+
+def write_title(figure: Any, title: str) -> None:
+    """Write a title above several panels, and above their key where there is one."""
+    if figure.legends:
+        figure.legends[0].set_title(plain(shorten(title, 90)), prop={"weight": "bold", "size": 10})
+        height = figure.legends[0].get_title().get_window_extent().height
+        figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height / figure.dpi)
+    else:
+        figure.suptitle(plain(shorten(title, 90)), x=0.01, ha="left", weight="bold")
+
+
+def write_caption(figure: Any, parts: Iterable[str]) -> None:
+    """Write phrases as sentences under the panels; the picture grows by them."""
+    text = sentences(parts)
+    if text:
+        label = figure.supxlabel(plain(text), x=0.01, ha="left", size=SMALL, wrap=True)
+        _grow(figure, label)
+
+
+def sentences(parts: Iterable[str]) -> str:
+    """Join phrases into sentences; only those of the toolkit's own words begin with a capital.
+
+    >>> sentences(["loss on a log scale", "", "3 points"])
+    'Loss on a log scale. 3 points.'
+    """
+    return " ".join(f"{capital(part).rstrip('.')}." for part in parts if part)
+
+
+class NamePhrase(str):
+    """A phrase that begins with a checkpoint's name, whose first letter stays as it is."""
+
+    __slots__ = ()
+
+
+def capital(text: str) -> str:
+    """Begin a sentence with a phrase."""
+    return text if isinstance(text, NamePhrase) else text[:1].upper() + text[1:]
 
 
 def clean(text: str) -> str:
@@ -113,6 +230,16 @@ def clean(text: str) -> str:
     )
 
 
+def shorten(text: str, n: int = 36) -> str:
+    """Shorten a name in its middle, since names differ at both ends.
+
+    >>> shorten("runs/2026/checkpoint.pt", 12)
+    'runs/2…nt.pt'
+    """
+    text = clean(text)
+    return text if len(text) <= n else f"{text[: n // 2]}…{text[len(text) - (n - 1) // 2 :]}"
+
+
 def plain(text: str) -> str:
     r"""Return text that matplotlib draws as it stands, never as a formula.
 
@@ -122,52 +249,6 @@ def plain(text: str) -> str:
     return clean(text).replace("$", r"\$")
 
 
-@functools.lru_cache(maxsize=4096)
-def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Return how wide a line of text is when drawn."""
-    font = FontProperties(family=["DejaVu Sans"], size=size, weight="bold" if bold else "normal")
-    width, _, _ = TextToPath().get_text_width_height_descent(text, font, False)
-    return _SLACK * float(width) / 72.0
-
-
-def fit(text: str, width: float, *, size: float = TEXT_SIZE, bold: bool = False) -> str:
-    """Shorten text in its middle until it fits, since names differ at both ends."""
-    text = clean(text)
-    if text_width(text, size, bold) <= width:
-        return plain(text)
-    low, high = 0, len(text)  # numbers of letters to keep; the largest that fits is sought
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text_width(_elide(text, middle), size, bold) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return plain(_elide(text, low))
-
-
-def shorten(text: str, n: int = 36) -> str:
-    """Shorten a name in its middle, for running text.
-
-    >>> shorten("runs/2026/checkpoint.pt", 12)
-    'runs/2…nt.pt'
-    """
-    text = clean(text)
-    return text if len(text) <= n else _elide(text, n - 1)
-
-
-def _elide(text: str, n_kept: int) -> str:
-    head = (n_kept + 1) // 2
-    tail = n_kept - head
-    return f"{text[:head]}…{text[len(text) - tail :]}"
-
-
-def wrap(text: str, width: float, *, size: float = TEXT_SIZE) -> list[str]:
-    """Break text into lines that fit."""
-    lines: list[str] = []
-    for word in clean(text).split():
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(joined, size) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    return [fit(line, width, size=size) for line in lines]
+def _grow(figure: Any, artist: Any) -> None:
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + artist.get_window_extent().height / figure.dpi + 0.05)

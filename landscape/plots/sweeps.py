@@ -1,79 +1,149 @@
-"""Eigenvalues over training: one line per eigenvalue through several checkpoints."""
+"""Eigenvalues, sharpness, traces and losses over training, one line for each run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InvalidArgumentError
-from landscape.plots import words
-from landscape.plots.lines import called_by
-from landscape.plots.sheet import draw_key, frame, place
+from landscape.errors import InvalidArgumentError, one_of
+from landscape.plots import captions
 from landscape.plots.spectra import is_logarithmic, space
-from landscape.plots.style import DASHES, PALETTE, SMALL, colour, fit, marker, styled, text_width
-from landscape.results import Eigenpairs, FloatArray
+from landscape.plots.style import (
+    DASHES,
+    colour,
+    colours_by_name,
+    finish,
+    marker,
+    new_axes,
+    plain,
+    records_and_names,
+    shorten,
+    styled,
+)
+from landscape.results import Eigenpairs, Evaluation, FloatArray, Result, Sharpness, TraceEstimate
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SUFFIX = re.compile(r"\.(pt|pth|bin|ckpt|safetensors)$", re.IGNORECASE)
 
+QUANTITIES = {
+    "eigs": "eigenvalue θ",
+    "sharpness": "rise of the loss, L(w + ε) − L(w)",
+    "trace": "trace",
+    "loss": "loss",
+}
+"""The kinds of record that can be drawn over training, with the label of their axis."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """The numbers of a picture over training.
+class TrainingRun:
+    """The records of the checkpoints of one training run, in their order.
 
     Attributes:
+        name: of the run; empty if there is but one.
         x: place of each checkpoint, ascending, shape (c,).
-        x_label: what it counts; empty: the checkpoints themselves, by name.
-        names: of the checkpoints, in that order.
-        records: the eigenpairs, in that order.
-        labels: of the eigenvalues, λ1 first.
-        values: shape (labels, c), NaN where a checkpoint does not hold that eigenvalue.
-        residuals: of each, the same shape.
-        data_errors: of each, the same shape; NaN where not measured.
+        names: of the checkpoints.
+        records: one for each.
     """
 
+    name: str
     x: FloatArray
-    x_label: str
     names: tuple[str, ...]
-    records: tuple[Eigenpairs, ...]
-    labels: tuple[str, ...]
-    values: FloatArray
-    residuals: FloatArray
-    data_errors: FloatArray
+    records: tuple[Result, ...]
+
+    def tracks(self) -> dict[str, FloatArray]:
+        """Return by label of the quantity rows of value, errors down and up, and wide error."""
+        rows = [_values(record) for record in self.records]
+        labels = dict.fromkeys(label for row in rows for label in row)
+        top = sorted((k for k in labels if k.startswith("λ") and "n" not in k), key=_rank)
+        lowest = sorted((k for k in labels if k not in top), key=_rank, reverse=True)
+        blank = (np.nan,) * 4
+        return {
+            label: np.array([row.get(label, blank) for row in rows], dtype=np.float64).T
+            for label in [*top, *lowest]
+        }
 
 
-def sweep_of(
-    records: Sequence[Eigenpairs], names: Sequence[str] | None, x: Sequence[float] | None
-) -> Sweep:
-    """Put the eigenvalues of several checkpoints in a row."""
-    called = called_by(records, names)
-    at = numbers_in(called) if x is None else np.asarray(list(x), dtype=np.float64)
-    label = "" if at is None else _counted(called) if x is None else "x"
-    if at is None:
-        at = np.arange(len(records), dtype=np.float64)
-    if at.shape != (len(records),) or not np.isfinite(at).all() or len(set(at)) < len(at):
-        msg = f"x must hold one finite number per record, all different; got {x!r}"
+def _rank(label: str) -> float:
+    return float("".join(filter(str.isdigit, label)) or 0)
+
+
+def _values(record: Result) -> dict[str, tuple[float, float, float, float]]:
+    if isinstance(record, Eigenpairs):
+        wide = record.data_errors if len(record.data_errors) else np.full(len(record.values), 0.0)
+        columns = (record.values, record.residuals, record.residuals, wide)
+        return dict(zip(record.labels(), zip(*columns, strict=True), strict=True))
+    if isinstance(record, TraceEstimate):
+        down, up = record.value - record.low, record.high - record.value
+        return {"trace": (record.value, *((0.0, 0.0) if record.exact else (down, up)), 0.0)}
+    if isinstance(record, Sharpness):
+        return {"sharpness": (record.value, record.value_se, record.value_se, 0.0)}
+    if isinstance(record, Evaluation):
+        return {"loss": (record.loss, record.loss_se, record.loss_se, 0.0)}
+    one_of(record.kind, tuple(QUANTITIES), what="kind of record over training")
+    raise AssertionError
+
+
+def training_runs(
+    records: Sequence[Result] | Mapping[str, Sequence[Result]],
+    *,
+    names: Sequence[str] | None = None,
+    runs: Sequence[str] | None = None,
+    x: Sequence[float] | None = None,
+) -> tuple[list[TrainingRun], str]:
+    """Sort records into runs, and return them with what their places count; empty: names."""
+    if isinstance(records, Mapping):
+        runs = [name for name, of in records.items() for _ in of]
+        records = [record for of in records.values() for record in of]
+    several, called = records_and_names(records, names)
+    keys = list(runs) if runs is not None else _run_names(called)
+    if len(keys) != len(several):
+        msg = f"runs must hold one name per record; got {len(keys)} for {len(several)} records"
         raise InvalidArgumentError(msg)
-    order = np.argsort(at, kind="stable")
-    ordered = tuple(records[i] for i in order)
-    labels = _labels(ordered)
-    return Sweep(
-        x=at[order],
-        x_label=label,
-        names=tuple(called[i] for i in order),
-        records=ordered,
-        labels=labels,
-        values=_table(ordered, labels, "values"),
-        residuals=_table(ordered, labels, "residuals"),
-        data_errors=_table(ordered, labels, "data_errors"),
-    )
+    places = None if x is None else np.asarray(list(x), dtype=np.float64)
+    found, counted = [], "x" if x is not None else ""
+    for key in dict.fromkeys(keys):
+        chosen = [i for i, other in enumerate(keys) if other == key]
+        labels = [called[i] for i in chosen]
+        at = numbers_in(labels) if places is None else None
+        if places is not None:
+            at = places[chosen] if places.shape == (len(several),) else np.full(1, np.nan)
+            if not np.isfinite(at).all() or len(set(at)) < len(at):
+                msg = f"x must hold one finite number per record, all different; got {x!r}"
+                raise InvalidArgumentError(msg)
+        elif at is not None:
+            counted = counted or _counted(labels)
+        else:
+            at = np.arange(len(chosen), dtype=np.float64)
+        order = np.argsort(at, kind="stable")
+        found.append(
+            TrainingRun(
+                name=key if len(set(keys)) > 1 else "",
+                x=at[order],
+                names=tuple(labels[i] for i in order),
+                records=tuple(several[chosen[i]] for i in order),
+            )
+        )
+    if len(found) > 1 and not counted:
+        counted = "position in the run"
+    return found, counted
+
+
+def _run_names(names: Sequence[str]) -> list[str]:
+    """Return the run of each checkpoint: what its name is without the number that it counts by.
+
+    >>> _run_names(["adam-e1.pt", "adam-e2.pt", "sam-e1.pt"])
+    ['adam-e', 'adam-e', 'sam-e']
+    """
+    stems = [_SUFFIX.sub("", name) for name in names]
+    if len({_NUMBER.sub("#", stem) for stem in stems}) == 1 or not all(map(_NUMBER.search, stems)):
+        return [""] * len(names)
+    return [_NUMBER.sub("", stem).strip(" -_./") for stem in stems]
 
 
 def numbers_in(names: Sequence[str]) -> FloatArray | None:
@@ -93,128 +163,6 @@ def numbers_in(names: Sequence[str]) -> FloatArray | None:
     return np.array(found[0]) if len(found) == 1 else None
 
 
-@styled()
-def sweep_figure(
-    records: Sequence[Eigenpairs],
-    *,
-    names: Sequence[str] | None = None,
-    x: Sequence[float] | None = None,
-    x_label: str | None = None,
-    scale: str = "auto",
-    title: str | None = None,
-    caption: bool = True,
-) -> Figure:
-    """Draw eigenvalues over training, one line for each, with residuals and errors as bars.
-
-    Args:
-        records: the eigenpairs of several checkpoints.
-        names: a name for each; None: the checkpoints'.
-        x: a number for each, such as the step; None: the number in each name, where the names
-            differ in one number only, else the position, with the names under it.
-        x_label: what x counts; None: the word before the number in the names.
-        scale: ``linear``, ``log`` or ``auto``, as in `eigs_figure`.
-        title: a line above the picture.
-        caption: whether to write under the picture what it shows.
-
-    Returns:
-        The figure, which belongs to no window.
-    """
-    sweep = sweep_of([records] if isinstance(records, Eigenpairs) else list(records), names, x)
-    finite = sweep.values[np.isfinite(sweep.values)]
-    logarithmic = is_logarithmic(finite, scale)
-    n_columns = min(7, len(sweep.labels))
-    by_name = not sweep.x_label
-    lift = _name_room(sweep) if by_name else 0.0
-    figure, box = frame(
-        _caption(sweep),
-        title=title,
-        caption=caption,
-        key=-(-len(sweep.labels) // n_columns),
-        room=(5.4, 2.9 + lift),
-    )
-    axes = place(figure, (box[0], box[1] + lift, box[2], box[3] - lift))
-    space(axes, logarithmic=logarithmic)
-    for k in range(len(sweep.labels)):
-        _draw_track(axes, sweep, k)
-    _name_places(axes, sweep, x_label, by_name=by_name)
-    axes.set_ylabel("eigenvalue θ")
-    axes.grid(visible=True)
-    axes.set_axisbelow(True)
-    draw_key(axes, room=box[2] + 1.0, n_columns=n_columns)
-    return figure
-
-
-def _draw_track(axes: Axes, sweep: Sweep, k: int) -> None:
-    tint, values = colour(k), sweep.values[k]
-    converged = np.array([record.converged for record in sweep.records])
-    axes.errorbar(
-        sweep.x,
-        values,
-        yerr=np.nan_to_num(sweep.residuals[k]),
-        fmt=marker(k),
-        linestyle=DASHES[k // len(PALETTE) % len(DASHES)],
-        linewidth=1.2,
-        color=tint,
-        markersize=4.5,
-        capsize=2,
-        elinewidth=1.0,
-        label=sweep.labels[k],
-    )
-    hollow = ~converged & np.isfinite(values)
-    axes.plot(
-        *(sweep.x[hollow], values[hollow], marker(k)),
-        color=tint,
-        markerfacecolor="white",
-        markersize=4.5,
-        zorder=4,
-    )
-    reach = np.nan_to_num(sweep.data_errors[k])
-    if reach.any():
-        axes.vlines(
-            sweep.x, values - reach, values + reach, color=tint, linewidth=5, alpha=0.25, zorder=1.5
-        )
-
-
-def _name_places(axes: Axes, sweep: Sweep, x_label: str | None, *, by_name: bool) -> None:
-    span = float(sweep.x[-1] - sweep.x[0]) or 1.0
-    axes.set_xlim(float(sweep.x[0]) - 0.05 * span, float(sweep.x[-1]) + 0.05 * span)
-    if not by_name:
-        axes.set_xlabel(x_label or sweep.x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=not np.any(sweep.x % 1)))
-        return
-    stride = -(-len(sweep.names) // 24)
-    turned = _name_room(sweep) > 0
-    axes.set_xticks(
-        sweep.x[::stride],
-        [fit(name, 1.2, size=SMALL) for name in sweep.names[::stride]],
-        rotation=35 if turned else 0,
-        ha="right" if turned else "center",
-        rotation_mode="anchor",
-    )
-    axes.set_xlabel(x_label or "checkpoint")
-
-
-def _name_room(sweep: Sweep) -> float:
-    """Return how far to lift the axes so that slanted names fit; 0 where they can stand level."""
-    longest = min(1.2, max(text_width(name, SMALL) for name in sweep.names))
-    return 0.0 if longest < 4.6 / len(sweep.names) else 0.58 * longest
-
-
-def _caption(sweep: Sweep) -> list[str]:
-    records, names = sweep.records, sweep.names
-    hollow = [name for record, name in zip(records, names, strict=True) if not record.converged]
-    moved = bool(np.isfinite(sweep.data_errors).any())
-    return [
-        f"eigenvalues {words.of_operator(records, names)} over training; an "
-        "eigenvalue lies within each thin bar (‖Hv − θv‖)",
-        "wide bars: another sample of the data, ±1 standard error" if moved else "",
-        "lines join the eigenvalues of equal number, which need not be the same direction",
-        f"hollow, NOT converged: {', '.join(hollow)}" if hollow else "",
-        words.each(records, names, lambda r: f"found by {r.method.capitalize()}"),
-        words.each(records, names, words.source),
-    ]
-
-
 def _counted(names: Sequence[str]) -> str:
     """Return the word before the number that the names differ in."""
     stems = [_SUFFIX.sub("", name) for name in names]
@@ -225,14 +173,134 @@ def _counted(names: Sequence[str]) -> str:
     return found[1] if found else "number in the checkpoint's name"
 
 
-def _labels(records: Sequence[Eigenpairs]) -> tuple[str, ...]:
-    n_top = max(record.n_top for record in records)
-    widest = max(records, key=lambda record: record.n_lowest)
-    return (*(f"λ{i + 1}" for i in range(n_top)), *widest.labels()[widest.n_top :])
+@styled()
+def plot_sweep(
+    records: Sequence[Result] | Mapping[str, Sequence[Result]],
+    *,
+    ax: Axes | None = None,
+    names: Sequence[str] | None = None,
+    runs: Sequence[str] | None = None,
+    x: Sequence[float] | None = None,
+    x_label: str | None = None,
+    colours: Mapping[str, str] | None = None,
+    scale: str = "auto",
+    title: str | None = None,
+    caption: bool | None = None,
+) -> Axes:
+    """Draw eigenvalues, sharpness, traces or losses over training, with their errors as bars.
+
+    Of a single run every eigenvalue is drawn, of several runs the largest, one line for each.
+
+    Args:
+        records: of one kind (eigenpairs, sharpness, trace, loss) of several checkpoints, or these
+            by the name of their run.
+        ax: axes to draw into; None: those of a new picture.
+        names: a name for each; None: the checkpoints'.
+        runs: the name of the run of each; None: the names without their numbers, so that
+            ``adam-e3.pt`` and ``sam-e3.pt`` are of two runs.
+        x: a number for each, such as the step; None: the number in each name, where those of a run
+            differ in one number only, else the position, with the names under it.
+        x_label: what x counts; None: the word before the number in the names.
+        colours: a colour for each run; None: those of the property cycle.
+        scale: ``linear``, ``log`` or ``auto``, as in `plot_eigs`.
+        title: a line above the picture.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
+
+    Returns:
+        The axes.
+    """
+    found, counted = training_runs(records, names=names, runs=runs, x=x)
+    kinds = list(dict.fromkeys(record.kind for run in found for record in run.records))
+    if len(kinds) > 1:
+        msg = f"one picture shows one kind of record over training; got {', '.join(kinds)}"
+        raise InvalidArgumentError(msg)
+    tracks = {run.name: run.tracks() for run in found}
+    if len(found) > 1:
+        tracks = {name: dict([next(iter(of.items()))]) for name, of in tracks.items()}
+    values = np.concatenate([track[0] for of in tracks.values() for track in of.values()])
+    axes = new_axes(ax)
+    space(axes, logarithmic=is_logarithmic(values[np.isfinite(values)], scale))
+    tints = colours_by_name([run.name for run in found], colours, ax)
+    for index, run in enumerate(found):
+        for k, (label, track) in enumerate(tracks[run.name].items()):
+            place = index if run.name else k
+            tint = tints[run.name] if run.name else colour(k)
+            text = f"{shorten(run.name)}, {label}" if run.name else label
+            _draw_track(axes, run, track, tint=tint, place=place, label=text)
+    _name_places(axes, found, x_label or counted)
+    axes.set_ylabel(QUANTITIES[kinds[0]])
+    return finish(axes, ax, _parts(found, kinds[0]), title=title, caption=caption)
 
 
-def _table(records: Sequence[Eigenpairs], labels: Sequence[str], what: str) -> FloatArray:
-    columns: list[dict[str, Any]] = [
-        dict(zip(record.labels(), getattr(record, what), strict=False)) for record in records
+def _draw_track(
+    axes: Axes, run: TrainingRun, track: FloatArray, *, tint: str, place: int, label: str
+) -> None:
+    values, down, up, wide = track
+    dash: Any = DASHES[place // 7 % len(DASHES)]
+    look: Any = {"fmt": marker(place), "color": tint, "capsize": 2, "elinewidth": 1.0}
+    bars = np.nan_to_num([down, up])
+    axes.errorbar(run.x, values, bars, label=plain(label), linestyle=dash, linewidth=1.2, **look)
+    done = np.array([getattr(record, "converged", True) for record in run.records])
+    hollow = ~done & np.isfinite(values)
+    if hollow.any():
+        white: Any = {"markerfacecolor": "white", "zorder": 4}
+        axes.plot(run.x[hollow], values[hollow], marker(place), color=tint, **white)
+    reach = np.nan_to_num(wide)
+    if reach.any():
+        bar: Any = {"linewidth": 5, "alpha": 0.25, "zorder": 1.5}
+        axes.vlines(run.x, values - reach, values + reach, color=tint, **bar)
+
+
+def _name_places(axes: Axes, runs: Sequence[TrainingRun], label: str) -> None:
+    x = np.concatenate([run.x for run in runs])
+    span = float(np.ptp(x)) or 1.0
+    axes.set_xlim(float(x.min()) - 0.05 * span, float(x.max()) + 0.05 * span)
+    if label:
+        axes.set_xlabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=not np.any(x % 1)))
+        return
+    names = [plain(shorten(name, 24)) for name in runs[0].names]
+    stride = -(-len(names) // 24)
+    slanted: Any = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    look = slanted if max(map(len, names)) * len(names) > 70 else {}
+    axes.set_xticks(x[::stride], names[::stride], **look)
+    axes.set_xlabel("checkpoint")
+
+
+def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
+    records: list[Any] = [record for run in runs for record in run.records]
+    names = [name for run in runs for name in run.names]
+    open_ = [
+        shorten(name)
+        for record, name in zip(records, names, strict=True)
+        if not getattr(record, "converged", True)
     ]
-    return np.array([[column.get(label, np.nan) for column in columns] for label in labels], float)
+    parts = {
+        "eigs": "an eigenvalue lies within each thin bar (‖Hv − θv‖)",
+        "sharpness": "largest rise found in the ball, a lower bound; bars: ±1 standard error over "
+        "the examples",
+        "trace": "bars: intervals of confidence over the probes",
+        "loss": "bars: ±1 standard error over the examples",
+    }
+    several = "one line for each run" if len(runs) > 1 else ""
+    if kind == "eigs":
+        subject = "largest eigenvalue" if several else "eigenvalues"
+        parts["eigs"] = (
+            f"{subject} {captions.of_operator(records, names)} over training; " + (parts["eigs"])
+        )
+        wide = any(len(record.data_errors) and record.data_errors.any() for record in records)
+        several = several or (
+            "lines join the eigenvalues of equal number, which need not be the same direction"
+        )
+    return [
+        parts[kind],
+        "wide bars: another sample of the data, ±1 standard error"
+        if kind == "eigs" and wide
+        else "",
+        several,
+        f"hollow, NOT converged: {', '.join(open_)}" if open_ else "",
+        captions.per_name(records, names, lambda r: f"found by {r.method.capitalize()}")
+        if kind == "eigs"
+        else "",
+        captions.per_name(records, names, captions.source),
+    ]

@@ -2,67 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-from landscape.plots.sheet import Box, draw_key, frame, place
-from landscape.plots.style import DASHES, FAINT, colour, marker, plain, styled
+from landscape.plots.style import (
+    DASHES,
+    FAINT,
+    Picture,
+    colour,
+    draw_key,
+    marker,
+    plain,
+    styled,
+    write_caption,
+    write_title,
+)
 from landscape.results import FloatArray
 from landscape.theory import Risks, Simulated, TradeOff
 from landscape.wording import number
 
-PANELS = ("bias2", "variance", "risk", "cost")
-"""Squared bias, variance and risk against iterations, and risk against gradient evaluations."""
-
-PANEL_TITLES = {
+PANELS = {
     "bias2": "bias²",
     "variance": "variance",
     "risk": "risk = bias² + variance",
     "cost": "risk, at equal cost",
 }
-_ROOM = (6.4, 4.5)
-_GAP = (0.62, 0.62)
+"""Squared bias, variance and risk against iterations, and risk against gradient evaluations."""
 
 
 @styled()
-def theory_figure(
+def plot_theory(
     pair: TradeOff,
     *,
+    axes: Mapping[str, Axes] | None = None,
     simulated: Sequence[Simulated] = (),
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Figure | SubFigure:
     """Draw bias², variance and risk against iterations, and the risk against gradients spent.
 
     Args:
         pair: gradient descent and SAM on one model.
+        axes: any of the panels ``bias2``, ``variance``, ``risk`` and ``cost``; None: all four, of a
+            new picture.
         simulated: Monte Carlo estimates of either, to lay on the curves with ±2 standard errors.
         title: a line above the picture, or None.
-        caption: whether to write under the picture what it shows.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure of the panels.
     """
-    parts = theory_caption(pair, simulated)
-    rows = 2 + bool(simulated)
-    figure, box = frame(parts, title=title, caption=caption, key=rows, room=_ROOM)
-    panels = {name: place(figure, part) for name, part in zip(PANELS, _quarters(box), strict=True)}
-    for index, curve in enumerate((pair.gd, pair.sam)):
-        for name, axes in panels.items():
-            _draw_curve(axes, curve, name, index=index)
-    for estimate in simulated:
-        for name, axes in panels.items():
-            _draw_simulated(axes, estimate, name, labelled=estimate is simulated[0])
-    for name, axes in panels.items():
-        _dress(axes, name, last=pair.gd.bias2.size - 1)
-    draw_key(panels["bias2"], room=box[2])
+    panels = axes
+    if panels is None:
+        sheet = Picture(figsize=(7.2, 5.2), layout="constrained")
+        panels = sheet.subplot_mosaic([["bias2", "variance"], ["risk", "cost"]])
+    for name, panel in panels.items():
+        for index, curve in enumerate((pair.gd, pair.sam)):
+            _draw_curve(panel, curve, name, index=index)
+        for estimate in simulated:
+            _draw_simulated(panel, estimate, name)
+        panel.set_xscale("log")
+        # At equal cost gradient descent ends after K gradients, so the panel ends there for both.
+        panel.set_xlim(0.9, 1.1 * max(pair.gd.bias2.size - 1, 2))
+        panel.set_xlabel("gradient evaluations" if name == "cost" else "iterations")
+        panel.set_ylabel(PANELS[name])
+        panel.set_ylim(bottom=0.0)
+    first: Any = next(iter(panels.values()))
+    if simulated:
+        label = "Monte Carlo, ±2 standard errors"
+        first.plot([], [], "o", color=FAINT, markersize=3.2, label=label)
+    if axes is None:
+        draw_key(first)
+        if title:
+            write_title(first.figure, title)
+    else:
+        first.legend()
+    if caption or (caption is None and axes is None):
+        write_caption(first.figure, _parts(pair, simulated))
+    figure: Figure | SubFigure = first.figure
     return figure
 
 
-def theory_caption(pair: TradeOff, simulated: Sequence[Simulated]) -> list[str]:
-    """Say what a picture shows."""
+def _parts(pair: TradeOff, simulated: Sequence[Simulated]) -> list[str]:
     parts = [
         f"{pair.gd.risk_of} error of {pair.modes.curvatures.size} modes from zero, step size "
         f"η = {pair.gd.eta:g}, η(d₁ + ρd₁²) = {number(pair.largest_step)}; curves in closed form",
@@ -121,55 +145,30 @@ def places_of(found: Risks | Simulated, panel: str) -> FloatArray:
     return per_step * found.iterations
 
 
-def _quarters(box: Box) -> list[Box]:
-    left, bottom, width, height = box
-    wide, high = (width - _GAP[0]) / 2, (height - _GAP[1]) / 2
-    return [
-        (left + column * (wide + _GAP[0]), bottom + row * (high + _GAP[1]), wide, high)
-        for row in (1, 0)
-        for column in (0, 1)
-    ]
+def errors_of(found: Simulated, panel: str) -> FloatArray:
+    """Return two standard errors of what one panel shows of an estimate."""
+    errors: FloatArray = getattr(found, f"{'risk' if panel == 'cost' else panel}_se")
+    return 2 * errors
 
 
 def _draw_curve(axes: Axes, curve: Risks, panel: str, *, index: int) -> None:
     x, y = places_of(curve, panel)[1:], values_of(curve, panel)
-    label = plain(curve_label(curve))
-    axes.plot(x, y[1:], color=colour(index), linestyle=DASHES[index], label=label, zorder=2)
+    look: Any = {"color": colour(index), "linestyle": DASHES[index], "zorder": 2}
+    axes.plot(x, y[1:], label=plain(curve_label(curve)), **look)
     best = curve.best.iteration
     if panel in {"risk", "cost"} and has_ring(curve):
-        axes.plot(
-            *([x[best - 1]], [y[best]], "o"),
-            markersize=9,
-            markerfacecolor="none",
-            markeredgewidth=1.4,
-            color=colour(index),
-            zorder=4,
-        )
+        ring: Any = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.4}
+        axes.plot([x[best - 1]], [y[best]], "o", color=colour(index), zorder=4, **ring)
 
 
-def _draw_simulated(axes: Axes, estimate: Simulated, panel: str, *, labelled: bool) -> None:
+def _draw_simulated(axes: Axes, estimate: Simulated, panel: str) -> None:
     index = int(estimate.rho > 0)
+    look: Any = {"fmt": marker(index), "color": colour(index), "markersize": 3.2, "zorder": 3}
     axes.errorbar(
         places_of(estimate, panel),
         values_of(estimate, panel),
-        yerr=2 * getattr(estimate, f"{'risk' if panel == 'cost' else panel}_se"),
-        fmt=marker(index),
-        markersize=3.2,
-        color=colour(index),
+        yerr=errors_of(estimate, panel),
         elinewidth=0.9,
         capsize=1.5,
-        zorder=3,
+        **look,
     )
-    if labelled:
-        axes.plot([], [], "o", color=FAINT, markersize=3.2, label="Monte Carlo, ±2 standard errors")
-
-
-def _dress(axes: Axes, panel: str, *, last: int) -> None:
-    axes.set_xscale("log")
-    # At equal cost gradient descent ends after K gradients, so the panel ends there for both.
-    axes.set_xlim(0.9, 1.1 * max(last, 2))
-    axes.set_xlabel("gradient evaluations" if panel == "cost" else "iterations")
-    axes.set_ylabel(PANEL_TITLES[panel])
-    axes.set_ylim(bottom=0.0)
-    axes.grid(visible=True)
-    axes.set_axisbelow(True)

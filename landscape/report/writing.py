@@ -8,22 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.offline
+from markupsafe import Markup
 
 from landscape import plots
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError
 from landscape.files import write_file
-from landscape.plots import contrast, eigs_interactive, line_interactive, surface_interactive
-from landscape.plots.interactive.surfaces import common_ranges
-from landscape.plots.page import figure_json, named, page, picture, table, text
-from landscape.plots.saving import picture_bytes
-from landscape.plots.scales import common_scale
-from landscape.plots.style import colour, shorten
-from landscape.plots.words import NOT_THE_WORST, source
+from landscape.plots.captions import NOT_THE_WORST, source
+from landscape.plots.interactive.surfaces import explore_surface, switched_scale
+from landscape.plots.pages import figure_json, render_page, vector_picture
+from landscape.plots.style import colours_by_name, shorten
+from landscape.plots.sweeps import training_runs
 from landscape.report.verdict import verdict
 from landscape.results import KINDS, Result
-from landscape.results.comparison import Comparison, Measured
+from landscape.results.comparison import ABSENT, Comparison, Measured
 from landscape.wording import number
 
 _HEADINGS = {
@@ -32,41 +30,17 @@ _HEADINGS = {
     "random_line": "Line along a random direction",
 }
 """Headings of the parts of a checkpoint that differ from that of the kind of record."""
-
-_FORET = '<a href="https://arxiv.org/abs/2010.01412">Foret et al. 2021, arXiv:2010.01412</a>'
-_LI = '<a href="https://arxiv.org/abs/1712.09913">Li et al. 2018, arXiv:1712.09913</a>'
-_DINH = '<a href="https://arxiv.org/abs/1703.04933">Dinh et al. 2017, arXiv:1703.04933</a>'
-
-_DEFINITIONS = f"""
-<dl>
-<dt>Sharpness</dt>
-<dd>max over ‖ε‖ₚ ≤ ρ of L(w + ε) − L(w): the largest rise of the loss within the radius ρ
-(SAM, {_FORET}). It is sought from several starts, and what a search finds is a
-<em>lower bound</em>, written ≥. The gap, (ρ‖G‖<sub>q</sub> − Gᵀε) / (ρ‖G‖<sub>q</sub>) with G =
-∇L(w + ε), is 0 where ε meets the first-order conditions for a maximum; it does not rule out a
-higher one elsewhere.</dd>
-<dt>One-step SAM value</dt>
-<dd>The rise after the single step that SAM itself takes, to the boundary of the ball where the
-loss rises most to first order.</dd>
-<dt>λmax</dt>
-<dd>The largest eigenvalue found of the Hessian ∇²L(w). ± is the residual ‖Hv − λv‖: an
-eigenvalue of the Hessian lies within that distance.</dd>
-<dt>Loss surface</dt>
-<dd>L(w + x d₁ + y d₂). Filter normalisation scales each filter of a random direction to the norm of
-the same filter of the weights, so that networks of different weight scale can be compared ({_LI}).
-{NOT_THE_WORST}</dd>
-<dt>± behind a loss</dt>
-<dd>Standard error over the examples of the data.</dd>
-<dt>What sharpness does not say</dt>
-<dd>λmax and sharpness in a plain ball change under rescalings of the weights that leave the
-network's function as it is ({_DINH}); they compare checkpoints of one
-architecture, trained alike, and do not by themselves tell which generalises better.</dd>
-</dl>
-"""
+_FOLDER = Path(__file__).parent / "templates"
 
 
 def write_report(
-    comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None
+    comparison: Comparison,
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    scale: str = "auto",
+    colours: Mapping[str, str] | None = None,
+    command: str = "",
 ) -> Path:
     """Write one HTML file that opens anywhere, without a network.
 
@@ -74,6 +48,10 @@ def write_report(
         comparison: one checkpoint or several, any part of what was measured missing.
         path: where to write; written whole or not at all.
         title: heading of the page; None: made of the names.
+        scale: of the surfaces at first: ``auto``, ``linear``, ``log``, ``excess`` or
+            ``log-excess``; a switch in the page leads to the other spacing.
+        colours: a colour for each name; None: those of the property cycle.
+        command: what made the page, to be shown in it.
 
     Returns:
         The path of the file. The same comparison gives the same bytes. A file that cannot be
@@ -85,28 +63,30 @@ def write_report(
     if not comparison.models:
         msg = "nothing to report: the comparison holds no checkpoint"
         raise InvalidArgumentError(msg)
-    heading = title or _heading(comparison)
+    tints = colours_by_name(comparison.names, colours)
     figures: dict[str, str] = {}
-    sections = [
-        f"<h1>{text(heading)}</h1>",
-        _numbers(comparison),
-        _contrast(comparison),
-        _reliefs(comparison, figures),
-        _lines(comparison, figures),
-        _spectra(comparison, figures),
-        _further(comparison),
-        _details(comparison),
-        f'<section id="definitions"><h2>How to read this</h2>{_DEFINITIONS}</section>',
-        _reproduce(comparison),
-    ]
-    written = page(
-        title=heading,
-        body="\n".join(filter(None, sections)),
+    surfaces, spacing = _surfaces(comparison, scale, tints, figures)
+    results = [result for model in comparison.models for _, result in _parts(model)]
+    page = render_page(
+        "report.html.jinja",
+        folder=_FOLDER,
+        title=title or _heading(comparison),
         figures=figures,
-        plotly=plotly.offline.get_plotlyjs() if figures else "",
-        generator=f"landscape-sharpness {__version__}",
+        summary=_summary(comparison, results),
+        command=command,
+        verdict=verdict(comparison),
+        numbers=comparison.table(),
+        sources=list(dict.fromkeys(source(result) for result in results)),
+        colours={name: tints[name] for name in comparison.names},
+        shown=comparison.names,
+        scale=spacing,
+        surfaces=surfaces,
+        slice_warning=NOT_THE_WORST,
+        pictures=_sections(comparison, tints),
+        details=[(model.name, _details(model)) for model in comparison.models],
+        versions=_versions(results),
     )
-    return write_file(path, written.encode())
+    return write_file(path, page.encode())
 
 
 def _heading(comparison: Comparison) -> str:
@@ -116,160 +96,163 @@ def _heading(comparison: Comparison) -> str:
     return f"How sharp {'is' if len(names) == 1 else 'are'} {_and(names)}?"
 
 
-def _and(names: list[str]) -> str:
+def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _numbers(comparison: Comparison) -> str:
-    sentences = verdict(comparison)
-    parts = [f'<p class="finding">{text(finding)}</p>' for finding in sentences.findings]
-    parts += [f'<p class="caution">{text(caution)}</p>' for caution in sentences.cautions]
-    header, *rows = comparison.table()
-    if rows:
-        shades = [colour(index) for index in range(len(comparison.models))]
-        parts.insert(0, table(header, rows, of="numbers", shades=shades))
-    else:
-        parts.append('<p class="soft">Nothing was measured that a table could hold.</p>')
-    sources = dict.fromkeys(source(result) for result in _results(comparison))
-    if sources:
-        parts.append(f'<p class="soft">Measured on {text("; ".join(sources))}.</p>')
-    return f'<section id="numbers"><h2>Numbers</h2>{"".join(parts)}</section>'
+def _summary(comparison: Comparison, results: Sequence[Result]) -> str:
+    """Say in one sentence what was measured, on which data, and when."""
+    n = len(comparison.models)
+    subject = "One checkpoint" if n == 1 else f"{n} checkpoints"
+    if not results:
+        return f"{subject}, with no measurement."
+    at = [result.provenance for result in results]
+    sizes = _and([f"{size:,}" for size in dict.fromkeys(p.n_parameters for p in at)])
+    data = dict.fromkeys(f"{p.n_examples:,} {p.split} examples" for p in at if p.n_examples)
+    losses = dict.fromkeys(p.loss for p in at if p.loss)
+    days = sorted({p.created[:10] for p in at if p.created})
+    parts = [f"{subject} of a model with {sizes} parameters"]
+    parts += [f"loss {_and(list(losses))}"] if losses else []
+    parts += [f"measured on {_and(list(data))}"] if data else []
+    parts += [f"from {days[0]} to {days[-1]}" if len(days) > 1 else f"on {days[0]}"] if days else []
+    return f"{', '.join(parts)}."
 
 
-def _contrast(comparison: Comparison) -> str:
-    if not any(m.surface or m.worst_line or m.random_line for m in comparison.models):
-        return ""
-    figure = contrast(comparison, table=False)
-    names = _and([shorten(name) for name in comparison.names])
-    image = picture(
-        picture_bytes(figure, "png", dpi=170),
-        alt=f"Loss surfaces and lines of {names}, drawn on one scale; the caption is in the image.",
-    )
-    return (
-        '<section id="contrast"><h2>Side by side</h2>'
-        f'<figure class="card scroll">{image}</figure></section>'
-    )
-
-
-def _reliefs(comparison: Comparison, figures: dict[str, str]) -> str:
-    shown = [(i, m, m.surface) for i, m in enumerate(comparison.models) if m.surface is not None]
-    if not shown:
-        return ""
-    surfaces = [surface for _, _, surface in shown]
-    scale, ranges = common_scale(surfaces), common_ranges(surfaces)
-    cards = []
-    for index, model, surface in shown:
-        figure = surface_interactive(surface, name=model.name, scale=scale, ranges=ranges)
-        figure.update_layout(title=None, margin={"l": 0, "r": 0, "t": 0, "b": 0})
-        figures[f"relief-{index}"] = figure_json(figure)
-        cards.append(
-            f'<div class="card"><h3>{named(model.name, colour(index))}</h3>'
-            f'<div class="relief" id="relief-{index}"></div></div>'
-        )
-    return (
-        '<section id="surfaces"><h2>Surfaces to turn</h2>'
-        f'<p class="soft">All on one scale: {text(scale.note)}. Turning one turns all. '
-        f"{text(NOT_THE_WORST)}</p>"
-        f'<div class="grid">{"".join(cards)}</div></section>'
-    )
-
-
-def _lines(comparison: Comparison, figures: dict[str, str]) -> str:
-    draw = functools.partial(line_interactive, scale="excess")
-    charts = {
-        "Each along its own worst-case direction": "worst_line",
-        "Each along its own random direction": "random_line",
+def _surfaces(
+    comparison: Comparison, scale: str, tints: Mapping[str, str], figures: dict[str, str]
+) -> tuple[dict[str, Any], str]:
+    """Draw the reliefs to turn, the same to print, and the maps on both spacings."""
+    models = [model for model in comparison.models if model.surface is not None]
+    if not models:
+        return {}, "linear"
+    surfaces = [model.surface for model in models if model.surface is not None]
+    first = plots.common_scale(surfaces, scale)
+    scales = {
+        ("linear" if s.spacing == "linear" else "log"): s
+        for s in (first, switched_scale(surfaces, first))
     }
-    parts = [
-        f"<h3>{heading}</h3>{_chart(role, role, draw, comparison, figures)}"
-        for heading, role in charts.items()
-        if any(role in model.roles() for model in comparison.models)
+    reliefs = []
+    for k, (model, surface) in enumerate(zip(models, surfaces, strict=True)):
+        runs = model.trajectories
+        figure = explore_surface(surface, trajectories=runs, name="", scale=first, colours=tints)
+        menus = [{**menu.to_plotly_json(), "visible": False} for menu in figure.layout.updatemenus]
+        figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0}, updatemenus=menus)
+        figures[f"relief-{k}"] = figure_json(figure)
+        reliefs.append((f"relief-{k}", model.name))
+    of = _and([shorten(model.name) for model in models])
+    draw = functools.partial(
+        plots.plot_comparison, Comparison(models=tuple(models)), colours=tints, lines=False
+    )
+    maps = [
+        (
+            spacing,
+            vector_picture(
+                functools.partial(draw, kind="contourf", scale=one),
+                key=f"map-{spacing}",
+                alt=f"Loss surfaces of {of} from above, {one.note}.",
+            ),
+        )
+        for spacing, one in scales.items()
     ]
-    if not parts:
-        return ""
-    return (
-        '<section id="lines"><h2>Rise of the loss along a line</h2>'
-        '<p class="soft">Bands: ±2 standard errors of the loss over the examples.</p>'
-        f"{''.join(parts)}</section>"
-    )
+    relief = functools.partial(draw, kind="3d", scale=first)
+    still = vector_picture(relief, key="still", alt=f"Loss surfaces of {of} as reliefs.")
+    return {"reliefs": reliefs, "maps": maps, "still": still}, next(iter(scales))
 
 
-def _chart(
-    id: str,
-    role: str,
-    draw: Callable[..., Any],
-    comparison: Comparison,
-    figures: dict[str, str],
-) -> str:
-    """Draw the records of one role together, with the key of the checkpoints above."""
-    models = [(colour(i), m) for i, m in enumerate(comparison.models) if role in m.roles()]
-    figure = draw(
-        [model.roles()[role] for _, model in models],
-        names=[model.name for _, model in models],
-        colours=[shade for shade, _ in models],
-    )
-    figure.update_layout(showlegend=False, margin={"t": 30})
-    figures[id] = figure_json(figure)
-    key = "".join(named(model.name, shade) for shade, model in models)
-    return f'<p class="key">{key}</p><div class="card"><div class="chart" id="{id}"></div></div>'
+def _sections(comparison: Comparison, tints: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the parts of the page below the surfaces: one for each kind of record."""
+    found: list[dict[str, Any]] = []
+    lines = {
+        "worst_line": "Rise of the loss, each along its own worst-case direction",
+        "random_line": "Rise of the loss, each along its own random direction",
+    }
+    roles = {
+        role: [(m.name, m.roles()[role]) for m in comparison.models if role in m.roles()]
+        for role in (*lines, "eigenpairs", "sharpness")
+    }
+    for role, heading in lines.items():
+        if roles[role]:
+            image = _picture("line", roles[role], tints, key=role, scale="excess")
+            found.append({"id": role, "heading": heading, "images": [image], "table": []})
+    pairs: list[tuple[str, Any]] = roles["eigenpairs"]
+    if any(len(record.values) > 1 for _, record in pairs):
+        images = [_picture("eigs", pairs, tints, key="spectra")]
+        found.append({"id": "spectra", "heading": "Largest eigenvalues of the Hessian"})
+        found[-1] |= {"images": images, "table": []}
+    for role, kind in (("eigenpairs", "eigs"), ("sharpness", "sharpness")):
+        if _is_over_training(roles[role]):
+            images = [_picture("sweep", roles[role], {}, key=f"sweep-{kind}")]
+            found.append({"id": f"sweep-{kind}", "images": images, "table": []})
+            found[-1]["heading"] = f"{KINDS[kind].heading} over training"
+    for kind, cls in KINDS.items():
+        records = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
+        if records and cls.heading:
+            images = _images(kind, records, tints) if kind in plots.PICTURES else []
+            table = [] if images else _table(records)
+            part = {"id": f"kind-{kind}", "heading": cls.heading, "images": images}
+            found.append({**part, "table": table})
+    return found
 
 
-def _spectra(comparison: Comparison, figures: dict[str, str]) -> str:
-    if not any(m.eigenpairs and len(m.eigenpairs.values) > 1 for m in comparison.models):
-        return ""
-    chart = _chart("eigenvalues", "eigenpairs", eigs_interactive, comparison, figures)
-    return f'<section id="spectra"><h2>Largest eigenvalues of the Hessian</h2>{chart}</section>'
+def _is_over_training(records: Sequence[tuple[str, Any]]) -> bool:
+    if len(records) < 3:
+        return False
+    runs, counted = training_runs([r for _, r in records], names=[name for name, _ in records])
+    return bool(counted) and max(len(run.names) for run in runs) > 2
 
 
-def _further(comparison: Comparison) -> str:
-    parts = [_pictures(kind, comparison) for kind in plots.PICTURES]
-    if not any(parts):
-        return ""
-    return f'<section id="further"><h2>Further measurements</h2>{"".join(parts)}</section>'
-
-
-def _pictures(kind: str, comparison: Comparison) -> str:
+def _images(
+    kind: str, records: Sequence[tuple[str, Result]], tints: Mapping[str, str]
+) -> list[Markup]:
     """Draw what was measured of a kind, together where it can be and else one by one."""
-    records = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
-    if not records:
-        return ""
     try:
-        images = [_picture(kind, records)]
+        return [_picture(kind, records, tints, key=kind)]
     except InvalidArgumentError:  # such as profiles of different norms
-        images = [_picture(kind, [record]) for record in records]
-    cards = "".join(f'<figure class="card scroll">{image}</figure>' for image in images)
-    return f"<h3>{KINDS[kind].heading}</h3>{cards}"
+        return [_picture(kind, [one], tints, key=f"{kind}-{k}") for k, one in enumerate(records)]
 
 
-def _picture(kind: str, records: Sequence[tuple[str, Result]]) -> str:
+def _picture(
+    kind: str,
+    records: Sequence[tuple[str, Result]],
+    tints: Mapping[str, str],
+    *,
+    key: str,
+    **options: Any,
+) -> Markup:
     names = [name for name, _ in records]
-    # Runs have names of their own.
-    options = {} if kind == "trajectory" else {"names": names}
-    figure = getattr(plots, f"{kind}_figure")([record for _, record in records], **options)
-    alt = f"{KINDS[kind].heading} of {_and([shorten(name) for name in names])}."
-    return picture(picture_bytes(figure, "png", dpi=120), alt=alt)
+    if kind != "path":  # whose curves have colours of their own
+        options["colours"] = tints
+    if kind not in {"trajectory", "path"}:  # which are named by their runs and ends
+        options["names"] = names
+    draw: Callable[..., Any] = getattr(plots, f"plot_{kind}")
+    drawn = functools.partial(draw, [record for _, record in records], **options)
+    heading = KINDS[records[0][1].kind].heading
+    alt = f"{heading} of {_and([shorten(name) for name in names])}."
+    return vector_picture(drawn, key=key, alt=alt)
 
 
-def _details(comparison: Comparison) -> str:
-    parts = [_model_details(i, model) for i, model in enumerate(comparison.models)]
-    return f'<section id="details"><h2>Each checkpoint</h2>{"".join(parts)}</section>'
+def _table(records: Sequence[tuple[str, Result]]) -> list[tuple[str, ...]]:
+    """Return the rows of records side by side, a column for each."""
+    columns = [dict(record.rows()) for _, record in records]
+    labels = dict.fromkeys(label for column in columns for label in column)
+    body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
+    return [("", *(name for name, _ in records)), *body]
 
 
-def _model_details(index: int, model: Measured) -> str:
-    parts = []
+def _details(model: Measured) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return everything that is known of a checkpoint, part by part."""
+    found = []
     for role, result in _parts(model):
-        heading = _HEADINGS.get(role, result.heading)
+        data = f"{source(result)}; fingerprint {result.provenance.data_fingerprint}"
         rows = [
             *result.rows(),
             ("settings", _brief(result.settings) or "none"),
             ("cost", str(result.cost)),
-            ("data", f"{source(result)}; fingerprint {result.provenance.data_fingerprint}"),
+            ("data", data),
             ("measured", result.provenance.created),
         ]
-        parts.append(f"<h3>{heading}</h3>{table((), rows, of='facts')}")
-    if not parts:
-        parts.append('<p class="soft">Nothing was measured on this checkpoint.</p>')
-    else:
+        found.append((_HEADINGS.get(role, result.heading), rows))
+    if found:
         at = _parts(model)[0][1].provenance
         rows = [
             ("file or name", at.checkpoint),
@@ -279,33 +262,25 @@ def _model_details(index: int, model: Measured) -> str:
             ("fingerprint of the problem", at.problem_fingerprint),
             ("computed on", f"{at.device}, {at.dtype}, layers in {at.mode} mode"),
         ]
-        parts.append(f"<h3>Provenance</h3>{table((), rows, of='facts')}")
-    summary = f"<summary>{named(model.name, colour(index))}</summary>"
-    return f"<details>{summary}{''.join(parts)}</details>"
+        found.append(("Provenance", rows))
+    return found
 
 
-def _reproduce(comparison: Comparison) -> str:
+def _versions(results: Sequence[Result]) -> list[tuple[str, str]]:
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in result.provenance.versions.items())
-        for result in _results(comparison)
+        for result in results
     )
-    rows = [("versions", versions_text) for versions_text in versions]
-    rows.append(("report written by", f"landscape-sharpness {__version__}"))
-    return (
-        '<section id="reproduce"><h2>Reproduce and cite</h2>'
-        "<p>The settings of every measurement, its seed among them, stand under each checkpoint; "
-        "with the same checkpoint, data and versions they give the same numbers.</p>"
-        f"{table((), rows, of='facts')}"
-        f"<p>Please cite the methods that you rely on: sharpness, {_FORET}; filter-normalised "
-        f"surfaces, {_LI}; and this software by name and version.</p></section>"
-    )
+    written = ("report written by", f"landscape-sharpness {__version__}")
+    return [*(("versions", text) for text in versions), written]
 
 
 def _brief(value: Any) -> str:
     if isinstance(value, Mapping):
+        items = [(key, item, _brief(item)) for key, item in value.items()]
         return ", ".join(
-            f"{key} = {_brief(item) if not isinstance(item, Mapping) else '{' + _brief(item) + '}'}"
-            for key, item in value.items()
+            f"{key} = {{{text}}}" if isinstance(item, Mapping) else f"{key} = {text}"
+            for key, item, text in items
         )
     if isinstance(value, (list, tuple)):
         if len(value) > 6 and all(isinstance(item, (int, float)) for item in value):
@@ -317,7 +292,3 @@ def _brief(value: Any) -> str:
 def _parts(model: Measured) -> list[tuple[str, Result]]:
     """Return what was measured on a checkpoint with the part that it plays, empty for others."""
     return [*model.roles().items(), *(("", result) for result in model.others)]
-
-
-def _results(comparison: Comparison) -> list[Result]:
-    return [result for model in comparison.models for _, result in _parts(model)]

@@ -144,7 +144,8 @@ class Provenance:
 class Result:
     """What every measurement has in common.
 
-    A kind of record is a subclass that is listed in `KINDS`.
+    A kind of record is a subclass that is listed in `landscape.results.KINDS`. Its picture, if it
+    has one, is the function ``plot_KIND`` (``explore_KIND``) of `landscape.plots`.
 
     Attributes:
         kind: short name of the kind, as the study and the command line have it.
@@ -210,7 +211,7 @@ class Result:
         return html_table(rows, caption=head)
 
     def plot(self, **kwargs: Any) -> Any:
-        """Draw with matplotlib and return the figure; arguments as in `landscape.plots`."""
+        """Draw with matplotlib and return the axes; arguments as in `landscape.plots`."""
         return output_function("plots", "draw")(self, **kwargs)
 
     def explore(self, **kwargs: Any) -> Any:

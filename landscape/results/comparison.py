@@ -176,12 +176,12 @@ class Comparison:
         return f"{table}{inline_svg(self.plot(table=False))}"
 
     def plot(self, **kwargs: Any) -> Any:
-        """Draw the matplotlib figure of `landscape.plots.contrast`, which takes the arguments."""
-        return output_function("plots", "contrast")(self, **kwargs)
+        """Draw the figure of `landscape.plots.plot_comparison`, which takes the arguments."""
+        return output_function("plots", "plot_comparison")(self, **kwargs)
 
     def explore(self, **kwargs: Any) -> Any:
-        """Draw the surfaces with `landscape.plots.contrast_interactive`, on one scale."""
-        return output_function("plots", "contrast_interactive")(self, **kwargs)
+        """Draw the surfaces with `landscape.plots.explore_comparison`, on one scale."""
+        return output_function("plots", "explore_comparison")(self, **kwargs)
 
     def report(self, path: str | PathLike[str], **kwargs: Any) -> Any:
         """Write one self-contained HTML file by `landscape.report.write_report`."""

@@ -14,10 +14,10 @@ import numpy as np
 from landscape.errors import InvalidArgumentError
 from landscape.plots.style import clean
 
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 LINE_DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def inert(text: str) -> str:
@@ -45,7 +45,7 @@ def layout(*, height: int) -> dict[str, Any]:
     """Return what every interactive picture looks like."""
     return {
         "template": "simple_white",
-        "font": {"family": FONT, "size": 13, "color": "#1a1a1a"},
+        "font": {"family": _FONT, "size": 13, "color": "#1a1a1a"},
         "height": height,
         "margin": {"l": 10, "r": 10, "t": 50, "b": 10},
         "paper_bgcolor": "white",

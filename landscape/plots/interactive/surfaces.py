@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots import words
+from landscape.plots import captions
 from landscape.plots.interactive.common import colour_scale, inert, layout
-from landscape.plots.runs import check_runs
+from landscape.plots.interactive.trajectories import run_traces
 from landscape.plots.scales import Scale, common_scale
-from landscape.plots.style import COLOUR_MAP, colour, shorten
+from landscape.plots.style import BAD, COLOUR_MAP, colours_by_name, shorten
 from landscape.plots.surfaces import check_grid
+from landscape.plots.trajectories import check_runs
 from landscape.results import Surface, Trajectory
-from landscape.results.comparison import Comparison
+from landscape.results.comparison import Comparison, Measured
 
 CAMERA = {"eye": {"x": 1.5, "y": -1.85, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.12}}
-_BAD = "#B00000"
+Ranges = tuple[list[float], list[float]]
 
 
-def surface_interactive(
+def explore_surface(
     surface: Surface,
     *,
     trajectories: Sequence[Trajectory] = (),
@@ -30,7 +31,7 @@ def surface_interactive(
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
     cmap: str = COLOUR_MAP,
-    ranges: tuple[list[float], list[float]] | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Draw the loss over a plane as a relief that can be turned; hovering shows x, y and the loss.
 
@@ -41,31 +42,24 @@ def surface_interactive(
         scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
         limits: smallest and largest value to show; None: those of the data.
         cmap: a matplotlib colour map.
-        ranges: of x and y, to show several surfaces alike; None: those of the data.
+        colours: colours of the runs by name; None: those of the property cycle.
 
     Returns:
-        The plotly figure.
+        The plotly figure, with a switch between a linear and a log scale.
     """
-    check_grid(surface)
-    drawn = common_scale([surface], scale, limits=limits)
     called = surface.name if name is None else name
-    figure = go.Figure(surface_traces(surface, drawn, name=called))
-    add_runs(figure, trajectories, surface, drawn)
-    figure.update_layout(
-        scene=scene(drawn, ranges),
-        coloraxis=colour_axis(drawn, cmap=cmap),
-        title={"text": inert(shorten(called, 60)), "x": 0.02},
-        **layout(height=480),
-    )
-    return figure
+    model = Measured(name=called, surface=surface, trajectories=tuple(trajectories))
+    options = {"scale": scale, "limits": limits, "cmap": cmap, "colours": colours}
+    return explore_comparison(Comparison(models=(model,)), **options)  # type: ignore[arg-type]
 
 
-def contrast_interactive(
+def explore_comparison(
     comparison: Comparison,
     *,
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
     cmap: str = COLOUR_MAP,
+    colours: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Draw the surfaces of several checkpoints side by side, on one scale and with one colour bar.
 
@@ -74,67 +68,96 @@ def contrast_interactive(
         scale: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``; see `common_scale`.
         limits: smallest and largest value to show; None: those of the data.
         cmap: a matplotlib colour map.
+        colours: a colour for each name; None: those of the property cycle.
 
     Returns:
-        The plotly figure.
+        The plotly figure, with a switch between a linear and a log scale.
 
     Raises:
         InvalidArgumentError: if no checkpoint has a surface, or a scale is unknown.
     """
-    models = [(i, m, m.surface) for i, m in enumerate(comparison.models) if m.surface is not None]
-    if not models:
+    surfaces = [m.surface for m in comparison.models if m.surface is not None]
+    if not surfaces:
         msg = "nothing to draw: no checkpoint of this comparison has a surface"
         raise InvalidArgumentError(msg)
-    for _, _, surface in models:
+    for surface in surfaces:
         check_grid(surface)
-    drawn = common_scale([surface for _, _, surface in models], scale, limits=limits)
-    ranges = common_ranges([surface for _, _, surface in models])
-    figure = go.Figure()
-    for k, (index, model, surface) in enumerate(models):
-        key = "scene" if k == 0 else f"scene{k + 1}"
-        figure.add_traces(surface_traces(surface, drawn, name=model.name, scene=key))
-        add_runs(figure, model.trajectories, surface, drawn, scene=key)
-        left, right, low, high = _cell(k, len(models))
-        domain = {"x": [left, right], "y": [low, high]}
-        figure.update_layout({key: {**scene(drawn, ranges), "domain": domain}})
-        figure.add_annotation(
-            text=f"<b>{inert(shorten(model.name))}</b>",
-            x=(left + right) / 2,
-            y=high,
-            xref="paper",
-            yref="paper",
-            yanchor="bottom",
-            showarrow=False,
-            font={"color": colour(index), "size": 15},
-        )
-    rows = -(-len(models) // 4)
-    figure.update_layout(coloraxis=colour_axis(drawn, cmap=cmap), **layout(height=460 * rows))
-    return figure
+    first = common_scale(surfaces, scale, limits=limits)
+    other = switched_scale(surfaces, first, limits)
+    tints = colours_by_name(comparison.names, colours)
+    ranges = common_ranges(surfaces)
+
+    def draw(drawn: Scale) -> go.Figure:
+        return _reliefs(comparison, drawn, ranges, tints, cmap)
+
+    return with_switch(draw, first, other)
 
 
-def add_runs(
-    figure: go.Figure,
-    runs: Sequence[Trajectory],
-    surface: Surface,
+def switched_scale(
+    surfaces: Sequence[Surface], scale: Scale, limits: tuple[float, float] | None = None
+) -> Scale:
+    """Return the log scale for a linear one, and the linear one for any other."""
+    name = "log" if scale.spacing == "linear" else "linear"
+    rise = {"log": "log-excess", "linear": "excess"}[name]
+    return common_scale(surfaces, rise if scale.rise else name, limits=limits)
+
+
+def with_switch(draw: Callable[[Scale], go.Figure], first: Scale, other: Scale) -> go.Figure:
+    """Draw on one scale, with buttons that move all heights to another one and back."""
+    figures = {scale.spacing: draw(scale) for scale in (first, other)}
+    buttons = []
+    for spacing, figure in figures.items():
+        change: dict[str, Any] = {}
+        for key in (key for key in figure.layout if key.startswith("scene")):
+            axis = figure.layout[key].zaxis
+            change |= {f"{key}.zaxis.{k}": axis[k] for k in ("range", "tickvals", "ticktext")}
+        bar = figure.layout.coloraxis
+        change |= {f"coloraxis.{k}": bar[k] for k in ("cmin", "cmax")}
+        change |= {f"coloraxis.colorbar.{k}": bar.colorbar[k] for k in ("tickvals", "ticktext")}
+        heights = {"z": [trace.z for trace in figure.data]}
+        label = "linear" if spacing == "linear" else "log"
+        buttons.append({"label": label, "method": "update", "args": [heights, change]})
+    look = {"type": "buttons", "direction": "right", "x": 0.0, "y": 1.0, "yanchor": "bottom"}
+    drawn = figures[first.spacing]
+    return drawn.update_layout(updatemenus=[{**look, "xanchor": "left", "buttons": buttons}])
+
+
+def _reliefs(
+    comparison: Comparison,
     scale: Scale,
-    *,
-    scene: str = "scene",
-) -> None:
-    """Draw runs on a relief, and name them."""
-    from landscape.plots.interactive.runs import run_traces
+    ranges: Ranges,
+    tints: Mapping[str, str],
+    cmap: str,
+) -> go.Figure:
+    models = [(m, m.surface) for m in comparison.models if m.surface is not None]
+    figure = go.Figure()
+    planes = {captions.plane_of(surface) for _, surface in models}
+    for k, (model, surface) in enumerate(models):
+        key = "scene" if k == 0 else f"scene{k + 1}"
+        figure.add_traces(_surface_traces(surface, scale, name=model.name, scene=key))
+        check_runs(surface, model.trajectories)
+        if model.trajectories:
+            # a relief hides what runs behind its walls
+            figure.update_traces(opacity=0.8, selector={"type": "surface", "scene": key})
+            runs = model.trajectories
+            figure.add_traces(run_traces(runs, surface, scale, scene=key, colours=tints))
+            figure.update_layout(legend={"orientation": "h", "y": 0.0, "yanchor": "bottom"})
+        left, right, low, high = _cell(k, len(models))
+        of = ranges if len(planes) == 1 else common_ranges([surface])
+        domain = {"x": [left, right], "y": [low, high]}
+        figure.update_layout({key: {**_scene(scale, of), "domain": domain}})
+        figure.add_annotation(
+            **{"text": f"<b>{inert(shorten(model.name))}</b>", "showarrow": False},
+            **{"x": (left + right) / 2, "y": high, "xref": "paper", "yref": "paper"},
+            **{"yanchor": "bottom", "font": {"color": tints[model.name], "size": 15}},
+        )
+    height = 480 * -(-len(models) // 4)
+    return figure.update_layout(coloraxis=_colour_axis(scale, cmap=cmap), **layout(height=height))
 
-    check_runs(surface, runs)
-    if runs:
-        # a relief hides what runs behind its walls
-        figure.update_traces(opacity=0.8, selector={"type": "surface", "scene": scene})
-        figure.add_traces(run_traces(runs, surface, scale, scene=scene))
-        figure.update_layout(legend={"orientation": "h", "y": 0.0, "yanchor": "bottom"})
 
-
-def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "scene") -> list[Any]:
+def _surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str) -> list[Any]:
     """Build the traces of one relief."""
-    # plotly wants rows along y, the record has them along x
-    heights = scale.forward(scale.shown(surface)).T
+    heights = scale.forward(scale.shown(surface)).T  # plotly wants rows along y
     traces: list[Any] = [
         go.Surface(
             x=surface.x,
@@ -150,53 +173,34 @@ def surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str = "s
             lighting={"ambient": 0.9, "diffuse": 0.25, "specular": 0.0},
         )
     ]
-    bad = ~np.isfinite(surface.loss)
+    points: dict[str, Any] = {"mode": "markers", "scene": scene, "showlegend": False}
+    bad = ~np.isfinite(surface.loss) & surface.is_measured
     if bad.any():
-        traces.append(_bad_points(surface, bad, scale, scene))
+        i, j = np.nonzero(bad)
+        floor = np.full(i.size, float(scale.forward(scale.low)))
+        text = [str(value) for value in surface.loss[i, j]]
+        points |= {"text": text, "hovertemplate": "x %{x:.4g}<br>y %{y:.4g}<br>loss %{text}"}
+        look = {"symbol": "diamond", "size": 4, "color": BAD}
+        at = {"x": surface.x[i], "y": surface.y[j], "z": floor}
+        said = inert(captions.bad_points(surface))
+        traces.append(go.Scatter3d(**at, marker=look, name=said, **points))
     if not surface.is_measured.all():
-        traces.append(_measured_points(surface, heights.T, scene))
+        i, j = np.nonzero(surface.is_measured & np.isfinite(surface.loss))
+        at = {"x": surface.x[i], "y": surface.y[j], "z": heights.T[i, j]}
+        points = {"mode": "markers", "scene": scene, "showlegend": False, "hoverinfo": "skip"}
+        said = inert(captions.unmeasured_points(surface, dotted=True))
+        look = {"size": 2, "color": "#000000"}
+        traces.append(go.Scatter3d(**at, marker=look, name=said, **points))
     return traces
-
-
-def _bad_points(surface: Surface, bad: Any, scale: Scale, scene: str) -> Any:
-    i, j = np.nonzero(bad)
-    return go.Scatter3d(
-        x=surface.x[i],
-        y=surface.y[j],
-        z=np.full(i.size, float(scale.forward(scale.low))),
-        mode="markers",
-        marker={"symbol": "diamond", "size": 4, "color": _BAD},
-        text=[str(value) for value in surface.loss[i, j]],
-        scene=scene,
-        name=inert(words.bad_points(surface)),
-        showlegend=False,
-        hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>loss %{text}<extra></extra>",
-    )
-
-
-def _measured_points(surface: Surface, heights: Any, scene: str) -> Any:
-    i, j = np.nonzero(surface.is_measured & np.isfinite(surface.loss))
-    return go.Scatter3d(
-        x=surface.x[i],
-        y=surface.y[j],
-        z=heights[i, j],
-        mode="markers",
-        marker={"size": 2, "color": "#000000"},
-        scene=scene,
-        name=inert(words.interpolated_points(surface, dotted=True)),
-        showlegend=False,
-        hoverinfo="skip",
-    )
 
 
 def _hover_texts(surface: Surface, name: str) -> Any:
     # rows along y; an array, since plotly.py makes one text of each inner list
-    called, measured = inert(shorten(name)), surface.is_measured
-    how = {True: "", False: " (interpolated)"}
+    called = inert(shorten(name))
     rows = [
         [
             f"{called}<br>x {x:.4g}<br>y {y:.4g}<br>loss {surface.loss[i, j]:.5g}"
-            f"{how[bool(measured[i, j])]}"
+            f"{'' if surface.is_measured[i, j] else ' (interpolated)'}"
             for i, x in enumerate(surface.x)
         ]
         for j, y in enumerate(surface.y)
@@ -204,32 +208,21 @@ def _hover_texts(surface: Surface, name: str) -> Any:
     return np.array(rows)
 
 
-def common_ranges(surfaces: Sequence[Surface]) -> tuple[list[float], list[float]]:
+def common_ranges(surfaces: Sequence[Surface]) -> Ranges:
     """Return ranges of x and y that hold every surface."""
     x = np.concatenate([surface.x for surface in surfaces])
     y = np.concatenate([surface.y for surface in surfaces])
     return [float(x.min()), float(x.max())], [float(y.min()), float(y.max())]
 
 
-def scene(scale: Scale, ranges: tuple[list[float], list[float]] | None = None) -> dict[str, Any]:
+def _scene(scale: Scale, ranges: Ranges) -> dict[str, Any]:
     """Return the axes, view and proportions that every relief shares."""
-    ticks = scale.levels(6)
-    bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
     grid = {"gridcolor": "#dddddd", "backgroundcolor": "#fafafa", "showbackground": True}
-    z = {
-        "title": {"text": ""},
-        "range": [bottom, top],
-        "tickvals": scale.forward(ticks).tolist(),
-        "ticktext": [words.level_text(v) for v in ticks],
-        **grid,
-    }
-    x: dict[str, Any] = {"title": {"text": "x"}, "nticks": 5, **grid}
-    y: dict[str, Any] = {"title": {"text": "y"}, "nticks": 5, **grid}
-    if ranges is not None:
-        x["range"], y["range"] = ranges
+    across = {"nticks": 5, **grid}
+    z = {"title": {"text": ""}, "range": _ends(scale), **_ticks(scale, 6), **grid}
     return {
-        "xaxis": x,
-        "yaxis": y,
+        "xaxis": {"title": {"text": "x"}, "range": ranges[0], **across},
+        "yaxis": {"title": {"text": "y"}, "range": ranges[1], **across},
         "zaxis": z,
         "aspectmode": "manual",
         "aspectratio": {"x": 1, "y": 1, "z": 0.8},
@@ -237,22 +230,22 @@ def scene(scale: Scale, ranges: tuple[list[float], list[float]] | None = None) -
     }
 
 
-def colour_axis(scale: Scale, *, cmap: str = COLOUR_MAP) -> dict[str, Any]:
+def _colour_axis(scale: Scale, *, cmap: str) -> dict[str, Any]:
     """Return the colour axis that every relief shares."""
-    bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
-    ticks = scale.levels(8)
-    return {
-        "cmin": bottom,
-        "cmax": top,
-        "colorscale": colour_scale(cmap),
-        "colorbar": {
-            "title": {"text": inert(scale.label), "side": "right"},
-            "tickvals": scale.forward(ticks).tolist(),
-            "ticktext": [words.level_text(v) for v in ticks],
-            "thickness": 14,
-            "len": 0.8,
-        },
-    }
+    bottom, top = _ends(scale)
+    title = {"text": inert(scale.label), "side": "right"}
+    bar = {"title": title, "thickness": 14, "len": 0.8, **_ticks(scale, 8)}
+    return {"cmin": bottom, "cmax": top, "colorscale": colour_scale(cmap), "colorbar": bar}
+
+
+def _ends(scale: Scale) -> list[float]:
+    return [float(v) for v in scale.forward([scale.low, scale.high])]
+
+
+def _ticks(scale: Scale, most: int) -> dict[str, Any]:
+    ticks = scale.levels(most)
+    texts = [captions.level_text(v) for v in ticks]
+    return {"tickvals": scale.forward(ticks).tolist(), "ticktext": texts}
 
 
 def _cell(k: int, n: int) -> tuple[float, float, float, float]:

@@ -13,20 +13,19 @@ from landscape.errors import InvalidArgumentError
 from landscape.plots.interactive.common import LINE_DASHES, SYMBOLS, layout
 from landscape.plots.style import colour
 from landscape.plots.theory import (
-    PANEL_TITLES,
     PANELS,
     curve_label,
+    errors_of,
     has_ring,
     places_of,
     values_of,
 )
-from landscape.results import FloatArray
 from landscape.theory import Risks, Simulated, TradeOff
 
 _CELLS = {"bias2": (1, 1), "variance": (1, 2), "risk": (2, 1), "cost": (2, 2)}
 
 
-def theory_interactive(
+def explore_theory(
     pairs: TradeOff | Sequence[TradeOff],
     *,
     simulated: Sequence[Simulated] = (),
@@ -115,11 +114,10 @@ def _ring(curve: Risks, panel: str) -> Any:
 
 def _points(found: Simulated, panel: str) -> Any:
     index = int(found.rho > 0)
-    errors: FloatArray = getattr(found, f"{'risk' if panel == 'cost' else panel}_se")
     return go.Scatter(
         x=places_of(found, panel),
         y=values_of(found, panel),
-        error_y={"array": 2 * errors, "thickness": 1, "width": 2},
+        error_y={"array": errors_of(found, panel), "thickness": 1, "width": 2},
         mode="markers",
         marker={"color": colour(index), "size": 5, "symbol": SYMBOLS[index]},
         showlegend=False,
@@ -164,12 +162,12 @@ def _slider(pairs: list[TradeOff], owners: list[int | None], shown: int) -> dict
 
 
 def _dress(figure: go.Figure, *, last: int) -> None:
-    # A log axis of plotly takes the exponents of its limits; up to K for both, see `theory_figure`.
+    # A log axis of plotly takes the exponents of its limits; up to K for both, see `plot_theory`.
     limits = [math.log10(0.9), math.log10(1.1 * max(last, 2))]
     figure.update_xaxes(type="log", range=limits, title={"text": "iterations"}, dtick=1)
     figure.update_xaxes(title={"text": "gradient evaluations"}, row=2, col=2)
     for panel, (row, column) in _CELLS.items():
-        title = {"text": PANEL_TITLES[panel]}
+        title = {"text": PANELS[panel]}
         figure.update_yaxes(rangemode="tozero", title=title, row=row, col=column)
     legend = {"orientation": "v", "y": 1.02, "yanchor": "bottom", "x": 0.0}
     figure.update_layout(legend=legend, **layout(height=720))
