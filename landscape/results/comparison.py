@@ -173,7 +173,7 @@ class Comparison:
         """Show the table and the picture in a notebook."""
         header, *body = self.table()
         table = html_table([dict(zip(header, row, strict=True)) for row in body])
-        return f"{table}{inline_svg(self.plot(table=False))}"
+        return f"{table}{inline_svg(self.plot())}"
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw the figure of `landscape.plots.plot_comparison`, which takes the arguments."""
