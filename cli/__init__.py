@@ -20,8 +20,10 @@ from landscape.errors import LandscapeError, did_you_mean
 # Verb: (module, one line for --help). The lines are here so that --help imports no verb.
 VERBS = {
     "demo": "Train a small network with SGD and with SAM, and show the contrast.",
+    "init": "Write a problem file to start from: your model, data and loss.",
     "train": "Train a problem with SGD, Adam, AdamW or SAM's family and save the checkpoint.",
-    "doctor": "Can sharpness be trusted here? Checks of a checkpoint and its problem.",
+    "doctor": "Checks of a checkpoint and its problem: can its sharpness be trusted?",
+    "loss": "Loss, metrics and gradient norm, with the standard error.",
     "sharpness": "Largest rise of the loss within a ball: max L(w+ε) − L(w), ‖ε‖ ≤ ρ.",
     "average": "Average rise of the loss under random noise on the weights.",
     "flatness": "Fisher-Rao norm, relative flatness, surrogate gap, 1/σ², with their errors.",
@@ -31,8 +33,8 @@ VERBS = {
     "line": "Loss along one direction.",
     "surface": "Loss over a plane of two directions.",
     "path": "Loss along a path between two checkpoints, and the barrier on it.",
-    "trajectory": "Training runs on a plane: their places, and their own losses beside it.",
-    "compare": "All of it on several checkpoints, side by side.",
+    "trajectory": "Training runs on a plane: projections and true losses.",
+    "compare": "Loss, spectrum, sharpness and surfaces of several checkpoints, side by side.",
     "theory": "Why SAM can help: bias, variance and risk on a linear model, in closed form.",
     "plot": "Draw what a study holds.",
     "report": "Write one self-contained HTML page from a study.",

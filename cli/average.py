@@ -8,11 +8,14 @@ import click
 
 from landscape.results import Cost
 
+from .library_options import library_options
 from .measuring import measure_each
-from .options import CommonOptions, measuring
+from .options import CommonOptions, common_options
+from .runs import run_option
+from .sections import WHAT, Command
 
 
-@click.command("average")
+@click.command("average", cls=Command)
 @click.option(
     "--sigma",
     "sigmas",
@@ -22,43 +25,15 @@ from .options import CommonOptions, measuring
     "  [default: 0.05]",
 )
 @click.option("--rho", "rhos", multiple=True, type=float, hidden=True)
-@click.option(
-    "--distribution",
-    type=click.Choice(["gaussian", "ball", "sphere", "box"]),
-    default="gaussian",
-    show_default=True,
-    help="Gaussian of standard deviation σ for each weight; uniform in the ball or on the sphere "
-    "of radius σ, or in the box [−σ, σ].",
+@library_options("sharpness.SamplingOptions", "distribution", "adaptive", "eta", section=WHAT)
+@library_options(
+    "sharpness.SamplingOptions",
+    *("max_samples", "prediction", "tune"),
+    n_samples="--samples",
+    relative_error="--tol",
 )
-@click.option(
-    "--adaptive",
-    type=click.Choice(["none", "elementwise", "filterwise"]),
-    default="none",
-    show_default=True,
-    help="Relative to |w| + η, or to the norms of the filters + η.",
-)
-@click.option("--eta", default=0.0, show_default=True, help="η of the adaptive scale.")
-@click.option("--samples", "n_samples", default=32, show_default=True, help="Draws to begin with.")
-@click.option(
-    "--tol",
-    "relative_error",
-    default=0.1,
-    show_default=True,
-    help="Half-width of the 95 % interval to reach, relative to the average.",
-)
-@click.option("--max-samples", default=128, show_default=True, help="Draws to spend at most.")
-@click.option(
-    "--prediction/--no-prediction",
-    default=True,
-    show_default=True,
-    help="What the quadratic model predicts, from 16 Hessian-vector products.",
-)
-@click.option(
-    "--tune",
-    is_flag=True,
-    help="Choose how to evaluate by a short timing, for long runs; can change roundings.",
-)
-@measuring
+@common_options
+@run_option
 def command(
     common: CommonOptions, sigmas: tuple[float, ...], rhos: tuple[float, ...], **options: Any
 ) -> None:
@@ -76,12 +51,12 @@ def command(
     if rhos:
         click.echo("Notice: --rho of this command is called --sigma.", err=True)
     sizes = sigmas or rhos or (0.05,)
-    check_profile(sizes, seed=common.seed, **options)  # said before anything is loaded
+    check_profile(sizes, seed=common.seed, **options)  # before anything is loaded
     passes = len(sizes) * (2 * options["max_samples"] + 1)
     measure_each(
         common,
         lambda problem, study: average_profile(
-            problem, sizes, seed=common.seed, study=study, progress=common.progress, **options
+            problem, sizes, study=study, **common.run, **options
         ),
         price=lambda problem: Cost(forwards=passes, hvps=N_PROBES * options["prediction"]),
     )

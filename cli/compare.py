@@ -4,43 +4,63 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import Cost
 
+from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs, print_price
-from .options import CommonOptions, measuring
-from .output import as_dict, print_rows, to_json
+from .options import CommonOptions, common_options
+from .output import as_dict, print_rows, print_table, to_json
+from .sections import OUTPUT, WHAT, Command, Option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from landscape.results import Differences
+    from landscape.results.comparison import Comparison
 
 
-@click.command("compare")
-@click.option("--rho", default=0.05, show_default=True, help="Radius of the ball.")
-@click.option("-k", "k", default=1, show_default=True, help="Number of eigenvalues.")
+@click.command("compare", cls=Command)
+@library_options("compare.compare", "rho", section=WHAT, k="-k", half_width="--range")
 @click.option(
     "--points",
+    "n",
     default=25,
     show_default=True,
     type=click.IntRange(min=2),
     help="Surface points along each axis.",
 )
-@click.option("--range", "half_width", default=1.0, show_default=True, help="From −RANGE to RANGE.")
-@click.option("--no-test", is_flag=True, help="Leave the held-out data out.")
+@click.option("--no-test", is_flag=True, help="Leave the test split out.")
 @click.option(
     "--paired",
     is_flag=True,
     help="Also differences to the first checkpoint with intervals, on the same examples and noise: "
     "at equal ρ, at equal ρ/‖w‖, in an adaptive ball, of normalised logits, on average.",
 )
-@click.option("--figure", type=click.Path(), help="Draw the contrast: .png, .pdf or .svg.")
-@click.option("--report", type=click.Path(), help="Write one self-contained HTML page.")
-@measuring
+@click.option(
+    "--figure",
+    type=click.Path(),
+    cls=Option,
+    section=OUTPUT,
+    help="Draw the contrast: .png, .pdf or .svg.",
+)
+@click.option(
+    "--report",
+    type=click.Path(),
+    cls=Option,
+    section=OUTPUT,
+    help="Write one self-contained HTML page.",
+)
+@common_options
 def command(
     common: CommonOptions,
     rho: float,
     k: int,
-    points: int,
+    n: int,
     half_width: float,
     no_test: bool,
     paired: bool,
@@ -54,7 +74,7 @@ def command(
       landscape compare sgd.pt sam.pt --problem digits --rho 0.2 --report contrast.html
       landscape compare SGD=run1/last.pt SAM=run2/last.pt --problem digits --rho 0.2 --paired
     """
-    from landscape.compare import N_COMPARED_LINE, compare, differences
+    from landscape.compare import compare, differences
     from landscape.files import check_place
     from landscape.plots import save_figure
     from landscape.sharpness import Ball
@@ -68,61 +88,59 @@ def command(
         one_of(Path(figure).suffix, (".png", ".pdf", ".svg"), what="ending of --figure:")
     for path in filter(None, (figure, report)):
         check_place(path)
-    task = common.task()
-    problems = common.problems(common.base_problem(task))
+    problems = common.problems()
     if common.dry_run:
-        forwards = points**2 + 2 * N_COMPARED_LINE + 6
-        searches = 6 if paired else 1
-        forwards += 600 if paired else 0
-        pairs = price_of_eigenpairs(k)
-        price = Cost(
-            forwards=forwards + SEARCH.forwards * searches,
-            gradients=SEARCH.gradients * searches,
-            hvps=SEARCH.hvps * searches + pairs.hvps,
-        )
-        print_price(problems, lambda problem: price, as_json=common.as_json)
+        price = _price(k, n, paired=paired)
+        print_price(common, problems, lambda problem: price)
         return
-    test = None if no_test or common.split == "test" else common.base_problem(task, split="test")
+    test = None if no_test or common.split == "test" else common.base_problem("test")
     with Study(common.study) as study:
         comparison = compare(
-            problems,
-            rho=rho,
-            k=k,
-            n=points,
-            half_width=half_width,
-            seed=common.seed,
-            test=test,
-            study=study,
-            progress=common.progress,
+            problems, rho=rho, k=k, n=n, half_width=half_width, test=test, study=study, **common.run
         )
         first, *others = [problem.named(name) for name, problem in problems.items()]
-        apart = [
-            differences(
-                other,
-                first,
-                rho=rho,
-                seed=common.seed,
-                study=study,
-                progress=common.progress,
-            )
+        paired_differences = [
+            differences(other, first, rho=rho, study=study, **common.run)
             for other in (others if paired else [])
         ]
-    if common.as_json:
+    _print(comparison, paired_differences, common)
+    if figure is not None:
+        saved = save_figure(comparison.plot(), figure)
+        click.echo(f"Figure in {', '.join(map(str, saved))}.", err=common.output_format != "table")
+    if report is not None:
+        comparison.report(Path(report))
+        click.echo(f"Report in {report}.", err=common.output_format != "table")
+
+
+def _price(k: int, n: int, *, paired: bool) -> Cost:
+    from landscape.compare import N_COMPARED_LINE
+
+    searches = 6 if paired else 1
+    forwards = n * n + 2 * N_COMPARED_LINE + 6 + 600 * paired
+    pairs = price_of_eigenpairs(k)
+    return Cost(
+        forwards=forwards + SEARCH.forwards * searches,
+        gradients=SEARCH.gradients * searches,
+        hvps=SEARCH.hvps * searches + pairs.hvps,
+    )
+
+
+def _print(comparison: Comparison, paired: Sequence[Differences], common: CommonOptions) -> None:
+    if common.output_format == "json":
         models = {
             model.name: {role: as_dict(result) for role, result in model.roles().items()}
             for model in comparison.models
         }
-        listed = [as_dict(found) for found in apart]
+        listed = [as_dict(difference) for difference in paired]
         click.echo(to_json({"table": comparison.table(), "models": models, "differences": listed}))
-    else:
-        print_rows(comparison.table())
-        for found in apart:
-            click.echo(f"{found.name} less {found.against}, on the same examples and noise")
-            print_rows(found.rows(), indent="  ")
-        click.echo(f"Stored in {common.study}.")
-    if figure is not None:
-        saved = save_figure(comparison.plot(), figure)
-        click.echo(f"Drawn in {', '.join(map(str, saved))}.", err=common.as_json)
-    if report is not None:
-        comparison.report(Path(report))
-        click.echo(f"Report in {report}.", err=common.as_json)
+        return
+    if common.output_format != "table":
+        rows = [{"checkpoint": model.name, **model.facts()} for model in comparison.models]
+        print_table(rows, common.output_format)
+        return
+    header, *body = comparison.table()
+    print_table([dict(zip(header, row, strict=True)) for row in body])
+    for difference in paired:
+        click.echo(f"{difference.name} less {difference.against}, on the same examples and noise")
+        print_rows(difference.rows(), indent="  ")
+    click.echo(f"Saved in {common.study}.")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .list import COLUMNS, row
+from .list import row
 from .options import study_option
-from .output import print_rows
+from .output import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def command(numbers: tuple[int, ...], study: str, yes: bool) -> None:
     """Delete measurements from a study by their numbers, see landscape list. Needs no torch.
 
-    What was deleted is measured anew when it is asked for again.
+    A deleted measurement is made again when the same command is given.
 
     \b
     Example:
@@ -34,7 +34,7 @@ def command(numbers: tuple[int, ...], study: str, yes: bool) -> None:
     with Study(study, create=False) as opened:
         chosen = held(opened, numbers)  # all, before the first is deleted
         if not yes:
-            print_rows([COLUMNS, *map(row, chosen)])
+            print_table([row(entry) for entry in chosen])
             if not click.confirm(f"Delete from {study}?"):
                 click.echo("Nothing was deleted.")
                 return

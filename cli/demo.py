@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import print_rows
+from .output import print_table
 from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ RHO = 0.2
 )
 @click.option("--epochs", default=40, show_default=True, help="Epochs of each training.")
 @click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
-@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option("--seed", default=0, show_default=True, help="Random seed.")
 @threads_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def command(
@@ -65,7 +65,8 @@ def command(
             study=study,
             progress=False if quiet else None,
         )
-    print_rows(comparison.table())
+    header, *body = comparison.table()
+    print_table([dict(zip(header, row, strict=True)) for row in body])
     written = save_figure(comparison.plot(), folder / "contrast.png", formats=("png", "pdf", "svg"))
     report = comparison.report(folder / "report.html")
     _say_where(folder, comparison, [*written, report])

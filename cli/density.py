@@ -8,33 +8,24 @@ import click
 
 from landscape.results import Cost
 
+from .library_options import library_options
 from .measuring import measure_each
-from .options import CommonOptions, measuring
-from .spectral import spectral
+from .options import CommonOptions, common_options
+from .runs import run_option
+from .sections import WHAT, Command
 
 
-@click.command("density")
-@spectral
-@click.option(
-    "--outliers",
-    "-k",
-    default=5,
-    show_default=True,
-    help="Largest eigenvalues found by themselves.",
+@click.command("density", cls=Command)
+@library_options("curvature.spectral_density", "operator", "scale", section=WHAT)
+@library_options(
+    "curvature.spectral_density",
+    *("steps", "bandwidth", "confidence", "products", "memory"),
+    outliers="--outliers -k",
+    n_probes="--probes",
 )
-@click.option(
-    "--steps", default=64, show_default=True, help="Lanczos steps of each probe, at most."
-)
-@click.option("--probes", "n_probes", default=8, show_default=True, help="Random vectors.")
-@click.option(
-    "--bandwidth",
-    default=None,
-    type=float,
-    help="Width of the smoothing Gaussian, in the unit of λ.  [default: that of the bulk / steps]",
-)
-@click.option("--confidence", default=0.95, show_default=True, help="Of the band and intervals.")
-@measuring
-def command(common: CommonOptions, memory: float | None, **options: Any) -> None:
+@common_options
+@run_option
+def command(common: CommonOptions, **options: Any) -> None:
     """Estimate the density of the Hessian's eigenvalues, with its band and the mass below zero.
 
     \b
@@ -44,16 +35,9 @@ def command(common: CommonOptions, memory: float | None, **options: Any) -> None
     """
     from landscape.curvature import spectral_density
 
-    spent = options["n_probes"] * options["steps"] + max(200, 20 * options["outliers"]) + 2
+    hvps = options["n_probes"] * options["steps"] + max(200, 20 * options["outliers"]) + 2
     measure_each(
         common,
-        lambda problem, study: spectral_density(
-            problem,
-            memory=memory,
-            seed=common.seed,
-            study=study,
-            progress=common.progress,
-            **options,
-        ),
-        price=lambda problem: Cost(forwards=1, hvps=spent),
+        lambda problem, study: spectral_density(problem, study=study, **common.run, **options),
+        price=lambda problem: Cost(forwards=1, hvps=hvps),
     )

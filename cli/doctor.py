@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from landscape.errors import InvalidArgumentError
-
 from .measuring import measure_each
-from .options import CommonOptions, measuring
+from .options import CommonOptions, common_options
+from .output import print_rows
+from .sections import Command
 
 if TYPE_CHECKING:
-    from landscape.problem import Problem
+    from landscape.results import Result
 
 
-@click.command("doctor")
-@click.option(
-    "--held-out", default=None, metavar="SPLIT", help="Compare with the loss on it, e.g. test."
-)
-@measuring
+@click.command("doctor", cls=Command)
+@click.option("--held-out", metavar="SPLIT", help="Compare with the loss on this split, e.g. test.")
+@common_options
 def command(common: CommonOptions, held_out: str | None) -> None:
     """Check a checkpoint and its problem before sharpness is measured on them.
 
@@ -34,23 +33,21 @@ def command(common: CommonOptions, held_out: str | None) -> None:
     """
     from landscape.doctor import PRICE, diagnose
 
-    if held_out == common.split:
-        msg = f"--held-out {held_out} is what is examined anyway (--split): name another"
-        raise InvalidArgumentError(msg)
-    other = None if held_out is None else _other(common, held_out)
+    other = common.held_out(held_out)
     measure_each(
         common,
         lambda problem, study: diagnose(
             problem,
             held_out=None if other is None else other.at(problem),
             study=study,
-            seed=common.seed,
-            progress=common.progress,
+            **common.run,
         ),
         price=lambda problem: PRICE,
+        summarise=_print_checks,
     )
 
 
-def _other(common: CommonOptions, split: str) -> Problem:
-    base = common.base_problem(common.task(), split=split)
-    return base.only(*common.params) if common.params else base
+def _print_checks(measured: Sequence[Sequence[Result]]) -> None:
+    for (diagnosis,) in measured:
+        click.echo(f"\n{diagnosis.name}")
+        print_rows(diagnosis.rows(), indent="  ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,19 +11,23 @@ from landscape.results import Cost, spread_rows
 
 from .idle import refuse_given
 from .measuring import SEARCH, measure_each, price_of_eigenpairs
-from .options import CommonOptions, measuring
-from .pointwise import Pointwise, coordinates, pointwise
+from .options import CommonOptions, common_options
+from .output import print_rows
+from .pointwise import PointOptions, coordinates, point_options
+from .sections import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from landscape.problem import Problem
-    from landscape.results import Line
+    from landscape.results import Line, Result
     from landscape.study import Study
     from landscape.surface import Direction
 
+_PRICES = {"worst-case": SEARCH, "eigenvector": price_of_eigenpairs(1)}
 
-@click.command("line")
+
+@click.command("line", cls=Command)
 @click.option(
     "--direction",
     "kind",
@@ -41,12 +45,12 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Along so many random directions, from --seed on; draw them with plot --what band.",
+    help="Number of random directions, from --seed on; draw them with plot --what band.",
 )
-@measuring
-@pointwise(usual="1 for random; a distance of 2 ρ for the others")
+@common_options
+@point_options(default_range="1 for random; a distance of 2 ρ for the others")
 def command(
-    common: CommonOptions, each: Pointwise, kind: str, points: int, rho: float, seeds: int
+    common: CommonOptions, at_points: PointOptions, kind: str, points: int, rho: float, seeds: int
 ) -> None:
     """Measure the loss along one direction through each checkpoint.
 
@@ -62,42 +66,39 @@ def command(
         raise InvalidArgumentError(msg)
     if kind == "random":
         refuse_given(["rho"], "is read by --direction worst-case and eigenvector: leave it out")
-    usual = 1.0 if kind == "random" else 2.0 * rho
+    reach = 1.0 if kind == "random" else 2.0 * rho
 
     def prepare(problems: Mapping[str, Problem], study: Study) -> None:
-        each.prepare(
-            problems,
-            study,
-            lambda problem: (_direction(problem, study, common, kind, rho, common.seed),),
-        )
+        def first(problem: Problem) -> tuple[Direction, ...]:
+            return (_direction(problem, study, common, kind, rho, common.seed),)
+
+        at_points.prepare(problems, study, first)
 
     def measure(problem: Problem, study: Study) -> list[Line]:
-        x = coordinates(*each.ends((-usual, usual)), points)
+        x = coordinates(at_points.ends((-reach, reach)), points)
+        lines = []
+        for seed in range(common.seed, common.seed + seeds):
 
-        def along(seed: int) -> Line:
-            def direction(at: Problem) -> Direction:
+            def direction(at: Problem, seed: int = seed) -> Direction:
                 return _direction(at, study, common, kind, rho, seed)
 
-            return line(
-                problem,
-                direction(problem),
-                x=x,
-                seed=common.seed,
-                **each.arguments(problem, direction),
-                study=study,
-                progress=common.progress,
-            )
+            keywords = at_points.keywords(problem, direction)
+            lines.append(line(problem, direction(problem), x=x, study=study, **keywords))
+        return lines
 
-        return [along(seed) for seed in range(common.seed, common.seed + seeds)]
-
-    searching = {"worst-case": SEARCH, "eigenvector": price_of_eigenpairs(1)}.get(kind, Cost())
     measure_each(
         common,
         measure,
-        price=lambda problem: each.price(points * seeds, searching),
+        price=lambda problem: at_points.price(points * seeds, _PRICES.get(kind, Cost())),
         prepare=prepare,
-        summarise=spread_rows,  # type: ignore[arg-type]
+        summarise=_print_spread if seeds > 1 else None,
     )
+
+
+def _print_spread(measured: Sequence[Sequence[Result]]) -> None:
+    for lines in measured:
+        click.echo(f"{lines[0].name}, over {len(lines)} directions")
+        print_rows(spread_rows(lines), indent="  ")  # type: ignore[arg-type]
 
 
 def _direction(
@@ -107,11 +108,11 @@ def _direction(
     from landscape.sharpness import sharpness
     from landscape.surface import given_direction, random_direction, worst_case_direction
 
-    shared: dict[str, Any] = {"seed": common.seed, "study": study, "progress": common.progress}
     if kind == "worst-case":
-        return worst_case_direction(problem, sharpness(problem, rho, **shared))
+        worst = sharpness(problem, rho, study=study, **common.run)
+        return worst_case_direction(problem, worst)
     if kind == "eigenvector":
-        pairs = top_eigenpairs(problem, **shared)
+        pairs = top_eigenpairs(problem, study=study, **common.run)
         return given_direction(
             problem, pairs.vectors[0], kind="eigenvector", description="top Hessian eigenvector"
         )

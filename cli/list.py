@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .chosen import in_full
-from .options import json_option, study_option
-from .output import print_rows, to_json
+from .options import format_options, study_option
+from .output import print_table, to_json
 
 if TYPE_CHECKING:
     from landscape.study import Entry, Name
 
 
-COLUMNS = ("id", "checkpoint", "kind", "asked for", "data", "status", "measured", "cost")
-
-
 @click.command("list")
 @click.argument("name", required=False)
 @study_option
-@click.option("--kind", default=None, help="Only loss, sharpness, eigs, trace, …")
-@json_option
-def command(name: str | None, study: str, kind: str | None, as_json: bool) -> None:
+@click.option("--kind", help="Only records of this kind: loss, sharpness, eigs, trace, …")
+@format_options
+def command(name: str | None, study: str, kind: str | None, output_format: str) -> None:
     """List what a study holds, of one checkpoint NAME or of all. Needs no torch.
 
     \b
@@ -40,40 +37,49 @@ def command(name: str | None, study: str, kind: str | None, as_json: bool) -> No
         name = None if name is None else in_full(opened, [name])[0]
         entries = opened.entries(kind, name)
         if name is not None and not opened.entries(checkpoint=name):
-            names = dict.fromkeys(one.name for one in opened.names())
+            names = dict.fromkeys(known.name for known in opened.names())
             one_of(name, names, what=f"checkpoint in {study}:")
         known = opened.names()
-    if as_json:
+    if output_format == "json":
         click.echo(to_json([dataclasses.asdict(entry) for entry in entries]))
     elif not entries:
         click.echo(f"Nothing of that in {study}.")
     else:
-        print_rows([COLUMNS, *map(row, entries)])
-        for same in _same_weights(known):
-            click.echo(f"Same weights: {', '.join(same)}")
+        rows = [row(entry) for entry in entries]
+        if output_format != "table":
+            rows = [{**row, "cost": entry.cost} for row, entry in zip(rows, entries, strict=True)]
+        print_table(rows, output_format)
+        for names_of_weights in _same_weights(known):
+            click.echo(f"Same weights: {', '.join(names_of_weights)}", err=output_format != "table")
 
 
 def _same_weights(known: list[Name]) -> list[list[str]]:
     """List the names of checkpoints that have several."""
     by_hash: dict[str, list[str]] = {}
-    for one in known:
-        if one.checkpoint_hash:
-            by_hash.setdefault(one.checkpoint_hash, []).append(one.name)
+    for name in known:
+        if name.checkpoint_hash:
+            by_hash.setdefault(name.checkpoint_hash, []).append(name.name)
     return [names for names in by_hash.values() if len(names) > 1]
 
 
-def row(entry: Entry) -> tuple[str, ...]:
-    """Return the line of one measurement."""
+def row(entry: Entry) -> dict[str, Any]:
+    """Return the row of one measurement."""
     from landscape.results import KINDS, Result
 
     status = entry.status
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"
-    when = entry.created.replace("T", " ").removesuffix("+00:00")
     keys = KINDS.get(entry.kind, Result).distinguishing
-    common = [f"{key} {entry.settings[key]}" for key in keys if entry.settings.get(key)]
+    settings = [f"{key} {entry.settings[key]}" for key in keys if entry.settings.get(key)]
     seeds = {part.get("seed") for key in ("d", "d1") if (part := entry.settings.get(key))}
-    common += [f"seed {seed}" for seed in sorted(seeds - {None})]
-    common += [f"of {entry.parameters}"] if entry.parameters else []
-    asked = ", ".join(common)
-    return str(entry.id), entry.name, entry.kind, asked, entry.split, status, when, entry.cost
+    settings += [f"seed {seed}" for seed in sorted(seeds - {None})]
+    settings += [f"of {entry.parameters}"] if entry.parameters else []
+    return {
+        "id": str(entry.id),
+        "checkpoint": entry.name,
+        "kind": entry.kind,
+        "settings": ", ".join(settings),
+        "data": entry.split,
+        "status": status,
+        "measured": entry.created.replace("T", " ")[:16],
+    }

@@ -1,11 +1,13 @@
-"""Options that several verbs share, as decorators, and what they come to."""
+"""Options that several commands share, as decorators."""
 
 from __future__ import annotations
 
 import functools
+import glob
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,10 +15,12 @@ import click
 
 from landscape.errors import InvalidArgumentError
 
+from .sections import OUTPUT, PROBLEM, Option
 from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
     from landscape.problem import Problem, Task
+    from landscape.study import Study
 
     ParamType = click.ParamType["CheckpointFile"]
 else:
@@ -25,16 +29,12 @@ else:
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_STUDY = "landscape.db"
+FORMATS = ("table", "csv", "markdown", "latex", "json")
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A checkpoint as it is given on the command line.
-
-    Attributes:
-        file: its path.
-        name: what to call it; empty: not said.
-    """
+    """Path of a checkpoint, and the name that was given with it (or an empty text)."""
 
     file: str
     name: str = ""
@@ -51,7 +51,7 @@ class CheckpointType(ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> CheckpointFile:
-        """Take the text apart."""
+        """Split the name from the path."""
         if isinstance(value, CheckpointFile) or "=" not in value or Path(value).exists():
             return value if isinstance(value, CheckpointFile) else CheckpointFile(value)
         ends = [i for i, letter in enumerate(value) if letter == "="]
@@ -62,75 +62,74 @@ class CheckpointType(ParamType):
         return CheckpointFile(file, name)
 
 
+def expanded(patterns: Iterable[str]) -> tuple[str, ...]:
+    """Expand ``*``, ``?`` and ``[…]`` in file names, in natural order: epoch-2 before epoch-10."""
+    files: list[str] = []
+    for pattern in patterns:
+        matches = [] if Path(pattern).exists() else glob.glob(os.path.expanduser(pattern))
+        files += sorted(matches, key=_natural) or [pattern]
+    return tuple(files)
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
 @dataclass(frozen=True)
 class CommonOptions:
-    """What every measuring verb is common.
-
-    Attributes:
-        checkpoints: files to measure, with the names that were given.
-        problem: problem file, module or built-in name.
-        study: file that results are stored in.
-        device: where to compute, or None for the default.
-        dtype: floating-point type, or None for the model's own.
-        seed: of every random choice.
-        params: patterns of the parameters to explore; empty: all that are trainable.
-        split: part of the data.
-        mode: ``eval`` or ``train``.
-        key: entry of a nested checkpoint, or prefix of names in it.
-        partial: whether the model keeps its own weights where a file has none.
-        unsafe_pickle: whether files may run code.
-        freeze_data: whether one pass of a changing loader is kept as the data.
-        batch_size: for data that come without batches.
-        threads: to compute with: a number, ``auto``, or None for the default.
-        as_json: whether to print JSON.
-        dry_run: whether to say the price and measure nothing.
-        quiet: whether to show no progress.
-    """
+    """Options shared by all measurement commands; `common_options` says what each means."""
 
     checkpoints: tuple[CheckpointFile, ...]
     problem: str
-    study: str
-    device: str | None
-    dtype: str | None
-    seed: int
-    params: tuple[str, ...]
     split: str
+    params: tuple[str, ...]
     mode: str
+    dtype: str | None
+    batch_size: int
+    freeze_data: bool
     key: str | None
     partial: bool
     unsafe_pickle: bool
-    freeze_data: bool
-    batch_size: int
+    device: str | None
     threads: str | None
-    as_json: bool
+    seed: int
+    study: str
+    output_format: str
     dry_run: bool
     quiet: bool
+    runs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # steps by file, by run
 
     @property
     def progress(self) -> bool | None:
-        """What to pass as ``progress``: never, or where stderr is a terminal."""
+        """Keyword ``progress`` of measurements: never, or where stderr is a terminal."""
         return False if self.quiet else None
 
     @property
+    def run(self) -> dict[str, Any]:
+        """Keywords of every measurement but the study."""
+        return {"seed": self.seed, "progress": self.progress}
+
+    @property
     def reading(self) -> dict[str, Any]:
-        """Options of `Problem.at`."""
+        """Keywords of `Problem.at`."""
         return {"key": self.key, "unsafe_pickle": self.unsafe_pickle, "partial": self.partial}
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The paths of the checkpoints."""
-        return tuple(one.file for one in self.checkpoints)
+        """Paths of the checkpoints."""
+        return tuple(checkpoint.file for checkpoint in self.checkpoints)
 
+    @functools.cached_property
     def task(self) -> Task:
-        """Read the problem file."""
+        """The problem file, read once."""
         from landscape.problem import load_task
 
         use_threads(self.threads)
         return load_task(self.problem)
 
-    def base_problem(self, task: Task, *, split: str | None = None) -> Problem:
-        """Build the problem, at freshly initialised weights."""
-        return task.problem(
+    def base_problem(self, split: str | None = None) -> Problem:
+        """Build the problem at freshly initialised weights."""
+        return self.task.problem(
             split=split or self.split,
             seed=self.seed,
             device=self.device,
@@ -140,25 +139,42 @@ class CommonOptions:
             batch_size=self.batch_size,
         )
 
-    def problems(self, base: Problem) -> dict[str, Problem]:
-        """Put the problem at every checkpoint; all are read before anything is measured."""
-        if self.params:
-            base = base.only(*self.params)
+    def held_out(self, split: str | None) -> Problem | None:
+        """Build the problem on another split, for ``--held-out``."""
+        if split == self.split:
+            msg = f"--held-out {split} is the split that is measured (--split): name another"
+            raise InvalidArgumentError(msg)
+        return None if split is None else self._selected(self.base_problem(split))
+
+    def problems(self) -> dict[str, Problem]:
+        """Put the problem at every checkpoint; all are read before the first is measured."""
+        if not self.files:
+            msg = "Missing argument '[NAME=]CHECKPOINT...'."
+            raise click.UsageError(msg)
         if len({*map(os.path.abspath, self.files)}) < len(self.files):
             msg = f"a checkpoint is named twice: {' '.join(self.files)}"
             raise InvalidArgumentError(msg)
-        each = [base.at(file, **self.reading) for file in self.files]
-        given = [one.name for one in self.checkpoints]
-        names = names_in(self.study, each, given)
-        problems = {name: one.named(name) for name, one in zip(names, each, strict=True)}
-        _say_what_is_equal(problems)
+        base = self._selected(self.base_problem())
+        problems = [base.at(file, **self.reading) for file in self.files]
+        names = names_in(self.study, problems, [file.name for file in self.checkpoints])
+        _report_equal_weights(names, problems)
         if not self.dry_run:
             compare_before_work(self.threads)
-        return problems
+        return {name: problem.named(name) for name, problem in zip(names, problems, strict=True)}
+
+    def save_runs(self, study: Study, problems: Iterable[Problem]) -> None:
+        """Save which checkpoints belong to which training run."""
+        names = {problem.path: problem.name for problem in problems}
+        for run, steps in self.runs.items():
+            paths = {os.path.abspath(file): step for file, step in steps.items()}
+            study.set_run(run, {names[path]: step for path, step in paths.items()})
+
+    def _selected(self, problem: Problem) -> Problem:
+        return problem.only(*self.params) if self.params else problem
 
 
 def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> list[str]:
-    """Choose the names under which a study holds checkpoints, see `choose_names`."""
+    """Choose the names of checkpoints in a study, see `choose_names`."""
     from landscape.study import Name, Study, choose_names
 
     known: list[Name] = []
@@ -173,133 +189,163 @@ def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> l
     return choose_names(known, files)
 
 
-def _say_what_is_equal(problems: Mapping[str, Problem]) -> None:
-    """Say which checkpoints hold the same weights: a study knows them by these."""
+def _report_equal_weights(names: Sequence[str], problems: Sequence[Problem]) -> None:
     by_hash: dict[str, list[str]] = {}
-    for name, problem in problems.items():
+    for name, problem in zip(names, problems, strict=True):
         by_hash.setdefault(problem.checkpoint_hash, []).append(name)
-    for names in by_hash.values():
-        if len(names) > 1:
-            common = f"{', '.join(names[:-1])} and {names[-1]} hold the same weights"
-            msg = f"Warning: {common}: the study lists them once, and knows them by each name"
+    for equal in by_hash.values():
+        if len(equal) > 1:
+            listed = f"{', '.join(equal[:-1])} and {equal[-1]}"
+            msg = (
+                f"Warning: {listed} hold the same weights; the study keeps one measurement of them"
+            )
             click.echo(msg, err=True)
 
 
-def measuring(function: F) -> F:
-    """Add the options of every measuring verb; the function gets one `CommonOptions`."""
+def common_options(function: F) -> F:
+    """Add the options of every measurement command; the function gets one `CommonOptions`."""
 
     @functools.wraps(function)
     def wrapped(**options: Any) -> Any:
-        fields = CommonOptions.__dataclass_fields__
-        common = CommonOptions(**{name: options.pop(name) for name in fields})
+        names = [name for name in CommonOptions.__dataclass_fields__ if name != "runs"]
+        common = CommonOptions(**{name: options.pop(name) for name in names})
         return function(common, **options)
 
-    decorators = [
-        click.argument(
-            "checkpoints",
-            nargs=-1,
-            required=True,
-            type=CheckpointType(),
-            metavar="[NAME=]CHECKPOINT...",
-        ),
-        click.option(
-            "--problem",
-            required=True,
-            metavar="FILE|NAME",
-            help="Python file with model(), data(split) and loss; or a built-in name (digits, "
-            "mnist1d-mlp, …).",
-        ),
-        study_option,
-        click.option("--split", default="train", show_default=True, help="Part of the data."),
-        click.option("--device", default=None, help="cpu, cuda, cuda:1, …  [default: cpu]"),
-        click.option(
-            "--dtype",
-            type=click.Choice(["float32", "float64"]),
-            default=None,
-            help="Precision of everything that is computed.  [default: the model's own]",
-        ),
-        click.option("--seed", default=0, show_default=True, help="Of every random choice."),
-        click.option(
-            "--params",
-            multiple=True,
-            metavar="PATTERN",
-            help="Only parameters or modules of such names (* and ? allowed); may be repeated.",
-        ),
-        click.option(
-            "--mode",
-            type=click.Choice(["eval", "train"]),
-            default="eval",
-            show_default=True,
-            help="BatchNorm with running statistics (eval) or those of the batch (train).",
-        ),
-        click.option(
-            "--batch-size",
-            default=512,
-            show_default=True,
-            type=click.IntRange(min=1),
-            help="For data that come without batches.",
-        ),
-        click.option(
-            "--key",
-            default=None,
-            metavar="NAME",
-            help="Entry of a nested checkpoint (ema), or the network whose names have this prefix "
-            "(teacher, module.encoder_q).",
-        ),
-        click.option(
-            "--partial",
-            is_flag=True,
-            help="Where a checkpoint has no weights, keep those of the freshly built model.",
-        ),
-        click.option(
-            "--freeze-data",
-            is_flag=True,
-            help="Keep one pass over data that change from pass to pass.",
-        ),
-        click.option(
-            "--unsafe-pickle",
-            is_flag=True,
-            help="Unpickle anything: RUNS ANY CODE that the checkpoint file contains.",
-        ),
-        threads_option,
-        json_option,
-        click.option("--dry-run", is_flag=True, help="Say what it would cost; measure nothing."),
-        click.option("--quiet", "-q", is_flag=True, help="No progress bars."),
-    ]
-    for decorator in reversed(decorators):
+    for decorator in reversed(_COMMON):
         wrapped = decorator(wrapped)
     return wrapped  # type: ignore[return-value]
 
 
-def study_option(function: F) -> F:
-    """Add ``--study``."""
-    return click.option(
-        "--study",
-        default=DEFAULT_STUDY,
+def _problem_option(*flags: str, **kwargs: Any) -> Callable[[F], F]:
+    return click.option(*flags, cls=Option, section=PROBLEM, **kwargs)
+
+
+def _output_option(*flags: str, **kwargs: Any) -> Callable[[F], F]:
+    return click.option(*flags, cls=Option, section=OUTPUT, **kwargs)
+
+
+study_option = _output_option(
+    "--study",
+    default=DEFAULT_STUDY,
+    show_default=True,
+    metavar="FILE",
+    help="Study file. Results are saved there and not measured again.",
+)
+params_option = _problem_option(
+    "--params",
+    multiple=True,
+    metavar="PATTERN",
+    help="Show measurements made with the same --params.  [default: those of all parameters; if "
+    "there are none, the newest]",
+)
+
+
+def format_options(function: F) -> F:
+    """Add ``--format`` and its short form ``--json``."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, as_json: bool, **options: Any) -> Any:
+        if as_json:
+            options["output_format"] = "json"
+        return function(*args, **options)
+
+    as_json = _output_option("--json", "as_json", is_flag=True, help="Same as --format json.")
+    output_format = _output_option(
+        "--format",
+        "output_format",
+        type=click.Choice(FORMATS),
+        default="table",
         show_default=True,
-        metavar="FILE",
-        help="File that results are kept in; what it holds already is not measured again.",
-    )(function)
+        help="Format of what is printed.",
+    )
+    return output_format(as_json(wrapped))  # type: ignore[return-value]
 
 
-def part_of(params: Sequence[str]) -> str | None:
-    """Return what measurements with these ``--params`` say that they explored; None: not asked."""
-    return ", ".join(params) if params else None
+class _ProblemType(click.ParamType):  # type: ignore[type-arg]
+    name = "problem"
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        return (
+            "It names a Python file with model(), data(split) and loss; landscape init writes one."
+        )
 
 
-def part_option(function: F) -> F:
-    """Add ``--params`` to what shows measurements: the patterns that they were made with."""
-    return click.option(
+problem_option = _problem_option(
+    "--problem",
+    metavar="FILE|NAME",
+    type=_ProblemType(),
+    required=True,
+    help="Python file with model(), data(split) and loss; or a built-in name (digits, "
+    "mnist1d-mlp, …). landscape init writes such a file.",
+)
+_COMMON = (
+    click.argument(
+        "checkpoints",
+        nargs=-1,
+        type=CheckpointType(),
+        metavar="[NAME=]CHECKPOINT...",
+    ),
+    problem_option,
+    _problem_option("--split", default="train", show_default=True, help="Split of the data."),
+    _problem_option(
         "--params",
         multiple=True,
         metavar="PATTERN",
-        help="Measurements made with the same --params.  [default: of all parameters; if there "
-        "are none, the newest]",
-    )(function)
+        help="Explore only parameters or modules with matching names (* and ? allowed); may be "
+        "repeated.",
+    ),
+    _problem_option(
+        "--mode",
+        type=click.Choice(["eval", "train"]),
+        default="eval",
+        show_default=True,
+        help="BatchNorm with running statistics (eval) or with those of the batch (train).",
+    ),
+    _problem_option(
+        "--dtype",
+        type=click.Choice(["float32", "float64"]),
+        default=None,
+        help="Floating-point type of the computation.  [default: the model's own]",
+    ),
+    _problem_option(
+        "--batch-size",
+        default=512,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Batch size for data that are not batched.",
+    ),
+    _problem_option(
+        "--freeze-data",
+        is_flag=True,
+        help="Keep one pass over data that change from pass to pass.",
+    ),
+    _problem_option(
+        "--key",
+        default=None,
+        metavar="NAME",
+        help="Entry of a nested checkpoint (ema), or prefix of the network's names in it "
+        "(teacher, module.encoder_q).",
+    ),
+    _problem_option(
+        "--partial",
+        is_flag=True,
+        help="Keep the weights of the freshly built model where a checkpoint has none.",
+    ),
+    _problem_option(
+        "--unsafe-pickle",
+        is_flag=True,
+        help="Unpickle anything: RUNS ANY CODE that the checkpoint file contains.",
+    ),
+    _problem_option("--device", default=None, help="cpu, cuda, cuda:1, …  [default: cpu]"),
+    threads_option,
+    _problem_option("--seed", default=0, show_default=True, help="Random seed."),
+    study_option,
+    format_options,
+    _output_option("--dry-run", is_flag=True, help="Print the cost; measure nothing."),
+    _output_option("--quiet", "-q", is_flag=True, help="Show no progress bars."),
+)
 
 
-def json_option(function: F) -> F:
-    """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(
-        function
-    )
+def part_of(params: Sequence[str]) -> str | None:
+    """Return how records made with these ``--params`` name their parameters; None: any."""
+    return ", ".join(params) if params else None

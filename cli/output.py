@@ -1,45 +1,176 @@
-"""Results on stdout: a table for people, JSON for programs."""
+"""Results on stdout: a table for people, JSON, CSV, Markdown or LaTeX for programs and papers."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
+from landscape.wording import Quantity, cell_text
+
 if TYPE_CHECKING:
     from landscape.results import Result
 
 LARGEST_LISTED_ARRAY = 10_000
+_LONGEST_WORD = 24  # longer cells are broken into lines where the terminal is narrow
+
+Row = Mapping[str, Any]
 
 
-def print_results(results: Sequence[Result], *, as_json: bool, study: str, since: str) -> None:
-    """Print what was measured, one small table per checkpoint, or one JSON list."""
-    if as_json:
+def print_results(results: Sequence[Result], output_format: str, *, study: str, since: str) -> None:
+    """Print one table with a row for each result, and what a reader must know of them."""
+    if output_format == "json":
         click.echo(to_json([as_dict(result) for result in results]))
         return
+    parts = {result.provenance.parameters for result in results}
+    rows = [
+        {
+            "checkpoint": result.name,
+            **({"parameters": result.provenance.parameters} if len(parts) > 1 else {}),
+            **result.summary(),
+        }
+        for result in results
+    ]
+    print_table(rows, output_format)
+    if output_format != "table":
+        return
+    for line in dict.fromkeys(map(_source, results)):
+        click.echo(line)
     for result in results:
-        where = result.provenance
-        examples = f"{where.n_examples:,} {where.split} examples"
-        seed = f", seed {result.settings['seed']}" if "seed" in result.settings else ""
-        which = f" matching {where.parameters}" if where.parameters else ""
+        for label, text in result.rows():
+            if label == "note":
+                click.echo(f"{result.name}: {text}")
+    recalled = sum(result.provenance.created < since for result in results)
+    if recalled:
         click.echo(
-            f"{result.name}  ({where.n_parameters:,} parameters{which}, {examples}, "
-            f"{where.mode} mode, {where.dtype} on {where.device}{seed})"
+            f"{recalled} of {len(results)} recalled from an earlier run, not measured again."
         )
-        print_rows(result.rows(), indent="  ")
-        kept = f"  (kept from {where.created}, not measured again)" if where.created < since else ""
-        click.echo(f"  cost: {result.cost}{kept}")
-    click.echo(f"Stored in {study}.")
+    click.echo(f"Saved in {study}; details: landscape show {' '.join(_names(results))}")
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result.name for result in results))
+
+
+def _source(result: Result) -> str:
+    source = result.provenance
+    seed = f", seed {result.settings['seed']}" if "seed" in result.settings else ""
+    part = f" matching {source.parameters}" if source.parameters else ""
+    return (
+        f"{source.n_parameters:,} parameters{part}, {source.n_examples:,} {source.split} examples, "
+        f"{source.mode} mode, {source.dtype} on {source.device}{seed}"
+    )
+
+
+def print_table(rows: Sequence[Row], output_format: str = "table") -> None:
+    """Print rows of named cells; a row may lack some of the columns."""
+    if output_format == "json":
+        click.echo(to_json(rows))
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in columns if any(row.get(name, "") != "" for row in rows)]
+    if output_format == "csv":
+        click.echo(_csv(columns, rows), nl=False)
+        return
+    cells = [[cell_text(row.get(name, "")) for name in columns] for row in rows]
+    if output_format == "table":
+        _print_rich(columns, cells)
+    elif output_format == "markdown":
+        click.echo(_markdown(columns, cells))
+    else:
+        click.echo(_latex(columns, cells))
+
+
+def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print a table at most as wide as the terminal; where there is none, as wide as it is."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold"
+    )
+    for k, name in enumerate(columns):
+        is_number = all(re.match(r"(≥ )?[-+]?(\d|nan|inf|$)", row[k]) for row in cells)
+        is_short = max(len(row[k]) for row in cells) <= _LONGEST_WORD
+        table.add_column(
+            Text(name),
+            justify="right" if is_number and k else "left",
+            overflow="fold",
+            no_wrap=is_short,
+        )
+    for row in cells:
+        table.add_row(*(Text(cell, style="bold red" if cell == "NO" else "") for cell in row))
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, width=10_000)
+        console.width = Measurement.get(console, console.options, table).maximum
+    console.print(table)
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Write numbers in full; a number with a standard error takes two columns."""
+    with_error = {name for name in columns if any(isinstance(r.get(name), Quantity) for r in rows)}
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        [
+            part
+            for name in columns
+            for part in ([name, f"{name} se"] if name in with_error else [name])
+        ]
+    )
+    for row in rows:
+        line: list[Any] = []
+        for name in columns:
+            cell = row.get(name, "")
+            pair = [cell.value, cell.error] if isinstance(cell, Quantity) else [cell, ""]
+            line += pair if name in with_error else pair[:1]
+        writer.writerow(line)
+    return file.getvalue()
+
+
+def _markdown(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    def line(row: Iterable[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+    return "\n".join([line(columns), line(["---"] * len(columns)), *map(line, cells)])
+
+
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "≥": r"$\geq$", "ρ": r"$\rho$", "σ": r"$\sigma$", "λ": r"$\lambda$"},
+    **{"‖": r"$\|$", "→": r"$\to$", "×": r"$\times$", "−": "$-$"},
+}
+
+
+def _latex(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Write a tabular with the rules of the package booktabs."""
+
+    def line(row: Iterable[str]) -> str:
+        escaped = ("".join(_LATEX.get(letter, letter) for letter in cell) for cell in row)
+        return f"  {' & '.join(escaped)} \\\\"
+
+    head = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"  \toprule", line(columns)]
+    body = [r"  \midrule", *map(line, cells), r"  \bottomrule", r"\end{tabular}"]
+    return "\n".join(head + body)
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], *, indent: str = "") -> None:
-    """Print rows as columns, the first one to the left and the others aligned."""
+    """Print rows as aligned columns without a header."""
     table = [tuple(row) for row in rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         click.echo((indent + "  ".join(cells)).rstrip())
@@ -73,6 +204,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
+    if isinstance(value, Quantity):
+        return _plain({"value": value.value, "standard_error": value.error})
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -16,7 +16,7 @@ from landscape.results import KINDS
 from landscape.results.comparison import Comparison, Measured
 
 from .chosen import every_path, every_run, in_full, newest, numbered, random_lines
-from .options import part_of, part_option, study_option
+from .options import params_option, part_of, study_option
 
 if TYPE_CHECKING:
     from landscape.results import Result, Surface, Trajectory
@@ -119,7 +119,7 @@ class Look:
     show_default=True,
     help="Spacing of the eigenvalues of a density.",
 )
-@part_option
+@params_option
 def command(
     names: tuple[str, ...],
     study: str,

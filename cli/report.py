@@ -13,7 +13,7 @@ import click
 from landscape.errors import StudyError
 
 from .chosen import in_full
-from .options import part_of, part_option, study_option
+from .options import params_option, part_of, study_option
 
 if TYPE_CHECKING:
     from landscape.results.comparison import Comparison
@@ -39,7 +39,7 @@ def _measured(comparison: Comparison) -> Comparison:
     show_default=True,
     help="Scale of the surfaces at first; a switch in the page leads to the other one.",
 )
-@part_option
+@params_option
 def command(
     names: tuple[str, ...],
     study: str,

@@ -11,9 +11,11 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .idle import refuse_given
+from .library_options import library_options
 from .measuring import SCOUTING, SEARCH_HVPS, measure_each
-from .options import CommonOptions, measuring
-from .spectral import Bytes
+from .options import CommonOptions, common_options
+from .runs import run_option
+from .sections import WHAT, Command
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -24,22 +26,14 @@ _FROM_BELOW = 16  # gradient passes, for two starts from the next smaller radius
 _MODEL = 16  # products, with the Hessian at the checkpoint alone
 
 
-@click.command("sharpness")
-@click.option("--rho", default=0.05, show_default=True, help="Radius of the ball.")
-@click.option("--p", "p", default=2.0, show_default=True, help="Norm of the ball, 1 to inf.")
+@click.command("sharpness", cls=Command)
+@library_options("sharpness.sharpness", "rho", "p", "adaptive", "eta", section=WHAT)
 @click.option(
-    "--adaptive",
-    type=click.Choice(["none", "elementwise", "filterwise"]),
-    default="none",
-    show_default=True,
-    help="Measure ε relative to each weight, or to the norm of its filter.",
+    "--m", type=int, help="Also measure m-sharpness: the mean over subsets of m examples."
 )
-@click.option("--eta", default=0.0, show_default=True, help="Added to the scale of the weights.")
-@click.option("--m", default=None, type=int, help="Also the mean over subsets of so many examples.")
 @click.option("--profile", is_flag=True, help="Measure at many radii instead of one.")
 @click.option(
     "--rhos",
-    default=None,
     metavar="R,R,…",
     help="Radii of the profile.  [default: seven, 1e-4 to 1e-1 of the norm of the weights]",
 )
@@ -54,31 +48,16 @@ _MODEL = 16  # products, with the Hessian at the checkpoint alone
 @click.option(
     "--normalise-logits", is_flag=True, help="Centre the logits and scale them to length 1."
 )
-@click.option("--tol", default=1e-4, show_default=True, help="Relative optimality gap to reach.")
-@click.option(
-    "--max-gradients",
-    default=200,
-    show_default=True,
-    help="Gradient passes to spend at most, after scouting the starts.",
-)
-@click.option(
-    "--memory",
-    type=Bytes(),
-    default=None,
-    metavar="SIZE",
-    help="To use beyond model, data and graph, e.g. 500MB.  [default: 12 times the model, 64MiB "
-    "at least]",
-)
-@measuring
+@library_options("sharpness.sharpness", "tol", "max_gradients", "memory")
+@common_options
+@run_option
 def command(
     common: CommonOptions,
-    rho: float,
     m: int | None,
     profile: bool,
     rhos: str | None,
     protocol: str,
     normalise_logits: bool,
-    memory: float | None,
     **ball: Any,
 ) -> None:
     """Measure max over ‖ε‖ₚ ≤ ρ of L(w+ε) − L(w), with how good the maximum found is.
@@ -92,26 +71,39 @@ def command(
       landscape sharpness sgd.pt --problem digits --rho 0.5 --adaptive filterwise --m 128
       landscape sharpness sgd.pt sam.pt --problem digits --profile
     """
-    from landscape.sharpness import Ball
+    from landscape.sharpness import PUBLISHED, Ball, m_sharpness, sharpness, sharpness_profile
 
-    Ball(rho, ball["p"])  # a bad radius or norm is said before anything is loaded
-    _check(profile, rhos, m, protocol, common.mode)
+    rho = ball.pop("rho")
+    Ball(rho, ball["p"])  # refuses a bad radius or norm before anything is loaded
+    radii = _radii(rhos)
+    _refuse_contradictions(profile, rhos, m, protocol, common.mode)
     if protocol == "keskar":
         ball |= {"p": math.inf, "adaptive": "elementwise", "eta": 1.0}
 
     def measure(problem: Problem, study: Study) -> list[Result]:
-        if normalise_logits:
-            problem = problem.with_normalised_logits()
-        options = {**ball, "seed": common.seed, "study": study, "progress": common.progress}
-        return _measured(problem, rho, m, profile, rhos, protocol, memory, options)
+        at = problem.with_normalised_logits() if normalise_logits else problem
+        options = {**ball, **common.run, "study": study}
+        if profile:
+            return [sharpness_profile(at, radii, **options)]
+        if protocol == "auto-pgd":
+            searching = ("tol", "max_gradients", "memory")
+            options = {name: value for name, value in options.items() if name not in searching}
+            return [m_sharpness(at, rho, **PUBLISHED, **options)]
+        results: list[Result] = [sharpness(at, rho, **options)]
+        return results if m is None else [*results, m_sharpness(at, rho, m=m, **options)]
 
-    measure_each(
-        common, measure, price=lambda problem: _price(problem, ball, profile, rhos, m, protocol)
-    )
+    def price(problem: Problem) -> Cost:
+        if protocol == "auto-pgd":
+            return Cost(gradients=21)
+        n_radii = len(radii or range(7)) if profile else 1
+        return _price_of_search(problem, ball, from_below=profile) * (n_radii + (m is not None))
+
+    measure_each(common, measure, price=price)
 
 
-def _check(profile: bool, rhos: str | None, m: int | None, protocol: str, mode: str) -> None:
-    """Refuse options that contradict each other."""
+def _refuse_contradictions(
+    profile: bool, rhos: str | None, m: int | None, protocol: str, mode: str
+) -> None:
     if rhos is not None and not profile:
         msg = "--rhos are the radii of a profile: add --profile, or give one --rho"
         raise InvalidArgumentError(msg)
@@ -124,34 +116,11 @@ def _check(profile: bool, rhos: str | None, m: int | None, protocol: str, mode: 
     if profile:
         refuse_given(["rho"], "is one radius, and --profile has many: give them as --rhos")
     if protocol == "keskar":
-        fixed = (
-            "is fixed by --protocol keskar (p = inf, adaptive elementwise, eta = 1): leave it out"
-        )
-        refuse_given(["p", "adaptive", "eta"], fixed)
+        fixed = "is fixed by --protocol keskar (p = inf, adaptive elementwise, eta = 1)"
+        refuse_given(["p", "adaptive", "eta"], f"{fixed}: leave it out")
     if protocol == "auto-pgd":
         steps = "is of a search, and --protocol auto-pgd takes 20 steps: leave it out"
         refuse_given(["tol", "max_gradients", "memory"], steps)
-
-
-def _measured(
-    problem: Problem,
-    rho: float,
-    m: int | None,
-    profile: bool,
-    rhos: str | None,
-    protocol: str,
-    memory: float | None,
-    options: dict[str, Any],
-) -> list[Result]:
-    from landscape.sharpness import PUBLISHED, m_sharpness, sharpness, sharpness_profile
-
-    if profile:
-        return [sharpness_profile(problem, _radii(rhos), memory=memory, **options)]
-    if protocol == "auto-pgd":
-        return [m_sharpness(problem, rho, **PUBLISHED, **options)]
-    options["memory"] = memory
-    found: list[Result] = [sharpness(problem, rho, **options)]
-    return found if m is None else [*found, m_sharpness(problem, rho, m=m, **options)]
 
 
 def _radii(text: str | None) -> list[float] | None:
@@ -164,27 +133,15 @@ def _radii(text: str | None) -> list[float] | None:
         raise InvalidArgumentError(msg) from None
 
 
-def _price(
-    problem: Problem,
-    ball: dict[str, Any],
-    profile: bool,
-    rhos: str | None,
-    m: int | None,
-    protocol: str,
-) -> Cost:
-    from landscape.sharpness import n_vertices, scale_of
+def _price_of_search(problem: Problem, ball: dict[str, Any], *, from_below: bool) -> Cost:
+    """Return an upper bound on the passes of the search at one radius."""
+    from landscape.sharpness import Ball, n_vertices
 
-    if protocol == "auto-pgd":
-        return Cost(gradients=21)
-    scale = scale_of(problem, ball["adaptive"], ball["eta"])
+    scale = Ball(1.0, ball["p"], ball["adaptive"], ball["eta"]).scale(problem)
     n_free = problem.space.n if scale is None else int(scale.count_nonzero())
     scouting = SCOUTING * (3 if ball["p"] == 1 else 1)  # vertices beside each start
-    once = Cost(
-        forwards=2 + n_vertices(ball["p"], n_free),
-        gradients=scouting + _FROM_BELOW * profile + ball["max_gradients"],
-        hvps=SEARCH_HVPS if ball["p"] == 2 else _MODEL,
-    )
-    times = (len(_radii(rhos) or range(7)) if profile else 1) + (m is not None)
     return Cost(
-        forwards=times * once.forwards, gradients=times * once.gradients, hvps=times * once.hvps
+        forwards=2 + n_vertices(ball["p"], n_free),
+        gradients=scouting + _FROM_BELOW * from_below + ball["max_gradients"],
+        hvps=SEARCH_HVPS if ball["p"] == 2 else _MODEL,
     )

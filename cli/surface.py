@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .idle import refuse_given
+from .library_options import library_options
 from .measuring import measure_each
-from .options import CommonOptions, measuring
-from .planes import PlaneOptions, make_plane, plane_options
-from .pointwise import Pointwise, coordinates, ends_of, pointwise
+from .options import CommonOptions, common_options
+from .planes import PlaneOptions, plane_options
+from .pointwise import PointOptions, coordinates, ends_of, point_options
+from .sections import Command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,10 +20,10 @@ if TYPE_CHECKING:
     from landscape.problem import Problem
     from landscape.results import Surface
     from landscape.study import Study
-    from landscape.surface import Plane
+    from landscape.surface import Direction, Plane
 
 
-@click.command("surface")
+@click.command("surface", cls=Command)
 @click.option(
     "--points",
     default=25,
@@ -31,39 +33,20 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--points-y",
-    default=None,
     type=click.IntRange(min=2),
-    help="Points along the second axis, if other.",
+    help="Points along the second axis.  [default: --points]",
 )
-@click.option(
-    "--range-y", default=None, metavar="R|LO,HI", help="Range of the second axis, if other."
-)
-@click.option(
-    "--tolerance",
-    default=0.0,
-    show_default=True,
-    help="Measure as few points as an interpolation within it takes, e.g. 0.001; 0: all.",
-)
-@click.option(
-    "--criterion",
-    type=click.Choice(["range", "log"]),
-    default="range",
-    show_default=True,
-    help="The tolerance is relative to the range of the losses; or one of ln(loss), finer near "
-    "the minimum.",
-)
-@click.option(
-    "--max-points", default=None, type=click.IntRange(min=1), help="Limit for --tolerance."
-)
-@measuring
-@pointwise(
-    usual="1 for random, a distance of 2 ρ for eigenvectors and worst-case; what holds the "
-    "checkpoints of --via"
+@click.option("--range-y", metavar="R|LO,HI", help="Range of the second axis.  [default: --range]")
+@library_options("surface.surface", "tolerance", "criterion", "max_points")
+@common_options
+@point_options(
+    default_range="1 for random, a distance of 2 ρ for eigenvectors and worst-case; what holds "
+    "the checkpoints of --via"
 )
 @plane_options
 def command(
     common: CommonOptions,
-    each: Pointwise,
+    at_points: PointOptions,
     plane: PlaneOptions,
     points: int,
     points_y: int | None,
@@ -72,14 +55,14 @@ def command(
 ) -> None:
     """Measure the loss over a plane of two directions through each checkpoint.
 
-    Every point is stored as it is measured: stopped at any instant, the same command goes on.
+    Every point is saved as it is measured: stopped at any instant, the same command goes on.
 
     \b
     Examples:
       landscape surface sgd.pt sam.pt --problem digits --points 25 --range 1
       landscape surface sgd.pt sam.pt --problem digits --points 51 --tolerance 0.001
       landscape surface sgd.pt --problem digits --plane worst-case --rho 0.2
-      landscape surface last.pt --problem task.py --plane trajectory --via e1.pt --via e2.pt
+      landscape surface last.pt --problem task.py --plane trajectory --via 'run/*.pt'
     """
     from landscape.surface import surface
 
@@ -88,32 +71,23 @@ def command(
     sizes = (points, points if points_y is None else points_y)
 
     def prepare(problems: Mapping[str, Problem], study: Study) -> None:
-        def axes(problem: Problem) -> Any:
-            found, _ = make_plane(problem, study, common, plane)
-            return found.x, found.y
+        def axes(problem: Problem) -> tuple[Direction, ...]:
+            spanned, _ = plane.find(problem, study)
+            return spanned.x, spanned.y
 
-        each.prepare(problems, study, axes)
+        at_points.prepare(problems, study, axes)
 
     def measure(problem: Problem, study: Study) -> Surface:
         def spanned(at: Problem) -> Plane:
-            return make_plane(at, study, common, plane)[0]
+            return plane.find(at, study)[0]
 
-        found, usual = make_plane(problem, study, common, plane)
-        ends = [each.ends(usual[axis], axis) for axis in (0, 1)]
+        own, default = plane.find(problem, study)
+        ends = [at_points.ends(default[axis], axis) for axis in (0, 1)]
         if range_y is not None:
             ends[1] = ends_of("--range-y", range_y)
-        x, y = (coordinates(*span, n) for span, n in zip(ends, sizes, strict=True))
-        return surface(
-            problem,
-            found,
-            x=x,
-            y=y,
-            seed=common.seed,
-            **adaptive,
-            **each.arguments(problem, spanned),
-            study=study,
-            progress=common.progress,
-        )
+        x, y = (coordinates(pair, n) for pair, n in zip(ends, sizes, strict=True))
+        keywords = at_points.keywords(problem, spanned)
+        return surface(problem, own, x=x, y=y, study=study, **adaptive, **keywords)
 
-    price = each.price(sizes[0] * sizes[1], plane.price, axes=2)
+    price = at_points.price(sizes[0] * sizes[1], plane.price, axes=2)
     measure_each(common, measure, price=lambda problem: price, prepare=prepare)

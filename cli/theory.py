@@ -50,7 +50,9 @@ RISKS = ("in-sample", "parameter")
 )
 @click.option("--iterations", default=100, show_default=True, help="How far to go.")
 @click.option("--runs", default=2000, show_default=True, help="Monte Carlo runs; 0: none.")
-@click.option("--seed", default=0, show_default=True, help="Of the design, truth and noise.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Random seed of design, truth and noise."
+)
 @click.option(
     "--output",
     "-o",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .sections import PROBLEM, Option
+
 if TYPE_CHECKING:
     from landscape.problem import Problem
 
@@ -28,6 +30,8 @@ def threads_option(function: F) -> F:
     """Add ``--threads``."""
     return click.option(
         "--threads",
+        cls=Option,
+        section=PROBLEM,
         callback=_checked,
         default=None,
         metavar="N|auto",

@@ -8,32 +8,23 @@ import click
 
 from landscape.results import Cost
 
+from .library_options import library_options
 from .measuring import measure_each
-from .options import CommonOptions, measuring
-from .spectral import spectral
+from .options import CommonOptions, common_options
+from .runs import run_option
+from .sections import WHAT, Command
 
 
-@click.command("trace")
-@click.option("--layers", is_flag=True, help="Of each layer's block too, from the same probes.")
-@spectral
-@click.option(
-    "--method",
-    type=click.Choice(["krylov", "hutch++", "xtrace", "hutchinson"]),
-    default="krylov",
-    show_default=True,
-    help="Estimator; krylov or hutchinson with --layers.",
+@click.command("trace", cls=Command)
+@library_options("curvature.trace", "layers", "operator", "scale", section=WHAT)
+@library_options(
+    "curvature.trace",
+    *("method", "confidence", "max_matvecs", "products", "memory"),
+    rtol="--tol",
 )
-@click.option(
-    "--tol",
-    "rtol",
-    default=0.05,
-    show_default=True,
-    help="Half-width of the confidence interval to reach, relative to the trace.",
-)
-@click.option("--confidence", default=0.95, show_default=True, help="Of the interval.")
-@click.option("--max-matvecs", default=1000, show_default=True, help="Products to spend at most.")
-@measuring
-def command(common: CommonOptions, memory: float | None, **options: Any) -> None:
+@common_options
+@run_option
+def command(common: CommonOptions, **options: Any) -> None:
     """Estimate the trace of the Hessian of the loss, until its interval is narrow enough.
 
     \b
@@ -45,13 +36,6 @@ def command(common: CommonOptions, memory: float | None, **options: Any) -> None
 
     measure_each(
         common,
-        lambda problem, study: trace(
-            problem,
-            memory=memory,
-            seed=common.seed,
-            study=study,
-            progress=common.progress,
-            **options,
-        ),
+        lambda problem, study: trace(problem, study=study, **common.run, **options),
         price=lambda problem: Cost(forwards=1, hvps=options["max_matvecs"] + 3),
     )

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .measuring import print_price
-from .options import CommonOptions, measuring
-from .output import print_results
-from .planes import PlaneOptions, make_plane, plane_options
+from .measuring import measure_each
+from .options import CommonOptions, common_options
+from .planes import PlaneOptions, plane_options
+from .runs import run_of
+from .sections import Command
 
-Run = tuple[str, tuple[str, ...]]
+if TYPE_CHECKING:
+    from landscape.problem import Problem
+    from landscape.results import Result
+    from landscape.study import Study
 
 
-@click.command("trajectory")
+@click.command("trajectory", cls=Command)
 @click.option(
     "--run",
     "runs",
     multiple=True,
     metavar="[NAME=]FILE,FILE,…",
-    help="Checkpoints of a run, in order; may be repeated.  [default: those of --via, and the "
-    "origin]",
+    help="Checkpoints of a run, in order, * and ? allowed; may be repeated.  [default: those of "
+    "--via, and the origin]",
 )
-@measuring
+@common_options
 @plane_options
 def command(common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]) -> None:
     """Project training runs on a plane through the CHECKPOINT, and measure their losses.
@@ -37,10 +41,9 @@ def command(common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]) -
 
     \b
     Examples:
-      landscape trajectory last.pt --problem task.py --plane trajectory --via e1.pt --via e2.pt
-      landscape trajectory sgd.pt --problem task.py --run A=a1.pt,a2.pt --run B=b1.pt,b2.pt
+      landscape trajectory last.pt --problem task.py --plane trajectory --via 'run/*.pt'
+      landscape trajectory sgd.pt --problem task.py --run A='a/*.pt' --run B=b1.pt,b2.pt
     """
-    from landscape.study import Study
     from landscape.surface import trajectory
 
     if len(common.checkpoints) != 1:
@@ -49,52 +52,37 @@ def command(common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]) -
             f"{len(common.checkpoints)}: {' '.join(common.files)}"
         )
         raise InvalidArgumentError(msg)
-    wanted = _runs(common, plane, runs)
-    problems = common.problems(common.base_problem(common.task()))
-    if common.dry_run:
-        forwards = plane.price.forwards + sum(2 * len(files) + 1 for _, files in wanted)
-        price = Cost(forwards=forwards, gradients=plane.price.gradients, hvps=plane.price.hvps)
-        print_price(problems, lambda problem: price, as_json=common.as_json)
-        return
-    (problem,) = problems.values()
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with Study(common.study) as study:
-        found, _ = make_plane(problem, study, common, plane)
-        results = [
+    files_by_run = _files(common, plane, runs)
+
+    def measure(problem: Problem, study: Study) -> list[Result]:
+        spanned, _ = plane.find(problem, study)
+        return [
             trajectory(
                 problem,
-                found,
+                spanned,
                 files,
                 run=name,
                 names=_names(files),
-                **common.reading,
-                seed=common.seed,
                 study=study,
-                progress=common.progress,
+                **common.reading,
+                **common.run,
             )
-            for name, files in wanted
+            for name, files in files_by_run
         ]
-    print_results(results, as_json=common.as_json, study=common.study, since=started)
+
+    forwards = plane.price.forwards + sum(2 * len(files) + 1 for _, files in files_by_run)
+    price = Cost(forwards=forwards, gradients=plane.price.gradients, hvps=plane.price.hvps)
+    measure_each(common, measure, price=lambda problem: price)
 
 
-def _runs(common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]) -> list[Run]:
+def _files(
+    common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]
+) -> list[tuple[str, tuple[str, ...]]]:
     """Return the name and the files of each run."""
     if not runs and not plane.via:
         msg = "name the checkpoints of a run, in order: --run e1.pt,e2.pt,last.pt"
         raise InvalidArgumentError(msg)
-    if not runs:
-        return [("", (*plane.via, *common.files))]
-    found = []
-    for text in runs:
-        name, equals, rest = text.partition("=")
-        if Path(text.split(",")[0].strip()).exists():  # file names may have an equals sign
-            equals = ""
-        files = tuple(part.strip() for part in (rest if equals else text).split(","))
-        if not all(files):
-            msg = f"--run takes file names with a comma between two, got {text!r}"
-            raise InvalidArgumentError(msg)
-        found.append((name.strip() if equals else "", files))
-    return found
+    return [run_of(text) for text in runs] or [("", (*plane.via, *common.files))]
 
 
 def _names(files: tuple[str, ...]) -> tuple[str, ...]:

@@ -52,47 +52,28 @@ if TYPE_CHECKING:
     from landscape.surface import trajectory as trajectory
     from landscape.surface import worst_case_plane as worst_case_plane
 
-_HOME = {
-    # the problem
-    "Problem": "landscape.problem",
-    "load_problem": "landscape.problem",
-    # measurements
-    "average_profile": "landscape.sharpness",
-    "average_sharpness": "landscape.sharpness",
-    "compare": "landscape.compare",
-    "diagnose": "landscape.doctor",
-    "eigenpairs_by_layer": "landscape.curvature",
-    "differences": "landscape.compare",
-    "evaluation": "landscape.loss",
-    "flatness": "landscape.sharpness",
-    "line": "landscape.surface",
-    "m_sharpness": "landscape.sharpness",
-    "overlap": "landscape.curvature",
-    "paired_difference": "landscape.compare",
-    "path": "landscape.surface",
-    "sharpness": "landscape.sharpness",
-    "sharpness_profile": "landscape.sharpness",
-    "stepwise_sharpness": "landscape.sharpness",
-    "spectral_density": "landscape.curvature",
-    "surface": "landscape.surface",
-    "top_eigenpairs": "landscape.curvature",
-    "trace": "landscape.curvature",
-    "trajectory": "landscape.surface",
-    # directions
-    "Plane": "landscape.surface",
-    "eigenvector_plane": "landscape.surface",
-    "plane_through": "landscape.surface",
-    "principal_plane": "landscape.surface",
-    "random_direction": "landscape.surface",
-    "random_plane": "landscape.surface",
-    "worst_case_plane": "landscape.surface",
-    # results, their file, and what can go wrong
-    "Comparison": "landscape.results.comparison",
-    "LandscapeError": "landscape.errors",
-    "Study": "landscape.study",
-    # training
-    "SAM": "landscape.optim",
+_NAMES = {
+    "landscape.problem": ("Problem", "load_problem"),
+    "landscape.sharpness": (
+        *("average_profile", "average_sharpness", "flatness", "m_sharpness", "sharpness"),
+        *("sharpness_profile", "stepwise_sharpness"),
+    ),
+    "landscape.curvature": (
+        *("eigenpairs_by_layer", "overlap", "spectral_density", "top_eigenpairs", "trace"),
+    ),
+    "landscape.surface": (
+        *("Plane", "eigenvector_plane", "line", "path", "plane_through", "principal_plane"),
+        *("random_direction", "random_plane", "surface", "trajectory", "worst_case_plane"),
+    ),
+    "landscape.compare": ("compare", "differences", "paired_difference"),
+    "landscape.doctor": ("diagnose",),
+    "landscape.loss": ("evaluation",),
+    "landscape.optim": ("SAM",),
+    "landscape.results.comparison": ("Comparison",),
+    "landscape.study": ("Study",),
+    "landscape.errors": ("LandscapeError",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = ["__version__", *_HOME]
 

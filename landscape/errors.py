@@ -84,15 +84,7 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Return `` (nearest: …)`` with the known names closest to ``name``, or an empty string.
-
-    Args:
-        name: what was given.
-        known: the names that exist.
-        most: at most so many names.
-
-    Returns:
-        A phrase that starts with a space, ready to append to a message.
+    """Return a phrase with the known names closest to a name, to append to a message.
 
     >>> did_you_mean("conv1.wieght", ["conv1.weight", "fc.bias"])
     ' (nearest: conv1.weight)'

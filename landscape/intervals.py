@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import FloatArray
+from landscape.stats import student
 from landscape.wording import number
 
 METHODS = ("kendall", "spearman")
@@ -23,19 +23,12 @@ METHODS = ("kendall", "spearman")
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and an interval around it.
-
-    Attributes:
-        value: the estimate; NaN where it is not defined.
-        low: lower end of the interval; NaN where there is none.
-        high: upper end.
-        n: number of runs, pairs or models that it rests on.
-    """
+    """An estimate and an interval around it; NaN where there is none."""
 
     value: float
     low: float
     high: float
-    n: int
+    n: int  # of the runs, pairs or models that it rests on
 
     def __str__(self) -> str:
         """Return the estimate and its ends, such as ``0.93 (0.91 to 0.95)``.
@@ -63,12 +56,6 @@ def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
 
     Mean ± t(level, n − 1) s / √n, s² with n − 1 in its denominator.
 
-    Cost:
-        O(n), without a pass over any data.
-
-    References:
-        Student (1908), The probable error of a mean. Biometrika 6(1).
-
     >>> print(mean_interval([10.0, 20.0, 30.0]))
     20 (-5 to 45)
     """
@@ -77,16 +64,12 @@ def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     n, mean = array.size, float(array.mean())
     if n == 1:
         return Interval(mean, math.nan, math.nan, n)
-    quantile = float(stdtrit(n - 1, 0.5 + level / 2))
-    half = quantile * float(array.std(ddof=1)) / math.sqrt(n)
+    half = student(level, n - 1) * float(array.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
 def difference_interval(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     """Return the mean of a − b over pairs of runs with Student's t interval.
-
-    Cost:
-        O(n), without a pass over any data.
 
     >>> difference_interval([3.0, 5.0], [1.0, 3.0])
     Interval(value=2.0, low=2.0, high=2.0, n=2)
@@ -97,9 +80,6 @@ def difference_interval(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.
 
 def ratio_interval(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     """Return the ratio of geometric means of paired runs, with Student's t interval of its log.
-
-    Cost:
-        O(n), without a pass over any data.
 
     >>> round(ratio_interval([1.0, 2.0], [4.0, 8.0]).value, 12)
     0.25

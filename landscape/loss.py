@@ -10,7 +10,7 @@ from landscape.errors import LossError, MisleadingWarning
 from landscape.evaluate import Evaluator
 from landscape.linalg.krylov import norm
 from landscape.measurement import Run, Work
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Evaluation
 from landscape.study import Study
 
@@ -30,6 +30,7 @@ def evaluation(problem: Problem, *, seed: int = 0, study: Study | None = None) -
         The gradient norm is NaN, with a warning, where autograd does not give the gradient. Cost:
         one forward and one gradient pass.
     """
+    check_problem(problem)
 
     def measure(work: Work) -> dict[str, Any]:
         loss = work.evaluator.loss()

@@ -7,18 +7,28 @@ those that are made of many points.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from landscape.errors import DataError, InvalidArgumentError
-from landscape.evaluate import Evaluator, provenance_of
+from landscape.evaluate import (
+    Evaluator,
+    LossValue,
+    Plan,
+    choose_plan,
+    error_of_mean,
+    provenance_of,
+)
 from landscape.problem import Problem
 from landscape.progress import counting, progress_bar
-from landscape.results import Provenance, Result
-from landscape.study import Grid, Recorder, Study
+from landscape.results import FloatArray, Provenance, Result
+from landscape.study import Grid, Study, recording
 
 R = TypeVar("R", bound=Result)
 Index = tuple[int, int]
@@ -56,20 +66,38 @@ def cached_measurement(
     measure: Callable[[Provenance], R],
 ) -> R:
     """Return the result that the study holds for these settings, or measure and save it."""
+    provenance, known = recall(cls, problem, settings, study)
+    return known or save_record(measure(provenance), problem, study)
+
+
+def recall(
+    cls: type[R], problem: Problem, settings: Mapping[str, Any], study: Study | None
+) -> tuple[Provenance, R | None]:
+    """Return where a measurement belongs, and the result that the study holds, if it does."""
     provenance = provenance_of(problem)
+    if study is not None:
+        provenance = study.identify(provenance)
+        known = study.find(cls.kind, provenance, settings)
+        if isinstance(known, cls):
+            return provenance, _named(known, problem, study)
+    begin_work(problem)
+    return provenance, None
+
+
+def save_record(result: R, problem: Problem, study: Study | None) -> R:
+    """Save a result in the study, and return it under the name that is in use now."""
     if study is None:
-        begin_work(problem)
-        return measure(provenance)
-    provenance = study.identify(provenance)
-    found = study.find(cls.kind, provenance, settings)
-    if not isinstance(found, cls):
-        begin_work(problem)
-        found = measure(provenance)
-        study.save(found)
+        return result
+    study.save(result)
+    return _named(result, problem, study)
+
+
+def _named(result: R, problem: Problem, study: Study) -> R:
+    """Give a result, and its checkpoint in the study, the name that is in use now."""
     if not study.readonly:
-        study.set_name(problem.name, provenance.checkpoint_hash, problem.path)
-    named = dataclasses.replace(found.provenance, checkpoint=problem.name)
-    return dataclasses.replace(found, provenance=named)
+        study.set_name(problem.name, result.provenance.checkpoint_hash, problem.path)
+    provenance = dataclasses.replace(result.provenance, checkpoint=problem.name)
+    return dataclasses.replace(result, provenance=provenance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +108,13 @@ class Work:
         evaluator: runs the model at the checkpoint.
         count: decorates a function whose calls are counted on the progress bar.
         grid: gives the points that the study keeps, for the shape of a grid; None without a study.
+        provenance: of the record.
     """
 
     evaluator: Evaluator
     count: Callable[[Any], Any]
     grid: Callable[[Index], Grid | None]
+    provenance: Provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,26 +142,28 @@ class Run:
         unit: str = "pass",
         total: int | None = None,
     ) -> R:
-        """Recall a record, or measure its fields at the checkpoint and save it."""
+        """Recall a record, or measure its fields at the checkpoint and save it.
 
-        def made(provenance: Provenance) -> R:
-            def grid(shape: Index) -> Grid | None:
-                return grid_of(self.study, cls.kind, provenance, settings, shape)
+        The cost is that of the evaluator, unless it is among the fields.
+        """
+        provenance, known = recall(cls, problem, settings, self.study)
+        if known is not None:
+            return known
 
-            with (
-                Evaluator(problem, seed=self.seed) as evaluator,
-                counting(
-                    f"{what or cls.kind} of {problem.name}",
-                    show=self.progress,
-                    unit=unit,
-                    total=total,
-                ) as count,
-            ):
-                fields = dict(measure(Work(evaluator=evaluator, count=count, grid=grid)))
-                cost = evaluator.cost
-            return cls(**fields, settings=settings, cost=cost, provenance=provenance)
+        def grid(shape: Index) -> Grid | None:
+            return grid_of(self.study, cls.kind, provenance, settings, shape)
 
-        return cached_measurement(cls, problem, settings, self.study, made)
+        title = f"{what or cls.kind} of {problem.name}"
+        with (
+            Evaluator(problem, seed=self.seed) as evaluator,
+            counting(title, show=self.progress, unit=unit, total=total) as count,
+        ):
+            work = Work(evaluator=evaluator, count=count, grid=grid, provenance=provenance)
+            fields = dict(measure(work))
+            fields = {"cost": evaluator.cost, **fields}
+        return save_record(
+            cls(**fields, settings=settings, provenance=provenance), problem, self.study
+        )
 
 
 def resumable(
@@ -139,18 +171,34 @@ def resumable(
     measure: Callable[[Sequence[Index]], Iterable[Columns]],
     *,
     done: dict[Index, Columns],
-    kept: Grid | None,
+    grid: Grid | None,
 ) -> None:
     """Measure blocks of points into ``done``, and record in the study what is new of each.
 
     A kill loses the block in flight, and what was measured in the tenth of a second before it.
     """
-    with Recorder(kept) as recorder:
+    with recording(grid) as record:
         for block in blocks:
             measured = zip(block, measure(block), strict=True)
             new = {index: columns for index, columns in measured if index not in done}
             done |= new
-            recorder.add(new)
+            record(new)
+
+
+def one_by_one(
+    n: int,
+    measure: Callable[[int], Columns],
+    *,
+    grid: Grid | None,
+    what: str,
+    progress: bool | None,
+) -> dict[str, FloatArray]:
+    """Measure what is missing of n items in turn; return each column, shape (n,)."""
+    indices = [(i, 0) for i in range(n)]
+    done = {} if grid is None else dict(grid.done)
+    blocks = missing(indices, done, what=what, progress=progress)
+    resumable(blocks, lambda block: [measure(i) for i, _ in block], done=done, grid=grid)
+    return {name: np.array([done[index][name] for index in indices]) for name in done[0, 0]}
 
 
 def missing(
@@ -182,6 +230,29 @@ def grid_of(
 ) -> Grid | None:
     """Return the points that a study keeps, if there is one."""
     return None if study is None else study.grid(kind, provenance, settings, shape=shape)
+
+
+def error_of_difference(problem: Problem, one: LossValue, other: LossValue) -> float:
+    """Return the standard error of the difference of two losses on the same examples.
+
+    By the delta method for a weighted mean of paired differences; NaN without the losses of single
+    examples.
+    """
+    if one.examples is None or other.examples is None:
+        return math.nan
+    (losses, weights), (others, _) = one.examples, other.examples
+    return error_of_mean(losses - others, weights, plain_sum=problem.loss.sums)
+
+
+def settled_plan(
+    evaluator: Evaluator, grid: Grid | None, *, n_points: int, compile: bool = False
+) -> Plan:
+    """Choose how to evaluate many points, or go on as the study notes that it was begun."""
+    noted = None if grid is None else grid.settled
+    if noted is None:
+        noted = choose_plan(evaluator, n_points=n_points, compile=compile).settings()
+        noted = noted if grid is None else grid.settle(noted)
+    return Plan.of(noted)
 
 
 def check_pair(

@@ -22,9 +22,8 @@ _VALUES: dict[str, tuple[Any, Any]] = {
 def float32_products(*, tf32: bool) -> Iterator[None]:
     """Compute products of float32 in full, or in TF32 on a CUDA device, inside of the context.
 
-    torch computes convolutions and cuDNN's recurrent layers in TF32 unless told otherwise, and
-    matrix products where the user has asked for it: relative errors of 1e-3 then, which a second
-    derivative shows. What the user has set is given back, by whichever interface it was set.
+    TF32, torch's default for convolutions and cuDNN's recurrent layers, has relative errors of
+    1e-3, which a second derivative shows. The user's own setting is given back.
 
     >>> torch.set_float32_matmul_precision("high")
     >>> with float32_products(tf32=False):
@@ -68,8 +67,8 @@ def _exact_settings() -> list[tuple[Any, str]]:
 
 
 def _places(backend: Any) -> list[Any]:
-    found = [getattr(backend, name, None) for name in ("matmul", "conv", "rnn")]
-    return [place for place in found if hasattr(place, "fp32_precision")]
+    places = [getattr(backend, name, None) for name in ("matmul", "conv", "rnn")]
+    return [place for place in places if hasattr(place, "fp32_precision")]
 
 
 def _set(settings: list[tuple[Any, str, Any]]) -> None:

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from tqdm.auto import tqdm
@@ -16,11 +17,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def progress_bar(items: Iterable[T], *, what: str, total: int, show: bool | None) -> Iterable[T]:
     """Pass the items on and show how far the work has come."""
-    visible = sys.stderr.isatty() if show is None else show
     bar: Iterable[T] = tqdm(
-        items, desc=what, total=total, disable=not visible, leave=False, file=sys.stderr
+        items,
+        desc=f"{_LABEL.get()}{what}",
+        total=total,
+        disable=not _is_visible(show),
+        leave=False,
+        file=sys.stderr,
     )
     return bar
+
+
+_LABEL: ContextVar[str] = ContextVar("_LABEL", default="")
+
+
+@contextmanager
+def labelled(text: str) -> Iterator[None]:
+    """Put a text such as ``2 of 12: `` in front of the bars that are shown meanwhile."""
+    token = _LABEL.set(text)
+    try:
+        yield
+    finally:
+        _LABEL.reset(token)
+
+
+def _is_visible(show: bool | None) -> bool:
+    """Return whether to show a bar; where not said, in a terminal and in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules if show is None else show
 
 
 @contextmanager
@@ -28,9 +51,13 @@ def counting(
     what: str, *, show: bool | None, unit: str, total: int | None = None
 ) -> Iterator[Callable[[F], F]]:
     """Count the calls of a function, for work whose length is not known before."""
-    visible = sys.stderr.isatty() if show is None else show
     with tqdm(
-        desc=what, unit=unit, total=total, disable=not visible, leave=False, file=sys.stderr
+        desc=f"{_LABEL.get()}{what}",
+        unit=unit,
+        total=total,
+        disable=not _is_visible(show),
+        leave=False,
+        file=sys.stderr,
     ) as bar:
 
         def count(function: F) -> F:

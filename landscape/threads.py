@@ -101,11 +101,11 @@ def compared_with_one(
     for turn in range(_ROUNDS):
         if turn == _ROUNDS - 1 and clock() - started > _LONG:
             break
-        for count, own in seconds.items():
+        for count, times in seconds.items():
             with n_threads(count):
                 before = clock()
                 call()
-                own.append(clock() - before)
-            if turn == 1 and count == n and min(own) < at_least:
+                times.append(clock() - before)
+            if turn == 1 and count == n and min(times) < at_least:
                 return None
     return min(seconds[n]), min(seconds[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 
 def number(value: float) -> str:
@@ -28,3 +29,37 @@ def with_error(value: float, error: float) -> str:
     if places > 8 or abs(value) >= 1e6:
         return f"{value:.4g} ± {error:.1e}"
     return f"{value:.{places}f} ± {error:.{places}f}"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with its standard error, as a table shows it.
+
+    Attributes:
+        value: the number.
+        error: its standard error; NaN: not known.
+        bound: sign in front of it, such as ``≥`` for a lower bound.
+
+    >>> str(Quantity(0.123456, 0.00123, bound="≥"))
+    '≥ 0.1235 ± 0.0012'
+    """
+
+    value: float
+    error: float = math.nan
+    bound: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.bound} {with_error(self.value, self.error)}".strip()
+
+
+def cell_text(cell: object) -> str:
+    """Write a cell of a table: numbers to four digits, a statement as yes or NO.
+
+    >>> cell_text(0.35217), cell_text(1437), cell_text(False)
+    ('0.3522', '1,437', 'NO')
+    """
+    if isinstance(cell, bool):
+        return "yes" if cell else "NO"
+    if isinstance(cell, float):
+        return number(cell)
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)

@@ -15,12 +15,13 @@ from cases import CASES, case_named
 from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
-from landscape.compare._paired import paired_difference
+from landscape import measurement
+from landscape.compare._differences import paired_difference
 from landscape.errors import InvalidArgumentError, NonFiniteError, NonFiniteWarning
 from landscape.export.writing import table_bytes
 from landscape.problem import Problem
 from landscape.results.averages import DISTRIBUTIONS
-from landscape.sharpness import _perturbations
+from landscape.sharpness import _average
 from landscape.sharpness._average import average_profile, average_sharpness
 from landscape.sharpness._perturbations import Perturbations, adaptive_scale, losses_around
 from landscape.study import Study
@@ -419,7 +420,7 @@ def test_what_waits_is_recorded_when_a_run_is_stopped(tmp_path, monkeypatch):
         left[0] -= 1
         return losses_around(*args)
 
-    monkeypatch.setattr(_perturbations, "losses_around", stopping)
+    monkeypatch.setattr(_average, "losses_around", stopping)
     with Study(tmp_path / "s.db") as study:
         with pytest.raises(KeyboardInterrupt):
             average_sharpness(bowl(), 0.3, n_samples=8, prediction=False, study=study, **FIXED)
@@ -570,7 +571,7 @@ def test_samples_at_once_have_one_set_of_bits_also_after_a_kill(tmp_path, monkey
         data = torch.randn(40, 5), torch.randint(0, 3, (40,))
     problem = Problem(model, torch.nn.CrossEntropyLoss(), data)
     plan = Plan(points=8)
-    monkeypatch.setattr(_perturbations, "choose_plan", lambda *_, **__: plan)
+    monkeypatch.setattr(measurement, "choose_plan", lambda *_, **__: plan)
     options = {"n_samples": 6, "relative_error": None, "prediction": False}
     with Study(tmp_path / "landscape.db") as study:
         first = average_sharpness(problem, 0.1, study=study, **options)

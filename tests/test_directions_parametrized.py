@@ -9,8 +9,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from landscape.doctor.contents import weights as weights_check
 from landscape.problem import Problem
-from landscape.problem._filters import filter_norms_of
-from landscape.problem._owners import owner_of
+from landscape.problem._filters import filter_norms_of, owner_of
 from landscape.sharpness._relative_flatness import neuron_blocks
 from landscape.surface import random_direction
 

@@ -12,8 +12,7 @@ from cases import CASES, case_named
 from test_operators_pieces import wide
 from torch import nn
 
-from landscape.curvature._eigenpairs import top_eigenpairs
-from landscape.curvature._overlap import overlap
+from landscape.curvature._eigenpairs import overlap, top_eigenpairs
 from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import Evaluator
 from landscape.operators import CURVATURES

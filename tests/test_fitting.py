@@ -17,12 +17,12 @@ from landscape.evaluate import (
     Displaced,
     Engine,
     Evaluator,
-    _fitting,
     _selftest,
+    _values,
     check_hessian,
     measure_signature,
 )
-from landscape.evaluate._fitting import counting, kept_by
+from landscape.evaluate._values import counting, kept_by
 from landscape.problem import Problem
 from landscape.problem.problem import Footprint
 
@@ -55,7 +55,7 @@ def sizes_of(evaluator: Evaluator, call: Any) -> list[int]:
 
 
 def low_limit(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
-    monkeypatch.setattr(_fitting, "_LEAST", {"cpu": n_bytes})
+    monkeypatch.setattr(_values, "_LEAST", {"cpu": n_bytes})
 
 
 @pytest.mark.parametrize("loss", [None, F.cross_entropy, nn.CrossEntropyLoss(reduction="sum")])
@@ -272,6 +272,7 @@ class Peak(TorchDispatchMode):
 def wide(monkeypatch: pytest.MonkeyPatch) -> tuple[Problem, int]:
     """A problem whose weights take far more memory than its activations."""
     monkeypatch.setattr(_selftest, "WIDE_PARAMETERS", 2**16)
+    monkeypatch.setattr(_values, "WIDE_PARAMETERS", 2**16)
     monkeypatch.setattr(_selftest, "_DRAWN", 2**12)
     torch.manual_seed(0)
     layers = [part for _ in range(8) for part in (nn.Linear(300, 300), nn.Tanh())]

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "landscape",
         "errors",
         "checks",
+        "choices",
         "wording",
         "files",
         "intervals",
@@ -158,7 +159,7 @@ def test_what_only_reads_results_needs_no_torch(part: str) -> None:
 def test_only_one_module_converts_and_one_evaluates() -> None:
     """What torch.vmap needs, substituted weights, is made in one place."""
     using = {name for name, file in modules().items() if "torch.func" in imported(name, file)}
-    assert using == {"landscape.evaluate._stand_ins"}
+    assert using == {"landscape.evaluate._engine"}
 
 
 # The helpers fail when they should

@@ -30,7 +30,7 @@ from landscape.errors import (
     first_line,
 )
 from landscape.evaluate import Evaluator
-from landscape.evaluate._pieces import sample_of
+from landscape.evaluate._plans import sample_of
 from landscape.problem import Problem, load_problem
 from landscape.problem._batches import Batches
 from landscape.problem._batching import Batching

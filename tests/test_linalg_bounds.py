@@ -14,10 +14,15 @@ from test_linalg_eigen import BULK, solve, symmetric
 
 from landscape.errors import InvalidArgumentError
 from landscape.linalg import lanczos, power_iteration
-from landscape.linalg.basis import KrylovBasis, SpectrumEnd
-from landscape.linalg.bounds import Enclosure, LanczosTridiagonal, least_cosine
-from landscape.linalg.budget import basis_for
+from landscape.linalg.basis import (
+    Enclosure,
+    KrylovBasis,
+    LanczosTridiagonal,
+    SpectrumEnd,
+    least_cosine,
+)
 from landscape.linalg.krylov import SCRATCH_BYTES, Operator
+from landscape.linalg.lanczos import basis_for
 
 HARD = (1 + np.cos(np.linspace(0, np.pi, 199))) / 2
 SPECTRA = {
@@ -323,7 +328,7 @@ PEAK = """
 import sys
 import torch
 from landscape.linalg import lanczos
-from landscape.linalg.budget import basis_for
+from landscape.linalg.lanczos import basis_for
 n, budget, options = 2_000_000, float(sys.argv[1]), eval(sys.argv[2])
 torch.set_num_threads(1)
 small = torch.linspace(0, 1, 500)

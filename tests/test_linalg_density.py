@@ -13,8 +13,7 @@ from test_linalg_trace import assert_coverage, assert_unbiased, orthogonal, symm
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.linalg import density
-from landscape.linalg.density import spectral_density
-from landscape.linalg.quadrature import _bracket, gauss_rule
+from landscape.linalg.density import _bracket, gauss_rule, spectral_density
 
 SEEDS = 200
 N = 40

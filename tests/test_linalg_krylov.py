@@ -10,14 +10,7 @@ import torch
 
 from landscape.errors import NonFiniteError
 from landscape.linalg import krylov
-from landscape.linalg.krylov import (
-    combine,
-    descending,
-    dot,
-    inner,
-    norm,
-    orthogonalise,
-)
+from landscape.linalg.krylov import combine, dot, inner, norm, orthogonalise
 
 
 def vectors(m, n, *, dtype=torch.float64, seed=0):
@@ -103,14 +96,6 @@ def test_random_vectors_follow_from_the_seed_and_differ():
     assert first.equal(two.random_unit_vector())
     assert not first.equal(one.random_unit_vector())
     assert not first.equal(other.random_unit_vector())
-
-
-def test_pairs_are_put_in_descending_order():
-    measured = np.array([[1.0, 0.1], [3.0, 0.3], [2.0, 0.2], [3.0, 0.4]])
-    values, residuals, rows = descending(measured, torch.arange(4.0)[:, None])
-    assert values.tolist() == [3, 3, 2, 1]
-    assert residuals.tolist() == [0.3, 0.4, 0.2, 0.1]
-    assert rows[:, 0].tolist() == [1, 3, 2, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Trace and diagonal estimates against dense matrices of known spectrum."""
+"""Trace estimates against dense matrices of known spectrum."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from landscape.errors import InvalidArgumentError, NonFiniteError
-from landscape.linalg.diagonal import estimate_diagonal
-from landscape.linalg.sampling import BlockOperator, ProbeSource, StoppingRule
+from landscape.linalg.krylov import Operator
+from landscape.linalg.sampling import ProbeSource, StoppingRule
 from landscape.linalg.trace import hutchinson_trace, hutchpp_trace, krylov_trace, xtrace
 from landscape.stats import confidence_interval, student
 
@@ -211,7 +211,7 @@ def leave_out(matrix, omega, i, left_out, normalise):
 
 
 def operator_of(matrix, seed=0):
-    return BlockOperator(
+    return Operator(
         lambda v: matrix @ v,
         len(matrix),
         dtype=matrix.dtype,
@@ -286,14 +286,14 @@ def test_products_of_a_block_are_counted_and_checked():
     matrix = symmetric(SPECTRA["flat"])
     settings = {"dtype": matrix.dtype, "device": "cpu", "seed": 0, "max_matvecs": 10}
     vectors = list(torch.eye(N, dtype=matrix.dtype)[:3])
-    operator = BlockOperator(lambda v: matrix @ v, N, matmat=lambda v: v @ matrix, **settings)
+    operator = Operator(lambda v: matrix @ v, N, matmat=lambda v: v @ matrix, **settings)
     for k, product in enumerate(operator.products(vectors)):
         torch.testing.assert_close(product, matrix[k])
         assert operator.matvecs == k + 1
-    bad = BlockOperator(lambda v: v, N, matmat=lambda v: v / 0.0, **settings)
+    bad = Operator(lambda v: v, N, matmat=lambda v: v / 0.0, **settings)
     with pytest.raises(NonFiniteError, match="product 1 with the operator is not finite"):
         next(bad.products(vectors))
-    short = BlockOperator(lambda v: v, N, matmat=lambda v: v[1:], **settings)
+    short = Operator(lambda v: v, N, matmat=lambda v: v[1:], **settings)
     with pytest.raises(InvalidArgumentError, match="2 rows for 3 vectors"):
         next(short.products(vectors))
 
@@ -577,61 +577,6 @@ def test_the_noise_of_small_blocks_leaves_the_whole():
     assert abs(settled.value - float(matrix.trace())) < 4 * settled.standard_error
 
 
-# The diagonal.
-
-
-@functools.cache
-def diagonals():
-    matrix = symmetric(SPECTRA["decaying"])
-    return [
-        estimate_diagonal(
-            lambda v: matrix @ v, N, n_probes=12, seed=seed, dtype=torch.float64, device="cpu"
-        )
-        for seed in range(SEEDS)
-    ]
-
-
-def test_diagonal_is_unbiased_and_its_intervals_cover():
-    truth = symmetric(SPECTRA["decaying"]).diagonal().numpy()
-    values = np.array([found.values for found in diagonals()])
-    z = (values.mean(0) - truth) / (values.std(0, ddof=1) / math.sqrt(SEEDS))
-    assert np.abs(z).max() < 4.0
-    assert 0.7 < z.std() < 1.3
-    halves = np.array([found.half_widths for found in diagonals()])
-    covered = np.abs(values - truth) <= halves
-    assert 0.94 <= covered.mean() <= 0.965
-    assert covered.mean(axis=0).min() >= 0.88
-
-
-def test_diagonal_errors_have_the_size_of_the_rest_of_the_row():
-    matrix = symmetric(SPECTRA["decaying"]).numpy()
-    rest = (matrix**2).sum(1) - np.diag(matrix) ** 2
-    stated = np.mean([found.standard_errors**2 for found in diagonals()], axis=0)
-    np.testing.assert_allclose(stated, rest / 12, rtol=0.3)
-    one = diagonals()[0]
-    assert (one.n_probes, one.matvecs, one.exact) == (12, 12, False)
-    np.testing.assert_allclose(one.half_widths, student(0.95, 11) * one.standard_errors)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 12])
-def test_diagonal_is_exact_with_as_many_probes_as_entries(n):
-    matrix = symmetric(np.linspace(-1.0, 2.0, n))
-    found = estimate_diagonal(
-        lambda v: matrix @ v, n, n_probes=12, dtype=torch.float64, device="cpu"
-    )
-    np.testing.assert_allclose(found.values, matrix.diagonal(), atol=1e-14)
-    np.testing.assert_array_equal(found.half_widths, 0.0)
-    assert (found.exact, found.matvecs, found.n_probes) == (True, n, 0)
-
-
-def test_diagonal_of_a_diagonal_operator_needs_two_probes():
-    d = torch.linspace(-1, 1, 500, dtype=torch.float64)
-    found = estimate_diagonal(lambda v: d * v, 500, n_probes=2, dtype=torch.float64, device="cpu")
-    np.testing.assert_array_equal(found.values, d)
-    np.testing.assert_array_equal(found.standard_errors, 0.0)
-    assert not found.exact
-
-
 # Refusals.
 
 
@@ -647,14 +592,6 @@ def test_nan_in_a_product_is_named(method, at, bad):
 
     with pytest.raises(NonFiniteError, match=rf"product {at} with the operator is not finite"):
         method(matvec, N, dtype=torch.float64, device="cpu")
-
-
-def test_nan_in_a_product_for_the_diagonal_is_named():
-    for n in (3, N):
-        with pytest.raises(NonFiniteError, match="product 1 with the operator is not finite"):
-            estimate_diagonal(
-                lambda v: v * math.nan, n, n_probes=10, dtype=torch.float64, device="cpu"
-            )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -675,7 +612,7 @@ def test_arguments_out_of_range(method, options, message):
 
 
 def test_size_zero_is_refused():
-    for call in (*METHODS, estimate_diagonal):
+    for call in METHODS:
         with pytest.raises(InvalidArgumentError, match="n = 0; expected an operator of size 1"):
             call(lambda v: v, 0, dtype=torch.float64, device="cpu")
 
@@ -691,13 +628,6 @@ def test_unknown_probes_are_refused_with_the_nearest_name():
 def test_groups_that_are_no_range_are_refused(group):
     with pytest.raises(InvalidArgumentError, match=r"group slice.* 0 <= start < stop <= n = 60"):
         run(hutchinson_trace, SPECTRA["flat"], groups=[group])
-
-
-def test_too_few_probes_for_a_diagonal_are_refused():
-    with pytest.raises(
-        InvalidArgumentError, match="n_probes must be a whole number of at least 2, got 1"
-    ):
-        estimate_diagonal(lambda v: v, N, n_probes=1, dtype=torch.float64, device="cpu")
 
 
 def test_product_of_another_shape_is_refused():

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from landscape.errors import LossError, NonFiniteError
-from landscape.evaluate import Evaluator
+from landscape.evaluate import DoubleBackward, Evaluator, graph_bytes
 from landscape.operators import CURVATURES, Hessian
-from landscape.operators._hessian import DoubleBackward, ForwardOverReverse
-from landscape.operators._pieces import graph_bytes, pieces
+from landscape.operators._curvature import pieces
+from landscape.operators._hessian import ForwardOverReverse
 from landscape.problem import Problem
 
 
@@ -161,9 +161,9 @@ def test_graphs_are_kept_as_long_as_there_is_room(
     built: list[int] = []
     original = DoubleBackward.__init__
 
-    def counting(self: DoubleBackward, evaluator: Any, at: Tensor, piece: Any) -> None:
-        built.append(piece.number)
-        original(self, evaluator, at, piece)
+    def counting(self: DoubleBackward, evaluator: Any, at: Tensor, batch: Any, number: int) -> None:
+        built.append(number)
+        original(self, evaluator, at, batch, number)
 
     retained: list[bool] = []
     product = DoubleBackward.times
@@ -174,16 +174,16 @@ def test_graphs_are_kept_as_long_as_there_is_room(
 
     with Evaluator(case_named("mlp").build(4)) as evaluator:
         sizes = [
-            DoubleBackward(evaluator, evaluator.origin, piece).n_bytes
+            DoubleBackward(evaluator, evaluator.origin, piece.batch, piece.number).n_bytes
             for piece in pieces(evaluator.problem, None)
         ]
-        monkeypatch.setattr(DoubleBackward, "__init__", counting)
-        monkeypatch.setattr(DoubleBackward, "times", watched)
         operator = Hessian(
             evaluator,
             graph_bytes=2 * (sum(sizes[:kept]) + 1) if kept else 0,
             products="double-backward",
         )
+        monkeypatch.setattr(DoubleBackward, "__init__", counting)
+        monkeypatch.setattr(DoubleBackward, "times", watched)
         operator._size = (None,)  # no batch is cut
         vector = torch.ones_like(evaluator.origin)
         first = operator.matvec(vector)
@@ -200,7 +200,7 @@ def test_the_memory_of_a_graph_is_at_least_what_it_must_hold() -> None:
     model = nn.Sequential(nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1)).double()
     with Evaluator(Problem(model, nn.MSELoss(), (x, x[:, :1]))) as evaluator:
         (piece,) = pieces(evaluator.problem, None)
-        size = DoubleBackward(evaluator, evaluator.origin, piece).n_bytes
+        size = DoubleBackward(evaluator, evaluator.origin, piece.batch, 0).n_bytes
     one = 100 * 50 * 8  # the input, and the activation after the first layer
     weights = evaluator.origin.numel() * 8
     assert 2 * one + weights <= size <= 12 * one + weights
@@ -444,9 +444,8 @@ def test_a_backward_pass_that_hides_its_dependence_is_refused(kind: str, dtype: 
     data = torch.randn(9, 3, generator=generator), torch.randn(9, 2, generator=generator)
     model = nn.Sequential(nn.Linear(3, 4), Sine(), nn.Linear(4, 2))
     with Evaluator(Problem(model, nn.MSELoss(), data, dtype=dtype)) as evaluator:
-        operator = CURVATURES[kind](evaluator)
         with pytest.raises(LossError, match=r"1 \(Sine\).*operator hessian goes on"):
-            operator.matvec(evaluator.origin)
+            CURVATURES[kind](evaluator)
 
 
 class Checkpointed(nn.Module):

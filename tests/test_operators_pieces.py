@@ -13,12 +13,11 @@ import torch
 from cases import CASES, Case
 from torch import Tensor, nn
 
+from landscape.curvature._prepared import noise_floor
 from landscape.errors import LossError, NonFiniteError, ProblemError
-from landscape.evaluate import Evaluator
+from landscape.evaluate import DoubleBackward, Evaluator
 from landscape.linalg import SymmetricOperator
-from landscape.operators import CURVATURES, Hessian, noise_floor, parameter_scale
-from landscape.operators._hessian import DoubleBackward
-from landscape.operators._pieces import pieces, size_that_fits
+from landscape.operators import CURVATURES, Hessian, parameter_scale, pieces
 from landscape.problem import Problem
 
 SIZE = 101
@@ -52,7 +51,7 @@ def test_a_batch_whose_graph_does_not_fit_is_cut(kind: str, share: float) -> Non
         cut = operator(evaluator, graph_bytes=4 * limit)  # a quarter is for one part
         expected = operator(evaluator).matmat(vectors(problem))
         assert torch.allclose(cut.matmat(vectors(problem)), expected, rtol=1e-12, atol=1e-14)
-        size = size_that_fits(evaluator, limit, lambda p: operator(evaluator)._build(p).n_bytes)
+        size = operator(evaluator).size_that_fits(limit)
         parts = list(pieces(problem, size))
         assert sum(problem.batching.size(part.batch) for part in parts) == SIZE
         sizes = [problem.batching.size(part.batch) for part in parts]
@@ -96,7 +95,7 @@ def test_a_weight_that_is_no_sum_is_never_cut() -> None:
 def test_batches_are_not_cut_in_train_mode() -> None:
     with Evaluator(wide(mode="train")) as evaluator:
         assert not evaluator.divisible
-        assert size_that_fits(evaluator, 1000, lambda piece: 10**6) is None
+        assert Hessian(evaluator).size_that_fits(1000) is None
 
 
 @pytest.mark.parametrize("kind", CURVATURES)
@@ -261,11 +260,10 @@ def test_differences_that_disagree_are_refused() -> None:
 
     model = nn.Sequential(nn.Linear(6, 4), Rough(), nn.Linear(4, 3)).double()
     with Evaluator(Problem(model, nn.CrossEntropyLoss(), list(wide().batches))) as evaluator:
-        operator = Hessian(evaluator)
         with pytest.raises(
             LossError, match=r"not the slope of the loss.*1 \(Rough\).*Function Steps"
         ):
-            operator.matvec(vectors(evaluator.problem)[0])
+            Hessian(evaluator)
 
 
 # Noise
@@ -352,7 +350,7 @@ def test_rescaling_the_layers_of_a_relu_network_leaves_the_scaled_spectrum(kind:
 def test_graphs_of_a_piece_report_their_bytes() -> None:
     with Evaluator(wide()) as evaluator:
         (piece,) = pieces(evaluator.problem, None)
-        assert DoubleBackward(evaluator, evaluator.origin, piece).n_bytes > SIZE * 20 * 8
+        assert DoubleBackward(evaluator, evaluator.origin, piece.batch, 0).n_bytes > SIZE * 20 * 8
 
 
 @pytest.mark.parametrize("way", ["forward-over-reverse", "differences"])
@@ -382,7 +380,8 @@ def test_a_graph_keeps_no_gradient() -> None:
         return found
 
     with Evaluator(problem) as evaluator, mock.patch("torch.autograd.grad", noting):
-        product = DoubleBackward(evaluator, evaluator.origin, next(pieces(problem, None)))
+        piece = next(pieces(problem, None))
+        product = DoubleBackward(evaluator, evaluator.origin, piece.batch, 0)
         gc.collect()
         assert alive
         assert all(storage() is None for storage in alive)

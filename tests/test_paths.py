@@ -551,12 +551,13 @@ def test_a_training_that_was_killed_loses_one_epoch_and_gives_the_same_bits(
     whole = path(problem, end, **options)
     epoch, begun = connecting._one_epoch, []
 
-    def stops(evaluator, state, number, settings):
+    def stops(*args):
+        number = args[-2]
         begun.append(number)
         if number == stopped_in:
-            epoch(evaluator, state, number, settings)  # its work is lost
+            epoch(*args)  # its work is lost
             raise KeyboardInterrupt
-        return epoch(evaluator, state, number, settings)
+        return epoch(*args)
 
     with Study(tmp_path / "landscape.db") as study:
         monkeypatch.setattr(connecting, "_one_epoch", stops)

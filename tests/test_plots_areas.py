@@ -16,7 +16,7 @@ from samples import figures as plots
 from landscape.errors import DataError, InvalidArgumentError
 from landscape.plots.areas import FEW, area_parts, areas_of
 from landscape.plots.differences import difference_of
-from landscape.results.areas import area_below, level_set_area
+from landscape.results.surfaces import area_below, level_set_area
 
 HESSIAN = np.array([[4.0, 1.0], [1.0, 2.0]])
 

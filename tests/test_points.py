@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from cases import CASES, case_named
 from torch import nn
 
+from landscape import measurement
 from landscape.errors import (
     DataError,
     InvalidArgumentError,
@@ -27,7 +28,6 @@ from landscape.evaluate import Evaluator, Plan, check_variances, recalibrated
 from landscape.problem import Problem
 from landscape.study import Study
 from landscape.surface import (
-    _points,
     given_direction,
     plane_through,
     random_direction,
@@ -493,7 +493,7 @@ def test_points_at_once_have_one_set_of_bits_also_after_a_kill(tmp_path, monkeyp
     """The last point of a chunk that is missing is measured in the company that it had."""
     problem = Problem(network().float(), nn.CrossEntropyLoss(), examples())
     together = Plan(fold=True, points=8)
-    monkeypatch.setattr(_points, "choose_plan", lambda *_, **__: together)
+    monkeypatch.setattr(measurement, "choose_plan", lambda *_, **__: together)
     whole = surface(problem, n=5)
     assert "8 points at once" in whole.engine
     with Study(tmp_path / "landscape.db") as study:

@@ -13,7 +13,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from landscape import top_eigenpairs
 from landscape.errors import MisleadingWarning
-from landscape.evaluate import Evaluator, _selftest, check_gradient, check_hessian, layer_trials
+from landscape.evaluate import (
+    Evaluator,
+    _selftest,
+    _values,
+    check_gradient,
+    check_hessian,
+    layer_trials,
+)
 from landscape.problem import Problem
 
 
@@ -61,6 +68,7 @@ def test_kinks_raise_no_alarm(
     """Wide ReLU networks with max-pooling, also where the test has to do with float32."""
     if own == torch.float32:
         monkeypatch.setattr(_selftest, "WIDE_PARAMETERS", 0)
+        monkeypatch.setattr(_values, "WIDE_PARAMETERS", 0)
     for seed in range(6):
         torch.manual_seed(seed)
         hidden = [p for _ in range(depth) for p in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
@@ -86,8 +94,8 @@ def test_the_tests_cost_at_most_ten_passes_over_a_few_examples() -> None:
     x = torch.randn(500, 3, dtype=torch.float64)
     with Evaluator(Problem(Counting(3, 3).double(), nn.MSELoss(), (x, x))) as evaluator:
         check_hessian(evaluator)
-    assert max(sizes) == _selftest.EXAMPLES
-    assert sum(sizes) <= 10 * _selftest.EXAMPLES
+    assert max(sizes) == _values.EXAMPLES
+    assert sum(sizes) <= 10 * _values.EXAMPLES
 
 
 def test_the_trials_of_layers() -> None:

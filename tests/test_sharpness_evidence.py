@@ -17,10 +17,14 @@ from landscape.results import from_record, to_record
 from landscape.sharpness._ascent import Point
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._optimality import error_of_rise, second_order
 from landscape.sharpness._quadratic import QuadraticModel, maximise_in_ball
-from landscape.sharpness._search import FEW_PRODUCTS, Search
-from landscape.sharpness._worst_case import sharpness
+from landscape.sharpness._search import FEW_PRODUCTS, Search, SearchOptions
+from landscape.sharpness._worst_case import (
+    check_second_order,
+    error_of_rise,
+    second_order,
+    sharpness,
+)
 
 
 def random_quadratic(n: int, seed: int, *, size: float = 0.1) -> Quadratic:
@@ -146,9 +150,9 @@ def test_a_saddle_on_the_sphere_is_told_from_a_maximum():
     for i, smallest in enumerate([1.0, -1.0, -2.0]):
         d = torch.zeros(3, dtype=torch.float64)
         d[i] = 0.5
-        point = Point(d, 0.0, h @ d)
+        point = Point.of(Ball(0.5), d, 0.0, h @ d)
         assert point.gap(Ball(0.5), slope=0.0, noise=0.0) == 0.0
-        found = second_order(lambda v: h @ v, point.place(Ball(0.5)), 0.5, start.clone())
+        found = second_order(lambda v: h @ v, point, 0.5, start.clone())
         assert found.smallest == pytest.approx(smallest, abs=1e-9)
         assert found.multiplier == pytest.approx(float(h[i, i]))
         assert found.fails == (i > 0)
@@ -156,15 +160,14 @@ def test_a_saddle_on_the_sphere_is_told_from_a_maximum():
 
 def test_a_search_that_ended_at_a_saddle_goes_on_from_it():
     """Started at the second eigenvector, with nothing else to start from but it and its likes."""
-    from landscape.sharpness._worst_case import _checked
-
     q = Quadratic(np.diag([3.0, 2.0, 1.0]), np.zeros(3))
     with Evaluator(quadratic_problem(q)) as evaluator:
-        search = Search(BallObjective(evaluator), Ball(0.5), tol=1e-8, max_gradients=100)
+        ball, options = Ball(0.5), SearchOptions(tol=1e-8, max_gradients=100)
+        search = Search(BallObjective(evaluator, ball), ball, options)
         search.start_at("saddle", torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64))
         assert search.gap == 0.0
         assert search.left == 100
-        condition = _checked(search, 0)
+        condition = check_second_order(search)
         assert search.best.value == pytest.approx(0.125 * 3.0, rel=1e-8)
         assert condition is not None
         assert not condition.fails
@@ -180,8 +183,8 @@ def test_one_dimension_has_no_tangent():
 def test_a_random_vector_without_tangent_makes_no_product():
     h = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     d = torch.tensor([0.0, 0.0, 0.5], dtype=torch.float64)
-    place = Point(d, 0.375, h @ d).place(Ball(0.5))
-    found = second_order(lambda v: h @ v, place, 0.5, 4 * d)
+    point = Point.of(Ball(0.5), d, 0.375, h @ d)
+    found = second_order(lambda v: h @ v, point, 0.5, 4 * d)
     assert (found.multiplier, found.smallest, found.error) == (3.0, math.inf, 0.0)
     assert not found.fails
     assert not found.direction.any()
@@ -193,7 +196,8 @@ def test_second_order_steps_finish_what_first_order_ones_did_not():
     h = spectrum(np.concatenate([[1.0, 0.9999, 0.999], rng.uniform(0, 0.99, 37)]), 0)
     q = Quadratic(h, 1e-3 * rng.standard_normal(40))
     with Evaluator(quadratic_problem(q)) as evaluator:
-        search = Search(BallObjective(evaluator), Ball(1.0), tol=1e-10, max_gradients=4)
+        ball, options = Ball(1.0), SearchOptions(tol=1e-10, max_gradients=4)
+        search = Search(BallObjective(evaluator, ball), ball, options)
         search.start_from_gradient()
         before, search.left = search.gap, 16
         search.polish()

@@ -18,10 +18,9 @@ from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._m_sharpness import m_sharpness
-from landscape.sharpness._memory import PRODUCTS, VECTORS, room
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._search import Search
-from landscape.sharpness._worst_case import _checked, scale_of, sharpness
+from landscape.sharpness._search import PRODUCTS, VECTORS, Search, SearchOptions, room
+from landscape.sharpness._worst_case import check_second_order, sharpness
 
 WIDTH = 800  # as many parameters as gradients are added up in blocks from
 
@@ -67,7 +66,8 @@ def vectors_held(p: float, adaptive: str, *, vectors: int, phase: str, rho: floa
     """Peak of a part of the search, less that of a bare gradient or a bare product at w."""
     problem = perceptron()
     n = problem.space.n
-    fits = room(4 * n, vectors * 4 * n, scaled=adaptive != "none")
+    ball = Ball(rho, p, adaptive)
+    options = SearchOptions(max_gradients=30, memory=vectors * 4 * n)
     with Evaluator(problem) as evaluator:
         evaluator.origin  # noqa: B018
         Hessian(evaluator).matvec(torch.ones(n))  # the derivatives are tested before
@@ -77,16 +77,16 @@ def vectors_held(p: float, adaptive: str, *, vectors: int, phase: str, rho: floa
             else:
                 Hessian(evaluator).matvec(torch.ones(n))
         with Peak(n) as peak:
-            origin = BallObjective(evaluator, scale=scale_of(problem, adaptive, 0.0))
-            search = Search(origin, Ball(rho, p), max_gradients=30, room=fits)
+            origin = BallObjective(evaluator, ball)
+            search = Search(origin, ball, options)
             search.start_from_gradient()
             if phase == "climbs":
                 search.start("-gradient", -origin.point.gradient)
                 search.start("random", origin.drawn(0))
             else:
-                search.start_from_model(PRODUCTS, seed=0)
+                search.start_from_model(PRODUCTS)
                 search.polish()
-                _checked(search, 0)
+                check_second_order(search)
     return (peak.peak - bare.peak) / peak.unit
 
 

@@ -858,7 +858,7 @@ def test_a_newer_schema_asks_for_an_upgrade(path: Path, readonly: bool) -> None:
     Study(path).close()
     with closing(sqlite3.connect(path)) as plain:
         plain.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    message = r"has version 3 of the study schema, .* up to 2; upgrade landscape-sharpness"
+    message = rf"has version {SCHEMA_VERSION + 1} of .* up to {SCHEMA_VERSION}; upgrade landscape-"
     with pytest.raises(StudyError, match=message):
         Study(path, readonly=readonly)
 

@@ -242,12 +242,12 @@ def test_auto_pgd_is_the_published_algorithm_step_by_step():
 
     for rho in (0.1, 0.5, 2.0):
         zero = torch.zeros(6, dtype=torch.float64)
-        centre = Point(zero, 0.0, torch.from_numpy(slope(np.zeros(6))))
-        found = auto_pgd(objective, Ball(rho), centre)
+        centre = Point.of(Ball(rho), zero, 0.0, torch.from_numpy(slope(np.zeros(6))))
+        best, rises = auto_pgd(objective, Ball(rho), centre)
         top, values = by_hand(rise, slope, 6, rho, 20)
-        assert found.values == pytest.approx(values, rel=1e-9)
-        assert found.best.value == pytest.approx(top, rel=1e-12)
-        assert found.gradients == 20
+        assert rises == pytest.approx(values, rel=1e-9)
+        assert best.value == pytest.approx(top, rel=1e-12)
+        assert len(rises) == 20
 
 
 @pytest.mark.parametrize("p", [2.0, math.inf])

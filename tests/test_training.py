@@ -25,7 +25,7 @@ from landscape.errors import (
 from landscape.problem import load_task
 from landscape.tasks import digits
 from landscape.training import Trained, save_checkpoint, train
-from landscape.training.batches import Batches
+from landscape.training.data import Batches
 
 
 def make_data(n: int = 25) -> tuple[torch.Tensor, torch.Tensor]:

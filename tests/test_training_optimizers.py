@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from landscape.errors import CheckpointError, DataError, InvalidArgumentError
 from landscape.problem import load_task
 from landscape.training import TrainingSettings, noisy_labels, train, with_label_noise
-from landscape.training.labels import label_seed, labels_of
+from landscape.training.data import label_seed, labels_of
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.25]]).double()
 Y = torch.tensor([[1.0], [-2.0], [0.5]]).double()

@@ -16,7 +16,7 @@ from torch import nn
 
 from landscape.errors import DataError, InvalidArgumentError
 from landscape.training import SAM_FAMILY, train
-from landscape.training.batches import cut_batch
+from landscape.training.data import cut_batch
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 CLASS_WEIGHTS = torch.tensor([0.3, 1.7], dtype=torch.float64)

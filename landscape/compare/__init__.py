@@ -1,8 +1,7 @@
 """Several checkpoints measured alike, and their differences."""
 
 from landscape.compare._compare import N_COMPARED_LINE, compare
-from landscape.compare._differences import differences
-from landscape.compare._paired import paired_difference
+from landscape.compare._differences import differences, paired_difference
 
 __all__ = [
     "N_COMPARED_LINE",

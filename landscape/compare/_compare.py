@@ -13,7 +13,6 @@ from landscape.results.comparison import Comparison, Measured
 from landscape.sharpness import sharpness
 from landscape.study import Study
 from landscape.surface import (
-    N_SURFACE,
     line,
     random_direction,
     random_plane,
@@ -31,7 +30,7 @@ def compare(
     *,
     rho: float = 0.05,
     k: int = 1,
-    n: int = N_SURFACE,
+    n: int = 25,
     half_width: float = 1.0,
     seed: int = 0,
     test: Problem | None = None,

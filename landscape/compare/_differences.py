@@ -6,39 +6,39 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.compare._paired import paired_difference
+from landscape.choices import Scale
 from landscape.errors import InvalidArgumentError, LossError
 from landscape.evaluate import Engine, Evaluator, error_of_mean, final_divisor
 from landscape.measurement import cached_measurement, check_pair, identity_of
 from landscape.operators import parameter_scale
 from landscape.problem import Problem
-from landscape.results import Cost, Differences, Provenance
+from landscape.results import AverageSharpness, Cost, Differences, PairedDifference, Provenance
 from landscape.sharpness import VERSION, average_sharpness, sharpness
-from landscape.stats import student
+from landscape.stats import interval_of_mean, student
 from landscape.study import Study
 
 CONFIDENCE = 0.95
 # Losses that differ by more than this share of the larger one mislead.
 _APART = 0.5
 
+_SOURCE = ("data_fingerprint", "objective", "split", "mode", "n_parameters", "parameters")
+
 Pair = tuple[Problem, Problem]
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """One measure at both checkpoints, and the difference."""
 
     name: str
     own: float
     other: float
-    error: float
+    standard_error: float
     low: float
     high: float
 
@@ -61,9 +61,7 @@ def differences(
     checkpoint's weights by ρ in the mean square, and of normalised logits where the loss is one of
     classes; and the average on the sphere of radius ρ.
 
-    The rise of each example at the maximiser of one checkpoint less that at the maximiser of the
-    other has a standard error over the examples, which tells how far another sample of data would
-    move the difference. The maximisers are those that were found, and stay.
+    Standard errors are over the examples, the maximisers being as they are.
 
     Args:
         problem: at one checkpoint.
@@ -88,7 +86,11 @@ def differences(
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Kwon, Kim, Park, Choi (2021),
         arXiv:2102.11600; Andriushchenko, Croce, Müller, Hein, Flammarion (2023), arXiv:2302.07011.
     """
-    _check(problem, against)
+    if problem.space != against.space:
+        names = f"{problem.name} and {against.name}"
+        msg = f"{names} explore different parameters; compare like with like"
+        raise InvalidArgumentError(msg)
+    check_pair(problem, against, alike=("mode", "split", "dtype"))
     settings = {
         "against": against.checkpoint_hash,
         "mode": against.mode,
@@ -103,20 +105,11 @@ def differences(
     def measure(provenance: Provenance) -> Differences:
         started = time.perf_counter()
         rows = list(_rows((problem, against), float(rho), full, shared))
-        columns = {
-            field: np.array([getattr(row, key) for row in rows])
-            for field, key in (
-                ("own", "own"),
-                ("other", "other"),
-                ("standard_error", "error"),
-                ("low", "low"),
-                ("high", "high"),
-            )
-        }
+        names, *columns = zip(*rows, strict=True)
         return Differences(
             against=against.name,
-            names=tuple(row.name for row in rows),
-            **columns,
+            names=names,
+            **{name: np.array(c) for name, c in zip(_Row._fields[1:], columns, strict=True)},
             notes=_notes(problem.name, against.name, rows),
             settings=settings,
             # The searches have records of their own: these are the passes at their ends.
@@ -128,25 +121,16 @@ def differences(
         )
 
     found = cached_measurement(Differences, problem, settings, study, measure)
-    same = found.against == against.name
-    return found if same else dataclasses.replace(found, against=against.name)
-
-
-def _check(problem: Problem, against: Problem) -> None:
-    if problem.space != against.space:
-        names = f"{problem.name} and {against.name}"
-        msg = f"{names} explore different parameters; compare like with like"
-        raise InvalidArgumentError(msg)
-    check_pair(problem, against, alike=("mode", "split", "dtype"))
+    return dataclasses.replace(found, against=against.name)
 
 
 def _rows(pair: Pair, rho: float, full: bool, shared: dict[str, Any]) -> Iterator[_Row]:
     sizes = [float(torch.linalg.vector_norm(p.weights, dtype=torch.float64)) for p in pair]
     yield _loss_row(pair, shared["seed"])
-    yield _sharpness_row(f"sharpness, ρ = {rho:g}", pair, (rho, rho), {}, shared)
+    yield _sharpness_row(f"sharpness, ρ = {rho:g}", pair, (rho, rho), shared)
     if min(sizes) > 0:
         name = f"sharpness, ρ/‖w‖ = {rho / sizes[1]:.3g}"
-        yield _sharpness_row(name, pair, (rho * sizes[0] / sizes[1], rho), {}, shared)
+        yield _sharpness_row(name, pair, (rho * sizes[0] / sizes[1], rho), shared)
     if not full:
         return
     scale = parameter_scale(pair[1], "filterwise").double()
@@ -154,12 +138,11 @@ def _rows(pair: Pair, rho: float, full: bool, shared: dict[str, Any]) -> Iterato
     if size > 0:
         radius = rho * math.sqrt(len(scale)) / size
         name = f"adaptive sharpness, filterwise, ρ = {radius:.3g}"
-        told = {"adaptive": "filterwise"}
-        yield _sharpness_row(name, pair, (radius, radius), told, shared)
+        yield _sharpness_row(name, pair, (radius, radius), shared, adaptive="filterwise")
     try:
         normal = (pair[0].with_normalised_logits(), pair[1].with_normalised_logits())
         name = f"sharpness of normalised logits, ρ = {rho:g}"
-        yield _sharpness_row(name, normal, (rho, rho), {}, shared)
+        yield _sharpness_row(name, normal, (rho, rho), shared)
     except LossError:
         pass  # not a loss of classes by their logits
     yield _average_row(pair, rho, shared)
@@ -174,13 +157,13 @@ def _sharpness_row(
     name: str,
     pair: Pair,
     radii: tuple[float, float],
-    told: dict[str, Any],
     shared: dict[str, Any],
+    adaptive: Scale = "none",
 ) -> _Row:
     """Compare the rises of the examples at the two maximisers."""
     rises = []
     for problem, rho in zip(pair, radii, strict=True):
-        found = sharpness(problem, rho, **told, **shared)
+        found = sharpness(problem, rho, adaptive=adaptive, **shared)
         epsilon = torch.as_tensor(found.epsilon).to(problem.device, problem.dtype)
         (low, weights), (high, _) = _losses(problem, [epsilon], shared["seed"])
         rises.append((high - low, weights))
@@ -192,14 +175,15 @@ def _losses(problem: Problem, steps: list[Tensor], seed: int) -> list[tuple[Tens
     with Evaluator(problem, seed=seed) as evaluator:
         engine = Engine(evaluator)
         points = [evaluator.origin, *(evaluator.origin + step for step in steps)]
-        found = [loss.examples for loss in engine.losses(points, keep=True)]
-        if any(each is None for each in found):
-            msg = (
-                f"the loss of {problem.name} gives no losses of single examples, and a paired "
-                "difference takes them: return one loss per example"
-            )
-            raise LossError(msg)
-        return [each for each in found if each is not None]
+        losses = engine.losses(points, keep=True)
+    found = [loss.examples for loss in losses if loss.examples is not None]
+    if len(found) < len(points):
+        msg = (
+            f"the loss of {problem.name} gives no losses of single examples, and a paired "
+            "difference takes them: return one loss per example"
+        )
+        raise LossError(msg)
+    return found
 
 
 def _paired(
@@ -217,8 +201,8 @@ def _paired(
 
 
 def _average_row(pair: Pair, rho: float, shared: dict[str, Any]) -> _Row:
-    told = {"distribution": "sphere", "prediction": False}
-    own, other = (average_sharpness(problem, rho, **told, **shared) for problem in pair)  # type: ignore[arg-type]
+    options = {"distribution": "sphere", "prediction": False, **shared}
+    own, other = (average_sharpness(problem, rho, **options) for problem in pair)
     found = paired_difference(own, other)
     name = f"average on the sphere, ρ = {rho:g}"
     return _Row(name, own.value, other.value, found.standard_error, found.low, found.high)
@@ -234,4 +218,50 @@ def _notes(own: str, other: str, rows: list[_Row]) -> tuple[str, ...]:
         f"the losses differ much: as {lower} fits the data better than {higher}, its outputs may "
         "be saturated, which lowers curvature and small-radius sharpness without a wider minimum; "
         "look at normalised logits, larger ρ, and checkpoints of equal loss",
+    )
+
+
+def paired_difference(first: AverageSharpness, second: AverageSharpness) -> PairedDifference:
+    """Compare the average rises around two checkpoints, draw by draw.
+
+    With the same noise for both, what a draw of z adds to both averages cancels in their
+    difference.
+
+    Args:
+        first: the average around one checkpoint.
+        second: that around another, on the same data, with the same settings but for the number of
+            samples.
+
+    Returns:
+        The first minus the second, over the draws that both have, with its 95 % interval. No
+        passes over the data.
+
+    Raises:
+        InvalidArgumentError: if the two were not measured with the same noise on the same data.
+    """
+    names = ("rho", "distribution", "adaptive", "eta", "seed")
+    pairs = {name: (first.settings[name], second.settings[name]) for name in names}
+    for name in _SOURCE:
+        pairs[name] = getattr(first.provenance, name), getattr(second.provenance, name)
+    for name, (one, other) in pairs.items():
+        if one != other:
+            msg = (
+                f"{first.name} was measured with {name} = {one!r} and {second.name} with {other!r};"
+                " a paired difference needs the same noise on the same data: measure one again"
+            )
+            raise InvalidArgumentError(msg)
+    n = min(len(first.rises), len(second.rises))
+    a, b = first.draws[:n], second.draws[:n]
+    with np.errstate(invalid="ignore"):
+        value, error, low, high = interval_of_mean(a - b)
+    spreads = np.isfinite(value) and a.std() > 0 and b.std() > 0
+    return PairedDifference(
+        names=(first.name, second.name),
+        value=value,
+        standard_error=error,
+        low=low,
+        high=high,
+        n_draws=n,
+        rho=first.rho,
+        correlation=float(np.corrcoef(a, b)[0, 1]) if spreads else math.nan,
     )

@@ -1,8 +1,7 @@
 """Eigenpairs, trace and spectral density of the Hessian and its relatives."""
 
 from landscape.curvature._density import spectral_density
-from landscape.curvature._eigenpairs import eigenpairs_by_layer, top_eigenpairs
-from landscape.curvature._overlap import overlap
+from landscape.curvature._eigenpairs import eigenpairs_by_layer, overlap, top_eigenpairs
 from landscape.curvature._trace import trace
 
 __all__ = [

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
+from landscape.choices import Operator, Products, Scale
 from landscape.curvature._prepared import Prepared, Request, spectral_record
 from landscape.errors import InvalidArgumentError
 from landscape.linalg import SpectralDensity, lanczos
 from landscape.linalg import spectral_density as quadrature
 from landscape.linalg.krylov import Floats, norm
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.randomness import next_seed
 from landscape.results import Density, Eigenpairs
 from landscape.study import Study
@@ -32,15 +33,15 @@ _BIAS = 0.1
 def spectral_density(
     problem: Problem,
     *,
-    operator: str = "hessian",
-    outliers: int = N_OUTLIERS,
+    operator: Operator = "hessian",
+    outliers: int = 5,
     steps: int = 64,
     n_probes: int = 8,
     bandwidth: float | None = None,
     confidence: float = 0.95,
     eigenpairs: Eigenpairs | None = None,
-    scale: str = "none",
-    products: str = "auto",
+    scale: Scale = "none",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     study: Study | None = None,
@@ -83,6 +84,7 @@ def spectral_density(
         Ghorbani, Krishnan, Xiao (2019), arXiv:1901.10159; Ubaru, Chen, Saad (2017), SIAM J.
         Matrix Anal. Appl. 38.
     """
+    check_problem(problem)
     outliers = whole("outliers", outliers, least=0)
     check_real(confidence=confidence)
     check_real(or_none=True, bandwidth=bandwidth)

@@ -9,20 +9,27 @@ import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
+from landscape.choices import EigenMethod, Evidence, Operator, Products, Scale
 from landscape.curvature._prepared import (
     Prepared,
     Request,
-    derivatives_of_all,
-    explained_asymmetry,
     spectral_record,
     without_defaults,
 )
-from landscape.errors import InvalidArgumentError, one_of
-from landscape.linalg import FAILURE_PROBABILITY, EigenSolution, lanczos, power_iteration
-from landscape.linalg.budget import basis_for, least_basis, least_bytes, n_wanted
+from landscape.errors import InvalidArgumentError, LossError, ProblemError, one_of
+from landscape.evaluate import Evaluator, check_hessian
+from landscape.linalg import (
+    FAILURE_PROBABILITY,
+    AsymmetryError,
+    EigenSolution,
+    lanczos,
+    power_iteration,
+)
+from landscape.linalg.basis import n_wanted
+from landscape.linalg.lanczos import basis_for, least_basis, least_bytes
 from landscape.operators import N_GROUPS, GaussNewton, Hessian
-from landscape.problem import Problem
-from landscape.results import Eigenpairs, FloatArray
+from landscape.problem import Problem, check_problem
+from landscape.results import Eigenpairs, FloatArray, Overlap
 from landscape.stats import jackknife
 from landscape.study import Study
 
@@ -35,19 +42,19 @@ def top_eigenpairs(
     problem: Problem,
     k: int = 1,
     *,
-    operator: str = "hessian",
+    operator: Operator = "hessian",
     both_ends: bool = False,
-    method: str = "lanczos",
+    method: EigenMethod = "lanczos",
     tol: float = 1e-4,
     max_matvecs: int = 1000,
     block: int = 1,
     start: Eigenpairs | None = None,
     data_groups: int | None = None,
-    evidence: str = "full",
-    failure_probability: float = FAILURE_PROBABILITY,
+    evidence: Evidence = "full",
+    failure_probability: float = 0.01,
     split: bool = False,
-    scale: str = "none",
-    products: str = "auto",
+    scale: Scale = "none",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     study: Study | None = None,
@@ -102,6 +109,7 @@ def top_eigenpairs(
         Lanczos (1950); Wu, Simon (2000), thick-restart Lanczos, SIAM J. Matrix Anal. Appl. 22;
         Papyan (2020), the split, JMLR 21, arXiv:2008.11865.
     """
+    check_problem(problem)
     request = Request(
         operator=operator,
         scale=scale,
@@ -131,7 +139,7 @@ def top_eigenpairs(
     if split and operator != "hessian":
         msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"
         raise InvalidArgumentError(msg)
-    settings = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
+    settings: dict[str, Any] = {"k": k, "method": method, "tol": tol, "max_matvecs": max_matvecs}
     settings |= {"data_groups": data_groups, **request.settings(), **changed}
     settings |= without_defaults(
         {"split": split, "evidence": evidence}, {"split": False, "evidence": "full"}
@@ -151,7 +159,7 @@ def top_eigenpairs(
             solution = power_iteration(start=top, **options, **ready.where)
         else:
             recorded = n_groups != 0 and ready.curvature.record_parts(n_groups)
-            with explained_asymmetry():
+            try:
                 solution = lanczos(
                     both_ends=both_ends,
                     block=block,
@@ -162,6 +170,13 @@ def top_eigenpairs(
                     **options,
                     **ready.where,
                 )
+            except AsymmetryError as error:
+                msg = (
+                    "the products are not those of one symmetric matrix, though they were at the "
+                    "start: the loss is another one at each call. Is there randomness or a counter "
+                    f"in the model, the loss or the data? ({error})"
+                )
+                raise ProblemError(msg) from error
         fields = {**_fields(solution, ready), **_data_errors(solution, ready, n_groups)}
         if start is not None and first is not None:
             fields["start"] = f"{start.name} and a random vector"
@@ -195,6 +210,7 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
         each layer, where a product needs only the part of the graph above the layer; derivatives
         are tested once for all layers, and layer by layer only where that test finds a fault.
     """
+    check_problem(problem)
     k, names = whole("k", k), problem.space.names
     owners = {name: name.rpartition(".")[0] or name for name in names}
     derivatives = _derivatives(problem, **options)
@@ -209,22 +225,24 @@ def eigenpairs_by_layer(problem: Problem, k: int = 1, **options: Any) -> dict[st
 def _derivatives(
     problem: Problem,
     *,
-    operator: str = "hessian",
-    products: str = "auto",
+    operator: Operator = "hessian",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     **_: Any,
 ) -> dict[str, Any]:
-    """Test the derivatives of all layers at once, unless the products need none but gradients."""
+    """Test the derivatives in all parameters at once, unless products need none but gradients."""
     request = Request(
-        operator=operator,
-        scale="none",
-        products=products,
-        memory=memory,
-        seed=seed,
-        progress=False,
+        operator=operator, scale="none", products=products, memory=memory, seed=seed, progress=False
     )
-    return {} if products == "differences" else derivatives_of_all(problem, request)
+    if products == "differences":
+        return {}
+    with Evaluator(problem, seed=seed, graph_bytes=request.graph_bytes) as evaluator:
+        try:
+            reason = check_hessian(evaluator)
+        except LossError:  # raised again for the parameters that it is about
+            return {}
+    return {} if reason else dict(problem.derivatives)
 
 
 def _budget(
@@ -296,3 +314,46 @@ def _fields(solution: EigenSolution, ready: Prepared) -> dict[str, Any]:
     fields["errors"] = solution.errors + inexactness * float(np.abs(solution.values).max())
     fields["vectors"] = solution.vectors.cpu().numpy()
     return fields
+
+
+def overlap(first: Eigenpairs, second: Eigenpairs) -> Overlap:
+    """Measure the principal angles between the top eigenspaces of two checkpoints.
+
+    With orthonormal eigenvectors as rows of V and U, the cosines are the singular values of VUᵀ.
+
+    Args:
+        first: eigenpairs with their vectors; those from the lower end are left out.
+        second: eigenpairs of a checkpoint of the same architecture.
+
+    Returns:
+        The cosines, and the inner products of the vectors themselves. No passes over the data.
+
+    Raises:
+        InvalidArgumentError: if the vectors are of different lengths or of other parameters, of
+            THT and of H itself, or were not kept.
+
+    References:
+        Björck, Golub (1973), Math. Comput. 27; Gur-Ari, Roberts, Dyer (2018), Gradient descent
+        happens in a tiny subspace, arXiv:1812.04754.
+    """
+    v, u = (pairs.vectors[: pairs.n_top].astype(np.float64) for pairs in (first, second))
+    if v.ndim != 2 or u.ndim != 2 or v.shape[1] != u.shape[1]:
+        msg = (
+            f"eigenvectors of shapes {v.shape} and {u.shape}; expected the same number of "
+            "parameters: compare checkpoints of one architecture, measured on the same parameters"
+        )
+        raise InvalidArgumentError(msg)
+    for what, ours, theirs in (
+        ("parameters", first.provenance.parameters, second.provenance.parameters),
+        ("scale", *(pairs.settings.get("scale", "none") for pairs in (first, second))),
+    ):
+        if ours != theirs:
+            msg = (
+                f"the eigenvectors of {first.name} are of {what} {ours or 'all'}, those of "
+                f"{second.name} of {what} {theirs or 'all'}, and have no angle: measure both with "
+                f"the same {what}"
+            )
+            raise InvalidArgumentError(msg)
+    cross = v @ u.T
+    cosines = np.clip(np.linalg.svd(cross, compute_uv=False), 0.0, 1.0)
+    return Overlap(names=(first.name, second.name), cosines=cosines, cross=cross)

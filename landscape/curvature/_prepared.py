@@ -13,24 +13,23 @@ import torch
 from torch import Tensor
 
 from landscape.checks import check_real
-from landscape.errors import InvalidArgumentError, LossError, ProblemError, one_of
-from landscape.evaluate import Evaluator, check_hessian, require_finite, rounding_of_products
-from landscape.linalg import AsymmetryError, SymmetricOperator
-from landscape.measurement import cached_measurement
+from landscape.errors import InvalidArgumentError, ProblemError, one_of
+from landscape.evaluate import Evaluator, require_finite, rounding_of_products
+from landscape.linalg import SymmetricOperator
+from landscape.linalg.krylov import dot, norm
+from landscape.measurement import recall, save_record
 from landscape.operators import (
     CURVATURES,
     GRAPH_BYTES,
     N_GROUPS,
     SCALES,
     Curvature,
-    Hessian,
-    Noise,
-    noise_floor,
     parameter_scale,
 )
 from landscape.problem import Problem
 from landscape.progress import counting
-from landscape.results import Provenance, Result
+from landscape.randomness import random_unit_vector
+from landscape.results import Result
 from landscape.study import Study
 
 R = TypeVar("R", bound=Result)
@@ -72,29 +71,51 @@ def without_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Relative changes of a product when it is repeated, and when its factors are swapped."""
+
+    repeat: float = 0.0  # ‖Hu − Hu‖ of two products with the same vector, over ‖Hu‖
+    asymmetry: float = 0.0  # |uᵀHv − vᵀHu| over ‖Hv‖, with v = Hu/‖Hu‖
+
+    @property
+    def floor(self) -> float:
+        """Relative residual below which a result cannot be trusted."""
+        return max(self.repeat, self.asymmetry)
+
+
+def noise_floor(operator: SymmetricOperator, *, seed: int) -> Noise:
+    """Repeat a product, and compare uᵀHv with vᵀHu, for a random u; 3 products."""
+    u = random_unit_vector(operator.n, seed=seed).to(operator.device, operator.dtype)
+    first, second = operator.matvec(u), operator.matvec(u)
+    size = norm(first)
+    if size == 0.0:
+        return Noise()
+    repeat = norm(first - second) / size
+    if repeat > torch.finfo(operator.dtype).eps ** 0.5:
+        msg = (
+            f"two products with the same vector differ by {repeat:.1%}: the loss is another one at "
+            "each pass. Is there randomness in the forward pass or in the data (dropout in train "
+            "mode of its own, augmentation, sampling), or a kernel that is not deterministic "
+            "(torch.use_deterministic_algorithms)?"
+        )
+        raise ProblemError(msg)
+    v = first / size
+    product = operator.matvec(v)
+    swapped = abs(dot(u, product) - dot(v, first))
+    return Noise(repeat=repeat, asymmetry=swapped / max(norm(product), size))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """An operator that has passed its test.
+    """An operator that has passed its test."""
 
-    Attributes:
-        operator: the operator, scaled if requested; its matvec counts on the progress bar.
-        curvature: the bare operator, for products by batch.
-        scale: diagonal of T where THT is measured; None: the identity.
-        evaluator: runs the model.
-        noise: how far products can be trusted.
-        progress: whether to show progress bars.
-    """
-
-    operator: SymmetricOperator
-    curvature: Curvature
-    scale: Tensor | None
+    operator: SymmetricOperator  # scaled if requested
+    where: Mapping[str, Any]  # the operator in parts; its matvec counts on the progress bar
+    curvature: Curvature  # the bare operator, for products by batch
+    scale: Tensor | None  # diagonal of T where THT is measured; None: the identity
     evaluator: Evaluator
     noise: Noise
     progress: bool | None
-
-    @property
-    def where(self) -> Mapping[str, Any]:
-        """The operator in parts, as algorithms take it."""
-        return {name: getattr(self.operator, name) for name in ("matvec", "n", "dtype", "device")}
 
     def scaled(self, vectors: Tensor) -> Tensor:
         """Return the vectors that the bare operator sees where THT sees these."""
@@ -142,79 +163,47 @@ def spectral_record(
     tested: bool = True,
 ) -> R:
     """Recall a spectral record, or measure its fields with a tested operator and save it."""
-
-    def record(provenance: Provenance) -> R:
-        size = request.graph_bytes if graph_bytes is None else graph_bytes
-        with _prepared(problem, request, what, graph_bytes=size, tested=tested) as ready:
-            fields = {
-                **measure(ready),
-                "products": ready.curvature.describe(),
-                "noise": max(ready.noise.floor, rounding_of_products(ready.evaluator)),
-            }
-            cost = ready.evaluator.cost
-        return cls(**fields, settings=settings, cost=cost, provenance=provenance)
-
-    return cached_measurement(cls, problem, settings, study, record)
-
-
-@contextmanager
-def _prepared(
-    problem: Problem, request: Request, what: str, *, graph_bytes: int, tested: bool
-) -> Iterator[Prepared]:
-    """Build an operator and test it, inside an evaluator that leaves the model as it was."""
+    provenance, found = recall(cls, problem, settings, study)
+    if found is not None:
+        return found
+    graph_bytes = request.graph_bytes if graph_bytes is None else graph_bytes
     with (
         Evaluator(problem, seed=request.seed, graph_bytes=graph_bytes) as evaluator,
         counting(f"{what} of {problem.name}", show=request.progress, unit="product") as count,
     ):
         require_finite(evaluator.loss().value, problem)
-        if request.operator == "hessian":
-            curvature: Curvature = Hessian(
-                evaluator, graph_bytes=graph_bytes, products=request.products
-            )
-        else:
-            curvature = CURVATURES[request.operator](evaluator, graph_bytes=graph_bytes)
+        options = {"products": request.products} if request.operator == "hessian" else {}
+        kind: Any = CURVATURES[request.operator]
+        curvature: Curvature = kind(evaluator, graph_bytes=graph_bytes, **options)
         scale = None if request.scale == "none" else parameter_scale(problem, request.scale)
-        noise = Noise(repeat=0.0, asymmetry=0.0)
+        noise = Noise()
         if tested:
             with curvature.on_sample() as sample:
                 noise = noise_floor(_scaled(sample, scale), seed=request.seed)
         operator = _scaled(curvature, scale)
-        counted = SymmetricOperator(
-            count(operator.matvec), operator.n, dtype=operator.dtype, device=operator.device
-        )
-        yield Prepared(
-            operator=counted,
+        ready = Prepared(
+            operator=operator,
+            where={
+                "matvec": count(operator.matvec),
+                "n": operator.n,
+                "dtype": operator.dtype,
+                "device": operator.device,
+            },
             curvature=curvature,
             scale=scale,
             evaluator=evaluator,
             noise=noise,
             progress=request.progress,
         )
+        fields = {
+            **measure(ready),
+            "products": curvature.describe(),
+            "noise": max(noise.floor, rounding_of_products(evaluator)),
+        }
+        cost = evaluator.cost
+    record = cls(**fields, settings=settings, cost=cost, provenance=provenance)
+    return save_record(record, problem, study)
 
 
 def _scaled(operator: SymmetricOperator, scale: Tensor | None) -> SymmetricOperator:
     return operator if scale is None else operator.reparametrised(scale)
-
-
-def derivatives_of_all(problem: Problem, request: Request) -> dict[str, Any]:
-    """Test the derivatives in all parameters at once, for problems with some of them."""
-    with Evaluator(problem, seed=request.seed, graph_bytes=request.graph_bytes) as evaluator:
-        try:
-            reason = check_hessian(evaluator)
-        except LossError:  # raised again for the parameters that it is about
-            return {}
-    return {} if reason else dict(problem.derivatives)
-
-
-@contextmanager
-def explained_asymmetry() -> Iterator[None]:
-    """Say of products that are not symmetric what the reason is: a loss that changes."""
-    try:
-        yield
-    except AsymmetryError as error:
-        msg = (
-            "the products are not those of one symmetric matrix, though they were at the start: "
-            "the loss is another one at each call. Is there randomness or a counter in the model, "
-            f"the loss or the data? ({error})"
-        )
-        raise ProblemError(msg) from error

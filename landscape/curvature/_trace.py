@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from landscape.checks import check_real, whole
+from landscape.choices import Operator, Products, Scale, TraceMethod
 from landscape.curvature._prepared import Prepared, Request, spectral_record
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg import (
@@ -17,7 +18,7 @@ from landscape.linalg import (
     krylov_trace,
     xtrace,
 )
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import TraceEstimate
 from landscape.study import Study
 
@@ -33,14 +34,14 @@ _IN_BLOCKS = ("krylov", "hutchinson")  # probes in blocks, and traces of diagona
 def trace(
     problem: Problem,
     *,
-    operator: str = "hessian",
+    operator: Operator = "hessian",
     layers: bool = False,
-    method: str = "krylov",
+    method: TraceMethod = "krylov",
     rtol: float = 0.05,
     confidence: float = 0.95,
     max_matvecs: int = 1000,
-    scale: str = "none",
-    products: str = "auto",
+    scale: Scale = "none",
+    products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
     study: Study | None = None,
@@ -77,6 +78,7 @@ def trace(
         Chen, Hallman (2023), arXiv:2205.01736; Hutchinson (1990); Meyer, Musco, Musco, Woodruff
         (2021), arXiv:2010.09649; Epperly, Tropp, Webber (2024), arXiv:2301.07825.
     """
+    check_problem(problem)
     chosen = one_of(method, METHODS, what="method of the trace")
     if layers and chosen not in _IN_BLOCKS:
         names_of = " and ".join(_IN_BLOCKS)

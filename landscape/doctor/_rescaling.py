@@ -24,11 +24,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from landscape.randomness import seeded
 
-__all__ = ["Filters", "Pair", "Rescaling", "find_rescalings", "rescaled"]
-
 State = Mapping[str, Tensor]
 Outputs = Callable[[State], Tensor]
 
+_FILTERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Powers of two: multiplying by them rounds nothing.
 _FACTORS = (0.25, 0.5, 2.0, 4.0)
 _LAYERS_AHEAD = 2  # that may take the output of a layer; an identity shortcut has one in between
@@ -37,17 +36,11 @@ _ROUNDING = 256  # units of the last place, relative to the largest output
 
 @dataclass(frozen=True)
 class Pair:
-    """A layer's weight and bias times a factor, and the weight of a later one divided by it.
+    """A layer's weight and bias times a factor, and the weight of a later one divided by it."""
 
-    Attributes:
-        first: name of the layer whose output is multiplied.
-        second: name of the layer that takes it.
-        factor: positive.
-    """
-
-    first: str
-    second: str
-    factor: float
+    first: str  # name of the layer whose output is multiplied
+    second: str  # name of the layer that takes it
+    factor: float  # positive
 
     def __str__(self) -> str:
         return f"{self.first} times {self.factor:g}, {self.second} divided by it"
@@ -64,18 +57,12 @@ class Filters:
 
     σ'² = a² (σ² + e) − e, e the layer's own epsilon, so that the normalised values stay the same;
     a filter whose new variance would be negative is left as it is.
-
-    Attributes:
-        layer: name of the layer that holds the filters.
-        norm: name of the BatchNorm.
-        factors: one for each filter, positive.
-        epsilon: what the BatchNorm adds to the variance.
     """
 
-    layer: str
-    norm: str
-    factors: tuple[float, ...]
-    epsilon: float
+    layer: str  # name of the layer that holds the filters
+    norm: str  # name of the BatchNorm
+    factors: tuple[float, ...]  # one for each filter, positive
+    epsilon: float  # what the BatchNorm adds to the variance
 
     def __str__(self) -> str:
         low, high = min(self.factors), max(self.factors)
@@ -120,7 +107,8 @@ def find_rescalings(
         arXiv:1703.04933.
     """
     if state is None:
-        state = {name: tensor.detach() for name, tensor in _tensors(model)}
+        named = [*model.named_parameters(), *model.named_buffers()]
+        state = {name: tensor.detach() for name, tensor in named}
     order, expected = _order(model, outputs)
     generator = seeded(seed)
     found: list[Rescaling] = []
@@ -139,11 +127,15 @@ def _candidates(
     """Propose what the outputs of a layer may be traded against."""
     layer = model.get_submodule(first)
     behind = model.get_submodule(later[0]) if later else None
-    if _has_filters(layer) and isinstance(behind, _BatchNorm) and behind.running_var is not None:
+    if (
+        isinstance(layer, _FILTERED)
+        and isinstance(behind, _BatchNorm)
+        and behind.running_var is not None
+    ):
         factors = _draw(generator, len(behind.running_var))
-        if len(behind.running_var) == len(layer.weight):  # type: ignore[arg-type]
+        if len(behind.running_var) == len(layer.weight):
             yield Filters(first, later[0], factors, behind.eps)
-    linear = [name for name in later if not _is_norm(model.get_submodule(name))]
+    linear = [n for n in later if isinstance(model.get_submodule(n), (nn.Linear, _ConvNd))]
     for second in linear[:_LAYERS_AHEAD]:
         yield Pair(first, second, *_draw(generator, 1))
 
@@ -203,18 +195,6 @@ def _entry(layer: str, part: str) -> str:
     return f"{layer}.{part}" if layer else part
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]
-
-
 def _is_layer(part: nn.Module) -> bool:
     kinds = (nn.Linear, _ConvNd, _BatchNorm, nn.LayerNorm, nn.GroupNorm)
     return isinstance(part, kinds) and part._parameters.get("weight") is not None
-
-
-def _is_norm(part: nn.Module) -> bool:
-    return not isinstance(part, (nn.Linear, _ConvNd))
-
-
-def _has_filters(part: nn.Module) -> bool:
-    return isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))

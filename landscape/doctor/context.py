@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -14,28 +17,26 @@ from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.results.diagnoses import Check
 
-__all__ = ["DiagnosticContext", "not_applicable"]
+if TYPE_CHECKING:
+    from landscape.doctor.invariance import Moved
 
 MATVECS = 16
 """Products for the two ends of the spectrum: their sign and size, not their digits."""
 
 
+@dataclass
 class DiagnosticContext:
-    """A checkpoint and a problem, inside of an entered evaluator.
+    """A checkpoint and a problem, inside of an entered evaluator."""
 
-    Attributes:
-        evaluator: what everything is measured with.
-        problem: what is examined.
-        held_out: the same model on other data; None: not given.
-        seed: of every random choice.
-    """
+    evaluator: Evaluator  # what everything is measured with
+    held_out: Problem | None  # the same model on other data; None: not given
+    seed: int  # of every random choice
+    moved: Moved | None = None  # what the test of invariance measured; None: nothing yet
 
-    def __init__(self, evaluator: Evaluator, held_out: Problem | None, seed: int) -> None:
-        """Take note; nothing is measured yet."""
-        self.evaluator = evaluator
-        self.problem = evaluator.problem
-        self.held_out = held_out
-        self.seed = seed
+    @property
+    def problem(self) -> Problem:
+        """The problem that is examined."""
+        return self.evaluator.problem
 
     @cached_property
     def loss(self) -> LossValue:
@@ -89,6 +90,13 @@ class DiagnosticContext:
         return float(np.abs(self.spectrum.values).max())
 
 
-def not_applicable(name: str, why: str) -> Check:
-    """Make a check that could not be made."""
-    return Check(name=name, verdict="not applicable", finding=why)
+def check(
+    verdict: str, finding: str, numbers: Mapping[str, float] | None = None, advice: str = ""
+) -> Check:
+    """Make a check, which `diagnose` gives its name."""
+    return Check(name="", verdict=verdict, finding=finding, advice=advice, numbers=numbers or {})
+
+
+def not_applicable(reason: str) -> Check:
+    """Make a check that cannot be made."""
+    return check("not applicable", reason)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from landscape.doctor import contents, minimum, outputs, setup
+from landscape.doctor import contents, minimum, setup
 from landscape.doctor.context import DiagnosticContext, not_applicable
-from landscape.doctor.derivatives import derivatives
-from landscape.doctor.invariance import Moved, invariance
+from landscape.doctor.invariance import invariance
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.measurement import Run, Work, identity_of
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Cost
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.study import Study
@@ -19,18 +19,17 @@ from landscape.study import Study
 PRICE = Cost(forwards=25, gradients=10, hvps=55)
 """What `diagnose` takes at most, in passes over the data."""
 
-_FIRST: dict[str, Callable[[DiagnosticContext], Check]] = {
+CHECKS: dict[str, Callable[[DiagnosticContext], Check]] = {
     "loss": setup.loss,
     "determinism": setup.determinism,
     "batching": setup.batching,
     "mode": setup.mode,
     "BatchNorm": setup.batchnorm,
-    "derivatives": derivatives,
+    "derivatives": setup.derivatives,
     "gradient": minimum.gradient,
     "lowest curvature": minimum.lowest_curvature,
-    "saturation": outputs.saturation,
-}
-_THEN: dict[str, Callable[[DiagnosticContext], Check]] = {
+    "saturation": contents.saturation,
+    "invariance": invariance,
     "data": contents.data,
     "held-out data": contents.held_out,
     "weights": contents.weights,
@@ -76,9 +75,15 @@ def diagnose(
     >>> diagnose(problem, progress=False)["gradient"].verdict
     'warning'
     """
+    check_problem(problem)
     settings: dict[str, Any] = {"seed": seed}
     if held_out is not None:
-        _check_held_out(problem, held_out)
+        if held_out.space != problem.space:
+            msg = (
+                "the held-out problem has other parameters than the one that is examined; make it "
+                "of the same model, on other data"
+            )
+            raise InvalidArgumentError(msg)
         held_out = held_out.at(problem)
         settings["held_out"] = {
             "split": held_out.split,
@@ -90,37 +95,17 @@ def diagnose(
 
     def measure(work: Work) -> dict[str, Any]:
         context = DiagnosticContext(work.evaluator, held_out, seed)
-        check = work.count(_attempt)
-        checks = [check(context, name, function) for name, function in _FIRST.items()]
-        tested, moved = _attempt_invariance(context)
-        checks += [tested]
-        checks += [check(context, name, function) for name, function in _THEN.items()]
-        return {"checks": tuple(checks), **({} if moved is None else vars(moved))}
+        attempt = work.count(_attempt)
+        checks = tuple(attempt(context, name) for name in CHECKS)
+        return {"checks": checks, **(vars(context.moved) if context.moved else {})}
 
     run = Run(study=study, seed=seed, progress=progress)
     return run.record(Diagnosis, problem, settings, measure, what="doctor", unit="check")
 
 
-def _attempt(
-    patient: DiagnosticContext, name: str, function: Callable[[DiagnosticContext], Check]
-) -> Check:
+def _attempt(context: DiagnosticContext, name: str) -> Check:
     try:
-        return function(patient)
+        found = CHECKS[name](context)
     except LandscapeError as error:  # said in the report, where the other checks still help
-        return not_applicable(name, str(error))
-
-
-def _attempt_invariance(patient: DiagnosticContext) -> tuple[Check, Moved | None]:
-    try:
-        return invariance(patient)
-    except LandscapeError as error:
-        return not_applicable("invariance", str(error)), None
-
-
-def _check_held_out(problem: Problem, held_out: Problem) -> None:
-    if held_out.space != problem.space:
-        msg = (
-            "the held-out problem has other parameters than the one that is examined; make it of "
-            "the same model, on other data"
-        )
-        raise InvalidArgumentError(msg)
+        found = not_applicable(str(error))
+    return dataclasses.replace(found, name=name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.doctor._rescaling import Outputs, find_rescalings, rescaled
-from landscape.doctor.context import DiagnosticContext, not_applicable
+from landscape.doctor.context import DiagnosticContext, check, not_applicable
 from landscape.doctor.minimum import RHO
 from landscape.evaluate import Evaluator, sample, stand_ins
 from landscape.linalg.krylov import dot
@@ -31,60 +31,52 @@ _STEP = 0.5  # along the filter-normalised direction
 _SAME = 1e-3  # change of the loss, relative, that is rounding
 _STILL, _MOVED = 0.01, 0.5  # change of a measure, relative
 
-_NAME = "invariance"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What was rescaled, and each measure before and after.
+    """What was rescaled, and each measure before and after."""
 
-    Attributes:
-        rescaled: each rescaling, in words.
-        measures: names.
-        before: shape (m,).
-        after: shape (m,).
-    """
-
-    rescaled: tuple[str, ...]
-    measures: tuple[str, ...]
-    before: FloatArray
-    after: FloatArray
+    rescaled: tuple[str, ...]  # each rescaling, in words
+    measures: tuple[str, ...]  # names
+    before: FloatArray  # shape (m,)
+    after: FloatArray  # shape (m,)
 
 
-def invariance(patient: DiagnosticContext) -> tuple[Check, Moved | None]:
+def invariance(context: DiagnosticContext) -> Check:
     """Rescale all that can be, by powers of two from 1/4 to 4, and measure again.
 
     References:
         Dinh, Pascanu, Bengio, Bengio (2017), Sharp minima can generalize for deep nets,
         arXiv:1703.04933; Kwon, Kim, Park, Choi (2021), ASAM, arXiv:2102.11600.
     """
-    own = patient.finite_loss
-    if patient.problem.mode == "train":
-        return not_applicable(_NAME, "in train mode the statistics of the batch take part"), None
-    patient.evaluator.write()
-    state = _state(patient.problem)
+    own = context.finite_loss
+    if context.problem.mode == "train":
+        return not_applicable("in train mode the statistics of the batch take part")
+    context.evaluator.write()
+    state = _state(context.problem)
     found = find_rescalings(
-        patient.problem.model, _outputs(patient), state=state, seed=patient.seed
+        context.problem.model, _outputs(context), state=state, seed=context.seed
     )
     if not found:
-        why = "no layers that can be rescaled against each other without changing the outputs"
-        return not_applicable(_NAME, why), None
-    other = patient.problem.at(rescaled(state, found))
-    top = patient.spectrum.values[0]
-    before = _measures(patient, patient.evaluator, own, patient.gradient, float(top))
-    with Evaluator(other, seed=patient.seed) as evaluator:
+        return not_applicable(
+            "no layers that can be rescaled against each other without changing the outputs"
+        )
+    other = context.problem.at(rescaled(state, found))
+    top = float(context.spectrum.values[0])
+    before = _measures(context, context.evaluator, own, context.gradient, top)
+    with Evaluator(other, seed=context.seed) as evaluator:
         value, gradient = evaluator.gradient()
-        top = patient.ends(evaluator, both=False, matvecs=_TOP).values[0]
-        after = _measures(patient, evaluator, value.value, gradient, float(top))
+        top = _top(context, evaluator, matvecs=_TOP)
+        after = _measures(context, evaluator, value.value, gradient, top)
     for name, count in evaluator.passes.items():
-        patient.evaluator.passes[name] += count
-    moved = Moved(
+        context.evaluator.passes[name] += count
+    context.moved = Moved(
         rescaled=tuple(map(str, found)),
         measures=tuple(before),
         before=np.array(list(before.values())),
         after=np.array(list(after.values())),
     )
-    return _verdict(own, value.value, moved), moved
+    return _verdict(own, value.value, context.moved)
 
 
 def _verdict(own: float, loss: float, moved: Moved) -> Check:
@@ -94,47 +86,38 @@ def _verdict(own: float, loss: float, moved: Moved) -> Check:
     numbers |= {f"ratio {name}": float(ratio) for name, ratio in ratios.items()}
     text = f"{len(moved.rescaled)} rescalings leave the function as it is (loss {number(loss)})"
     if not abs(loss - own) <= _SAME * max(abs(own), _SAME):
-        return Check(
-            name=_NAME,
-            verdict="warning",
-            finding=f"{len(moved.rescaled)} rescalings that leave the outputs on {_EXAMPLES} "
-            f"examples as they are change the loss from {number(own)} to {number(loss)}",
-            advice="compute in float64: rounding is large where layers differ much in scale",
-            numbers=numbers,
+        text = (
+            f"{len(moved.rescaled)} rescalings that leave the outputs on {_EXAMPLES} examples as "
+            f"they are change the loss from {number(own)} to {number(loss)}"
         )
-    astray = [
-        name
-        for name, r in ratios.items()
-        if np.isfinite(r) and not 1 / (1 + _MOVED) <= r <= 1 + _MOVED
-    ]
+        advice = "compute in float64: rounding is large where layers differ much in scale"
+        return check("warning", text, numbers, advice)
+    low, high = 1 / (1 + _MOVED), 1 + _MOVED
+    astray = [name for name, r in ratios.items() if np.isfinite(r) and not low <= r <= high]
     still = [name for name, r in ratios.items() if abs(r - 1) < _STILL]
     if not astray:
-        return Check(name=_NAME, verdict="fine", finding=text, numbers=numbers)
+        return check("fine", text, numbers)
     shown = ", ".join(f"{name} (times {number(ratios[name])})" for name in astray)
-    return Check(
-        name=_NAME,
-        verdict="note",
-        finding=f"{text}, but move: {shown}; as they were: {', '.join(still) or 'none'}",
-        advice="what moves depends on how the weights are spread over the layers: compare "
-        "checkpoints that were trained in different ways by the measures that stood still",
-        numbers=numbers,
+    text += f", but move: {shown}; as they were: {', '.join(still) or 'none'}"
+    advice = (
+        "what moves depends on how the weights are spread over the layers: compare checkpoints "
+        "that were trained in different ways by the measures that stood still"
     )
+    return check("note", text, numbers, advice)
 
 
 def _measures(
-    patient: DiagnosticContext, evaluator: Evaluator, own: float, gradient: Tensor, top: float
+    context: DiagnosticContext, evaluator: Evaluator, own: float, gradient: Tensor, top: float
 ) -> dict[str, float]:
     """Measure in several cheap ways, given the loss, its gradient and the largest eigenvalue."""
-    problem, origin, seed = evaluator.problem, evaluator.origin, patient.seed
+    problem, seed = evaluator.problem, context.seed
     scale = parameter_scale(problem, "elementwise")
 
     def rise(epsilon: Tensor) -> float:
-        return evaluator.loss(origin + epsilon).value - own
+        return evaluator.loss(evaluator.origin + epsilon).value - own
 
     def scaled_top(kind: str) -> float:
-        t = parameter_scale(problem, kind)
-        found = patient.ends(evaluator, t, both=False, matvecs=_SCALED)
-        return float(found.values[0])
+        return _top(context, evaluator, parameter_scale(problem, kind), matvecs=_SCALED)
 
     return {
         "largest eigenvalue": top,
@@ -149,6 +132,12 @@ def _measures(
     }
 
 
+def _top(
+    context: DiagnosticContext, evaluator: Evaluator, scale: Tensor | None = None, *, matvecs: int
+) -> float:
+    return float(context.ends(evaluator, scale, both=False, matvecs=matvecs).values[0])
+
+
 def _one_step(gradient: Tensor, scale: Tensor) -> Tensor:
     """Return ρ T²g / ‖Tg‖, the step of SAM and, adaptive, of ASAM."""
     slope = torch.linalg.vector_norm(scale * gradient)
@@ -158,18 +147,14 @@ def _one_step(gradient: Tensor, scale: Tensor) -> Tensor:
 def _trace(evaluator: Evaluator, seed: int) -> float:
     """Estimate the trace of the Hessian from a few probes of ±1, the same ones every time."""
     hessian = Hessian(evaluator)
-    generator = seeded(seed)
-    drawn = torch.randint(2, (_PROBES, hessian.n), generator=generator)
+    drawn = torch.randint(2, (_PROBES, hessian.n), generator=seeded(seed))
     probes = (2.0 * drawn - 1).to(evaluator.origin)
-    products = hessian.matmat(probes)
-    return (
-        sum(dot(probe, product) for probe, product in zip(probes, products, strict=True)) / _PROBES
-    )
+    return sum(map(dot, probes, hessian.matmat(probes))) / _PROBES
 
 
-def _outputs(patient: DiagnosticContext) -> Outputs:
+def _outputs(context: DiagnosticContext) -> Outputs:
     """Return a function that runs the model on a few examples with other values in place."""
-    evaluator, problem = patient.evaluator, patient.problem
+    evaluator, problem = context.evaluator, context.problem
     few, like = sample(evaluator), evaluator.like
 
     def body(model: nn.Module, batch: Any) -> Tensor:

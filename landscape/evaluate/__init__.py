@@ -1,9 +1,10 @@
 """The one place that runs a user's model: loss, gradient, BatchNorm, many points fast."""
 
 from landscape.evaluate._accumulators import (
-    GradientSum,
+    Displaced,
     LossSums,
     LossValue,
+    Weights,
     error_of_mean,
     final_divisor,
 )
@@ -17,38 +18,38 @@ from landscape.evaluate._batchnorm import (
 )
 from landscape.evaluate._choosing import choose_plan
 from landscape.evaluate._derivatives import (
+    DoubleBackward,
+    NotTwiceDifferentiableError,
     differentiate,
-    graph_nodes,
+    graph_bytes,
     needing_derivatives,
-    noting_reentrant,
     twice_differentiable,
 )
-from landscape.evaluate._displaced import Displaced, Weights
-from landscape.evaluate._engine import Engine
+from landscape.evaluate._engine import Engine, stand_ins, substituted
 from landscape.evaluate._evaluator import Evaluator, require_finite
-from landscape.evaluate._layers import LayerTrial, layer_trials
-from landscape.evaluate._plans import PLAIN, PRECISIONS, Plan
+from landscape.evaluate._plans import PLAIN, Plan
 from landscape.evaluate._selftest import (
+    LayerTrial,
     check_gradient,
     check_hessian,
     in_type,
+    layer_trials,
     rounding_of_products,
-    sample,
 )
 from landscape.evaluate._signature import measure_signature, provenance_of
-from landscape.evaluate._stand_ins import stand_ins, substituted
+from landscape.evaluate._values import evenly_cut, sample
 
 __all__ = [
     "PLAIN",
-    "PRECISIONS",
     "STATISTICS",
     "Displaced",
+    "DoubleBackward",
     "Engine",
     "Evaluator",
-    "GradientSum",
     "LayerTrial",
     "LossSums",
     "LossValue",
+    "NotTwiceDifferentiableError",
     "Plan",
     "Weights",
     "check_gradient",
@@ -57,16 +58,16 @@ __all__ = [
     "choose_plan",
     "differentiate",
     "error_of_mean",
+    "evenly_cut",
     "final_divisor",
     "float_buffers",
-    "graph_nodes",
+    "graph_bytes",
     "in_type",
     "interpolated",
     "layer_trials",
     "measure_signature",
     "needing_derivatives",
     "normalisers",
-    "noting_reentrant",
     "provenance_of",
     "recalibrated",
     "require_finite",

@@ -1,9 +1,9 @@
-"""Sums over the batches of a data set, in float64, divided once."""
+"""Weights to evaluate at, and sums over the batches of a data set, in float64, divided once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,23 +16,26 @@ from landscape.problem.data import describe
 from landscape.problem.losses import BatchTerms
 
 
+class Displaced:
+    """Weights that are computed in the model's own parameters, in place of a vector of them."""
+
+    def __init__(self, write: Callable[[list[Tensor]], None]) -> None:
+        """Take what writes them into the tensors of the space, in order."""
+        self.write = write
+
+
+Weights = Tensor | Displaced | None  # None: the origin
+
+
 @dataclass(frozen=True)
 class LossValue:
-    """The loss of the whole data set at one weight vector.
+    """The loss of the whole data set at one weight vector."""
 
-    Attributes:
-        value: Σ sum / Σ weight (the plain sum, for a loss with ``reduction="sum"``).
-        se: standard error over the examples; NaN where the loss gives no per-example terms.
-        metrics: means over the examples.
-        examples: where they were asked for, the loss and the weight of each example, two float64
-            tensors of shape (N,) on the CPU, in the order of the data: the loss is Σ loss / Σ
-            weight, and differences between two weight vectors can be taken example by example;
-            None where the loss gives no terms.
-    """
-
-    value: float
-    se: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    value: float  # Σ sum / Σ weight; the plain sum, for a loss with ``reduction="sum"``
+    se: float  # standard error over the examples; NaN where the loss gives no per-example terms
+    metrics: Mapping[str, float] = field(default_factory=dict)  # means over the examples
+    # Where they were asked for and the loss gives terms: loss and weight of each example, float64,
+    # shape (N,), on the CPU, in the order of the data. The loss is Σ loss / Σ weight.
     examples: tuple[Tensor, Tensor] | None = None
 
 
@@ -163,7 +166,10 @@ class LossSums:
         """Loss and weight of each example, shape (N,), float64; None where there are none."""
         if self._examples is None:
             return None
-        terms, weights = (_end_to_end(p).double() for p in zip(*self._examples, strict=True))
+        terms, weights = (
+            (parts[0] if len(parts) == 1 else torch.cat(parts)).double()
+            for parts in zip(*self._examples, strict=True)
+        )
         return terms, torch.ones_like(terms) if self._plain_sum else weights
 
     @property
@@ -204,10 +210,6 @@ class LossSums:
         kept = self.examples if keep else None
         examples = None if kept is None else (kept[0].cpu(), kept[1].cpu())
         return LossValue(value, se, self.metrics, examples)
-
-
-def _end_to_end(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _added(parts: list[Tensor]) -> Tensor:

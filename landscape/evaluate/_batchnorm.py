@@ -37,21 +37,7 @@ def recalibrated(evaluator: Evaluator, vector: Tensor) -> dict[str, Tensor]:
     Mean and variance of each layer's inputs over all examples (pooled over the batches, in
     float64; the variance with n − 1), while every BatchNorm layer normalises with the statistics
     of its batch; dropout stays off. With one batch they are exact; with several they depend a
-    little on where the batches are cut.
-
-    Args:
-        evaluator: an entered evaluator, in ``eval`` mode.
-        vector: weights of shape (n,).
-
-    Returns:
-        The buffers by name, for `Evaluator.loss`; empty for a model without such layers.
-
-    Raises:
-        InvalidArgumentError: in ``train`` mode, which does not use them.
-        DataError: if a batch of one example has no variance.
-        ProblemError: if the model or the loss fails.
-
-    Cost: one forward pass.
+    little on where the batches are cut. One forward pass.
 
     References:
         Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, section A.2;

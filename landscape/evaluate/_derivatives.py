@@ -1,19 +1,24 @@
-"""Derivatives of a user's loss, and kernels that have a second one."""
+"""Derivatives of a user's loss, products of its Hessian, and kernels that have a second one."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from landscape.errors import LossError
+
+if TYPE_CHECKING:
+    from landscape.evaluate._evaluator import Evaluator
 
 INDEPENDENT = (
     "the loss does not depend on the parameters in a differentiable way; is there a "
@@ -22,6 +27,8 @@ INDEPENDENT = (
 )
 
 
+# Older versions of torch differentiate tensors only.
+_TAKES_EDGES = "GradientEdge" in str(inspect.signature(torch.autograd.grad))
 _ONCE = "torch::autograd::Error"  # the node that torch puts behind once_differentiable
 
 
@@ -140,3 +147,83 @@ class _WrittenOut(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         v, g, dim = (*args, *(kwargs or {}).values(), 0)[:3]
         return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+# Products of the Hessian
+
+
+class NotTwiceDifferentiableError(LossError):
+    """An operation in the loss or the model has no second derivative."""
+
+
+class DoubleBackward:
+    """The gradient with its graph, to be differentiated once more along each vector."""
+
+    def __init__(self, evaluator: Evaluator, at: Tensor, batch: Any, number: int) -> None:
+        self._evaluator, self._inputs = evaluator, evaluator.parameters
+        with twice_differentiable(evaluator.model):
+            with noting_reentrant() as reentrant:
+                terms = evaluator.terms(at, batch, number)
+            if reentrant:
+                msg = (
+                    "reentrant activation checkpointing has no second derivative: call "
+                    "torch.utils.checkpoint.checkpoint with use_reentrant=False"
+                )
+                raise NotTwiceDifferentiableError(msg)
+            try:
+                gradients = differentiate(terms.total, evaluator.parameters, create_graph=True)
+            except LossError as error:
+                raise NotTwiceDifferentiableError(str(error)) from error
+        # A gradient that does not depend on the weights adds nothing.
+        self._slots = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+        outputs = [g for g in gradients if g is not None and g.requires_grad]
+        # The graph is enough: the gradients themselves would be as large as the weights.
+        self._outputs: list[Any] = (
+            [get_gradient_edge(g) for g in outputs] if _TAKES_EDGES else outputs
+        )
+        self.weight = float(terms.weight)
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Memory of the graph."""
+        return graph_bytes(*self._outputs)
+
+    def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
+        """Return the product with a vector of shape (n,) as tensors, None for zero."""
+        if not self._outputs:
+            return [None] * len(self._inputs)
+        views = self._evaluator.problem.space.views(vector)
+        try:
+            with needing_derivatives("twice"):
+                return list(
+                    torch.autograd.grad(
+                        self._outputs,
+                        self._inputs,
+                        [views[i] for i in self._slots],
+                        retain_graph=retain,
+                        allow_unused=True,
+                    )
+                )
+        except LossError as error:
+            raise NotTwiceDifferentiableError(str(error)) from error
+
+
+def graph_bytes(*outputs: Tensor | GradientEdge) -> int:
+    """Measure the memory of all tensors that the graphs of some outputs have saved."""
+    saved = [item.untyped_storage() for node in graph_nodes(*outputs) for item in _saved_by(node)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values())
+
+
+def _saved_by(node: Any) -> Iterator[Tensor]:
+    for name in dir(node):
+        if name.startswith("_saved_") or name == "saved_tensors":
+            # What has a hook is not here: activation checkpointing would compute it again.
+            raw = _listed(getattr(node, f"_raw_{name.removeprefix('_')}", ()))
+            if all(getattr(item, "unpack_hook", None) is None for item in raw):
+                for item in _listed(getattr(node, name)):
+                    if isinstance(item, Tensor) and item.layout == torch.strided:
+                        yield item
+
+
+def _listed(saved: Any) -> Sequence[Any]:
+    return saved if isinstance(saved, (tuple, list)) else (saved,)

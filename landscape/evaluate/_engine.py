@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from landscape.errors import LandscapeError, first_line
-from landscape.evaluate._accumulators import LossSums, LossValue
-from landscape.evaluate._blocks import Blocks, PointSums
-from landscape.evaluate._displaced import Displaced, Weights
+from landscape.evaluate._accumulators import Displaced, LossSums, LossValue, Weights
 from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._folding import Fold, Folding, find_folds
-from landscape.evaluate._pieces import Numbered, arranged, channels_last, pieces_of, sample_of
-from landscape.evaluate._plans import PLAIN, Plan, check_precision, computing_in
-from landscape.evaluate._stand_ins import stand_ins, substituted
+from landscape.evaluate._plans import (
+    PLAIN,
+    Numbered,
+    Plan,
+    arranged,
+    channels_last,
+    check_precision,
+    computing_in,
+    pieces_of,
+    sample_of,
+)
 from landscape.problem._live import tensors_by_name
 from landscape.problem.losses import BatchTerms
 from landscape.randomness import seeded
@@ -38,6 +46,10 @@ _LEAVING: tuple[dict[str, Any], ...] = (
     {"fold": False},
 )
 
+# Outputs that wait for the loss together: as many numbers as stay in the cache.
+_WAITING, _MOST = 2**17, 32
+
+T = TypeVar("T")
 _Result = tuple[BatchTerms, dict[str, tuple[Tensor, int]]]
 
 
@@ -47,32 +59,12 @@ class Engine:
     The numbers are those of `Evaluator.loss` to rounding: what of a plan does not give them on the
     first examples, at the origin and near it, is not done. Nothing is left in the model between
     two calls.
-
-    Attributes:
-        evaluator: what runs the model.
-        plan: what of the plan is done.
-        folds: the BatchNorm layers that are folded, each with the layer that it is folded into.
-        precision: what is computed in.
     """
 
     def __init__(
         self, evaluator: Evaluator, plan: Plan = PLAIN, *, precision: str = "exact"
     ) -> None:
-        """Try the plan on the first examples.
-
-        Args:
-            evaluator: an entered evaluator.
-            plan: the way, for example from `choose_plan`.
-            precision: ``exact``: that of the problem's dtype; ``bfloat16`` or ``float16``: what
-                torch.autocast computes in these; ``tf32``: products of float32 on a CUDA device.
-                Sums over examples are in float64 whatever the precision.
-
-        Raises:
-            InvalidArgumentError: if the precision is unknown, or needs another device or dtype.
-
-        Cost: a few forward passes over 64 examples, or over one batch where it cannot be cut;
-        none for the plain plan.
-        """
+        """Try the plan on the first examples: a few forward passes over 64 of them."""
         check_precision(precision, evaluator.problem)
         self.evaluator, self.precision = evaluator, precision
         self.plan, self.folds = plan_that_holds(evaluator, plan)
@@ -94,16 +86,9 @@ class Engine:
         buffers: Mapping[str, Tensor] | None = None,
         keep: bool = False,
     ) -> list[LossValue]:
-        """Evaluate the loss and the metrics at several weight vectors.
+        """Evaluate the loss and the metrics at several weight vectors, one forward pass each.
 
-        Args:
-            vectors: weights, each of shape (n,) or `Displaced`.
-            buffers: values for some of the model's buffers, by name; None: its own.
-            keep: also give the loss and the weight of each example.
-
-        Returns:
-            The loss of the data set at each. Cost: one forward pass each; the losses of all
-            examples are in memory at once, for each vector.
+        With ``keep``, also the loss and the weight of each example.
         """
         found: list[PointSums] = []
         size = self.plan.points if self.plan.points > 1 else max(1, len(vectors))
@@ -207,12 +192,7 @@ def _close(one: Tensor, other: Tensor, noisy: Tensor, rounding: float) -> bool:
 
 
 class Runner:
-    """Evaluates as a plan says, without asking whether that gives the same numbers.
-
-    Attributes:
-        plan: the plan.
-        at_once: whether several vectors are evaluated at once; False as soon as that has failed.
-    """
+    """Evaluates as a plan says, without asking whether that gives the same numbers."""
 
     def __init__(
         self,
@@ -225,6 +205,7 @@ class Runner:
         self.plan, self._evaluator, self._precision = plan, evaluator, precision
         self._folding = Folding(evaluator, folds) if plan.fold and folds else None
         self._compiled: Any = torch.compile(evaluator.model) if plan.compiled else None
+        # Whether several vectors are evaluated at once; False as soon as that has failed.
         self.at_once = plan.points > 1 and evaluator.problem.mode == "eval"
         self._blocks = Blocks(evaluator)
         self._is_plain = replace(plan, points=1, piece=None) == PLAIN and precision == "exact"
@@ -252,12 +233,12 @@ class Runner:
         pieces: Callable[[], Numbered],
         buffers: Mapping[str, Tensor] | None,
     ) -> list[PointSums]:
-        found: list[PointSums] = []
-        while left := vectors[len(found) :]:
-            some = left[: self._blocks.n] if self._is_plain else left[:1]
-            together = self._blocks.sums(some, pieces, buffers) if len(some) > 1 else None
-            found += together or [self._alone(vector, pieces, buffers) for vector in some]
-        return found
+        sums: list[PointSums] = []
+        while left := vectors[len(sums) :]:
+            block = left[: self._blocks.n] if self._is_plain else left[:1]
+            joint = self._blocks.sums(block, pieces, buffers) if len(block) > 1 else None
+            sums += joint or [self._alone(vector, pieces, buffers) for vector in block]
+        return sums
 
     def _alone(
         self,
@@ -340,3 +321,174 @@ def _tensors_of(terms: BatchTerms) -> dict[str, Tensor]:
     parts = {"terms": terms.terms, "weights": terms.weights}
     given = {name: part for name, part in parts.items() if part is not None}
     return {"total": terms.total, "weight": weight, **given}
+
+
+# Several outputs before one loss
+
+
+class PointSums(LossSums):
+    """Sums over the batches at one of several weight vectors, which are added up together."""
+
+    @staticmethod
+    def add_up(block: Sequence[PointSums]) -> None:
+        """Make the totals of all: the bits that each makes by itself, in far fewer operations."""
+        if not block:
+            return
+        totals = torch.stack([part for sums in block for part in sums._totals])
+        weights = torch.stack([part for sums in block for part in sums._weights])
+        # Of examples that are weighted alike, w · w is one number.
+        known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        squares = [part for sums in block for part in sums._squares(known)]
+        shape = len(block), -1
+        columns = [totals.view(shape).sum(1), weights.view(shape).sum(1)]
+        numbers = torch.cat([*columns, torch.stack(squares)]).tolist()
+        for i, sums in enumerate(block):
+            n = sum(len(terms) for terms, _ in sums._examples or ())
+            own = numbers[2 * len(block) + 3 * i :][:3]
+            sums._known = [numbers[i], numbers[len(block) + i], *own, float(n)]
+
+    def _squares(self, known: dict[tuple[int, ...], tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Return s · s, s · w and w · w, of the losses s and the weights w of the examples."""
+        if self._examples is None:
+            return [torch.full_like(self._totals[0], math.nan)] * 3
+        terms = torch.cat([terms for terms, _ in self._examples]).double()
+        key = tuple(id(weights) for _, weights in self._examples)
+        if key not in known:
+            weights = self.examples[1]  # type: ignore[index]
+            known[key] = weights, weights @ weights
+        weights, square = known[key]
+        return [terms @ terms, terms @ weights, square]
+
+
+@dataclass
+class _Waiting:
+    """What the model returned for a batch; the terms of the loss, where they are known."""
+
+    output: Any
+    target: Any
+    version: int
+    terms: BatchTerms | None
+
+
+class Blocks:
+    """Runs the model at several vectors, and the loss once for all outputs on a batch.
+
+    That is done for losses of torch whose rows do not depend on each other, without metrics, and
+    has to give the bits of one after the other at the first vectors.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator, self._is_trial = evaluator, True
+        problem = evaluator.problem
+        # Vectors that are taken together; 1: this is not done.
+        self.n = 2 if problem.loss.splits and not problem.metrics else 1
+
+    def sums(
+        self,
+        vectors: Sequence[Tensor | Displaced],
+        pieces: Callable[[], Numbered],
+        buffers: Mapping[str, Tensor] | None,
+    ) -> list[PointSums] | None:
+        """Evaluate at n vectors or less; None: they have to be evaluated one after the other."""
+        evaluator, loss = self._evaluator, self._evaluator.problem.loss
+        rows = [
+            list(evaluator.over(vector, pieces(), self._run, buffers=buffers)) for vector in vectors
+        ]
+        for column in zip(*rows, strict=True):
+            if not self._finish(column):
+                self.n = 1
+                return None
+        if self._is_trial:
+            self._decide(rows)
+        found = [PointSums(loss.sums) for _ in vectors]
+        for sums, row in zip(found, rows, strict=True):
+            for result in row:
+                assert result.terms is not None
+                sums.add(result.terms)
+        return found
+
+    def _run(self, model: nn.Module, batch: Any) -> _Waiting:
+        loss = self._evaluator.problem.loss
+        output, target = loss.forward(model, batch)
+        waits = loss.can_wait(output, target)
+        at_once = self._is_trial or not waits
+        terms = loss.of_output(output, target, batch) if at_once else None
+        return _Waiting(output if waits else None, target, output._version if waits else 0, terms)
+
+    def _finish(self, column: Sequence[_Waiting]) -> bool:
+        """Give their terms to the outputs on one batch; False: they are not what was returned."""
+        waiting = [result for result in column if result.output is not None]
+        outputs = [result.output for result in waiting]
+        if len({output.data_ptr() for output in outputs}) < len(outputs) or any(
+            result.output._version != result.version for result in waiting
+        ):
+            return False  # the model has written to it in a later pass
+        if outputs:
+            every = self._evaluator.problem.loss.of_outputs(outputs, waiting[0].target)
+            for result, terms in zip(waiting, every, strict=True):
+                if result.terms is not None and not _same_bits(result.terms, terms):
+                    return False
+                result.terms = terms
+        return True
+
+    def _decide(self, rows: Sequence[Sequence[_Waiting]]) -> None:
+        """Choose how many vectors to take together, once all of their outputs have waited."""
+        first, last = (
+            [r.output for r in row if r.output is not None] for row in (rows[0], rows[-1])
+        )
+        if len(last) < len(rows[-1]):
+            self.n = 1
+        elif len(first) == len(rows[0]):  # else the weights of the targets have just been found
+            self.n = max(1, min(_MOST, _WAITING // max(output.numel() for output in first)))
+            self._is_trial = False
+
+
+def _same_bits(one: BatchTerms, other: BatchTerms) -> bool:
+    return all(
+        a is not None and b is not None and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in ((one.total, other.total), (one.terms, other.terms))
+    )
+
+
+# Other tensors in the place of a model's own
+
+
+@contextmanager
+def stand_ins(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let other tensors take the places of parameters inside of the context."""
+    places = []
+    for name in tensors:
+        owner, _, key = name.rpartition(".")
+        places.append((model.get_submodule(owner)._parameters, key))
+    before = [(holder, key, holder.get(key)) for holder, key in places]
+    try:
+        for (holder, key), tensor in zip(places, tensors.values(), strict=True):
+            holder[key] = tensor  # type: ignore[assignment]
+        yield
+    finally:
+        for holder, key, parameter in before:
+            holder[key] = parameter
+
+
+def substituted(
+    evaluator: Evaluator,
+    tensors: Mapping[str, Tensor],
+    batch: Any,
+    body: Callable[[nn.Module, Any], T],
+) -> T:
+    """Run a function of model and batch with tensors that torch.vmap or forward mode wraps."""
+    # Whatever reaches a parameter by another way than the module's attribute sees the live one.
+    named = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    result: T = functional_call(_Host(evaluator.model), named, (body, batch), tie_weights=True)
+    return result
+
+
+class _Host(nn.Module):
+    """Carries the model, so that any function of it runs with substituted weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, body: Callable[[nn.Module, Any], Any], batch: Any) -> Any:
+        return body(self.model, batch)

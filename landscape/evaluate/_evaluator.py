@@ -22,17 +22,18 @@ from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, LossError, NonFiniteError, ProblemError, first_line
 from landscape.evaluate._accumulators import (
+    Displaced,
     GradientSum,
     LossSums,
     LossValue,
+    Weights,
     inner_product,
     joined,
     metric_total,
 )
 from landscape.evaluate._derivatives import INDEPENDENT, differentiate, noting_reentrant
-from landscape.evaluate._displaced import Displaced, Weights
-from landscape.evaluate._fitting import fitting, usual_limit
-from landscape.evaluate._selftest import check_gradient, check_values
+from landscape.evaluate._selftest import check_gradient
+from landscape.evaluate._values import check_values, fitting, usual_limit
 from landscape.precision import float32_products
 from landscape.problem import Problem
 from landscape.problem._live import Session, is_plain, uninterruptible
@@ -45,35 +46,25 @@ T = TypeVar("T")
 
 # Entries of a gradient that are held at a time where it is not needed as a whole, or a third.
 _GROUP = 2**24
+_NEEDS_GRADIENTS = (
+    "; values are computed without gradients: if the loss itself differentiates, by its inputs "
+    "for example, let it do so under torch.enable_grad()"
+)
 
 
 class Evaluator:
     """Evaluates a problem over its whole data set; a context that leaves the model as it was.
 
     Several of them on one model take turns: each call puts its own weights, buffers and modes in
-    place, and the last context that ends gives the model back.
-
-    Attributes:
-        problem: what is evaluated.
-        model: the live module.
-        passes: forward, gradient and Hessian-vector passes made so far.
+    place, and the last context that ends gives the model back. Weights are vectors of shape (n,),
+    `Displaced`, or None: the origin; buffers are values for some of the model's buffers, by name,
+    or None: the checkpoint's.
     """
 
     def __init__(
         self, problem: Problem, *, seed: int = 0, graph_bytes: float | None = None
     ) -> None:
-        """Prepare; the context manager does the rest.
-
-        Args:
-            problem: what to evaluate.
-            seed: of the dropout masks in ``train`` mode, which are the same on every pass.
-            graph_bytes: memory of what a pass keeps for its gradient; a batch that needs more is
-                cut, where the loss allows it. None: half the size of the weights, and 128 MiB at
-                least (2 GiB on other devices than the CPU).
-
-        Raises:
-            ProblemError: inside `torch.inference_mode`, where nothing has a derivative.
-        """
+        """Take a seed of the dropout masks, and a limit on what a pass keeps for its gradient."""
         if torch.is_inference_mode_enabled():
             msg = (
                 "torch.inference_mode() is on, and a measurement needs derivatives: leave it first"
@@ -141,18 +132,16 @@ class Evaluator:
     @property
     def origin(self) -> Tensor:
         """The weights at the checkpoint, shape (n,); not to be written to."""
-        if self._origin is None:
-            self._origin = self._shared_origin()
+        if self._origin is None:  # the copy that is kept anyway, or a new one
+            problem, snapshot = self.problem, Session.snapshot_of(self.model)
+            copies = problem.flat_weights
+            if snapshot is not None and not problem.is_at_checkpoint:
+                copies = snapshot.flat
+            names, flat = copies.get((problem.dtype, problem.device), ((), None))
+            same = flat is not None and names == problem.space.names
+            self._origin = flat if same else problem.weights
+            assert self._origin is not None
         return self._origin
-
-    def _shared_origin(self) -> Tensor:
-        """Return the copy of the weights that is kept anyway, or a new one."""
-        problem, snapshot = self.problem, Session.snapshot_of(self.model)
-        kept = (
-            problem.flat_weights if problem.is_at_checkpoint or snapshot is None else snapshot.flat
-        )
-        names, flat = kept.get((problem.dtype, problem.device), ((), None))
-        return problem.weights if flat is None or names != problem.space.names else flat
 
     @property
     def cost(self) -> Cost:
@@ -160,40 +149,24 @@ class Evaluator:
         return Cost(**self.passes, seconds=time.perf_counter() - self._started)
 
     def loss(
-        self, vector: Weights = None, *, buffers: Mapping[str, Tensor] | None = None
+        self,
+        vector: Weights = None,
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        batches: Iterable[tuple[int, Any]] | None = None,
     ) -> LossValue:
-        """Evaluate the loss and the metrics.
-
-        Args:
-            vector: weights of shape (n,), or `Displaced`; None: the origin.
-            buffers: values for some of the model's buffers, by name; None: the checkpoint's.
-
-        Returns:
-            The loss of the data set. Cost: one forward pass.
-        """
+        """Evaluate the loss and the metrics, by default of all data; one forward pass."""
         self.write(vector, buffers)
         sums = LossSums(self.problem.loss.sums)
         self.passes["forwards"] += 1
         with torch.no_grad():
-            for terms, metrics in self.over(vector, self.pieces(), buffers=buffers):
+            for terms, metrics in self.over(vector, self.pieces(batches), buffers=buffers):
                 sums.add(terms)
                 sums.add_metrics(metrics)
         return sums.result()
 
     def gradient(self, vector: Weights = None) -> tuple[LossValue, Tensor]:
-        """Evaluate the loss and its gradient.
-
-        Args:
-            vector: weights of shape (n,), or `Displaced`; None: the origin.
-
-        Returns:
-            The loss of the data set (without metrics) and its gradient, shape (n,). Cost: one
-            gradient pass.
-
-        Raises:
-            LossError: if the loss depends on no parameter, or its gradient by autograd is not
-                the slope of the loss.
-        """
+        """Evaluate the loss, without metrics, and its gradient, shape (n,); one gradient pass."""
         self.write(vector)
         check_gradient(self)
         sums = LossSums(self.problem.loss.sums)
@@ -219,23 +192,21 @@ class Evaluator:
     def batch_slope(
         self, vector: Weights, along: Callable[[int], Tensor], batch: Any, index: int
     ) -> tuple[BatchTerms, float]:
-        """Evaluate the summed loss of one batch, and its slope.
-
-        Args:
-            vector: weights of shape (n,), or `Displaced`; None: the origin.
-            along: gives the part of the direction in a tensor by its number in the space.
-            batch: one of the problem's batches, or a part of one.
-            index: its number.
-
-        Returns:
-            The loss, and ⟨gradient, direction⟩. Of large models a part of the gradient is held at
-            a time, and the backward pass made again for the next.
-        """
+        """Evaluate the summed loss of one batch, and its slope along the tensors ``along(i)``."""
+        # Of large models a part of the gradient is held at a time, for another backward pass each.
+        ends = self.problem.space.groups(max(_GROUP, self.problem.space.n // 3))
         parts, slopes = list[BatchTerms](), list[Tensor]()
         for _, piece in self.pieces([(index, batch)]):
-            terms, groups = self._differentiated_in_groups(vector, piece, index)
+            with torch.enable_grad(), noting_reentrant() as reentrant:
+                terms = self.terms(vector, piece, index)
             parts.append(terms)
-            for first, gradients in groups:
+            groups = [len(self._parameters)] if reentrant else ends
+            for first, last in zip([0, *groups], groups, strict=False):
+                if len(groups) == 1:
+                    gradients = self._gradients(terms, reentrant=bool(reentrant))
+                else:
+                    tensors, again = self._parameters[first:last], last < groups[-1]
+                    gradients = differentiate(terms.total, tensors, retain_graph=again)
                 for i, gradient in enumerate(gradients, first):
                     if gradient is not None:
                         slopes.append(inner_product(gradient, along(i)))
@@ -243,8 +214,8 @@ class Evaluator:
 
     def pieces(self, batches: Iterable[tuple[int, Any]] | None = None) -> Iterator[tuple[int, Any]]:
         """Cut numbered batches, by default all data, where a pass over them would not fit."""
-        own = enumerate(self._batches) if batches is None else batches
-        return fitting(self.problem, own, self._limit)
+        numbered = enumerate(self._batches) if batches is None else batches
+        return fitting(self.problem, numbered, self._limit)
 
     def new_sum(self) -> GradientSum:
         """Return a sum of gradients or products over batches, at zero."""
@@ -287,7 +258,7 @@ class Evaluator:
 
     def terms(self, vector: Weights, batch: Any, index: int) -> BatchTerms:
         """Evaluate one batch; the result is differentiable by `parameters`."""
-        return self.on_batch(vector, batch, index, self._terms)
+        return self.on_batch(vector, batch, index, self.problem.loss)[0]
 
     def on_batch(
         self,
@@ -298,31 +269,27 @@ class Evaluator:
         *,
         buffers: Mapping[str, Tensor] | None = None,
     ) -> T:
-        """Run a function of the model and a batch with weights in place.
-
-        Args:
-            vector: weights of shape (n,), or `Displaced`; None: the origin.
-            batch: one of the problem's batches, or a part of one.
-            index: its number, for messages and for the dropout masks.
-            body: the function.
-            buffers: values for some of the model's buffers, by name; None: the checkpoint's.
-
-        Returns:
-            The function's result.
-        """
-        self.prepare(vector, index, buffers)
-        with self._users_code(batch, index):
-            return body(self.model, self._handed_over(batch))
-
-    def prepare(
-        self, vector: Weights, index: int, buffers: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Put weights and buffers in place for a batch, and start the generators of its masks."""
+        """Run a function of the model and a batch with weights in place."""
         self.write(vector, buffers)
         if self.problem.mode == "train":
             # Each batch has masks of its own, the same at all weights.
             key = np.random.SeedSequence((self._seed % 2**64, index)).generate_state(1)
             seed_all(int(key[0]))
+        # The user's code may take a batch apart, and some of it writes to the tensors.
+        rebuild = copied if self.problem.trials.writes_inputs else rebuilt
+        try:
+            return body(self.model, rebuild(batch))
+        except LandscapeError as error:
+            msg = f"batch {index} of the {self.problem.split} data: {error}"
+            raise type(error)(msg) from error
+        except Exception as error:
+            first = first_line(error)
+            hint = _NEEDS_GRADIENTS if "does not require grad" in first else ""
+            msg = (
+                f"batch {index} of the {self.problem.split} data ({describe(batch)}): the model, "
+                f"the loss or a metric failed with {type(error).__name__}: {first}{hint}"
+            )
+            raise ProblemError(msg) from error
 
     def over(
         self,
@@ -332,17 +299,7 @@ class Evaluator:
         *,
         buffers: Mapping[str, Tensor] | None = None,
     ) -> Iterator[Any]:
-        """Run a function of the model and a batch on many batches, each with its number.
-
-        Args:
-            vector: weights of shape (n,), or `Displaced`; None: the origin.
-            batches: the batches with their numbers.
-            body: the function; None: `result`.
-            buffers: values for some of the model's buffers, by name; None: the checkpoint's.
-
-        Yields:
-            The function's result for each batch.
-        """
+        """Run a function of the model and a batch, by default `result`, on numbered batches."""
         for i, batch in batches:
             yield self.on_batch(vector, batch, i, body or self.result, buffers=buffers)
 
@@ -359,7 +316,15 @@ class Evaluator:
         touched = self.restore_always or self._is_touched()
         version = 0 if isinstance(vector, Displaced) or vector.is_inference() else vector._version
         if touched or self._written[0]() is not vector or self._written[1] != version:
-            self._write_weights(vector)
+            for parameter, slot, place in zip(self._parameters, self._slots, self._at, strict=True):
+                if parameter.data_ptr() != place:
+                    parameter.data = slot
+            with torch.no_grad():
+                if isinstance(vector, Displaced):
+                    vector.write(self._slots)
+                else:
+                    views = self.problem.space.views(vector.detach())
+                    torch._foreach_copy_(self._slots, views)
             self._written = weakref.ref(vector), version
         if touched or buffers is not self._buffers_written:
             self._write_others(buffers)
@@ -371,16 +336,6 @@ class Evaluator:
             or any(holder.get(key) is not buffer for holder, key, buffer in self._places)
             or self._at != [p.data_ptr() for p in self._parameters]
         )
-
-    @torch.no_grad()
-    def _write_weights(self, vector: Tensor | Displaced) -> None:
-        for parameter, slot, place in zip(self._parameters, self._slots, self._at, strict=True):
-            if parameter.data_ptr() != place:
-                parameter.data = slot
-        if isinstance(vector, Displaced):
-            vector.write(self._slots)
-        else:
-            torch._foreach_copy_(self._slots, self.problem.space.views(vector.detach()))
 
     @torch.no_grad()
     def _write_others(self, buffers: Mapping[str, Tensor] | None) -> None:
@@ -502,23 +457,6 @@ class Evaluator:
             p.grad = None
         return gradients
 
-    def _differentiated_in_groups(
-        self, vector: Weights, batch: Any, index: int
-    ) -> tuple[BatchTerms, Iterator[tuple[int, list[Tensor | None]]]]:
-        """Give the gradients of neighbouring tensors, each time with the number of the first."""
-        with torch.enable_grad(), noting_reentrant() as reentrant:
-            terms = self.terms(vector, batch, index)
-        ends = self.problem.space.groups(max(_GROUP, self.problem.space.n // 3))
-        if reentrant or len(ends) == 1:
-            return terms, iter([(0, self._gradients(terms, reentrant=bool(reentrant)))])
-
-        def groups() -> Iterator[tuple[int, list[Tensor | None]]]:
-            for first, last in zip([0, *ends], ends, strict=False):
-                own = self._parameters[first:last]
-                yield first, differentiate(terms.total, own, retain_graph=last < ends[-1])
-
-        return terms, groups()
-
     def require_dependence(self) -> None:
         """Refuse a loss that no parameter of the model moves; idle parts have slope zero."""
         owned = Session.snapshot_of(self.model)
@@ -536,37 +474,6 @@ class Evaluator:
                 p.requires_grad_(flag)
         if all(gradient is None for gradient in gradients):
             raise LossError(INDEPENDENT)
-
-    def _terms(self, model: nn.Module, batch: Any) -> BatchTerms:
-        return self.problem.loss(model, batch)[0]
-
-    def _handed_over(self, batch: Any) -> Any:
-        # The user's code may take a batch apart, and some of it writes to the tensors.
-        return copied(batch) if self.problem.trials.writes_inputs else rebuilt(batch)
-
-    @contextmanager
-    def _users_code(self, batch: Any, index: int) -> Iterator[None]:
-        try:
-            yield
-        except LandscapeError as error:
-            msg = f"batch {index} of the {self.problem.split} data: {error}"
-            raise type(error)(msg) from error
-        except Exception as error:
-            first = first_line(error)
-            msg = (
-                f"batch {index} of the {self.problem.split} data ({describe(batch)}): the model, "
-                f"the loss or a metric failed with {type(error).__name__}: {first}{_hint(first)}"
-            )
-            raise ProblemError(msg) from error
-
-
-def _hint(message: str) -> str:
-    if "does not require grad" not in message:
-        return ""
-    return (
-        "; values are computed without gradients: if the loss itself differentiates, by its inputs "
-        "for example, let it do so under torch.enable_grad()"
-    )
 
 
 def _nothing() -> None:

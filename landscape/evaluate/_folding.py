@@ -36,12 +36,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 @dataclass(frozen=True)
 class Fold:
-    """A layer, and the BatchNorm that alone uses its output.
-
-    Attributes:
-        layer: name of the convolution or linear layer.
-        norm: name of the BatchNorm.
-    """
+    """The names of a convolution or linear layer and the BatchNorm that alone uses its output."""
 
     layer: str
     norm: str
@@ -102,7 +97,7 @@ class Folding:
         """Let every folded BatchNorm return its input."""
         try:
             for norm in self._norms:
-                vars(norm)["forward"] = _identity
+                vars(norm)["forward"] = lambda given: given
             yield
         finally:
             for norm in self._norms:
@@ -188,10 +183,6 @@ def _scaled(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
     groups: int = layer.groups  # type: ignore[assignment]
     grouped = weight.view(groups, -1, *weight.shape[1:])
     return (grouped * scale.view(groups, 1, -1, *rest)).view(weight.shape)
-
-
-def _identity(given: Tensor) -> Tensor:
-    return given
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -1,9 +1,9 @@
-"""Tests of a user's model and loss on a few examples, before the first number of a problem.
+"""Tests of the derivatives of a user's loss on a few examples, before the first number.
 
-Values: the same twice, with gradients and without, and the sum over halves. Derivatives: the
-gradient against differences of the loss, the Hessian product against differences of the gradient,
-in float64 where the model allows it. Differences are taken with shrinking steps, and the distance
-between two of them is their error: a kink near the weights makes a test weak, but raises no alarm.
+The gradient against differences of the loss, the Hessian product against differences of the
+gradient, in float64 where the model allows it; and of each layer alone, to name a culprit.
+Differences are taken with shrinking steps, and the distance between two of them is their error: a
+kink near the weights makes a test weak, but raises no alarm.
 """
 
 from __future__ import annotations
@@ -12,47 +12,27 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from landscape.errors import (
-    LandscapeError,
-    LossError,
-    MisleadingWarning,
-    ProblemError,
-)
-from landscape.evaluate._accumulators import blocks, inner_product
-from landscape.evaluate._derivatives import (
-    differentiate,
-    graph_nodes,
-    needing_derivatives,
-    noting_reentrant,
-    twice_differentiable,
-)
-from landscape.evaluate._displaced import Displaced
-from landscape.evaluate._fitting import counting, measure_footprint
-from landscape.evaluate._halves import check_halves, same_loss
-from landscape.evaluate._layers import culprit
-from landscape.problem._live import unwrapped
-from landscape.problem.data import copied, leaves, move, written_to
+from landscape.errors import LandscapeError, LossError, MisleadingWarning, first_line
+from landscape.evaluate._accumulators import Displaced, blocks, inner_product
+from landscape.evaluate._derivatives import DoubleBackward, graph_nodes, twice_differentiable
+from landscape.evaluate._values import WIDE_PARAMETERS, sample
+from landscape.problem.data import leaves, map_leaves, move
 from landscape.randomness import seeded
 
 if TYPE_CHECKING:
     from landscape.evaluate._evaluator import Evaluator
-    from landscape.problem import Problem
-    from landscape.problem.losses import BatchTerms
 
 # Gives differences at a step relative to ‖w‖, and the size of what they are taken of over the step.
 Differences = Callable[[float], tuple[Tensor, float]]
 
-EXAMPLES = 32
-"""Examples of the first batch that the tests run on, where it can be cut."""
-WIDE_PARAMETERS, WIDE_EXAMPLES = 2**24, 4
-"""Above so many parameters, the tests are made in the problem's own type, on so many examples: a
-copy in float64, and the activations of more, cost memory."""
 
 _DRAWN = 2**20  # random numbers of one tensor, at most
 _STEPS = {  # of ‖w‖
@@ -64,66 +44,9 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-2}
 # Torch's own gradients of these layers are off by up to so much; they are used with a warning.
 _INEXACT, _SLIGHT = (nn.CrossMapLRN2d,), 1e-3
 _MARGIN = 20.0  # times the error of the differences, and times their rounding
-
-
-def check_values(evaluator: Evaluator) -> None:
-    """Evaluate a few examples twice, with gradients and without, and in halves; once a problem."""
-    problem, trials = evaluator.problem, evaluator.problem.trials
-    if trials.additive is not None:
-        return
-    with torch.no_grad(), _low_precision(evaluator) as low:
-        batch, once = _first_pass(evaluator)
-    trials.writes_unseen = evaluator.is_written()
-    evaluator.restore_always |= trials.writes_unseen
-    again, kept = _recorded(evaluator, batch)
-    _require_same(evaluator, batch, float(once.total), again)
-    if low:
-        msg = (
-            f"{low[0]} computes in {low[1]} (autocast inside forward?): the loss carries relative "
-            "errors of about 1e-3, and its derivatives larger ones; switch autocast off to measure"
-        )
-        warnings.warn(msg, MisleadingWarning, stacklevel=4)
-    trials.additive = problem.mode == "eval"
-    if trials.additive:
-        check_halves(evaluator, batch, once, n=_n_examples(problem))
-    measure_footprint(evaluator, batch, kept)
-
-
-def sample(evaluator: Evaluator) -> Any:
-    """Return the first examples of the first batch, or all of it where it cannot be cut."""
-    problem = evaluator.problem
-    batch = next(iter(problem.batches))
-    return _head(problem, batch) if problem.trials.additive and problem.trials.runs_parts else batch
-
-
-def _head(problem: Problem, batch: Any) -> Any:
-    batching = problem.batching
-    n = _n_examples(problem)
-    if not batching.can_split(batch) or batching.size(batch) <= n:
-        return batch
-    return batching.part(batch, 0, n)
-
-
-def _n_examples(problem: Problem) -> int:
-    return EXAMPLES if problem.space.n <= WIDE_PARAMETERS else WIDE_EXAMPLES
-
-
-def _first_pass(evaluator: Evaluator) -> tuple[Any, BatchTerms]:
-    """Evaluate the first examples, or the whole batch where the model needs that."""
-    problem, trials = evaluator.problem, evaluator.problem.trials
-    whole = next(iter(problem.batches))
-    head = _head(problem, whole)
-    for batch in (head, whole):
-        spare = copied(batch)
-        try:
-            terms = evaluator.terms(None, spare, 0)
-        except LandscapeError:
-            if batch is whole:
-                raise
-            continue
-        break
-    trials.runs_parts, trials.writes_inputs = batch is head, written_to(spare)
-    return batch, terms
+# Of a layer: the step relative to its inputs, and the relative error from which on it is wrong.
+_LAYER_STEP = {torch.float64: 1e-6, torch.float32: 5e-3}
+_LAYER_WRONG = {torch.float64: 1e-4, torch.float32: 0.1}
 
 
 def check_gradient(evaluator: Evaluator) -> None:
@@ -154,86 +77,6 @@ def rounding_of_products(evaluator: Evaluator) -> float:
     return math.sqrt(off / size) if size else 0.0
 
 
-# Values
-
-
-def _require_same(evaluator: Evaluator, batch: Any, first: float, second: float) -> None:
-    problem = evaluator.problem
-    if same_loss(first, second, problem.dtype):
-        return
-    before = {id(part): dict(vars(part)) for part in evaluator.model.modules()}
-    with torch.no_grad():
-        again = float(evaluator.terms(None, batch, 0).total)
-    kept = [
-        f"{name}.{key}".lstrip(".")
-        for name, part in evaluator.model.named_modules()
-        for key, value in vars(part).items()
-        if value is not before[id(part)].get(key, value)
-    ]
-    if same_loss(first, again, problem.dtype) and not kept:
-        msg = (
-            f"the loss of the same batch at the same weights is {first:.6g} without gradients and "
-            f"{second:.6g} with them, so that the gradient would be that of another function: does "
-            "the model look at torch.is_grad_enabled() or requires_grad, or use a fast path for "
-            "inference? Switch it off"
-        )
-        raise ProblemError(msg)
-    state = f"; the model keeps state from pass to pass in {', '.join(kept[:4])}" if kept else ""
-    msg = (
-        "the model gives another loss for the same batch and the same weights (its sum is "
-        f"{first:.6g}, then {second:.6g}, in {problem.mode} mode): is there randomness in its "
-        f"forward pass, like F.dropout without training=self.training{state}? If it is meant, as "
-        "in a variational autoencoder, let data() return the noise of each example with it"
-    )
-    raise ProblemError(msg)
-
-
-def _recorded(evaluator: Evaluator, batch: Any) -> tuple[float, int]:
-    """Evaluate with gradients, or without where the user's code cannot; and count what is kept."""
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        try:
-            with counting(evaluator, batch) as kept:
-                return float(evaluator.terms(None, batch, 0).total.detach()), sum(kept.values())
-        except LandscapeError:  # torch.func goes with no counting
-            pass
-        try:
-            return float(evaluator.terms(None, batch, 0).total.detach()), 0
-        except LandscapeError:  # said again where a gradient is asked for
-            with torch.no_grad():
-                return float(evaluator.terms(None, batch, 0).total), 0
-
-
-@contextmanager
-def _low_precision(evaluator: Evaluator) -> Iterator[list[str]]:
-    """Note the first layer whose output has fewer digits than the problem."""
-    seen: list[str] = []
-
-    def note(name: str) -> Any:
-        def hook(part: nn.Module, args: Any, output: Any) -> None:
-            for leaf in leaves(output) if not seen else ():
-                if isinstance(leaf, Tensor) and leaf.dtype in {torch.float16, torch.bfloat16}:
-                    kind = type(part).__name__
-                    seen[:] = [f"{name or 'the model'} ({kind})", str(leaf.dtype)[6:]]
-                    return
-
-        return hook
-
-    handles = [
-        part.register_forward_hook(note(name))
-        for name, part in evaluator.model.named_modules()
-        if unwrapped(part) is part and not isinstance(part, torch.jit.ScriptModule)
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-# Derivatives
-
-
 class _Point:
     """A few examples at the weights: their mean loss and its derivatives in one type.
 
@@ -258,21 +101,16 @@ class _Point:
         self.size = float(self.gradient.norm())
         self.has_slope = math.isfinite(self.size) and self.size > 0.0
 
-    def displaced(self, step: float, *, along: str = "mixed") -> Displaced:
+    def displaced(self, step: float, along: str = "mixed") -> Displaced:
         """Return weights along a direction: mixed, random, or random in the idle tensors alone."""
-        views = self.evaluator.problem.space.views
+        return Displaced(partial(self._write, self.origin, step * self.norm, along))
 
-        def write(slots: list[Tensor]) -> None:
-            torch._foreach_copy_(slots, views(self.origin))
-            self._add_direction(slots, step * self.norm, along)
-
-        return Displaced(write)
-
-    def _add_direction(self, slots: list[Tensor], reach: float, along: str) -> None:
+    def _write(self, origin: Tensor, reach: float, along: str, slots: list[Tensor]) -> None:
+        space = self.evaluator.problem.space
+        torch._foreach_copy_(slots, space.views(origin))
         if along == "mixed" and self.has_slope:
             reach /= math.sqrt(2.0)
-            slopes = self.evaluator.problem.space.views(self.gradient)
-            torch._foreach_add_(slots, slopes, alpha=reach / self.size)
+            torch._foreach_add_(slots, space.views(self.gradient), alpha=reach / self.size)
         for slot, part in self._random_parts(slots, idle=along == "idle"):
             slot.add_(part, alpha=reach)
 
@@ -306,42 +144,37 @@ class _Point:
                 drawn.div_(math.sqrt(len(chosen)) * size or 1.0)
                 yield from ((part, drawn[: len(part)]) for part in parts)
 
-    def loss(self, step: float, *, along: str) -> float:
+    def difference_of_losses(self, along: str, step: float) -> tuple[Tensor, float]:
         with torch.no_grad():
-            at = self.displaced(step, along=along)
-            return self.scale * float(self.evaluator.terms(at, self.batch, 0).total)
+            ends = [self.displaced(s * step, along) for s in (1.0, -1.0)]
+            totals = [float(self.evaluator.terms(end, self.batch, 0).total) for end in ends]
+        up, down = (self.scale * total for total in totals)
+        reach = 2 * step * self.norm
+        unit = max(abs(up), abs(down)) / reach
+        return torch.tensor((up - down) / reach, dtype=torch.float64), unit
 
-    def slope(self, step: float) -> Tensor:
-        at = self.displaced(step)
-        return self.evaluator.batch_gradient(at, self.batch, 0)[1].mul_(self.scale)
+    def difference_of_gradients(self, step: float) -> tuple[Tensor, float]:
+        ends = [self.displaced(step), self.displaced(-step)]
+        up, down = [self.evaluator.batch_gradient(end, self.batch, 0)[1] for end in ends]
+        up.mul_(self.scale)
+        down.mul_(self.scale)
+        reach = 2 * step * self.norm
+        unit = max(float(up.norm()), float(down.norm())) / reach
+        return up.sub_(down).div_(reach), unit
 
     def direction(self) -> Tensor:
         """Return the test direction, shape (n,); made anew, to hold no copy."""
         direction = torch.zeros_like(self.origin)
-        self._add_direction(self.evaluator.problem.space.views(direction), 1.0, "mixed")
+        views = self.evaluator.problem.space.views(direction)
+        self._write(direction, 1.0, "mixed", views)
         return direction
 
     def product(self, direction: Tensor) -> Tensor:
         """Return the Hessian times a vector of shape (n,), by double backward."""
-        evaluator, space = self.evaluator, self.evaluator.problem.space
-        parameters = evaluator.parameters
-        with twice_differentiable(evaluator.model):
-            with noting_reentrant() as reentrant:
-                terms = evaluator.terms(self.origin, self.batch, 0)
-            if reentrant:
-                msg = "reentrant activation checkpointing has no second derivative"
-                raise LossError(msg)
-            gradients = differentiate(terms.total, parameters, create_graph=True)
-            pairs = zip(gradients, space.views(direction), strict=True)
-            along = [(g, d) for g, d in pairs if g is not None and g.requires_grad]
-            if not along:
-                return torch.zeros_like(direction)
-            with needing_derivatives("twice"):
-                slopes, views = zip(*along, strict=True)
-                products = torch.autograd.grad(slopes, parameters, views, allow_unused=True)
-            del gradients, along, slopes, terms
-        total = evaluator.new_sum()
-        total.add(list(products))
+        product = DoubleBackward(self.evaluator, self.origin, self.batch, 0)
+        total = self.evaluator.new_sum()
+        with twice_differentiable(self.evaluator.model):
+            total.add(product.times(direction, retain=False))
         return total.result().mul_(self.scale)
 
 
@@ -373,7 +206,8 @@ def _wrong_gradient(point: _Point) -> str:
         directions.append("idle")
     for along in directions:
         claimed = point.claimed(along)
-        true = _contradiction(claimed, _differences_of_losses(point, along), point.dtype)
+        differences = partial(point.difference_of_losses, along)
+        true = _contradiction(claimed, differences, point.dtype)
         if true is not None:
             break
     else:
@@ -398,29 +232,12 @@ def _wrong_gradient(point: _Point) -> str:
     )
 
 
-def _differences_of_losses(point: _Point, along: str) -> Differences:
-    def differences(step: float) -> tuple[Tensor, float]:
-        up, down = (point.loss(sign * step, along=along) for sign in (1.0, -1.0))
-        reach = 2 * step * point.norm
-        unit = max(abs(up), abs(down)) / reach
-        return torch.tensor((up - down) / reach, dtype=torch.float64), unit
-
-    return differences
-
-
 def _wrong_product(point: _Point) -> str:
     try:
         product = point.product(point.direction())
     except LossError as error:
         return f"{_cause(point)}: {error}"
-
-    def differences(step: float) -> tuple[Tensor, float]:
-        up, down = point.slope(step), point.slope(-step)
-        reach = 2 * step * point.norm
-        unit = max(float(up.norm()), float(down.norm())) / reach
-        return up.sub_(down).div_(reach), unit
-
-    if _contradiction(product, differences, point.dtype) is None:
+    if _contradiction(product, point.difference_of_gradients, point.dtype) is None:
         if point.dtype != point.evaluator.problem.dtype:
             point.evaluator.problem.derivatives["wide"] = point.batch, point.direction(), product
         return ""
@@ -479,3 +296,158 @@ def _cause(point: _Point) -> str:
     layer = culprit(point.evaluator, point.batch, point.dtype)
     functions = ", ".join(dict.fromkeys(point.functions))
     return f"{layer}, with torch.autograd.Function {functions}" if functions else layer
+
+
+# Layer by layer
+
+
+@dataclass(frozen=True)
+class LayerTrial:
+    """Derivatives of one layer on a few examples."""
+
+    name: str
+    kind: str  # its class
+    gradient: float  # relative error of the gradient; NaN: there is none
+    second: float  # relative error of the second derivative; NaN: there is none
+    failure: str = ""  # what torch said, where there is none
+
+
+def culprit(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> str:
+    """Name the innermost layer whose derivatives are wrong or missing."""
+    try:
+        trials = layer_trials(evaluator, batch, dtype)
+    except Exception:  # whatever a user's layer does by itself, it must not end the measurement
+        return "an operation of the model"
+    finally:
+        evaluator.move_to(dtype)
+    wrong = [t for t in trials if t.failure or max(t.gradient, t.second) > _LAYER_WRONG[dtype]]
+    if not wrong:
+        return "the loss, or an operation outside of the layers"
+    first = max(wrong, key=lambda trial: len(trial.name.split(".")) if trial.name else 0)
+    return f"{first.name} ({first.kind})" if first.name else f"the model ({first.kind})"
+
+
+def layer_trials(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> list[LayerTrial]:
+    """Compare first and second derivatives of each layer with differences."""
+    batch = move(batch, evaluator.problem.device, dtype)
+    calls: dict[str, tuple[nn.Module, Any]] = {}
+
+    def run(model: nn.Module, batch: Any) -> None:
+        def note(name: str) -> Any:
+            def hook(part: nn.Module, args: Any, kwargs: Any) -> None:
+                if name not in calls:  # copies: a later layer may write to these
+                    calls[name] = part, map_leaves((args, kwargs), _copy)
+
+            return hook
+
+        hooks = [
+            part.register_forward_pre_hook(note(name), with_kwargs=True)
+            for name, part in model.named_modules()
+            if not isinstance(part, torch.jit.ScriptModule)
+        ]
+        try:
+            evaluator.problem.loss(model, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    with torch.no_grad():
+        evaluator.on_batch(evaluator.origin.to(dtype), batch, 0, run)
+    return [_trial(name, part, given, dtype) for name, (part, given) in calls.items()]
+
+
+def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerTrial:
+    generator = seeded(1)
+
+    def fresh(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        # Moved a little: what a ReLU has passed on is zero, and zero is a kink of the next one.
+        noise = torch.randn(leaf.shape, generator=generator).to(leaf)
+        moved = leaf.detach() + 1e-3 * leaf.detach().abs().mean() * noise
+        return moved.requires_grad_(True)
+
+    args, kwargs = map_leaves(given[0], fresh), map_leaves(given[1], fresh)
+    inputs = [x for x in leaves([args, kwargs]) if isinstance(x, Tensor) and x.requires_grad]
+    own = {id(x) for x in inputs}
+    inputs += [p for p in part.parameters() if p.requires_grad]
+    kind = type(part).__name__
+
+    def value() -> Tensor | None:
+        # Handed over as copies with a history: some layers write to their inputs.
+        given = map_leaves((args, kwargs), lambda x: x * 1 if id(x) in own else x)
+        outputs = [x for x in leaves(part(*given[0], **given[1])) if isinstance(x, Tensor)]
+        used = [x for x in outputs if x.is_floating_point() and x.requires_grad]
+        # Squares, so that the second derivative passes through the layer's own backward.
+        return (
+            torch.stack([x.square().mean() + x.sin().mean() for x in used]).sum() if used else None
+        )
+
+    def slopes(*, create_graph: bool) -> tuple[Tensor, list[Tensor]]:
+        total = value()
+        assert total is not None
+        found = torch.autograd.grad(total, inputs, create_graph=create_graph, allow_unused=True)
+        zero = torch.zeros_like
+        pairs = zip(found, inputs, strict=True)
+        return total.detach(), [zero(x) if g is None else g for g, x in pairs]
+
+    with twice_differentiable(part):
+        try:
+            if not inputs or value() is None:
+                return LayerTrial(name, kind, 0.0, 0.0)
+            total, gradients = slopes(create_graph=True)
+            along = _along(inputs, gradients)
+            usable = [
+                (g * d).sum() for g, d in zip(gradients, along, strict=True) if g.requires_grad
+            ]
+            products: Any = [None] * len(inputs)
+            if usable:
+                products = torch.autograd.grad(torch.stack(usable).sum(), inputs, allow_unused=True)
+            step = _LAYER_STEP[dtype] * max(_norm(inputs), 1e-3)
+            (up, more), (down, less) = (_at(inputs, along, s, slopes) for s in (step, -step))
+        except Exception as error:  # some cannot be called alone, or have no such derivative
+            return LayerTrial(name, kind, float("nan"), float("nan"), first_line(error))
+    claimed = [
+        torch.zeros_like(x) if p is None else p for p, x in zip(products, inputs, strict=True)
+    ]
+    measured = [(a - b) / (2 * step) for a, b in zip(more, less, strict=True)]
+    slope = sum(float((g.detach() * d).sum()) for g, d in zip(gradients, along, strict=True))
+    truth = float(up - down) / (2 * step)
+    floor = torch.finfo(dtype).eps * (abs(float(total)) + _norm(more)) / step
+    return LayerTrial(
+        name,
+        kind,
+        abs(slope - truth) / max(abs(slope), abs(truth), 1e3 * floor),
+        _norm([a - b for a, b in zip(claimed, measured, strict=True)])
+        / max(_norm(claimed), _norm(measured), 1e3 * floor),
+    )
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _at(inputs: list[Tensor], along: list[Tensor], step: float, slopes: Any) -> Any:
+    """Take the slopes at displaced inputs and parameters, and put these back."""
+    for x, d in zip(inputs, along, strict=True):
+        x.data.add_(d, alpha=step)
+    try:
+        return slopes(create_graph=False)
+    finally:
+        for x, d in zip(inputs, along, strict=True):
+            x.data.sub_(d, alpha=step)
+
+
+def _along(inputs: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    generator = seeded(0)
+    drawn = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x) for x in inputs]
+    size, slope = _norm(drawn), _norm(gradients)
+    mixed = [
+        d / size + (g.detach() / slope if slope > 0 else 0.0)
+        for d, g in zip(drawn, gradients, strict=True)
+    ]
+    return [d / _norm(mixed) for d in mixed]
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(torch.stack([t.detach().double().norm() for t in tensors]).norm())

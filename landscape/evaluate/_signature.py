@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from landscape.errors import LandscapeError
-from landscape.evaluate._accumulators import LossSums, LossValue
-from landscape.evaluate._displaced import Displaced, Weights
+from landscape.evaluate._accumulators import Displaced, LossSums, LossValue, Weights
 from landscape.evaluate._evaluator import Evaluator
-from landscape.evaluate._selftest import WIDE_EXAMPLES, WIDE_PARAMETERS
+from landscape.evaluate._values import WIDE_EXAMPLES, WIDE_PARAMETERS
 from landscape.problem import Problem
 from landscape.problem._parameters import ParameterSpace
 from landscape.randomness import seeded
@@ -93,13 +92,8 @@ class _Step:
 
 
 def _loss(evaluator: Evaluator, weights: Weights, batch: Any) -> LossValue:
-    sums = LossSums(evaluator.problem.loss.sums)
     try:
-        with torch.no_grad():
-            for terms, metrics in evaluator.over(weights, evaluator.pieces([(0, batch)])):
-                sums.add(terms)
-                sums.add_metrics(metrics)
-        return sums.result()
+        return evaluator.loss(weights, batches=[(0, batch)])
     except LandscapeError:  # some refuse weights far from trained ones; what follows says the rest
         return LossValue(math.nan, math.nan, {})
 

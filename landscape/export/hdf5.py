@@ -24,6 +24,7 @@ import importlib
 import io
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -69,10 +70,10 @@ def hdf5_bytes(result: Line | Surface) -> bytes:
         ours = file.create_group(_OURS)
         ours["record"] = dumps({"kind": result.kind, **scalars})
         for name, values in arrays.items():
-            if values.size:  # bytes in place of booleans, which HDF5 has not
-                ours[_escaped(name)] = (
-                    values.astype(np.uint8) if values.dtype == bool else values
-                ).T
+            if values.size:
+                # Bytes in place of booleans, which HDF5 has not.
+                numbers = values.astype(np.uint8) if values.dtype == bool else values
+                ours[_escaped(name)] = numbers.T
         for name, values in arrays.items():  # losses on other data at the same points
             other = name.removeprefix("metrics.").removesuffix(" loss")
             if name == f"metrics.{other} loss" and other != result.provenance.split:
@@ -142,25 +143,20 @@ class _Reader:
         return self._foreign(split, coordinates, digest)
 
     def _split(self, split: str | None) -> str:
-        found = [_plain(key.removesuffix(_LOSS)) for key in self.file if key.endswith(_LOSS)]
-        if not found:
+        splits = [_plain(key.removesuffix(_LOSS)) for key in self.file if key.endswith(_LOSS)]
+        if not splits:
             self._refuse(f"has no losses (it holds {', '.join(self.file) or 'nothing'})")
-        if split is None and _OURS in self.file:
-            split = self._own_split()
+        if split is None and _OURS in self.file:  # that of the record in the file
+            with suppress(AttributeError, KeyError, TypeError, ValueError):
+                split = str(loads(self.file[_OURS]["record"].asstr()[()])["provenance"]["split"])
         if split is not None:
-            return one_of(split, found, what=f"part of the data in {str(self.path)!r}:")
-        if len(found) > 1:
-            msg = f"{str(self.path)!r} holds losses on {' and '.join(found)}: name one as the split"
+            return one_of(split, splits, what=f"part of the data in {str(self.path)!r}:")
+        if len(splits) > 1:
+            msg = (
+                f"{str(self.path)!r} holds losses on {' and '.join(splits)}: name one as the split"
+            )
             raise InvalidArgumentError(msg)
-        return found[0]
-
-    def _own_split(self) -> str | None:
-        """Return the split that the record in the file was measured on."""
-        try:
-            record = loads(self.file[_OURS]["record"].asstr()[()])
-            return str(record["provenance"]["split"])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None
+        return splits[0]
 
     def _coordinates(self) -> dict[str, FloatArray]:
         names = ("x", "y") if _COORDINATES["y"] in self.file else ("x",)
@@ -169,22 +165,22 @@ class _Reader:
             key = _COORDINATES[name]
             values = self._array(key)
             if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
-                what = values if values.ndim == 1 else f"shape {values.shape}"
-                self._refuse(f"has {key} of {what} in place of 2 or more finite numbers")
+                content = values if values.ndim == 1 else f"shape {values.shape}"
+                self._refuse(f"has {key} of {content} in place of 2 or more finite numbers")
             if (np.diff(values) <= 0).any():
                 self._refuse(f"has {key} that do not ascend ({values})")
             coordinates[name] = values
         return coordinates
 
     def _array(self, key: str) -> FloatArray:
-        found = self.file.get(key)
-        if found is None:
+        item = self.file.get(key)
+        if item is None:
             self._refuse(f"has no dataset {key} (it holds {', '.join(self.file)})")
-        if not isinstance(found, self.dataset) or found.dtype.kind not in "fiu":
+        if not isinstance(item, self.dataset) or item.dtype.kind not in "fiu":
             self._refuse(f"has something else than an array of numbers as {key}")
-        if found.size * 8 > MAX_ARRAY_BYTES:
-            self._refuse(f"has {found.size:,} numbers in {key}, more than a study holds")
-        values: FloatArray = np.asarray(found[()])
+        if item.size * 8 > MAX_ARRAY_BYTES:
+            self._refuse(f"has {item.size:,} numbers in {key}, more than a study holds")
+        values: FloatArray = np.asarray(item[()])
         return values if values.dtype.kind == "f" else values.astype(np.float64)
 
     def _over(self, coordinates: Mapping[str, FloatArray]) -> Callable[[str], FloatArray]:
@@ -237,13 +233,15 @@ class _Reader:
         loss = np.where(unmeasured, np.nan, loss)
         axes = "plane" if "y" in coordinates else "direction"
         settings = {name: values.tolist() for name, values in coordinates.items()}
+        origin = [np.flatnonzero(values == 0.0) for values in coordinates.values()]
+        at_origin = loss[tuple(i[0] for i in origin)] if all(i.size for i in origin) else np.nan
         shared: dict[str, Any] = {
             **coordinates,
             axes: f"imported from {self.path.name}",
             "loss": loss,
             "loss_se": np.full(loss.shape, np.nan),
             "metrics": metrics,
-            "origin_loss": _at_origin(loss, coordinates),
+            "origin_loss": float(at_origin),
             "settings": {"sha256": digest, **settings, axes: "imported"},
             "cost": Cost(),
             "provenance": _provenance(self.path, split),
@@ -252,8 +250,8 @@ class _Reader:
             return Surface(**shared, direction_norms=(np.nan, np.nan), cosine=np.nan)
         return Line(**shared, direction_norm=np.nan)
 
-    def _refuse(self, what: str) -> NoReturn:
-        msg = f"{str(self.path)!r} {what}; {_EXPECTED}"
+    def _refuse(self, complaint: str) -> NoReturn:
+        msg = f"{str(self.path)!r} {complaint}; {_EXPECTED}"
         raise StudyError(msg)
 
 
@@ -268,11 +266,6 @@ def _provenance(path: Path, split: str) -> Provenance:
         versions={"imported from": path.name},
         **unknown,
     )
-
-
-def _at_origin(loss: FloatArray, coordinates: Mapping[str, FloatArray]) -> float:
-    at = [np.flatnonzero(values == 0.0) for values in coordinates.values()]
-    return float(loss[tuple(i[0] for i in at)]) if all(i.size for i in at) else float("nan")
 
 
 def _escaped(name: str) -> str:

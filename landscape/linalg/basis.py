@@ -1,29 +1,30 @@
-"""An orthonormal basis that grows by band Lanczos steps and is compressed when it is full."""
+"""An orthonormal basis that grows by band Lanczos steps, and bounds on the spectrum from it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.linalg import eigvalsh_tridiagonal
+from scipy.optimize import brentq
+from scipy.special import betaincinv
 from torch import Tensor
 
-from landscape.linalg.bounds import LanczosTridiagonal
-from landscape.linalg.budget import n_wanted
-from landscape.linalg.krylov import (
-    Floats,
-    Operator,
-    combine,
-    dot,
-    norm,
-    orthogonalise,
-)
+from landscape.linalg.krylov import Floats, Operator, combine, dot, norm, orthogonalise
 
+# Default of the chance, at most, that an eigenvalue was missed.
+FAILURE_PROBABILITY = 1e-2
 # Of the rows that a basis may have, so many are allocated at first, and at each growth.
 _FIRST_ROWS = 32
 Projections = Callable[[Tensor], Floats]
+
+
+def n_wanted(n: int, *, k: int, both_ends: bool) -> int:
+    """Return how many pairs are sought: k, or k from each end, none of them twice."""
+    return min(2 * k, n) if both_ends else k
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,6 @@ class KrylovBasis:
     becomes a basis vector, and what its product adds to the space becomes a pending one, unless
     that is rounding only (deflation); if none is left the space is invariant, and the next vector
     is random. All coefficients of H v are kept, so that T is right for any basis.
-
-    Attributes:
-        k: pairs sought at the upper end.
-        ends: the ends of the spectrum that are sought.
-        n_wanted: pairs sought in all.
-        size: vectors in the basis.
-        pending: P, the first one is next.
-        couplings: C, shape (pending, size).
-        chain: the tridiagonal matrix of the run from a single random vector; None: no such run.
-        largest: largest |Ritz value| seen.
-        asymmetry: largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen.
     """
 
     def __init__(
@@ -82,21 +72,20 @@ class KrylovBasis:
         both_ends: bool = False,
         project: Projections | None = None,
     ) -> None:
-        self.operator = operator
-        self.k = k
+        self.operator, self.k = operator, k  # k pairs are sought at the upper end
         self.n_wanted = n_wanted(operator.n, k=k, both_ends=both_ends)
         low = self.n_wanted - k
         self.ends = (SpectrumEnd(1.0, k), SpectrumEnd(-1.0, low)) if low else (SpectrumEnd(1.0, k),)
         self.capacity = operator.n if capacity is None else min(capacity, operator.n)
         self.size = 0
-        self.pending: list[Tensor] = []
-        self.couplings = np.zeros((0, 0))
+        self.pending: list[Tensor] = []  # P, the first one is next
+        self.couplings = np.zeros((0, 0))  # C, shape (pending, size)
+        # The matrix of the run from a single random vector, and whether it is still the run's own.
         self.chain: LanczosTridiagonal | None = LanczosTridiagonal(operator.n)
-        self.largest = 0.0
-        self.asymmetry = 0.0
-        self._intact = True  # whether the chain is still the run's own
-        self._starts = 0
-        self._unseen = 0
+        self._intact = True
+        self.largest = 0.0  # |Ritz value| seen
+        self.asymmetry = 0.0  # largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| seen
+        self._starts = self._unseen = 0
         self._project = project
         needed = min(_FIRST_ROWS + self.n_wanted, self.capacity)
         first = self.capacity if capacity is not None else needed
@@ -145,16 +134,23 @@ class KrylovBasis:
 
     def step(self) -> None:
         """Add the next vector to the basis, with one product."""
-        if self.size == self.capacity:
-            self._restart()
+        if self.size == self.capacity:  # keep the wanted Ritz vectors and half of the others
+            spare = (self.capacity - self.n_wanted) // 2
+            self.compress(self.ritz().coefficients[:, self.outermost(spare=spare)])
         elif self.size == len(self._vectors):
-            self._grow()
+            rows = min(2 * self.size, self.capacity)
+            vectors = self._vectors.new_empty((rows, self.operator.n))
+            vectors[: self.size] = self._vectors
+            self._vectors = vectors
         if self.size == self._projections.shape[1]:
             self._projections = np.pad(self._projections, ((0, 0), (0, self.size), (0, self.size)))
         known = self._enter()
         w = self.operator(self._vectors[self.size - 1])
         column = orthogonalise(w, self.rows, known=known)
-        self._compare(column[:-1], known)
+        # Before, symmetry gave the entries that the product has now measured.
+        difference = float(np.abs(column[:-1] - known).max(initial=0.0))
+        self.asymmetry = max(self.asymmetry, difference)
+        self.operator.check_symmetric(self.asymmetry)
         self._projections[0, : self.size, self.size - 1] = column
         self._projections[0, self.size - 1, : self.size] = column
         self._project_parts()
@@ -277,11 +273,6 @@ class KrylovBasis:
         self.couplings[-1, -1] = length
         return length
 
-    def _compare(self, column: Floats, known: Floats) -> None:
-        difference = float(np.abs(column - known).max(initial=0.0))
-        self.asymmetry = max(self.asymmetry, difference)
-        self.operator.check_symmetric(self.asymmetry)
-
     def compress(self, mix: Floats) -> None:
         """Keep linear combinations of the basis only, orthonormal columns of coefficients."""
         old = self._projections[:, : self.size, : self.size]
@@ -293,13 +284,94 @@ class KrylovBasis:
         self.couplings = self.couplings @ mix
         self._intact = False
 
-    def _restart(self) -> None:
-        """Keep the best Ritz vectors only: the wanted ones and half of the others."""
-        spare = (self.capacity - self.n_wanted) // 2
-        self.compress(self.ritz().coefficients[:, self.outermost(spare=spare)])
 
-    def _grow(self) -> None:
-        rows = min(2 * self.size, self.capacity)
-        vectors = self._vectors.new_empty((rows, self.operator.n))
-        vectors[: self.size] = self._vectors
-        self._vectors = vectors
+def least_cosine(n: int, failure: float) -> float:
+    """Return what |cos(x, v)| falls short of with a stated chance, for x uniform on the sphere."""
+    # The square of the cosine follows Beta(1/2, (n − 1)/2), whatever the unit vector v.
+    return math.sqrt(float(betaincinv(0.5, (n - 1) / 2.0, failure))) if n > 1 else 1.0
+
+
+@dataclass
+class LanczosTridiagonal:
+    """The tridiagonal matrix of an uninterrupted Lanczos run from a random vector."""
+
+    n: int  # dimension of the space that the start was uniform in
+    alphas: list[float] = field(default_factory=list)  # diagonal
+    # Off-diagonal, and the norm of the last residual; 0 where the space is exhausted.
+    betas: list[float] = field(default_factory=list)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run met an invariant subspace, after which it is another run."""
+        return bool(self.betas) and self.betas[-1] == 0.0
+
+    def values(self, sign: float) -> Floats:
+        """Return the Ritz values times a sign, descending."""
+        values = eigvalsh_tridiagonal(np.array(self.alphas), np.array(self.betas[:-1]))
+        return np.sort(sign * values)[::-1]
+
+    def progress(self, edge: float, sign: float, *, failure: float) -> float:
+        """Return how far the run has come on its way to show that nothing lies beyond an edge."""
+        if not self.alphas:
+            return 0.0
+        distances = sign * edge - self.values(sign)
+        if self.exhausted and distances[0] >= 0.0:
+            return math.inf
+        if distances[0] <= 0.0:
+            return 0.0
+        growth = float(np.log(distances).sum() - np.log(self.betas).sum())
+        needed = -math.log(least_cosine(self.n, failure))
+        return growth / needed if needed > 0.0 else math.inf
+
+    def bound(self, sign: float, *, failure: float) -> float:
+        """Return a number that no eigenvalue exceeds, but for a stated chance.
+
+        After m steps from x, p(H)x is a unit vector for p(t) = Π (t − θⱼ) / Π βⱼ. Its component
+        along the top eigenvector is p(λ₁) cos(x, v₁), so |p(λ₁)| ≤ 1/|cos(x, v₁)| ≤ 1/c, with c
+        from `least_cosine`. As p grows beyond θ₁, λ₁ is at most the t > θ₁ where p(t) = 1/c.
+
+        References:
+            Van Dorsselaer, Hochstenbach and van der Vorst (2000), Computing probabilistic bounds
+            for extreme eigenvalues of symmetric matrices with the Lanczos method, SIAM J. Matrix
+            Anal. Appl. 22.
+        """
+        if not self.alphas:
+            return sign * math.inf
+        values = self.values(sign)
+        if self.exhausted:
+            return sign * float(values[0])
+        level = float(np.log(self.betas).sum()) - math.log(least_cosine(self.n, failure))
+        below = values[0] - values[1:]
+
+        def excess(log_distance: float) -> float:
+            factors = np.log(math.exp(log_distance) + below)
+            return log_distance + float(factors.sum()) - level
+
+        # All factors are at least the first, so that p has reached the level by there.
+        high = level / len(values) + 1e-9
+        reach = 1.0
+        while excess(high - reach) > 0.0:
+            reach *= 2.0
+        root = float(brentq(excess, high - reach, high, xtol=1e-9)) + 1e-9
+        return sign * (float(values[0]) + math.exp(root))
+
+
+class Enclosure:
+    """Bounds on the spectrum from several searches, each from another random vector.
+
+    The r-th search is granted the failure probability δ/2ʳ⁺¹ at each end, so that all together fail
+    with δ at most, however many there are and whichever of them is the sharpest.
+    """
+
+    def __init__(self, failure: float) -> None:
+        self.lower, self.upper = -math.inf, math.inf
+        self._failure = failure / 2.0
+
+    def grant(self) -> float:
+        """Return the failure probability of the next search, at each end."""
+        self._failure /= 2.0
+        return self._failure
+
+    def narrow(self, lower: float, upper: float) -> None:
+        """Tighten the bounds by those of a search."""
+        self.lower, self.upper = max(self.lower, lower), min(self.upper, upper)

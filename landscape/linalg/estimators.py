@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Operator, combine, dot, inner, norm, orthogonalise
-from landscape.linalg.recurrence import ROUNDING, LanczosRun, Rows
-from landscape.linalg.sampling import BlockOperator, ProbeSource, exact_diagonal
+from landscape.linalg.sampling import (
+    ROUNDING,
+    LanczosRun,
+    ProbeSource,
+    Rows,
+    exact_diagonal,
+)
 from landscape.stats import Interval, confidence_interval, student
 
 # Probes whose pairs are left out for XTrace's error; all pairs would take p⁴ operations.
 _PAIRED = 64
 
 
-def _no_blocks() -> Interval:
-    return confidence_interval(np.empty((2, 0)), 0.95)
+_NO_BLOCKS = confidence_interval(np.empty((2, 0)), 0.95)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Estimate:
 
     total: Interval
     samples: Floats
-    groups: Interval = field(default_factory=_no_blocks)
+    groups: Interval = _NO_BLOCKS
 
     @property
     def width(self) -> float:
@@ -39,23 +43,17 @@ class Estimate:
 
 
 class Method:
-    """An estimator that draws more probes on demand.
+    """An estimator that draws more probes on demand."""
 
-    Attributes:
-        first: probes at the first look.
-        cost: products per probe, at most.
-        growth: probes at a look over those at the look before.
-        groups: diagonal blocks that are estimated too.
-    """
+    first = 8  # probes at the first look
+    cost = 1  # products per probe, at most
+    growth = 2.0  # probes at a look over those at the look before
 
-    first = 8
-    cost = 1
-    growth = 2.0
-    groups: Sequence[slice] = ()
-
-    def __init__(self, operator: BlockOperator, source: ProbeSource) -> None:
-        self.operator = operator
-        self.source = source
+    def __init__(
+        self, operator: Operator, source: ProbeSource, groups: Sequence[slice] = ()
+    ) -> None:
+        self.operator, self.source = operator, source
+        self.groups = groups  # diagonal blocks that are estimated too
 
     def multiplied(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Draw probes, and give each with its product."""
@@ -65,16 +63,11 @@ class Method:
             yield from zip(probes, self.operator.products(probes), strict=True)
             count -= size
 
-    def estimate(self, n_probes: int, confidence: float) -> Estimate:
-        """Draw until there are so many probes, and return the estimate from all of them."""
-        self._draw(n_probes)
-        return self._estimate(confidence)
-
-    def _draw(self, n_probes: int) -> None:
+    def draw(self, n_probes: int) -> None:
         """Multiply with further probes until there are so many."""
         raise NotImplementedError
 
-    def _estimate(self, confidence: float) -> Estimate:
+    def estimate(self, confidence: float) -> Estimate:
         """Return the estimate from all probes so far."""
         raise NotImplementedError
 
@@ -87,13 +80,17 @@ class Method:
 class Blockwise(Method):
     """An estimator that samples the traces of diagonal blocks too."""
 
-    def __init__(
-        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
-    ) -> None:
-        super().__init__(operator, source)
+    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
+        super().__init__(operator, source, groups)
         for group in groups:
-            _check_group(group, operator.n)
-        self.groups = groups
+            start, stop = group.start, group.stop
+            whole = isinstance(start, int) and isinstance(stop, int) and group.step in (None, 1)
+            if not (whole and 0 <= start < stop <= operator.n):
+                msg = (
+                    f"group {group}; expected slice(start, stop) with 0 <= start < stop <= n = "
+                    f"{operator.n} and no step; give each layer's range of the flat vector"
+                )
+                raise InvalidArgumentError(msg)
         self._samples: list[float] = []
         self._blocks: list[list[float]] = []
         self._settled: dict[int, float] = {}
@@ -101,19 +98,21 @@ class Blockwise(Method):
     def settle(self, left: int, confidence: float) -> Estimate:
         """Make the traces of the smallest blocks exact with unit vectors."""
         chosen: list[slice] = []  # must not overlap, or their rows would count twice
-        for i in sorted(range(len(self.groups)), key=lambda i: _size(self.groups[i])):
+        sizes = [int(group.stop - group.start) for group in self.groups]
+        for i in sorted(range(len(sizes)), key=sizes.__getitem__):
             group = self.groups[i]
             overlaps = any(g.start < group.stop and group.start < g.stop for g in chosen)
-            if _size(group) <= left and not overlaps:
-                left -= _size(group)
+            if sizes[i] <= left and not overlaps:
+                left -= sizes[i]
                 chosen.append(group)
                 trace = float(exact_diagonal(self.operator, group).sum())
                 self._settled[i] = trace
                 for k, block in enumerate(self._blocks):
                     self._samples[k] += trace - block[i]
-        return self._estimate(confidence)
+        return self.estimate(confidence)
 
-    def _estimate(self, confidence: float) -> Estimate:
+    def estimate(self, confidence: float) -> Estimate:
+        """Return the estimate from all probes so far, settled blocks without error."""
         samples, n_probes = np.array(self._samples), len(self._samples)
         blocks = np.array(self._blocks).reshape(n_probes, len(self.groups))
         groups = confidence_interval(blocks, confidence)
@@ -128,7 +127,8 @@ class Hutchinson(Blockwise):
 
     first = 16
 
-    def _draw(self, n_probes: int) -> None:
+    def draw(self, n_probes: int) -> None:
+        """Multiply with further probes until there are so many."""
         for v, w in self.multiplied(n_probes - len(self._samples)):
             self._samples.append(dot(v, w))
             self._blocks.append([dot(v[g], w[g]) for g in self.groups])
@@ -143,15 +143,14 @@ class KrylovAware(Blockwise):
     cost = 2
     growth = 1.5
 
-    def __init__(
-        self, operator: BlockOperator, source: ProbeSource, groups: Sequence[slice]
-    ) -> None:
+    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
         super().__init__(operator, source, groups)
         self._run = LanczosRun(operator, capacity=self.first)
         self._probes, self._products = Rows(operator), Rows(operator)
         self._forms: list[float] = []
 
-    def _draw(self, n_probes: int) -> None:
+    def draw(self, n_probes: int) -> None:
+        """Take as many Lanczos steps as there are to be probes, and multiply with these."""
         while len(self._run.alphas) < min(n_probes, self.operator.n - 1):
             self._run.advance(self.operator(self._run.next_vector()))
         for g, product in self.multiplied(n_probes - len(self._forms)):
@@ -159,9 +158,6 @@ class KrylovAware(Blockwise):
             self._forms.append(dot(g, product))
             if self.groups:
                 self._products.append(product)
-        self._sample()
-
-    def _sample(self) -> None:
         t, v, beta = self._run.projection(), self._run.vector, self._run.betas[-1]
         probes = self._probes.rows
         c = self._run.basis.products(probes)
@@ -205,32 +201,12 @@ class KrylovAware(Blockwise):
         return trace
 
 
-def _size(group: slice) -> int:
-    return int(group.stop - group.start)
-
-
-def _check_group(group: slice, n: int) -> None:
-    start, stop = group.start, group.stop
-    whole = isinstance(start, int) and isinstance(stop, int) and group.step in (None, 1)
-    if not (whole and 0 <= start < stop <= n):
-        msg = (
-            f"group {group}; expected slice(start, stop) with 0 <= start < stop <= n = {n} and "
-            "no step; give each layer's range of the flat vector"
-        )
-        raise InvalidArgumentError(msg)
-
-
 class _Range:
-    """An orthonormal basis Q of the range of A times random probes, and QᵀAQ.
-
-    Attributes:
-        basis: Q, one vector per row.
-        coordinates: QᵀAω for each probe, as long as Q was after it.
-    """
+    """An orthonormal basis Q of the range of A times random probes, and QᵀAQ."""
 
     def __init__(self, operator: Operator) -> None:
         self.basis = Rows(operator)
-        self.coordinates: list[Floats] = []
+        self.coordinates: list[Floats] = []  # QᵀAω for each probe, as long as Q was after it
         self._operator = operator
         self._columns: list[Floats] = []
 
@@ -266,14 +242,14 @@ class HutchPlusPlus(Method):
 
     cost = 3
 
-    def __init__(self, operator: BlockOperator, source: ProbeSource) -> None:
-        super().__init__(operator, source)
+    def __init__(self, operator: Operator, source: ProbeSource, groups: Sequence[slice]) -> None:
+        super().__init__(operator, source, groups)
         self._range = _Range(operator)
-        self._probes = Rows(operator)
-        self._products = Rows(operator)
+        self._probes, self._products = Rows(operator), Rows(operator)
         self._forms: list[float] = []
 
-    def _draw(self, n_probes: int) -> None:
+    def draw(self, n_probes: int) -> None:
+        """Multiply with pairs of probes, one for the basis and one for the rest."""
         while len(self._probes.rows) < n_probes:
             self._range.add(self.source.draw())
             g = self.source.draw()
@@ -282,7 +258,8 @@ class HutchPlusPlus(Method):
             self._products.append(product)
             self._forms.append(dot(g, product))
 
-    def _estimate(self, confidence: float) -> Estimate:
+    def estimate(self, confidence: float) -> Estimate:
+        """Return the estimate from all probes so far."""
         h = self._range.projection()
         probes = self._range.basis.products(self._probes.rows)
         products = self._range.basis.products(self._products.rows)
@@ -301,21 +278,30 @@ class XTrace(Method):
 
     cost = 2
 
-    def __init__(self, operator: BlockOperator, source: ProbeSource, normalise: bool) -> None:
-        super().__init__(operator, source)
+    def __init__(
+        self,
+        operator: Operator,
+        source: ProbeSource,
+        groups: Sequence[slice],
+        *,
+        normalise: bool,
+    ) -> None:
+        super().__init__(operator, source, groups)
         self._normalise = normalise
         self._range = _Range(operator)
         self._probes = Rows(operator)
         self._squares: list[float] = []
 
-    def _draw(self, n_probes: int) -> None:
+    def draw(self, n_probes: int) -> None:
+        """Multiply with further probes until there are so many."""
         while len(self._probes.rows) < n_probes:
             omega = self.source.draw()
             self._probes.append(omega)
             self._squares.append(norm(omega) ** 2)
             self._range.add(omega)
 
-    def _estimate(self, confidence: float) -> Estimate:
+    def estimate(self, confidence: float) -> Estimate:
+        """Return the estimate from all probes so far."""
         h = self._range.projection()
         samples, error = _Reduced(
             n=self.operator.n,
@@ -339,23 +325,14 @@ class XTrace(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class _Reduced:
-    """XTrace in the coordinates of Q, where Qᵢ is Q without one direction sᵢ.
+    """XTrace in the coordinates of Q, where Qᵢ is Q without one direction sᵢ."""
 
-    Attributes:
-        n: size of A.
-        h: QᵀAQ, shape (r, r).
-        r: QᵀAω, one column per probe, shape (r, p).
-        w: Qᵀω, shape (r, p).
-        squares: ‖ω‖², shape (p,).
-        normalise: whether to rescale the projected probes.
-    """
-
-    n: int
-    h: Floats
-    r: Floats
-    w: Floats
-    squares: Floats
-    normalise: bool
+    n: int  # size of A
+    h: Floats  # QᵀAQ, shape (r, r)
+    r: Floats  # QᵀAω, one column per probe, shape (r, p)
+    w: Floats  # Qᵀω, shape (r, p)
+    squares: Floats  # ‖ω‖², shape (p,)
+    normalise: bool  # whether to rescale the projected probes
 
     def estimate(self) -> tuple[Floats, float]:
         """Return the samples, and the standard error of their mean."""

@@ -1,4 +1,4 @@
-"""A counted operator, float64 inner products, and what both eigensolvers check and return.
+"""Operators known by their products, float64 inner products, and what both eigensolvers share.
 
 Vectors are stored in the operator's dtype, float32 at least. Inner products are summed in float64
 whatever that dtype is. Long vectors of float32 are multiplied as they are, in blocks that are
@@ -9,8 +9,9 @@ pair of vectors is off by less than that rounding also where all entries are ali
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.randomness import seeded
 
 Matvec = Callable[[Tensor], Tensor]
+Matmat = Callable[[Tensor], Tensor]  # with several vectors, one in each row
 Callback = Callable[[int, float], None]
 Floats = npt.NDArray[np.float64]
 
@@ -36,12 +38,85 @@ _SAFE = 1e-24, 1e30
 # Known coefficients that are subtracted one by one.
 _FEW = 8
 SCRATCH_BYTES = 8 * 8 * _CHUNK
+# Vectors multiplied at once, and the memory of them and their products.
+_PRODUCTS, _PRODUCT_BYTES = 8, 2**28
 # Largest |vᵢᵀHvⱼ − vⱼᵀHvᵢ| / ‖H‖ that may pass for rounding.
 _ASYMMETRY = 1e-3
 
 
 class AsymmetryError(InvalidArgumentError):
     """The products are not those of a symmetric matrix."""
+
+
+class SymmetricOperator:
+    """A symmetric matrix A of n rows that is known by its products v ↦ Av.
+
+    Attributes:
+        n: number of rows and columns.
+        dtype: floating-point type of the vectors that ``matvec`` takes.
+        device: of these vectors.
+
+    >>> d = torch.tensor([1.0, 2.0, 3.0])
+    >>> a = SymmetricOperator(lambda v: d * v, 3, dtype=torch.float32, device="cpu")
+    >>> a.reparametrised(torch.tensor([1.0, 2.0, 1.0])).matvec(torch.ones(3)).tolist()
+    [1.0, 8.0, 3.0]
+    """
+
+    def __init__(
+        self, matvec: Matvec, n: int, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        self._function = matvec
+        self.n = n
+        self.dtype = dtype
+        self.device = torch.device(device)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Multiply with a vector of shape (n,)."""
+        return self._function(vector)
+
+    def reparametrised(self, scale: Tensor) -> SymmetricOperator:
+        """Return TAT with T = diag(scale): for A the Hessian in w, the Hessian in u with w = Tu."""
+        if scale.shape != (self.n,):
+            msg = f"a scale of shape {tuple(scale.shape)}; expected ({self.n},), one per parameter"
+            raise InvalidArgumentError(msg)
+        t = scale.to(self.device, self.dtype)
+        return SymmetricOperator(
+            lambda v: t * self.matvec(t * v), self.n, dtype=self.dtype, device=self.device
+        )
+
+    def dense(self) -> Tensor:
+        """Return the matrix itself, shape (n, n), for n products."""
+        eye = torch.eye(self.n, dtype=self.dtype, device=self.device)
+        return torch.stack([self.matvec(column) for column in eye], dim=1)
+
+    def to_scipy(self) -> Any:
+        """Return a `scipy.sparse.linalg.LinearOperator` on NumPy vectors, such as `eigsh` takes."""
+        from scipy.sparse.linalg import LinearOperator
+
+        def product(x: Any) -> Any:
+            vector = torch.as_tensor(np.asarray(x).reshape(-1)).to(self.device, self.dtype)
+            return self.matvec(vector).cpu().numpy()
+
+        kind = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator((self.n, self.n), matvec=product, rmatvec=product, dtype=kind)
+
+    @classmethod
+    def from_scipy(
+        cls, operator: Any, *, dtype: torch.dtype = torch.float64, device: str = "cpu"
+    ) -> SymmetricOperator:
+        """Take a symmetric matrix or linear operator of NumPy or SciPy, multiplied on the CPU."""
+        from scipy.sparse.linalg import aslinearoperator
+
+        linear = aslinearoperator(operator)
+        rows, columns = linear.shape
+        if rows != columns:
+            msg = f"an operator of shape ({rows}, {columns}); expected a square, symmetric one"
+            raise InvalidArgumentError(msg)
+
+        def product(v: Tensor) -> Tensor:
+            return torch.as_tensor(linear.matvec(v.cpu().numpy())).to(v.device, v.dtype)
+
+        return cls(product, rows, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +163,8 @@ class EigenSolution:
 class Operator:
     """A matvec that counts its products, checks each, and supplies random vectors.
 
-    Attributes:
-        storage: floating-point type of the stored vectors, at least float32.
-        matvecs: products spent.
-        norm: largest ‖Hv‖ seen over unit vectors v, a lower bound on ‖H‖₂.
-        residual: last known relative residual, for the callback; infinite until known.
+    ``norm`` is the largest ‖Hv‖ seen over unit vectors v, a lower bound on ‖H‖₂; ``residual`` the
+    last known relative residual, for the callback.
     """
 
     def __init__(
@@ -105,6 +177,7 @@ class Operator:
         seed: int,
         max_matvecs: int,
         callback: Callback | None = None,
+        matmat: Matmat | None = None,
     ) -> None:
         if n < 1:
             msg = f"n = {n}; expected an operator of size 1 or more"
@@ -112,36 +185,42 @@ class Operator:
         if not dtype.is_floating_point:
             msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
             raise InvalidArgumentError(msg)
-        self.n = n
-        self.dtype = dtype
-        self.storage = torch.promote_types(dtype, torch.float32)
-        self.device = torch.device(device)
-        self.matvecs = 0
-        self.norm = 0.0
-        self.residual = math.inf
-        self._matvec = matvec
-        self._max_matvecs = max_matvecs
-        self._callback = callback
+        self.n, self.dtype, self.device = n, dtype, torch.device(device)
+        self.storage = torch.promote_types(dtype, torch.float32)  # type of the stored vectors
+        self.eps, self.storage_eps = (float(torch.finfo(t).eps) for t in (dtype, self.storage))
+        self.matvecs, self.norm, self.residual = 0, 0.0, math.inf
+        self._matvec, self._max_matvecs, self._callback = matvec, max_matvecs, callback
         self._generator = seeded(seed)
+        self._matmat = matmat
+        fits = _PRODUCT_BYTES // (2 * self.storage.itemsize * n)
+        self.block = 1 if matmat is None else min(_PRODUCTS, max(1, fits))  # vectors at once
 
     @property
     def left(self) -> int:
         """Products that may still be spent."""
         return self._max_matvecs - self.matvecs
 
-    @property
-    def eps(self) -> float:
-        """Relative rounding error of the numbers that the matvec works with."""
-        return float(torch.finfo(self.dtype).eps)
-
-    @property
-    def storage_eps(self) -> float:
-        """Relative rounding error of the stored vectors."""
-        return float(torch.finfo(self.storage).eps)
-
     def __call__(self, v: Tensor) -> Tensor:
         """Return H v for a unit vector v, in memory of its own."""
-        product = self._matvec(v.to(self.dtype))
+        return self._checked(self._matvec(v.to(self.dtype)))
+
+    def products(self, vectors: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Multiply with vectors, at once where that is possible; each is counted as it is taken."""
+        for first in range(0, len(vectors), self.block):
+            several = vectors[first : first + self.block]
+            if self._matmat is None or len(several) < 2:
+                yield from map(self, several)
+                continue
+            products = self._matmat(torch.stack([v.to(self.dtype) for v in several]))
+            if len(products) != len(several):
+                msg = (
+                    f"matmat returned {len(products)} rows for {len(several)} vectors; expected "
+                    "one product in each row"
+                )
+                raise InvalidArgumentError(msg)
+            yield from map(self._checked, products)
+
+    def _checked(self, product: Tensor) -> Tensor:
         self.matvecs += 1
         if product.shape != (self.n,):
             msg = (
@@ -195,10 +274,7 @@ class Operator:
             raise AsymmetryError(msg)
 
     def random_unit_vector(self, against: Tensor | None = None) -> Tensor:
-        """Draw a vector that is uniform on the unit sphere of the complement of a basis.
-
-        It is drawn on the CPU in float64, so that every device and dtype starts alike.
-        """
+        """Draw a vector that is uniform on the unit sphere of the complement of a basis."""
         v = torch.empty(self.n, dtype=self.storage, device=self.device)
         return self._normalised(fill_with_normal(v, self._generator), against)
 
@@ -393,25 +469,13 @@ def combine(coefficients: Floats, basis: Tensor, *, out: Tensor) -> Tensor:
 
 
 def rayleigh(v: Tensor, product: Tensor) -> tuple[float, float]:
-    """Return the Rayleigh quotient of a vector and the norm of its residual.
-
-    >>> rayleigh(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]))
-    (3.0, 4.0)
-    """
+    """Return the Rayleigh quotient of a vector and the norm of its residual."""
     theta = dot(v, product) / dot(v, v)
     total = torch.zeros((), dtype=wide(v.device), device=v.device)
     for part in _chunks(v[None]):
         difference = product[part].to(total.dtype) - theta * v[part].to(total.dtype)
         total += difference @ difference
     return theta, math.sqrt(float(total))
-
-
-def descending(measured: Floats, vectors: Tensor) -> tuple[Floats, Floats, Tensor]:
-    """Sort eigenpairs by their values, the largest first."""
-    order = np.argsort(-measured[:, 0], kind="stable")
-    if (np.diff(order) != 1).any():
-        vectors = vectors[torch.from_numpy(order).to(vectors.device)]
-    return measured[order, 0], measured[order, 1], vectors
 
 
 def _is_long(basis: Tensor, w: Tensor) -> bool:

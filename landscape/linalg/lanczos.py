@@ -12,10 +12,17 @@ from torch import Tensor
 
 from landscape.checks import whole
 from landscape.errors import InvalidArgumentError
-from landscape.linalg.basis import KrylovBasis, Projections, SpectrumEnd
-from landscape.linalg.bounds import FAILURE_PROBABILITY, Enclosure, LanczosTridiagonal
-from landscape.linalg.budget import least_basis, n_wanted
+from landscape.linalg.basis import (
+    FAILURE_PROBABILITY,
+    Enclosure,
+    KrylovBasis,
+    LanczosTridiagonal,
+    Projections,
+    SpectrumEnd,
+    n_wanted,
+)
 from landscape.linalg.krylov import (
+    SCRATCH_BYTES,
     Callback,
     EigenSolution,
     Floats,
@@ -40,6 +47,13 @@ _SAFETY = 0.9
 _PATIENCE = 50
 # Length of the random part of a start that was given, relative to the rest.
 _FRESH = 0.05
+# Memory: in the search for missed eigenvalues two vectors, a product and its copy in the storage
+# dtype, and the argument in the operator's own. The results come after that, in their place.
+_WORK = 5
+# Four pieces in float64, of a basis of 64 vectors.
+_SCRATCH_PER_ENTRY = 4 * 8 * 64
+# The projection and what its dense eigensolver needs, in float64 matrices of the basis' size.
+_SMALL = 5
 
 
 def lanczos(
@@ -62,17 +76,11 @@ def lanczos(
 ) -> EigenSolution:
     """Find the k largest (algebraic) eigenpairs of a symmetric operator by Lanczos, or both ends.
 
-    Builds an orthonormal basis V of a Krylov space, every new vector orthogonalised against all
-    others, so that no eigenvalue shows up twice. The eigenpairs (θ, s) of VᵀHV give the Ritz pairs
-    (θ, Vs), and HV = VT + βpeᵀ their residuals; one product with a combination of all of them, with
-    random signs, verifies these. Where it does not agree, each pair gets a product of its own. The
-    pairs have converged if
+    Builds an orthonormal basis V of a Krylov space with full reorthogonalisation. The eigenpairs
+    (θ, s) of VᵀHV give the Ritz pairs (θ, Vs), and HV = VT + βpeᵀ their residuals, which one
+    product with a combination of all of them verifies. The pairs have converged if
 
         ‖Hvᵢ − θᵢvᵢ‖ ≤ tol · max |θ|,  the largest |θ| over all Ritz values seen, of either sign.
-
-    Rounding in H v is proportional to that scale, so a tolerance relative to each θᵢ could not be
-    met by a small one. Where rounding keeps a residual above its estimate, the search goes on as
-    long as that helps; after that the answer says ``converged=False``.
 
     A residual proves an eigenvalue near θ, not that none was missed: one vector meets each
     repeated eigenvalue only once. So a second run, from a random vector in the complement of the
@@ -90,21 +98,18 @@ def lanczos(
             ``dtype`` (1e-6 in float32, through a network) it may not be attainable.
         max_matvecs: products that may be spent, at least 2K; None: max(1000, 20 K),
             where K = min(2k, n) if both ends are sought, else k.
-        max_basis: basis vectors that may be stored, at least max(8, K + 3); when they are used
-            up the basis is compressed to the best Ritz vectors (thick restart), which takes
-            less memory and more products. None: as many as needed. See `basis_for`.
+        max_basis: basis vectors that may be stored, at least max(8, K + 3); then the basis is
+            compressed to the best Ritz vectors (thick restart). None: as many as needed.
         seed: seed of every random vector.
         dtype: floating-point type that ``matvec`` takes.
         device: device that ``matvec`` takes.
         both_ends: find the k smallest eigenpairs as well, from the same basis: min(2k, n) pairs
             in all, to the same tolerance.
-        block: number of random start vectors b, if none is given. Band Lanczos meets a b-fold
-            eigenvalue b times, but reaches a degree of m/b only after m products.
+        block: random start vectors b, if none is given; they meet a b-fold eigenvalue b times.
         start: vectors to start near, shape (n,) or (b, n), such as eigenvectors of the checkpoint
             before: their sum, with a random vector of a twentieth of its length; None: random.
         failure_probability: chance, over the random vectors, that an eigenvalue is missed, or a
-            bound on the spectrum fails; each factor of 10 takes about one product. With 1 nothing
-            is searched, and the bounds are infinite.
+            bound on the spectrum fails. With 1 nothing is searched, and the bounds are infinite.
         project_parts: for an operator that is a sum of parts H_b, the function V ↦ VᵀH_b v for
             the vector v of the last product, rows V of shape (m, n), result of shape (parts, m).
         callback: called after each product with the number of products so far and the largest
@@ -120,10 +125,9 @@ def lanczos(
             or H is not symmetric.
         NonFiniteError: if a product holds NaN or infinity.
 
-    Cost: m products to converge, 1 to verify the residuals, and about 5 to 10 to show that
-    nothing was missed, up to m where θₖ does not stand clear of the rest; each repeated
-    eigenvalue takes one round more. Memory, in vectors of n entries: the basis (max_basis; else m,
-    and half as much again while it grows), one for each start vector, and the larger of 5 and k.
+    Cost: m products to converge, 1 to verify the residuals, and about 5 to 10 to show that nothing
+    was missed; each repeated eigenvalue takes one round more. Memory, in vectors of n entries: the
+    basis (max_basis; else m, and half as much again while it grows), b, and the larger of 5 and k.
 
     References:
         Parlett (1998), The Symmetric Eigenvalue Problem; Wu and Simon (2000), thick-restart
@@ -135,11 +139,6 @@ def lanczos(
     >>> found = lanczos(lambda v: diagonal * v, 5, k=3, dtype=torch.float32, device="cpu")
     >>> found.values.round(5).tolist(), found.converged
     ([3.0, 3.0, 1.0], True)
-    >>> found = lanczos(
-    ...     lambda v: diagonal * v, 5, both_ends=True, dtype=torch.float32, device="cpu"
-    ... )
-    >>> found.values.round(5).tolist(), found.n_lowest
-    ([3.0, -9.0], 1)
     """
     wanted = n_wanted(n, k=k, both_ends=both_ends)
     limit = max(1000, 20 * wanted) if max_matvecs is None else max_matvecs
@@ -192,11 +191,6 @@ class _Pairs:
     coefficients: Floats
     noise: float  # what the products were off by, √k ‖e‖
 
-    @property
-    def worst(self) -> float:
-        """The largest residual."""
-        return float(self.residuals.max())
-
 
 def _solve(basis: KrylovBasis, tol: float, failure: float) -> EigenSolution:
     """Return the wanted pairs: search, verify, look for missed ones, until none was missed."""
@@ -208,13 +202,14 @@ def _solve(basis: KrylovBasis, tol: float, failure: float) -> EigenSolution:
     while True:
         estimate = _converge(basis, demanded, missed)
         pairs = _verified(basis, tol)
-        met = pairs.worst <= tol * basis.largest
-        helps = floor < estimate <= demanded and pairs.worst < 0.9 * worst_before
+        worst = float(pairs.residuals.max())
+        met = worst <= tol * basis.largest
+        helps = floor < estimate <= demanded and worst < 0.9 * worst_before
         if not met and helps and basis.operator.left > 1 and not basis.complete:
-            demanded, worst_before = max(estimate / 10.0, floor), pairs.worst
+            demanded, worst_before = max(estimate / 10.0, floor), worst
             continue
         # Stagnation is no reason to skip the search: a missed eigenvalue is the larger error.
-        search = _ComplementSearch(basis, pairs, slack=max(tol * basis.largest, pairs.worst))
+        search = _ComplementSearch(basis, pairs, slack=max(tol * basis.largest, worst))
         missed = search.run(enclosure) if failure < 1.0 else []
         if search.blocked:
             basis.compress(pairs.coefficients)
@@ -299,16 +294,14 @@ def _verified(basis: KrylovBasis, tol: float) -> _Pairs:
     limit = tol * basis.largest
     spoiled = residuals.max() > limit >= ritz.estimates[chosen].max()
     if spoiled and len(chosen) > 1 and operator.left >= len(chosen):
-        measured = np.array([_measured(basis, s, z) for s in mix.T])
+        rows = []
+        for s in mix.T:
+            y = combine(s[:, None], basis.rows, out=z[None])[0]
+            rows.append(rayleigh(y.div_(norm(y)), operator(y)))
+        measured = np.array(rows)
         order = np.argsort(-measured[:, 0], kind="stable")
         (values, residuals), mix = measured[order].T, mix[:, order]
     return _Pairs(values, residuals, mix, noise)
-
-
-def _measured(basis: KrylovBasis, s: Floats, out: Tensor) -> tuple[float, float]:
-    """Return Rayleigh quotient and residual of y = Vs, for one product."""
-    y = combine(s[:, None], basis.rows, out=out[None])[0]
-    return rayleigh(y.div_(norm(y)), basis.operator(y))
 
 
 class _ComplementSearch:
@@ -317,18 +310,15 @@ class _ComplementSearch:
     With K the block of H on the complement, the run bounds its eigenvalues but for a stated
     chance (`LanczosTridiagonal.bound`), and so those of H (`KrylovBasis.raised`). Only the
     recurrence of three terms enters there, so that nothing of the run is stored.
-
-    Attributes:
-        slack: how far an eigenvalue may be off.
-        finished: whether it is shown that no eigenvalue was missed.
-        blocked: whether K has an eigenvalue so close to those sought that nothing can be shown
-            with this basis, of which vectors that have not converged couple to it.
-        rises: upper bounds on λᵢ − θᵢ, for the lower end on θᵢ − λᵢ, in the order of the pairs.
     """
 
     def __init__(self, basis: KrylovBasis, pairs: _Pairs, *, slack: float) -> None:
-        self.slack = slack
-        self.finished, self.blocked = basis.complete, False
+        self.slack = slack  # how far an eigenvalue may be off
+        self.finished = basis.complete  # whether it is shown that no eigenvalue was missed
+        # Whether K has an eigenvalue so close to those sought that nothing can be shown with this
+        # basis, of which vectors that have not converged couple to it.
+        self.blocked = False
+        # Upper bounds on λᵢ − θᵢ, for the lower end on θᵢ − λᵢ, in the order of the pairs.
         self.rises = np.full(basis.n_wanted, 0.0 if basis.complete else math.inf)
         self._basis = basis
         self._chain = LanczosTridiagonal(basis.operator.n - basis.size)
@@ -411,3 +401,55 @@ class _ComplementSearch:
             return False
         seen = {sign: sign * float(self._chain.values(sign)[0]) for sign in (-1.0, 1.0)}
         return bool((self._rises(seen) > self._limit).any())
+
+
+def least_basis(n: int, wanted: int) -> int:
+    """Return the smallest basis that restarted Lanczos can find so many pairs with."""
+    return min(max(8, wanted + 3), n)
+
+
+def basis_for(
+    budget_bytes: float,
+    n: int,
+    *,
+    k: int = 1,
+    both_ends: bool = False,
+    block: int = 1,
+    dtype: torch.dtype,
+) -> int:
+    """Return the largest ``max_basis`` with which `lanczos` stays within a memory budget."""
+    # The basis, pending vectors, results, scratch for sums and five small matrices of the size of
+    # the basis; not what operator and caller hold.
+    wanted = n_wanted(n, k=k, both_ends=both_ends)
+    fixed, vector = _fixed_bytes(n, wanted, block, dtype)
+    left = max(budget_bytes - fixed, 0.0)
+    # The positive root m of 8·_SMALL·m² + vector·m = left, free of cancellation.
+    fits = int(2.0 * left / (vector + math.sqrt(vector**2 + 32.0 * _SMALL * left)))
+    least = least_basis(n, wanted)
+    if min(fits, n) < least:
+        needed = math.ceil(least_bytes(n, k=k, both_ends=both_ends, block=block, dtype=dtype) / 1e6)
+        msg = (
+            f"a budget of {budget_bytes / 1e6:.0f} MB for k = {k} eigenpairs of an operator of "
+            f"size n = {n}; expected at least {needed} MB, for a basis of {least} vectors; raise "
+            "the budget, lower k, or use power iteration"
+        )
+        raise InvalidArgumentError(msg)
+    return min(fits, n)
+
+
+def least_bytes(
+    n: int, *, k: int = 1, both_ends: bool = False, block: int = 1, dtype: torch.dtype
+) -> float:
+    """Return the bytes that the smallest basis takes, see `basis_for`."""
+    wanted = n_wanted(n, k=k, both_ends=both_ends)
+    fixed, vector = _fixed_bytes(n, wanted, block, dtype)
+    least = least_basis(n, wanted)
+    return fixed + least * vector + 8 * _SMALL * least**2
+
+
+def _fixed_bytes(n: int, wanted: int, block: int, dtype: torch.dtype) -> tuple[float, float]:
+    """Return what is needed beside the basis, and the size of a vector."""
+    vector = n * torch.promote_types(dtype, torch.float32).itemsize
+    # Sums are done in pieces of the basis, and those of a small one are small.
+    scratch = min(SCRATCH_BYTES, _SCRATCH_PER_ENTRY * n)
+    return (block + max(wanted, _WORK)) * vector + scratch, vector

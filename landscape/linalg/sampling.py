@@ -1,12 +1,10 @@
-"""Random probes, their products, and the rule by which sampling stops."""
+"""Random probes and what is made of them: products, Lanczos runs, and the rule to stop."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,60 +12,16 @@ from torch import Tensor
 
 from landscape.checks import real
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.linalg.krylov import Floats, Matvec, Operator
+from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
 from landscape.randomness import seeded
 
-Matmat = Callable[[Tensor], Tensor]
 PROBES = ("rademacher", "gaussian", "sphere")
-# Vectors multiplied at once, and the memory of them and their products.
-_BLOCK = 8
-_BLOCK_BYTES = 2**28
-
-
-class BlockOperator(Operator):
-    """An operator that multiplies several vectors at once where it can.
-
-    Attributes:
-        block: how many; 1 where there is no such product.
-    """
-
-    def __init__(self, matvec: Matvec, n: int, *, matmat: Matmat | None = None, **options: Any):
-        super().__init__(self._next, n, **options)
-        self._single, self._several = matvec, matmat
-        self._held: deque[Tensor] = deque()
-        fits = _BLOCK_BYTES // (2 * self.storage.itemsize * max(1, n))
-        self.block = 1 if matmat is None else min(_BLOCK, max(1, fits))
-
-    def products(self, vectors: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Multiply with vectors, each product checked and counted as it is taken."""
-        for first in range(0, len(vectors), self.block):
-            some = vectors[first : first + self.block]
-            self._held = deque(self._ahead(some))
-            for v in some:
-                yield self(v)
-
-    def _ahead(self, vectors: Sequence[Tensor]) -> Tensor | tuple[()]:
-        if self._several is None or len(vectors) < 2:
-            return ()
-        products = self._several(torch.stack([v.to(self.dtype) for v in vectors]))
-        if len(products) != len(vectors):
-            msg = (
-                f"matmat returned {len(products)} rows for {len(vectors)} vectors; expected one "
-                "product in each row"
-            )
-            raise InvalidArgumentError(msg)
-        return products
-
-    def _next(self, v: Tensor) -> Tensor:
-        return self._held.popleft() if self._held else self._single(v)
+# Rounding of a Lanczos step, relative to ‖A‖, in units of the rounding of one number.
+ROUNDING = 10.0
 
 
 class ProbeSource:
-    """A stream of random probes v with E[vvᵀ] = I.
-
-    They are drawn on the CPU in float64 and then rounded to the operator's dtype, so that every
-    device starts alike, and an estimate multiplies with the very vector that the operator saw.
-    """
+    """A stream of random probes v with E[vvᵀ] = I, drawn on the CPU in float64."""
 
     def __init__(self, operator: Operator, kind: str, seed: int) -> None:
         self._operator = operator
@@ -75,11 +29,7 @@ class ProbeSource:
         self._generator = seeded(seed)
 
     def draw(self) -> Tensor:
-        """Return the next probe, shape (n,), in the storage dtype.
-
-        Its entries are ±1 (``rademacher``), standard normal (``gaussian``), or it is uniform on
-        the sphere of radius √n (``sphere``).
-        """
+        """Return the next probe, shape (n,), in the storage dtype."""
         n, operator = self._operator.n, self._operator
         if self._kind == "rademacher":
             bits = torch.randint(0, 2, (n,), generator=self._generator)
@@ -88,7 +38,82 @@ class ProbeSource:
             v = torch.randn(n, dtype=torch.float64, generator=self._generator)
         if self._kind == "sphere":
             v *= math.sqrt(n) / v.norm()
+        # Rounded, so that an estimate multiplies with the very vector that the operator saw.
         return v.to(operator.dtype).to(operator.device, operator.storage)
+
+
+class Rows:
+    """Vectors as the rows of a matrix that grows."""
+
+    def __init__(self, operator: Operator, capacity: int = 8) -> None:
+        shape = (capacity, operator.n)
+        self._size = 0
+        self._all = torch.empty(shape, dtype=operator.storage, device=operator.device)
+
+    @property
+    def rows(self) -> Tensor:
+        """The vectors so far, shape (m, n)."""
+        return self._all[: self._size]
+
+    def append(self, v: Tensor) -> None:
+        """Copy a vector into the next row."""
+        if self._size == len(self._all):
+            more = torch.empty_like(self._all) if self._size else self._all.new_empty(1, len(v))
+            self._all = torch.cat([self._all, more])
+        self._all[self._size] = v
+        self._size += 1
+
+    def products(self, vectors: Tensor) -> Floats:
+        """Return the inner products with other vectors, one column for each."""
+        columns = [inner(self.rows, v).cpu().numpy() for v in vectors]
+        products = np.array(columns, dtype=np.float64).reshape(len(vectors), self._size)
+        return np.asarray(products.T)
+
+
+class LanczosRun:
+    """A Lanczos basis V with full reorthogonalisation: A V = V T + β vₘ₊₁ eₘᵀ."""
+
+    def __init__(
+        self, operator: Operator, *, capacity: int, against: Sequence[Tensor] = ()
+    ) -> None:
+        """Start from a random vector; all vectors are orthogonal to the rows of ``against``."""
+        self._operator = operator
+        self.basis = Rows(operator, capacity + len(against))  # V, after what it is orthogonal to
+        for row in against:
+            self.basis.append(row)
+        self.alphas: list[float] = []  # diagonal of T
+        self.betas: list[float] = []  # its off-diagonal, and β, 0 where the space was exhausted
+        full = len(against) == operator.n
+        # vₘ₊₁, to be multiplied next; None where the space is exhausted.
+        self.vector = None if full else operator.random_unit_vector(self.basis.rows)
+
+    def advance(self, product: Tensor) -> None:
+        """Take the product with `vector`, which is overwritten, into the basis."""
+        operator = self._operator
+        if self.vector is not None:
+            self.basis.append(self.vector)
+        rows = self.basis.rows
+        self.alphas.append(float(orthogonalise(product, rows)[-1]))
+        beta = norm(product)
+        tiny = ROUNDING * operator.storage_eps * operator.norm
+        exhausted = len(rows) == operator.n or beta <= tiny
+        self.betas.append(0.0 if exhausted else beta)
+        self.vector = None if exhausted else product.div_(beta)
+
+    def next_vector(self) -> Tensor:
+        """Return `vector`, or where the space is exhausted a random one of its complement."""
+        if self.vector is None:
+            self.vector = self._operator.random_unit_vector(self.basis.rows)
+        return self.vector
+
+    def projection(self) -> Floats:
+        """Return T, shape (m, m)."""
+        off = self.betas[:-1]
+        return np.asarray(np.diag(self.alphas) + np.diag(off, 1) + np.diag(off, -1))
+
+    def forget(self) -> None:
+        """Drop the vectors; T remains."""
+        self.vector, self.basis = None, Rows(self._operator, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +125,12 @@ class StoppingRule:
     are few looks, and two in a row must agree: the half-width must be within the tolerance, and
     so must that of the look before, scaled by √(probes then / probes now). Of 95 % intervals of
     exponential or normal samples, 93 to 96 % cover then at any tolerance, from 8 probes up.
-
-    Attributes:
-        first: probes at the first look.
-        rtol: tolerance on the half-width, relative to |value|.
-        atol: tolerance on the half-width; the larger of the two counts.
-        growth: probes at a look over those at the look before. Smaller steps than doublings are
-            for samples that are not skewed.
     """
 
-    first: int
-    rtol: float
-    atol: float
+    first: int  # probes at the first look
+    rtol: float  # tolerance on the half-width, relative to |value|
+    atol: float  # tolerance on the half-width; the larger of the two counts
+    # Probes at a look over those before; less than doublings is for samples that are not skewed.
     growth: float = 2.0
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -19,10 +20,8 @@ from landscape.linalg.estimators import (
     Method,
     XTrace,
 )
-from landscape.linalg.krylov import Floats, Matvec
+from landscape.linalg.krylov import Floats, Matmat, Matvec, Operator
 from landscape.linalg.sampling import (
-    BlockOperator,
-    Matmat,
     ProbeSource,
     StoppingRule,
     check_confidence,
@@ -32,7 +31,7 @@ from landscape.randomness import next_seed
 from landscape.stats import Interval
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Required, Unpack
 
 # Products of the probes, relative to n, before the n unit vectors take over; and those with unit
 # vectors for small blocks, relative to the probes.
@@ -76,12 +75,7 @@ class TraceSolution:
         return max(self.high - self.value, self.value - self.low)
 
 
-class _Placement(TypedDict):
-    dtype: torch.dtype
-    device: torch.device | str
-
-
-class TraceOptions(_Placement, total=False):
+class TraceOptions(TypedDict, total=False):
     """Options of every estimator of a trace.
 
     Attributes:
@@ -97,6 +91,8 @@ class TraceOptions(_Placement, total=False):
         seed: seed of the probes, 0.
     """
 
+    dtype: Required[torch.dtype]
+    device: Required[torch.device | str]
     rtol: float
     atol: float
     confidence: float
@@ -152,11 +148,7 @@ def hutchinson_trace(
     >>> found.value, found.groups.value.tolist(), found.exact
     (2.5, [3.0, -0.5], True)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return Hutchinson(operator, ProbeSource(operator, probes, seed), groups)
-
-    return _estimate(method, matvec, n, matmat=matmat, **options)
+    return _estimate(Hutchinson, probes, matvec, n, groups=groups, matmat=matmat, **options)
 
 
 def hutchpp_trace(
@@ -168,9 +160,8 @@ def hutchpp_trace(
 
         tr(A) ≈ tr(QᵀAQ) + (1/p) Σ gᵀPAPg
 
-    The first term is exact for what Q captures; Hutchinson's method with p further probes g is
-    left with the rest. Given Q, the samples gᵀPAPg are independent and unbiased, and the standard
-    error is theirs. When p is doubled, Q grows and all products are used again.
+    The first term is exact for what Q captures, and given Q, the samples gᵀPAPg are independent and
+    unbiased. When p is doubled, Q grows and all products are used again.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries.
@@ -197,11 +188,7 @@ def hutchpp_trace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 33)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return HutchPlusPlus(operator, ProbeSource(operator, probes, seed))
-
-    return _estimate(method, matvec, n, **options)
+    return _estimate(HutchPlusPlus, probes, matvec, n, **options)
 
 
 def xtrace(
@@ -217,9 +204,8 @@ def xtrace(
     Every tᵢ is unbiased, but they are not independent: the published error, their sample variance
     s² over p, is too small by up to half where few eigenvalues stand out. For E[tᵢ | the other
     probes] = tr(A), the variance of the mean is exactly E[s²]/p + E[δᵢⱼδⱼᵢ], with δᵢⱼ the change of
-    tᵢ when ωⱼ too is left out of its basis. Both terms need no product more, and make up the
-    standard error here (the second by its magnitude). It is right on average, but up to a few
-    times too large where the eigenvalues fall by half or more from one to the next.
+    tᵢ when ωⱼ too is left out of its basis; both make up the standard error, the second by its
+    magnitude. It is up to a few times too large where eigenvalues fall by half or more in a step.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries.
@@ -248,11 +234,7 @@ def xtrace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 17)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return XTrace(operator, ProbeSource(operator, "sphere", seed), normalise)
-
-    return _estimate(method, matvec, n, **options)
+    return _estimate(partial(XTrace, normalise=normalise), "sphere", matvec, n, **options)
 
 
 def krylov_trace(
@@ -269,12 +251,11 @@ def krylov_trace(
 
         tr(A) ≈ tr(T) + (1/p) Σ gᵀPAPg
 
-    The outliers of both ends converge in V first, and T gives tr(VᵀAV) without further products:
-    unlike the basis of Hutch++, V takes one product a vector, not two, and captures more in as
-    many. Given V, the samples are independent and unbiased. The probes are uniform on a sphere,
-    and Pg is rescaled to its mean length, so that a multiple of the identity in A adds no
-    variance. The traces of diagonal blocks are estimated in the same way, from (A − PAP)_gg,
-    which is known, and (Pg)_g·(PAPg)_g.
+    The outliers of both ends converge in V first, and T gives tr(VᵀAV) without further products.
+    Given V, the samples are independent and unbiased. The probes are uniform on a sphere, and Pg
+    is rescaled to its mean length, so that a multiple of the identity in A adds no variance. The
+    traces of diagonal blocks are estimated in the same way, from (A − PAP)_gg, which is known, and
+    (Pg)_g·(PAPg)_g.
 
     Args:
         matvec: v ↦ Av for a flat vector of ``n`` entries.
@@ -304,18 +285,16 @@ def krylov_trace(
     >>> abs(found.value - float(u @ u)) < 1e-10, found.matvecs
     (True, 24)
     """
-
-    def method(operator: BlockOperator, seed: int) -> Method:
-        return KrylovAware(operator, ProbeSource(operator, "sphere", next_seed(seed)), groups)
-
-    return _estimate(method, matvec, n, matmat=matmat, **options)
+    return _estimate(KrylovAware, "sphere", matvec, n, groups=groups, matmat=matmat, **options)
 
 
 def _estimate(
-    make_method: Callable[[BlockOperator, int], Method],
+    kind: Callable[..., Method],
+    probes: str,
     matvec: Matvec,
     n: int,
     *,
+    groups: Sequence[slice] = (),
     matmat: Matmat | None = None,
     rtol: float = 0.05,
     atol: float = 0.0,
@@ -326,10 +305,12 @@ def _estimate(
     device: torch.device | str,
 ) -> TraceSolution:
     """Draw until the stopping rule is met or the budget is spent, or take the unit vectors."""
-    operator = BlockOperator(
+    operator = Operator(
         matvec, n, matmat=matmat, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
     )
-    method = make_method(operator, seed)
+    # The seed of the operator draws the start of a Lanczos run, which the probes must not repeat.
+    source = ProbeSource(operator, probes, next_seed(seed) if kind is KrylovAware else seed)
+    method = kind(operator, source, groups)
     check_confidence(confidence)
     whole("max_matvecs", max_matvecs, least=min(2 * method.cost, n))
     rule = StoppingRule(first=method.first, rtol=rtol, atol=atol, growth=method.growth)
@@ -341,7 +322,8 @@ def _estimate(
         return _exact(method, confidence)
     before, expected, met = None, math.inf, False
     for n_probes in rule.looks(most):
-        estimate = method.estimate(n_probes, confidence)
+        method.draw(n_probes)
+        estimate = method.estimate(confidence)
         if before is not None:
             share = len(before.samples) / n_probes
             expected = method.width_before(before, estimate, confidence) * math.sqrt(share)

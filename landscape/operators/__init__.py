@@ -1,14 +1,19 @@
 """Curvature of the data set's loss as symmetric operators: a matvec over flat vectors.
 
 The Hessian, the generalised Gauss-Newton matrix and the empirical Fisher matrix, each of the whole
-data set and exact; `noise_floor` measures how far their products can be trusted.
+data set and exact.
 """
 
-from landscape.operators._curvature import GRAPH_BYTES, N_GROUPS, Curvature
+from landscape.operators._curvature import (
+    GRAPH_BYTES,
+    N_GROUPS,
+    SCALES,
+    Curvature,
+    parameter_scale,
+    pieces,
+)
 from landscape.operators._hessian import PRODUCTS, Hessian
 from landscape.operators._jacobians import EmpiricalFisher, GaussNewton
-from landscape.operators._noise import Noise, noise_floor
-from landscape.operators._scales import SCALES, parameter_scale
 
 CURVATURES: dict[str, type[Curvature]] = {
     "hessian": Hessian,
@@ -27,7 +32,6 @@ __all__ = [
     "EmpiricalFisher",
     "GaussNewton",
     "Hessian",
-    "Noise",
-    "noise_floor",
     "parameter_scale",
+    "pieces",
 ]

@@ -1,24 +1,27 @@
-"""Curvature operators as sums over the batches, with graphs that are kept."""
+"""Curvature operators as sums over pieces of the data, with graphs that are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landscape.errors import NonFiniteError
-from landscape.evaluate import Evaluator, final_divisor, twice_differentiable
-from landscape.linalg.krylov import inner
-from landscape.linalg.symmetric import SymmetricOperator
-from landscape.operators._pieces import Piece, pieces, size_that_fits
+from landscape.checks import real
+from landscape.errors import NonFiniteError, one_of
+from landscape.evaluate import Evaluator, evenly_cut, final_divisor, twice_differentiable
+from landscape.linalg.krylov import SymmetricOperator, inner
+from landscape.problem import Problem
+from landscape.problem._filters import filter_norms_of
 from landscape.problem._parameters import ParameterSpace
 from landscape.randomness import random_unit_vector
 
+SCALES = ("none", "elementwise", "filterwise")
 GRAPH_BYTES = 4 * 2**30
 _MIB = 2**20
 N_GROUPS = 16
@@ -26,6 +29,26 @@ _LEAST_GROUPS = 8
 _LEAST_BYTES, _MOST_BYTES = 2**20, 256 * 2**20
 _LONG = 2**19  # entries from which on the groups are summed in the type of the products
 _BLOCK = 2**16  # columns that are multiplied at a time
+# On a CPU, graphs beyond this leave the caches and make the allocator give memory back and fetch
+# it again: on a ResNet-20 products took 20 % longer with whole batches of 190 MiB.
+_CACHED = 48 * 2**20
+# Examples in the two samples that the memory of a graph per example is measured on.
+_SAMPLE = 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A batch, or a part of one, with the number of the batch."""
+
+    batch: Any
+    number: int
+
+
+def pieces(problem: Problem, size: int | None) -> Iterator[Piece]:
+    """Walk through the data once, in even pieces of at most a size; None: whole batches."""
+    for i, batch in enumerate(problem.batches):
+        for part in evenly_cut(problem, batch, size):
+            yield Piece(part, i)
 
 
 class BatchProduct(Protocol):
@@ -42,17 +65,12 @@ class BatchProduct(Protocol):
 
 
 class Parts:
-    """H_g v of groups g of consecutive examples, undivided, for the last product.
-
-    Attributes:
-        rows: one group in each row, shape (groups, n).
-        weights: Σ weight of each group; for a loss that is a plain sum, its examples.
-    """
+    """H_g v of groups g of consecutive examples, undivided, for the last product."""
 
     def __init__(self, space: ParameterSpace, like: Tensor, *, n_groups: int, n_examples: int):
         wide = torch.float64 if space.n < _LONG and like.device.type != "mps" else like.dtype
         self.rows = torch.zeros((n_groups, space.n), dtype=wide, device=like.device)
-        self.weights = np.zeros(n_groups)
+        self.weights = np.zeros(n_groups)  # of each group; its examples, for a loss that is a sum
         self._space, self._n_examples = space, n_examples
         self._seen = 0
 
@@ -72,11 +90,6 @@ class Parts:
         self.weights[group] += weight
         self._seen += n_examples
 
-    def total(self, divisor: float, dtype: torch.dtype) -> Tensor:
-        """Return the product, shape (n,)."""
-        total = self.rows.sum(dim=0, dtype=self.rows.dtype)
-        return total.div_(divisor).to(dtype)
-
     def project(self, basis: Tensor, scale: Tensor | None) -> npt.NDArray[np.float64]:
         """Return (Tq)ᵀH_g v for the rows q of a basis, shape (groups, m)."""
         total = torch.zeros((len(self.rows), len(basis)), dtype=torch.float64)
@@ -87,12 +100,6 @@ class Parts:
         return total.numpy()
 
 
-def _fitting_groups(n: int, itemsize: int, limit: int) -> int:
-    """Return how many groups fit into some bytes, for products of n entries; 1 MiB always fits."""
-    limit = min(_MOST_BYTES, max(limit, _LEAST_BYTES))
-    return limit // (n * (8 if n < _LONG else itemsize))
-
-
 class Curvature(SymmetricOperator):
     """A curvature operator of the data set's loss at one weight vector.
 
@@ -101,7 +108,6 @@ class Curvature(SymmetricOperator):
     ``graph_bytes``. A batch whose own graph takes more than a quarter, or is too large for a CPU
     to handle quickly, is cut into parts, where the loss allows it (``eval`` mode, a sum over
     examples).
-
     """
 
     def __init__(
@@ -111,14 +117,7 @@ class Curvature(SymmetricOperator):
         at: Tensor | None = None,
         graph_bytes: int = GRAPH_BYTES,
     ) -> None:
-        """Set up the operator; graphs are built at the first product.
-
-        Args:
-            evaluator: an entered evaluator.
-            at: weights of shape (n,); None: the origin.
-            graph_bytes: memory for graphs, half of it for those that are kept between products;
-                0: keep none.
-        """
+        """Test what products need at the weights ``at``; graphs are built at the first product."""
         self._evaluator = evaluator
         self._at = evaluator.origin if at is None else at
         # Half is for graphs that are kept; one that is made anew, and what its backward pass holds
@@ -136,23 +135,8 @@ class Curvature(SymmetricOperator):
         return self.matmat(vector[None])[0]
 
     def matmat(self, vectors: Tensor) -> Tensor:
-        """Multiply with several vectors; the graph of each batch serves all of them.
-
-        Args:
-            vectors: one per row, shape (b, n).
-
-        Returns:
-            The products, one per row, shape (b, n). Cost: b products, graphs built once.
-
-        Raises:
-            NonFiniteError: if a product is not finite; the message names the batch.
-        """
-        products = self._products(vectors, self._parts if len(vectors) == 1 else None)
-        self._evaluator.passes["hvps"] += len(vectors)
-        self._check_finite(products, vectors)
-        return products
-
-    def _products(self, vectors: Tensor, parts: Parts | None) -> Tensor:
+        """Multiply with several vectors in rows; the graph of each batch serves all of them."""
+        parts = self._parts if len(vectors) == 1 else None
         evaluator, weight, is_empty = self._evaluator, 0.0, True
         sums = [evaluator.new_sum() for _ in vectors] if parts is None else []
         if parts is not None:
@@ -172,9 +156,15 @@ class Curvature(SymmetricOperator):
             evaluator.require_dependence()
         divisor = final_divisor(weight, plain_sum=evaluator.problem.loss.sums)
         if parts is not None:
-            return parts.total(divisor, self.dtype)[None]
-        results = [total.result(divisor) for total in sums]
-        return results[0][None] if len(results) == 1 else torch.stack(results)
+            total = parts.rows.sum(dim=0, dtype=parts.rows.dtype)
+            products = total.div_(divisor).to(self.dtype)[None]
+        else:
+            results = [total.result(divisor) for total in sums]
+            products = results[0][None] if len(results) == 1 else torch.stack(results)
+        evaluator.passes["hvps"] += len(vectors)
+        if not bool(torch.isfinite(products.sum())):
+            self._check_finite(products, vectors)
+        return products
 
     def _weight(self, piece: Piece, product: BatchProduct) -> float:
         """Return the weight of a piece; for a loss that is a plain sum, its examples."""
@@ -182,18 +172,12 @@ class Curvature(SymmetricOperator):
         return problem.batching.size(piece.batch) if problem.loss.sums else product.weight
 
     def record_parts(self, n_groups: int | None = None) -> bool:
-        """Keep, from now on, what groups of examples contribute to each product of one vector.
-
-        Batches are cut where there are fewer than groups, if the loss allows it.
-
-        Args:
-            n_groups: how many groups; None: 16, or 8 where there are fewer than 16 batches.
-
-        Returns:
-            Whether the parts fit into memory; if not, nothing is kept.
-        """
+        """Keep, from now on, what groups of examples contribute to a product, if that fits."""
+        # 16 groups, or 8 where there are fewer than 16 batches, unless a number is given; batches
+        # are cut where there are fewer than groups, if the loss allows it.
         problem, divisible = self._evaluator.problem, self._evaluator.divisible
-        most = _fitting_groups(self.n, problem.dtype.itemsize, self._limit // 4)
+        limit = min(_MOST_BYTES, max(self._limit // 4, _LEAST_BYTES))
+        most = limit // (self.n * (8 if self.n < _LONG else problem.dtype.itemsize))
         if most < (_LEAST_GROUPS if n_groups is None else n_groups):
             return False
         batches = problem.batches
@@ -297,8 +281,27 @@ class Curvature(SymmetricOperator):
         if self._size is None:
             # A smaller part would spend more on the weights than on its examples.
             limit = max((self._limit or GRAPH_BYTES) // 4, 4 * self.n * self.dtype.itemsize)
-            self._size = (size_that_fits(self._evaluator, limit, lambda p: self._build(p).n_bytes),)
+            self._size = (self.size_that_fits(limit),)
         return self._size[0]
+
+    def size_that_fits(self, limit: int) -> int | None:
+        """Measure how many examples a piece may have so that its graph stays within a limit."""
+        # The graph of a whole batch is never built to find out: its size is a constant and so much
+        # for each example, measured on two small samples of the first batch.
+        problem, batching = self._evaluator.problem, self._evaluator.problem.batching
+        batch = next(iter(problem.batches))
+        if problem.device.type == "cpu":
+            # Each piece reads and writes all weights: its graph should not be smaller than they.
+            cap = max(_CACHED, problem.space.n * problem.dtype.itemsize)
+            limit = min(limit, cap) if limit > 0 else cap
+        if limit <= 0 or not self._evaluator.divisible or batching.size(batch) < 2:
+            return None
+        few = max(1, min(_SAMPLE, batching.size(batch) // 4))
+        small = self._build(Piece(batching.part(batch, 0, few), 0)).n_bytes
+        large = self._build(Piece(batching.part(batch, 0, 2 * few), 0)).n_bytes
+        per_example = max(1.0, (large - small) / few)
+        fits = int((limit - max(0.0, small - few * per_example)) / per_example)
+        return None if fits >= batching.size(batch) else max(1 if few < _SAMPLE else few, fits)
 
     def _group_size(self, n_groups: int) -> int | None:
         batches, size = self._evaluator.problem.batches, self._piece_size()
@@ -334,8 +337,7 @@ class Curvature(SymmetricOperator):
                 yield piece, product, fits
 
     def _check_finite(self, products: Tensor, vectors: Tensor) -> None:
-        if bool(torch.isfinite(products.sum())):
-            return
+        """Name the first batch whose product is not finite."""
         finite = torch.isfinite(products).all(dim=1)
         if bool(finite.all()):
             return
@@ -351,3 +353,30 @@ class Curvature(SymmetricOperator):
             "that batch, or compute in float64"
         )
         raise NonFiniteError(msg)
+
+
+def parameter_scale(problem: Problem, kind: str, *, eta: float = 0.0) -> Tensor:
+    """Return the diagonal of T, as adaptive sharpness uses it.
+
+    Args:
+        problem: gives the weights.
+        kind: ``elementwise`` (t = |w| + η) or ``filterwise`` (t = the norm of the filter that an
+            entry belongs to, + η; |w| + η for biases and for the gains and shifts of
+            normalisation layers).
+        eta: η. With 0 a weight that is exactly zero never moves. Kwon et al. train with 0.01, and
+            with t = 1 for biases and normalisation layers; Keskar et al. (2017) measure with 1.
+
+    Returns:
+        Shape (n,), in the problem's dtype and on its device.
+
+    Raises:
+        InvalidArgumentError: if there is no such scale, or η is negative or not finite.
+
+    References:
+        Kwon, Kim, Park, Choi (2021), ASAM, arXiv:2102.11600; Dinh, Pascanu, Bengio, Bengio
+        (2017), Sharp minima can generalize, arXiv:1703.04933.
+    """
+    one_of(kind, SCALES[1:], what="scale")
+    real("eta", eta, least=0.0)
+    scale = torch.abs(problem.weights) if kind == "elementwise" else filter_norms_of(problem)
+    return scale + eta if eta else scale

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 import warnings
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 
 from landscape.errors import LandscapeError, LossError, one_of
 from landscape.evaluate import (
+    DoubleBackward,
     Evaluator,
+    NotTwiceDifferentiableError,
     check_hessian,
     differentiate,
     needing_derivatives,
-    noting_reentrant,
     substituted,
     twice_differentiable,
 )
 from landscape.linalg.krylov import norm
-from landscape.operators._curvature import GRAPH_BYTES, BatchProduct, Curvature
-from landscape.operators._pieces import Piece, graph_bytes
+from landscape.operators._curvature import GRAPH_BYTES, BatchProduct, Curvature, Piece
 from landscape.problem.losses import BatchTerms
 from landscape.randomness import random_unit_vector
 
 PRODUCTS = ("auto", "fastest", "double-backward", "forward-over-reverse", "differences")
 # Forward mode is taken where it is clearly faster, so that noise does not decide.
 _CLEARLY = 0.85
-# Older versions of torch differentiate tensors only.
-_TAKES_EDGES = "GradientEdge" in str(inspect.signature(torch.autograd.grad))
 # Two steps of finite differences that differ by more than this tell of a kink, not of a slope.
 _LARGEST_DIFFERENCE = 0.1
 
@@ -42,9 +37,8 @@ _LARGEST_DIFFERENCE = 0.1
 class Hessian(Curvature):
     """The Hessian of the data set's loss at one weight vector.
 
-    H = ∇² (Σ sum / Σ weight). Before the first product, double backward is compared with
-    differences of gradients on a few examples. Products are made in the first of these ways that
-    holds:
+    H = ∇² (Σ sum / Σ weight). At first double backward is compared with differences of gradients
+    on a few examples. Products are made in the first of these ways that holds:
 
     1. double backward on the graph of the gradient, which is kept while memory lasts: about 2
        gradients for a product;
@@ -52,9 +46,6 @@ class Hessian(Curvature):
     3. where an operation has no second derivative, or a wrong one, central differences of
        gradients with a step relative to ‖w‖/‖v‖, with two steps, which give their error: 4
        gradients.
-
-    Attributes:
-        error: largest error of the differences so far, relative to the largest product.
     """
 
     def __init__(
@@ -65,18 +56,11 @@ class Hessian(Curvature):
         graph_bytes: int = GRAPH_BYTES,
         products: str = "auto",
     ) -> None:
-        """Set up the operator; graphs are built at the first product.
+        """Test double backward; graphs are built at the first product.
 
-        Args:
-            evaluator: an entered evaluator.
-            at: weights of shape (n,); None: the origin.
-            graph_bytes: memory for graphs that are kept between products; 0: keep none.
-            products: ``auto``; one of the ways: ``double-backward``, ``forward-over-reverse``,
-                ``differences``; or ``fastest``: where no graph can be kept, double backward or
-                forward over reverse, chosen by timing both on the first batch.
-
-        Raises:
-            InvalidArgumentError: if there is no such way.
+        ``products`` is ``auto``; one of the ways: ``double-backward``, ``forward-over-reverse``,
+        ``differences``; or ``fastest``: where no graph can be kept, double backward or forward
+        over reverse, chosen by timing both on the first batch.
         """
         one_of(products, PRODUCTS, what="way of making products")
         is_open = products in {"auto", "fastest"}
@@ -84,23 +68,18 @@ class Hessian(Curvature):
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
         self._wanted, self._chosen = products, "double-backward" if is_open else products
         self._reason = "the option products"  # why differences are taken
-        self._tested = self._verified = False
-        self.error, self._largest = 0.0, 0.0
+        self._verified = False
+        self.error, self._largest = 0.0, 0.0  # of the differences so far, and the largest product
+        if self._chosen != "differences" and (reason := check_hessian(evaluator)):
+            self._give_up(reason)
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """Multiply with several vectors, one per row; LossError if no way of doing so is right."""
-        self._test()
         try:
             return super().matmat(vectors)
         except NotTwiceDifferentiableError as error:
             self._give_up(str(error))
             return super().matmat(vectors)
-
-    def _test(self) -> None:
-        if not self._tested and self._chosen != "differences":
-            self._tested = True
-            if reason := check_hessian(self._evaluator):
-                self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
         """Go on with differences, if the way of making products was left open."""
@@ -110,31 +89,26 @@ class Hessian(Curvature):
         self._limit, self._size = 0, None
         self._forget()
 
-    def _build(self, piece: Piece) -> BatchProduct:
-        self._test()
-        return self._product(self._chosen, piece)
+    def _build(self, piece: Piece, way: str | None = None) -> BatchProduct:
+        way = way or self._chosen
+        if way == "double-backward":
+            return DoubleBackward(self._evaluator, self._at, piece.batch, piece.number)
+        if way == "differences":
+            return Differences(self._evaluator, self._at, piece, self._check_difference)
+        if not self._verified:
+            self._verified = True
+            self._verify_forward_mode(piece)
+        return ForwardOverReverse(self._evaluator, self._at, piece)
 
     def _build_once(self, piece: Piece) -> BatchProduct:
-        self._test()
         if self._wanted == "fastest" and self._chosen == "double-backward":
             self._wanted, self._chosen = "auto", self._faster(piece)
-        return self._product(self._chosen, piece)
-
-    def _product(self, way: str, piece: Piece) -> BatchProduct:
-        if way == "double-backward":
-            return DoubleBackward(self._evaluator, self._at, piece)
-        if way == "forward-over-reverse":
-            self._verify_forward_mode(piece)
-            return ForwardOverReverse(self._evaluator, self._at, piece)
-        return Differences(self._evaluator, self._at, piece, self._check_difference)
+        return self._build(piece)
 
     def _verify_forward_mode(self, piece: Piece) -> None:
         """Refuse forward mode where it does not give what double backward gives on a piece."""
-        if self._verified:
-            return
-        self._verified = True
         expected, forward = (
-            self._flat(self._product(way, piece).times(self._probe(), retain=False))
+            self._flat(self._build(piece, way).times(self._probe(), retain=False))
             for way in ("double-backward", "forward-over-reverse")
         )
         if norm(expected - forward) > torch.finfo(self.dtype).eps ** 0.5 * norm(expected):
@@ -183,65 +157,9 @@ class Hessian(Curvature):
         with twice_differentiable(self._evaluator.model):
             for _ in range(2):
                 started = time.perf_counter()
-                norm(self._flat(self._product(way, piece).times(vector, retain=False)))
+                norm(self._flat(self._build(piece, way).times(vector, retain=False)))
                 seconds.append(time.perf_counter() - started)
         return min(seconds)
-
-
-class NotTwiceDifferentiableError(LossError):
-    """An operation in the loss or the model has no second derivative."""
-
-
-class DoubleBackward:
-    """The gradient with its graph, to be differentiated once more along each vector."""
-
-    def __init__(self, evaluator: Evaluator, at: Tensor, piece: Piece) -> None:
-        self._evaluator, self._inputs = evaluator, evaluator.parameters
-        with twice_differentiable(evaluator.model):
-            with noting_reentrant() as reentrant:
-                terms = evaluator.terms(at, piece.batch, piece.number)
-            if reentrant:
-                msg = (
-                    "reentrant activation checkpointing has no second derivative: call "
-                    "torch.utils.checkpoint.checkpoint with use_reentrant=False"
-                )
-                raise NotTwiceDifferentiableError(msg)
-            try:
-                gradients = differentiate(terms.total, evaluator.parameters, create_graph=True)
-            except LossError as error:
-                raise NotTwiceDifferentiableError(str(error)) from error
-        # A gradient that does not depend on the weights adds nothing.
-        self._slots = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-        outputs = [g for g in gradients if g is not None and g.requires_grad]
-        # The graph is enough: the gradients themselves would be as large as the weights.
-        self._outputs: list[Any] = (
-            [get_gradient_edge(g) for g in outputs] if _TAKES_EDGES else outputs
-        )
-        self.weight = float(terms.weight)
-
-    @cached_property
-    def n_bytes(self) -> int:
-        """Memory of the graph."""
-        return graph_bytes(*self._outputs)
-
-    def times(self, vector: Tensor, *, retain: bool) -> list[Tensor | None]:
-        """Return the product with a vector of shape (n,) as tensors, None for zero."""
-        if not self._outputs:
-            return [None] * len(self._inputs)
-        views = self._evaluator.problem.space.views(vector)
-        try:
-            with needing_derivatives("twice"):
-                return list(
-                    torch.autograd.grad(
-                        self._outputs,
-                        self._inputs,
-                        [views[i] for i in self._slots],
-                        retain_graph=retain,
-                        allow_unused=True,
-                    )
-                )
-        except LossError as error:
-            raise NotTwiceDifferentiableError(str(error)) from error
 
 
 class ForwardOverReverse:

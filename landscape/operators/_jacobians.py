@@ -14,11 +14,11 @@ from landscape.evaluate import (
     Evaluator,
     check_hessian,
     differentiate,
+    graph_bytes,
     needing_derivatives,
     twice_differentiable,
 )
-from landscape.operators._curvature import Curvature
-from landscape.operators._pieces import Piece, graph_bytes
+from landscape.operators._curvature import GRAPH_BYTES, Curvature, Piece
 from landscape.problem.data import describe, leaves, map_leaves
 from landscape.problem.losses import BatchTerms
 
@@ -31,9 +31,6 @@ class JacobianProduct:
 
     Jv is the derivative of u ↦ Jᵀu, which is linear in u: two backward passes, no forward mode, so
     that whatever has a gradient of a gradient has a product.
-
-    Attributes:
-        weight: divisor of the sum over the batch.
     """
 
     def __init__(
@@ -82,7 +79,19 @@ class JacobianProduct:
             )
 
 
-class GaussNewton(Curvature):
+class _JacobianOperator(Curvature):
+    """A curvature operator whose products are made by double backward alone."""
+
+    def __init__(
+        self, evaluator: Evaluator, *, at: Tensor | None = None, graph_bytes: int = GRAPH_BYTES
+    ) -> None:
+        super().__init__(evaluator, at=at, graph_bytes=graph_bytes)
+        if reason := check_hessian(evaluator):
+            msg = f"{reason}; the operator hessian goes on with differences of gradients"
+            raise LossError(msg)
+
+
+class GaussNewton(_JacobianOperator):
     """The generalised Gauss-Newton matrix of the data set's loss at one weight vector.
 
     G = Σ JᵀBJ / Σ weight, with J the Jacobian of the model's output in the weights and B the
@@ -94,16 +103,20 @@ class GaussNewton(Curvature):
         Schraudolph (2002), Neural Computation 14; Martens (2020), JMLR 21, arXiv:1412.1193.
     """
 
-    def _build(self, piece: Piece) -> JacobianProduct:
-        evaluator, loss = self._evaluator, self._evaluator.problem.loss
-        if not loss.splits:
+    def __init__(
+        self, evaluator: Evaluator, *, at: Tensor | None = None, graph_bytes: int = GRAPH_BYTES
+    ) -> None:
+        if not evaluator.problem.loss.splits:
             msg = (
                 "the Gauss-Newton matrix splits the loss at the model's output, and "
                 "batch_loss(model, batch) does not say where that is: give loss(output, target), "
                 "or use the operator hessian or fisher"
             )
             raise LossError(msg)
-        _require_second_derivatives(evaluator)
+        super().__init__(evaluator, at=at, graph_bytes=graph_bytes)
+
+    def _build(self, piece: Piece) -> JacobianProduct:
+        evaluator, loss = self._evaluator, self._evaluator.problem.loss
 
         def body(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, BatchTerms]:
             output, target = loss.forward(model, batch)
@@ -131,7 +144,7 @@ class GaussNewton(Curvature):
         return "two backward passes and the loss's own Hessian"
 
 
-class EmpiricalFisher(Curvature):
+class EmpiricalFisher(_JacobianOperator):
     """The empirical Fisher matrix: the second moment of the gradients of the examples.
 
     F = Σᵢ ωᵢ gᵢgᵢᵀ / Σᵢ ωᵢ, with gᵢ the gradient of the loss of example i and ωᵢ its weight: the
@@ -145,7 +158,6 @@ class EmpiricalFisher(Curvature):
 
     def _build(self, piece: Piece) -> JacobianProduct:
         evaluator = self._evaluator
-        _require_second_derivatives(evaluator)
         with twice_differentiable(evaluator.model):
             terms = evaluator.terms(self._at, piece.batch, piece.number)
             if terms.terms is None or terms.weights is None:
@@ -189,10 +201,3 @@ def _as_one_tensor(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         )
 
     return torch.cat([t.reshape(-1) for t in parts]), restored
-
-
-def _require_second_derivatives(evaluator: Evaluator) -> None:
-    """Refuse where double backward, which makes Jv, is wrong or missing."""
-    if reason := check_hessian(evaluator):
-        msg = f"{reason}; the operator hessian goes on with differences of gradients"
-        raise LossError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from landscape.optim.ascent import Ascent
-from landscape.optim.batchnorm import frozen_statistics
+from landscape.optim.passes import frozen_statistics
 from landscape.optim.sam import SAM
 
 __all__ = ["SAM", "Ascent", "frozen_statistics"]

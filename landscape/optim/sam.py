@@ -13,9 +13,7 @@ from torch.optim import Optimizer
 
 from landscape.checks import real, whole
 from landscape.errors import LandscapeError
-from landscape.optim._accumulation import refuse_accumulation
 from landscape.optim.ascent import Ascent
-from landscape.optim.batchnorm import frozen_statistics
 from landscape.optim.checks import (
     check_base,
     check_closure,
@@ -34,7 +32,12 @@ from landscape.optim.gradients import (
     loss_gradients,
     move,
 )
-from landscape.optim.random_numbers import rng_states, set_rng_states
+from landscape.optim.passes import (
+    frozen_statistics,
+    refuse_accumulation,
+    rng_states,
+    set_rng_states,
+)
 
 # Attributes that a pickle holds beside the groups and the state.
 _PICKLED = (

@@ -22,7 +22,7 @@ from landscape.plots.style import (
 )
 from landscape.plots.surfaces import check_grid
 from landscape.results import FloatArray, Surface
-from landscape.results.areas import LevelSetArea, level_set_area
+from landscape.results.surfaces import LevelSetArea, level_set_area
 
 FEW = 9
 """Points of the grid in the set below which its area is called rough."""

@@ -192,7 +192,9 @@ def prepare_density(axes: Axes, view: DensityView, y_axis: str = "log") -> None:
     """Give a panel the axes of a density."""
     if view.spacing == "symlog":
         axes.set_xscale("asinh", linear_width=view.threshold)
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=view.threshold))
+        locator = SymmetricalLogLocator(base=10, linthresh=view.threshold)
+        ticks = locator.tick_values(view.low, view.high)
+        axes.set_xticks(ticks[(ticks == 0) | (np.abs(ticks) >= view.threshold)])
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(view.low, view.high)
     if y_axis == "log":

@@ -216,6 +216,8 @@ def plot_sharpness(
         spread = np.linspace(-0.12, 0.12, len(record.starts)) if record.starts else np.zeros(0)
         tint, ends = tints[name], [at - 0.25, at + 0.25]
         axes.plot(ends, [record.value] * 2, color=tint, linewidth=2.5, solid_capstyle="butt")
+        if np.isfinite(record.value_se):
+            axes.errorbar(at + 0.25, record.value, record.value_se, color=tint, capsize=3)
         axes.plot(at + spread, record.start_values, "o", color=tint, mfc="none")
         axes.plot(at, record.one_step, "D", color=FAINT)
     name_columns(axes, called)
@@ -223,6 +225,9 @@ def plot_sharpness(
     parts = [
         "Largest rise of the loss found in the ball, a lower bound on the maximum: "
         + captions.per_name(records, called, _ball_search),
+        "bars: ±1 standard error over the examples"
+        if any(np.isfinite(record.value_se) for record in records)
+        else "",
         captions.per_name(records, called, captions.source),
     ]
     return finish(axes, ax, parts, title=title, caption=caption)

@@ -36,10 +36,9 @@ class Batches:
     """A data set as batches on one device, the same values in the same order on every pass."""
 
     # The source is read twice before anything is measured: one that gives other examples, or
-    # another order, is refused by name. What fits in `cache_bytes` is then kept on the device, as
-    # a copy: a loader may use its memory again. `kinds` has examples of the first batch, and of
-    # the first ones of another structure, with the numbers of the batches. `largest` is the number
-    # of bytes of the largest batch.
+    # another order, is refused. What fits in `cache_bytes` is then kept on the device, as a copy:
+    # a loader may use its memory again. `kinds` has examples of the first batch of each structure,
+    # with its number; `largest` is the number of bytes of the largest batch.
 
     def __init__(
         self,
@@ -70,7 +69,13 @@ class Batches:
         for batch in self._read():
             digest.add(batch)
             self.n_examples += (count or self.batching.size)(batch)
-            self._check_limit(max(self.n_examples, self.n_batches + 1))
+            if self._limit is not None and max(self.n_examples, self.n_batches + 1) > self._limit:
+                msg = (
+                    f"the data have no length, and did not end after {self._limit:,} examples: is "
+                    "it an endless stream? Take a part of it (itertools.islice in data()), or give "
+                    "Problem(…, max_examples=…)"
+                )
+                raise DataError(msg)
             room -= n_bytes(batch)
             if room < 0:
                 self._kept = None
@@ -114,15 +119,6 @@ class Batches:
                 f"{first_line(error)}"
             )
             raise DataError(msg) from error
-
-    def _check_limit(self, n_examples: int) -> None:
-        if self._limit is not None and n_examples > self._limit:
-            msg = (
-                f"the data have no length, and did not end after {self._limit:,} examples: is it "
-                "an endless stream? Take a part of it (itertools.islice in data()), or give "
-                "Problem(…, max_examples=…)"
-            )
-            raise DataError(msg)
 
     def _check_second_pass(self, source: Any) -> None:
         again = Content()
@@ -221,12 +217,12 @@ def _slices(parts: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
 
 def _example_digests(batches: Iterable[Any], batching: Batching) -> list[str]:
     """Digest every example apart, in order; a batch that cannot be cut as one."""
-    found: list[str] = []
+    digests: list[str] = []
     for batch in batches:
         n = batching.size(batch) if batching.can_split(batch) else 0
         parts = [batching.part(batch, i, i + 1) for i in range(n)] or [batch]
-        found += map(digest_of, parts)
-    return found
+        digests += map(digest_of, parts)
+    return digests
 
 
 def _difference(source: Any, first: list[str], second: list[str]) -> str:
@@ -238,12 +234,12 @@ def _difference(source: Any, first: list[str], second: list[str]) -> str:
             "freeze_data=True (--freeze-data)"
         )
     if len(first) != len(second):
-        what = f"first {len(first):,}, then {len(second):,} examples"
+        change = f"first {len(first):,}, then {len(second):,} examples"
     else:
         moved = len(set(first) & set(second))
-        what = f"only {moved:,} of {len(first):,} examples the same"
+        change = f"only {moved:,} of {len(first):,} examples the same"
     return (
-        f"the {type(source).__name__} gives other data on every pass ({what}): random "
+        f"the {type(source).__name__} gives other data on every pass ({change}): random "
         "augmentation, or random sampling (shuffle=True with drop_last=True)? Use the evaluation "
         f"transform with {fixed_loader}, or keep one pass with freeze_data=True (--freeze-data)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +50,10 @@ class Batching:
         """Return the number of examples of a batch, or raise a DataError that asks for it."""
         n = self.known_size(batch)
         if n is None:
-            found = ", ".join(dict.fromkeys(map(describe, tensors_in(batch)))) or "no tensor"
+            shapes = ", ".join(dict.fromkeys(map(describe, tensors_in(batch)))) or "no tensor"
             msg = (
                 f"how many examples are in a batch of {describe(batch)}? Its parts do not agree on "
-                f"one number ({found}). Say it in the problem file by examples = lambda batch: …, "
+                f"one number ({shapes}). Say it in the problem file by examples = lambda batch: …, "
                 "or by batch_axis = 1, or (1, 0) for (inputs, target); in Python by "
                 "Problem(…, examples=…) or Problem(…, batch_axis=…)"
             )
@@ -82,16 +82,21 @@ class Batching:
 
     def split(self, batch: Any, at: int) -> tuple[Any, Any]:
         """Cut a batch after its first ``at`` examples; what has no such axis goes to both parts."""
-        n = self.size(batch)
-        cut = self._cutter(batch, n) or _refuse(batch)
-        return cut(slice(0, at)), cut(slice(at, n))
+        return self.part(batch, 0, at), self.part(batch, at, self.size(batch))
 
     def part(self, batch: Any, first: int, last: int) -> Any:
         """Return some consecutive examples of a batch, or raise a DataError."""
         n = self.size(batch)
         if (first, last) == (0, n):
             return batch
-        cut = self._cutter(batch, n) or _refuse(batch)
+        cut = self._cutter(batch, n)
+        if cut is None:
+            msg = (
+                f"a batch of {describe(batch)} cannot be cut: a part of it has no row for each "
+                "example, or can be cut between its entries or within them. Say along which axis "
+                "by batch_axis, or give data in batches of as many examples as a subset is to have"
+            )
+            raise DataError(msg)
         return cut(slice(first, last))
 
     def between(self, batches: Iterable[Any], first: int, last: int) -> Iterator[Any]:
@@ -117,18 +122,8 @@ class Batching:
 
     def _has_entries(self, batch: Any) -> bool:
         """Tell whether a whole batch may be a list of examples, and not one of its parts."""
-        if self.pairs or not isinstance(batch, list):
-            return False
-        return not any(isinstance(part, (Tensor, list)) for part in batch)
-
-
-def _refuse(batch: Any) -> NoReturn:
-    msg = (
-        f"a batch of {describe(batch)} cannot be cut: a part of it has no row for each example, or "
-        "can be cut between its entries or within them. Say along which axis by batch_axis, or "
-        "give data in batches of as many examples as a subset is to have"
-    )
-    raise DataError(msg)
+        of_parts = self.pairs or not isinstance(batch, list)
+        return not (of_parts or any(isinstance(part, (Tensor, list)) for part in batch))
 
 
 def _axis_at(axis: Any, place: Any) -> Any:
@@ -177,8 +172,8 @@ def _sizes(
         n = _count(value)
         inside = {t.size(0) for t in tensors_in(value) if t.dim()} if n is None else {n}
         return (inside if len(inside) == 1 else set()) if inside else None
-    found = [_sizes(part, _axis_at(axis, place), objects=objects) for place, part in parts]
-    known = [sizes for sizes in found if sizes is not None]
+    in_parts = [_sizes(part, _axis_at(axis, place), objects=objects) for place, part in parts]
+    known = [sizes for sizes in in_parts if sizes is not None]
     inner = set.intersection(*known) if known else None
     if entries and _are_alike(value) and (known or objects):
         return {len(value)} if _are_samples(value) else {len(value)} | (inner or set())

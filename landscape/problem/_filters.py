@@ -1,14 +1,17 @@
-"""How each tensor is laid out in filters, and what a direction gets from that."""
+"""Which layer a parameter belongs to, how it is laid out in filters, and the norms of these."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import ParametrizationList
 
-from landscape.problem._owners import GAIN, owner_of
 from landscape.problem.problem import Problem
 
+GAIN = "gain"
 # Layers whose weights have an output axis as they are; of other modules see `filters`.
 _LAYERS = (
     _ConvNd,
@@ -20,6 +23,48 @@ _LAYERS = (
     nn.RNNBase,
     nn.RNNCellBase,
 )
+
+
+class Owner(NamedTuple):
+    """The layer that computes with a parameter, and the role of the parameter there."""
+
+    layer: nn.Module  # the layer itself, also of a parameter in a parametrization or a list of it
+    role: str  # attribute that the parameter makes; `GAIN`: the lengths of a weight normalisation
+
+
+def owner_of(model: nn.Module, name: str) -> Owner:
+    """Return the layer and the role of a parameter by its name in the model."""
+    path = name.split(".")
+    modules = [model]
+    for part in path[:-1]:
+        modules.append(modules[-1].get_submodule(part))
+    last = modules[-1]
+    if isinstance(last, ParametrizationList):
+        # model.….layer.parametrizations.weight.original
+        return Owner(modules[-3], GAIN if _is_gain(last, path[-1]) else path[-2])
+    while isinstance(modules[-1], (nn.ParameterList, nn.ParameterDict)):
+        modules.pop()
+    return Owner(modules[-1], _role(modules[-1], path[-1]))
+
+
+def _is_gain(parametrization: ParametrizationList, leaf: str) -> bool:
+    """Tell whether a tensor scales the largest one that the weight is made of."""
+    if type(parametrization[0]).__name__ == "_WeightNorm":
+        return leaf == "original0"
+    originals = list(parametrization.parameters(recurse=False))
+    own, largest = getattr(parametrization, leaf), max(originals, key=Tensor.numel)
+    if own.numel() == largest.numel() or own.ndim != largest.ndim:
+        return False
+    return all(size in {1, full} for size, full in zip(own.shape, largest.shape, strict=True))
+
+
+def _role(layer: nn.Module, leaf: str) -> str:
+    """Return the role of a parameter that torch's hooks or pruning may have renamed."""
+    attribute, _, end = leaf.rpartition("_")
+    if {f"{attribute}_g", f"{attribute}_v"} <= layer._parameters.keys():
+        return {"g": GAIN, "v": attribute}.get(end, leaf)
+    # Not getattr: a weight that is computed when it is read may change buffers.
+    return attribute if end == "orig" and attribute in vars(layer) else leaf
 
 
 def normalise_filterwise(
@@ -70,9 +115,8 @@ def filters(tensor: Tensor, module: nn.Module, role: str = "weight") -> Tensor:
 
     The output axis is the first one for Linear, Conv1d/2d/3d and the joint projection of an
     attention layer; an embedding has one filter for each of its vectors; a ConvTranspose keeps the
-    output second, within each group; GPT-2's Conv1D keeps it last. Of a parameter that a model
-    holds itself, outside of torch's layers, leading axes of length 1 are dropped first: position
-    embeddings (1, T, E) are T filters, a class token (1, 1, E) is one.
+    output second, within each group; GPT-2's Conv1D keeps it last. Outside of torch's layers,
+    leading axes of length 1 are dropped: position embeddings (1, T, E) are T filters.
     """
     if _is_transposed(tensor, module, role):
         groups = int(getattr(module, "groups", 1))

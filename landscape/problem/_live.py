@@ -46,19 +46,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 class Snapshot:
-    """All of a module that running it can change: attributes, values, gradients and modes.
+    """All of a module that running it can change: attributes, values, gradients and modes."""
 
-    Attributes:
-        named: parameters and buffers under all of their names.
-        flat: the trainable parameters of each type and device, by name and laid end to end; not to
-            be written.
-    """
+    # `named` are parameters and buffers under all of their names, `flat` the trainable parameters
+    # of each type and device, laid end to end; not to be written.
 
     def __init__(self, model: nn.Module) -> None:
         self.named = dict(tensors_by_name(model))
-        self._parts = [(part, _attributes(part)) for part in model.modules()]
+        self._parts = [(part, list(_content_of(vars(part)))) for part in model.modules()]
         tensors = {id(t): t for t in self.named.values()}
-        tensors |= {id(t): t for part, _ in self._parts for t in _tensors_of(part)}
+        tensors |= {id(t): t for part, _ in self._parts for t in _tensors_in(vars(part))}
         leaves = [t for t in tensors.values() if t.is_leaf and not is_lazy(t)]
         self._flags = [(t, t.data, t.requires_grad, t.grad) for t in leaves]
         with torch.no_grad():
@@ -85,8 +82,9 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> int:
         """Put everything back, again if called twice; return how many tensors had been moved."""
-        for part, attributes in self._parts:
-            _restore(part, attributes)
+        for part, ((_, attributes), *inside) in self._parts:
+            for value, content in ((vars(part), attributes), *inside):
+                _refill(value, content)
         aliases, values, n_moved = [], [], 0
         for tensor, alias, requires_grad, grad in self._flags:
             if not _same_memory(tensor, alias):
@@ -114,14 +112,7 @@ def uninterruptible(function: F) -> F:
 
 
 class Session:
-    """A model in the hands of measurements: they take turns, and the last one puts it back.
-
-    Attributes:
-        model: the live model.
-        snapshot: what its owner left.
-        turn: the measurement whose weights and modes are in place; None: the owner's are.
-        moves: how often parameters went to another type or device; graphs do not survive that.
-    """
+    """A model in the hands of measurements: they take turns, and the last one puts it back."""
 
     _open: dict[int, Session] = {}  # noqa: RUF012
     _lock = threading.Lock()
@@ -129,8 +120,8 @@ class Session:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.snapshot = Snapshot(model)
-        self.turn: object = None
-        self.moves = 0
+        self.turn: object = None  # the measurement whose weights are in place; None: the owner's
+        self.moves = 0  # of parameters to another type or device; graphs do not survive that
         self._members: set[object] = set()
         self._thread = threading.get_ident()
         self._interrupts = _Interrupts()
@@ -325,12 +316,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: snapshot.value_of(tensor) for name, tensor in snapshot.named.items()}
 
 
-def _tensors_of(part: nn.Module) -> Iterator[Tensor]:
-    for value in vars(part).values():
-        yield from _tensors_in(value)
-
-
-def _tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
+def _tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif depth and (type(value) in _CONTAINERS or type(value) is tuple):
@@ -359,31 +345,20 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
     ) and one.data_ptr() == other.data_ptr()
 
 
-def _attributes(part: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
-    """Note every attribute, and what containers and generators among them hold."""
-    content: list[tuple[Any, Any]] = []
-    for value in vars(part).values():
-        _note(value, content)
-    return dict(vars(part)), content
-
-
-def _note(value: Any, content: list[tuple[Any, Any]], depth: int = 3) -> None:
+def _content_of(value: Any, depth: int = 4) -> Iterator[tuple[Any, Any]]:
+    """Give a container and the containers and generators in it, each with its content."""
     if isinstance(value, torch.Generator):
-        content.append((value, value.get_state()))
+        yield value, value.get_state()
     elif type(value) in _CONTAINERS and depth:
-        content.append((value, copy.copy(value)))
+        yield value, copy.copy(value)
         for item in value.values() if isinstance(value, Mapping) else value:
-            _note(item, content, depth - 1)
+            yield from _content_of(item, depth - 1)
 
 
-def _restore(part: nn.Module, noted: tuple[dict[str, Any], list[tuple[Any, Any]]]) -> None:
-    attributes, content = noted
-    vars(part).clear()
-    vars(part).update(attributes)
-    for value, state in content:
-        if isinstance(value, torch.Generator):
-            value.set_state(state)
-            continue
-        # Refilled in place: other objects may hold a reference to the container.
-        value.clear()
-        (value.extend if isinstance(value, (list, deque)) else value.update)(state)
+def _refill(value: Any, content: Any) -> None:
+    """Give a container or a generator its content back, in place: others may hold it too."""
+    if isinstance(value, torch.Generator):
+        value.set_state(content)
+        return
+    value.clear()
+    (value.extend if isinstance(value, (list, deque)) else value.update)(content)

@@ -16,17 +16,11 @@ from landscape.errors import InvalidArgumentError, ProblemError, did_you_mean
 
 @dataclass(frozen=True)
 class ParameterSpace:
-    """The trainable parameters of a module, tied ones once, laid end to end.
+    """The trainable parameters of a module, tied ones once, laid end to end."""
 
-    Attributes:
-        names: names of the tensors, in the module's order.
-        shapes: their shapes.
-        n: length of the flat vector.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the tensors, in the module's order
     shapes: tuple[torch.Size, ...]
-    n: int
+    n: int  # length of the flat vector
 
     @classmethod
     def of(cls, module: nn.Module) -> ParameterSpace:
@@ -62,26 +56,18 @@ class ParameterSpace:
         """
         chosen = set()
         for pattern in patterns:
-            matches = self._named(pattern) or self._matching(pattern)
+            inside = {n for n in self.names if n == pattern or n.startswith(f"{pattern}.")}
+            alike = (n for p in (pattern, f"{pattern}.*") for n in self.names if fnmatchcase(n, p))
+            matches = inside or set(alike)
             if not matches:
                 near = did_you_mean(pattern, [*self.names, *self.layers()])
                 shown = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
                 msg = f"no parameter matches {pattern!r}{near}; the parameters are: {shown}"
                 raise InvalidArgumentError(msg)
             chosen |= matches
-        kept = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] in chosen]
-        names, shapes = zip(*kept, strict=True)
+        pairs = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] in chosen]
+        names, shapes = zip(*pairs, strict=True)
         return ParameterSpace(names, shapes, sum(shape.numel() for shape in shapes))
-
-    def _named(self, name: str) -> set[str]:
-        return {own for own in self.names if own == name or own.startswith(f"{name}.")}
-
-    def _matching(self, pattern: str) -> set[str]:
-        return {
-            name
-            for name in self.names
-            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-        }
 
     def layers(self) -> dict[str, slice]:
         """Return the part of the flat vector that each module with parameters of its own holds.
@@ -105,11 +91,11 @@ class ParameterSpace:
     def groups(self, size: int) -> list[int]:
         """Cut the tensors into groups of neighbours of about a size; return the end of each."""
         ends, room = list[int](), 0
-        for i, own in enumerate(self.sizes):
-            if room < own:
+        for i, n in enumerate(self.sizes):
+            if room < n:
                 ends.append(i)
                 room = size
-            room -= own
+            room -= n
         return [*ends[1:], len(self.sizes)]
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:

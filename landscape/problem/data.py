@@ -77,14 +77,14 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
 
 def tensors_in(batch: Any) -> list[Tensor]:
     """List the tensors of a batch, also those that an object with a ``to`` holds."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(batch, note)
-    return found
+    return tensors
 
 
 def _is_object(leaf: Any) -> bool:
@@ -200,5 +200,5 @@ def rows_of(tensor: Tensor, rows: slice, axis: int = 0) -> Tensor:
     if tensor.layout == torch.strided:
         return tensor[(slice(None),) * (axis % tensor.ndim) + (rows,)]
     index = torch.arange(*rows.indices(tensor.size(axis)), device=tensor.device)
-    kept = tensor.to_sparse(layout=torch.sparse_coo).index_select(axis, index)
-    return kept.to_sparse(layout=tensor.layout)
+    chosen = tensor.to_sparse(layout=torch.sparse_coo).index_select(axis, index)
+    return chosen.to_sparse(layout=tensor.layout)

@@ -21,7 +21,6 @@ from torch.nn.parameter import is_lazy
 from landscape._version import __version__
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.problem._batches import BATCH_SIZE, MAX_EXAMPLES, Batches
-from landscape.problem._batching import Batching
 from landscape.problem._checkpoint import load_weights
 from landscape.problem._live import (
     Flat,
@@ -74,8 +73,7 @@ class Problem:
     """A model with its weights, a loss and a data set.
 
     A measurement writes weights into the model itself and gives it back bit for bit. The model's
-    own weights are read when a measurement starts, so that a model that is still in training can
-    be measured again and again; `at` names other weights.
+    own weights are read when it starts; `at` names other weights.
 
     Attributes:
         model: the live module; what is wrapped by torch.compile or DistributedDataParallel is the
@@ -85,11 +83,7 @@ class Problem:
         space: the parameters that are explored.
         parameters: the pattern that they were chosen by; empty: all that are trainable.
         loss: the loss, as sums and weights.
-        metrics: further means over the examples, by name.
-        split: the part of the data.
-        mode: ``eval`` or ``train``.
-        device: where everything is computed.
-        dtype: the floating-point type of everything that is computed.
+        metrics, split, mode, device, dtype: as given, or the default.
     """
 
     def __init__(
@@ -158,8 +152,9 @@ class Problem:
         own = torch.device("cpu") if first is None else first.device
         self.device = own if device is None else known_device(device)
         self.dtype = _dtype(dtype, model)
-        options = {"batch_size": batch_size, "freeze": freeze_data, "max_examples": max_examples}
-        self._data = _LazyBatches(data, device=self.device, dtype=self.dtype, **options)
+        options: dict[str, Any] = {"batch_size": batch_size, "max_examples": max_examples}
+        options |= {"device": self.device, "dtype": self.dtype, "freeze": freeze_data}
+        self._data = _LazyBatches(functools.partial(Batches, data, **options))
         self.batching = self.loss.batching
         self.trials = Trials()
         self.derivatives: dict[str, Any] = {}  # what the tests of derivatives have said
@@ -186,15 +181,11 @@ class Problem:
         if self._data.batches is None:
             with preserved(self.model):
                 count = functools.partial(count_examples, self.loss, self.model)
-                self._data.batches = self._data.read(self.batching, count)
+                self._data.batches = self._data.read(batching=self.batching, count=count)
         return self._data.batches
 
     def state(self) -> dict[str, Tensor]:
-        """Return parameters and buffers at the checkpoint, under all of their names.
-
-        Returns:
-            Tensors as they are kept, not to be written to; `weights` is a copy.
-        """
+        """Return parameters and buffers, by all of their names; not to be written to."""
         return state_of(self.model) if self._state is None else self._state
 
     @property
@@ -269,14 +260,7 @@ class Problem:
             self.model.get_submodule(name).set_extra_state(extra)
 
     def named(self, name: str) -> Problem:
-        """Return the same problem under another name.
-
-        Args:
-            name: what to call these weights.
-
-        Returns:
-            A problem that shares everything else with this one.
-        """
+        """Return the same problem, its weights called by another name."""
         return self._with(name=name)
 
     def only(self, *patterns: str) -> Problem:
@@ -300,15 +284,14 @@ class Problem:
         return self._with(space=space, parameters=parameters, derivatives={}, trials=trials)
 
     def on_examples(self, first: int, last: int) -> Problem:
-        """Return the same problem on some of the examples, in the order of the data.
+        """Return the same problem on examples ``first`` to ``last`` − 1, in the order of the data.
 
         Args:
             first: index of the first example, from 0.
             last: index after the last one.
 
         Returns:
-            A problem that shares everything else with this one; its data are examples ``first``
-            to ``last`` − 1, in the batches of the whole, cut where need be.
+            A problem that shares everything else; its batches are those of the whole, cut.
 
         Raises:
             InvalidArgumentError: if there are no such examples.
@@ -318,17 +301,15 @@ class Problem:
             msg = f"examples {first} to {last} were asked for, and the data have 0 to {n:,}"
             raise InvalidArgumentError(msg)
         pieces = list(self.batching.between(self.batches, first, last))
-        options = {"device": self.device, "dtype": self.dtype, "freeze": True}
+        read = functools.partial(Batches, pieces, device=self.device, dtype=self.dtype, freeze=True)
         # What the tests say of a part does not hold for the whole: other batches may be padded.
-        return self._with(_data=_LazyBatches(pieces, **options), trials=copy.copy(self.trials))
+        return self._with(_data=_LazyBatches(read), trials=copy.copy(self.trials))
 
     def with_normalised_logits(self) -> Problem:
-        """Return the same problem with a loss of normalised logits, see `normalised_logits`.
-
-        Its loss does not change when all logits are scaled, as they are by longer training.
+        """Return the same problem with a loss that scaling all logits does not change.
 
         Returns:
-            A problem that shares everything else with this one.
+            A problem that shares everything else with this one, see `normalised_logits`.
 
         Raises:
             LossError: if the loss is not one of classes by their logits.
@@ -347,14 +328,7 @@ class Problem:
         return content.hexdigest()
 
     def provenance(self, signature: Signature | None = None) -> Provenance:
-        """Return where a number measured now comes from.
-
-        Args:
-            signature: what the problem computes, in a few numbers.
-
-        Returns:
-            The record, with the current time.
-        """
+        """Return where a number measured now comes from."""
         return Provenance(
             checkpoint=self.name,
             checkpoint_hash=self.checkpoint_hash,
@@ -391,15 +365,12 @@ class Problem:
         )
 
 
+@dataclass
 class _LazyBatches:
     """The data that problems on different checkpoints share, read at the first use."""
 
-    def __init__(self, source: Any, **options: Any) -> None:
-        self.batches: Batches | None = None
-        self._source, self._options = source, options
-
-    def read(self, batching: Batching, count: Callable[[Any], int]) -> Batches:
-        return Batches(self._source, batching=batching, count=count, **self._options)
+    read: Callable[..., Batches]
+    batches: Batches | None = None
 
 
 def _persistent(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -426,3 +397,13 @@ def _dtype(dtype: str | torch.dtype | None, model: nn.Module) -> torch.dtype:
         own = next(p.dtype for p in model.parameters() if p.is_floating_point())
         return own if own in DTYPES.values() else torch.float32
     return DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, what="dtype")]
+
+
+def check_problem(problem: object) -> None:
+    """Refuse a bare model, which has neither loss nor data."""
+    if not isinstance(problem, Problem):
+        msg = (
+            f"expected a Problem, got {type(problem).__name__}; give the model with its loss and "
+            "its data: problem = ls.Problem(model, loss, data)"
+        )
+        raise InvalidArgumentError(msg)

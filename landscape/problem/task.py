@@ -42,19 +42,7 @@ _OPTIONAL |= {"metrics": {}, "batch_axis": 0}
 
 @dataclass(frozen=True)
 class Task:
-    """What a problem file says.
-
-    Attributes:
-        name: the file's name without suffix, or the name of the built-in problem.
-        model: makes the module.
-        data: gives the data of a split.
-        loss: function (output, target), or None.
-        batch_loss: function (model, batch), or None.
-        metrics: further functions with the arguments of the loss.
-        file: where it was read from.
-        examples: counts the examples of a batch, or None.
-        batch_axis: axis of the examples, see `Problem`.
-    """
+    """What a problem file says, and where it was read from; see this module and `Problem`."""
 
     name: str
     model: Callable[[], nn.Module]
@@ -67,32 +55,13 @@ class Task:
     batch_axis: Any = 0
 
     def problem(self, *, split: str = "train", seed: int = 0, **options: Any) -> Problem:
-        """Build the problem, its model with freshly initialised weights.
-
-        Args:
-            split: which part of the data.
-            seed: of the initial weights and of whatever the file draws.
-            **options: see `Problem`.
-
-        Returns:
-            The problem; `Problem.at` puts it at a checkpoint.
-
-        Raises:
-            ProblemError: if the file's own functions fail; the message shows the line.
-        """
+        """Build the problem, its model with initial weights that the seed draws."""
         with users_code(self.file), forked_rng(seed):
             model = self.model()
             data = self.data(split)
-        own = {"name": self.name, "examples": self.examples, "batch_axis": self.batch_axis}
-        return Problem(
-            model,
-            self.loss,
-            data,
-            batch_loss=self.batch_loss,
-            metrics=self.metrics,
-            split=split,
-            **own | options,
-        )
+        names = ("name", "batch_loss", "metrics", "examples", "batch_axis")
+        stated = {name: getattr(self, name) for name in names}
+        return Problem(model, self.loss, data, split=split, **stated | options)
 
 
 def load_problem(path: str | Path, *, split: str = "train", **options: Any) -> Problem:
@@ -113,17 +82,7 @@ def load_problem(path: str | Path, *, split: str = "train", **options: Any) -> P
 
 
 def load_task(path: str | Path) -> Task:
-    """Read a problem file.
-
-    Args:
-        path: a Python file, a module's dotted name, or the name of a built-in problem.
-
-    Returns:
-        What it says.
-
-    Raises:
-        ProblemError: if the file is missing, fails, or lacks a name.
-    """
+    """Read a problem file, as `load_problem` does, and return what it says."""
     text, file = str(path), Path(path)
     if text in PROBLEMS:
         module, network = PROBLEMS[text]
@@ -141,7 +100,11 @@ def users_code(file: str) -> Iterator[None]:
     except LandscapeError:
         raise  # worded already
     except (Exception, SystemExit) as error:
-        msg = f"{_place(error, Path(file))}\n  {type(error).__name__}: {_reason(error)}"
+        reason = str(error.msg if isinstance(error, SyntaxError) else error)
+        if isinstance(error, SystemExit):
+            advice = "a problem file is imported, so it must not call sys.exit()"
+            reason = f"exit code {error.code}; {advice}"
+        msg = f"{_place(error, Path(file))}\n  {type(error).__name__}: {reason}"
         raise ProblemError(msg) from error
 
 
@@ -154,12 +117,6 @@ def _place(error: BaseException, file: Path) -> str:
     near = [f for f in near if "site-packages" not in f.filename]
     last = ([f for f in frames if Path(f.filename) == file] or near or frames)[-1]
     return f"{last.filename}, line {last.lineno}: {last.line}"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"exit code {error.code}; a problem file is imported, so it must not call sys.exit()"
-    return str(error.msg if isinstance(error, SyntaxError) else error)
 
 
 def _run(file: Path) -> ModuleType:
@@ -192,7 +149,7 @@ def _import(name: str) -> ModuleType:
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)  # as `python -m` does
     with users_code(name):
-        spec = _found(name)
+        spec = _spec_of(name)
     if spec is None:
         near = did_you_mean(name, PROBLEMS, most=1)
         msg = (
@@ -204,7 +161,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _found(name: str) -> ModuleSpec | None:
+def _spec_of(name: str) -> ModuleSpec | None:
     if name.startswith("."):
         return None
     try:
@@ -233,8 +190,8 @@ def _task(module: ModuleType, name: str) -> Task:
             "loss (or batch_loss(model, batch)), and may define metrics, examples and batch_axis"
         )
         raise ProblemError(msg)
-    given: dict[str, Any] = {n: getattr(module, n, None) for n in _OPTIONAL}
-    parts = {n: _OPTIONAL[n] if value is None else value for n, value in given.items()}
+    stated: dict[str, Any] = {n: getattr(module, n, None) for n in _OPTIONAL}
+    parts = {n: _OPTIONAL[n] if value is None else value for n, value in stated.items()}
     if not isinstance(parts["metrics"], Mapping):
         kind = type(parts["metrics"]).__name__
         msg = f"{file}: metrics must be a dictionary from names to functions, not a {kind}"

@@ -6,19 +6,16 @@ networks, files or pictures: they travel from the measurement to the study file,
 plots and reports. `Result.plot` and `Result.explore` are the one door out, opened at the call.
 """
 
-from landscape.results.areas import LevelSetArea, level_set_area
 from landscape.results.averages import AverageSharpness, Flatness, PairedDifference
 from landscape.results.base import Cost, FloatArray, Provenance, Result, Signature
 from landscape.results.diagnoses import Check, Diagnosis
-from landscape.results.differences import Differences
-from landscape.results.losses import Evaluation
+from landscape.results.evaluations import Differences, Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
 from landscape.results.records import KINDS, from_record, to_record
 from landscape.results.sharpness import Profile, Sharpness, StepwiseSharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, Overlap, TraceEstimate
-from landscape.results.surfaces import Line, Surface, spread_rows
-from landscape.results.training import TrainingLog
-from landscape.results.trajectories import Trajectory
+from landscape.results.surfaces import LevelSetArea, Line, Surface, level_set_area, spread_rows
+from landscape.results.training import TrainingLog, Trajectory
 
 __all__ = [
     "KINDS",

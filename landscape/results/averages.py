@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, no_values
-from landscape.wording import number, with_error
+from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
+from landscape.wording import Quantity, number, with_error
 
 DISTRIBUTIONS: Mapping[str, str] = {
     "gaussian": "Gaussian",
@@ -32,8 +32,8 @@ class AverageSharpness(Result):
         high: its upper end; NaN or infinite, as the lower one, where the value is.
         rho: radius of the ball or sphere, half-width of the box, or standard deviation.
         loss: L(w).
-        rises: L(w+ε) − L(w) and L(w−ε) − L(w) of each draw, shape (n, 2), in the order of the
-            draws; the ε of draw k depends on the seed and on k alone.
+        rises: L(w+ε) − L(w) and L(w−ε) − L(w) of each draw, shape (n, 2); the ε of draw k depends
+            on the seed and on k alone.
         converged: whether the interval met the tolerance; True where none was asked for.
         predicted: what the quadratic model says, c ρ² tr(THT) with c = 1/2 (gaussian), 1/(2d)
             (sphere), 1/(2(d+2)) (ball) or 1/6 (box); NaN where it was not asked for.
@@ -42,8 +42,7 @@ class AverageSharpness(Result):
         engine: how the samples were evaluated, in words.
     """
 
-    kind: ClassVar[str] = "average"
-    heading: ClassVar[str] = "Average rise under noise"
+    kind, heading = "average", "Average rise under noise"
     value: float
     standard_error: float
     low: float
@@ -84,17 +83,33 @@ class AverageSharpness(Result):
         draws = range(1, len(self.rises) + 1)
         return {"draw": draws, "rise_plus": self.rises[:, 0], "rise_minus": self.rises[:, 1]}
 
+    def summary(self) -> Summary:
+        """Return the average rise, its interval, and the prediction of the quadratic model."""
+        predicted = {"quadratic prediction": Quantity(self.predicted, self.predicted_error)}
+        return {
+            f"average rise, σ = {self.rho:g}": Quantity(self.value, self.standard_error),
+            "95 % low": self.low,
+            "95 % high": self.high,
+            **(predicted if math.isfinite(self.predicted) else {}),
+            "draws": len(self.rises),
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the average, its evidence, and the prediction of the quadratic model as rows."""
-        noise = DISTRIBUTIONS.get(str(self.settings.get("distribution")), "")
+        d, distribution = self.n_moved, str(self.settings.get("distribution"))
         adaptive = str(self.settings.get("adaptive", "none"))
+        noise = DISTRIBUTIONS.get(distribution, "")
         noise += "" if adaptive == "none" else f", {adaptive}"
+        # The length of ε, to set σ beside the radius of a ball; of a plain scale only.
+        squares = {"gaussian": d, "sphere": 1.0, "ball": d / (d + 2), "box": d / 3}
+        has_length = adaptive == "none" and d and distribution in squares
+        length = self.rho * math.sqrt(squares.get(distribution, 0.0))
         n, bad = len(self.rises), self.n_not_finite
         wide = "" if self.converged or bad else "; WIDER than asked"
         value = with_error(self.value, self.standard_error)
         rows = [
             (f"average rise (σ = {self.rho:g}, {noise})", value),
-            *self._length(),
+            *([("‖ε‖, root mean square", number(length))] if has_length else []),
             ("95 % interval", f"{number(self.low)} to {number(self.high)} ({n} draws{wide})"),
             ("largest sample", number(self.largest)),
             ("samples above L(w)", f"{100 * self.share_above:.0f} % of {2 * n}"),
@@ -107,15 +122,6 @@ class AverageSharpness(Result):
             rows.append(("quadratic prediction", f"{predicted} (measured / predicted {ratio:.2f})"))
         return rows
 
-    def _length(self) -> list[tuple[str, str]]:
-        """Root mean square of ‖ε‖, to set σ beside the radius of a ball; of a plain scale only."""
-        d, distribution = self.n_moved, str(self.settings.get("distribution"))
-        squares = {"gaussian": d, "sphere": 1.0, "ball": d / (d + 2), "box": d / 3}
-        if self.settings.get("adaptive", "none") != "none" or not d or distribution not in squares:
-            return []
-        size = self.rho * math.sqrt(squares[distribution])
-        return [("‖ε‖, root mean square", number(size))]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
@@ -123,10 +129,8 @@ class PairedDifference:
 
     Attributes:
         names: of the two checkpoints.
-        value: mean over the draws of the first one's rise minus the second one's.
-        standard_error: of it, over the draws.
-        low: lower end of the 95 % interval.
-        high: its upper end.
+        value: mean over the draws of the first one's rise minus the second one's, with its
+            ``standard_error`` and 95 % interval, ``low`` to ``high``.
         n_draws: draws that both have.
         rho: of both.
         correlation: between the rises of the two over the draws: what the common noise gains.
@@ -156,35 +160,28 @@ class PairedDifference:
 class Flatness(Result):
     """The measures of flatness of the field, other than worst case, average and eigenvalues.
 
-    A measure that could not be made is NaN, and `left_out` says why. In a ReLU network, layers can
-    be rescaled against each other without any change of what it computes (Dinh et al. 2017);
-    `INVARIANT` names the measures that do not change then.
+    A measure that could not be made is NaN, and `left_out` says why. `INVARIANT` names those that
+    do not change when layers of a ReLU network are rescaled against each other (Dinh et al. 2017).
 
     Attributes:
         loss: L(w).
         gradient_norm: ‖∇L(w)‖.
-        fisher_rao: ⟨w, Fw⟩ = E⟨w, ∇ℓ⟩² over the examples, the square of the Fisher-Rao norm.
-        fisher_rao_se: standard error of it over the examples, from groups of them.
-        gap: surrogate gap h = L(w + ρ∇L/‖∇L‖) − L(w).
-        gap_se: standard error of it over the same examples; NaN where the loss gives no terms.
+        fisher_rao: ⟨w, Fw⟩ = E⟨w, ∇ℓ⟩² over the examples, the square of the Fisher-Rao norm, with
+            its standard error ``fisher_rao_se`` from groups of them.
+        gap: surrogate gap h = L(w + ρ∇L/‖∇L‖) − L(w), with ``gap_se`` over the examples.
         rho: of the gap.
-        rise: what σ was found for.
-        sigma: standard deviation of Gaussian noise on all weights at which the average rise of the
-            loss is ``rise``.
-        sigma_se: standard error of it, over the draws of the noise.
+        rise: average rise of the loss that σ was sought for.
+        sigma: standard deviation of Gaussian noise on all weights that gives that rise, with
+            ``sigma_se`` over the draws of the noise.
         sigma_magnitude: the same for noise of standard deviation σ (|w| + 0.001).
-        sigma_magnitude_se: standard error of it.
         layers: names of the linear and convolutional weights that have a relative flatness.
-        relative_flatness: Σ ⟨wₛ, wₛ'⟩ tr(Hₛₛ') over the pairs of neurons of each, one per layer.
-        relative_flatness_se: standard error of each; 0 where it is exact.
-        relative_flatness_low: lower end of the 95 % interval of each.
-        relative_flatness_high: upper end of each.
+        relative_flatness: Σ ⟨wₛ, wₛ'⟩ tr(Hₛₛ') over the pairs of neurons of each, one per layer,
+            with standard errors (``_se``, 0 where exact) and 95 % intervals (``_low``, ``_high``).
         products: how the Hessian's products were made.
         left_out: why a measure is missing, by its name.
     """
 
-    kind: ClassVar[str] = "flatness"
-    heading: ClassVar[str] = "Measures of flatness"
+    kind, heading = "flatness", "Measures of flatness"
     INVARIANT: ClassVar[frozenset[str]] = frozenset({"fisher_rao", "relative_flatness"})
     loss: float
     gradient_norm: float
@@ -244,6 +241,10 @@ class Flatness(Result):
         values, errors = np.array(list(self.columns().values())).T
         return {"measure": list(self.columns()), "value": values, "standard_error": errors}
 
+    def summary(self) -> Summary:
+        """Return every measure."""
+        return {name: Quantity(*pair) for name, pair in self.columns().items()}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return every measure with its standard error, and whether rescaling changes it."""
         columns = self.columns()
@@ -251,8 +252,7 @@ class Flatness(Result):
         if "relative_flatness" in self.left_out:
             reason = self.left_out["relative_flatness"]
             rows.append((self._label("relative_flatness"), f"not measured: {reason}"))
-        rows.append(("*", "does not change when layers of a ReLU network are rescaled"))
-        return rows
+        return [*rows, ("*", "does not change when layers of a ReLU network are rescaled")]
 
     def _label(self, name: str) -> str:
         measure, _, layer = name.partition(".")
@@ -271,9 +271,8 @@ class Flatness(Result):
         reason = self.left_out.get("gap" if name == "gap_eigenvalue" else name)
         if reason is not None:
             return f"not measured: {reason}"
-        note = ""
-        if name == "gap_eigenvalue":
-            note = f" (λ₁ at a minimum; first-order share of h here: {100 * self.gap_slope:.0f} %)"
+        share = f"first-order share of h here: {100 * self.gap_slope:.0f} %"
+        note = f" (λ₁ at a minimum; {share})" if name == "gap_eigenvalue" else ""
         return with_error(value, error) + note
 
 

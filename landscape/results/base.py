@@ -13,8 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from landscape.results.frames import data_frame, html_table
+from landscape.wording import Quantity
+
 FloatArray = npt.NDArray[np.floating[Any]]
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+Summary = Mapping[str, Quantity | float | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +37,29 @@ class Cost:
     hvps: int = 0
     seconds: float = 0.0
 
+    def __mul__(self, n: int) -> Cost:
+        return Cost(**{name: n * value for name, value in vars(self).items()})
+
     def __str__(self) -> str:
         parts = [
-            f"{count:,} {name}{'' if count == 1 else 's'}"
-            for count, name in (
-                (self.forwards, "forward pass"),
-                (self.gradients, "gradient"),
-                (self.hvps, "HVP"),
+            f"{count:,} {one if count == 1 else many}"
+            for count, one, many in (
+                (self.forwards, "forward pass", "forward passes"),
+                (self.gradients, "gradient", "gradients"),
+                (self.hvps, "HVP", "HVPs"),
             )
             if count
         ]
-        passes = ", ".join(parts).replace("passs", "passes") or "no passes"
-        return f"{passes} in {self.seconds:.1f} s"
+        return f"{', '.join(parts) or 'no passes'} in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
     """Numbers that tell what a problem computes, from its first examples.
 
-    The near and the far point lie along one random direction from the weights w, at 1 % and 30 %
-    of ‖w‖.
-
     Attributes:
-        losses: at w, at the near point and at the far point.
-        slope: derivative of the loss at w along the step to the near point.
+        losses: at w, and along one random direction at 1 % and at 30 % of ‖w‖.
+        slope: derivative of the loss at w along the step to the nearer point.
         metrics: at w, by name.
     """
 
@@ -141,13 +144,14 @@ class Provenance:
 class Result:
     """What every measurement has in common.
 
-    A kind of record is a subclass that is listed in `landscape.results.KINDS`. Its picture, if it
-    has one, is the function ``plot_KIND`` (``explore_KIND``) of `landscape.plots`.
+    A kind of record is a subclass that is listed in `KINDS`. Its picture, if it has
+    one, is the function ``plot_KIND`` (``explore_KIND``) of `landscape.plots`.
 
     Attributes:
         kind: short name of the kind, as the study and the command line have it.
         heading: of its part of a report; empty: it is not shown.
         role: field of `Measured` that it fills; empty: it stands among the ``others``.
+        csv_columns: fields that are columns of `table`, by the name of the column.
         distinguishing: names of the settings that tell measurements of this kind apart in a list.
         settings: what was asked for, the seed among it; plain JSON values.
         cost: what it spent.
@@ -157,6 +161,7 @@ class Result:
     kind: ClassVar[str] = ""
     heading: ClassVar[str] = ""
     role: ClassVar[str] = ""
+    csv_columns: ClassVar[Mapping[str, str]] = {}
     distinguishing: ClassVar[tuple[str, ...]] = (
         *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
         *("plane", "curve", "bends", "epochs", "tolerance", "statistics", "precision"),
@@ -182,13 +187,28 @@ class Result:
         head = f"{type(self).__name__} of {self.name} ({where.split} data, {where.mode} mode)"
         return "\n".join([head, *(f"  {label.ljust(width)}  {text}" for label, text in rows)])
 
+    def summary(self) -> Summary:
+        """Return the main numbers by name: one row of a table of checkpoints."""
+        return {}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what a person wants to read, as (label, text) rows of a small table."""
         return []
 
     def table(self) -> Columns:
         """Return the columns of the record as a ``.csv`` file, by name and of equal length."""
-        return {}
+        columns = {column: getattr(self, name) for column, name in self.csv_columns.items()}
+        return columns | metric_columns(getattr(self, "metrics", {}), columns)
+
+    def to_pandas(self) -> Any:
+        """Return `table` as a pandas DataFrame."""
+        return data_frame(self.table())
+
+    def _repr_html_(self) -> str:
+        """Show the lines of `rows` as a table in a notebook."""
+        head, *_ = repr(self).splitlines()
+        rows = [{"": label, " ": text} for label, text in self.rows() if text]
+        return html_table(rows, caption=head)
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw with matplotlib and return the axes; arguments as in `landscape.plots`."""
@@ -200,10 +220,7 @@ class Result:
 
 
 def output_function(module: str, name: str) -> Callable[..., Any]:
-    """Return a function that draws or writes records, imported only when it is called for.
-
-    This is the one way from a record up to `landscape.plots` and `landscape.report`.
-    """
+    """Return a function of `landscape.plots` or `landscape.report`, imported at the call."""
     function: Callable[..., Any] = getattr(importlib.import_module(f"landscape.{module}"), name)
     return function
 
@@ -214,5 +231,5 @@ def no_values() -> FloatArray:
 
 
 def metric_columns(metrics: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
-    """Name each metric so that it is not mistaken for another column."""
+    """Name each metric so that it is taken for no other column."""
     return {f"metrics.{name}" if name in taken else name: v for name, v in metrics.items()}

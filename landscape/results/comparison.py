@@ -6,6 +6,7 @@ rebuilds them, plots and reports read them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -23,7 +24,8 @@ from landscape.results import (
     Trajectory,
 )
 from landscape.results.base import output_function
-from landscape.wording import number, with_error
+from landscape.results.frames import data_frame, html_table, inline_svg
+from landscape.wording import Quantity, cell_text
 
 ABSENT = "–"
 # What numbers must have in common to be compared; digests are short, as Git shows them.
@@ -77,35 +79,46 @@ class Measured:
         """Return where each part comes from, but for the loss on held-out data."""
         return {role: part.provenance for role, part in self.roles().items() if role != "test"}
 
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, Quantity | float | str]:
         """Return the numbers of this checkpoint by label, for one column of a table."""
-        facts: dict[str, str] = {}
+        facts: dict[str, Quantity | float | str] = {}
         for evaluation in (self.evaluation, self.test):
             if evaluation is None:
                 continue
             split = evaluation.provenance.split
-            facts[f"{split} loss"] = with_error(evaluation.loss, evaluation.loss_se)
-            for metric, value in evaluation.metrics.items():
-                facts[f"{split} {metric}"] = number(value)
+            facts[f"{split} loss"] = Quantity(evaluation.loss, evaluation.loss_se)
+            facts |= {f"{split} {name}": value for name, value in evaluation.metrics.items()}
         if self.evaluation is not None:
-            facts["gradient norm"] = number(self.evaluation.gradient_norm)
+            facts["gradient norm"] = self.evaluation.gradient_norm
         if self.eigenpairs is not None:
-            top, residual = self.eigenpairs.values[0], self.eigenpairs.residuals[0]
-            unsure = "" if self.eigenpairs.converged else " (not converged)"
-            facts["λmax of the Hessian"] = f"{number(float(top))} ± {float(residual):.1e}{unsure}"
+            facts |= self._largest_eigenvalue(self.eigenpairs)
         if self.sharpness is not None:
-            norm = "" if self.sharpness.p == 2 else f", p = {self.sharpness.p:g}"
-            scale = "" if self.sharpness.adaptive == "none" else f", {self.sharpness.adaptive}"
-            at = f"ρ = {self.sharpness.rho:g}{norm}{scale}"
-            unsure = "" if self.sharpness.converged else ", not converged"
-            facts[f"sharpness, {at}"] = (
-                f"≥ {number(self.sharpness.value)} (gap {self.sharpness.gap:.0e}{unsure})"
-            )
-            facts[f"one-step SAM value, {at}"] = number(self.sharpness.one_step)
+            facts |= self._sharpness(self.sharpness)
         return facts
 
+    @staticmethod
+    def _largest_eigenvalue(pairs: Eigenpairs) -> dict[str, Quantity | float | str]:
+        error = float(pairs.data_errors[0]) if len(pairs.data_errors) else math.nan
+        top = Quantity(float(pairs.values[0]), error)
+        return {
+            "λmax of the Hessian": top if pairs.converged else f"{top} (not converged)",
+            "residual of λmax": float(pairs.residuals[0]),
+        }
 
-@dataclass(frozen=True, kw_only=True)
+    @staticmethod
+    def _sharpness(record: Sharpness) -> dict[str, Quantity | float | str]:
+        norm = "" if record.p == 2 else f", p = {record.p:g}"
+        scale = "" if record.adaptive == "none" else f", {record.adaptive}"
+        at = f"ρ = {record.rho:g}{norm}{scale}"
+        value = Quantity(record.value, record.value_se, bound="≥")
+        return {
+            f"sharpness, {at}": value if record.converged else f"{value} (not converged)",
+            "optimality gap": record.gap,
+            f"one-step SAM value, {at}": record.one_step,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison:
     """Checkpoints side by side.
 
@@ -128,7 +141,10 @@ class Comparison:
         """Return rows of a label and a text per checkpoint: header, differing sources, numbers."""
         columns = [model.facts() for model in self.models]
         labels = dict.fromkeys(label for column in columns for label in column)
-        body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
+        body = [
+            (label, *(cell_text(column.get(label, ABSENT)) for column in columns))
+            for label in labels
+        ]
         return [("", *self.names), *self._differing_sources(), *body]
 
     def _differing_sources(self) -> list[tuple[str, ...]]:
@@ -144,6 +160,22 @@ class Comparison:
         if not rows and any(len(column) > 1 for column in columns):
             rows.append(("model (not the same)", *map(_cell, columns)))
         return rows
+
+    def to_pandas(self) -> Any:
+        """Return the numbers as a pandas DataFrame, a row for each checkpoint."""
+        return data_frame([{"checkpoint": model.name, **model.facts()} for model in self.models])
+
+    def __repr__(self) -> str:
+        """Say which checkpoints are compared; `table` has the numbers."""
+        return f"Comparison of {', '.join(self.names)}"
+
+    def _repr_html_(self) -> str:
+        """Show the table and the picture in a notebook."""
+        header, *body = self.table()
+        table = html_table([dict(zip(header, row, strict=True)) for row in body])
+        drawn = [(m.surface, m.worst_line, m.random_line) for m in self.models]
+        has_picture = any(part is not None for parts in drawn for part in parts)
+        return f"{table}{inline_svg(self.plot())}" if has_picture else table
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw the figure of `landscape.plots.plot_comparison`, which takes the arguments."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, no_values
+from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
 from landscape.wording import number
 
 VERDICTS = ("fine", "note", "warning", "not applicable")
@@ -51,8 +50,7 @@ class Diagnosis(Result):
         after: each measure at the rescaled weights, shape (m,).
     """
 
-    kind: ClassVar[str] = "doctor"
-    heading: ClassVar[str] = "Diagnosis"
+    kind, heading = "doctor", "Diagnosis"
     checks: tuple[Check, ...]
     rescaled: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
@@ -61,17 +59,17 @@ class Diagnosis(Result):
 
     def __getitem__(self, name: str) -> Check:
         """Return the check of a name."""
-        for check in self.checks:
-            if check.name == name:
-                return check
-        msg = f"no check {name!r}; known: {', '.join(check.name for check in self.checks)}"
-        raise KeyError(msg)
+        checks = {check.name: check for check in self.checks}
+        if name not in checks:
+            msg = f"no check {name!r}; known: {', '.join(checks)}"
+            raise KeyError(msg)
+        return checks[name]
 
     @property
     def count(self) -> dict[str, int]:
         """How many checks gave each verdict."""
-        found = [check.verdict for check in self.checks]
-        return {verdict: found.count(verdict) for verdict in VERDICTS}
+        verdicts = [check.verdict for check in self.checks]
+        return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
     @property
     def ratios(self) -> FloatArray:
@@ -81,19 +79,22 @@ class Diagnosis(Result):
 
     def table(self) -> Columns:
         """Return a row for each number of a check, and one for a check without numbers."""
-        rows = [
-            (check.name, check.verdict, check.finding, check.advice, name, value)
-            for check in self.checks
-            for name, value in (check.numbers or {"": math.nan}).items()
-        ]
-        names = ("check", "verdict", "finding", "advice", "number")
-        columns: Columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
-        return {**columns, "value": [float(row[-1]) if row[-2] else "" for row in rows]}
+        rows: list[tuple[Any, ...]] = []
+        for check in self.checks:
+            texts = (check.name, check.verdict, check.finding, check.advice)
+            rows += [(*texts, k, float(v)) for k, v in check.numbers.items()] or [(*texts, "", "")]
+        names = ("check", "verdict", "finding", "advice", "number", "value")
+        return {name: [row[k] for row in rows] for k, name in enumerate(names)}
+
+    def summary(self) -> Summary:
+        """Return how many checks came to each verdict, and which were not fine."""
+        warned = [check.name for check in self.checks if check.verdict == "warning"]
+        return {**{v: n for v, n in self.count.items() if n}, "warnings": ", ".join(warned)}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the verdicts, findings and advice, and the table of the rescaling, as rows."""
-        said = ", ".join(f"{n} {verdict}" for verdict, n in self.count.items() if n)
-        rows = [("all checks", said)]
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in self.count.items() if n)
+        rows = [("all checks", counts)]
         for check in self.checks:
             rows += _wrapped(check.name, f"{check.verdict}: {check.finding}")
             if check.advice:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, metric_columns, no_values
+from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
 from landscape.wording import number, with_error
 
 _STATISTICS: Mapping[str, str] = {
@@ -44,16 +44,15 @@ class LossPath(Result):
         bends: inner control vectors, shape (k, n); (0, n) for a straight line.
         distance: ‖w(1) − w(0)‖₂.
         length: Euclidean length of the path.
-        end_losses: plain losses of the two checkpoints, each with its own buffers, measured apart
-            from the path.
+        end_losses: plain losses of the two checkpoints, each with its own buffers.
         statistics: what BatchNorm used: ``recalibrated``, ``frozen`` (those at t = 0),
             ``interpolated``, ``batch`` (train mode), or ``none`` for a model without such layers.
         held_out: split of the held-out data; empty: there were none.
         training_losses: mean loss along the curve in each epoch of its training.
     """
 
-    kind: ClassVar[str] = "path"
-    heading: ClassVar[str] = "Paths between checkpoints"
+    kind, heading = "path", "Paths between checkpoints"
+    csv_columns: ClassVar = {"t": "t", "loss": "loss", "loss_se": "loss_se"}
     t: FloatArray
     loss: FloatArray
     loss_se: FloatArray
@@ -101,7 +100,8 @@ class LossPath(Result):
     @property
     def barrier_t(self) -> float:
         """Where the barrier is highest; NaN where its height is."""
-        return peak(self.t, self.loss)
+        rise = above_chord(self.t, self.loss)
+        return math.nan if np.isnan(rise).any() else float(self.t[int(rise.argmax())])
 
     @property
     def above_ends(self) -> float:
@@ -124,21 +124,28 @@ class LossPath(Result):
         values = self.held_out_loss
         return float(above_chord(self.t, values).max()) if values.size else math.nan
 
-    def table(self) -> Columns:
-        """Return a row for each point."""
-        columns = {"t": self.t, "loss": self.loss, "loss_se": self.loss_se}
-        return columns | metric_columns(self.metrics, columns)
+    def summary(self) -> Summary:
+        """Return the barrier and the length of the path."""
+        held_out = {f"barrier, {self.held_out}": self.held_out_barrier} if self.held_out else {}
+        return {
+            "path": f"→ {self.end}, {self.shape}",
+            "barrier": self.barrier,
+            **held_out,
+            "length": self.length,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what was measured, the barrier and what it was compared with as rows."""
         ratio = ""
         if self.curve != "linear":
             ratio = f", {self.length / self.distance:.4g} times that distance"
+        ends = [with_error(self.loss[k], self.loss_se[k]) for k in (0, -1)]
+        plain = ", ".join(number(value) for value in self.end_losses)
         rows = [
             ("path", f"{self.route}, {self.shape}, {self.t.size} points"),
             ("distance of the ends", number(self.distance)),
             ("length of the path", f"{number(self.length)}{ratio}"),
-            ("loss at the ends", self._end_losses()),
+            ("loss at the ends", f"{ends[0]} and {ends[1]} (as the checkpoints are: {plain})"),
             ("barrier", _barrier_words(self.t, self.loss, self.loss_se)),
             ("above the higher end", number(self.above_ends)),
             ("above the mean of the ends", number(self.above_mean)),
@@ -151,11 +158,6 @@ class LossPath(Result):
         if self.curve != "linear":
             rows.append(("training", _training_words(self.training_losses)))
         return rows
-
-    def _end_losses(self) -> str:
-        ends = [with_error(self.loss[k], self.loss_se[k]) for k in (0, -1)]
-        plain = ", ".join(number(value) for value in self.end_losses)
-        return f"{ends[0]} and {ends[1]} (as the checkpoints are: {plain})"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -171,7 +173,7 @@ class TrainedCurve(Result):
         epochs: epochs that were asked for.
     """
 
-    kind: ClassVar[str] = "curve"
+    kind = "curve"
     end: str
     curve: str
     bends: FloatArray
@@ -204,12 +206,6 @@ def curve_words(curve: str, n_bends: int) -> str:
     return f"{names[curve]} with {n_bends} bend{'' if n_bends == 1 else 's'}"
 
 
-def peak(t: FloatArray, values: FloatArray) -> float:
-    """Return where values lie highest above the straight line between their ends."""
-    rise = above_chord(t, values)
-    return math.nan if np.isnan(rise).any() else float(t[int(rise.argmax())])
-
-
 def _barrier_words(t: FloatArray, values: FloatArray, errors: FloatArray) -> str:
     bad = int((~np.isfinite(values)).sum())
     if bad:
@@ -218,17 +214,12 @@ def _barrier_words(t: FloatArray, values: FloatArray, errors: FloatArray) -> str
     i = int(rise.argmax())
     if rise[i] <= 0:
         return "0: no point lies above the straight line between the losses of the ends"
-    loss = with_error(float(values[i]), float(errors[i]))
-    return (
-        f"{number(rise[i])} at t = {t[i]:g} (loss {loss}), above the straight line between the "
-        "losses of the ends"
-    )
+    at = f"t = {t[i]:g} (loss {with_error(float(values[i]), float(errors[i]))})"
+    return f"{number(rise[i])} at {at}, above the straight line between the losses of the ends"
 
 
 def _training_words(losses: FloatArray) -> str:
     if not losses.size:
         return "none: the bends lie on the straight line"
-    first, last = number(losses[0]), number(losses[-1])
-    return (
-        f"{losses.size} epochs, mean loss along the curve {first} in the first, {last} in the last"
-    )
+    ends = f"{number(losses[0])} in the first, {number(losses[-1])} in the last"
+    return f"{losses.size} epochs, mean loss along the curve {ends}"

@@ -12,14 +12,12 @@ import numpy.typing as npt
 from landscape.results.averages import AverageSharpness, Flatness
 from landscape.results.base import Cost, Provenance, Result, Signature
 from landscape.results.diagnoses import Check, Diagnosis
-from landscape.results.differences import Differences
-from landscape.results.losses import Evaluation
+from landscape.results.evaluations import Differences, Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
 from landscape.results.sharpness import Profile, Sharpness, StepwiseSharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
 from landscape.results.surfaces import Line, Surface
-from landscape.results.training import TrainingLog
-from landscape.results.trajectories import Trajectory
+from landscape.results.training import TrainingLog, Trajectory
 
 KINDS: Mapping[str, type[Result]] = {
     cls.kind: cls
@@ -35,19 +33,12 @@ KINDS: Mapping[str, type[Result]] = {
 
 A kind is its class alone: its columns are `Result.table`, its rows in the terminal `Result.rows`,
 its part of a report has its ``heading``, its part of a comparison is its ``role``, and its picture
-is the function of `landscape.plots` that is called after it.
+is the function ``KIND_figure`` (``KIND_interactive``) of `landscape.plots`.
 """
 
 
 def to_record(result: Result) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Split a result into JSON values and arrays.
-
-    Args:
-        result: any record of this module.
-
-    Returns:
-        The scalar fields (nested ones as dictionaries) and the array fields by dotted name.
-    """
+    """Split a record into scalar fields, as JSON values, and array fields by dotted name."""
     scalars: dict[str, Any] = {}
     arrays: dict[str, npt.NDArray[Any]] = {}
     for item in dataclasses.fields(result):
@@ -68,16 +59,7 @@ def to_record(result: Result) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any
 def from_record(
     kind: str, scalars: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
 ) -> Result:
-    """Build a result again from what `to_record` split it into.
-
-    Args:
-        kind: one of the keys of `KINDS`.
-        scalars: JSON values by field name.
-        arrays: arrays by dotted name.
-
-    Returns:
-        The record, equal to the one that was split.
-    """
+    """Build a record of a kind again from what `to_record` split it into."""
     cls = KINDS[kind]
     values: dict[str, Any] = {}
     for item in dataclasses.fields(cls):
@@ -99,11 +81,9 @@ def _typed(name: str, value: Any) -> Any:
     if name == "cost":
         return Cost(**value)
     if name == "provenance":
-        return Provenance(**value | {"signature": _signature(value.get("signature"))})
+        numbers = value.get("signature")
+        signature = numbers and Signature(**{**numbers, "losses": tuple(numbers["losses"])})
+        return Provenance(**value | {"signature": signature})
     if name == "checks":
         return tuple(Check(**check) for check in value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _signature(value: Mapping[str, Any] | None) -> Signature | None:
-    return None if value is None else Signature(**{**value, "losses": tuple(value["losses"])})

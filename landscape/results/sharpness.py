@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from landscape.results.base import Columns, FloatArray, Result
-from landscape.wording import number, with_error
+from landscape.results.base import Columns, FloatArray, Result, Summary
+from landscape.wording import Quantity, number, with_error
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -24,9 +25,8 @@ class Sharpness(Result):
         one_step: the rise at ε = ρ · (dual of the gradient), SAM's one-step estimate; infinite or
             NaN where the loss overflows there.
         gap: relative Frank-Wolfe gap (ρ‖TG‖_q − Gᵀε) / (ρ‖TG‖_q) at the end, G = ∇L(w+ε);
-            0 where ε meets the first-order conditions. Inside the ball, where G itself vanishes
-            at a maximum, it is relative to ρ‖T∇L(w)‖_q if that is larger. NaN where the gradient
-            is not finite.
+            0 where ε meets the first-order conditions. Inside the ball, where G vanishes at a
+            maximum, it is relative to ρ‖T∇L(w)‖_q if that is larger. NaN: G is not finite.
         gradients: gradient passes spent.
         rho: radius of the ball.
         p: its norm.
@@ -34,9 +34,8 @@ class Sharpness(Result):
         norm: ‖T⁻¹ε‖ₚ of the maximiser; on the boundary it equals ρ.
         converged: whether the gap met the tolerance.
         epsilon: the maximiser, shape (n,).
-        starts: names of the starting points of the search.
-        start_values: rise that each start ended at.
-        start_gaps: relative gap that each start ended at.
+        starts: names of the starting points of the search, each of which ended at a rise in
+            ``start_values`` and a relative gap in ``start_gaps``.
         adaptive: T: ``none``, ``elementwise`` or ``filterwise``.
         eta: what was added to the diagonal of T.
         value_se: standard error of the rise over the examples, with ε as it is: example by
@@ -54,9 +53,8 @@ class Sharpness(Result):
         notes: what a person should know of the search.
     """
 
-    kind: ClassVar[str] = "sharpness"
-    heading: ClassVar[str] = "Sharpness"
-    role: ClassVar[str] = "sharpness"
+    kind, heading, role = "sharpness", "Sharpness", "sharpness"
+    csv_columns: ClassVar = {"start": "starts", "value": "start_values", "gap": "start_gaps"}
     value: float
     one_step: float
     gap: float
@@ -118,20 +116,29 @@ class Sharpness(Result):
             return "none: nothing found rises above ε = 0"
         return self.starts[int(np.nanargmax(self.start_values))]
 
-    def table(self) -> Columns:
-        """Return where each start of the search ended."""
-        return {"start": self.starts, "value": self.start_values, "gap": self.start_gaps}
+    def summary(self) -> Summary:
+        """Return the value, SAM's one-step value and the optimality gap."""
+        return {
+            f"sharpness, {ball_of(self)}": Quantity(self.value, self.value_se, bound="≥"),
+            "one-step value": self.one_step,
+            "gap": self.gap,
+            "converged": self.converged,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the value, its evidence and its cost as rows."""
         verdict = "converged" if self.converged else "NOT converged"
         size = "‖ε‖" if self.adaptive == "none" else "‖T⁻¹ε‖"
         low, high = (float(f(self.start_values)) for f in (np.nanmin, np.nanmax))
+        theirs = ("elementwise", 1.0)
+        keskar = [("Keskar's φ = 100 · rise / (1 + L)", f"≥ {number(self.keskar)}")]
+        bound = f"ρ‖g‖ + ½ρ²λ = {number(self.prediction)}"
+        model = [("quadratic model", f"maximum {number(self.quadratic_maximum)}, {bound}")]
         return [
             (f"sharpness ({ball_of(self)})", f"≥ {with_error(self.value, self.value_se)}"),
-            *self._keskar_rows(),
+            *(keskar if math.isinf(self.p) and (self.adaptive, self.eta) == theirs else []),
             ("one-step SAM value", number(self.one_step)),
-            *self._model_rows(),
+            *(model if math.isfinite(self.quadratic_maximum) else []),
             ("optimality gap", f"{self.gap:.1e} of ρ‖G‖ ({verdict})"),
             *self._second_order_rows(),
             (size, f"{number(self.norm)} ({'boundary' if self.boundary else 'inside'})"),
@@ -141,17 +148,6 @@ class Sharpness(Result):
             *(("note", note) for note in self.notes),
             ("gradient passes", f"{self.gradients:,}"),
         ]
-
-    def _keskar_rows(self) -> list[tuple[str, str]]:
-        if not (math.isinf(self.p) and self.adaptive == "elementwise" and self.eta == 1.0):
-            return []
-        return [("Keskar's φ = 100 · rise / (1 + L)", f"≥ {number(self.keskar)}")]
-
-    def _model_rows(self) -> list[tuple[str, str]]:
-        if not math.isfinite(self.quadratic_maximum):
-            return []
-        bound = f"ρ‖g‖ + ½ρ²λ = {number(self.prediction)}"
-        return [("quadratic model", f"maximum {number(self.quadratic_maximum)}, {bound}")]
 
     def _second_order_rows(self) -> list[tuple[str, str]]:
         if self.is_local_maximum is None:
@@ -168,15 +164,14 @@ class Sharpness(Result):
 class SubsetSharpness(Result):
     """m-sharpness: the mean over disjoint subsets B of max over ε of L_B(w+ε) − L_B(w).
 
-    Each subset of m examples has its own ε. The interval is for the mean over subsets drawn like
-    these, from the spread between them; it is about the examples, not about the search, whose
-    values are lower bounds.
+    Each subset of m examples has its own ε. The interval is about the examples, from the spread
+    between subsets; the values of the search are lower bounds.
 
     Attributes:
-        values: largest rise found on each subset, shape (k,).
-        one_steps: rise of each after SAM's one step, shape (k,).
-        gaps: relative Frank-Wolfe gap at the end of each, shape (k,).
-        losses: L_B(w) of each subset, shape (k,).
+        values: largest rise found on each subset, shape (k,), as the next ones.
+        one_steps: rise of each after SAM's one step.
+        gaps: relative Frank-Wolfe gap at the end of each.
+        losses: L_B(w) of each subset.
         gradients: gradient passes over one subset, all together.
         m: examples in a subset.
         n_left_out: examples at the end of the data that fill no subset.
@@ -190,8 +185,7 @@ class SubsetSharpness(Result):
         notes: what a person should know of the searches.
     """
 
-    kind: ClassVar[str] = "m-sharpness"
-    heading: ClassVar[str] = "Sharpness on subsets of the data"
+    kind, heading = "m-sharpness", "Sharpness on subsets of the data"
     values: FloatArray
     one_steps: FloatArray
     gaps: FloatArray
@@ -235,12 +229,18 @@ class SubsetSharpness(Result):
 
     def table(self) -> Columns:
         """Return a row for each subset of the data."""
+        columns = {"value": self.values, "one_step": self.one_steps, "gap": self.gaps}
+        return {"subset": range(1, self.values.size + 1), **columns, "loss": self.losses}
+
+    def summary(self) -> Summary:
+        """Return the mean over the subsets, its interval and the one-step value."""
+        low, high = self.interval
+        label = f"m-sharpness, m = {self.m}, {ball_of(self)}"
         return {
-            "subset": range(1, self.values.size + 1),
-            "value": self.values,
-            "one_step": self.one_steps,
-            "gap": self.gaps,
-            "loss": self.losses,
+            label: Quantity(self.value, self.value_se, bound="≥"),
+            "95 % low": low,
+            "95 % high": high,
+            "one-step value": float(np.mean(self.one_steps)),
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -252,6 +252,10 @@ class SubsetSharpness(Result):
         label = f"m-sharpness (m = {self.m}, {ball_of(self)})"
         rest = f"; {self.n_left_out:,} at the end left out" if self.n_left_out else ""
         gaps = f"median {np.nanmedian(self.gaps):.1e}, largest {np.nanmax(self.gaps):.1e}"
+        searches = {
+            "search": "search from several starts",
+            "auto-pgd": "Auto-PGD, 20 steps, one start",
+        }
         if self.protocol == "search":
             gaps += f" ({self.n_converged} of {k} converged)"
         return [
@@ -260,21 +264,17 @@ class SubsetSharpness(Result):
             ("subsets", f"{k} of {self.m}{part}{rest}"),
             ("over the subsets", f"{number(self.values.min())} to {number(self.values.max())}"),
             ("optimality gaps", gaps),
-            ("found by", _FOUND_BY[self.protocol]),
+            ("found by", searches[self.protocol]),
             ("gradient passes", f"{self.gradients:,} over a subset"),
             *(("note", note) for note in self.notes),
         ]
-
-
-_FOUND_BY = {"search": "search from several starts", "auto-pgd": "Auto-PGD, 20 steps, one start"}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Profile(Result):
     """Sharpness at many radii: S(ρ) = max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w).
 
-    Each radius starts from the maximiser of the one before, so that the values rise with ρ, as
-    the true maxima do. All are lower bounds.
+    Each radius starts from the maximiser of the one before. All values are lower bounds.
 
     Attributes:
         rhos: radii, ascending, shape (k,).
@@ -298,8 +298,12 @@ class Profile(Result):
         notes: what a person should know of the searches.
     """
 
-    kind: ClassVar[str] = "profile"
-    heading: ClassVar[str] = "Sharpness by radius"
+    kind, heading = "profile", "Sharpness by radius"
+    csv_columns: ClassVar[Mapping[str, str]] = {
+        **{"rho": "rhos", "relative_rho": "relative_rhos", "value": "values"},
+        **{"one_step": "one_steps", "gap": "gaps", "norm": "norms"},
+        **{"prediction": "predictions", "quadratic_maximum": "quadratic_maxima"},
+    }
     rhos: FloatArray
     values: FloatArray
     one_steps: FloatArray
@@ -330,29 +334,21 @@ class Profile(Result):
         """Where the gap met the tolerance, shape (k,)."""
         return np.asarray(self.gaps <= self.tol)
 
-    def table(self) -> Columns:
-        """Return a row for each radius."""
+    def summary(self) -> Summary:
+        """Return the value at each radius."""
         return {
-            "rho": self.rhos,
-            "relative_rho": self.relative_rhos,
-            "value": self.values,
-            "one_step": self.one_steps,
-            "gap": self.gaps,
-            "norm": self.norms,
-            "prediction": self.predictions,
-            "quadratic_maximum": self.quadratic_maxima,
+            f"ρ = {number(float(rho))}": Quantity(float(value), bound="≥")
+            for rho, value in zip(self.rhos, self.values, strict=True)
         }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return value, one-step value and prediction at each radius as rows."""
         k = self.rhos.size
+        converged = f"{int(self.reached.sum())} of {k} converged"
         return [
             ("balls", f"{_norm_of(self)}, ‖T⁻¹w‖ = {number(self.weight_norm)}"),
             *(self._radius_row(i) for i in range(k)),
-            (
-                "optimality gaps",
-                f"largest {np.nanmax(self.gaps):.1e} ({int(self.reached.sum())} of {k} converged)",
-            ),
+            ("optimality gaps", f"largest {np.nanmax(self.gaps):.1e} ({converged})"),
             *_overflow_rows(self),
             *(("note", note) for note in self.notes),
             ("gradient passes", f"{self.gradients:,}"),
@@ -372,7 +368,7 @@ class StepwiseSharpness(Result):
     """The rise of the loss at the end of a climb of k steps, for several k.
 
     Each is a climb of its own, of k equal steps of ρ/k along the dual of the gradient, as SAM with
-    k inner steps makes it. None of them is the maximum over the ball, which `Sharpness` seeks.
+    k inner steps makes it; not the maximum over the ball, which `Sharpness` seeks.
 
     Attributes:
         rho: radius of the ball.
@@ -383,8 +379,7 @@ class StepwiseSharpness(Result):
         norms: ‖ε‖ₚ at the end of each climb, at most ρ, shape (m,).
     """
 
-    kind: ClassVar[str] = "steps"
-    heading: ClassVar[str] = "Sharpness by number of steps"
+    kind, heading = "steps", "Sharpness by number of steps"
     rho: float
     p: float
     loss: float
@@ -395,6 +390,11 @@ class StepwiseSharpness(Result):
     def table(self) -> Columns:
         """Return a row for each climb."""
         return {"steps": list(map(int, self.steps)), "rise": self.rises, "norm": self.norms}
+
+    def summary(self) -> Summary:
+        """Return the rise after each number of steps."""
+        pairs = zip(self.steps, self.rises, strict=True)
+        return {f"rise, k = {int(k)}": float(rise) for k, rise in pairs}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the radius, and the rise after each number of steps, as rows."""

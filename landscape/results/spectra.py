@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from landscape.results.base import Columns, FloatArray, Result, no_values
-from landscape.wording import number, with_error
+from landscape.results.base import Columns, FloatArray, Result, Summary, no_values
+from landscape.results.frames import labelled_arrays
+from landscape.wording import Quantity, number, with_error
 
 OPERATORS: Mapping[str, str] = {
     "hessian": "Hessian",
@@ -27,9 +28,8 @@ class Spectral(Result):
     Attributes:
         matvecs: products with the operator that were spent.
         products: how they were made.
-        noise: relative size of what changes when a product with a sixteenth of the examples is
-            repeated, or its factors are swapped; that of the whole data is smaller where roundings
-            average out. NaN where it was not measured.
+        noise: relative change when a product with a sixteenth of the examples is repeated, or its
+            factors are swapped; NaN where it was not measured.
     """
 
     matvecs: int
@@ -44,7 +44,7 @@ class Spectral(Result):
         scale = self.settings.get("scale", "none")
         return words if scale == "none" else f"{words}, rescaled {scale}"
 
-    def _made(self) -> list[tuple[str, str]]:
+    def _products_rows(self) -> list[tuple[str, str]]:
         rows = [("products", self.products)] if self.products else []
         return rows if self.operator == OPERATORS["hessian"] else [("of the", self.operator), *rows]
 
@@ -61,8 +61,8 @@ class Eigenpairs(Spectral):
         converged: whether every residual met the tolerance.
         method: ``lanczos`` or ``power``.
         errors: bound on the distance of θ to the eigenvalue of the same rank, but for the failure
-            probability; the residual where nothing is known of missed eigenvalues; and what the
-            noise of the products adds.
+            probability, with what the noise of the products adds; the residual where nothing is
+            known of missed eigenvalues.
         n_lowest: how many of the values are from the lower end.
         upper_bound: no eigenvalue lies above it, but for the failure probability.
         lower_bound: no eigenvalue lies below it, but for the failure probability.
@@ -78,9 +78,7 @@ class Eigenpairs(Spectral):
         start: what the search started from.
     """
 
-    kind: ClassVar[str] = "eigs"
-    heading: ClassVar[str] = "Hessian eigenvalues"
-    role: ClassVar[str] = "eigenpairs"
+    kind, heading, role = "eigs", "Hessian eigenvalues", "eigenpairs"
     values: FloatArray
     residuals: FloatArray
     vectors: FloatArray
@@ -111,16 +109,22 @@ class Eigenpairs(Spectral):
     def table(self) -> Columns:
         """Return a row for each eigenvalue; what was not measured is an empty cell."""
         blank = [""] * len(self.values)
-        measured = {
-            "error": self.errors,
-            "data_error": self.data_errors,
-            "gauss_newton": self.gauss_newton,
-        }
+        evidence = {"error": self.errors, "data_error": self.data_errors}
+        evidence["gauss_newton"] = self.gauss_newton
         return {
-            "label": self.labels(),
-            "value": self.values,
-            "residual": self.residuals,
-            **{name: values if len(values) else blank for name, values in measured.items()},
+            **{"label": self.labels(), "value": self.values, "residual": self.residuals},
+            **{name: values if len(values) else blank for name, values in evidence.items()},
+        }
+
+    def summary(self) -> Summary:
+        """Return the eigenvalues with their error over the data, and the largest residual."""
+        errors = self.data_errors if len(self.data_errors) else [math.nan] * len(self.values)
+        pairs = zip(self.labels(), self.values, errors, strict=True)
+        return {
+            **{label: Quantity(float(value), float(error)) for label, value, error in pairs},
+            "residual": float(self.residuals.max()),
+            **({"none above": self.upper_bound} if math.isfinite(self.upper_bound) else {}),
+            "converged": self.converged,
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -135,7 +139,7 @@ class Eigenpairs(Spectral):
         rows.append((self.method, f"{verdict} after {self.matvecs:,} products"))
         if math.isfinite(self.noise):
             rows.append(("noise of a product", f"{self.noise:.0e}"))
-        return rows + self._made()
+        return rows + self._products_rows()
 
     def _value(self, i: int) -> str:
         text = f"{number(float(self.values[i]))} ± {float(self.residuals[i]):.1e}"
@@ -153,10 +157,8 @@ class TraceEstimate(Spectral):
     """The trace of a symmetric operator, and those of its diagonal blocks, from random probes.
 
     Attributes:
-        value: estimate of tr(H) = Σ λᵢ.
-        standard_error: of the estimate, from probe to probe.
-        low: lower end of the confidence interval.
-        high: upper end.
+        value: estimate of tr(H) = Σ λᵢ, with its ``standard_error`` from probe to probe.
+        low: lower end of the confidence interval, ``high`` its upper one.
         confidence: probability that such an interval covers the trace.
         n_probes: probes drawn; 0 where the trace is exact.
         converged: whether the interval is as narrow as was asked.
@@ -164,14 +166,11 @@ class TraceEstimate(Spectral):
         method: ``krylov``, ``hutchinson``, ``hutch++`` or ``xtrace``.
         layers: names of the layers, in the model's order; empty where they were not asked for.
         layer_sizes: parameters of each layer.
-        layer_values: trace of each layer's diagonal block, from the same probes.
-        layer_standard_errors: of each.
-        layer_low: lower end of each confidence interval.
-        layer_high: upper end.
+        layer_values: trace of each layer's diagonal block, from the same probes, with
+            ``layer_standard_errors`` and confidence intervals ``layer_low`` to ``layer_high``.
     """
 
-    kind: ClassVar[str] = "trace"
-    heading: ClassVar[str] = "Trace of the Hessian"
+    kind, heading = "trace", "Trace of the Hessian"
     value: float
     standard_error: float
     low: float
@@ -204,22 +203,30 @@ class TraceEstimate(Spectral):
             "high": np.array([self.high, *self.layer_high]),
         }
 
+    def summary(self) -> Summary:
+        """Return the trace with its interval, and those of the layers."""
+        layers = zip(self.layers, self.layer_values, self.layer_standard_errors, strict=True)
+        return {
+            "trace": Quantity(self.value, self.standard_error),
+            f"{self.confidence:.0%} low": self.low,
+            f"{self.confidence:.0%} high": self.high,
+            **{name: Quantity(float(value), float(error)) for name, value, error in layers},
+        }
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the trace with its interval, those of the layers, and the cost, as rows."""
-        rows = [
-            ("trace", with_error(self.value, self.standard_error)),
-            (
-                f"{self.confidence:.0%} interval",
-                "exact" if self.exact else f"{number(self.low)} to {number(self.high)}",
-            ),
-            ("mean eigenvalue", number(self.mean_eigenvalue)),
-        ]
+        span = "exact" if self.exact else f"{number(self.low)} to {number(self.high)}"
         layers = zip(self.layers, self.layer_values, self.layer_standard_errors, strict=True)
-        rows += [(f"  {name}", with_error(float(v), float(se))) for name, v, se in layers]
         verdict = "as narrow as asked" if self.converged else "WIDER than asked"
         probes = "all unit vectors" if self.exact else f"{self.n_probes:,} probes"
-        rows.append((self.method, f"{verdict} after {probes}, {self.matvecs:,} products"))
-        return rows + self._made()
+        return [
+            ("trace", with_error(self.value, self.standard_error)),
+            (f"{self.confidence:.0%} interval", span),
+            ("mean eigenvalue", number(self.mean_eigenvalue)),
+            *((f"  {name}", with_error(float(v), float(se))) for name, v, se in layers),
+            (self.method, f"{verdict} after {probes}, {self.matvecs:,} products"),
+            *self._products_rows(),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -229,28 +236,24 @@ class Density(Spectral):
     Attributes:
         grid: values t of λ, ascending, shape (g,).
         density: φ(t) = (1/n) Σ g(t − λᵢ), g a normal density of the bandwidth's width, shape (g,).
-        low: lower end of the confidence band at each t alone, shape (g,).
-        high: upper end.
+        low: lower end of the confidence band at each t alone, shape (g,); ``high``: upper end.
         bandwidth: standard deviation of the Gaussian that every eigenvalue is smoothed by.
         confidence: probability that an interval covers its truth.
         negative: part of the eigenvalues that lies below zero, from 0 to 1. A few steps cannot tell
-            what is zero to rounding from it; the interval allows for that, not this number.
-        negative_low: lower end of its confidence interval.
-        negative_high: upper end.
+            what is zero to rounding from it; its confidence interval, ``negative_low`` to
+            ``negative_high``, allows for that.
         atoms: eigenvalues that were found by themselves and deflated exactly, descending.
         atom_residuals: their residuals.
-        mean: mean of the eigenvalues, tr(H)/n.
-        mean_se: its standard error.
-        mean_square: mean of their squares, tr(H²)/n.
-        mean_square_se: its standard error.
+        mean: mean of the eigenvalues, tr(H)/n, with its standard error ``mean_se``.
+        mean_square: mean of their squares, tr(H²)/n, with ``mean_square_se``.
         nodes: Ritz values of each probe, shape (p, m); NaN beyond the end of a row.
         weights: their masses; with the atoms, each 1/n, they sum to 1 in every row.
         n_probes: random vectors.
         steps: Lanczos steps of each, as many as were taken.
     """
 
-    kind: ClassVar[str] = "density"
-    heading: ClassVar[str] = "Spectral density"
+    kind, heading = "density", "Spectral density"
+    csv_columns: ClassVar = {name: name for name in ("grid", "density", "low", "high")}
     grid: FloatArray
     density: FloatArray
     low: FloatArray
@@ -277,27 +280,39 @@ class Density(Spectral):
         known = len(self.atoms) >= 5 and self.atoms[4] > 0
         return float(self.atoms[0] / self.atoms[4]) if known else math.nan
 
-    def table(self) -> Columns:
-        """Return the density and its band at each point of the grid."""
-        return {"grid": self.grid, "density": self.density, "low": self.low, "high": self.high}
+    def to_xarray(self) -> Any:
+        """Return the density and its band over ``eigenvalue`` as an xarray Dataset."""
+        variables = {name: getattr(self, name) for name in ("density", "low", "high")}
+        words = {"checkpoint": self.name, "split": self.provenance.split}
+        return labelled_arrays(variables, {"eigenvalue": self.grid}, words)
+
+    def summary(self) -> Summary:
+        """Return the largest eigenvalue, the share below zero, the moments and the bandwidth."""
+        largest = {"λmax": float(self.atoms[0])} if len(self.atoms) else {}
+        return {
+            **largest,
+            "share below zero": self.negative,
+            f"{self.confidence:.0%} low": self.negative_low,
+            f"{self.confidence:.0%} high": self.negative_high,
+            "mean eigenvalue": Quantity(self.mean, self.mean_se),
+            "bandwidth": self.bandwidth,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return masses, moments, outliers and the cost as rows."""
         span = f"{number(self.negative_low)} to {number(self.negative_high)}"
-        rows = [
+        outliers = ", ".join(number(float(value)) for value in self.atoms)
+        probes = f"{self.n_probes} probes of {self.steps} steps"
+        return [
+            *([("found by themselves", outliers)] if len(self.atoms) else []),
+            *([("λmax/λ5", number(self.ratio))] if math.isfinite(self.ratio) else []),
             ("share below zero", f"{number(self.negative)}  ({self.confidence:.0%}: {span})"),
             ("mean eigenvalue", with_error(self.mean, self.mean_se)),
             ("mean square", with_error(self.mean_square, self.mean_square_se)),
             ("bandwidth", number(self.bandwidth)),
+            ("quadrature", f"{probes}, {self.matvecs:,} products"),
+            *self._products_rows(),
         ]
-        if len(self.atoms):
-            outliers = ", ".join(number(float(value)) for value in self.atoms)
-            rows.insert(0, ("found by themselves", outliers))
-        if math.isfinite(self.ratio):
-            rows.insert(1, ("λmax/λ5", number(self.ratio)))
-        probes = f"{self.n_probes} probes of {self.steps} steps"
-        rows.append(("quadrature", f"{probes}, {self.matvecs:,} products"))
-        return rows + self._made()
 
 
 @dataclass(frozen=True, kw_only=True)

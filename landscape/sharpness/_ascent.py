@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,22 +24,28 @@ _SHORTEST = 1e-10  # step, relative to the radius, below which a line search is 
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place in the ball with what its gradient said there; the gradient itself is not kept.
+class Point:
+    """A point of the ball with what its gradient G says."""
 
-    Attributes:
-        epsilon: shape (n,).
-        value: rise of the loss, NaN and infinity among it.
-        norm: ‖ε‖ₚ.
-        steepness: ‖G‖_q of the gradient G there; NaN where the loss or G is not finite.
-        along: Gᵀε.
-    """
+    epsilon: Tensor  # shape (n,)
+    value: float  # rise of the loss, NaN and infinity among it
+    norm: float  # ‖ε‖ₚ
+    steepness: float  # ‖G‖_q; NaN where the loss or G is not finite
+    along: float  # Gᵀε
+    gradient: Tensor  # G, shape (n,); empty: no longer held
 
-    epsilon: Tensor
-    value: float
-    norm: float
-    steepness: float
-    along: float
+    @classmethod
+    def of(cls, ball: Ball, epsilon: Tensor, value: float, gradient: Tensor) -> Point:
+        """Make a point of the loss and its gradient there."""
+        finite = math.isfinite(value) and all_finite(gradient)
+        steepness = ball.dual_norm(gradient) if finite else math.nan
+        along = dot(gradient, epsilon)
+        return cls(epsilon, value, ball.norm(epsilon), steepness, along, gradient)
+
+    @property
+    def bare(self) -> Point:
+        """The point without its gradient, which takes as much memory as the model."""
+        return replace(self, gradient=self.gradient.new_empty(0))
 
     @property
     def usable(self) -> bool:
@@ -48,7 +53,7 @@ class Place:
         return math.isfinite(self.value) and not math.isnan(self.steepness)
 
     def is_inside(self, ball: Ball) -> bool:
-        """Tell whether the place is off the boundary of a ball that holds it, beyond rounding."""
+        """Tell whether the point is off the boundary of a ball that holds it, beyond rounding."""
         return self.norm < ball.rho * (1 - _ON_BOUNDARY)
 
     def gap(self, ball: Ball, *, slope: float, noise: float) -> float:
@@ -64,51 +69,6 @@ class Place:
             return 0.0
         missing = ball.rho * size - self.along
         return max(0.0, missing / (ball.rho * (max(size, slope) if self.is_inside(ball) else size)))
-
-
-@dataclass(frozen=True)
-class Point:
-    """A place in the ball with its gradient.
-
-    Attributes:
-        epsilon: shape (n,).
-        value: rise of the loss, NaN and infinity among it.
-        gradient: gradient of the loss there, shape (n,).
-    """
-
-    epsilon: Tensor
-    value: float
-    gradient: Tensor
-
-    @cached_property
-    def usable(self) -> bool:
-        """Whether the loss and its gradient are finite, so that the climb can go on from here."""
-        return math.isfinite(self.value) and all_finite(self.gradient)
-
-    @cached_property
-    def along(self) -> float:
-        """Gᵀε."""
-        return dot(self.gradient, self.epsilon)
-
-    @cached_property
-    def _places(self) -> dict[float, Place]:
-        return {}
-
-    def place(self, ball: Ball) -> Place:
-        """Return what is remembered of the point when its gradient is dropped."""
-        if ball.q not in self._places:
-            size = ball.dual_norm(self.gradient) if self.usable else math.nan
-            norm_p = ball.norm(self.epsilon)
-            self._places[ball.q] = Place(self.epsilon, self.value, norm_p, size, self.along)
-        return self._places[ball.q]
-
-    def is_inside(self, ball: Ball) -> bool:
-        """Tell whether the point is off the boundary of a ball that holds it, beyond rounding."""
-        return self.place(ball).is_inside(ball)
-
-    def gap(self, ball: Ball, *, slope: float, noise: float) -> float:
-        """Return the relative Frank-Wolfe gap: see `Place`."""
-        return self.place(ball).gap(ball, slope=slope, noise=noise)
 
 
 class Ascent:
@@ -132,45 +92,20 @@ class Ascent:
         self,
         objective: Objective,
         ball: Ball,
-        start: Tensor,
+        start: Tensor | Point,
         *,
         slope: float,
         level: float,
         history: int = HISTORY,
     ) -> None:
-        """Evaluate the start; where the loss overflows there, move it inwards."""
-        self._set_up(objective, ball, slope, level, history)
-        self._begin(self._evaluate(start))
-
-    @classmethod
-    def at(
-        cls,
-        point: Point,
-        *,
-        objective: Objective,
-        ball: Ball,
-        slope: float,
-        level: float,
-        history: int = HISTORY,
-    ) -> Ascent:
-        """Begin at a point whose gradient is known already: see `__init__`."""
-        climb = cls.__new__(cls)
-        climb._set_up(objective, ball, slope, level, history)
-        climb._begin(point)
-        return climb
-
-    def _set_up(
-        self, objective: Objective, ball: Ball, slope: float, level: float, history: int
-    ) -> None:
+        """Evaluate the start, if it is no point yet; where the loss overflows, move it inwards."""
         self._objective, self._ball = objective, ball
         self._slope, self._level = slope, abs(level)
         self._secants = LBFGSHistory(history if ball.p == 2 else 0)
         self.gradients = self._idle = 0
-
-    def _begin(self, point: Point) -> None:
-        self._eps = torch.finfo(point.gradient.dtype).eps
-        self.best = self._here = point
-        self.start_value = point.value
+        self.best = self._here = start if isinstance(start, Point) else self._evaluate(start)
+        self._eps = torch.finfo(self._here.gradient.dtype).eps
+        self.start_value = self._here.value
         while not self._here.usable and self.gradients <= _RETREATS:
             self._here = self._evaluate(0.25 * self._here.epsilon)
         self.stalled = not self._here.usable
@@ -187,7 +122,7 @@ class Ascent:
         return self._gap(self.best)
 
     def climb(
-        self, tol: float, max_gradients: int, *, done: Callable[[Place], bool] = lambda place: False
+        self, tol: float, max_gradients: int, *, done: Callable[[Point], bool] = lambda point: False
     ) -> None:
         """Go on until the gap is met, or the passes are spent, or rounding ends it."""
         while self.gradients < max_gradients and not self.stalled and not self.gap <= tol:
@@ -197,13 +132,8 @@ class Ascent:
                 self._move(there)
             self._idle = 0 if self.best is not best else self._idle + 1
             self.stalled = self.stalled or self._idle >= _IDLE
-            if done(self.best.place(self._ball)):
+            if done(self.best):
                 return
-
-    @property
-    def place(self) -> Place:
-        """The highest point, without its gradient."""
-        return self.best.place(self._ball)
 
     def _gap(self, point: Point) -> float:
         return point.gap(self._ball, slope=self._slope, noise=self._rounding(point))
@@ -214,7 +144,7 @@ class Ascent:
     def _evaluate(self, epsilon: Tensor) -> Point:
         value, gradient = self._objective(epsilon)
         self.gradients += 1
-        return Point(epsilon, value, gradient)
+        return Point.of(self._ball, epsilon, value, gradient)
 
     def _direction(self) -> Tensor:
         """Return where to go: along a tangent of the sphere (p = 2), or a chord of the ball."""
@@ -231,7 +161,7 @@ class Ascent:
         secants = self._secants
         direction = self._tangent_(secants.apply_(rising.clone()), self._here)
         size = norm(direction)
-        if dot(direction, rising) <= 1e-8 * size * self._here.place(self._ball).steepness:
+        if dot(direction, rising) <= 1e-8 * size * self._here.steepness:
             secants.forget()
             direction, size = rising, norm(rising)
         # A tangent longer than the diameter only closes in on the end of the same arc.
@@ -294,7 +224,7 @@ class Ascent:
         if not self._slides(point):
             return vector
         part = dot(vector, point.epsilon) if along is None else along
-        return vector.sub_(point.epsilon, alpha=part / point.place(self._ball).norm ** 2)
+        return vector.sub_(point.epsilon, alpha=part / point.norm**2)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import norm
@@ -15,21 +12,6 @@ from landscape.sharpness._ball import Ball
 
 _MOMENTUM = 0.75
 _ENOUGH = 0.75  # share of the steps between two checkpoints that must rise
-
-
-@dataclass(frozen=True)
-class Ascended:
-    """Where Auto-PGD ended.
-
-    Attributes:
-        best: the highest point, the centre of the ball among them.
-        values: rise at each point in turn, the centre not among them.
-        gradients: gradient passes spent, that at the centre not among them.
-    """
-
-    best: Point
-    values: tuple[float, ...]
-    gradients: int
 
 
 def checkpoints(n_steps: int) -> tuple[int, ...]:
@@ -52,8 +34,10 @@ def auto_pgd(
     *,
     n_steps: int = 20,
     done: Callable[[Point], bool] = lambda point: False,
-) -> Ascended:
+) -> tuple[Point, list[float]]:
     """Climb from the centre of a ball by projected gradient ascent with momentum.
+
+    Returns the highest point, the centre among them, and the rise after each step.
 
     z = P(x + η s), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), α = 0.75 (1 at the first step), where
     s is the gradient over its norm for p = 2, its signs for p = ∞; η = 2ρ at first. At the
@@ -72,11 +56,14 @@ def auto_pgd(
     values: list[float] = [centre.value]
     then, since = (math.nan, math.nan), 0
     for k in range(n_steps):
-        moved = ball.project_(here.epsilon + _ascent(here.gradient, ball).mul_(step))
+        gradient = here.gradient
+        ascent = gradient.sign() if math.isinf(ball.p) else gradient / (norm(gradient) or 1.0)
+        moved = ball.project_(ascent.mul_(step).add_(here.epsilon))
+        del ascent, gradient
         if k:  # x + α (z − x) + (1 − α) (x − x⁻), in the memory of z
             moved.mul_(_MOMENTUM).add_(here.epsilon, alpha=2 - 2 * _MOMENTUM)
             moved = ball.project_(moved.sub_(last, alpha=1 - _MOMENTUM))
-        there = _at(objective, moved)
+        there = Point.of(ball, moved, *objective(moved))
         values.append(there.value)
         best = there if there.usable and there.value > best.value else best
         last, here = here.epsilon, there if there.usable else best
@@ -89,15 +76,4 @@ def auto_pgd(
             then, since = (step, best.value), k + 1
             if rises < _ENOUGH * span or stalled:
                 step, here = step / 2, best
-    return Ascended(best, tuple(values[1:]), len(values) - 1)
-
-
-def _at(objective: Objective, epsilon: Tensor) -> Point:
-    value, gradient = objective(epsilon)
-    return Point(epsilon, value, gradient)
-
-
-def _ascent(gradient: Tensor, ball: Ball) -> Tensor:
-    if math.isinf(ball.p):
-        return gradient.sign()
-    return gradient / (norm(gradient) or 1.0)
+    return best, values[1:]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from landscape.checks import positive
+from landscape.checks import positive, whole
+from landscape.choices import Distribution, Scale
 from landscape.errors import (
     InvalidArgumentError,
     LossError,
@@ -19,33 +21,45 @@ from landscape.errors import (
     NonFiniteWarning,
     one_of,
 )
-from landscape.evaluate import Evaluator, require_finite
+from landscape.evaluate import Engine, require_finite
 from landscape.linalg import SymmetricOperator, hutchinson_trace
 from landscape.linalg.sampling import StoppingRule
-from landscape.measurement import Run, Work
+from landscape.measurement import Columns, Index, Run, Work, missing, resumable, settled_plan
 from landscape.operators import SCALES, Hessian
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import AverageSharpness, FloatArray
 from landscape.results.averages import DISTRIBUTIONS
-from landscape.sharpness._perturbations import (
-    CachedLosses,
-    Perturbations,
-    adaptive_scale,
-    kept_engine,
-)
+from landscape.sharpness._perturbations import Perturbations, adaptive_scale, losses_around
 from landscape.stats import interval_of_mean
 from landscape.study import Study
 
-CONFIDENCE = 0.95
 N_PROBES = 16  # products for the prediction, which stands beside the value as a guide
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """What an average is asked for, but for its radius; see `average_sharpness`."""
+    """How an average is sampled; see `average_sharpness`.
 
-    distribution: str = "gaussian"
-    adaptive: str = "none"
+    Attributes:
+        distribution: ``gaussian``: ε ~ N(0, σ²T²); ``ball`` or ``sphere``: uniform in the ball or
+            on its surface; ``box``: uniform in [−σt, σt] for each weight.
+        adaptive: scale T: ``none`` (T = 1), ``elementwise`` (t = |w| + η) or ``filterwise`` (t =
+            the norm of the filter + η); weights with t = 0 stay where they are.
+        eta: η that is added to the scale.
+        n_samples: draws of z to begin with, each tried with both signs.
+        relative_error: half-width of the 95 % interval to reach, relative to the average; None:
+            stop after ``n_samples``.
+        max_samples: draws to spend at most.
+        prediction: also estimate what the quadratic model predicts, c σ² tr(THT), from 16 random
+            products with the Hessian. The kinks of ReLU networks add to the average at the same
+            order in σ, and no Hessian sees them: there it can be several times as large as
+            predicted at any σ that is not tiny.
+        tune: choose how to evaluate by a short timing, see `landscape.surface`.
+        seed: of the draws, the products and the dropout masks.
+    """
+
+    distribution: Distribution = "gaussian"
+    adaptive: Scale = "none"
     eta: float = 0.0
     n_samples: int = 32
     relative_error: float | None = 0.1
@@ -59,13 +73,8 @@ class SamplingOptions:
         one_of(self.distribution, DISTRIBUTIONS, what="distribution")
         one_of(self.adaptive, SCALES, what="adaptive scale")
         for name in ("n_samples", "max_samples"):
-            value: object = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < 2:
-                msg = (
-                    f"{name} must be a whole number of at least 2, without which there is no "
-                    f"standard error; got {value!r}"
-                )
-                raise InvalidArgumentError(msg)
+            advice = "without that there is no standard error"
+            whole(name, getattr(self, name), least=2, advice=advice)
         if self.relative_error is not None:
             positive("relative_error", self.relative_error)
         if self.most < self.n_samples:
@@ -79,22 +88,17 @@ class SamplingOptions:
         """How many draws there can be."""
         return int(self.n_samples if self.relative_error is None else self.max_samples)
 
-    def looks(self) -> Iterable[int]:
-        """Return at how many draws the interval is looked at."""
-        return self.rule.looks(self.most)
-
     @property
     def rule(self) -> StoppingRule:
         """When enough has been drawn."""
         return StoppingRule(first=int(self.n_samples), rtol=self.relative_error or 0.0, atol=0.0)
 
-    def settings(self, rho: float) -> dict[str, Any]:
+    def settings(self, sigma: float) -> dict[str, Any]:
         """Return what identifies the measurement."""
         how = {name: value for name, value in asdict(self).items() if name != "tune"}
-        whole = {"n_samples": int(self.n_samples), "max_samples": self.most}
+        counts = {"n_samples": int(self.n_samples), "max_samples": self.most}
         wanted = None if self.relative_error is None else float(self.relative_error)
-        real = {"rho": rho, "eta": float(self.eta), "relative_error": wanted}
-        return {**how, **whole, **real}
+        return how | counts | {"rho": sigma, "eta": float(self.eta), "relative_error": wanted}
 
 
 def average_sharpness(
@@ -102,17 +106,9 @@ def average_sharpness(
     sigma: float | None = None,
     *,
     rho: float | None = None,
-    distribution: str = "gaussian",
-    adaptive: str = "none",
-    eta: float = 0.0,
-    n_samples: int = 32,
-    relative_error: float | None = 0.1,
-    max_samples: int = 128,
-    prediction: bool = True,
-    tune: bool = False,
-    seed: int = 0,
     study: Study | None = None,
     progress: bool | None = None,
+    **options: Any,
 ) -> AverageSharpness:
     """Measure the average rise of the loss, E[L(w + ε) − L(w)] for random ε = σTz.
 
@@ -128,23 +124,10 @@ def average_sharpness(
             ‖T⁻¹ε‖₂ ≤ σ, or the half-width of the box; with an adaptive scale relative to the
             weights.
         rho: the former name of ``sigma``, taken with a warning.
-        distribution: ``gaussian``: ε ~ N(0, σ²T²); ``ball`` or ``sphere``: uniform in the ball or
-            on its surface; ``box``: uniform in [−σt, σt] for each weight.
-        adaptive: ``none`` (T = 1), ``elementwise`` (t = |w| + η) or ``filterwise`` (t = the norm
-            of the filter + η); weights with t = 0 stay where they are.
-        eta: η.
-        n_samples: draws of z to begin with, each tried with both signs.
-        relative_error: half-width of the 95 % interval to reach, relative to the average; None:
-            stop after ``n_samples``.
-        max_samples: draws to spend at most.
-        prediction: also estimate what the quadratic model predicts, c σ² tr(THT), from 16 random
-            products with the Hessian. The kinks of ReLU networks add to the average at the same
-            order in σ, and no Hessian sees them: there it can be several times as large as
-            predicted at any σ that is not tiny.
-        tune: choose how to evaluate by a short timing, see `landscape.surface`.
-        seed: of the draws, the products and the dropout masks.
         study: where samples are kept as they are measured, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
+        **options: distribution, adaptive, eta, n_samples, relative_error, max_samples, prediction,
+            tune and seed: see `landscape.sharpness.SamplingOptions`.
 
     Returns:
         The average with its interval (Student's, widened where the draws are skewed), and all
@@ -166,19 +149,10 @@ def average_sharpness(
     >>> round(found.value, 5), round(found.predicted, 5)
     (0.01, 0.01)
     """
-    asked = SamplingOptions(
-        distribution=distribution,
-        adaptive=adaptive,
-        eta=eta,
-        n_samples=n_samples,
-        relative_error=relative_error,
-        max_samples=max_samples,
-        prediction=prediction,
-        tune=tune,
-        seed=seed,
-    )
     size = positive("sigma", _of_two(sigma, rho))
-    return _average(problem, size, asked, _Traces(), study=study, progress=progress)
+    sampling = SamplingOptions(**options)
+    run = Run(study=study, seed=sampling.seed, progress=progress)
+    return _averages(problem, [size], sampling, run)[0]
 
 
 def average_profile(
@@ -209,11 +183,9 @@ def average_profile(
             out of its range.
     """
     given: Any = _of_two(sigmas, rhos)
-    sizes, asked = check_profile(() if given is None else given, **options)
-    traces = _Traces()
-    return [
-        _average(problem, size, asked, traces, study=study, progress=progress) for size in sizes
-    ]
+    sizes, sampling = check_profile(() if given is None else given, **options)
+    run = Run(study=study, seed=sampling.seed, progress=progress)
+    return _averages(problem, sizes, sampling, run)
 
 
 def _of_two(sigma: Any, rho: Any) -> Any:
@@ -228,19 +200,7 @@ def _of_two(sigma: Any, rho: Any) -> Any:
 
 
 def check_profile(sigmas: Iterable[float], **options: Any) -> tuple[list[float], SamplingOptions]:
-    """Refuse what `average_profile` cannot measure, before anything is loaded.
-
-    Args:
-        sigmas: the sizes of the noise, ascending.
-        **options: those of `average_sharpness`, without study and progress.
-
-    Returns:
-        The sizes as floats, and the options.
-
-    Raises:
-        InvalidArgumentError: if the sizes are not above zero and ascending, or another argument is
-            out of its range.
-    """
+    """Refuse what `average_profile` cannot measure, before anything is loaded."""
     sizes = [positive("each of sigmas", sigma) for sigma in sigmas]
     if not sizes or any(b <= a for a, b in pairwise(sizes)):
         msg = f"sigmas must be one size or more, in ascending order without repeats, got {sizes}"
@@ -248,57 +208,56 @@ def check_profile(sigmas: Iterable[float], **options: Any) -> tuple[list[float],
     return sizes, SamplingOptions(**options)
 
 
-class _Traces:
-    """The trace of THT, estimated once for all radii."""
+def _averages(
+    problem: Problem, sigmas: Sequence[float], options: SamplingOptions, run: Run
+) -> list[AverageSharpness]:
+    check_problem(problem)
+    scale = adaptive_scale(problem, options.adaptive, options.eta)
+    draws = Perturbations(scale, options.distribution, seed=options.seed)
+    frame = replace(run, progress=False)  # the samples have a bar of their own
+    traces: list[tuple[float, float]] = []  # one serves all sizes
 
-    def __init__(self) -> None:
-        self._known: tuple[float, float] | None = None
-
-    def of(self, evaluator: Evaluator, draws: Perturbations, seed: int) -> tuple[float, float]:
-        """Return the trace with its standard error; the first call makes the products."""
-        if self._known is None:
-            operator: SymmetricOperator = Hessian(evaluator).reparametrised(draws.scale)
-            found = hutchinson_trace(
-                operator.matvec,
-                operator.n,
-                rtol=0.0,
-                max_matvecs=N_PROBES,
-                seed=seed,
-                dtype=operator.dtype,
-                device=operator.device,
-            )
-            self._known = found.value, found.standard_error
-        return self._known
-
-
-def _average(
-    problem: Problem,
-    rho: float,
-    asked: SamplingOptions,
-    traces: _Traces,
-    *,
-    study: Study | None,
-    progress: bool | None,
-) -> AverageSharpness:
-    scale = adaptive_scale(problem, asked.adaptive, asked.eta)
-    draws = Perturbations(scale, asked.distribution, seed=asked.seed)
-    settings = asked.settings(rho)
-
-    def measure(work: Work) -> dict[str, Any]:
-        evaluator, kept = work.evaluator, work.grid((asked.most, 2))
+    def measure(work: Work, sigma: float) -> dict[str, Any]:
+        evaluator = work.evaluator
         loss = evaluator.loss().value
         require_finite(loss, problem)
-        engine = kept_engine(evaluator, kept, n_points=2 * asked.most if asked.tune else 1)
-        samples = CachedLosses(engine, draws, rho, most=asked.most, kept=kept, progress=progress)
-        rises, converged = _drawn(samples, loss, asked)
-        value, error, low, high = interval_of_mean(_halved(rises))
-        predicted, predicted_error = _predicted(evaluator, draws, rho, traces, asked)
+        grid = work.grid((options.most, 2))
+        n_points = 2 * options.most if options.tune else 1
+        engine = Engine(evaluator, settled_plan(evaluator, grid, n_points=n_points))
+        done: dict[Index, Columns] = {} if grid is None else dict(grid.done)
+
+        def samples(indices: Sequence[Index]) -> list[Columns]:
+            return [{"loss": loss} for loss in losses_around(engine, draws, sigma, indices)]
+
+        def losses(n: int) -> FloatArray:
+            # Cut alike whatever is kept already and however many are asked for: a sample has
+            # other roundings in other company.
+            size = engine.plan.points
+            n_cut = min(-(-2 * n // size) * size, 2 * options.most)
+            indices = [(k // 2, k % 2) for k in range(n_cut)]
+            what = f"average around {problem.name}"
+            blocks = missing(indices, done, size=size, what=what, progress=run.progress)
+            resumable(blocks, samples, done=done, grid=grid)
+            return np.array([done[index]["loss"] for index in indices[: 2 * n]]).reshape(n, 2)
+
+        rises, converged = _draw(losses, loss, options)
+        value, error, low, high = interval_of_mean(_of_pairs(rises))
+        predicted, predicted_error = math.nan, math.nan
+        if options.prediction:
+            try:
+                if not traces:
+                    traces.append(_trace(Hessian(evaluator).reparametrised(draws.scale), options))
+            except (LossError, NonFiniteError) as reason:
+                warnings.warn(f"no quadratic prediction: {reason}", stacklevel=5)
+            else:
+                factor = draws.second_moment * sigma**2
+                predicted, predicted_error = factor * traces[0][0], factor * traces[0][1]
         return {
             "value": value,
             "standard_error": error,
             "low": low,
             "high": high,
-            "rho": rho,
+            "rho": sigma,
             "loss": loss,
             "rises": rises,
             "converged": converged,
@@ -308,54 +267,53 @@ def _average(
             "engine": str(engine.plan),
         }
 
-    # The samples have a bar of their own.
-    run = Run(study=study, seed=asked.seed, progress=False)
-    result = run.record(AverageSharpness, problem, settings, measure)
-    _warn_not_finite(result)
-    return result
+    results = []
+    for sigma in sigmas:
+        settings, fields = options.settings(sigma), partial(measure, sigma=sigma)
+        result = frame.record(AverageSharpness, problem, settings, fields)
+        if result.n_not_finite:
+            msg = (
+                f"the loss of {result.name} is not finite at {result.n_not_finite} of "
+                f"{result.rises.size} samples, so that its average is {result.value}; the largest "
+                f"finite rise is {result.largest:.4g}: try a smaller sigma"
+            )
+            warnings.warn(msg, NonFiniteWarning, stacklevel=3)
+        results.append(result)
+    return results
 
 
-def _predicted(
-    evaluator: Evaluator, draws: Perturbations, rho: float, traces: _Traces, asked: SamplingOptions
-) -> tuple[float, float]:
-    """Return what the quadratic model says, NaN where it was not asked for or cannot be made."""
-    if not asked.prediction:
-        return math.nan, math.nan
-    try:
-        trace, error = traces.of(evaluator, draws, asked.seed)
-    except (LossError, NonFiniteError) as reason:
-        warnings.warn(f"no quadratic prediction: {reason}", stacklevel=8)
-        return math.nan, math.nan
-    factor = draws.second_moment * rho**2
-    return factor * trace, factor * error
-
-
-def _drawn(samples: CachedLosses, loss: float, asked: SamplingOptions) -> tuple[FloatArray, bool]:
+def _draw(
+    losses: Callable[[int], FloatArray], loss: float, options: SamplingOptions
+) -> tuple[FloatArray, bool]:
     """Draw until the interval is narrow enough, the budget spent, or a loss is not finite."""
-    width_before, before, met = math.inf, 1, asked.relative_error is None
-    for n in asked.looks():
-        rises = samples.losses(n) - loss
-        value, _, low, high = interval_of_mean(_halved(rises))
+    width_before, before, met = math.inf, 1, options.relative_error is None
+    for n in options.rule.looks(options.most):
+        rises = losses(n) - loss
+        value, _, low, high = interval_of_mean(_of_pairs(rises))
         if not math.isfinite(value):
             return rises, False
         width = max(high - value, value - low)
         expected = width_before * math.sqrt(before / n)
-        if asked.rule.met(value, width=width, width_before=expected):
+        if options.rule.met(value, width=width, width_before=expected):
             return rises, True
         width_before, before = width, n
     return rises, met
 
 
-def _halved(rises: FloatArray) -> FloatArray:
+def _of_pairs(rises: FloatArray) -> FloatArray:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(rises.mean(axis=1))
 
 
-def _warn_not_finite(result: AverageSharpness) -> None:
-    if result.n_not_finite:
-        msg = (
-            f"the loss of {result.name} is not finite at {result.n_not_finite} of "
-            f"{result.rises.size} samples, so that its average is {result.value}; the largest "
-            f"finite rise is {result.largest:.4g}: try a smaller sigma"
-        )
-        warnings.warn(msg, NonFiniteWarning, stacklevel=4)
+def _trace(operator: SymmetricOperator, options: SamplingOptions) -> tuple[float, float]:
+    """Estimate the trace of THT, with its standard error."""
+    found = hutchinson_trace(
+        operator.matvec,
+        operator.n,
+        rtol=0.0,
+        max_matvecs=N_PROBES,
+        seed=options.seed,
+        dtype=operator.dtype,
+        device=operator.device,
+    )
+    return found.value, found.standard_error

@@ -1,31 +1,38 @@
-"""The ball ‖ε‖ₚ ≤ ρ that sharpness is measured in: norm, dual maximiser, projection."""
+"""The ball ‖T⁻¹ε‖ₚ ≤ ρ that sharpness is measured in: norm, dual maximiser, projection."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.errors import InvalidArgumentError
+from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg.krylov import norm
+from landscape.operators import SCALES, parameter_scale
+from landscape.problem import Problem
 
 _BLOCK = 2**15  # numbers converted to float64 at a time
 
 
 @dataclass(frozen=True)
 class Ball:
-    """All ε with ‖ε‖ₚ ≤ ρ.
+    """All ε = Td with ‖d‖ₚ ≤ ρ; the methods take d, the coordinates in which it is a plain ball.
 
     Attributes:
         rho: radius, above zero.
         p: order of the norm, at least 1; infinity is allowed.
+        adaptive: the diagonal of T: ``none`` (1), ``elementwise`` (|w| + η) or ``filterwise``.
+        eta: η.
     """
 
     rho: float
     p: float = 2.0
+    adaptive: str = "none"
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rho) and self.rho > 0):
@@ -33,6 +40,10 @@ class Ball:
             raise InvalidArgumentError(msg)
         if math.isnan(self.p) or self.p < 1:
             msg = f"p must be at least 1 (inf is allowed), got {self.p!r}"
+            raise InvalidArgumentError(msg)
+        one_of(self.adaptive, SCALES, what="scale of an adaptive ball")
+        if self.adaptive == "none" and self.eta != 0:
+            msg = f"eta = {self.eta!r} belongs to an adaptive ball: give adaptive='elementwise' too"
             raise InvalidArgumentError(msg)
 
     @property
@@ -42,40 +53,29 @@ class Ball:
             return math.inf
         return 1.0 if math.isinf(self.p) else self.p / (self.p - 1)
 
-    def norm(self, epsilon: Tensor) -> float:
-        """Return ‖ε‖ₚ.
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """What identifies T as a setting; nothing for the plain ball."""
+        return {} if self.adaptive == "none" else {"adaptive": self.adaptive, "eta": self.eta}
 
-        Args:
-            epsilon: shape (n,).
+    def scale(self, problem: Problem) -> Tensor | None:
+        """Return the diagonal of T, shape (n,); None for the plain ball."""
+        if self.adaptive == "none":
+            return None
+        return parameter_scale(problem, self.adaptive, eta=self.eta)
 
-        Returns:
-            The norm, summed in float64.
-        """
-        return _norm(epsilon, self.p)
+    def norm(self, d: Tensor) -> float:
+        """Return ‖d‖ₚ, summed in float64."""
+        return _norm(d, self.p)
 
     def dual_norm(self, gradient: Tensor) -> float:
-        """Return ‖g‖_q, so that max gᵀε over the ball is ρ‖g‖_q.
-
-        Args:
-            gradient: shape (n,).
-
-        Returns:
-            The norm, summed in float64.
-        """
+        """Return ‖g‖_q, so that max gᵀd over the ball is ρ‖g‖_q, summed in float64."""
         return _norm(gradient, self.q)
 
     def dual(self, gradient: Tensor) -> Tensor:
-        """Return a maximiser of gᵀε over the ball: the step of SAM.
-
-        ε = ρ sign(g) |g|^(q−1) / ‖g‖_q^(q−1); for p = ∞ ρ sign(g); for p = 1 all of ρ on one
-        coordinate with the largest |g| (Foret et al. 2021, eq. 2, and its limits).
-
-        Args:
-            gradient: shape (n,).
-
-        Returns:
-            ε with ‖ε‖ₚ = ρ, shape (n,); zero for a zero gradient.
-        """
+        """Return a maximiser of gᵀd over the ball, the step of SAM; zero for a zero gradient."""
+        # d = ρ sign(g) |g|^(q−1) / ‖g‖_q^(q−1); for p = ∞ ρ sign(g); for p = 1 all of ρ on one
+        # coordinate with the largest |g| (Foret et al. 2021, eq. 2, and its limits).
         size = self.dual_norm(gradient)
         if size == 0.0:
             return torch.zeros_like(gradient)
@@ -94,35 +94,23 @@ class Ball:
             step[part] = self.rho * unit.sign() * unit.abs().pow(self.q - 1)
         return step
 
-    def project(self, epsilon: Tensor) -> Tensor:
-        """Return the nearest point of the ball in Euclidean distance (p = 1, 2, ∞).
+    def project_(self, d: Tensor) -> Tensor:
+        """Move a point, in place, to the nearest one of the ball (p = 1, 2, ∞), or scale it back.
+
+        For other p the point that is scaled back is in the ball, but not the nearest.
 
         Args:
-            epsilon: shape (n,).
+            d: shape (n,), overwritten.
 
         Returns:
-            The projection, shape (n,); for other p the point scaled back to the ball, which is
-            feasible but not the nearest.
-        """
-        return self.project_(epsilon.clone())
-
-    def project_(self, epsilon: Tensor) -> Tensor:
-        """Do the same in the memory of the argument.
-
-        Args:
-            epsilon: shape (n,), overwritten.
-
-        Returns:
-            ``epsilon``.
+            ``d``.
         """
         if math.isinf(self.p):
-            return epsilon.clamp_(-self.rho, self.rho)
-        size = self.norm(epsilon)
+            return d.clamp_(-self.rho, self.rho)
+        size = self.norm(d)
         if size <= self.rho:
-            return epsilon
-        if self.p == 1:
-            return _soft_threshold_(epsilon, self.rho)
-        return epsilon.mul_(self.rho / size)
+            return d
+        return _soft_threshold_(d, self.rho) if self.p == 1 else d.mul_(self.rho / size)
 
 
 def _blocks(n: int) -> Iterator[slice]:

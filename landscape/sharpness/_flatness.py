@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.checks import positive
-from landscape.errors import InvalidArgumentError, LandscapeError, LossError, NonFiniteError
-from landscape.evaluate import Engine, Evaluator, choose_plan, error_of_mean, require_finite
-from landscape.measurement import Run, Work
+from landscape.checks import positive, whole
+from landscape.errors import LandscapeError, LossError, NonFiniteError
+from landscape.evaluate import Engine, Evaluator, choose_plan, require_finite
+from landscape.measurement import Run, Work, error_of_difference
 from landscape.operators import EmpiricalFisher, Hessian
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import Flatness
-from landscape.sharpness._noise_scale import NotReachedError, width_of_noise
+from landscape.sharpness._noise_scale import NotReachedError, noise_scale
 from landscape.sharpness._perturbations import Perturbations
 from landscape.sharpness._relative_flatness import neuron_blocks, relative_flatness
 from landscape.stats import jackknife
@@ -57,14 +54,12 @@ def flatness(
       by ``rise`` on average (they take the error rate); and the same with noise of standard
       deviation σ(|w| + 0.001), where they add the floor to the variance, without σ.
 
-    In a ReLU network, rescaling layers against each other changes neither the Fisher-Rao norm nor
-    the relative flatness, and all others. The relative flatness is of the Hessian, which does not
-    see the kinks of such a network; what is measured with noise does.
+    Rescaling the layers of a ReLU network against each other changes all but the first two.
 
     Args:
         problem: what to measure.
         rho: radius of the surrogate gap.
-        rise: of the loss, for σ, in units of the loss.
+        rise: average rise of the loss that σ is searched for, in units of the loss.
         n_samples: draws of noise for σ, each tried with both signs.
         relative_error: half-width of the 95 % interval of the summed relative flatness to reach,
             relative to it.
@@ -87,123 +82,97 @@ def flatness(
         sharpness-aware training, arXiv:2203.08065; Jiang et al. (2020), Fantastic generalization
         measures and where to find them, arXiv:1912.02178.
     """
+    check_problem(problem)
     numbers = {"rho": rho, "rise": rise, "relative_error": relative_error}
-    asked: dict[str, Any] = {name: positive(name, value) for name, value in numbers.items()}
-    for name, count in (("n_samples", n_samples), ("max_products", max_products)):
-        given: object = count
-        if not isinstance(given, (int, np.integer)) or given < 2:
-            msg = f"{name} must be a whole number of at least 2, got {given!r}"
-            raise InvalidArgumentError(msg)
-        asked[name] = int(given)
-    settings = {**asked, "seed": seed}
+    settings: dict[str, Any] = {name: positive(name, value) for name, value in numbers.items()}
+    counts = {"n_samples": n_samples, "max_products": max_products}
+    settings |= {name: whole(name, count, least=2) for name, count in counts.items()}
+    settings["seed"] = seed
 
     def measure(work: Work) -> dict[str, Any]:
-        loss = work.evaluator.loss().value
+        evaluator = work.evaluator
+        loss = evaluator.loss().value
         require_finite(loss, problem)
-        _, gradient = work.evaluator.gradient()
-        at = _FlatnessMeasures(work.evaluator, loss, gradient, settings)
-        left_out: dict[str, str] = {}
-        found: dict[str, Any] = {}
-        for name, part in at.measures().items():
+        _, gradient = evaluator.gradient()
+        weights = evaluator.origin.double()
+        noise: dict[str, Any] = {"loss": loss, "rise": settings["rise"], "n": settings["n_samples"]}
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "fisher_rao": lambda: _fisher_rao(evaluator),
+            "relative_flatness": lambda: _relative_flatness(evaluator, settings),
+            "gap": lambda: _gap(evaluator, gradient, settings["rho"]),
+            "pac_bayes": lambda: _noise(
+                evaluator, "sigma", torch.ones_like(weights), seed=seed, **noise
+            ),
+            "pac_bayes_magnitude": lambda: _noise(
+                evaluator, "sigma_magnitude", weights.abs() + FLOOR, seed=seed, **noise
+            ),
+        }
+        fields: dict[str, Any] = {"loss": loss, "gradient_norm": _norm(gradient)}
+        fields |= {"rho": settings["rho"], "rise": settings["rise"], "left_out": {}}
+        for name, part in measures.items():
             try:
-                found |= work.count(part)()
+                fields |= work.count(part)()
             except (AbsentError, LossError, NonFiniteError, NotReachedError) as error:
-                left_out[name] = str(error)
-        own = {"loss": loss, "gradient_norm": at.gradient_norm, "left_out": left_out}
-        return {**own, **found, "rho": asked["rho"], "rise": asked["rise"]}
+                fields["left_out"][name] = str(error)
+        return fields
 
     run = Run(study=study, seed=seed, progress=progress)
     return run.record(Flatness, problem, settings, measure, unit="measure", total=5)
 
 
-@dataclass(frozen=True)
-class _FlatnessMeasures:
-    """One checkpoint, and what is measured there."""
-
-    evaluator: Evaluator
-    loss: float
-    gradient: Tensor
-    asked: dict[str, Any]
-
-    def measures(self) -> dict[str, Callable[[], dict[str, Any]]]:
-        """Return what to call for each measure; it gives values by field."""
-        return {
-            "fisher_rao": self._fisher_rao,
-            "relative_flatness": self._relative_flatness,
-            "gap": self._gap,
-            "pac_bayes": lambda: self._width("sigma", torch.ones_like(self._weights)),
-            "pac_bayes_magnitude": lambda: self._width(
-                "sigma_magnitude", self._weights.abs() + FLOOR
-            ),
-        }
-
-    @property
-    def gradient_norm(self) -> float:
-        return float(torch.linalg.vector_norm(self.gradient, dtype=torch.float64))
-
-    @property
-    def _weights(self) -> Tensor:
-        return self.evaluator.origin.double()
-
-    def _fisher_rao(self) -> dict[str, Any]:
-        plain_sum = self.evaluator.problem.loss.sums
-        operator = EmpiricalFisher(self.evaluator)
-        sums, weights = operator.quadratic_forms(self.evaluator.origin[None], n_groups=_GROUPS)
-        value = float(sums.sum()) / (1.0 if plain_sum else float(weights.sum()))
-        if len(sums) < 2:
-            return {"fisher_rao": value}
+def _fisher_rao(evaluator: Evaluator) -> dict[str, Any]:
+    plain_sum = evaluator.problem.loss.sums
+    operator = EmpiricalFisher(evaluator)
+    sums, weights = operator.quadratic_forms(evaluator.origin[None], n_groups=_GROUPS)
+    total = float(weights.sum())
+    found = {"fisher_rao": float(sums.sum()) / (1.0 if plain_sum else total)}
+    if len(sums) >= 2:
         error = float(jackknife(sums, weights)[0])
-        return {
-            "fisher_rao": value,
-            "fisher_rao_se": error * float(weights.sum()) if plain_sum else error,
-        }
+        found["fisher_rao_se"] = error * total if plain_sum else error
+    return found
 
-    def _relative_flatness(self) -> dict[str, Any]:
-        blocks = neuron_blocks(self.evaluator.problem)
-        if not blocks:
-            msg = "no linear or convolutional layer has its weight among the parameters"
-            raise AbsentError(msg)
-        hessian = Hessian(self.evaluator)
-        names = ("relative_error", "max_products", "seed")
-        asked = {name: self.asked[name] for name in names}
-        found = relative_flatness(hessian, blocks, **asked)
-        return {
-            "layers": tuple(block.name.removesuffix(".weight") for block in blocks),
-            "relative_flatness": found.value,
-            "relative_flatness_se": found.standard_error,
-            "relative_flatness_low": found.low,
-            "relative_flatness_high": found.high,
-            "products": hessian.describe(),
-        }
 
-    def _gap(self) -> dict[str, Any]:
-        norm = self.gradient_norm
-        if norm == 0.0:
-            msg = "the gradient is zero, and has no direction"
-            raise AbsentError(msg)
-        step = (self.asked["rho"] * (self.gradient.double() / norm)).to(self.gradient.dtype)
-        origin = self.evaluator.origin
-        engine = Engine(self.evaluator)
-        here, there = engine.losses([origin, origin + step], keep=True)
-        error = math.nan
-        if here.examples is not None and there.examples is not None:
-            (terms, weights), (others, _) = here.examples, there.examples
-            sums = self.evaluator.problem.loss.sums
-            error = error_of_mean(others - terms, weights, plain_sum=sums)
-        return {"gap": there.value - here.value, "gap_se": error}
+def _relative_flatness(evaluator: Evaluator, settings: Mapping[str, Any]) -> dict[str, Any]:
+    blocks = neuron_blocks(evaluator.problem)
+    if not blocks:
+        msg = "no linear or convolutional layer has its weight among the parameters"
+        raise AbsentError(msg)
+    hessian = Hessian(evaluator)
+    names = ("relative_error", "max_products", "seed")
+    found = relative_flatness(hessian, blocks, **{name: settings[name] for name in names})
+    return {
+        "layers": tuple(block.name.removesuffix(".weight") for block in blocks),
+        "relative_flatness": found.value,
+        "relative_flatness_se": found.standard_error,
+        "relative_flatness_low": found.low,
+        "relative_flatness_high": found.high,
+        "products": hessian.describe(),
+    }
 
-    def _width(self, name: str, scale: Tensor) -> dict[str, Any]:
-        draws = Perturbations(scale, "gaussian", seed=self.asked["seed"])
-        engine = Engine(self.evaluator, choose_plan(self.evaluator))
-        # Noise of a tenth of the weights' norm, or of a tenth where there are none.
-        size = float(torch.linalg.vector_norm(self._weights))
-        start = 0.1 * (size / float(torch.linalg.vector_norm(draws.scale)) or 1.0)
-        found = width_of_noise(
-            engine,
-            draws,
-            loss=self.loss,
-            rise=self.asked["rise"],
-            n=self.asked["n_samples"],
-            start=start,
-        )
-        return {name: found.sigma, f"{name}_se": found.standard_error}
+
+def _gap(evaluator: Evaluator, gradient: Tensor, rho: float) -> dict[str, Any]:
+    size = _norm(gradient)
+    if size == 0.0:
+        msg = "the gradient is zero, and has no direction"
+        raise AbsentError(msg)
+    step = (rho * (gradient.double() / size)).to(gradient.dtype)
+    origin = evaluator.origin
+    here, there = Engine(evaluator).losses([origin, origin + step], keep=True)
+    error = error_of_difference(evaluator.problem, there, here)
+    return {"gap": there.value - here.value, "gap_se": error}
+
+
+def _noise(
+    evaluator: Evaluator, name: str, scale: Tensor, *, seed: int, loss: float, rise: float, n: int
+) -> dict[str, Any]:
+    draws = Perturbations(scale, "gaussian", seed=seed)
+    engine = Engine(evaluator, choose_plan(evaluator))
+    # Noise of a tenth of the weights' norm, or of a tenth where there are none.
+    size = float(torch.linalg.vector_norm(evaluator.origin.double()))
+    start = 0.1 * (size / float(torch.linalg.vector_norm(draws.scale)) or 1.0)
+    sigma, error = noise_scale(engine, draws, loss=loss, rise=rise, n=n, start=start)
+    return {name: sigma, f"{name}_se": error}
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from landscape.errors import InvalidArgumentError
 from landscape.measurement import Run, Work
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import StepwiseSharpness
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
@@ -34,8 +34,7 @@ def stepwise_sharpness(
     """Measure the rise of the loss at the end of a climb of k steps, for several k.
 
     ε ← ε + (ρ/k) · dual of ∇L(w + ε), k times from ε = 0, over the whole data set: what SAM sees
-    with k inner steps. Each is a lower bound on what `sharpness` seeks, and shows how much of it
-    one step misses.
+    with k inner steps, a lower bound on `sharpness`.
 
     Args:
         problem: what to measure.
@@ -56,14 +55,22 @@ def stepwise_sharpness(
 
     Reference: Foret, Kleiner, Mobahi, Neyshabur 2021, arXiv 2010.01412, section C.6, table 11.
     """
+    check_problem(problem)
     ball = Ball(float(rho), float(p))
-    counts = _checked(steps)
+    counts = [int(k) for k in steps]
+    rising = all(a < b for a, b in itertools.pairwise(counts))
+    if not counts or counts[0] < 1 or not rising or counts != list(steps):
+        msg = (
+            "steps must be whole numbers in ascending order, each at least 1, such as (1, 2, 5), "
+            f"got {list(steps)!r}"
+        )
+        raise InvalidArgumentError(msg)
     settings = {"rho": ball.rho, "p": ball.p, "steps": counts, "seed": seed}
 
     def measure(work: Work) -> dict[str, Any]:
         evaluator = work.evaluator
-        objective = BallObjective(evaluator, count=work.count)
-        ends = [_climb(objective, ball, k) for k in counts]
+        objective = BallObjective(evaluator, ball, count=work.count)
+        ends = [_climb(objective, k) for k in counts]
         rises = [evaluator.loss(evaluator.origin + end).value - objective.loss for end in ends]
         return {
             "rho": ball.rho,
@@ -78,8 +85,8 @@ def stepwise_sharpness(
     return run.record(StepwiseSharpness, problem, settings, measure, what="climbs", unit="gradient")
 
 
-def _climb(origin: BallObjective, ball: Ball, k: int) -> Tensor:
-    step = Ball(ball.rho / k, ball.p)
+def _climb(origin: BallObjective, k: int) -> Tensor:
+    step = Ball(origin.ball.rho / k, origin.ball.p)
     epsilon, gradient = origin.point.epsilon, origin.point.gradient
     for j in range(k):
         if j:
@@ -88,15 +95,3 @@ def _climb(origin: BallObjective, ball: Ball, k: int) -> Tensor:
             break
         epsilon = epsilon + step.dual(gradient)
     return epsilon
-
-
-def _checked(steps: Sequence[int]) -> list[int]:
-    counts = [int(k) for k in steps]
-    rising = all(a < b for a, b in itertools.pairwise(counts))
-    if not counts or counts[0] < 1 or not rising or counts != list(steps):
-        msg = (
-            "steps must be whole numbers in ascending order, each at least 1, such as (1, 2, 5), "
-            f"got {list(steps)!r}"
-        )
-        raise InvalidArgumentError(msg)
-    return counts

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import torch
 
-from landscape.checks import check_real, whole
-from landscape.errors import InvalidArgumentError, NonFiniteWarning, one_of
+from landscape.checks import whole
+from landscape.errors import InvalidArgumentError, one_of
 from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement, grid_of, missing, resumable
-from landscape.problem import Problem
+from landscape.measurement import Columns, cached_measurement, grid_of, one_by_one
+from landscape.problem import Problem, check_problem
 from landscape.results import Cost, Provenance, SubsetSharpness
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._memory import Room
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._search import VERSION, Search
-from landscape.sharpness._worst_case import check_search, room_for, scale_of, scale_settings
+from landscape.sharpness._search import VERSION, Search, SearchOptions, warn_of_search
 from landscape.study import Study
 
 PROTOCOLS = ("search", "auto-pgd")
@@ -81,51 +78,59 @@ def m_sharpness(
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Andriushchenko, Croce, Müller,
         Hein, Flammarion (2023), arXiv:2302.07011.
     """
-    check_real(tol=tol)
+    check_problem(problem)
     m, max_gradients = whole("m", m), whole("max_gradients", max_gradients)
     n_examples = None if n_examples is None else whole("n_examples", n_examples)
-    ball = Ball(float(rho), float(p))
+    ball = Ball(float(rho), float(p), adaptive, eta)
     one_of(protocol, PROTOCOLS, what="protocol")
-    check_search(tol, max_gradients)
-    if protocol != "search" and memory is not None:
+    options = SearchOptions(tol=tol, max_gradients=max_gradients, seed=seed, memory=memory)
+    note, search = "", {}
+    if protocol == "search":
+        note, search = options.room(problem, ball).note, {"search": VERSION}
+    elif memory is not None:
         msg = f"memory = {memory!r} bounds a search, and protocol is {protocol!r}: leave it out"
         raise InvalidArgumentError(msg)
-    within = room_for(problem, memory, adaptive) if protocol == "search" else Room()
-    n = _examples(problem, m, n_examples)
+    n = n_all = problem.batches.n_examples
+    if n_examples is not None:
+        n = n_examples
+        if not 1 <= n <= n_all:
+            msg = (
+                f"{n:,} examples were asked for, and the {problem.split} data of {problem.name} "
+                f"have {n_all:,}: ask for fewer"
+            )
+            raise InvalidArgumentError(msg)
+    if not 1 <= m <= n:
+        msg = f"m must be from 1 to the number of examples, {n:,}; got {m}"
+        raise InvalidArgumentError(msg)
     settings = {
         "rho": ball.rho,
         "p": ball.p,
         "m": m,
         "n_examples": n_examples,
-        **scale_settings(adaptive, eta),
+        **ball.scaling,
         "protocol": protocol,
-        "tol": tol,
-        "max_gradients": max_gradients,
-        "seed": seed,
-        **({"search": VERSION} if protocol == "search" else {}),
-        **({} if memory is None else {"memory": memory}),
+        **options.settings,
+        **search,
     }
 
-    def one_subset(i: int) -> dict[str, float]:
+    def one_subset(i: int) -> Columns:
         part = problem.on_examples(i * m, (i + 1) * m)
         with Evaluator(part, seed=seed) as evaluator:
-            origin = BallObjective(evaluator, scale=scale_of(part, adaptive, eta))
-            if protocol == "auto-pgd":
-                found = _by_auto_pgd(origin, ball)
-            else:
-                search = Search(origin, ball, tol=tol, max_gradients=max_gradients, room=within)
-                found = _by_search(search, seed)
+            origin = BallObjective(evaluator, ball)
+            by = _by_search if protocol == "search" else _by_auto_pgd
+            found = by(origin, options)
             cost = {name: float(getattr(evaluator.cost, name)) for name in _COUNTS}
             return found | cost | {"loss": origin.loss, "overflowed": float(origin.n_overflowed)}
 
     def measure(provenance: Provenance) -> SubsetSharpness:
-        grid = grid_of(study, SubsetSharpness.kind, provenance, settings, (n // m, 1))
-        done = {} if grid is None else dict(grid.done)
-        subsets = [(i, 0) for i in range(n // m)]
-        what = f"m-sharpness of {problem.name}"
-        blocks = missing(subsets, done, what=what, progress=progress)
-        resumable(blocks, lambda some: [one_subset(i) for i, _ in some], done=done, kept=grid)
-        columns = _columns([done[subset] for subset in subsets])
+        columns = one_by_one(
+            n // m,
+            one_subset,
+            grid=grid_of(study, SubsetSharpness.kind, provenance, settings, (n // m, 1)),
+            what=f"m-sharpness of {problem.name}",
+            progress=progress,
+        )
+        passes = {name: round(float(columns[name].sum()) / (n // m)) for name in _COUNTS[:3]}
         return SubsetSharpness(
             values=columns["value"],
             one_steps=columns["one_step"],
@@ -135,68 +140,31 @@ def m_sharpness(
             n_overflowed=int(columns["overflowed"].sum()),
             m=m,
             n_left_out=n % m,
-            rho=ball.rho,
-            p=ball.p,
-            adaptive=adaptive,
-            eta=eta,
+            **vars(ball),
             tol=tol,
             protocol=protocol,
-            notes=(within.note,) if within.note else (),
+            notes=(note,) if note else (),
             settings=settings,
-            cost=_total_cost(columns),
+            # In passes over the whole of the subsets, not over one of them.
+            cost=Cost(**passes, seconds=float(columns["seconds"].sum())),
             provenance=provenance,
         )
 
     result = cached_measurement(SubsetSharpness, problem, settings, study, measure)
-    _warn(result)
+    warn_of_search(result.n_overflowed, f"points of the balls of radius {result.rho:g}")
     return result
 
 
-def _examples(problem: Problem, m: int, n_examples: int | None) -> int:
-    n = problem.batches.n_examples
-    if n_examples is not None and not 1 <= n_examples <= n:
-        msg = (
-            f"{n_examples:,} examples were asked for, and the {problem.split} data of "
-            f"{problem.name} have {n:,}: ask for fewer"
-        )
-        raise InvalidArgumentError(msg)
-    used = n if n_examples is None else n_examples
-    if not 1 <= m <= used:
-        msg = f"m must be from 1 to the number of examples, {used:,}; got {m}"
-        raise InvalidArgumentError(msg)
-    return used
-
-
-def _by_search(search: Search, seed: int) -> dict[str, float]:
-    search.explore(seed=seed)
+def _by_search(origin: BallObjective, options: SearchOptions) -> Columns:
+    search = Search(origin, origin.ball, options)
+    search.explore()
     search.polish()
     return {"value": search.best.value, "one_step": search.one_step, "gap": search.gap}
 
 
-def _by_auto_pgd(origin: BallObjective, ball: Ball) -> dict[str, float]:
-    found = auto_pgd(origin.objective, ball, origin.point)
-    slope = ball.dual_norm(origin.point.gradient)
-    rounding = np.finfo(origin.point.gradient.cpu().numpy().dtype).eps * abs(origin.loss)
-    gap = found.best.gap(ball, slope=slope, noise=float(rounding))
+def _by_auto_pgd(origin: BallObjective, options: SearchOptions) -> Columns:
+    best, values = auto_pgd(origin.objective, origin.ball, origin.point)
+    rounding = torch.finfo(origin.point.gradient.dtype).eps * abs(origin.loss)
+    gap = best.gap(origin.ball, slope=origin.point.steepness, noise=rounding)
     # Its first step, 2ρ long and projected, is SAM's own.
-    return {"value": found.best.value, "one_step": found.values[0], "gap": gap}
-
-
-def _columns(rows: list[dict[str, float]]) -> dict[str, Any]:
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def _total_cost(columns: dict[str, Any]) -> Cost:
-    """Return the cost in passes over the whole of the subsets, not over one of them."""
-    k = len(columns["value"])
-    passes = {name: round(float(columns[name].sum()) / k) for name in _COUNTS[:3]}
-    return Cost(**passes, seconds=float(columns["seconds"].sum()))
-
-
-def _warn(result: SubsetSharpness) -> None:
-    if result.n_overflowed:
-        msg = (
-            f"the loss or its gradient overflowed at {result.n_overflowed} points of the balls of "
-            f"radius {result.rho:g}; they were left out of the search"
-        )
-        warnings.warn(msg, NonFiniteWarning, stacklevel=3)
+    return {"value": best.value, "one_step": values[0], "gap": gap}

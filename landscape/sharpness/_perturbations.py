@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.evaluate import Engine, Evaluator, Plan, choose_plan
-from landscape.measurement import Columns, Index, missing, resumable
+from landscape.evaluate import Engine
 from landscape.operators import SCALES, parameter_scale
 from landscape.problem import Problem
 from landscape.randomness import seeded, whole_seed
-from landscape.results import FloatArray
 from landscape.results.averages import DISTRIBUTIONS
-from landscape.study import Grid
 
 _STREAM = 0xD2A  # tells these numbers from others that are drawn with the same seed
 _SIGNS = (1.0, -1.0)
@@ -111,56 +108,3 @@ def losses_around(
         vectors = [origin + _SIGNS[sign] * steps[k] for k, sign in chunk]
         found += [loss.value for loss in engine.losses(vectors)]
     return found
-
-
-class CachedLosses:
-    """The losses at w ± ρTz, kept in the study as they are measured."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        draws: Perturbations,
-        rho: float,
-        *,
-        most: int,
-        kept: Grid | None,
-        progress: bool | None,
-    ) -> None:
-        """Take up what is kept."""
-        self._engine, self._draws, self._rho = engine, draws, rho
-        self._most, self._kept, self._progress = most, kept, progress
-        self._done: dict[Index, Columns] = {} if kept is None else dict(kept.done)
-
-    def losses(self, n: int) -> FloatArray:
-        """Measure what is missing of the first n draws."""
-        indices = [(k, sign) for k in range(n) for sign in (0, 1)]
-        # Cut alike whatever is kept already and however many are asked for: a sample has other
-        # roundings in other company.
-        size = self._engine.plan.points
-        whole = -(-len(indices) // size) * size
-        every = [(k // 2, k % 2) for k in range(min(whole, 2 * self._most))]
-        what = f"average around {self._engine.evaluator.problem.name}"
-        blocks = missing(every, self._done, size=size, what=what, progress=self._progress)
-        resumable(blocks, self._measured, done=self._done, kept=self._kept)
-        return np.array([self._done[index]["loss"] for index in indices]).reshape(n, 2)
-
-    def _measured(self, samples: Sequence[Index]) -> list[Columns]:
-        losses = losses_around(self._engine, self._draws, self._rho, samples)
-        return [{"loss": loss} for loss in losses]
-
-
-def kept_engine(evaluator: Evaluator, kept: Grid | None, *, n_points: int) -> Engine:
-    """Choose how to evaluate, or go on as the study notes that it was begun."""
-    noted = None if kept is None else kept.settled
-    if noted is None:
-        plan = choose_plan(evaluator, n_points=n_points)
-        noted = plan.settings() if kept is None else kept.settle(plan.settings())
-    return Engine(evaluator, Plan.of(noted))
-
-
-def rises_around(
-    engine: Engine, draws: Perturbations, rho: float, *, n: int, loss: float
-) -> FloatArray:
-    """Evaluate the rise of the loss at n draws with both signs."""
-    samples = [(k, sign) for k in range(n) for sign in (0, 1)]
-    return np.array(losses_around(engine, draws, rho, samples)).reshape(n, 2) - loss

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from landscape.errors import InvalidArgumentError, NonFiniteWarning
+from landscape.errors import InvalidArgumentError
 from landscape.measurement import Run, Work
-from landscape.problem import Problem
+from landscape.problem import Problem, check_problem
 from landscape.results import FloatArray, Profile
-from landscape.sharpness._ascent import Place
+from landscape.sharpness._ascent import Point
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._search import ROUTINE, VERSION, Search
-from landscape.sharpness._worst_case import (
-    check_search,
+from landscape.sharpness._search import (
+    VERSION,
+    Search,
+    SearchOptions,
     model_fields,
-    room_for,
-    scale_of,
-    scale_settings,
+    warn_of_search,
 )
 from landscape.study import Study
 
@@ -73,37 +72,37 @@ def sharpness_profile(
         InvalidArgumentError: if the radii are not positive, finite and ascending, or an argument
             is out of its range.
     """
-    check_search(tol, max_gradients)
-    within = room_for(problem, memory, adaptive)
-    asked = None if rhos is None else _checked_radii(rhos)
-    scaled = scale_settings(adaptive, eta)
-    norm = Ball(1.0, float(p)).norm
-    scale = scale_of(problem, adaptive, eta)
-    size = _weight_norm(problem, scale, norm)
-    radii = _default_radii(size) if asked is None else asked
+    check_problem(problem)
+    options = SearchOptions(tol=tol, max_gradients=max_gradients, seed=seed, memory=memory)
+    unit = Ball(1.0, float(p), adaptive, eta)
+    options.room(problem, unit)  # refuses too little memory before anything is run
+    radii, size = None if rhos is None else _checked_radii(rhos), _weight_norm(problem, unit)
+    if radii is None:
+        if not size > 0:
+            msg = "all weights are zero, so that no radius is relative to them: give rhos"
+            raise InvalidArgumentError(msg)
+        radii = np.asarray(size * np.geomspace(*_RELATIVE, _N_RADII))
     settings = {
         "rhos": radii.tolist(),
-        "p": float(p),
-        **scaled,
-        "tol": tol,
-        "max_gradients": max_gradients,
-        "seed": seed,
+        "p": unit.p,
+        **unit.scaling,
+        **options.settings,
         "search": VERSION,
-        **({} if memory is None else {"memory": memory}),
     }
 
     def measure(work: Work) -> dict[str, Any]:
-        objective = BallObjective(work.evaluator, scale=scale, count=work.count)
-        options = {"tol": tol, "max_gradients": max_gradients, "room": within}
+        objective = BallObjective(work.evaluator, unit, count=work.count)
         notes: list[str] = []
-        rows = _climb_radii(objective, radii, float(p), options, seed, notes)
+        rows = list(
+            _climb_radii(objective, [replace(unit, rho=r) for r in radii.tolist()], options, notes)
+        )
         return {
             "rhos": radii,
             **{name: np.array([row[name] for row in rows]) for name in rows[0]},
             "loss": objective.loss,
             "weight_norm": size,
             "gradients": work.evaluator.passes["gradients"],
-            "p": float(p),
+            "p": unit.p,
             "adaptive": adaptive,
             "eta": eta,
             "tol": tol,
@@ -114,62 +113,44 @@ def sharpness_profile(
 
     run = Run(study=study, seed=seed, progress=progress)
     result = run.record(Profile, problem, settings, measure, unit="gradient")
-    _warn(result)
+    warn_of_search(result.n_overflowed, "points", radius=result.finite_radius, notes=result.notes)
     return result
 
 
 def _climb_radii(
-    origin: BallObjective,
-    radii: FloatArray,
-    p: float,
-    options: dict[str, Any],
-    seed: int,
-    notes: list[str],
-) -> list[dict[str, float]]:
-    """Search at each radius, from the maximiser of the one before; what is to be said is added."""
-    rows: list[dict[str, float]] = []
-    below, model = origin.point.place(Ball(1.0, p)), None
-    for rho in radii:
-        search = Search(origin, Ball(float(rho), p), **options)
+    origin: BallObjective, balls: Sequence[Ball], options: SearchOptions, notes: list[str]
+) -> Iterator[dict[str, float]]:
+    """Search each ball, from the maximiser of the one before, and add the notes of the searches."""
+    below, model = origin.point, None
+    for ball in balls:
+        search = Search(origin, ball, options)
         search.model = model
         if below.norm > 0:
             search.start_at("smaller radius", below.epsilon.clone())
-            search.start_at("smaller radius, stretched", below.epsilon * (rho / below.norm))
+            search.start_at("smaller radius, stretched", below.epsilon * (ball.rho / below.norm))
         # One model serves all radii, so that it may be a good one.
-        search.explore(seed=seed, few_products=search.room.products)
+        search.explore(few_products=search.room.products)
         search.polish()
-        rows.append(_row(search, below))
+        yield _row(search, below)
         notes += search.notes
         model = search.model
         below = search.best if search.best.value >= below.value else below
-    return rows
 
 
-def _row(search: Search, below: Place) -> dict[str, float]:
-    best, gap = search.best, search.gap
-    slope = search.ball.dual_norm(search.origin.point.gradient)
-    if best.value < below.value:  # what was found at a smaller radius lies in this ball too
+def _row(search: Search, below: Point) -> dict[str, float]:
+    best, gap, rho, slope = search.best, search.gap, search.ball.rho, search.slope
+    if best.value < below.value:  # a maximiser of a smaller radius lies in this ball too
         best, gap = below, below.gap(search.ball, slope=slope, noise=0.0)
     model = model_fields(search)
-    rho, top = search.ball.rho, model.get("top_eigenvalue", math.nan)
+    prediction = rho * slope + 0.5 * rho**2 * max(model.get("top_eigenvalue", math.nan), 0.0)
     return {
         "values": best.value,
         "one_steps": search.one_step,
         "gaps": gap,
         "norms": best.norm,
-        "predictions": rho * slope + 0.5 * rho**2 * max(top, 0.0)
-        if search.ball.p == 2
-        else math.nan,
+        "predictions": prediction if search.ball.p == 2 else math.nan,
         "quadratic_maxima": model.get("quadratic_maximum", math.nan),
     }
-
-
-def _default_radii(size: float) -> FloatArray:
-    if not size > 0:
-        msg = "all weights are zero, so that no radius is relative to them: give rhos"
-        raise InvalidArgumentError(msg)
-    low, high = _RELATIVE
-    return np.asarray(size * np.geomspace(low, high, _N_RADII))
 
 
 def _checked_radii(rhos: Any) -> FloatArray:
@@ -184,22 +165,9 @@ def _checked_radii(rhos: Any) -> FloatArray:
     return radii
 
 
-def _weight_norm(problem: Problem, scale: torch.Tensor | None, norm: Any) -> float:
+def _weight_norm(problem: Problem, ball: Ball) -> float:
     """Return ‖T⁻¹w‖ₚ over the entries where T is not zero."""
-    weights = problem.weights
+    weights, scale = problem.weights, ball.scale(problem)
     if scale is not None:
         weights = torch.where(scale != 0, weights / scale, 0.0)
-    return float(norm(weights))
-
-
-def _warn(result: Profile) -> None:
-    for note in result.notes:
-        if not note.startswith(ROUTINE):
-            warnings.warn(note, stacklevel=3)
-    if result.n_overflowed:
-        msg = (
-            f"the loss or its gradient overflowed at {result.n_overflowed} points; they were left "
-            f"out of the search; the largest radius with a finite loss was "
-            f"{result.finite_radius:g}"
-        )
-        warnings.warn(msg, NonFiniteWarning, stacklevel=3)
+    return ball.norm(weights)

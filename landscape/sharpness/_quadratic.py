@@ -110,7 +110,8 @@ class QuadraticModel:
         while self._has_next and not self.is_full and self.products < most:
             if self._beta > 0 and self._error(rho) <= tol:
                 return
-            self._multiply()
+            assert self._matvec is not None
+            self._extend(self._matvec(self._basis[self.products]))
 
     def release(self) -> None:
         """Free the basis; the small matrices stay, and what they say of the model."""
@@ -157,11 +158,9 @@ class QuadraticModel:
             self._slopes[k] = dot(self._basis[k], self._gradient)
         return True
 
-    def _multiply(self) -> None:
-        """Multiply the last vector of the basis with H, and find the next."""
-        assert self._matvec is not None
+    def _extend(self, image: Tensor) -> None:
+        """Take the image of the last vector of the basis, and find the next vector."""
         k = self.products
-        image = self._matvec(self._basis[k])
         size = norm(image)
         row = orthogonalise(image, self._basis[: k + 1])
         self._small[k, : k + 1] = self._small[: k + 1, k] = row

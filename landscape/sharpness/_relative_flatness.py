@@ -13,7 +13,7 @@ from landscape.linalg import SymmetricOperator, TraceSolution, hutchinson_trace
 from landscape.linalg.krylov import Operator
 from landscape.linalg.sampling import exact_diagonal
 from landscape.problem import Problem
-from landscape.problem._owners import owner_of
+from landscape.problem._filters import owner_of
 from landscape.stats import Interval
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -25,18 +25,12 @@ class NeuronBlock:
 
     For random Z with E[z zᵀ] = I, V = LZ has E[vₛᵢ vₛ'ᵢ'] = ⟨wₛ, wₛ'⟩ for i = i' and 0 else, so
     that E[⟨V, H V⟩] = Σ ⟨wₛ, wₛ'⟩ tr(Hₛₛ'): the relative flatness is the trace of LᵀHL.
-
-    Attributes:
-        name: of the parameter.
-        part: where it lies in the flat vector.
-        factor: L, shape (g, d, r): g groups of d neurons, r = min(d, m).
-        m: inputs of a neuron.
     """
 
-    name: str
-    part: slice
-    factor: Tensor
-    m: int
+    name: str  # of the parameter
+    part: slice  # where it lies in the flat vector
+    factor: Tensor  # L, shape (g, d, r): g groups of d neurons, r = min(d, m)
+    m: int  # inputs of a neuron
 
     @property
     def size(self) -> int:
@@ -61,11 +55,9 @@ def neuron_blocks(problem: Problem) -> list[NeuronBlock]:
     The neurons of a grouped convolution see other inputs in each group: only neurons of one group
     have a common block.
     """
-    space = problem.space
+    space, blocks = problem.space, []
     tensors = space.unflatten(problem.weights)
-    stops = list(accumulate(space.sizes))
-    blocks = []
-    for name, size, stop in zip(space.names, space.sizes, stops, strict=True):
+    for name, size, stop in zip(space.names, space.sizes, accumulate(space.sizes), strict=True):
         layer, role = owner_of(problem.model, name)
         # Of a parametrized layer the Hessian is that of what its weight is made of.
         if role in layer._parameters and role == "weight" and isinstance(layer, _LAYERS):

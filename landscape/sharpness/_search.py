@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InvalidArgumentError, LossError, NonFiniteError
+from landscape.checks import check_real
+from landscape.errors import InvalidArgumentError, LossError, NonFiniteError, NonFiniteWarning
 from landscape.linalg.krylov import dot, norm
+from landscape.problem import Problem
 from landscape.results import FloatArray
-from landscape.sharpness._ascent import Ascent, Place
+from landscape.sharpness._ascent import HISTORY, Ascent, Point
 from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._memory import Room
 from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._quadratic import QuadraticModel
 
@@ -28,7 +32,7 @@ COMPARING = 5  # the same for p = ∞ and the quadratic model, compared with the
 MOMENTUM = 10  # gradient passes with momentum that lead to a start
 FEW_PRODUCTS = 3  # of the quadratic model, before its start is compared with the first
 _MORE_PRODUCTS = 8  # where the two do not agree
-ROUTINE = "memory for "  # how notes begin that nobody needs to be warned of
+_ROUTINE = "memory for "  # how notes begin that nobody needs to be warned of
 _LARGEST_COORDINATES = 4  # of the ball p = 1, tried for each direction to start in
 _SAME = 0.99  # cosine above which two climbs are taken for one
 _LEVEL = 3e-3  # relative difference below a higher climb within which another one ends
@@ -37,20 +41,84 @@ _EARLY = 0.1  # of the gap that is sought: where it is met, steps with momentum 
 _MODEL_TOL = 1e-2
 _MOST_VERTICES = 256  # of a ball p = 1 or ∞, up to which all are tried
 _POLISHING = (3, 10)  # second-order steps, and products for each
+PRODUCTS = 16  # with the Hessian at w, at most
+VECTORS = 12  # beyond the model, its checkpoint and the graph
+SMALL = 2**26  # bytes that are always used, so that small models are searched with all means
+# The gradient at w, the best point, two points with their gradients less one, and a direction.
+_CLIMB = 8
+# The gradient at w, the best point, and what a product and the next vector take.
+_PRODUCT = 6
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is memory for."""
+
+    pairs: int = HISTORY  # of the L-BFGS history
+    products: int = PRODUCTS  # vectors of a quadratic model's subspace
+    keeps_model: bool = True  # whether the subspace can stay while the search climbs
+    note: str = ""  # what was shortened and left out for lack of memory; empty: nothing
+
+
+def room(vector_bytes: int, memory: float | None, *, scaled: bool) -> Room:
+    """Divide memory among the history and the quadratic model."""
+    bytes_there = max(VECTORS * vector_bytes, SMALL) if memory is None else memory
+    vectors, least = int(bytes_there // vector_bytes), _CLIMB + scaled
+    if vectors < least:
+        msg = (
+            f"memory = {bytes_there:,.0f} bytes holds {vectors} vectors of the model's size, and a "
+            f"search takes {least} at least: give {least * vector_bytes:,} bytes"
+        )
+        raise InvalidArgumentError(msg)
+    pairs = min(HISTORY, (vectors - least) // 2)
+    products = min(PRODUCTS, vectors - _PRODUCT - 2 * scaled)
+    keeps = vectors >= least + 2 * HISTORY + PRODUCTS + 2  # more than history and model need
+    note = (
+        f"memory for {vectors} vectors of the model's size: a quadratic model of at most "
+        f"{products} products, an L-BFGS history of {pairs} pairs, no starts along the top "
+        "eigenvector"
+    )
+    return Room(pairs, products, keeps, "" if keeps else note)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How long a search goes on."""
+
+    tol: float = 1e-4  # relative Frank-Wolfe gap to reach
+    max_gradients: int = 200  # gradient passes to spend at most, after scouting
+    seed: int = 0  # of the random start
+    memory: float | None = None  # bytes to use beyond model, data and graph; None: a few vectors
+
+    def __post_init__(self) -> None:
+        check_real(tol=self.tol)
+        check_real(or_none=True, memory=self.memory)
+        if not 0 < self.tol < 1 or self.max_gradients < 1:
+            msg = (
+                f"expected 0 < tol < 1 and max_gradients ≥ 1, got {self.tol!r} and "
+                f"{self.max_gradients!r}"
+            )
+            raise InvalidArgumentError(msg)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What identifies the search."""
+        settings = {"tol": self.tol, "max_gradients": self.max_gradients, "seed": self.seed}
+        return settings | ({} if self.memory is None else {"memory": self.memory})
+
+    def room(self, problem: Problem, ball: Ball) -> Room:
+        """Return what a search has memory for."""
+        size = problem.space.n * problem.dtype.itemsize
+        return room(size, self.memory, scaled=ball.adaptive != "none")
 
 
 @dataclass(frozen=True)
 class Climb:
-    """A climb that has ended.
+    """A climb that has ended."""
 
-    Attributes:
-        height: rise at its highest point; −∞ where the loss was finite at none.
-        gap: relative Frank-Wolfe gap there.
-        met: whether it ended because it came close to an earlier, higher one, or as high.
-    """
-
-    height: float
-    gap: float
+    height: float  # rise at its highest point; −∞ where the loss was finite at none
+    gap: float  # relative Frank-Wolfe gap there
+    # whether it ended because it came close to an earlier, higher one, or as high
     met: bool = False
 
 
@@ -58,12 +126,12 @@ class Search:
     """Climbs in one ball, one after another; of all but the highest point only numbers are kept.
 
     Attributes:
-        origin: what is known at the checkpoint.
-        ball: where the search goes on, in the coordinates d.
+        origin: the rise of the loss around the checkpoint.
+        ball: where the search goes on.
         climbs: what came of each start, by its name.
         one_step: rise after SAM's one step.
         left: gradient passes that may still be spent, beyond the first ones of each climb.
-        notes: what a person should know of the search.
+        notes: limits and failures that the user is settings of.
         model: the quadratic model at the checkpoint, if there is one.
     """
 
@@ -71,21 +139,27 @@ class Search:
         self,
         origin: BallObjective,
         ball: Ball,
-        *,
-        tol: float = 1e-4,
-        max_gradients: int = 200,
-        room: Room | None = None,
+        options: SearchOptions = SearchOptions(),
     ) -> None:
         """Begin without any start."""
-        self.origin, self.ball, self.tol, self.left = origin, ball, tol, max_gradients
+        self.origin, self.ball, self.options = origin, ball, options
+        self.tol, self.left = options.tol, options.max_gradients
         origin.ball = ball
-        self.room = Room() if room is None else room
+        self.room = options.room(origin.evaluator.problem, ball)
         self.climbs: dict[str, Climb] = {}
         self.one_step = 0.0  # where the gradient is zero, SAM takes no step
         self.notes: tuple[str, ...] = (self.room.note,) if self.room.note else ()
         self.model: QuadraticModel | None = None
-        self._highest: tuple[Place, float] | None = None
-        self._slope = ball.dual_norm(origin.point.gradient)
+        self._highest: tuple[Point, float] | None = None
+        self.slope = origin.point.steepness
+        self._ascent = partial(
+            Ascent,
+            origin.objective,
+            ball,
+            slope=self.slope,
+            level=origin.loss,
+            history=self.room.pairs,
+        )
 
     @property
     def height(self) -> float:
@@ -93,18 +167,18 @@ class Search:
         return max((climb.height for climb in self.climbs.values()), default=-math.inf)
 
     @property
-    def best(self) -> Place:
-        """The highest place, the checkpoint itself among those that count."""
+    def best(self) -> Point:
+        """The highest point, the checkpoint itself among those that count."""
         if self._highest is not None and self.height > 0:
             return self._highest[0]
-        return self.origin.point.place(self.ball)
+        return self.origin.point
 
     @property
     def gap(self) -> float:
         """Relative Frank-Wolfe gap at the highest point."""
         if self._highest is not None and self.height > 0:
             return self._highest[1]
-        return self.best.gap(self.ball, slope=self._slope, noise=self._rounding)
+        return self.best.gap(self.ball, slope=self.slope, noise=self._rounding)
 
     @property
     def _rounding(self) -> float:
@@ -124,7 +198,6 @@ class Search:
         *,
         eigenvectors: FloatArray | None = None,
         start: FloatArray | None = None,
-        seed: int = 0,
         few_products: int = FEW_PRODUCTS,
     ) -> None:
         """Climb from one start after another; for p = 2 and ∞ only until they agree."""
@@ -136,7 +209,7 @@ class Search:
             self.start_at("given", epsilon)
         self.start_from_gradient()
         if eigenvectors is None:
-            self.start_from_model(few_products, seed=seed)
+            self.start_from_model(few_products)
         else:
             self.start_along(torch.as_tensor(eigenvectors).to(like))
         self.start_at_vertices()
@@ -144,16 +217,16 @@ class Search:
             return
         if self.ball.p == 2:
             self.start_from_momentum("momentum")
-        if self._slope > 0:
+        if self.slope > 0:
             self.start("-gradient", -like)
         self.start_from_eigenvector()
-        self.start("random", self.origin.drawn(seed))
+        self.start("random", self.origin.drawn(self.options.seed))
 
     def start_from_gradient(self) -> None:
         """Begin at the dual maximiser of the gradient, SAM's own step; for p = ∞ with momentum."""
-        if self._slope == 0:
+        if self.slope == 0:
             return
-        if math.isinf(self.ball.p) and self.ball.rho * self._slope > self._rounding:
+        if math.isinf(self.ball.p) and self.ball.rho * self.slope > self._rounding:
             self.start_from_momentum("gradient")
         else:
             self.one_step = self.start("gradient", self.origin.point.gradient)
@@ -164,28 +237,28 @@ class Search:
         Its long steps with momentum pass over local maxima where a line search stays.
         """
         origin, ball = self.origin, self.ball
-        if ball.rho * self._slope <= self._rounding:
+        if ball.rho * self.slope <= self._rounding:
             return
         enough = _EARLY * self.tol
-        found = auto_pgd(
+        best, values = auto_pgd(
             origin.objective,
             ball,
             origin.point,
             n_steps=MOMENTUM,
-            done=lambda point: point.gap(ball, slope=self._slope, noise=self._rounding) <= enough,
+            done=lambda point: point.gap(ball, slope=self.slope, noise=self._rounding) <= enough,
         )
         if name == "gradient":
-            self.one_step = found.values[0]
-        if found.best is not origin.point:
-            climb = Ascent.at(found.best, **self._settings())
-            del found  # not to be held while the search climbs
+            self.one_step = values[0]
+        if best is not origin.point:
+            climb = self._ascent(best)
+            del best  # not to be held while the search climbs
             self._climb(name, climb)
         elif name == "gradient":
             self.start(name, origin.point.gradient)
 
-    def start_from_model(self, max_products: int, *, seed: int) -> None:
+    def start_from_model(self, max_products: int) -> None:
         """Begin at the maximiser of the quadratic model, which is built or grows."""
-        model = self._grown(max_products, seed)
+        model = self._grown(max_products, self.options.seed)
         if model is None or not model.products:
             return
         step, _ = model.maximum(self._radius)
@@ -212,7 +285,12 @@ class Search:
     def _grown(self, max_products: int, seed: int) -> QuadraticModel | None:
         try:
             if self.model is None or self.model.is_released:
-                self.model = self.origin.model(seed=seed, max_products=self.room.products)
+                self.model = QuadraticModel(
+                    self.origin.curvature(),
+                    self.origin.point.gradient,
+                    self.origin.drawn(seed),
+                    max_products=self.room.products,
+                )
             self.model.grow(self._radius, tol=_MODEL_TOL, max_products=max_products)
         except (LossError, NonFiniteError) as error:
             # Sharpness itself needs no second derivative: search on without these starts.
@@ -264,46 +342,37 @@ class Search:
 
     def _start(self, name: str, holder: list[Tensor], *, scouting: int = SCOUTING) -> float:
         """Begin at the one point of a list, which is emptied: nobody holds it during the climb."""
-        climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
+        climb = self._ascent(self.ball.project_(holder.pop()))
         self._climb(name, climb, scouting=scouting)
         return climb.start_value
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "objective": self.origin.objective,
-            "ball": self.ball,
-            "slope": self._slope,
-            "level": self.origin.loss,
-            "history": self.room.pairs,
-        }
 
     def _climb(self, name: str, climb: Ascent, *, scouting: int = SCOUTING) -> None:
         """Climb until the gap is met; give up where a higher climb has been, or is higher."""
         met = False
 
-        def meets(place: Place) -> bool:
+        def meets(point: Point) -> bool:
             nonlocal met
-            met = self._is_known(place)
+            met = self._is_known(point)
             return met
 
-        if not meets(climb.place):
+        if not meets(climb.best):
             climb.climb(self.tol, scouting, done=meets)
         if not met and (climb.height > self.height or not self.climbs):
             before = climb.gradients
             climb.climb(self.tol, before + max(0, self.left), done=meets)
             self.left -= climb.gradients - before
         if climb.height > self.height:
-            self._highest = climb.place, climb.gap
+            self._highest = climb.best.bare, climb.gap
         self.climbs[name] = Climb(climb.height, climb.gap, met)
 
-    def _is_known(self, place: Place) -> bool:
-        """Whether a place is close to the highest one so far, or as high, and not above it."""
-        if self._highest is None or not place.value <= self.height:
+    def _is_known(self, point: Point) -> bool:
+        """Whether a point is close to the highest one so far, or as high, and not above it."""
+        if self._highest is None or not point.value <= self.height:
             return False
-        if self.height - place.value <= _LEVEL * abs(self.height):
+        if self.height - point.value <= _LEVEL * abs(self.height):
             return True
         best = self._highest[0].epsilon
-        return dot(best, place.epsilon) >= _SAME * norm(best) * norm(place.epsilon) > 0
+        return dot(best, point.epsilon) >= _SAME * norm(best) * norm(point.epsilon) > 0
 
     def polish(self) -> None:
         """Take second-order steps from the highest point, where the gap is not met (p = 2).
@@ -325,11 +394,11 @@ class Search:
 
     def go_on_at(self, name: str, holder: list[Tensor], *, share: float = 1.0) -> None:
         """Begin at a point close to the highest one, and climb as long as there are passes."""
-        climb = Ascent(start=self.ball.project_(holder.pop()), **self._settings())
+        climb = self._ascent(self.ball.project_(holder.pop()))
         climb.climb(self.tol, climb.gradients + int(share * self.left))
         self.left -= climb.gradients
         if climb.height > self.height or (climb.height == self.height and climb.gap < self.gap):
-            self._highest = climb.place, climb.gap
+            self._highest = climb.best.bare, climb.gap
         self.climbs[name] = Climb(climb.height, climb.gap)
 
     def _second_order_step(self, products: int) -> Tensor:
@@ -342,16 +411,36 @@ class Search:
         return model.maximum(self.ball.rho)[0]
 
 
+def model_fields(search: Search) -> dict[str, float]:
+    """Return what the quadratic model at the checkpoint says, where there is one."""
+    model = search.model
+    if model is None or not model.products:
+        return {}
+    fields = {"top_eigenvalue": model.top_value}
+    if search.ball.p == 2:
+        fields["quadratic_maximum"] = model.rise(search.ball.rho)
+    return fields
+
+
+def warn_of_search(
+    n_overflowed: int, points: str, *, radius: float | None = None, notes: Sequence[str] = ()
+) -> None:
+    """Warn of points where the loss overflowed, and of notes that are not routine."""
+    if n_overflowed:
+        msg = (
+            f"the loss or its gradient overflowed at {n_overflowed} {points}; they were left out "
+            "of the search"
+        )
+        if radius is not None:
+            msg += f"; the largest radius with a finite loss was {radius:g}"
+        warnings.warn(msg, NonFiniteWarning, stacklevel=3)
+    for note in notes:
+        if not note.startswith(_ROUTINE):
+            warnings.warn(note, stacklevel=3)
+
+
 def n_vertices(p: float, n: int) -> int:
-    """Return how many vertices of a ball are tried.
-
-    Args:
-        p: order of its norm.
-        n: its dimension.
-
-    Returns:
-        All of p = 1 or ∞, if they are at most 256; else 0.
-    """
+    """Return how many vertices of an n-dimensional ball are tried: all, if p = 1 or ∞ has few."""
     most = math.log2(_MOST_VERTICES)
     k = 2 * n if p == 1 else 2**n if math.isinf(p) and n <= most else 0
     return k if k <= _MOST_VERTICES else 0
@@ -373,15 +462,3 @@ def _vertices(ball: Ball, origin: BallObjective) -> Tensor | None:
     vertices = origin.point.epsilon.new_zeros((len(signs), n))
     vertices[:, free] = ball.rho * signs.to(vertices)
     return vertices
-
-
-def checked_eigenvectors(values: Any, n: int) -> FloatArray:
-    """Check directions that a person gives to start in."""
-    vectors: FloatArray = np.atleast_2d(np.asarray(values))
-    if vectors.ndim != 2 or vectors.shape[1] != n or not np.isfinite(vectors).all():
-        msg = (
-            f"expected finite eigenvectors of shape (k, {n}), one in each row and as long as the "
-            f"model has parameters, got shape {vectors.shape}"
-        )
-        raise InvalidArgumentError(msg)
-    return vectors

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from landscape.checks import check_real
-from landscape.errors import (
-    InvalidArgumentError,
-    LossError,
-    NonFiniteError,
-    NonFiniteWarning,
-    one_of,
-)
-from landscape.measurement import Run, Work
-from landscape.operators import SCALES, parameter_scale
-from landscape.problem import Problem
+from landscape.choices import Scale
+from landscape.errors import InvalidArgumentError, LossError, NonFiniteError
+from landscape.evaluate import Engine, Evaluator
+from landscape.linalg.krylov import dot
+from landscape.measurement import Run, Work, error_of_difference
+from landscape.problem import Problem, check_problem
 from landscape.randomness import next_seed
 from landscape.results import FloatArray, Sharpness
+from landscape.sharpness._ascent import Point
 from landscape.sharpness._ball import Ball
-from landscape.sharpness._memory import Room, room
 from landscape.sharpness._objective import BallObjective
-from landscape.sharpness._optimality import PRODUCTS, SecondOrder, error_of_rise, second_order
-from landscape.sharpness._search import ROUTINE, VERSION, Search, checked_eigenvectors
+from landscape.sharpness._quadratic import QuadraticModel
+from landscape.sharpness._search import (
+    VERSION,
+    Search,
+    SearchOptions,
+    model_fields,
+    warn_of_search,
+)
 from landscape.study import Study
 
 _ESCAPES = 2  # from saddles that the second-order check finds
 _ESCAPE = 0.3  # of the radius, along the tangent
+_CONDITION_PRODUCTS = 12
+_TOL = 1e-2
+_CLEAR = 0.25  # residual over |μ − λ|, so that the sign is clear
 
 
 def sharpness(
@@ -39,7 +45,7 @@ def sharpness(
     rho: float = 0.05,
     *,
     p: float = 2.0,
-    adaptive: str = "none",
+    adaptive: Scale = "none",
     eta: float = 0.0,
     tol: float = 1e-4,
     max_gradients: int = 200,
@@ -52,35 +58,28 @@ def sharpness(
 ) -> Sharpness:
     """Measure max over ‖T⁻¹ε‖ₚ ≤ ρ of L(w+ε) − L(w), over the whole data set.
 
-    Climbs from several starts, one after another: from the dual of the gradient (SAM's one-step
-    estimate; for p = ∞ by ten steps with momentum), and from the maximiser of the quadratic
-    model of the loss at w. Where these two come to the same and the gap is met, that is all for
-    p = 2 and ∞; else also from ten steps with momentum (p = 2), minus the gradient, ± the top
-    eigenvector, and a random point; for p = 1 also from the vertices of the four largest entries
-    of each, and for p = 1 and ∞ from the best of all vertices where there are at most 256. A climb
-    ends where it meets a higher one, or is not the highest after eight passes; else it goes on
-    until the relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``,
-    with second-order steps for p = 2 where the passes were not enough. For p = 2 the second-order
-    condition is checked at the end, and the search goes on where it fails. The value is a lower
-    bound on the maximum, and never below the one-step value nor below 0 (ε = 0 is in the ball).
-    Points where the loss overflows are left out of it, with a warning.
+    Climbs from the dual of the gradient (SAM's one-step estimate; for p = ∞ ten steps with
+    momentum), and from the maximiser of the quadratic model of the loss at w. Unless these two
+    agree (p = 2 and ∞), also from ten steps with momentum (p = 2), minus the gradient, ± the top
+    eigenvector, a random point, and vertices (p = 1 and ∞). The highest climb goes on until the
+    relative Frank-Wolfe gap (ρ‖G‖_q − Gᵀε) / (ρ‖G‖_q), G = ∇L(w+ε), is at most ``tol``; for p = 2
+    the second-order condition is checked at its end.
 
-    The gap alone does not prove that the maximum is global: a loss that curves upwards has local
-    ones. On quadratic losses with p = 2 the tests hold the value to the exact maximum, to 1e-6
-    where ``tol`` is 1e-10 and to 2 % where it is 1e-3; for p = 1 and ∞ a higher vertex may exist.
+    The value is a lower bound on the maximum, and never below the one-step value nor below 0. The
+    gap does not prove that it is the global one: a loss that curves upwards has local maxima.
+    Points where the loss overflows are left out, with a warning.
 
     Args:
         problem: what to measure.
         rho: radius ρ, in the units of the weights; in an adaptive ball relative to T.
         p: order of the norm, at least 1; ``math.inf`` is allowed.
-        adaptive: T: ``none`` (the identity), ``elementwise`` (|w| + η) or ``filterwise`` (the norm
-            of the filter, + η). Where T is zero, nothing moves.
-        eta: η, see `parameter_scale`.
+        adaptive: scale T: ``none`` (the identity), ``elementwise`` (|w| + η) or ``filterwise`` (the
+            norm of the filter, + η). Where T is zero, nothing moves.
+        eta: η that is added to the scale, see `parameter_scale`.
         tol: relative gap to reach.
         max_gradients: gradient passes to spend at most, after scouting.
-        eigenvectors: directions to start from, shape (k, n), in place of the quadratic model that
-            is otherwise found with a few Hessian-vector products; in an adaptive ball those of
-            THT.
+        eigenvectors: directions to start from, shape (k, n), in place of the quadratic model; in
+            an adaptive ball those of THT.
         start: an ε to start from beside the others, shape (n,), such as that of another radius.
         seed: of the random start.
         memory: bytes to use beyond the model, its checkpoint and the graph: the quadratic model and
@@ -103,180 +102,166 @@ def sharpness(
         Foret, Kleiner, Mobahi, Neyshabur (2021), arXiv:2010.01412; Kwon, Kim, Park, Choi (2021),
         arXiv:2102.11600.
     """
-    ball = Ball(float(rho), float(p))
-    check_search(tol, max_gradients)
-    within = room_for(problem, memory, adaptive)
+    check_problem(problem)
+    ball = Ball(float(rho), float(p), adaptive, eta)
+    options = SearchOptions(tol=tol, max_gradients=max_gradients, seed=seed, memory=memory)
+    options.room(problem, ball)  # refuses too little memory before anything is run
+    n = problem.space.n
     if eigenvectors is not None:
-        eigenvectors = checked_eigenvectors(eigenvectors, problem.space.n)
+        eigenvectors = np.atleast_2d(np.asarray(eigenvectors))
+        if eigenvectors.shape[1:] != (n,) or not np.isfinite(eigenvectors).all():
+            msg = (
+                f"expected finite eigenvectors of shape (k, {n}), one in each row and as long as "
+                f"the model has parameters, got shape {eigenvectors.shape}"
+            )
+            raise InvalidArgumentError(msg)
     if start is not None:
-        start = _checked_start(start, problem.space.n)
+        start = np.asarray(start)
+        if start.shape != (n,) or not np.isfinite(start).all():
+            msg = f"expected a finite start ε of shape ({n},), got shape {start.shape}"
+            raise InvalidArgumentError(msg)
     settings = {
         "rho": ball.rho,
         "p": ball.p,
-        **scale_settings(adaptive, eta),
-        "tol": tol,
-        "max_gradients": max_gradients,
+        **ball.scaling,
+        **options.settings,
         "eigenvectors": None if eigenvectors is None else _digest(eigenvectors),
         **({} if start is None else {"start": _digest(start)}),
-        "seed": seed,
         "search": VERSION,
-        **({} if memory is None else {"memory": memory}),
     }
 
     def measure(work: Work) -> dict[str, Any]:
-        scale = scale_of(problem, adaptive, eta)
-        objective = BallObjective(work.evaluator, scale=scale, count=work.count)
-        search = Search(objective, ball, tol=tol, max_gradients=max_gradients, room=within)
-        search.explore(eigenvectors=eigenvectors, start=start, seed=seed)
+        objective = BallObjective(work.evaluator, ball, count=work.count)
+        search = Search(objective, ball, options)
+        search.explore(eigenvectors=eigenvectors, start=start)
         search.polish()
-        return _fields(search, _checked(search, seed), settings, tol)
+        return _fields(search, check_second_order(search))
 
     run = Run(study=study, seed=seed, progress=progress)
     result = run.record(Sharpness, problem, settings, measure, unit="gradient")
-    _warn(result)
+    warn_of_search(
+        result.n_overflowed,
+        f"points of the ball of radius {result.rho:g}",
+        radius=result.finite_radius,
+        notes=result.notes,
+    )
     return result
 
 
-def check_search(tol: float, max_gradients: int) -> None:
-    """Refuse a search that cannot end, or not begin."""
-    if not 0 < tol < 1 or max_gradients < 1:
-        msg = f"expected 0 < tol < 1 and max_gradients ≥ 1, got {tol!r} and {max_gradients!r}"
-        raise InvalidArgumentError(msg)
-
-
-def scale_settings(adaptive: str, eta: float) -> dict[str, Any]:
-    """Return what identifies the scale T; nothing for the plain ball."""
-    one_of(adaptive, SCALES, what="scale of an adaptive ball")
-    if adaptive != "none":
-        return {"adaptive": adaptive, "eta": eta}
-    if eta != 0:
-        msg = f"eta = {eta!r} belongs to an adaptive ball: give adaptive='elementwise' too"
-        raise InvalidArgumentError(msg)
-    return {}
-
-
-def room_for(problem: Problem, memory: float | None, adaptive: str) -> Room:
-    """Return what a search has memory for."""
-    check_real(or_none=True, memory=memory)
-    size = problem.space.n * problem.dtype.itemsize
-    return room(size, memory, scaled=adaptive != "none")
-
-
-def scale_of(problem: Problem, adaptive: str, eta: float) -> torch.Tensor | None:
-    """Return the diagonal of T.
-
-    Args:
-        problem: gives the weights.
-        adaptive: ``none``, ``elementwise`` or ``filterwise``.
-        eta: what is added to the diagonal.
-
-    Returns:
-        Shape (n,); None for the plain ball.
-    """
-    return None if adaptive == "none" else parameter_scale(problem, adaptive, eta=eta)
-
-
-def _checked(search: Search, seed: int) -> SecondOrder | None:
+def check_second_order(search: Search) -> SecondOrder | None:
     """Check the second-order condition on the sphere, and go on where it fails."""
-    condition = _condition(search, seed)
-    for i in range(_ESCAPES):
-        if condition is None or not condition.fails or search.left < 4:
-            return condition
-        before, best = search.best.value, search.best.epsilon
+    ball, origin, most = search.ball, search.origin, min(_CONDITION_PRODUCTS, search.room.products)
+    for i in range(_ESCAPES + 1):
+        best = search.best
+        if ball.p != 2 or best.is_inside(ball) or not best.usable or origin.n_free < 2:
+            return None
+        try:
+            matvec = origin.curvature(best.epsilon)
+            start = origin.drawn(next_seed(search.options.seed))
+            condition = second_order(matvec, best, ball.rho, start, max_products=most)
+        except (LossError, NonFiniteError):
+            return None
+        del matvec, start  # not to be held while the search climbs
+        if not condition.fails or search.left < 4 or i == _ESCAPES:
+            break
         for sign, name, share in ((1, "+", 0.5), (-1, "-", 1.0)):
-            there = [best.add(condition.direction, alpha=sign * _ESCAPE * search.ball.rho)]
+            there = [best.epsilon.add(condition.direction, alpha=sign * _ESCAPE * ball.rho)]
             search.go_on_at(f"{name}tangent {i + 1}", there, share=share)
-        if search.best.value <= before:
-            return condition
-        condition = _condition(search, seed)
+        if search.best.value <= best.value:
+            break
     return condition
 
 
-def _condition(search: Search, seed: int) -> SecondOrder | None:
-    best, ball, origin = search.best, search.ball, search.origin
-    if ball.p != 2 or best.is_inside(ball) or not best.usable or origin.n_free < 2:
-        return None
-    try:
-        matvec, start = origin.curvature(best.epsilon), origin.drawn(next_seed(seed))
-        most = min(PRODUCTS, search.room.products)
-        return second_order(matvec, best, ball.rho, start, max_products=most)
-    except (LossError, NonFiniteError):
-        return None
+@dataclass(frozen=True)
+class SecondOrder:
+    """The second-order condition at a point d of the sphere ‖d‖₂ = ρ."""
+
+    multiplier: float  # μ = Gᵀd / ρ²
+    smallest: float  # smallest eigenvalue of μI − H on the tangent space
+    error: float  # residual of that eigenvalue
+    direction: Tensor  # its unit eigenvector, shape (n,)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the loss rises along a tangent, by more than the errors."""
+        return self.smallest < -max(self.error, 1e-3 * abs(self.multiplier))
 
 
-def _fields(
-    search: Search,
-    condition: SecondOrder | None,
-    settings: dict[str, Any],
-    tol: float,
-) -> dict[str, Any]:
+def second_order(
+    matvec: Callable[[Tensor], Tensor],
+    point: Point,
+    rho: float,
+    start: Tensor,
+    *,
+    max_products: int = _CONDITION_PRODUCTS,
+) -> SecondOrder:
+    """Find the smallest eigenvalue of μI − H on the tangent space of the sphere.
+
+    On the sphere a maximum needs (μI − H) ≥ 0 on the tangents; below zero, ε is a saddle.
+    """
+    epsilon = point.epsilon
+    square = dot(epsilon, epsilon)
+
+    def tangent_(v: Tensor) -> Tensor:
+        return v.sub_(epsilon, alpha=dot(epsilon, v) / square)
+
+    model = QuadraticModel(
+        lambda v: tangent_(matvec(v)),  # the basis is of tangents
+        None,
+        tangent_(start),
+        max_products=min(max_products, max(1, len(epsilon) - 1)),
+    )
+    multiplier = point.along / rho**2
+    model.grow(rho, tol=_TOL)
+    if not model.products:  # the sphere has no tangent, or the start is not of it
+        return SecondOrder(multiplier, math.inf, 0.0, torch.zeros_like(epsilon))
+    while model.top_error > _CLEAR * abs(multiplier - model.top_value) and not model.is_full:
+        before = model.products
+        model.grow(rho, tol=0.0, max_products=before + 1)
+        if model.products == before:
+            break
+    value, residual, direction = model.top()
+    return SecondOrder(multiplier, multiplier - value, residual, direction)
+
+
+def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
+    """Return the standard error of L(w+ε) − L(w) over the examples, ε being as it is."""
+    vectors = [evaluator.origin + epsilon, evaluator.origin]
+    after, before = Engine(evaluator).losses(vectors, keep=True)
+    return error_of_difference(evaluator.problem, after, before)
+
+
+def _fields(search: Search, condition: SecondOrder | None) -> dict[str, Any]:
     """Return the fields of the record."""
     origin, ball, best, gap = search.origin, search.ball, search.best, search.gap
     epsilon, climbs = origin.scaled(best.epsilon).contiguous(), list(search.climbs.values())
-    return dict(
-        value=best.value,
-        value_se=error_of_rise(origin.evaluator, epsilon),
-        one_step=search.one_step,
-        gap=gap,
-        gradients=origin.evaluator.passes["gradients"],
-        rho=ball.rho,
-        p=ball.p,
-        adaptive=settings.get("adaptive", "none"),
-        eta=settings.get("eta", 0.0),
-        loss=origin.loss,
-        norm=best.norm,
-        converged=gap <= tol,
-        epsilon=epsilon.cpu().numpy(),
-        starts=tuple(search.climbs),
-        start_values=np.array([climb.height for climb in climbs]),
-        start_gaps=np.array([climb.gap for climb in climbs]),
-        slope=ball.dual_norm(origin.point.gradient),
+    fields = {
+        "value": best.value,
+        "value_se": error_of_rise(origin.evaluator, epsilon),
+        "one_step": search.one_step,
+        "gap": gap,
+        "gradients": origin.evaluator.passes["gradients"],
+        **vars(ball),
+        "loss": origin.loss,
+        "norm": best.norm,
+        "converged": gap <= search.tol,
+        "epsilon": epsilon.cpu().numpy(),
+        "starts": tuple(search.climbs),
+        "start_values": np.array([climb.height for climb in climbs]),
+        "start_gaps": np.array([climb.gap for climb in climbs]),
+        "slope": search.slope,
         **model_fields(search),
-        **({} if condition is None else _condition_fields(condition)),
-        n_overflowed=origin.n_overflowed,
-        finite_radius=origin.farthest if origin.n_overflowed else math.nan,
-        notes=search.notes,
-    )
-
-
-def model_fields(search: Search) -> dict[str, float]:
-    """Return what the quadratic model at the checkpoint says, where there is one."""
-    model = search.model
-    if model is None or not model.products:
-        return {}
-    found = {"top_eigenvalue": model.top_value}
-    return found | (
-        {"quadratic_maximum": model.rise(search.ball.rho)} if search.ball.p == 2 else {}
-    )
-
-
-def _condition_fields(condition: SecondOrder) -> dict[str, float]:
-    return {
-        "multiplier": condition.multiplier,
-        "second_order": condition.smallest,
-        "second_order_error": condition.error,
+        "n_overflowed": origin.n_overflowed,
+        "finite_radius": origin.farthest if origin.n_overflowed else math.nan,
+        "notes": search.notes,
     }
-
-
-def _warn(result: Sharpness) -> None:
-    if result.n_overflowed:
-        msg = (
-            f"the loss or its gradient overflowed at {result.n_overflowed} points of the ball of "
-            f"radius {result.rho:g}; they were left out of the search; the largest radius with a "
-            f"finite loss was {result.finite_radius:g}"
-        )
-        warnings.warn(msg, NonFiniteWarning, stacklevel=3)
-    for note in result.notes:
-        if not note.startswith(ROUTINE):
-            warnings.warn(note, stacklevel=3)
-
-
-def _checked_start(values: Any, n: int) -> FloatArray:
-    epsilon: FloatArray = np.asarray(values)
-    if epsilon.shape != (n,) or not np.isfinite(epsilon).all():
-        msg = f"expected a finite start ε of shape ({n},), got shape {epsilon.shape}"
-        raise InvalidArgumentError(msg)
-    return epsilon
+    if condition is not None:
+        fields |= {
+            "multiplier": condition.multiplier,
+            "second_order": condition.smallest,
+            "second_order_error": condition.error,
+        }
+    return fields
 
 
 def _digest(values: FloatArray) -> str:

@@ -1,12 +1,11 @@
 """One SQLite file that holds every measurement on a set of checkpoints.
 
-Measured work is never repeated: a measurement is known by the content that was measured and by the
-settings (`content_key`), not by the name of a file, and is given back only where the problem still
-computes the same, by a few losses and a derivative (`landscape.results.Signature`). Measured work
-is never lost: everything is written in transactions, and the points of a line or surface one by
-one, so that a run that is killed at any instant resumes where it stopped. The file stays readable
-while a run writes, and with any SQLite client; its tables are described in
-`landscape.study.file.SCHEMA`, and in the file itself (``.schema``, and the table ``about``).
+A measurement is known by the content that was measured and by the settings (`content_key`), not by
+the name of a file, and is given back only where the problem still computes the same
+(`landscape.results.Signature`). Everything is written in transactions, and the points of a line or
+surface one by one: a run that is killed resumes where it stopped. The file stays readable while a
+run writes, with any SQLite client; its tables are described in `landscape.study.file.SCHEMA`, and
+in the file itself (``.schema``, and the table ``about``).
 
 >>> import tempfile
 >>> from landscape.results import Cost, Evaluation, Provenance
@@ -31,7 +30,7 @@ from landscape.study._names import Name, choose_names
 from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, content_key
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
-from landscape.study.grid import Grid, Recorder
+from landscape.study.grid import Grid, recording
 from landscape.study.store import Entry, Study
 
 __all__ = [
@@ -42,10 +41,10 @@ __all__ = [
     "Entry",
     "Grid",
     "Name",
-    "Recorder",
     "Study",
     "choose_names",
     "content_key",
+    "recording",
     "same_part",
     "usual_part",
 ]

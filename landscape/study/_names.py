@@ -11,28 +11,21 @@ from landscape.errors import InvalidArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class Name:
-    """What a checkpoint is called in a study.
-
-    Attributes:
-        name: the name.
-        path: absolute path of the file; empty: not known.
-        checkpoint_hash: digest of the weights that were last measured under the name; empty: not
-            known.
-    """
+    """What a checkpoint is called in a study; what is not known of it is empty."""
 
     name: str
-    path: str
-    checkpoint_hash: str
+    path: str  # absolute, of the file
+    checkpoint_hash: str  # of the weights that were last measured under the name
 
 
-def choose_names(known: Sequence[Name], files: Sequence[Name]) -> list[str]:
+def choose_names(entries: Sequence[Name], files: Sequence[Name]) -> list[str]:
     """Choose names for the files of one command.
 
     A file keeps the name that the study has for it. Another one gets the name that was given, or
     the shortest end of its path that is no name and no end of the path of another file.
 
     Args:
-        known: the names of the study.
+        entries: the names of the study.
         files: name (empty: none was given), path and weights of each file.
 
     Returns:
@@ -42,12 +35,12 @@ def choose_names(known: Sequence[Name], files: Sequence[Name]) -> list[str]:
         InvalidArgumentError: if a name that was given belongs to another file, or the file has
             another name already.
     """
-    stored = [_stored(known, file) for file in files]
-    taken = {one.name for one in known} | {file.name for file in files} | {*stored}
-    paths = {one.path for one in (*known, *files)} - {""}
+    stored = [_stored(entries, file) for file in files]
+    taken = {entry.name for entry in entries} | {file.name for file in files} | {*stored}
+    paths = {entry.path for entry in (*entries, *files)} - {""}
     chosen: list[str] = []
     for file, stored_name in zip(files, stored, strict=True):
-        _check_given(known, file, stored_name)
+        _check_given(entries, file, stored_name)
         name = stored_name or file.name or _shortest_end(file.path, paths, taken)
         if name in chosen:
             msg = f"two checkpoints are called {name!r}: give each a name of its own, NAME=FILE"
@@ -56,24 +49,24 @@ def choose_names(known: Sequence[Name], files: Sequence[Name]) -> list[str]:
     return chosen
 
 
-def _stored(known: Sequence[Name], file: Name) -> str:
+def _stored(entries: Sequence[Name], file: Name) -> str:
     """Return the name that the study has for a file; empty: none."""
     path = Path(file.path)
-    of_path = [one.name for one in known if one.path == file.path]
+    of_path = [entry.name for entry in entries if entry.path == file.path]
     # A file that was moved, or measured before paths were kept, is known by its weights.
-    usual = {path.name, path.stem, file.path}
-    same = [one for one in known if one.checkpoint_hash == file.checkpoint_hash != ""]
-    pathless = [one.name for one in same if not one.path and one.name in usual | {file.name}]
+    usual = {path.name, path.stem, file.path, file.name}
+    same = [entry for entry in entries if entry.checkpoint_hash == file.checkpoint_hash != ""]
+    pathless = [entry.name for entry in same if not entry.path and entry.name in usual]
     moved = [
-        one.name
-        for one in same
-        if one.path and Path(one.path).name == path.name and not Path(one.path).exists()
+        entry.name
+        for entry in same
+        if entry.path and Path(entry.path).name == path.name and not Path(entry.path).exists()
     ]
     names = [*of_path, *pathless, *moved]
     return file.name if file.name in names else next(iter(names), "")
 
 
-def _check_given(known: Sequence[Name], file: Name, stored: str) -> None:
+def _check_given(entries: Sequence[Name], file: Name, stored: str) -> None:
     if not file.name or file.name == stored:
         return
     if stored:
@@ -82,9 +75,9 @@ def _check_given(known: Sequence[Name], file: Name, stored: str) -> None:
             "too: leave the name out, or use another study (--study)"
         )
         raise InvalidArgumentError(msg)
-    for one in known:
-        if one.name == file.name and (one.path or one.checkpoint_hash):
-            owner = one.path or f"other weights ({one.checkpoint_hash[:8]})"
+    for entry in entries:
+        if entry.name == file.name and (entry.path or entry.checkpoint_hash):
+            owner = entry.path or f"other weights ({entry.checkpoint_hash[:8]})"
             msg = (
                 f"the name {file.name!r} belongs to {owner} in this study: choose another for "
                 f"{file.path}"

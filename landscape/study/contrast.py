@@ -65,14 +65,7 @@ class Candidate:
 
 
 def usual_part(patterns: Sequence[str]) -> str:
-    """Return the parameters to show by default: all (empty), else those of the last measurement.
-
-    Args:
-        patterns: the parameters of each measurement, the newest last; empty: all of them.
-
-    Returns:
-        One of the patterns.
-    """
+    """Choose the pattern to show by default: all parameters (empty), else the last one's."""
     return "" if "" in patterns or not patterns else patterns[-1]
 
 
@@ -84,22 +77,22 @@ def choose(
 ) -> dict[str, dict[str, int]]:
     """Choose the newest measurement of each role, for each checkpoint.
 
-    All are of one source (data, split, mode, dtype, loss and model), as far as they are measured
-    there: that of the newest evaluation with more than evaluations beside it; else of the newest
-    evaluation, leaving out the split ``test``; else of the newest measurement with a role beside
-    it. What a checkpoint has elsewhere only is taken from where most of that is the same.
+    All are of one source (data, split, mode, dtype, loss and model) as far as they are measured
+    there: that of the newest evaluation with more than evaluations there; else of the newest
+    evaluation, leaving out the split ``test``; else of the newest measurement with a role. What a
+    checkpoint has elsewhere only is taken from where most of that is the same.
 
     Of two checkpoints that share a name, the one that has it by ``hashes``, else the one measured
     last, is called so; the others get their hash behind it (``sgd.pt@1a2b3c4d``).
     """
-    every = list(candidates)
-    labelled = _labelled(every, hashes or {})
+    entries = list(candidates)
+    labelled = _labelled(entries, hashes or {})
     if names is not None:
         by_hash = {pool[0].checkpoint_hash: pool for pool in labelled.values()}
         others = {k: by_hash[h] for k, h in (hashes or {}).items() if h and h in by_hash}
         labelled = others | labelled
         labelled = {k: labelled[one_of(k, labelled, what="checkpoint")] for k in names}
-    named, labelled = labelled, _of_part(labelled, every, parameters)
+    named, labelled = labelled, _of_part(labelled, entries, parameters)
     missing = [k for k in named if _has_part(named[k]) and not _has_part(labelled.get(k, []))]
     if names is not None and missing:
         msg = (
@@ -108,42 +101,34 @@ def choose(
         )
         raise StudyError(msg)
     of_one_loss = {label: _of_one_loss(measured) for label, measured in labelled.items()}
-    ids = {one.id for measured in of_one_loss.values() for one in measured}
-    shown = [one for one in every if one.id in ids]
+    ids = {entry.id for measured in of_one_loss.values() for entry in measured}
+    shown = [entry for entry in entries if entry.id in ids]
     shared = _common_source(shown)
-    held_out = _held_out_source(shown, shared)
-    pools = {label: _pools(every, shared, held_out) for label, every in of_one_loss.items()}
+    of_tests = _nearest([entry for entry in shown if entry.role == "test"], shared)
+    held_out = of_tests[-1].source if of_tests else ()
+    pools = {label: _pools(pool, shared, held_out) for label, pool in of_one_loss.items()}
     alike = {role: _shared_layout(role, pools.values()) for role in _WITH_LAYOUT}
     return {label: _roles(pool, alike) for label, pool in pools.items()}
 
 
-def same_part(one: str, other: str) -> bool:
-    """Tell whether two patterns name the same parameters, in whatever order.
-
-    Args:
-        one: as an entry has it; patterns are apart by commas.
-        other: the same.
-
-    Returns:
-        Whether they do.
-
-    >>> same_part("head, 0", "0, head")
-    True
-    """
-    return set(one.split(", ")) == set(other.split(", "))
+def same_part(pattern: str, other: str) -> bool:
+    """Tell whether two comma-separated patterns name the same parameters, in whatever order."""
+    return set(pattern.split(", ")) == set(other.split(", "))
 
 
 def _of_part(
-    labelled: Mapping[str, list[Candidate]], every: Sequence[Candidate], parameters: str | None
+    labelled: Mapping[str, list[Candidate]], entries: Sequence[Candidate], parameters: str | None
 ) -> dict[str, list[Candidate]]:
     """Keep what explored the same parameters, and what is of none: training and held-out loss."""
-    shown = {one.id for measured in labelled.values() for one in measured}
-    parts = [one for one in every if one.id in shown and one.role not in {None, *_OF_NONE}]
-    compared = [one for one in parts if one.role in {"evaluation", *_PARTS}]
+    shown = {entry.id for measured in labelled.values() for entry in measured}
+    parts = [
+        entry for entry in entries if entry.id in shown and entry.role not in {None, *_OF_NONE}
+    ]
+    compared = [entry for entry in parts if entry.role in {"evaluation", *_PARTS}]
     if parameters is None:
-        parameters = usual_part([one.parameters for one in compared or parts])
-    elif not any(same_part(one.parameters, parameters) for one in parts):
-        known = sorted({one.parameters or "(all)" for one in parts})
+        parameters = usual_part([entry.parameters for entry in compared or parts])
+    elif not any(same_part(entry.parameters, parameters) for entry in parts):
+        known = sorted({entry.parameters or "(all)" for entry in parts})
         msg = f"nothing was measured of the parameters {parameters}; it was of: {'; '.join(known)}"
         raise StudyError(msg)
     chosen = {
@@ -154,7 +139,7 @@ def _of_part(
 
 
 def _has_part(measured: Iterable[Candidate]) -> bool:
-    return any(one.role not in {None, *_OF_NONE} for one in measured)
+    return any(entry.role not in {None, *_OF_NONE} for entry in measured)
 
 
 def _labelled(
@@ -171,10 +156,8 @@ def _labelled(
         name = first_name[digest] if digest else candidate.name
         checkpoints.setdefault((name, digest), []).append(candidate)
         newest_hash[name] = digest
-    newest_hash |= {
-        name: digest for name, digest in hashes.items() if (name, digest) in checkpoints
-    }
-    ordered = sorted(checkpoints.items(), key=lambda item: min(one.id for one in item[1]))
+    newest_hash |= {name: h for name, h in hashes.items() if (name, h) in checkpoints}
+    ordered = sorted(checkpoints.items(), key=lambda item: min(entry.id for entry in item[1]))
     labelled: dict[str, list[Candidate]] = {}
     for (name, digest), measured in ordered:
         short = f"{name}@{digest[:8]}"
@@ -185,26 +168,21 @@ def _labelled(
 
 def _common_source(candidates: Sequence[Candidate]) -> Source:
     """Return where everything is to come from; empty if nothing plays a part."""
-    parts = [one for one in candidates if one.role in _PARTS]
-    losses = [one for one in candidates if one.role == "evaluation"]
+    parts = [entry for entry in candidates if entry.role in _PARTS]
+    losses = [entry for entry in candidates if entry.role == "evaluation"]
     # A loss that stands alone on its data says nothing of where the rest was measured.
-    sources, data = ({getattr(one, k) for one in parts} for k in ("source", "data_fingerprint"))
-    with_more = [one for one in losses if one.source in sources]
-    same_data = [one for one in losses if one.data_fingerprint in data]
+    sources, data = ({getattr(entry, k) for entry in parts} for k in ("source", "data_fingerprint"))
+    with_more = [entry for entry in losses if entry.source in sources]
+    same_data = [entry for entry in losses if entry.data_fingerprint in data]
     newest = with_more or same_data or losses or parts
     return newest[-1].source if newest else ()
 
 
-def _held_out_source(candidates: Sequence[Candidate], shared: Source) -> Source:
-    nearest = _nearest([one for one in candidates if one.role == "test"], shared)
-    return nearest[-1].source if nearest else ()
-
-
 def _nearest(candidates: Sequence[Candidate], source: Source) -> list[Candidate]:
     """Return those that have most in common with a source, in their order."""
-    shares = [tuple(map(eq, one.source, source)) for one in candidates]
+    shares = [tuple(map(eq, entry.source, source)) for entry in candidates]
     most = max(shares, default=())
-    return [one for one, share in zip(candidates, shares, strict=True) if share == most]
+    return [entry for entry, share in zip(candidates, shares, strict=True) if share == most]
 
 
 def _pools(
@@ -212,12 +190,12 @@ def _pools(
 ) -> dict[str, list[Candidate]]:
     """Return what each role of a checkpoint may be filled with, oldest first."""
     # Each checkpoint has an identity, and one source, of its own.
-    compared = [one for one in measured if one.role in {"evaluation", *_PARTS}]
+    compared = [entry for entry in measured if entry.role in {"evaluation", *_PARTS}]
     source = _common_source(_nearest(compared, shared)) or shared
     by_role: dict[str, list[Candidate]] = {}
-    for one in measured:
-        if one.role is not None:
-            by_role.setdefault(one.role, []).append(one)
+    for entry in measured:
+        if entry.role is not None:
+            by_role.setdefault(entry.role, []).append(entry)
     sources = {"test": held_out[:-2] + source[-2:]}
     return {role: _nearest(pool, sources.get(role, source)) for role, pool in by_role.items()}
 
@@ -225,39 +203,41 @@ def _pools(
 def _shared_layout(role: str, checkpoints: Iterable[Mapping[str, list[Candidate]]]) -> str | None:
     """Find the newest layout of surfaces or lines that every checkpoint with any of them has."""
     # Pictures side by side mean something on planes of one kind and over one range only.
-    every = [pools[role] for pools in checkpoints if role in pools]
-    if len(every) < 2:
+    entries = [pools[role] for pools in checkpoints if role in pools]
+    if len(entries) < 2:
         return None
-    common = set.intersection(*({_layout(one) for one in pool} for pool in every))
-    return next((_layout(one) for one in reversed(every[0]) if _layout(one) in common), None)
+    common = set.intersection(*({_layout(entry) for entry in pool} for pool in entries))
+    return next(
+        (_layout(entry) for entry in reversed(entries[0]) if _layout(entry) in common), None
+    )
 
 
-def _layout(one: Candidate) -> str:
+def _layout(entry: Candidate) -> str:
     keys = ("plane", "direction", "x", "y", "statistics", "rho", "p")
-    axes = [one.settings.get(key) for key in keys]
-    seeds = [(one.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
-    return repr([*axes, *seeds, *one.source[:-2]])  # other losses and models may look alike
+    axes = [entry.settings.get(key) for key in keys]
+    seeds = [(entry.settings.get(key) or {}).get("seed") for key in ("d", "d1", "d2")]
+    return repr([*axes, *seeds, *entry.source[:-2]])  # other losses and models may look alike
 
 
 def _roles(pools: Mapping[str, list[Candidate]], alike: Mapping[str, str | None]) -> dict[str, int]:
     chosen = {}
     for role, pool in pools.items():
-        fitting = [one for one in pool if alike.get(role) == _layout(one)] or pool
+        fitting = [entry for entry in pool if alike.get(role) == _layout(entry)] or pool
         chosen[role] = fitting[-1].id
         if role == "eigenpairs":
             # Five eigenvalues are not hidden by one that was asked for later.
-            chosen[role] = max(reversed(pool), key=lambda one: int(one.settings.get("k", 0))).id
+            chosen[role] = max(reversed(pool), key=lambda entry: int(entry.settings.get("k", 0))).id
     return chosen
 
 
 def _of_one_loss(measured: list[Candidate]) -> list[Candidate]:
     """Leave out the sharpness of another loss than the plain one, such as normalised logits."""
-    plain = [one for one in measured if one.role in {"evaluation", "eigenpairs"}]
-    losses = {one.source[-2] for one in plain}
+    plain = [entry for entry in measured if entry.role in {"evaluation", "eigenpairs"}]
+    losses = {entry.source[-2] for entry in plain}
     # Records with a loss in words and those of older versions cannot be told apart by it.
-    known = {bool(one.loss) for one in plain}
+    known = {bool(entry.loss) for entry in plain}
     return [
-        one
-        for one in measured
-        if one.role != "sharpness" or bool(one.loss) not in known or one.source[-2] in losses
+        entry
+        for entry in measured
+        if entry.role != "sharpness" or bool(entry.loss) not in known or entry.source[-2] in losses
     ]

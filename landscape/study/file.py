@@ -21,7 +21,7 @@ from pathlib import Path
 from landscape.errors import StudyError
 
 APPLICATION_ID = 0x4C534850  # "LSHP"; `file landscape.db` shows it
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 60.0
 
 # SQLite keeps these statements with their comments, so that `.schema` documents the file.
@@ -75,6 +75,14 @@ ADDED_IN_2 = (
     name TEXT PRIMARY KEY, -- given, or the shortest end of the path that tells the files apart
     path TEXT NOT NULL, -- of the file, from the folder of the study; empty: not known
     checkpoint_hash TEXT NOT NULL -- digest of the weights that were last measured under the name
+)""",
+)
+ADDED_IN_3 = (
+    """CREATE TABLE runs ( -- the checkpoints of training runs
+    run TEXT NOT NULL, -- name of the run
+    name TEXT NOT NULL, -- of the checkpoint, see the table names
+    step REAL NOT NULL, -- epoch or step of the training, or position in the run
+    PRIMARY KEY (run, name)
 )""",
 )
 _NAMES_BEFORE_2 = """INSERT OR REPLACE INTO names
@@ -209,12 +217,13 @@ def _connect(path: Path, parameters: str) -> sqlite3.Connection:
     return connection
 
 
-def _is_study(connection: sqlite3.Connection, path: Path) -> bool:
+def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of the schema, 0 for an empty file; refuse what is no study."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    version = _version(connection)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (application, version, tables) == (0, 0, 0):
-        return False
+        return 0
     if application != APPLICATION_ID:
         msg = f"{path} is a SQLite file of another program, not a study file; name another file"
         raise StudyError(msg)
@@ -224,7 +233,7 @@ def _is_study(connection: sqlite3.Connection, path: Path) -> bool:
             f"up to {SCHEMA_VERSION}; upgrade landscape-sharpness"
         )
         raise StudyError(msg)
-    return True
+    return int(version)
 
 
 def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
@@ -232,17 +241,18 @@ def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
     try:
         # Nothing may be written before it is certain that the file is ours.
         with _transaction(connection, "BEGIN"):
-            is_empty = not _is_study(connection, path)
-        if is_empty and not create:
+            version = _schema_version(connection, path)
+        if not (version or create):
             raise StudyError(_EMPTY.format(path=path))
         _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         with _transaction(connection, "BEGIN IMMEDIATE"):
-            if not _is_study(connection, path):
+            version = _schema_version(connection, path)
+            if version == 0:
                 _write_schema(connection)
-            elif _version(connection) < SCHEMA_VERSION:
-                _upgrade(connection)
+            elif version < SCHEMA_VERSION:
+                _upgrade(connection, version)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         connection.close()
@@ -265,29 +275,27 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _write_schema(connection: sqlite3.Connection) -> None:
-    for statement in (*SCHEMA, *ADDED_IN_2):
+    for statement in (*SCHEMA, *ADDED_IN_2, *ADDED_IN_3):
         connection.execute(statement)
     connection.executemany("INSERT INTO about VALUES (?, ?)", ABOUT.items())
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _upgrade(connection: sqlite3.Connection, create: str = "CREATE") -> None:
-    """Add the tables that version 1 lacks."""
-    for statement in ADDED_IN_2:
+def _upgrade(connection: sqlite3.Connection, version: int, create: str = "CREATE") -> None:
+    """Add the tables that an older version lacks."""
+    for statement in (*(ADDED_IN_2 if version < 2 else ()), *ADDED_IN_3):
         connection.execute(statement.replace("CREATE", create, 1))
-    connection.execute(_NAMES_BEFORE_2)
+    if version < 2:
+        connection.execute(_NAMES_BEFORE_2)
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
     # With the right to write, a reader tidies up SQLite's two side files when it closes; without,
     # it would leave them behind. So a write-protected file without a log is read as it stands.
     log = path.resolve().with_name(f"{path.resolve().name}-wal")
-    if not _writable(path) and not log.exists():
+    writable = os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    if not writable and not log.exists():
         return _opened_to_read(path, "immutable=1")
     try:
         return _opened_to_read(path, "mode=rw")
@@ -302,17 +310,14 @@ def _opened_to_read(path: Path, parameters: str) -> sqlite3.Connection:
     connection = _connect(path, parameters)
     try:
         with _transaction(connection, "BEGIN"):
-            if not _is_study(connection, path):
-                raise StudyError(_EMPTY.format(path=path))
-        if _version(connection) < SCHEMA_VERSION:  # the file stays as it is
+            version = _schema_version(connection, path)
+        if version == 0:
+            raise StudyError(_EMPTY.format(path=path))
+        if version < SCHEMA_VERSION:  # the file stays as it is
             connection.execute("PRAGMA temp_store = MEMORY")
-            _upgrade(connection, "CREATE TEMP")
+            _upgrade(connection, version, "CREATE TEMP")
         connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)

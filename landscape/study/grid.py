@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from landscape.errors import InvalidArgumentError, StudyError
 from landscape.study.codec import dumps, loads
 from landscape.study.file import StudyFile
 
+Points = Mapping[tuple[int, int], Mapping[str, float]]
 RECORD_SECONDS = 0.1  # how long points wait to be recorded together
 
 
@@ -18,17 +19,12 @@ class Grid:
     """The points of one line or surface in a study file; made by `Study.grid`.
 
     Several processes may record points of one grid at once. Whoever is first to record a point
-    wins, and the others are silently ignored: they measured the same thing.
-
-    Attributes:
-        id: number of the measurement in the file.
-        shape: number of points along x and y; a line has one along y.
+    wins, and the others are silently ignored: they measured the same thing. ``id`` is the number of
+    the measurement in the file, ``shape`` that of the points along x and y, (n, 1) for a line.
     """
 
     def __init__(self, file: StudyFile, id: int, shape: tuple[int, int]) -> None:
-        self._file = file
-        self.id = id
-        self.shape = shape
+        self._file, self.id, self.shape = file, id, shape
 
     @property
     def done(self) -> dict[tuple[int, int], dict[str, float]]:
@@ -40,16 +36,13 @@ class Grid:
         return {(row["i"], row["j"]): loads(row["measured"]) for row in rows}
 
     def settle(self, how: Mapping[str, Any]) -> dict[str, Any]:
-        """Note how the points are measured, in JSON values, and return what is noted.
-
-        The first note stays, so that a measurement that is resumed, or shared by several
-        processes, is made in one way.
+        """Note how the points are measured, in JSON values; return the first note, which stays.
 
         Args:
             how: the note.
 
         Returns:
-            The first note.
+            The first note: what is resumed, or shared by several processes, is made in one way.
         """
         with self._file.writing() as connection:
             connection.execute(
@@ -73,7 +66,7 @@ class Grid:
         """Record one point, as `record_all` does."""
         self.record_all({(i, j): values})
 
-    def record_all(self, points: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
+    def record_all(self, points: Points) -> None:
         """Record points in one transaction; they are on the disk when this returns.
 
         Args:
@@ -82,15 +75,14 @@ class Grid:
         Raises:
             InvalidArgumentError: if there is no such point.
         """
-        for i, j in points:
-            if not (0 <= i < self.shape[0] and 0 <= j < self.shape[1]):
-                size = f"{self.shape[0]} × {self.shape[1]}"
-                msg = f"point ({i}, {j}) lies outside the grid of {size}"
+        n_x, n_y = self.shape
+        rows: list[tuple[int, int, int, str]] = []
+        for (i, j), values in points.items():
+            if not (0 <= i < n_x and 0 <= j < n_y):
+                msg = f"point ({i}, {j}) lies outside the grid of {n_x} × {n_y}"
                 raise InvalidArgumentError(msg)
-        rows = [
-            (self.id, int(i), int(j), dumps({name: float(value) for name, value in values.items()}))
-            for (i, j), values in points.items()
-        ]
+            columns = {name: float(value) for name, value in values.items()}
+            rows.append((self.id, int(i), int(j), dumps(columns)))
         try:
             self._insert(rows)
         except StudyError:
@@ -102,38 +94,35 @@ class Grid:
             connection.executemany("INSERT OR IGNORE INTO points VALUES (?, ?, ?, ?)", rows)
 
 
-class Recorder:
-    """Records points of a grid as they are measured, those of a tenth of a second together.
+@contextmanager
+def recording(grid: Grid | None) -> Iterator[Callable[[Points], None]]:
+    """Record points of a grid as they are measured, those of a tenth of a second together.
 
-    A context that records what waits at its end, also after an exception; a kill loses what was
-    measured in the tenth of a second before it.
+    What waits is recorded at the end, also after an exception; a kill loses what was measured in
+    the tenth of a second before it.
+
+    Args:
+        grid: where to record; None: keep nothing.
+
+    Yields:
+        The function to give points to, as `Grid.record_all` takes them.
     """
+    waiting: dict[tuple[int, int], Mapping[str, float]] = {}
+    recorded = time.perf_counter()
 
-    def __init__(self, grid: Grid | None) -> None:
-        """Begin; None: keep nothing."""
-        self._grid = grid
-        self._waiting: dict[tuple[int, int], Mapping[str, float]] = {}
-        self._recorded = time.perf_counter()
+    def record() -> None:
+        nonlocal recorded
+        if grid is not None and waiting:
+            grid.record_all(waiting)
+        waiting.clear()
+        recorded = time.perf_counter()
 
-    def __enter__(self) -> Recorder:
-        return self
+    def add(points: Points) -> None:
+        waiting.update(points)
+        if time.perf_counter() - recorded >= RECORD_SECONDS:
+            record()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._record()
-
-    def add(self, points: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
-        """Take points as `Grid.record_all` does, and record all that wait if it is time."""
-        self._waiting.update(points)
-        if time.perf_counter() - self._recorded >= RECORD_SECONDS:
-            self._record()
-
-    def _record(self) -> None:
-        if self._grid is not None and self._waiting:
-            self._grid.record_all(self._waiting)
-        self._waiting = {}
-        self._recorded = time.perf_counter()
+    try:
+        yield add
+    finally:
+        record()

@@ -25,35 +25,30 @@ from landscape.results import (
     to_record,
 )
 from landscape.results.comparison import Comparison, Measured
+from landscape.results.frames import data_frame, html_table
 from landscape.study._names import Name
 from landscape.study.codec import PLACE, content_key, dumps, loads, pack, printable, unpack
 from landscape.study.contrast import APART, Candidate, choose
 from landscape.study.file import StudyFile
 from landscape.study.grid import Grid
 
+# Columns of a measurement that entries and candidates have under the same name.
+_SHARED = ("id", "kind", "checkpoint_hash", "split")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of a study's table of contents.
+    """One line of a study's table of contents, with parts of the record."""
 
-    Attributes:
-        id: number of the measurement, for `Study.load` and `Study.delete`.
-        kind, name, checkpoint_hash, split, settings, parameters: as in the record.
-        status: ``complete``, or ``partial`` for a line or surface that was begun.
-        created: when it was measured, as ISO 8601.
-        cost: what it spent, in words; empty while partial.
-        points_done, points_total: points recorded so far and in all; 0 if not kept by point.
-    """
-
-    id: int
+    id: int  # for `Study.load` and `Study.delete`
     kind: str
     name: str
     checkpoint_hash: str
     split: str
-    status: str
-    created: str
-    cost: str
-    points_done: int
+    status: str  # ``complete``, or ``partial`` for a line or surface that was begun
+    created: str  # when it was measured, as ISO 8601
+    cost: str  # in words; empty while partial
+    points_done: int  # recorded so far; 0 if not kept by point
     points_total: int
     settings: Mapping[str, Any]
     parameters: str = ""
@@ -62,8 +57,8 @@ class Entry:
 class Study:
     """One file with every measurement on a set of checkpoints; a context manager.
 
-    A study that is opened for reading works on a write-protected file and folder, and while
-    another process writes. A writing one belongs to the thread that opened it.
+    One opened for reading works on a write-protected file and folder, and while another process
+    writes. A writing one belongs to the thread that opened it.
 
     Args:
         path: the file.
@@ -127,7 +122,8 @@ class Study:
                 name = loads(earlier["provenance"])["checkpoint"]
                 provenance = dataclasses.replace(provenance, checkpoint=name)
             row = _identity(result.kind, provenance, result.settings) | finished
-            _insert(connection, row, "ON CONFLICT (key) DO UPDATE SET " + _overwrite(row))
+            new = ", ".join(f"{c} = excluded.{c}" for c in (*row, "revision") if c != "key")
+            _insert(connection, row, f"DO UPDATE SET {new}")
             number = int(_row_of_key(connection, key)["id"])
             connection.execute("DELETE FROM arrays WHERE measurement = ?", (number,))
             connection.executemany(
@@ -150,32 +146,25 @@ class Study:
             The result, under the name that it was saved under; or None.
         """
         with self._file.reading() as connection:
-            known = _with_identity(provenance, _known_identity(connection, provenance))
+            known = _identified(connection, provenance) or provenance
             row = _row_of_key(connection, content_key(kind, known, settings))
-            if row is None or row["status"] != "complete":
-                return None
-            return self._result(connection, row)
+            is_there = row is not None and row["status"] == "complete"
+            return self._result(connection, row) if is_there else None
 
     def identify(self, provenance: Provenance) -> Provenance:
         """Return a provenance with the identity (``problem_fingerprint``) known to the study."""
         with self._file.reading() as connection:
-            known = _known_identity(connection, provenance)
+            known = _identified(connection, provenance)
         if known or self.readonly:
-            return _with_identity(provenance, known)
+            return known or provenance
         # A signature that is new is remembered.
         with self._file.writing() as connection:
             return _registered(connection, provenance)
 
     def set_name(self, name: str, checkpoint_hash: str, path: str = "") -> None:
-        """Remember what a checkpoint is called; what is stored keeps the names that it has.
-
-        Args:
-            name: the name, which from now on finds the measurements of these weights.
-            checkpoint_hash: digest of the weights.
-            path: of the file, absolute; empty: not known.
-        """
-        given = Name(name=printable(name), path=printable(path), checkpoint_hash=checkpoint_hash)
-        if given not in self.names():
+        """Remember the name that finds the measurements of these weights, and their file's path."""
+        new = Name(name=printable(name), path=printable(path), checkpoint_hash=checkpoint_hash)
+        if new not in self.names():
             here = os.path.relpath(path, self.path.absolute().parent) if path else ""
             with self._file.writing() as connection:
                 _set_name(connection, name, checkpoint_hash, here)
@@ -193,6 +182,28 @@ class Study:
             )
             for row in rows
         ]
+
+    def set_run(self, run: str, steps: Mapping[str, float]) -> None:
+        """Remember checkpoints as those of a training run.
+
+        Args:
+            run: name of the run.
+            steps: epoch or step of each checkpoint, by the checkpoint's name.
+        """
+        with self._file.writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?)",
+                [(printable(run), printable(name), step) for name, step in steps.items()],
+            )
+
+    def runs(self) -> dict[str, dict[str, float]]:
+        """Return the steps of the checkpoints of each training run by name, ascending."""
+        with self._file.reading() as connection:
+            rows = connection.execute("SELECT * FROM runs ORDER BY step, name").fetchall()
+        runs: dict[str, dict[str, float]] = {}
+        for row in rows:
+            runs.setdefault(row["run"], {})[row["name"]] = row["step"]
+        return runs
 
     def load(self, id: int, name: str | None = None) -> Result:
         """Return a finished result.
@@ -251,6 +262,36 @@ class Study:
             return listed
         return [dataclasses.replace(entry, name=name) for entry in listed]
 
+    def to_pandas(self, kind: str | None = None) -> Any:
+        """Return the main numbers of every finished measurement as a pandas DataFrame.
+
+        Args:
+            kind: only this kind of result.
+
+        Returns:
+            A row for each measurement; the columns of `Result.summary` behind number, checkpoint,
+            kind and split.
+
+        Raises:
+            MissingDependencyError: without pandas.
+        """
+        finished = [entry for entry in self.entries(kind) if entry.status == "complete"]
+        return data_frame(
+            [
+                {
+                    **{"id": entry.id, "checkpoint": entry.name, "kind": entry.kind},
+                    **{"split": entry.split, **self.load(entry.id).summary()},
+                }
+                for entry in finished
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        """Show what the study holds as a table in a notebook."""
+        names = ("id", "name", "kind", "split", "status", "created", "cost")
+        rows = [{name: getattr(entry, name) for name in names} for entry in self.entries()]
+        return html_table(rows, caption=f"Study {self.path}")
+
     def grid(
         self,
         kind: str,
@@ -283,12 +324,8 @@ class Study:
         if not self._file.readonly:
             with self._file.writing() as connection:
                 _set_name(connection, known.checkpoint, known.checkpoint_hash)
-                _insert(
-                    connection,
-                    row,
-                    "ON CONFLICT (key) DO UPDATE SET n_x = excluded.n_x, n_y = excluded.n_y"
-                    " WHERE n_x IS NULL",
-                )
+                shape_if_new = "SET n_x = excluded.n_x, n_y = excluded.n_y WHERE n_x IS NULL"
+                _insert(connection, row, f"DO UPDATE {shape_if_new}")
         with self._file.reading() as connection:
             stored = _row_of_key(connection, row["key"])
         if stored is None:
@@ -307,10 +344,9 @@ class Study:
     ) -> Comparison:
         """Put the checkpoints side by side, each with the newest finished result of each role.
 
-        All results are of one data set, split, mode, dtype, loss and model as far as possible
-        (`landscape.study.contrast.choose`); the table names those that are not. Of checkpoints
-        that share a name, the one measured last has it, and an older one reads ``name@hash``, with
-        eight digits of the hash. Those that share their weights are one, under the first name.
+        All results are of one data set, split, mode, dtype, loss and model as far as possible; the
+        table names those that are not. Of checkpoints that share a name, the one measured last has
+        it, and an older one reads ``name@hash``. Those that share their weights are one.
 
         Args:
             names: the checkpoints to show, in this order; all, in the order in which they were
@@ -335,8 +371,7 @@ class Study:
                     role: self._result(connection, by_id[id], name if names else None)
                     for role, id in roles.items()
                 }
-                surface = results.get("surface")
-                runs = () if surface is None else self._runs(connection, rows, surface)
+                runs = self._runs(connection, rows, results.get("surface"))
                 apart = {kind: results.pop(kind) for kind in APART if kind in results}
                 if runs:  # which are drawn on the surface
                     apart.pop(Trajectory.kind, None)
@@ -345,16 +380,15 @@ class Study:
         return Comparison(models=tuple(models))
 
     def _runs(
-        self, connection: sqlite3.Connection, rows: Iterable[sqlite3.Row], surface: Surface
+        self, connection: sqlite3.Connection, rows: Iterable[sqlite3.Row], surface: Surface | None
     ) -> tuple[Trajectory, ...]:
         """Return the training runs that were projected on the plane of a surface."""
-        origin = surface.provenance.checkpoint_hash
-        found = (
-            self._result(connection, row)
-            for row in rows
-            if row["kind"] == "trajectory" and row["checkpoint_hash"] == origin
-        )
-        return tuple(r for r in found if isinstance(r, Trajectory) and r.lies_in(surface))
+        if surface is None:
+            return ()
+        origin = (Trajectory.kind, surface.provenance.checkpoint_hash)
+        alike = (row for row in rows if (row["kind"], row["checkpoint_hash"]) == origin)
+        runs = (self._result(connection, row) for row in alike)
+        return tuple(run for run in runs if isinstance(run, Trajectory) and run.lies_in(surface))
 
     def _row(self, connection: sqlite3.Connection, id: int) -> sqlite3.Row:
         row: sqlite3.Row | None = connection.execute(
@@ -403,27 +437,23 @@ def _place(provenance: Provenance) -> str:
     return hashlib.sha256(dumps(parts).encode()).hexdigest()
 
 
-def _known_identity(connection: sqlite3.Connection, provenance: Provenance) -> str | None:
-    """Return the identity of the first stored signature that agrees."""
-    signature = provenance.signature
+def _identified(connection: sqlite3.Connection, provenance: Provenance) -> Provenance | None:
+    """Return a provenance with the identity of the first stored signature that agrees, if any."""
+    if provenance.signature is None:
+        return None
     rows = connection.execute(
         "SELECT identity, signature FROM computations WHERE place = ? ORDER BY rowid",
         (_place(provenance),),
     )
-    known = ((row["identity"], Signature(**loads(row["signature"]))) for row in rows)
-    return next(
-        (name for name, one in known if signature and signature.agrees(one, provenance.dtype)), None
-    )
-
-
-def _with_identity(provenance: Provenance, identity: str | None) -> Provenance:
-    identity = identity or provenance.problem_fingerprint
-    return dataclasses.replace(provenance, problem_fingerprint=identity)
+    for identity, signature in rows:
+        if provenance.signature.agrees(Signature(**loads(signature)), provenance.dtype):
+            return dataclasses.replace(provenance, problem_fingerprint=identity)
+    return None
 
 
 def _registered(connection: sqlite3.Connection, provenance: Provenance) -> Provenance:
     """Identify, and remember a signature that is new."""
-    identified = _with_identity(provenance, _known_identity(connection, provenance))
+    identified = _identified(connection, provenance) or provenance
     if provenance.signature is not None:
         signature = dumps(dataclasses.asdict(provenance.signature))
         connection.execute(
@@ -448,14 +478,10 @@ def _insert(connection: sqlite3.Connection, row: Mapping[str, Any], on_conflict:
     columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
     connection.execute(
         f"INSERT INTO measurements ({columns}, revision) VALUES ({values},"
-        f" (SELECT coalesce(max(revision), 0) + 1 FROM measurements)) {on_conflict}",
+        " (SELECT coalesce(max(revision), 0) + 1 FROM measurements))"
+        f" ON CONFLICT (key) {on_conflict}",
         row,
     )
-
-
-def _overwrite(row: Mapping[str, Any]) -> str:
-    columns = [column for column in (*row, "revision") if column != "key"]
-    return ", ".join(f"{column} = excluded.{column}" for column in columns)
 
 
 def _row_of_key(connection: sqlite3.Connection, key: str) -> Any:
@@ -463,19 +489,17 @@ def _row_of_key(connection: sqlite3.Connection, key: str) -> Any:
 
 
 def _candidate(row: sqlite3.Row) -> Candidate:
-    columns = ("id", "kind", "checkpoint_hash", "data_fingerprint", "split")
     origin = loads(row["provenance"])  # of older versions, without some of these
     fields = ("parameters", "loss", "problem_fingerprint", "mode", "dtype")
     return Candidate(
         name=row["checkpoint"],
         settings=loads(row["settings"]),
-        **{column: row[column] for column in columns},
+        **{column: row[column] for column in (*_SHARED, "data_fingerprint")},
         **{field: origin.get(field, "") for field in fields},
     )
 
 
 def _entry(row: sqlite3.Row) -> Entry:
-    columns = ("id", "kind", "checkpoint_hash", "split", "status", "created")
     return Entry(
         name=row["checkpoint"],
         cost="" if row["cost"] is None else str(Cost(**loads(row["cost"]))),
@@ -483,5 +507,5 @@ def _entry(row: sqlite3.Row) -> Entry:
         points_total=(row["n_x"] or 0) * (row["n_y"] or 0),
         settings=loads(row["settings"]),
         parameters=loads(row["provenance"]).get("parameters", ""),
-        **{column: row[column] for column in columns},
+        **{column: row[column] for column in (*_SHARED, "status", "created")},
     )

@@ -2,7 +2,7 @@
 
 from landscape.surface._automatic_range import automatic_range
 from landscape.surface._directions import Direction, Plane, given_direction, orthogonalised
-from landscape.surface._path import path
+from landscape.surface._path import CurveTraining, path
 from landscape.surface._planes import (
     PrincipalPlane,
     Projection,
@@ -14,15 +14,17 @@ from landscape.surface._planes import (
     worst_case_direction,
     worst_case_plane,
 )
+from landscape.surface._points import PointOptions
 from landscape.surface._random_directions import NORMALISATIONS, random_direction, random_plane
-from landscape.surface._surface import N_SURFACE, line, span, surface
+from landscape.surface._surface import line, span, surface
 from landscape.surface._trajectory import trajectory
 
 __all__ = [
     "NORMALISATIONS",
-    "N_SURFACE",
+    "CurveTraining",
     "Direction",
     "Plane",
+    "PointOptions",
     "PrincipalPlane",
     "Projection",
     "automatic_range",

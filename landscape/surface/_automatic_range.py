@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
 
 from landscape.checks import check_real
 from landscape.errors import InvalidArgumentError, LandscapeError
-from landscape.evaluate import Evaluator
-from landscape.measurement import cached_measurement
+from landscape.measurement import Run, Work
 from landscape.problem import Problem
-from landscape.results import Line, Provenance
+from landscape.results import Line
 from landscape.study import Study
 from landscape.surface._directions import Direction
 from landscape.surface._points import seed_of_masks
@@ -36,9 +36,8 @@ def automatic_range(
 ) -> float:
     """Find a range [−r, r] whose two ends both have a loss of at least a multiple of L(w).
 
-    Doubles the step on each side until the loss reaches the multiple (or is not finite), then
-    halves the last doubling three times, in the logarithm: where the loss rises all the way, r is
-    at most 9 % too long on the side that needs more.
+    Doubles the step on each side until the loss reaches the multiple or is not finite, then halves
+    the last doubling three times, in the logarithm: r is at most 9 % too long for a rising loss.
 
     Args:
         problem: what to measure.
@@ -61,83 +60,64 @@ def automatic_range(
     if not (math.isfinite(multiple) and multiple > 1):
         msg = f"the multiple must be a finite number above 1, got {multiple!r}"
         raise InvalidArgumentError(msg)
-    identity = direction.identity()
     settings = {
-        **identity,
+        **direction.identity(),
         "direction": "range",
         "along": direction.kind,
         "multiple": multiple,
         **seed_of_masks(seed, problem),
     }
-
-    def measure(provenance: Provenance) -> Line:
-        return _search(problem, direction, multiple, seed, settings, provenance)
-
-    found = cached_measurement(Line, problem, settings, study, measure)
-    return float(found.x.max())
+    run = Run(study=study, seed=seed, progress=False)
+    search = partial(_search, direction=direction, multiple=multiple)
+    return float(run.record(Line, problem, settings, search).x.max())
 
 
-def _search(
-    problem: Problem,
-    direction: Direction,
-    multiple: float,
-    seed: int,
-    settings: Mapping[str, Any],
-    provenance: Provenance,
-) -> Line:
-    with Evaluator(problem, seed=seed) as evaluator:
-        tried = {0.0: evaluator.loss()}
-        target = multiple * tried[0.0].value
-        if not target > 0:
-            msg = (
-                f"the loss of {problem.name} is {tried[0.0].value:g}, which has no multiple to "
-                "reach: give the range itself"
-            )
-            raise InvalidArgumentError(msg)
-
-        def reaches(x: float) -> bool:
-            if x not in tried:
-                tried[x] = evaluator.loss(direction.at(evaluator.origin, x))
-            return not tried[x].value < target
-
-        norm = float(np.linalg.norm(evaluator.origin.double().cpu()))
-        size = (norm or 1.0) / direction.norm
-        ends = [_end(reaches, sign, size) for sign in (1.0, -1.0)]
-        if None in ends:
-            side = "ahead" if ends[0] is None else "behind"
-            raise LandscapeError(_not_reached(problem, direction, target, multiple, side))
-        r = max(abs(end) for end in ends if end is not None)
-        # A loss that falls again further out: go on until it is high at both ends.
-        while not (reaches(-r) and reaches(r)):
-            r *= _GROWTH
-            if r > _LONGEST * size:
-                both = _not_reached(problem, direction, target, multiple, "at both ends")
-                raise LandscapeError(both)
-        xs = np.array(sorted(x for x in tried if abs(x) <= r))
-        return Line(
-            x=xs,
-            loss=np.array([tried[x].value for x in xs]),
-            loss_se=np.array([tried[x].se for x in xs]),
-            direction=direction.description,
-            direction_norm=direction.norm,
-            origin_loss=tried[0.0].value,
-            settings=settings,
-            cost=evaluator.cost,
-            provenance=provenance,
+def _search(work: Work, direction: Direction, multiple: float) -> dict[str, Any]:
+    evaluator, name = work.evaluator, work.evaluator.problem.name
+    tried = {0.0: evaluator.loss()}
+    target = multiple * tried[0.0].value
+    if not target > 0:
+        msg = (
+            f"the loss of {name} is {tried[0.0].value:g}, which has no multiple to reach: give the "
+            "range itself"
         )
+        raise InvalidArgumentError(msg)
+
+    def reaches(x: float) -> bool:
+        if x not in tried:
+            tried[x] = evaluator.loss(direction.at(evaluator.origin, x))
+        return not tried[x].value < target
+
+    def refuse(where: str) -> NoReturn:
+        msg = (
+            f"the loss of {name} does not reach {target:g} ({multiple:g} times its own) {where} "
+            f"within {_LONGEST:g} ‖w‖ along the {direction.description}: give the range itself, or "
+            "a smaller multiple"
+        )
+        raise LandscapeError(msg)
+
+    size = (float(np.linalg.norm(evaluator.origin.double().cpu())) or 1.0) / direction.norm
+    ahead, behind = (_end(reaches, sign, size) for sign in (1.0, -1.0))
+    if ahead is None or behind is None:
+        refuse("ahead" if ahead is None else "behind")
+    r = max(ahead, -behind)
+    # A loss that falls again further out: go on until it is high at both ends.
+    while not (reaches(-r) and reaches(r)):
+        r *= _GROWTH
+        if r > _LONGEST * size:
+            refuse("at both ends")
+    xs = np.array(sorted(x for x in tried if abs(x) <= r))
+    return {
+        "x": xs,
+        "loss": np.array([tried[x].value for x in xs]),
+        "loss_se": np.array([tried[x].se for x in xs]),
+        "direction": direction.description,
+        "direction_norm": direction.norm,
+        "origin_loss": tried[0.0].value,
+    }
 
 
-def _not_reached(
-    problem: Problem, direction: Direction, target: float, multiple: float, where: str
-) -> str:
-    return (
-        f"the loss of {problem.name} does not reach {target:g} ({multiple:g} times its own) "
-        f"{where} within {_LONGEST:g} ‖w‖ along the {direction.description}: give the range "
-        "itself, or a smaller multiple"
-    )
-
-
-def _end(reaches: Any, sign: float, size: float) -> float | None:
+def _end(reaches: Callable[[float], bool], sign: float, size: float) -> float | None:
     """Return the first step found at which the loss is high, in one direction."""
     step = _SHORTEST * size
     while step > _TINIEST * size and reaches(sign * step):

@@ -53,19 +53,12 @@ def hats(n_segments: int, t: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve between two weight vectors.
+    """A curve between two weight vectors."""
 
-    Attributes:
-        kind: ``linear``, ``bezier`` (of degree k + 1) or ``polygon`` (of k + 1 segments).
-        start: w(0), shape (n,).
-        end: w(1), shape (n,).
-        bends: the k inner control vectors, shape (k, n); (0, n) for a straight line.
-    """
-
-    kind: str
-    start: Tensor
-    end: Tensor
-    bends: Tensor
+    kind: str  # ``linear``, ``bezier`` (of degree k + 1) or ``polygon`` (of k + 1 segments)
+    start: Tensor  # w(0), shape (n,)
+    end: Tensor  # w(1), shape (n,)
+    bends: Tensor  # the k inner control vectors, shape (k, n); (0, n) for a straight line
 
     @classmethod
     def straight(cls, kind: str, start: Tensor, end: Tensor, n_bends: int) -> Curve:

@@ -53,45 +53,20 @@ class Direction:
         return (self.vector,)
 
     def settings(self) -> dict[str, Any]:
-        """Return what identifies the direction, as JSON values.
-
-        Returns:
-            Its kind and seed, and a digest of the vector itself.
-        """
+        """Return what identifies the direction: kind, seed and a digest of the vector."""
         digest = hashlib.sha256(self.vector.detach().cpu().contiguous().numpy().data)
         return {"kind": self.kind, "seed": self.seed, "digest": digest.hexdigest()[:16]}
 
     def identity(self) -> dict[str, Any]:
-        """Return what identifies the line along it.
-
-        Returns:
-            A part of the settings of what is measured there.
-        """
+        """Return what identifies the line along it, as a part of settings."""
         return {"direction": self.kind, "d": self.settings()}
 
     def at(self, origin: Tensor, x: float, y: float = 0.0) -> Tensor:
-        """Return a point of the line, computed from the origin and not from its neighbour.
-
-        Args:
-            origin: shape (n,).
-            x: coordinate.
-            y: not used: a line is a plane of one axis.
-
-        Returns:
-            origin + x d, shape (n,).
-        """
+        """Return origin + x d, shape (n,); y is not used: a line is a plane of one axis."""
         return origin.add(self.vector, alpha=x)
 
     def spanning(self, x: float, y: float = 0.0) -> list[tuple[float, Mapping[str, Tensor]]]:
-        """Return the buffers of the checkpoint that the direction leads to.
-
-        Args:
-            x: coordinate.
-            y: not used.
-
-        Returns:
-            The coordinate with the buffers; nothing where it leads to no checkpoint.
-        """
+        """Return the coordinate x and the buffers of the checkpoint that it leads to, if any."""
         return [(x, self.buffers)] if self.buffers else []
 
 
@@ -120,31 +95,15 @@ class Plane:
         return dot(self.x.vector, self.y.vector) / (self.x.norm * self.y.norm)
 
     def identity(self) -> dict[str, Any]:
-        """Return what identifies the plane.
-
-        Returns:
-            A part of the settings of what is measured there.
-        """
+        """Return what identifies the plane, as a part of settings."""
         return {"plane": self.x.kind, "d1": self.x.settings(), "d2": self.y.settings()}
 
     def spanning(self, x: float, y: float) -> list[tuple[float, Mapping[str, Tensor]]]:
-        """Return the buffers of the checkpoints that the axes lead to.
-
-        Args:
-            x: first coordinate.
-            y: second coordinate.
-
-        Returns:
-            Each coordinate with the buffers; nothing for an axis that leads to no checkpoint.
-        """
+        """Return each coordinate and the buffers of the checkpoint that its axis leads to."""
         return [*self.x.spanning(x), *self.y.spanning(y)]
 
     def check(self) -> None:
-        """Refuse a plane that is none.
-
-        Raises:
-            InvalidArgumentError: if its axes are parallel.
-        """
+        """Refuse a plane whose axes are parallel."""
         if abs(self.cosine) > _PARALLEL:
             msg = (
                 f"the axes of the plane are parallel (cosine {self.cosine:+.6f}): {self.x.kind} "
@@ -153,16 +112,7 @@ class Plane:
             raise InvalidArgumentError(msg)
 
     def at(self, origin: Tensor, x: float, y: float) -> Tensor:
-        """Return a point of the plane, computed from the origin and not from its neighbour.
-
-        Args:
-            origin: shape (n,).
-            x: first coordinate.
-            y: second coordinate.
-
-        Returns:
-            origin + x d₁ + y d₂, shape (n,); the origin itself, bit for bit, at (0, 0).
-        """
+        """Return origin + x d₁ + y d₂, shape (n,); the origin itself, bit for bit, at (0, 0)."""
         return origin.add(self.x.vector, alpha=x).add_(self.y.vector, alpha=y)
 
 
@@ -218,9 +168,8 @@ def given_direction(
     """
     if isinstance(values, Mapping):
         _check_names(problem, values)
-        vector = problem.space.flatten(values)
-    else:
-        vector = torch.as_tensor(values)
+        values = problem.space.flatten(values)
+    vector = torch.as_tensor(values)
     if vector.shape != (problem.space.n,):
         msg = (
             f"the direction has shape {tuple(vector.shape)}, the model has {problem.space.n:,} "

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import RBFInterpolator
+from scipy.spatial import cKDTree
 
 from landscape.errors import InvalidArgumentError, one_of
 
@@ -45,24 +47,19 @@ _AT_ONCE = 512  # small systems of equations that are in memory together
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolated:
-    """A surface of which some points were measured.
+    """A surface of which some points were measured."""
 
-    Attributes:
-        loss: measured where ``measured`` is true, else interpolated, shape (nx, ny); NaN in the
-            midst of points that are not finite.
-        measured: where it was measured, shape (nx, ny).
-        error: largest error at the held-out points, at the points of the last rounds before they
-            joined, and between two interpolations anywhere, and what the points around each
-            interpolated one lead to expect, see `interpolated_surface`; in units of the criterion;
-            0 if everything was measured; infinite where a point that may be finite is left NaN. It
-            is an estimate: the true error was within the tolerance on 79 surfaces of 79.
-        rounds: how often points were added.
-    """
-
+    # measured where ``measured`` is true, else interpolated, shape (nx, ny); NaN in the midst of
+    # points that are not finite
     loss: Floats
-    measured: Bools
+    measured: Bools  # where it was measured, shape (nx, ny)
+    # largest error at the held-out points, at the points of the last rounds before they joined, and
+    # between two interpolations anywhere, and what the points around each interpolated one lead to
+    # expect, see `interpolated_surface`; in units of the criterion; 0 if everything was measured;
+    # infinite where a point that may be finite is left NaN. It is an estimate: the true error was
+    # within the tolerance on 79 surfaces of 79
     error: float
-    rounds: int
+    rounds: int  # how often points were added
 
 
 def interpolated_surface(
@@ -77,17 +74,15 @@ def interpolated_surface(
     """Measure as few points of a grid as an interpolation within the tolerance takes.
 
     Starts from 7 × 7 points that are denser towards the edges, and 24 random ones that are held
-    out; those that the fit misses join it, and others take their place. Each round adds those
-    points where two interpolations (quintic and cubic radial basis functions) differ most,
-    weighted with the distance to what is measured; with ``log`` also the one where the minimum is
-    expected. That goes on until the errors at the held-out points, those that the interpolation
-    made at the new points of the last three rounds, and the difference of the two are all within
-    0.7 of the tolerance, which leaves room for what was not seen.
+    out of the fit until it misses them. Each round adds points where two interpolations (quintic
+    and cubic radial basis functions) differ most, weighted with the distance to what is measured;
+    with ``log`` also the expected minimum. That goes on until the errors at the held-out points,
+    those at the new points of the last three rounds, and the difference of the two interpolations
+    are within 0.7 of the tolerance, which leaves room for what was not seen.
 
     Then each measured point is left out and predicted from its 40 neighbours. Between the points
     an error of up to three times what the eight nearest ones miss is expected, less with the
-    square of the distance; where that is not within the tolerance, points are added as before. In
-    the end the held-out points join, too.
+    square of the distance; where that exceeds the tolerance, points are added as before.
 
     Where the loss is not finite nothing is interpolated: points with finite and other neighbours
     are measured, and those in the midst of others are NaN.
@@ -111,11 +106,9 @@ def interpolated_surface(
     if max_points is not None and max_points < FEWEST:
         msg = f"an interpolation starts from {FEWEST} points, got max_points = {max_points}"
         raise InvalidArgumentError(msg)
-    work = _Refinement(x.astype(np.float64), y.astype(np.float64), measure, criterion)
-    limit = work.size if max_points is None else min(max_points, work.size)
-    work.begin(limit)
-    while not work.within(_MARGIN * tolerance) and work.n_measured < limit:
-        work.extend(_MARGIN * tolerance, limit)
+    work = _Refinement(x.astype(np.float64), y.astype(np.float64), measure, criterion, max_points)
+    while not work.within(_MARGIN * tolerance) and work.n_measured < work.limit:
+        work.extend(_MARGIN * tolerance)
     return work.result()
 
 
@@ -128,9 +121,11 @@ class _Refinement:
         y: Floats,
         measure: Callable[[Sequence[Index]], Sequence[float]],
         criterion: str,
+        max_points: int | None,
     ) -> None:
         self._shape = (len(x), len(y))
         self.size = len(x) * len(y)
+        self.limit = self.size if max_points is None else min(max_points, self.size)
         grid = np.meshgrid(_scaled(x), _scaled(y), indexing="ij")
         self._points = np.stack(grid, axis=-1).reshape(-1, 2)
         self._measure = measure
@@ -139,23 +134,21 @@ class _Refinement:
         self._measured = np.zeros(self.size, dtype=bool)
         self._held_out = np.zeros(self.size, dtype=bool)
         self._errors: list[float] = []
-        self._nodes = (_nodes(x), _nodes(y))
         # RandomState, because its stream is frozen for good (NEP 19).
         self._order = np.random.RandomState(0).permutation(self.size)
         self._fits: dict[str, Floats] = {}
         self._at_risk = np.zeros(self.size)  # error that is expected, where it is too large
+        self._take((_nodes(x)[:, None] * len(y) + _nodes(y)).ravel()[: self.limit])
+        self._hold_out(_HELD_OUT)
 
     @property
     def n_measured(self) -> int:
         return int(self._measured.sum())
 
-    def begin(self, limit: int) -> None:
-        self._take((self._nodes[0][:, None] * self._shape[1] + self._nodes[1]).ravel()[:limit])
-        self._hold_out(_HELD_OUT, limit)
-
-    def _hold_out(self, n: int, limit: int) -> None:
+    def _hold_out(self, n: int) -> None:
         """Measure random points, and keep them out of the fit."""
-        fresh = self._order[~self._measured[self._order]][: max(0, min(n, limit - self.n_measured))]
+        n = max(0, min(n, self.limit - self.n_measured))
+        fresh = self._order[~self._measured[self._order]][:n]
         self._take(fresh)
         self._held_out[fresh] = True
 
@@ -169,14 +162,14 @@ class _Refinement:
         self._at_risk = np.where(self._in_units(risk) > tolerance / _MARGIN, risk, 0.0)
         return not self._at_risk.any()
 
-    def extend(self, tolerance: float, limit: int) -> None:
+    def extend(self, tolerance: float) -> None:
         """Add the points of one round, and note what was predicted there."""
         # Held-out points that the fit misses say more within it; others take their place.
         missed = self._held_out & (self._in_units(self._residuals()) > tolerance)
         self._held_out[missed] = False
         self._fits.clear()
-        self._hold_out(int(missed.sum()), limit)
-        room = min(limit - self.n_measured, max(_BATCH, self.n_measured // 20))
+        self._hold_out(int(missed.sum()))
+        room = min(self.limit - self.n_measured, max(_BATCH, self.n_measured // 20))
         if self._at_risk.any():
             room = min(room, int((self._at_risk[~self._measured] > 0).sum()))
         if not room:  # the new ones that are held out were all of them
@@ -213,8 +206,7 @@ class _Refinement:
         return float(self._in_units(errors[np.isfinite(errors)]).max(initial=0.0))
 
     def _residuals(self) -> Floats:
-        residuals: Floats = np.abs(self._fitted() - self._values(slice(None)))
-        return residuals
+        return np.asarray(np.abs(self._fitted() - self._values(slice(None))))
 
     def _in_units(self, errors: Floats) -> Floats:
         """Express errors in units of the criterion."""
@@ -226,8 +218,8 @@ class _Refinement:
 
     def _take(self, indices: Indices) -> None:
         n_y = self._shape[1]
-        asked = [(int(k) // n_y, int(k) % n_y) for k in indices]
-        self._loss[indices] = self._measure(asked) if asked else []
+        points = [(int(k) // n_y, int(k) % n_y) for k in indices]
+        self._loss[indices] = self._measure(points) if points else []
         self._measured[indices] = True
         self._fits.clear()
         low = self._loss[indices][np.isfinite(self._loss[indices])].min(initial=math.inf)
@@ -260,15 +252,13 @@ class _Refinement:
         risk = np.zeros(self.size)
         if used.sum() <= _LOCAL:
             return risk
-        from scipy.spatial import cKDTree
-
         points, values = self._points[used], self._values(used)
         tree = cKDTree(points)
         distance, near = tree.query(points, k=_LOCAL + 1)
         spacing, near = distance[:, 1], near[:, 1:]
-        missed = np.concatenate(
-            [_missed(points, values, part, near[part]) for part in _parts(len(points))]
-        )
+        cuts = range(_AT_ONCE, len(points), _AT_ONCE)
+        parts = np.split(np.arange(len(points)), cuts)
+        missed = np.concatenate([_missed(points, values, part, near[part]) for part in parts])
         between = ~self._measured & (self._share_not_finite() == 0)
         distance, near = tree.query(self._points[between], k=_AROUND)
         scale = np.minimum(1.0, distance[:, :1] / spacing[near]) ** 2
@@ -281,7 +271,7 @@ class _Refinement:
         doubt = np.where(np.isfinite(doubt), doubt, 0.0)
         doubt[self._doubtful()] = math.inf
         doubt[self._measured] = -1.0
-        distance = _distances(self._points, self._measured)
+        distance, _ = cKDTree(self._points[self._measured]).query(self._points)
         chosen: list[int] = []
         while len(chosen) < n:
             score = np.where(doubt < 0, doubt, doubt * np.minimum(distance, _REACH))
@@ -311,8 +301,6 @@ class _Refinement:
         bad = ~np.isfinite(self._loss[self._measured])
         if not bad.any():
             return np.zeros(self.size)
-        from scipy.spatial import cKDTree
-
         n = min(_NEIGHBOURS, len(bad))
         tree = cKDTree(self._points[self._measured])
         _, nearest = tree.query(self._points, k=list(range(1, n + 1)))
@@ -320,8 +308,6 @@ class _Refinement:
 
 
 def _radial(points: Floats, used: Bools, values: Floats, kernel: str, degree: int) -> Floats:
-    from scipy.interpolate import RBFInterpolator
-
     terms = (degree + 1) * (degree + 2) // 2
     if used.sum() < max(terms, _NODES):  # next to nothing is finite
         return np.full(len(points), np.nan)
@@ -332,10 +318,6 @@ def _radial(points: Floats, used: Bools, values: Floats, kernel: str, degree: in
     except np.linalg.LinAlgError:  # all of them on a line, say
         return np.full(len(points), np.nan)
     return np.asarray(fit * width + centre, dtype=np.float64)
-
-
-def _parts(n: int) -> list[Indices]:
-    return [np.arange(first, min(first + _AT_ONCE, n)) for first in range(0, n, _AT_ONCE)]
 
 
 def _missed(points: Floats, values: Floats, out: Indices, near: Indices) -> Floats:
@@ -366,10 +348,3 @@ def _nodes(x: Floats) -> Indices:
     n = min(_NODES, len(x))
     nodes = -np.cos(np.pi * np.arange(n) / (n - 1))
     return np.unique(np.abs(_scaled(x)[:, None] - nodes).argmin(axis=0))
-
-
-def _distances(points: Floats, measured: Bools) -> Floats:
-    from scipy.spatial import cKDTree
-
-    distances, _ = cKDTree(points[measured]).query(points)
-    return np.asarray(distances, dtype=np.float64)

@@ -14,25 +14,24 @@ from torch import Tensor
 
 from landscape.errors import NonFiniteError
 from landscape.evaluate import Evaluator, normalisers
+from landscape.measurement import Run, Work
 from landscape.progress import progress_bar
 from landscape.randomness import seeded, whole_seed
-from landscape.results import Provenance, TrainedCurve
-from landscape.study import MAX_ARRAY_BYTES, Study
+from landscape.results import FloatArray, TrainedCurve
+from landscape.study import MAX_ARRAY_BYTES
 from landscape.surface._curves import Curve
 
 MOMENTUM = 0.9
 
 
 def train_curve(
-    evaluator: Evaluator,
+    work: Work,
     straight: Curve,
     *,
     end: str,
     settings: Mapping[str, Any],
-    provenance: Provenance,
-    study: Study | None,
-    progress: bool | None,
-) -> tuple[Curve, TrainedCurve]:
+    run: Run,
+) -> tuple[Curve, FloatArray]:
     """Minimise E L(w(t)), t uniform on (0, 1), over the bends of a curve; its ends stay.
 
     SGD with momentum takes one step per batch, each on the mean loss of the batch at a t of its
@@ -47,39 +46,47 @@ def train_curve(
     References:
         Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, section 3.
     """
-    epochs, lr = settings["epochs"], settings["lr"]
-    state = _State.begun(straight, _kept(study, provenance, settings), settings)
-    state.batches = _in_memory(evaluator.problem.batches)
-    left = range(len(state.losses) + 1, epochs + 1)
-
-    def record() -> TrainedCurve:
-        return TrainedCurve(
-            end=end,
-            curve=straight.kind,
-            bends=state.bends.detach().cpu().numpy().copy(),
-            velocity=state.velocity.cpu().numpy().copy(),
-            losses=np.array(state.losses, dtype=np.float64),
-            epochs=epochs,
-            settings=settings,
-            cost=evaluator.cost,
-            provenance=provenance,
-        )
-
+    evaluator, epochs, lr = work.evaluator, settings["epochs"], settings["lr"]
+    study = run.study
+    saved = None if study is None else study.find(TrainedCurve.kind, work.provenance, settings)
+    bends, losses = straight.bends.clone(), list[float]()
+    if isinstance(saved, TrainedCurve):
+        bends, losses = torch.from_numpy(saved.bends).to(bends, copy=True), saved.losses.tolist()
+    curve = dataclasses.replace(straight, bends=bends.requires_grad_(True))
+    optimizer = torch.optim.SGD([bends], lr=lr, momentum=settings["momentum"])
+    if isinstance(saved, TrainedCurve) and saved.velocity.size:
+        velocity = torch.from_numpy(saved.velocity).to(straight.bends)
+        optimizer.state[bends]["momentum_buffer"] = velocity
+    in_memory = _in_memory(evaluator.problem.batches)
+    left = range(len(losses) + 1, epochs + 1)
     with torch.enable_grad(), _batch_statistics(evaluator):
         for epoch in progress_bar(
-            left, what=f"{straight.kind} curve", total=len(left), show=progress
+            left, what=f"{straight.kind} curve", total=len(left), show=run.progress
         ):
-            loss = _one_epoch(evaluator, state, epoch, settings)
-            if not (math.isfinite(loss) and bool(torch.isfinite(state.bends).all())):
+            loss = _one_epoch(evaluator, curve, optimizer, in_memory, epoch, settings)
+            if not (math.isfinite(loss) and bool(torch.isfinite(bends).all())):
                 msg = (
                     f"the mean loss along the curve in epoch {epoch} is {loss}, or a bend is no "
                     f"longer finite; try a smaller learning rate than {lr:g}"
                 )
                 raise NonFiniteError(msg)
-            state.losses.append(loss)
-            if study is not None and state.bends.nbytes <= MAX_ARRAY_BYTES:
-                study.save(record())
-    return dataclasses.replace(straight, bends=state.bends.detach()), record()
+            losses.append(loss)
+            if study is not None and bends.nbytes <= MAX_ARRAY_BYTES:
+                velocity = optimizer.state[bends].get("momentum_buffer", bends.new_empty(0))
+                study.save(
+                    TrainedCurve(
+                        end=end,
+                        curve=straight.kind,
+                        bends=bends.detach().cpu().numpy().copy(),
+                        velocity=velocity.detach().cpu().numpy().copy(),
+                        losses=np.array(losses, dtype=np.float64),
+                        epochs=epochs,
+                        settings=settings,
+                        cost=evaluator.cost,
+                        provenance=work.provenance,
+                    )
+                )
+    return dataclasses.replace(straight, bends=bends.detach()), np.array(losses)
 
 
 def objective(
@@ -104,37 +111,13 @@ def objective(
     return share * float(terms.total.detach()), gradient
 
 
-@dataclasses.dataclass
-class _State:
-    """The bends in training, with the optimizer that moves them."""
-
-    curve: Curve
-    bends: Tensor
-    optimizer: torch.optim.SGD
-    losses: list[float]
-    batches: list[Any] | None = None  # those that can be had in any order
-
-    @classmethod
-    def begun(
-        cls, straight: Curve, kept: TrainedCurve | None, settings: Mapping[str, Any]
-    ) -> _State:
-        start = straight.bends if kept is None else torch.from_numpy(kept.bends).to(straight.bends)
-        bends = start.clone().requires_grad_(True)
-        optimizer = torch.optim.SGD([bends], lr=settings["lr"], momentum=settings["momentum"])
-        if kept is not None and kept.velocity.size:
-            velocity = torch.from_numpy(kept.velocity).to(straight.bends)
-            optimizer.state[bends]["momentum_buffer"] = velocity
-        losses = [] if kept is None else kept.losses.tolist()
-        return cls(dataclasses.replace(straight, bends=bends), bends, optimizer, losses)
-
-    @property
-    def velocity(self) -> Tensor:
-        found = self.optimizer.state[self.bends].get("momentum_buffer")
-        return self.bends.new_empty(0).detach() if found is None else found
-
-
 def _one_epoch(
-    evaluator: Evaluator, state: _State, epoch: int, settings: Mapping[str, Any]
+    evaluator: Evaluator,
+    curve: Curve,
+    optimizer: torch.optim.SGD,
+    in_memory: list[Any] | None,
+    epoch: int,
+    settings: Mapping[str, Any],
 ) -> float:
     """Take one step on each batch; return the mean loss over them, each where it was met."""
     batches = evaluator.problem.batches
@@ -143,21 +126,17 @@ def _one_epoch(
     places = torch.rand(batches.n_batches, dtype=torch.float64, generator=generator).tolist()
     order = torch.randperm(batches.n_batches, generator=generator).tolist()
     steps: Iterable[tuple[int, Any]] = enumerate(batches)
-    if state.batches is not None:
-        steps = [(index, state.batches[index]) for index in order]
-    (group,) = state.optimizer.param_groups
+    if in_memory is not None:
+        steps = [(index, in_memory[index]) for index in order]
+    (group,) = optimizer.param_groups
     group["lr"] = settings["lr"] * cosine(epoch - 1, settings["epochs"])
     losses = []
     for t, (index, batch) in zip(places, steps, strict=True):
-        mean, state.bends.grad = objective(
-            evaluator,
-            state.curve,
-            batch,
-            index=index,
-            t=t,
-            weight_decay=settings["weight_decay"],
+        decay = settings["weight_decay"]
+        mean, curve.bends.grad = objective(
+            evaluator, curve, batch, index=index, t=t, weight_decay=decay
         )
-        state.optimizer.step()
+        optimizer.step()
         losses.append(mean)
     evaluator.passes["gradients"] += 1
     return float(np.mean(losses))
@@ -189,10 +168,3 @@ def _batch_statistics(evaluator: Evaluator) -> Iterator[None]:
     finally:
         for layer, mode in zip(layers, modes, strict=True):
             layer.train(mode)
-
-
-def _kept(
-    study: Study | None, provenance: Provenance, settings: Mapping[str, Any]
-) -> TrainedCurve | None:
-    found = None if study is None else study.find(TrainedCurve.kind, provenance, settings)
-    return found if isinstance(found, TrainedCurve) else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from landscape.checks import whole
+from landscape.choices import CurveKind, Statistics
 from landscape.errors import InvalidArgumentError, MisleadingWarning, NonFiniteWarning, one_of
 from landscape.evaluate import (
     STATISTICS,
@@ -25,16 +27,14 @@ from landscape.evaluate import (
     recalibrated,
     require_finite,
 )
-from landscape.measurement import cached_measurement, identity_of, missing, resumable
-from landscape.problem import Problem
-from landscape.results import FloatArray, LossPath, Provenance
+from landscape.measurement import Columns, Run, Work, identity_of, one_by_one
+from landscape.problem import Problem, check_problem
+from landscape.results import FloatArray, LossPath
 from landscape.study import Study
 from landscape.surface._curves import Curve
-from landscape.surface._extra_metrics import METRIC, columns_of, held_out_columns
 from landscape.surface._mode_connectivity import MOMENTUM, train_curve
 from landscape.surface._planes import require_same_elsewhere
-
-N_PATH, EPOCHS, LR = 51, 50, 0.05
+from landscape.surface._points import METRIC, columns_of, held_out_columns
 
 Endpoint: TypeAlias = "Problem | str | PathLike[str] | Mapping[str, Any] | nn.Module"
 
@@ -45,57 +45,78 @@ _FAR = 0.1
 _LONG = 10.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class CurveTraining:
+    """How a curve between two checkpoints is trained; see `path`.
+
+    Attributes:
+        bends: inner control vectors of a curve, at least 1.
+        epochs: passes over the data, with a step for each batch of the problem; 0: leave the bends
+            on the line.
+        lr: learning rate at the start.
+        weight_decay: adds ½ weight_decay ‖w(t)‖² to the loss.
+    """
+
+    bends: int = 1
+    epochs: int = 50
+    lr: float = 0.05
+    weight_decay: float = 0.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What identifies the training."""
+        for name in ("lr", "weight_decay"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                msg = f"{name} must be a finite number of at least 0, got {value!r}"
+                raise InvalidArgumentError(msg)
+        return {
+            "bends": int(self.bends),
+            "epochs": whole("epochs", self.epochs, least=0),
+            "lr": float(self.lr),
+            "momentum": MOMENTUM,
+            "weight_decay": float(self.weight_decay),
+        }
+
+
 def path(
     problem: Problem,
     end: Endpoint,
     *,
-    curve: str = "linear",
-    bends: int = 1,
+    curve: CurveKind = "linear",
     t: npt.ArrayLike | None = None,
-    n: int = N_PATH,
-    statistics: str | None = None,
-    epochs: int = EPOCHS,
-    lr: float = LR,
-    weight_decay: float = 0.0,
+    n: int = 51,
+    statistics: Statistics | None = None,
     seed: int = 0,
     held_out: Problem | None = None,
     study: Study | None = None,
     progress: bool | None = None,
+    **training: Any,
 ) -> LossPath:
     """Measure L(w(t)) from one checkpoint (t = 0) to another (t = 1), and the barrier between.
 
     A linear path is w(t) = (1 − t) w₀ + t w₁. The others run over ``bends`` inner control
-    vectors, which start on that line and are trained to lower E L(w(t)), t uniform on (0, 1): see
-    `landscape.surface._mode_connectivity.train_curve`. Every point is computed from the control
-    vectors; both ends are the checkpoints' weights bit for bit.
-
-    A model with BatchNorm needs statistics at each point. With ``frozen`` ones (those of the
-    first checkpoint) the loss at t = 0 is its plain loss bit for bit, and that at t = 1 is not the
-    plain loss of the other; with ``interpolated`` ones it is, to rounding. Recalibrated ones
-    differ a little from those that a checkpoint was saved with; the record holds the plain losses
-    of both ends too. Other buffers stay those of the first checkpoint,
-    unless all are interpolated.
+    vectors, which start on that line and are trained to lower E L(w(t)), t uniform on (0, 1). Both
+    ends are the checkpoints' weights bit for bit; the record holds their plain losses too, which
+    those on the path equal only where the BatchNorm statistics are theirs.
 
     Args:
         problem: what to measure, at the first checkpoint.
         end: the other checkpoint: a problem at it, or what `Problem.at` takes.
-        curve: ``linear``; ``bezier``, of degree bends + 1; or ``polygon``, of bends + 1 segments.
-        bends: inner control vectors of a curve, at least 1.
+        curve: shape: ``linear``; ``bezier``, of degree bends + 1; or ``polygon``, of bends + 1
+            segments.
         t: ascending coordinates in [0, 1]; the ends are added; None: n of them, evenly spaced.
         n: how many, where t is not given.
-        statistics: ``recalibrated`` (gathered anew at each point, from the problem's data, for
-            the held-out data too), ``frozen`` or ``interpolated`` (only linear); None: the first
-            where the model has BatchNorm layers and is in ``eval`` mode.
-        epochs: passes of the training over the data, with a step for each batch of the problem;
-            0: leave the bends on the line.
-        lr: learning rate of the training at its start.
-        weight_decay: of the training: adds ½ weight_decay ‖w(t)‖² to the loss.
+        statistics: BatchNorm statistics: ``recalibrated`` (gathered anew at each point, from the
+            problem's data, for the held-out data too), ``frozen`` or ``interpolated`` (only
+            linear); None: the first where the model has BatchNorm layers and is in ``eval`` mode.
         seed: of the training, and of the dropout masks in ``train`` mode.
         held_out: the same problem on other data, measured at the same points; its weights do not
             matter.
         study: where points and training are kept, and taken up again after a kill; a killed
             training repeats one epoch at most.
         progress: show a bar on stderr; None: where stderr is a terminal.
+        **training: bends, epochs, lr and weight_decay: see `landscape.surface.CurveTraining`.
 
     Returns:
         The raw losses with their standard errors, the barrier, and the bends. Cost: a forward
@@ -114,116 +135,94 @@ def path(
         Podoprikhin, Vetrov, Wilson (2018), arXiv:1802.10026, for the curves; Entezari, Sedghi,
         Saukh, Neyshabur (2022), arXiv:2110.06296, for the barrier.
     """
-    ts = _coordinates(t, n)
+    check_problem(problem)
+    ts, how = _coordinates(t, n), CurveTraining(**training)
     other = problem.at(end)
     require_same_elsewhere(problem, other)
-    straight = _straight(problem, other, curve, bends)
-    held = _held_out(problem, held_out)
+    straight = _straight(problem, other, curve, how.bends)
+    held = None if held_out is None else held_out.at(problem)
+    if held is not None and held.space != problem.space:
+        msg = (
+            f"held_out explores {held.space.n:,} parameters and the problem {problem.space.n:,}; "
+            "choose the same ones for both with .only(...)"
+        )
+        raise InvalidArgumentError(msg)
     which = _statistics(problem, statistics, curve)
+    run = Run(study=study, seed=seed, progress=progress)
     line = {"end": other.checkpoint_hash, "curve": curve, "seed": seed}
-    told = _training(bends, epochs=epochs, lr=lr, weight_decay=weight_decay)
-    trained_as = None if curve == "linear" else line | told
-    settings = (trained_as or line) | {
+    trained = line | how.settings
+    settings = (line if curve == "linear" else trained) | {
         "t": ts.tolist(),
         "statistics": which,
-        "held_out": _identity(held, study),
+        "held_out": None,
     }
+    if held is not None:
+        settings["held_out"] = {
+            "split": held.split,
+            "data": held.batches.fingerprint,
+            "problem": identity_of(held, study),
+            "mode": held.mode,
+        }
 
-    def measure(provenance: Provenance) -> LossPath:
-        with _entered(problem, other, held, seed=seed) as (evaluator, at_end, evaluated):
+    def measure(work: Work) -> dict[str, Any]:
+        with ExitStack() as stack:
+            evaluator = work.evaluator
+            others = [other] if held is None else [other, held]
+            entered = [stack.enter_context(Evaluator(p, seed=seed)) for p in others]
+            at_end = entered[0]
             ends = (_plain(evaluator), _plain(at_end))
             along = straight
             losses: FloatArray = np.empty(0)
-            if trained_as is not None:
-                along, record = train_curve(
-                    evaluator,
-                    straight,
-                    end=other.name,
-                    settings=trained_as,
-                    provenance=provenance,
-                    study=study,
-                    progress=progress,
+            if curve != "linear":
+                along, losses = train_curve(
+                    work, straight, end=other.name, settings=trained, run=run
                 )
-                losses = record.losses
-            points = _Points(evaluator, evaluated, along, _buffers(evaluator, at_end, which))
-            columns = points.measure(ts, provenance, settings, study=study, progress=progress)
-            spent = [e.passes["forwards"] for e in (at_end, evaluated) if e is not None]
-            evaluator.passes["forwards"] += sum(spent)
-            return LossPath(
-                t=ts,
-                loss=columns.pop("loss"),
-                loss_se=columns.pop("loss_se"),
-                metrics={name.removeprefix(METRIC): values for name, values in columns.items()},
-                end=other.name,
-                curve=curve,
-                bends=along.bends.cpu().numpy(),
-                distance=along.distance,
-                length=along.length,
-                end_losses=ends,
-                statistics=which,
-                held_out="" if held is None else held.split,
-                training_losses=losses,
-                settings=settings,
-                cost=evaluator.cost,
-                provenance=provenance,
-            )
+            buffers = _buffers(evaluator, at_end, which)
 
-    result = cached_measurement(LossPath, problem, settings, study, measure)
-    _warn_not_finite(result.loss)
-    _warn_of_the_ends(result)
-    _warn_of_the_training(result)
+            def point(i: int) -> Columns:
+                vector = along.at(float(ts[i]))
+                own = buffers(vector, float(ts[i]))
+                found = columns_of(evaluator.loss(vector, buffers=own))
+                if held is not None:
+                    like = held.device, held.dtype
+                    moved = {name: buffer.to(*like) for name, buffer in (own or {}).items()}
+                    loss = entered[1].loss(vector.to(*like), buffers=moved)
+                    found |= held_out_columns(loss, held.split)
+                return found
+
+            columns = one_by_one(
+                len(ts),
+                point,
+                grid=work.grid((len(ts), 1)),
+                what=f"path from {problem.name}",
+                progress=progress,
+            )
+            evaluator.passes["forwards"] += sum(e.passes["forwards"] for e in entered)
+            return {
+                "t": ts,
+                "loss": columns.pop("loss"),
+                "loss_se": columns.pop("loss_se"),
+                "metrics": {name.removeprefix(METRIC): values for name, values in columns.items()},
+                "end": other.name,
+                "curve": curve,
+                "bends": along.bends.cpu().numpy(),
+                "distance": along.distance,
+                "length": along.length,
+                "end_losses": ends,
+                "statistics": which,
+                "held_out": "" if held is None else held.split,
+                "training_losses": losses,
+                "cost": evaluator.cost,
+            }
+
+    # Points and training have bars of their own.
+    result = dataclasses.replace(run, progress=False).record(LossPath, problem, settings, measure)
+    _warn(result)
     # Like that of the first, the name of the other checkpoint is no part of what was measured.
-    return result if result.end == other.name else dataclasses.replace(result, end=other.name)
+    return dataclasses.replace(result, end=other.name)
 
 
 Buffers: TypeAlias = "Callable[[Tensor, float], Mapping[str, Tensor] | None]"
-
-
-class _Points:
-    """Points of a path, each kept in the study as soon as it is measured."""
-
-    def __init__(
-        self, evaluator: Evaluator, held_out: Evaluator | None, curve: Curve, buffers: Buffers
-    ) -> None:
-        self._evaluator = evaluator
-        self._held_out = held_out
-        self._curve = curve
-        self._buffers = buffers
-
-    def measure(
-        self,
-        ts: FloatArray,
-        provenance: Provenance,
-        settings: Mapping[str, Any],
-        *,
-        study: Study | None,
-        progress: bool | None,
-    ) -> dict[str, FloatArray]:
-        """Measure what is missing; return each column as an array of shape (nt,)."""
-        shape = (len(ts), 1)
-        kept = (
-            None if study is None else study.grid(LossPath.kind, provenance, settings, shape=shape)
-        )
-        done = {} if kept is None else dict(kept.done)
-        indices = [(i, 0) for i in range(len(ts))]
-        blocks = missing(
-            indices, done, what=f"path from {provenance.checkpoint}", progress=progress
-        )
-        resumable(
-            blocks, lambda some: [self._at(float(ts[i])) for i, _ in some], done=done, kept=kept
-        )
-        return {name: np.array([done[index][name] for index in indices]) for name in done[0, 0]}
-
-    def _at(self, t: float) -> dict[str, float]:
-        vector = self._curve.at(t)
-        buffers = self._buffers(vector, t)
-        found = columns_of(self._evaluator.loss(vector, buffers=buffers))
-        if self._held_out is None:
-            return found
-        problem = self._held_out.problem
-        there = {k: b.to(problem.device, problem.dtype) for k, b in (buffers or {}).items()}
-        loss = self._held_out.loss(vector.to(problem.device, problem.dtype), buffers=there)
-        return found | held_out_columns(loss, problem.split)
 
 
 def _buffers(evaluator: Evaluator, at_end: Evaluator, statistics: str) -> Buffers:
@@ -231,21 +230,9 @@ def _buffers(evaluator: Evaluator, at_end: Evaluator, statistics: str) -> Buffer
     if statistics == "recalibrated":
         return lambda vector, t: recalibrated(evaluator, vector)
     if statistics == "interpolated":
-        own, theirs = (float_buffers(each.problem) for each in (evaluator, at_end))
+        own, theirs = (float_buffers(e.problem) for e in (evaluator, at_end))
         return lambda vector, t: interpolated(own, {"end": (t, theirs)})
     return lambda vector, t: None
-
-
-@contextmanager
-def _entered(
-    problem: Problem, other: Problem, held_out: Problem | None, *, seed: int
-) -> Iterator[tuple[Evaluator, Evaluator, Evaluator | None]]:
-    with Evaluator(problem, seed=seed) as evaluator, Evaluator(other, seed=seed) as at_end:
-        if held_out is None:
-            yield evaluator, at_end, None
-        else:
-            with Evaluator(held_out, seed=seed) as evaluated:
-                yield evaluator, at_end, evaluated
 
 
 def _plain(evaluator: Evaluator) -> float:
@@ -266,57 +253,24 @@ def _straight(problem: Problem, other: Problem, curve: str, bends: int) -> Curve
     return Curve.straight(curve, start, end, n_bends)
 
 
-def _held_out(problem: Problem, held_out: Problem | None) -> Problem | None:
-    if held_out is None:
-        return None
-    held = held_out.at(problem)
-    if held.space != problem.space:
-        msg = (
-            f"held_out explores {held.space.n:,} parameters and the problem {problem.space.n:,}; "
-            "choose the same ones for both with .only(...)"
-        )
-        raise InvalidArgumentError(msg)
-    return held
-
-
-def _identity(held_out: Problem | None, study: Study | None) -> dict[str, str] | None:
-    if held_out is None:
-        return None
-    return {
-        "split": held_out.split,
-        "data": held_out.batches.fingerprint,
-        "problem": identity_of(held_out, study),
-        "mode": held_out.mode,
-    }
-
-
-def _training(bends: int, *, epochs: int, lr: float, weight_decay: float) -> dict[str, Any]:
-    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if not (math.isfinite(value) and value >= 0):
-            msg = f"{name} must be a finite number of at least 0, got {value!r}"
-            raise InvalidArgumentError(msg)
-    real = {"lr": float(lr), "momentum": MOMENTUM, "weight_decay": float(weight_decay)}
-    return {"bends": int(bends), "epochs": whole("epochs", epochs, least=0), **real}
-
-
-def _statistics(problem: Problem, asked: str | None, curve: str) -> str:
-    if asked is not None:
-        one_of(asked, STATISTICS, what="statistics")
-    if asked == "interpolated" and curve != "linear":
+def _statistics(problem: Problem, statistics: str | None, curve: str) -> str:
+    if statistics is not None:
+        one_of(statistics, STATISTICS, what="statistics")
+    if statistics == "interpolated" and curve != "linear":
         msg = (
             f"statistics='interpolated' fits a linear path only: the bends of a {curve} curve have "
             "none of their own; use 'recalibrated'"
         )
         raise InvalidArgumentError(msg)
-    if asked is not None and problem.mode == "train":
+    if statistics is not None and problem.mode == "train":
         msg = (
-            f"statistics={asked!r} cannot be combined with train mode, in which BatchNorm uses the "
-            "statistics of each batch; leave statistics out, or measure in eval mode"
+            f"statistics={statistics!r} cannot be combined with train mode, in which BatchNorm "
+            "uses the statistics of each batch; leave statistics out, or measure in eval mode"
         )
         raise InvalidArgumentError(msg)
     if not normalisers(problem.model):
         return "none"
-    return "batch" if problem.mode == "train" else asked or "recalibrated"
+    return "batch" if problem.mode == "train" else statistics or "recalibrated"
 
 
 def _coordinates(values: npt.ArrayLike | None, n: int) -> FloatArray:
@@ -341,8 +295,15 @@ def _coordinates(values: npt.ArrayLike | None, n: int) -> FloatArray:
     return np.union1d(array, [0.0, 1.0])
 
 
-def _warn_of_the_ends(result: LossPath) -> None:
-    """Say so where the ends of a path, with its statistics, are not the checkpoints at all."""
+def _warn(result: LossPath) -> None:
+    """Warn of losses that are not finite, and of ends and curves that mislead."""
+    bad = int((~np.isfinite(result.loss)).sum())
+    if bad:
+        msg = (
+            f"the loss is not finite at {bad} of {result.loss.size} points; they are kept as they "
+            "are"
+        )
+        warnings.warn(msg, NonFiniteWarning, stacklevel=3)
     ends, plain = result.loss[[0, -1]], np.array(result.end_losses)
     size = max(float(np.ptp(result.loss)), *np.abs(plain).tolist())
     if np.abs(ends - plain).max() > _FAR * size:
@@ -352,19 +313,9 @@ def _warn_of_the_ends(result: LossPath) -> None:
             f"{plain[1]:.4g}: the barrier is none between these; use statistics='recalibrated'"
         )
         warnings.warn(msg, MisleadingWarning, stacklevel=3)
-
-
-def _warn_of_the_training(result: LossPath) -> None:
     if result.length > _LONG * result.distance:
         msg = (
             f"the trained curve is {result.length / result.distance:.3g} times as long as the "
             "straight line: its training seems to have diverged; lower lr"
         )
         warnings.warn(msg, MisleadingWarning, stacklevel=3)
-
-
-def _warn_not_finite(loss: FloatArray) -> None:
-    bad = int((~np.isfinite(loss)).sum())
-    if bad:
-        msg = f"the loss is not finite at {bad} of {loss.size} points; they are kept as they are"
-        warnings.warn(msg, NonFiniteWarning, stacklevel=3)

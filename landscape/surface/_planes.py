@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,20 @@ from landscape.problem import Problem
 from landscape.results import Eigenpairs, Sharpness
 from landscape.surface._directions import Direction, Plane, given_direction, orthogonalised
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Checkpoint = str | PathLike[str] | Mapping[str, Any] | nn.Module | Problem
 Floats = npt.NDArray[np.float64]
+
+
+class Reading(TypedDict, total=False):
+    """How checkpoint files are read, see `Problem.at`."""
+
+    key: str | None
+    unsafe_pickle: bool
+    partial: bool
+
 
 # Weight vectors of a training run that are in memory at once.
 _BLOCK = 8
@@ -111,9 +123,11 @@ def worst_case_plane(problem: Problem, found: Sharpness, second: Direction) -> P
     Raises:
         InvalidArgumentError: if there is no ε, or the other is parallel to it.
     """
+    size = float(torch.linalg.vector_norm(second.vector, dtype=torch.float64))
+    unit = second.vector.double() / size
     plane = Plane(
         worst_case_direction(problem, found),
-        _unit(problem, second.vector, second),
+        given_direction(problem, unit, kind=second.kind, description=second.description),
         f"plane of the worst case (ρ = {found.rho:g}, p = {found.p:g}) and a {second.description}",
     )
     return orthogonalised(problem, plane)
@@ -150,10 +164,7 @@ def plane_through(
     problem: Problem,
     second: Checkpoint,
     third: Checkpoint,
-    *,
-    key: str | None = None,
-    unsafe_pickle: bool = False,
-    partial: bool = False,
+    **reading: Unpack[Reading],
 ) -> Plane:
     """Span the plane through three checkpoints.
 
@@ -161,9 +172,7 @@ def plane_through(
         problem: at the first of them, which is the origin.
         second: the checkpoint at (1, 0).
         third: the checkpoint at (0, 1).
-        key: which entry of nested checkpoints to read.
-        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
-        partial: keep the model's own weights where a checkpoint has none.
+        **reading: key, unsafe_pickle and partial, as for `Problem.at`.
 
     Returns:
         The plane, its axes the differences themselves; they know the checkpoints' buffers.
@@ -172,8 +181,7 @@ def plane_through(
         InvalidArgumentError: if two of them are the same, all three lie on a line, or they differ
             in parameters that are not explored.
     """
-    origin = problem.weights
-    read = reader(problem, key, unsafe_pickle, partial)
+    origin, read = problem.weights, reader(problem, **reading)
     others = [read(checkpoint) for checkpoint in (second, third)]
     for other in others:
         require_same_elsewhere(problem, other)
@@ -196,10 +204,7 @@ def plane_through(
 def principal_plane(
     problem: Problem,
     checkpoints: Sequence[Checkpoint],
-    *,
-    key: str | None = None,
-    unsafe_pickle: bool = False,
-    partial: bool = False,
+    **reading: Unpack[Reading],
 ) -> PrincipalPlane:
     """Find the plane through the weights w that holds most of a training run.
 
@@ -209,9 +214,7 @@ def principal_plane(
     Args:
         problem: at w, such as the last checkpoint of the run.
         checkpoints: the others, at least two, in order.
-        key: which entry of nested checkpoints to read.
-        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
-        partial: keep the model's own weights where a checkpoint has none.
+        **reading: key, unsafe_pickle and partial, as for `Problem.at`.
 
     Returns:
         The plane, the checkpoints in it, and how much of the run it holds.
@@ -228,8 +231,12 @@ def principal_plane(
     if len(checkpoints) < 2:
         msg = f"a plane takes a run of at least two checkpoints beside w; got {len(checkpoints)}"
         raise InvalidArgumentError(msg)
-    read = reader(problem, key, unsafe_pickle, partial)
-    gram = _gram(problem, read, checkpoints)
+    read, origin = reader(problem, **reading), problem.weights.double()
+
+    def difference(checkpoint: Checkpoint) -> Tensor:
+        return read(checkpoint).weights.double() - origin
+
+    gram = _gram(difference, checkpoints)
     values, vectors = np.linalg.eigh(gram)
     top, a = values[::-1][:2], vectors[:, ::-1][:, :2]
     if not top[1] > 1e-12 * top[0]:
@@ -237,8 +244,8 @@ def principal_plane(
         raise InvalidArgumentError(msg)
     a = a * np.sign(a[np.abs(a).argmax(axis=0), range(2)])
     sums = [torch.zeros(problem.space.n, dtype=torch.float64, device=problem.device)] * 2
-    for i, difference in enumerate(_differences(problem, read, checkpoints)):
-        sums = [total + float(a[i, k]) * difference for k, total in enumerate(sums)]
+    for i, vector in enumerate(map(difference, checkpoints)):
+        sums = [total + float(a[i, k]) * vector for k, total in enumerate(sums)]
     x, y = (
         given_direction(
             problem,
@@ -249,9 +256,7 @@ def principal_plane(
         for k, total in enumerate(sums)
     )
     plane = Plane(x, y, f"principal plane of a run of {len(checkpoints) + 1} checkpoints")
-    run = project(
-        problem, plane, checkpoints, key=key, unsafe_pickle=unsafe_pickle, partial=partial
-    )
+    run = project(problem, plane, checkpoints, **reading)
     return PrincipalPlane(plane=plane, trajectory=run, explained=top / gram.trace())
 
 
@@ -259,10 +264,7 @@ def project(
     problem: Problem,
     plane: Plane,
     checkpoints: Sequence[Checkpoint],
-    *,
-    key: str | None = None,
-    unsafe_pickle: bool = False,
-    partial: bool = False,
+    **reading: Unpack[Reading],
 ) -> Projection:
     """Find where checkpoints lie in a plane through the problem's weights.
 
@@ -270,9 +272,7 @@ def project(
         problem: at the origin of the plane.
         plane: any two directions that are not parallel, of any norm.
         checkpoints: one or more of the same architecture; one is in memory at a time.
-        key: which entry of nested checkpoints to read, see `Problem.at`.
-        unsafe_pickle: unpickle whatever the files hold, which runs any code in them.
-        partial: keep the model's own weights where a checkpoint has none.
+        **reading: key, unsafe_pickle and partial, as for `Problem.at`.
 
     Returns:
         Least-squares coordinates, in units of the axes, and the distances from the plane and from
@@ -284,40 +284,27 @@ def project(
     plane.check()
     axes = torch.stack([plane.x.vector, plane.y.vector]).double()
     metric = (axes @ axes.T).cpu().numpy()
-    origin = problem.weights
-    read = reader(problem, key, unsafe_pickle, partial)
-    coordinates, off, distances, names, hashes = [], [], [], [], []
+    origin, read = problem.weights, reader(problem, **reading)
+    rows = []
     for checkpoint in checkpoints:
         other = read(checkpoint)
         difference = (other.weights - origin).double()
         found = np.linalg.solve(metric, (axes @ difference).cpu().numpy())
         rest = difference - torch.as_tensor(found).to(axes) @ axes
-        coordinates.append(found)
-        off.append(float(torch.linalg.vector_norm(rest)))
-        distances.append(float(torch.linalg.vector_norm(difference)))
-        names.append(other.name)
-        hashes.append(other.checkpoint_hash)
+        sizes = (float(torch.linalg.vector_norm(vector)) for vector in (rest, difference))
+        rows.append((found, *sizes, other.name, other.checkpoint_hash))
+    coordinates, off_plane, distances, names, hashes = zip(*rows, strict=True) if rows else [()] * 5
     return Projection(
         coordinates=np.array(coordinates).reshape(-1, 2),
-        off_plane=np.array(off),
+        off_plane=np.array(off_plane),
         distances=np.array(distances),
-        names=tuple(names),
-        hashes=tuple(hashes),
+        names=names,
+        hashes=hashes,
     )
 
 
 def require_same_elsewhere(problem: Problem, other: Problem) -> None:
-    """Refuse two checkpoints that differ in parameters which are not explored.
-
-    What lies between them would end at neither.
-
-    Args:
-        problem: at the first.
-        other: at the second.
-
-    Raises:
-        InvalidArgumentError: if they do.
-    """
+    """Refuse two checkpoints that differ in parameters which are not explored."""
     explored, ours, theirs = set(problem.space.names), problem.state(), other.state()
     apart = [
         name
@@ -325,48 +312,32 @@ def require_same_elsewhere(problem: Problem, other: Problem) -> None:
         if name not in explored and not torch.equal(ours[name], theirs[name].to(ours[name]))
     ]
     if apart:
-        some = ", ".join(apart[:4]) + (", …" if len(apart) > 4 else "")
+        names = ", ".join(apart[:4]) + (", …" if len(apart) > 4 else "")
         msg = (
-            f"{problem.name} and {other.name} differ in parameters that are not explored ({some}), "
-            "so that no line joins them: explore these too"
+            f"{problem.name} and {other.name} differ in parameters that are not explored "
+            f"({names}), so that no line joins them: explore these too"
         )
         raise InvalidArgumentError(msg)
 
 
-def _unit(problem: Problem, vector: Tensor, like: Direction) -> Direction:
-    unit = vector.double() / float(torch.linalg.vector_norm(vector, dtype=torch.float64))
-    return given_direction(problem, unit, kind=like.kind, description=like.description)
-
-
-def reader(
-    problem: Problem, key: str | None, unsafe_pickle: bool, partial: bool = False
-) -> Callable[[Checkpoint], Problem]:
-    """Return what puts the problem at a checkpoint, or at the weights of another problem."""
+def reader(problem: Problem, **reading: Unpack[Reading]) -> Callable[[Checkpoint], Problem]:
+    """Return a function that puts the problem at a checkpoint, or at another problem's weights."""
 
     def read(checkpoint: Checkpoint) -> Problem:
         if isinstance(checkpoint, Problem):
             return problem.at(checkpoint)
-        return problem.at(checkpoint, key=key, unsafe_pickle=unsafe_pickle, partial=partial)
+        return problem.at(checkpoint, **reading)
 
     return read
 
 
-def _differences(
-    problem: Problem, read: Callable[[Checkpoint], Problem], checkpoints: Sequence[Checkpoint]
-) -> Iterator[Tensor]:
-    origin = problem.weights.double()
-    for checkpoint in checkpoints:
-        yield read(checkpoint).weights.double() - origin
-
-
-def _gram(
-    problem: Problem, read: Callable[[Checkpoint], Problem], checkpoints: Sequence[Checkpoint]
-) -> Floats:
+def _gram(difference: Callable[[Checkpoint], Tensor], checkpoints: Sequence[Checkpoint]) -> Floats:
+    """Return the inner products of the differences, with a few of them in memory at once."""
     m = len(checkpoints)
     gram = np.zeros((m, m))
     for start in range(0, m, _BLOCK):
-        block = torch.stack(list(_differences(problem, read, checkpoints[start : start + _BLOCK])))
-        for j, other in enumerate(_differences(problem, read, checkpoints[start:])):
+        block = torch.stack([difference(c) for c in checkpoints[start : start + _BLOCK]])
+        for j, other in enumerate(map(difference, checkpoints[start:])):
             products = (block @ other).cpu().numpy()
             gram[start : start + len(block), start + j] = products
             gram[start + j, start : start + len(block)] = products

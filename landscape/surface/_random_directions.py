@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from landscape.choices import Metric, Normalisation
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.problem import Problem
-from landscape.problem._filters import is_vector, layout, normalise_filterwise
-from landscape.problem._owners import Owner, owner_of
+from landscape.problem import Problem, check_problem
+from landscape.problem._filters import Owner, is_vector, layout, normalise_filterwise, owner_of
 from landscape.randomness import seeded
 from landscape.surface._directions import Direction, Plane, orthogonalised
 
@@ -22,11 +22,9 @@ def random_direction(
 ) -> Direction:
     """Draw a Gaussian direction, d ~ N(0, I), and normalise it to the weights.
 
-    ``filter``: every filter dⱼ becomes dⱼ / ‖dⱼ‖ · ‖wⱼ‖, so that a step of 1 is as large as the
-    filter itself; a filter is what makes one output, see `filters`. ``layer``: the same with whole
-    tensors, ``global``: with all of them as one. ``none``: the Gaussian numbers as they are.
-    Biases, gains (of weight normalisation too) and shifts get zero, unless asked for (and with
-    ``none``).
+    ``filter``: every filter dⱼ, the weights of one output, becomes dⱼ / ‖dⱼ‖ · ‖wⱼ‖. ``layer``:
+    the same with whole tensors, ``global``: with all of them as one. ``none``: the Gaussian numbers
+    as they are. Biases, gains and shifts get zero, but with ``vectors`` or ``none``.
 
     Args:
         problem: gives the architecture and the weights.
@@ -44,22 +42,19 @@ def random_direction(
         Li, Xu, Taylor, Studer, Goldstein (2018), Visualizing the Loss Landscape of Neural Nets,
         arXiv:1712.09913.
     """
-    generator = seeded(seed)
-    return _random(problem, generator, seed=seed, normalisation=normalisation, vectors=vectors)
+    check_problem(problem)
+    return _random(problem, seeded(seed), seed=seed, normalisation=normalisation, vectors=vectors)
 
 
 def random_plane(
     problem: Problem,
     seed: int = 0,
     *,
-    normalisation: str = "filter",
+    normalisation: Normalisation = "filter",
     vectors: bool = False,
-    orthogonal: str = "none",
+    orthogonal: Metric = "none",
 ) -> Plane:
     """Draw two directions like `random_direction`, one after the other from the same seed.
-
-    The two are independent, as in Li et al.; in many dimensions they are nearly orthogonal, and
-    the cosine is reported with every surface.
 
     Args:
         problem: gives the architecture and the weights.

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from landscape.checks import check_real, whole
+from landscape.choices import Criterion
 from landscape.errors import InvalidArgumentError, NonFiniteWarning, ToleranceWarning, one_of
-from landscape.measurement import cached_measurement, grid_of
-from landscape.problem import Problem
-from landscape.results import FloatArray, Line, Provenance, Surface
+from landscape.measurement import Run, Work
+from landscape.problem import Problem, check_problem
+from landscape.results import FloatArray, Line, Surface
 from landscape.study import Study
 from landscape.surface._directions import Direction, Plane, given_direction
-from landscape.surface._extra_metrics import PointOptions
-from landscape.surface._interpolation import CRITERIA, Interpolated, interpolated_surface
-from landscape.surface._points import Points, metrics_of, seed_of_masks
+from landscape.surface._interpolation import CRITERIA, interpolated_surface
+from landscape.surface._points import PointOptions, Points, seed_of_masks
 from landscape.surface._random_directions import random_direction, random_plane
 
-N_LINE, N_SURFACE = 51, 25
+N_LINE = 51
+
+R = TypeVar("R", Line, Surface)
 
 
 def line(
@@ -32,15 +36,9 @@ def line(
     *,
     x: npt.ArrayLike | None = None,
     seed: int = 0,
-    statistics: str = "frozen",
-    held_out: Problem | None = None,
-    weight_decay: float = 0.0,
-    against: tuple[Problem, Direction] | None = None,
-    precision: str = "exact",
-    compile: bool = False,
-    tune: bool = False,
     study: Study | None = None,
     progress: bool | None = None,
+    **options: Any,
 ) -> Line:
     """Measure L(w + x d) at the coordinates x.
 
@@ -49,67 +47,39 @@ def line(
         direction: d; None: a filter-normalised random one.
         x: coordinates in units of d, shape (nx,); None: 51 of them on [−1, 1].
         seed: of a random direction, and of the dropout masks in ``train`` mode.
-        statistics: of BatchNorm at each point, see `surface`.
-        held_out: the same model on other data, see `surface`.
-        weight_decay: λ of a regulariser, see `surface`.
-        against: another checkpoint and a direction of its own, see `surface`.
-        precision: see `surface`.
-        compile: see `surface`.
-        tune: see `surface`.
         study: where points are kept while they are measured, and taken up again after a kill: it
             loses the point in flight, or those of the last tenth of a second.
         progress: show a bar on stderr; None: where stderr is a terminal.
+        **options: as for `surface`.
 
     Returns:
         The raw losses with their standard errors. Cost: nx + 1 forward passes, and those that
-        the options of `surface` add.
+        the options add.
 
     Raises:
         InvalidArgumentError: if x has no two different finite numbers, or d does not fit.
     """
+    check_problem(problem)
     if direction is None:
         direction = random_direction(problem, seed)
     elif not isinstance(direction, Direction):
         direction = given_direction(problem, direction)
-    along, xs = direction, _coordinates(x, "x", N_LINE)
-    options = PointOptions(
-        statistics=statistics,
-        held_out=_at_weights(problem, held_out),
-        weight_decay=weight_decay,
-        against=against,
-        precision=precision,
-        compile=compile,
-        tune=tune,
-    )
-    options.check(problem, along)
-    settings = {
-        **along.identity(),
-        "x": xs.tolist(),
-        **options.settings(along, study),
-        **_masks(seed, problem, options),
-    }
+    xs = _coordinates(x, "x", N_LINE)
+    point_options = PointOptions(**options).at(problem, direction)
+    settings = {**direction.identity(), "x": xs.tolist()}
+    along = direction
 
-    def measure(provenance: Provenance) -> Line:
-        grid = grid_of(study, "line", provenance, settings, (len(xs), 1))
-        what = f"line of {problem.name}"
-        coordinates = (xs, np.zeros(1))
-        with Points(
-            problem, along, coordinates, options, seed=seed, kept=grid, what=what, progress=progress
-        ) as points:
-            points.measure(list(np.ndindex(len(xs), 1)))
-            columns = {name: values[:, 0] for name, values in points.arrays().items()}
-            return Line(
-                x=xs,
-                direction=along.description,
-                direction_norm=along.norm,
-                **_sampled(points, columns, options),
-                settings=settings,
-                cost=points.cost,
-                provenance=provenance,
-            )
+    def fields(points: Points) -> dict[str, Any]:
+        points.measure(list(np.ndindex(points.shape)))
+        found = points.fields()
+        found["metrics"] = {name: values[:, 0] for name, values in found["metrics"].items()}
+        found |= {name: found[name][:, 0] for name in ("loss", "loss_se")}
+        return found | {"x": xs, "direction": along.description, "direction_norm": along.norm}
 
-    result = cached_measurement(Line, problem, settings, study, measure)
-    _warn_not_finite(result.loss, statistics)
+    run = Run(study=study, seed=seed, progress=progress)
+    axes = xs, np.zeros(1)
+    result = _record(Line, problem, along, axes, point_options, settings, fields, run)
+    _warn_not_finite(result.loss, point_options.statistics)
     return result
 
 
@@ -119,20 +89,14 @@ def surface(
     *,
     x: npt.ArrayLike | None = None,
     y: npt.ArrayLike | None = None,
-    n: int = N_SURFACE,
+    n: int = 25,
     seed: int = 0,
     tolerance: float = 0.0,
-    criterion: str = "range",
+    criterion: Criterion = "range",
     max_points: int | None = None,
-    statistics: str = "frozen",
-    held_out: Problem | None = None,
-    weight_decay: float = 0.0,
-    against: tuple[Problem, Plane] | None = None,
-    precision: str = "exact",
-    compile: bool = False,
-    tune: bool = False,
     study: Study | None = None,
     progress: bool | None = None,
+    **options: Any,
 ) -> Surface:
     """Measure L(w + x[i] d₁ + y[j] d₂) on a grid.
 
@@ -148,26 +112,11 @@ def surface(
         criterion: what the tolerance is relative to: ``range`` of the losses, or ``log``: an
             error of ln(loss), which is finer near the minimum.
         max_points: measure no more than these; the error that was reached is in the result.
-        statistics: of BatchNorm at each point: ``frozen`` as in the checkpoint, ``recalibrated``
-            from the data (one forward pass more for each point), or ``interpolated`` between the
-            checkpoints that span the plane; beyond them the loss is NaN where a variance falls
-            below zero.
-        held_out: the same model on other data, measured at the same points; its loss and metrics
-            are in ``metrics``, behind the name of its split.
-        weight_decay: λ of a regulariser ½ λ ‖w‖² over the parameters, which is kept apart as
-            ``metrics["penalty"]``; the loss stays that of the data.
-        against: another checkpoint on the same data, and a plane of its own; the difference of
-            the losses at equal coordinates, with the standard error over the same examples, is
-            in ``metrics["difference"]``. One more forward pass for each point.
-        precision: ``exact``; or ``bfloat16``, ``float16``, ``tf32``, compared with the exact loss
-            at five points, the largest difference being kept in the result.
-        compile: use torch.compile, if it works here and gives the same numbers.
-        tune: choose how to evaluate by a short timing, where all points take more than 10
-            seconds: the size of the pieces, the layout of images, several points at once. The
-            choice can change roundings from run to run; the study notes it.
         study: where points are kept while they are measured, and taken up again after a kill: it
             loses the point in flight, or those of the last tenth of a second.
         progress: show a bar on stderr; None: where stderr is a terminal.
+        **options: statistics, held_out, weight_decay, against, precision, compile and tune: see
+            `landscape.surface.PointOptions`.
 
     Returns:
         The raw losses, shape (nx, ny), with their standard errors. Cost: nx · ny + 1 forward
@@ -180,80 +129,76 @@ def surface(
     References:
         Li, Xu, Taylor, Studer, Goldstein (2018), arXiv:1712.09913.
     """
-    plane = random_plane(problem, seed) if plane is None else _a_plane(plane)
-    plane.check()
-    xs, ys = _coordinates(x, "x", n), _coordinates(y, "y", n)
-    options = PointOptions(
-        statistics=statistics,
-        held_out=_at_weights(problem, held_out),
-        weight_decay=weight_decay,
-        against=against,
-        precision=precision,
-        compile=compile,
-        tune=tune,
-    )
-    options.check(problem, plane)
-    adaptive = _adaptive(tolerance, criterion, max_points)
-    settings = {
-        **plane.identity(),
-        "x": xs.tolist(),
-        "y": ys.tolist(),
-        **adaptive,
-        **options.settings(plane, study),
-        **_masks(seed, problem, options),
-    }
-
-    def measure(provenance: Provenance) -> Surface:
-        grid = grid_of(study, "surface", provenance, settings, (len(xs), len(ys)))
-        what = f"surface of {problem.name}"
-        with Points(
-            problem, plane, (xs, ys), options, seed=seed, kept=grid, what=what, progress=progress
-        ) as points:
-            if adaptive:
-                found = interpolated_surface(xs, ys, points.measure, **adaptive)
-            else:
-                points.measure(list(np.ndindex(len(xs), len(ys))))
-                found = None
-            return Surface(
-                x=xs,
-                y=ys,
-                plane=plane.description,
-                direction_norms=(plane.x.norm, plane.y.norm),
-                cosine=plane.cosine,
-                **(_sampled(points, points.arrays(), options) | _interpolation(found, adaptive)),
-                settings=settings,
-                cost=points.cost,
-                provenance=provenance,
-            )
-
-    result = cached_measurement(Surface, problem, settings, study, measure)
-    _warn_not_finite(result.loss[result.is_measured], statistics)
-    _warn_not_reached(result)
-    return result
-
-
-def _masks(seed: int, problem: Problem, options: PointOptions) -> dict[str, int]:
-    rival = None if options.against is None else options.against[0]
-    return seed_of_masks(seed, problem, options.held_out, rival)
-
-
-def _a_plane(plane: Plane) -> Plane:
-    given: object = getattr(plane, "plane", plane)  # that of a principal plane is meant
+    check_problem(problem)
+    given: object = random_plane(problem, seed) if plane is None else plane
+    given = getattr(given, "plane", given)  # that of a principal plane is meant
     if not isinstance(given, Plane):
         msg = f"a surface lies over a Plane of two directions, not a {type(given).__name__}"
         raise InvalidArgumentError(msg)
-    return given
+    given.check()
+    over, xs, ys = given, _coordinates(x, "x", n), _coordinates(y, "y", n)
+    point_options = PointOptions(**options).at(problem, over)
+    adaptive = _adaptive(tolerance, criterion, max_points)
+    settings = {**over.identity(), "x": xs.tolist(), "y": ys.tolist(), **adaptive}
 
+    def fields(points: Points) -> dict[str, Any]:
+        interpolation = {}
+        if adaptive:
+            found = interpolated_surface(xs, ys, points.measure, **adaptive)
+            interpolation = {
+                "loss": found.loss,
+                "measured": found.measured,
+                "interpolation_error": found.error,
+                "tolerance": tolerance,
+                "criterion": criterion,
+            }
+        else:
+            points.measure(list(np.ndindex(points.shape)))
+        return {
+            "x": xs,
+            "y": ys,
+            "plane": over.description,
+            "direction_norms": (over.x.norm, over.y.norm),
+            "cosine": over.cosine,
+            **points.fields(),
+            **interpolation,
+        }
 
-def _at_weights(problem: Problem, held_out: Problem | None) -> Problem | None:
-    """Give held-out data a model of their own, with the buffers of the one that is measured."""
-    if not (held_out is None or isinstance(held_out, Problem)):
-        msg = (  # type: ignore[unreachable]
-            f"held_out takes a Problem on other data, not a {type(held_out).__name__}: "
-            "ls.Problem(model, loss, data, split='test')"
+    run = Run(study=study, seed=seed, progress=progress)
+    result = _record(Surface, problem, over, (xs, ys), point_options, settings, fields, run)
+    _warn_not_finite(result.loss[result.is_measured], point_options.statistics)
+    if result.interpolation_error > result.tolerance:
+        msg = (
+            f"the tolerance of {result.tolerance:g} was not reached with "
+            f"{int(result.is_measured.sum()):,} points: the interpolation error is "
+            f"{result.interpolation_error:.2g}; allow more points (max_points), or a larger one"
         )
-        raise InvalidArgumentError(msg)
-    return None if held_out is None else held_out.at(problem)
+        warnings.warn(msg, ToleranceWarning, stacklevel=2)
+    return result
+
+
+def _record(
+    cls: type[R],
+    problem: Problem,
+    where: Direction | Plane,
+    coordinates: tuple[FloatArray, FloatArray],
+    options: PointOptions,
+    settings: Mapping[str, Any],
+    fields: Callable[[Points], dict[str, Any]],
+    run: Run,
+) -> R:
+    """Recall or measure the points of a grid; ``fields`` measures them and makes the record."""
+    rival = None if options.against is None else options.against[0]
+    masks = seed_of_masks(run.seed, problem, options.held_out, rival)
+    settings = {**settings, **options.settings(where, run.study), **masks}
+
+    def measure(work: Work) -> dict[str, Any]:
+        with ExitStack() as stack:
+            shared: dict[str, Any] = {"seed": run.seed, "progress": run.progress, "stack": stack}
+            return fields(Points(work, where, coordinates, options, **shared))
+
+    # The points have a bar of their own.
+    return replace(run, progress=False).record(cls, problem, settings, measure)
 
 
 def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[str, Any]:
@@ -270,44 +215,6 @@ def _adaptive(tolerance: float, criterion: str, max_points: int | None) -> dict[
         return {}
     limit = {} if max_points is None else {"max_points": whole("max_points", max_points)}
     return {"tolerance": tolerance, "criterion": criterion, **limit}
-
-
-def _sampled(
-    points: Points, columns: Mapping[str, FloatArray], options: PointOptions
-) -> dict[str, Any]:
-    """Return the fields that a line and a surface share."""
-    return {
-        "loss": columns["loss"],
-        "loss_se": columns["loss_se"],
-        "metrics": metrics_of(columns),
-        "origin_loss": points.origin_loss,
-        "statistics": points.statistics,
-        "engine": points.engine,
-        "precision": options.precision,
-        "precision_error": points.precision_error(),
-    }
-
-
-def _interpolation(found: Interpolated | None, asked: Mapping[str, Any]) -> dict[str, Any]:
-    if found is None:
-        return {}
-    return {
-        "loss": found.loss,
-        "measured": found.measured,
-        "interpolation_error": found.error,
-        "tolerance": asked["tolerance"],
-        "criterion": asked["criterion"],
-    }
-
-
-def _warn_not_reached(surface: Surface) -> None:
-    if surface.interpolation_error > surface.tolerance:
-        msg = (
-            f"the tolerance of {surface.tolerance:g} was not reached with "
-            f"{int(surface.is_measured.sum()):,} points: the interpolation error is "
-            f"{surface.interpolation_error:.2g}; allow more points (max_points), or a larger one"
-        )
-        warnings.warn(msg, ToleranceWarning, stacklevel=3)
 
 
 def _coordinates(values: npt.ArrayLike | None, name: str, n: int) -> FloatArray:

@@ -35,10 +35,7 @@ def model() -> nn.Module:
 
 
 def data(split: str) -> tuple[Tensor, Tensor]:
-    """Return the images and their classes.
-
-    Pixels are standardised with the mean and the standard deviation over all pixels of the
-    training images. The split is drawn once and for all; the global RNG is not touched.
+    """Return the images, standardised over all pixels of the training images, and their classes.
 
     >>> [tuple(part.shape) for part in data("test")]
     [(360, 1, 8, 8), (360,)]

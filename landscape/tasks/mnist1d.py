@@ -37,13 +37,7 @@ def model(*, batch_norm: bool = True) -> nn.Module:
 
 
 def data(split: str) -> tuple[Tensor, Tensor]:
-    """Return the signals and their classes.
-
-    They are those of the package's `make_dataset` with its own settings (seed 42), which
-    standardises them over all 5,000 signals. The global generators are left as they were.
-
-    Cost: some seconds at the first call of a process, which keeps the arrays.
-    """
+    """Return the signals of `make_dataset` with its own settings (seed 42), and their classes."""
     one_of(split, ROWS, what="split")
     signals, classes = _signals()
     rows = ROWS[split]

@@ -13,10 +13,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions with a shortcut around them: relu(shortcut(x) + f(x)).
-
-    The shortcut is the identity where the shape stays, else a convolution of size 1. Without a
-    shortcut the block is relu(f(x)).
+    """Two convolutions with a shortcut around them: relu(shortcut(x) + f(x)), or relu(f(x)).
 
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385 (shortcut of type B).
     """
@@ -43,9 +40,6 @@ class ResNet(nn.Module):
     """A residual network: convolution, blocks, average over positions, linear layer.
 
     ``dim`` is 2 for images and 1 for signals. The resolution is halved where the width changes.
-
-    References: He, Zhang, Ren, Sun 2015, arXiv 1512.03385; without shortcuts: Li, Xu, Taylor,
-    Studer, Goldstein 2018, arXiv 1712.09913, section 5.
 
     >>> ResNet()(torch.zeros(2, 1, 8, 8)).shape, ResNet(dim=1)(torch.zeros(2, 1, 40)).shape
     (torch.Size([2, 10]), torch.Size([2, 10]))
@@ -105,12 +99,9 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Self-attention with several heads: softmax(q kᵀ / √d) v for each, then a linear layer.
+    """Self-attention with several heads: softmax(q kᵀ / √d) v for each, then a linear layer."""
 
-    It is written out, because the fused kernels of PyTorch have no second derivative.
-
-    Reference: Vaswani et al. 2017, arXiv 1706.03762.
-    """
+    # Written out, because the fused kernels of PyTorch have no second derivative.
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -129,10 +120,7 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and a perceptron, each after LayerNorm and with a shortcut around it.
-
-    Reference: Xiong et al. 2020, arXiv 2002.04745 (LayerNorm first).
-    """
+    """Attention and a perceptron, each after LayerNorm and with a shortcut around it."""
 
     def __init__(self, width: int, heads: int, *, hidden: int) -> None:
         super().__init__()

@@ -14,8 +14,7 @@ import numpy as np
 
 from landscape.checks import positive, real, whole
 from landscape.results import FloatArray
-from landscape.theory import checks
-from landscape.theory.modes import Modes
+from landscape.theory.modes import Modes, check_stable
 
 _ROUNDING = 1e-12
 
@@ -37,21 +36,13 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class Risks:
-    """Squared bias and variance after 0, 1, …, K steps from zero.
+    """Squared bias and variance after 0, 1, …, K steps from zero."""
 
-    Attributes:
-        bias2: ‖E ŵₖ − w₀‖² in the norm of the risk, shape (K + 1,).
-        variance: E ‖ŵₖ − E ŵₖ‖² in the same norm, shape (K + 1,).
-        eta: step size.
-        rho: SAM's ρ; 0: gradient descent.
-        risk_of: ``in-sample`` or ``parameter``.
-    """
-
-    bias2: FloatArray
-    variance: FloatArray
+    bias2: FloatArray  # ‖E ŵₖ − w₀‖² in the norm of the risk, shape (K + 1,)
+    variance: FloatArray  # E ‖ŵₖ − E ŵₖ‖² in the same norm, shape (K + 1,)
     eta: float
-    rho: float
-    risk_of: str
+    rho: float  # 0: gradient descent
+    risk_of: str  # ``in-sample`` or ``parameter``
 
     @property
     def risk(self) -> FloatArray:
@@ -173,7 +164,7 @@ def risks(modes: Modes, iterations: int, *, eta: float, rho: float = 0.0) -> Ris
     ([1.0, 0.25, 0.0625], [0.0, 0.25, 0.5625])
     """
     last = whole("iterations", iterations, least=1)
-    checks.stable(modes.top, eta=eta, rho=rho)
+    check_stable(modes.top, eta=eta, rho=rho)
     steps = eta * (modes.curvatures + rho * modes.curvatures**2)
     k = np.arange(last + 1, dtype=np.float64)
     factors = (1.0 - steps)[:, None] ** k

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from landscape.checks import positive, real, whole
-from landscape.errors import InvalidArgumentError, one_of
+from landscape.errors import InvalidArgumentError, NonFiniteError, one_of
 from landscape.results import FloatArray
-from landscape.theory import checks
 from landscape.wording import number
 
 RISKS = ("in-sample", "parameter")
@@ -42,7 +42,7 @@ class Modes:
     def __post_init__(self) -> None:
         shape: tuple[int | None, ...] = (None,)
         for name in ("curvatures", "bias_weights", "variance_weights"):
-            values = checks.array(getattr(self, name), name=name, shape=shape)
+            values = check_array(getattr(self, name), name=name, shape=shape)
             real(f"smallest of {name}", float(values.min()), least=0.0)
             object.__setattr__(self, name, values)
             shape = values.shape
@@ -86,8 +86,8 @@ def least_squares(
     >>> modes.curvatures.round(12).tolist(), modes.variance_weights.tolist()
     ([2.0, 0.5], [0.5, 0.5])
     """
-    x = checks.array(design, name="design", shape=(None, None))
-    w = checks.array(truth, name="truth", shape=(x.shape[1],))
+    x = check_array(design, name="design", shape=(None, None))
+    w = check_array(truth, name="truth", shape=(x.shape[1],))
     real("noise", noise, least=0.0)
     one_of(risk, RISKS, what="risk")
     n = x.shape[0]
@@ -138,8 +138,8 @@ def kernel_regression(
     >>> modes.curvatures.tolist(), modes.bias_weights.tolist()
     ([2.0, 1.0], [0.5, 0.0])
     """
-    k = checks.symmetric(kernel, name="kernel")
-    f = checks.array(truth, name="truth", shape=(len(k),))
+    k = check_symmetric(kernel, name="kernel")
+    f = check_array(truth, name="truth", shape=(len(k),))
     real("noise", noise, least=0.0)
     one_of(descent, DESCENTS, what="descent")
     kappa, vectors = _eigenpairs(k)
@@ -198,8 +198,8 @@ def polynomial_kernel(
 
 
 def _points(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
-    first = checks.array(a, name="a", shape=(None, None))
-    return first, checks.array(b, name="b", shape=(None, first.shape[1]))
+    first = check_array(a, name="a", shape=(None, None))
+    return first, check_array(b, name="b", shape=(None, first.shape[1]))
 
 
 def _eigenpairs(k: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -221,3 +221,46 @@ def _rank(values: FloatArray, n: int, *, name: str) -> int:
         msg = f"{name} is zero: there is nothing to learn; pass one with an entry that is not"
         raise InvalidArgumentError(msg)
     return rank
+
+
+def check_array(value: Any, *, name: str, shape: tuple[int | None, ...]) -> FloatArray:
+    """Return an array in float64 if it has the expected shape and no value of it is NaN or inf."""
+    values = np.asarray(value, dtype=np.float64)
+    fits = values.ndim == len(shape) and all(
+        n > 0 if expected is None else n == expected
+        for n, expected in zip(values.shape, shape, strict=True)
+    )
+    if not fits:
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        msg = f"{name} has the shape {values.shape}; expected ({sizes}): check what was passed"
+        raise InvalidArgumentError(msg)
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
+        msg = f"{name} holds {n_bad} values that are not finite; leave them out or replace them"
+        raise NonFiniteError(msg)
+    return values
+
+
+def check_symmetric(value: Any, *, name: str) -> FloatArray:
+    """Return a square matrix in float64 if it is symmetric to rounding."""
+    matrix = check_array(value, name=name, shape=(None, None))
+    check_array(matrix, name=name, shape=(len(matrix), len(matrix)))
+    gap = float(np.abs(matrix - matrix.T).max())
+    if gap > 1e-10 * float(np.abs(matrix).max()):
+        msg = f"{name} is not symmetric: entries differ by {number(gap)}; pass (A + Aᵀ)/2 if meant"
+        raise InvalidArgumentError(msg)
+    return matrix
+
+
+def check_stable(top: float, *, eta: float, rho: float, curvature: str = "d₁") -> None:
+    """Refuse a step size with which the iteration does not converge."""
+    positive("eta", eta)
+    real("rho", rho, least=0.0)
+    effective = top + rho * top**2
+    if not eta * effective < 2.0:
+        msg = (
+            f"eta = {eta:g} with rho = {rho:g} diverges: η({curvature} + ρ{curvature}²) = "
+            f"{number(eta * effective)} at the largest curvature {curvature} = {number(top)}; "
+            f"expected below 2: take eta below {number(2.0 / effective)}, or a smaller rho"
+        )
+        raise InvalidArgumentError(msg)

@@ -1,8 +1,4 @@
-"""Random designs, and the linear model run many times with fresh noise.
-
-The simulation checks the closed form: it uses no eigenvectors, only the gradient of the loss and
-drawn noise.
-"""
+"""Random designs, and the linear model run many times with fresh noise, by its gradient alone."""
 
 from __future__ import annotations
 
@@ -14,8 +10,7 @@ import numpy as np
 from landscape.checks import real, whole
 from landscape.errors import one_of
 from landscape.results import FloatArray
-from landscape.theory import checks
-from landscape.theory.modes import RISKS
+from landscape.theory.modes import RISKS, check_array, check_stable
 
 DESIGNS = ("gaussian", "decaying", "deficient")
 SIGNALS = ("sharp", "even")
@@ -65,28 +60,18 @@ def random_design(
 
 @dataclass(frozen=True, kw_only=True)
 class Simulated:
-    """Estimates of bias², variance and risk, with standard errors; all of shape (m,).
-
-    Attributes:
-        iterations: numbers of steps.
-        bias2: mean of ⟨a − w₀, b − w₀⟩ over pairs of runs a, b; ``bias2_se`` its standard error.
-        variance: mean of ‖a − b‖² / 2 over the pairs, with ``variance_se``.
-        risk: mean of (‖a − w₀‖² + ‖b − w₀‖²) / 2 over the pairs, with ``risk_se``.
-        runs: number of runs, two for each pair.
-        seed: of the noise.
-        rho: SAM's ρ; 0: gradient descent.
-    """
+    """Means over pairs of runs a, b, with standard errors; arrays of shape (m,)."""
 
     iterations: FloatArray
-    bias2: FloatArray
+    bias2: FloatArray  # of ⟨a − w₀, b − w₀⟩
     bias2_se: FloatArray
-    variance: FloatArray
+    variance: FloatArray  # of ‖a − b‖² / 2
     variance_se: FloatArray
-    risk: FloatArray
+    risk: FloatArray  # of (‖a − w₀‖² + ‖b − w₀‖²) / 2
     risk_se: FloatArray
-    runs: int
-    seed: int
-    rho: float
+    runs: int  # two for each pair
+    seed: int  # of the noise
+    rho: float  # 0: gradient descent
 
 
 def simulate(
@@ -125,14 +110,14 @@ def simulate(
 
     Cost: runs · d² operations per gradient, and runs · (n + d) numbers of memory.
     """
-    x = checks.array(design, name="design", shape=(None, None))
-    w0 = checks.array(truth, name="truth", shape=(x.shape[1],))
+    x = check_array(design, name="design", shape=(None, None))
+    w0 = check_array(truth, name="truth", shape=(x.shape[1],))
     times = sorted({whole("iteration in at", time, least=1) for time in at} or {1})
     half = whole("runs", runs, least=4) // 2
     real("noise", noise, least=0.0)
     one_of(risk, RISKS, what="risk")
     hessian = x.T @ x / len(x)
-    checks.stable(float(np.linalg.norm(hessian, 2)), eta=eta, rho=rho)
+    check_stable(float(np.linalg.norm(hessian, 2)), eta=eta, rho=rho)
     metric = x.T / np.sqrt(len(x)) if risk == "in-sample" else np.eye(len(w0))
     # A stream of its own: a design drawn with the same seed must not come back as the noise.
     rng = np.random.default_rng([whole("seed", seed, least=0), 1])

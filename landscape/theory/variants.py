@@ -8,7 +8,7 @@ import numpy as np
 
 from landscape.checks import positive, real, whole
 from landscape.results import FloatArray
-from landscape.theory import checks
+from landscape.theory.modes import check_array, check_stable, check_symmetric
 
 
 def two_cycle_amplitude(top: float, *, eta: float, rho: float) -> float:
@@ -35,7 +35,7 @@ def two_cycle_amplitude(top: float, *, eta: float, rho: float) -> float:
     """
     positive("top", top)
     real("rho", rho, least=0.0)
-    checks.stable(top, eta=eta, rho=0.0)
+    check_stable(top, eta=eta, rho=0.0)
     return eta * rho * top / (2.0 - eta * top)
 
 
@@ -64,10 +64,10 @@ def normalised_path(
     >>> normalised_path(np.eye(1), np.ones(1), eta=0.5, rho=1.0, iterations=2).ravel().tolist()
     [1.0, 0.0, 0.0]
     """
-    h = checks.symmetric(hessian, name="hessian")
-    w = checks.array(start, name="start", shape=(len(h),))
+    h = check_symmetric(hessian, name="hessian")
+    w = check_array(start, name="start", shape=(len(h),))
     real("rho", rho, least=0.0)
-    checks.stable(float(np.linalg.norm(h, 2)), eta=eta, rho=0.0)
+    check_stable(float(np.linalg.norm(h, 2)), eta=eta, rho=0.0)
     path = [w]
     for _ in range(whole("iterations", iterations, least=1)):
         gradient = h @ w
@@ -138,15 +138,15 @@ def stochastic_sam(
     >>> moments.means[1].round(12).tolist(), moments.spread.round(12).tolist()
     ([0.2], [0.0, 0.01])
     """
-    x = checks.array(design, name="design", shape=(None, None))
-    y = checks.array(targets, name="targets", shape=(len(x),))
+    x = check_array(design, name="design", shape=(None, None))
+    y = check_array(targets, name="targets", shape=(len(x),))
     last = whole("iterations", iterations, least=1)
     positive("eta", eta)
     real("rho", rho, least=0.0)
     weights = 1.0 + rho * np.sum(x**2, axis=1)
     mean_hessian = (x.T * weights) @ x / len(x)
     top = float(np.linalg.norm(mean_hessian, 2))
-    checks.stable(top, eta=eta, rho=0.0, curvature="λ₁(E[Hᵢ + ρHᵢ²])")
+    check_stable(top, eta=eta, rho=0.0, curvature="λ₁(E[Hᵢ + ρHᵢ²])")
     means, seconds = np.zeros((last + 1, x.shape[1])), np.zeros((last + 1, *mean_hessian.shape))
     pull = (weights * y) @ x / len(x)
     for k in range(last):

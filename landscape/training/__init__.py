@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from landscape.training.checkpoints import SUFFIXES, check_checkpoint_path, save_checkpoint
-from landscape.training.labels import noisy_labels, with_label_noise
+from landscape.training.data import noisy_labels, with_label_noise
 from landscape.training.loop import checkpoint_of_epoch, train
-from landscape.training.records import Epoch, Task, Trained, training_log
+from landscape.training.outcome import (
+    SUFFIXES,
+    Epoch,
+    Trained,
+    check_checkpoint_path,
+    save_checkpoint,
+    training_log,
+)
 from landscape.training.settings import (
     ADAPTIVE,
     BASES,
@@ -25,7 +31,6 @@ __all__ = [
     "SCHEDULES",
     "SUFFIXES",
     "Epoch",
-    "Task",
     "Trained",
     "TrainingSettings",
     "check_checkpoint_path",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,14 @@ from landscape.problem.losses import Loss, make_loss
 from landscape.problem.problem import known_device
 from landscape.problem.task import load_task, users_code
 from landscape.progress import progress_bar
-from landscape.training.batches import Batches, cut_batch
-from landscape.training.checkpoints import save_checkpoint
-from landscape.training.labels import label_seed, with_noisy_labels
-from landscape.training.records import Epoch, Task, Trained
+from landscape.training.data import Batches, cut_batch, label_seed, with_noisy_labels
+from landscape.training.outcome import Epoch, Trained, save_checkpoint
 from landscape.training.settings import TrainingSettings, lr_factor, make_optimizer
 from landscape.training.state import Run, identify_start, resume, write_state
 
 
 def train(
-    task: Task | str | Path,
+    task: Any,
     *,
     settings: TrainingSettings | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -48,17 +47,15 @@ def train(
     """Train a model, with an optimizer of torch, or with SAM or a variant of it around one.
 
     One seed gives the same initial weights, the same order of the data and the same dropout masks
-    to all optimizers. Each part has a generator of its own, and torch's global RNG is left as it
-    was.
+    to all optimizers; torch's global RNG is left as it was.
 
-    Tensors and map-style data sets are shuffled anew in every epoch and cut into batches here. The
-    last batch may be short, but one that would hold a single example joins the batch before it,
-    because BatchNorm has no variance to divide by. A DataLoader, or any other re-iterable of
-    batches, is used as it comes.
+    Tensors and map-style data sets are shuffled anew in every epoch and cut into batches here; a
+    last batch of a single example joins the one before it, because BatchNorm has no variance to
+    divide by. A DataLoader, or any other re-iterable of batches, is used as it comes.
 
-    With a state file, a training that was killed at any instant resumes after its last finished
-    epoch and ends with the same bits, as far as its randomness is torch's. The file stays, and a
-    finished training is read back from it: delete it when the result is safe.
+    With a state file, a training that was killed resumes after its last finished epoch and ends
+    with the same bits, as far as its randomness is torch's. The file stays, and a finished training
+    is read back from it: delete it when the result is safe.
 
     Args:
         task: has ``model()``, ``data(split)`` and ``loss`` or ``batch_loss``, as a problem file; or
@@ -103,17 +100,19 @@ def train(
     settings = dataclasses.replace(settings or TrainingSettings(), **changes)
     record = settings.record()
     _check_save_every(save_every, checkpoint, epochs=record["epochs"])
+    seeds = np.random.SeedSequence(record["seed"]).generate_state(3)
+    initial_seed, order_seed, noise_seed = (int(seed) for seed in seeds)
     loss_options = {name: getattr(task, name, None) for name in ("loss", "batch_loss", "examples")}
     loss = make_loss(**loss_options, batch_axis=getattr(task, "batch_axis", 0))
     device = known_device(settings.device)
-    seeds = np.random.SeedSequence(record["seed"]).generate_state(3)
-    initial_seed, order_seed, noise_seed = (int(seed) for seed in seeds)
-    with _seeded(device, initial_seed), _locating_errors(task):
+    file = getattr(task, "file", None)  # whose line an error names
+    locating = nullcontext if file is None else functools.partial(users_code, str(file))
+    with _seeded(device, initial_seed), locating():
         model = _check_model(task.model()).to(device)
     with _seeded(device, noise_seed):
-        with _locating_errors(task):
+        with locating():
             source = task.data(settings.split)
-        run = _new_run(model, source, loss, record, seed=order_seed, resumable=state is not None)
+        run = _new_run(model, source, loss, record, order_seed, resumable=state is not None)
         if state is not None:
             resume(Path(state), run)
         seconds_before = run.seconds
@@ -161,13 +160,7 @@ def _check_save_every(save_every: int, checkpoint: Any, *, epochs: int) -> None:
 
 
 def _new_run(
-    model: nn.Module,
-    data: Any,
-    loss: Loss,
-    settings: Mapping[str, Any],
-    *,
-    seed: int,
-    resumable: bool,
+    model: nn.Module, data: Any, loss: Loss, settings: Mapping[str, Any], seed: int, resumable: bool
 ) -> Run:
     model.train()
     _check_micro_batch(model, settings.get("micro_batch"))
@@ -216,7 +209,7 @@ def _epochs(run: Run, *, progress: bool | None) -> Iterator[int]:
 
 
 def _one_epoch(run: Run) -> tuple[float, int]:
-    # Returns the mean loss at the weights before each step, and the number of gradients.
+    """Train; return the mean loss at the weights before each step, and the number of gradients."""
     total = weight = 0.0
     gradients = 0
     for batch in run.batches:
@@ -314,12 +307,6 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
-
-
-def _locating_errors(task: Any) -> AbstractContextManager[None]:
-    """Name the line of a problem file that fails; other tasks raise their own errors."""
-    file = getattr(task, "file", None)
-    return nullcontext() if file is None else users_code(str(file))
 
 
 def _check_model(model: Any) -> nn.Module:

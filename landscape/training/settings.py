@@ -12,10 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from landscape.checks import real, whole
+from landscape.choices import BaseName, OptimizerName, SamScale, Schedule
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.optim import SAM
 from landscape.optim.checks import norm_order
-from landscape.training.labels import label_share
+from landscape.training.data import label_share
 
 _BASES: Mapping[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -52,49 +53,50 @@ class TrainingSettings:
     ``ascent_steps`` and ``micro_batch``, which are refused outside of SAM's family.
 
     Attributes:
-        optimizer: ``sgd``, ``adam``, ``adamw``; or of SAM's family ``sam``, ``asam`` (T = |w| + η,
-            see `landscape.optim.Ascent`), ``gsam`` (without part of the gradient orthogonal to
-            that at w + ε) or ``usam`` (ε = ρg, not normalised).
-        base: the optimizer that descends inside SAM: ``sgd``, ``adam`` or ``adamw``.
+        optimizer: optimizer; ``sam`` and its variants ``asam`` (T = |w| + η, see
+            `landscape.optim.Ascent`), ``gsam`` (without part of the gradient orthogonal to that at
+            w + ε) and ``usam`` (ε = ρg, not normalised) work around ``base``.
+        base: optimizer that descends inside SAM.
         epochs: passes over the training data; 0 gives the initial weights.
-        lr: initial learning rate; None: 0.05, or 0.002 for Adam and AdamW.
-        momentum: of SGD, in [0, 1).
-        weight_decay: of the optimizer that descends (added to the gradient by SGD and Adam, apart
-            from it by AdamW); not part of the loss that SAM perturbs.
-        rho: radius of SAM's neighbourhood; None: 0.2, or 0.5 for asam, and for p = 2 only. 0 is
-            the base optimizer.
+        lr: learning rate at the start. None: 0.05, or 0.002 with Adam and AdamW.
+        momentum: momentum of SGD, in [0, 1).
+        weight_decay: weight decay of the optimizer that descends (added to the gradient by SGD and
+            Adam, apart from it by AdamW); not part of the loss that SAM perturbs.
+        rho: radius of SAM's neighbourhood; 0 is the base optimizer; without a default for p other
+            than 2. None: 0.2, or 0.5 with asam.
         p: norm of SAM's neighbourhood; 2 only for usam.
-        adaptive: T of asam: ``elementwise`` or ``filterwise``.
-        eta: η of asam, at least 0.
+        adaptive: scale T of asam: |w| or the norm of the filter.
+        eta: η that asam adds to that scale, at least 0.
         gsam_alpha: α of gsam, at least 0; 0 is sam.
         ascent_steps: gradients that SAM's family spends on finding ε.
-        micro_batch: m of m-SAM: each batch is cut into micro-batches of m examples, each with a
-            perturbation of its own; a last one of a single example joins the one before it. None:
-            the whole batch.
+        micro_batch: m of m-SAM: every m examples of a batch have a perturbation of their own; a
+            last micro-batch of a single example joins the one before it. None: the whole batch.
         batch_size: examples in a batch, where `train` cuts the batches.
-        schedule: ``cosine`` (from lr to 0 in half a period, one value per epoch) or ``constant``.
-        seed: at least 0.
-        label_noise: share of the training labels that are replaced, see `noisy_labels`, in a pair
-            of tensors or in a map-style data set of pairs; the task's own data stay as they are.
-        split: part of the data to train on.
+        schedule: learning rate: from lr to 0 in half a period of a cosine, one value per epoch, or
+            constant.
+        seed: random seed of the initial weights and the data order, at least 0.
+        label_noise: share of the training labels to replace by wrong ones, see `noisy_labels`, in
+            a pair of tensors or in a map-style data set of pairs; the task's own data stay as they
+            are.
+        split: split of the data to train on; built-in tasks have train, fit and validation.
         device: device to train on.
     """
 
-    optimizer: str = "sgd"
-    base: str = "sgd"
+    optimizer: OptimizerName = "sgd"
+    base: BaseName = "sgd"
     epochs: int = 40
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
     rho: float | None = None
     p: float = 2.0
-    adaptive: str = "elementwise"
+    adaptive: SamScale = "elementwise"
     eta: float = 0.01
     gsam_alpha: float = 0.4
     ascent_steps: int = 1
     micro_batch: int | None = None
     batch_size: int = 64
-    schedule: str = "cosine"
+    schedule: Schedule = "cosine"
     seed: int = 0
     label_noise: float = 0.0
     split: str = "train"

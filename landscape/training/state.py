@@ -20,15 +20,14 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, d
 
 from landscape.errors import CheckpointError
 from landscape.files import write_file
-from landscape.optim.random_numbers import rng_states, set_rng_states
+from landscape.optim.passes import rng_states, set_rng_states
 from landscape.problem._formats import read_checkpoint
 from landscape.problem.data import move
 from landscape.problem.digest import digest_of
 from landscape.problem.losses import Loss
 from landscape.randomness import forked_rng
-from landscape.training.batches import Batches, is_arrays
-from landscape.training.labels import Relabelled
-from landscape.training.records import Epoch, Trained
+from landscape.training.data import Batches, Relabelled, is_arrays
+from landscape.training.outcome import Epoch, Trained
 from landscape.training.settings import differences
 
 _FORMAT = "landscape training state, version 3"
@@ -38,11 +37,7 @@ _MODEL_OR_LOSS = "the model or the loss"
 
 @dataclass
 class Run:
-    """A training in progress.
-
-    ``start`` identifies its initial weights, loss and data, see `identify_start`; it is empty where
-    no state is kept. ``gradients`` and ``seconds`` include those of interrupted calls.
-    """
+    """A training in progress."""
 
     model: nn.Module
     loss: Loss
@@ -50,20 +45,15 @@ class Run:
     scheduler: LambdaLR
     batches: Batches
     settings: Mapping[str, Any]
-    start: Mapping[str, str | float]
+    start: Mapping[str, str | float]  # see `identify_start`; empty where no state is kept
     log: list[Epoch] = field(default_factory=list)
-    gradients: int = 0
+    gradients: int = 0  # with those of interrupted calls
     seconds: float = 0.0
 
     def result(self) -> Trained:
         """Return the model as trained so far."""
-        return Trained(
-            model=self.model,
-            log=tuple(self.log),
-            settings=self.settings,
-            gradients=self.gradients,
-            seconds=self.seconds,
-        )
+        fields = {name: getattr(self, name) for name in ("model", "settings", "gradients")}
+        return Trained(log=tuple(self.log), seconds=self.seconds, **fields)
 
 
 def identify_start(model: nn.Module, source: Any, loss: Loss) -> dict[str, str | float]:

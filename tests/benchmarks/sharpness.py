@@ -39,7 +39,7 @@ from landscape.sharpness._auto_pgd import auto_pgd
 from landscape.sharpness._ball import Ball
 from landscape.sharpness._objective import BallObjective
 from landscape.sharpness._search import Search
-from landscape.sharpness._worst_case import _checked, scale_of
+from landscape.sharpness._worst_case import check_second_order
 from landscape.tasks import digits
 
 RADII = (0.005, 0.02, 0.05, 0.1)  # relative to the weights
@@ -112,12 +112,12 @@ class Case:
 
 def measure(problem: Problem, relative: float, p: float, adaptive: str) -> Case:
     with Evaluator(problem) as evaluator:
-        origin = BallObjective(evaluator, scale=scale_of(problem, adaptive, 0.0))
+        origin = BallObjective(evaluator, Ball(1.0, p, adaptive))
         weights = problem.weights if adaptive == "none" else torch.ones(origin.n_free)
         rho = relative * float(weights.norm()) * origin.n_free ** (1 / p - 0.5)
-        ball = Ball(rho, p)
-        published = auto_pgd(origin.objective, ball, origin.point)
-        theirs, price = published.best.value, 1 + published.gradients
+        ball = Ball(rho, p, adaptive)
+        published, rises = auto_pgd(origin.objective, ball, origin.point)
+        theirs, price = published.value, 1 + len(rises)
         evaluator.passes |= {"gradients": 1, "hvps": 0}
         spent: list[tuple[float, float]] = []
         rise = origin.objective
@@ -134,7 +134,7 @@ def measure(problem: Problem, relative: float, p: float, adaptive: str) -> Case:
         search.polish()
         in_all = evaluator.passes["gradients"] + HVP * evaluator.passes["hvps"]
         value, n_starts = search.best.value, len(search.climbs)
-        _checked(search, 0)
+        check_second_order(search)
         checked = evaluator.passes["gradients"] + HVP * evaluator.passes["hvps"]
         reached = [cost for value, cost in spent if value >= ENOUGH * theirs]
         return Case(

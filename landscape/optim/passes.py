@@ -1,10 +1,10 @@
-"""Refuse gradients that were accumulated before SAM's closure: they would not count at w + ε."""
+"""What the passes of a SAM step share: running statistics, random numbers, fresh gradients."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import ref
@@ -31,6 +31,69 @@ _ADVICE = (
 # A hook makes autograd copy the gradient: a few small ones suffice, as all are cleared together.
 _MAX_WATCHED = 8
 _MAX_FRAMES = 16  # up to accelerate's step: torch's profiler and schedulers lie between
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Leave the running statistics of a model as they are, however often it is called inside.
+
+    For the second pass of a SAM loop whose optimizer was not given the model:
+
+        with frozen_statistics(model):
+            loss_function(model(input), target).backward()
+
+    In train mode the statistics of the batch are still used for normalising. Inside, copies stand
+    in for all buffers; afterwards the model has its own back, bit for bit (``num_batches_tracked``
+    among them), exception or not.
+
+    Args:
+        model: the model; several go into one `torch.nn.ModuleList`.
+
+    Yields:
+        Nothing.
+
+    Cost: one copy of the buffers.
+
+    >>> import torch
+    >>> model = nn.BatchNorm1d(2)
+    >>> with frozen_statistics(model):
+    ...     normalised = model(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
+    >>> normalised.mean().abs().item() < 1e-6, model.running_mean
+    (True, tensor([0., 0.]))
+    """
+    # Not a momentum of zero and back, the usual way: it counts batches all the same, misses
+    # normalisers of other classes, and after an exception leaves the momentum at zero.
+    # All buffers: hand-written normalisers and the power iteration of spectral norms use them too.
+    # Copies, because autograd refuses buffers that change between forward and backward.
+    buffers = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    # By identity: a buffer that goes by several names is still one.
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in buffers}
+    try:
+        for module, name, buffer in buffers:
+            setattr(module, name, copies[id(buffer)])
+        yield
+    finally:
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
+
+
+def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
+    """Return the states of torch's generators: of the CPU, and of each CUDA device given."""
+    states = {d: torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"}
+    return {torch.device("cpu"): torch.get_rng_state(), **states}
+
+
+def set_rng_states(states: dict[torch.device, Tensor]) -> None:
+    """Put the generators back into states that `rng_states` returned."""
+    for device, state in states.items():
+        if device.type == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, device)
 
 
 @contextmanager

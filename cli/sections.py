@@ -1,0 +1,37 @@
+"""Help in sections: what is measured, how precisely, on what, and where it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+WHAT = "What is measured"
+PRECISION = "How precisely"
+PROBLEM = "Model, data and device"
+OUTPUT = "Where it goes"
+_ORDER = ("Options", WHAT, PRECISION, PROBLEM, OUTPUT)
+
+
+class Option(click.Option):
+    """An option that stands in a section of the help."""
+
+    def __init__(self, *args: Any, section: str = WHAT, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose help groups its options by section, those of the command itself first."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                default = OUTPUT if "--help" in parameter.opts else WHAT
+                sections.setdefault(getattr(parameter, "section", default), []).append(record)
+        for name in sorted(sections, key=_ORDER.index):
+            with formatter.section(name):
+                formatter.write_dl(sections[name])
