@@ -164,6 +164,23 @@ def test_runs_of_two_folders_are_two_lines(here: Path, run, drawn: list[Figure])
     assert x == {"adam, λ1": [1, 2, 3], "sam, λ1": [4, 5, 6]}
 
 
+def test_a_surface_that_is_not_finished_can_be_looked_at(
+    tmp_path: Path, run, drawn: list[Figure]
+) -> None:
+    whole = samples.surface("a", nx=5, ny=4)
+    with Study(tmp_path / "s.db") as study:
+        points = study.grid("surface", whole.provenance, whole.settings, shape=(5, 4))
+        for i, j in ((0, 0), (2, 1), (4, 3)):
+            points.record(i, j, {"loss": whole.loss[i, j], "loss_se": 0.1})
+        (entry,) = study.entries()
+        record = study.load_unfinished(entry.id)
+        assert record.measured.sum() == 3
+        assert (record.loss[2, 1], np.isnan(record.loss[1, 1])) == (whole.loss[2, 1], True)
+    args = ("plot", "--study", str(tmp_path / "s.db"), "--id", str(entry.id), "--kind", "heatmap")
+    assert run(*args, "-o", str(tmp_path / "x.png")).code == 0
+    assert "Not finished: 3 of 20 points measured, the others blank" in samples.caption(drawn[-1])
+
+
 def test_runs_are_drawn_on_surfaces_only(tmp_path: Path, run) -> None:
     study = str(filled(tmp_path / "s.db", samples.eigenpairs(), run_on(grid())))
     ran = run("plot", "--study", study, "--id", "1", "--id", "2", "-o", str(tmp_path / "x.png"))
