@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,7 +41,8 @@ class Look:
         interactive: whether to make a page to turn and read off.
         relative: whether profiles are drawn against ρ/‖w‖.
         colours: a colour for each checkpoint of the study, the same in every picture.
-        folders: of each checkpoint of the study; those of one folder are one run.
+        runs: run and step of each checkpoint that the study knows to be of a training run.
+        folders: of each checkpoint of the study; without runs, those of one folder are one.
     """
 
     kind: str | None
@@ -51,6 +52,7 @@ class Look:
     relative: bool = False
     colours: Mapping[str, str] | None = None
     folders: Mapping[str, str] | None = None
+    runs: Mapping[str, tuple[str, float]] | None = None
 
     @property
     def log_or_linear(self) -> str:
@@ -111,6 +113,14 @@ class Look:
     show_default=True,
     help="Scale of the loss; excess: the rise above each checkpoint's own.",
 )
+@click.option(
+    "--of",
+    "swept",
+    type=click.Choice(["eigs", "sharpness", "trace", "loss"]),
+    default="eigs",
+    show_default=True,
+    help="Kind of record that a sweep draws over training.",
+)
 @click.option("--relative", is_flag=True, help="Profiles of sharpness against ρ/‖w‖ in place of ρ.")
 @click.option(
     "--x-axis",
@@ -128,6 +138,7 @@ def command(
     output: str,
     kind: str | None,
     scale: str,
+    swept: str,
     relative: bool,
     x_axis: str,
     params: tuple[str, ...],
@@ -153,11 +164,13 @@ def command(
     with Study(study, readonly=True) as opened:
         tints = colours_by_name(entry.name for entry in opened.entries())
         folders = {one.name: os.path.dirname(one.path) for one in opened.names() if one.path}
-        look = Look(kind, scale, x_axis, interactive, relative, tints, folders)
+        runs = {name: (run, step) for run, of in opened.runs().items() for name, step in of.items()}
+        look = Look(kind, scale, x_axis, interactive, relative, tints, folders, runs)
         if numbers:
             figure = _by_number(opened, numbers, what, look)
         else:
-            figure = _newest(opened, in_full(opened, names), what, look, part_of(params))
+            chosen = in_full(opened, names)
+            figure = _newest(opened, chosen, what, look, part_of(params), swept=swept)
     saved = save_figure(figure, output)
     click.echo(f"Drawn in {', '.join(map(str, saved))}.")
 
@@ -178,7 +191,15 @@ def _by_number(study: Study, numbers: tuple[int, ...], what: str, look: Look) ->
     return _drawn(drawer, found, look)
 
 
-def _newest(study: Study, names: tuple[str, ...], what: str, look: Look, part: str | None) -> Any:
+def _newest(
+    study: Study,
+    names: tuple[str, ...],
+    what: str,
+    look: Look,
+    part: str | None,
+    *,
+    swept: str,
+) -> Any:
     """Draw the newest measurements of each checkpoint."""
     if what == "band":
         lines = random_lines(study, names, parameters=part)
@@ -188,7 +209,8 @@ def _newest(study: Study, names: tuple[str, ...], what: str, look: Look, part: s
     if what == "path":
         return _drawn("path", every_path(study, names), look)
     if what in SPECIAL or (what in KINDS and not KINDS[what].role):
-        found = newest(study, SPECIAL.get(what, what), names, parameters=part)
+        kind = swept if what == "sweep" else SPECIAL.get(what, what)
+        found = newest(study, kind, names, parameters=part)
         return _drawn(what, found, look)
     comparison = study.comparison(names or None, parameters=part)
     if not comparison.models:
@@ -245,7 +267,7 @@ def _figure(comparison: Comparison, what: str, look: Look) -> Any:
 def _drawn(drawer: str, found: Named, look: Look) -> Any:
     """Draw records of one kind, each under its name."""
     names, records = [name for name, _ in found], [part for _, part in found]
-    if drawer in SPECIAL:
+    if drawer in SPECIAL and drawer != "sweep":
         one_of(records[0].kind, (SPECIAL[drawer],), what=f"kind of record for --what {drawer}")
     if drawer not in {*WHAT, "line"}:  # a few numbers, which say themselves that they are
         return records[0].explore() if look.interactive else records[0].plot()
@@ -263,13 +285,22 @@ def _drawn(drawer: str, found: Named, look: Look) -> Any:
     if drawer == "trajectory":
         return _draw("trajectory", records, look)  # which have names of their own
     if drawer == "sweep":
-        runs = [(look.folders or {}).get(name, "") for name in names]
-        if all(runs) and len(set(runs)) > 1:
-            shared = os.path.commonpath(runs)
-            runs = [os.path.relpath(run, shared) for run in runs]
-            return _draw("sweep", records, look, names=names, runs=runs)
-        return _draw("sweep", records, look, names=names)
+        return _draw("sweep", records, look, names=names, **_runs(names, look))
     return _draw(drawer, records, look, names=names, **look.options(drawer))
+
+
+def _runs(names: Sequence[str], look: Look) -> dict[str, Any]:
+    """Return run and step of each checkpoint: those of the study, else one run for each folder."""
+    runs = look.runs or {}
+    if all(name in runs for name in names):
+        of_each = [runs[name] for name in names]
+        steps = [step for _, step in of_each]
+        return {"runs": [run for run, _ in of_each], "x": steps, "x_label": "epoch or step"}
+    folders = [(look.folders or {}).get(name, "") for name in names]
+    if not all(folders) or len(set(folders)) == 1:
+        return {}
+    shared = os.path.commonpath(folders)
+    return {"runs": [os.path.relpath(folder, shared) for folder in folders]}
 
 
 def _draw(drawer: str, *given: Any, **options: Any) -> Any:

@@ -194,7 +194,9 @@ def test_held_out_data_are_measured_at_the_same_points(statistics):
     held_out = problem_of(problem.model, seed=5, split="test", batch_size=4)
     direction = random_direction(problem, 1)
     found = line(problem, direction, x=X, held_out=held_out, statistics=statistics)
-    assert list(found.metrics) == ["accuracy", "test loss", "test loss_se", "test accuracy"]
+    assert list(found.metrics) == [
+        *("accuracy", "rise_se", "test loss", "test loss_se", "test accuracy")
+    ]
     for k, x in enumerate(X):
         twin = moved(problem.model, problem, direction.at(problem.weights, x))
         if statistics == "recalibrated":  # on the data that are measured, not on those held out
@@ -577,3 +579,19 @@ def test_a_range_goes_on_where_the_loss_falls_again():
     found = automatic_range(problem, direction, multiple=30)
     ends = line(problem, direction, x=[-found, found]).loss
     assert ends.min() >= 30
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_rise_along_a_line_has_the_error_of_the_differences(reduction):
+    problem = Problem(network(), nn.CrossEntropyLoss(reduction=reduction), examples(), batch_size=4)
+    direction = random_direction(problem, 1)
+    found = line(problem, direction, x=X)
+    losses = [
+        plain_losses(moved(problem.model, problem, direction.at(problem.weights, x)), examples())
+        for x in X
+    ]
+    n = 11 if reduction == "sum" else 1
+    for k, values in enumerate(losses):
+        expected = n * float((values - losses[2]).std()) / math.sqrt(11)
+        assert found.metrics["rise_se"][k] == pytest.approx(expected, rel=1e-11, abs=1e-15)
+    assert found.metrics["rise_se"][2] == 0.0

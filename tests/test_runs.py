@@ -81,3 +81,28 @@ def test_a_study_of_version_2_is_read_as_it_stands_and_upgraded_when_written(
         assert [name.name for name in study.names()] == ["a.pt"]
         study.set_run("r", {"a.pt": 4.0})
     assert held() == {"r": {"a.pt": 4.0}}
+
+
+def test_a_sweep_has_a_line_for_each_run_over_its_epochs(runs: Path, run, monkeypatch) -> None:
+    from landscape.plots import sweeps
+
+    args = ("--run", "adam=adam/*.pt", "--run", "sam=sam/*.pt", "--problem", "task.py", "-q")
+    for verb in ("loss", "eigs"):
+        assert run(verb, *args).code == 0
+    drawn: list[sweeps.TrainingRun] = []
+    plain = sweeps.training_runs
+
+    def watched(*given: object, **options: object) -> object:
+        result = plain(*given, **options)  # type: ignore[arg-type]
+        drawn.extend(result[0])
+        return result
+
+    monkeypatch.setattr(sweeps, "training_runs", watched)
+    for of in ("loss", "eigs"):
+        drawn.clear()
+        ran = run("plot", "--what", "sweep", "--of", of, "-o", f"{of}.png")
+        assert ran.code == 0, ran.err
+        assert {one.name: one.x.tolist() for one in drawn} == {
+            "adam": [3.0, 6.0, 30.0],
+            "sam": [1.0, 2.0, 10.0],
+        }

@@ -154,8 +154,12 @@ class Evaluator:
         *,
         buffers: Mapping[str, Tensor] | None = None,
         batches: Iterable[tuple[int, Any]] | None = None,
+        keep: bool = False,
     ) -> LossValue:
-        """Evaluate the loss and the metrics, by default of all data; one forward pass."""
+        """Evaluate the loss and the metrics, by default of all data; one forward pass.
+
+        The losses of the examples are in the result if they are to be kept.
+        """
         self.write(vector, buffers)
         sums = LossSums(self.problem.loss.sums)
         self.passes["forwards"] += 1
@@ -163,7 +167,7 @@ class Evaluator:
             for terms, metrics in self.over(vector, self.pieces(batches), buffers=buffers):
                 sums.add(terms)
                 sums.add_metrics(metrics)
-        return sums.result()
+        return sums.result(keep=keep)
 
     def gradient(self, vector: Weights = None) -> tuple[LossValue, Tensor]:
         """Evaluate the loss, without metrics, and its gradient, shape (n,); one gradient pass."""

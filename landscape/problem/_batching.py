@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from landscape.errors import DataError, InvalidArgumentError
-from landscape.problem.data import branches, describe, leaves, map_parts, rows_of, tensors_in
+from landscape.problem.data import branches, describe, leaves, rows_of, tensors_in, with_parts
 
 _CUT_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
@@ -221,7 +221,11 @@ def _cutter(
     inside = {place: _cutter(part, _axis_at(axis, place), n) for place, part in parts}
     cutters = {place: cutter for place, cutter in inside.items() if cutter is not None}
     whole = len(cutters) == len(inside)
-    return (lambda r: map_parts(value, lambda place, _: cutters[place](r))) if whole else None
+    return (
+        (lambda r: with_parts(value, {place: cut(r) for place, cut in cutters.items()}))
+        if whole
+        else None
+    )
 
 
 def _object_cutter(value: Any, n: int) -> Callable[[slice], Any] | None:

@@ -33,9 +33,8 @@ def leaves(batch: Any) -> list[Any]:
     return [batch] if parts is None else [leaf for _, part in parts for leaf in leaves(part)]
 
 
-def map_parts(value: Any, function: Callable[[Any, Any], Any]) -> Any:
-    """Build a container anew from function(place, part)."""
-    parts = {place: function(place, part) for place, part in branches(value) or ()}
+def with_parts(value: Any, parts: dict[Any, Any]) -> Any:
+    """Build a container of the same kind from other parts, given by their places."""
     if isinstance(value, (tuple, list)):
         named = isinstance(value, tuple) and hasattr(value, "_fields")
         return type(value)(*parts.values()) if named else type(value)(parts.values())
@@ -59,9 +58,10 @@ def map_parts(value: Any, function: Callable[[Any, Any], Any]) -> Any:
 
 def map_leaves(batch: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to every leaf, keeping the nesting."""
-    if branches(batch) is None:
+    parts = branches(batch)
+    if parts is None:
         return function(batch)
-    return map_parts(batch, lambda _, part: map_leaves(part, function))
+    return with_parts(batch, {place: map_leaves(part, function) for place, part in parts})
 
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:

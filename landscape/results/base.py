@@ -144,8 +144,8 @@ class Provenance:
 class Result:
     """What every measurement has in common.
 
-    A kind of record is a subclass that is listed in `KINDS`. Its picture, if it has
-    one, is the function ``plot_KIND`` (``explore_KIND``) of `landscape.plots`.
+    A kind of record is a subclass that is listed in `landscape.results.KINDS`. Its picture, if it
+    has one, is the function ``plot_KIND`` (``explore_KIND``) of `landscape.plots`.
 
     Attributes:
         kind: short name of the kind, as the study and the command line have it.

@@ -33,7 +33,7 @@ KINDS: Mapping[str, type[Result]] = {
 
 A kind is its class alone: its columns are `Result.table`, its rows in the terminal `Result.rows`,
 its part of a report has its ``heading``, its part of a comparison is its ``role``, and its picture
-is the function ``KIND_figure`` (``KIND_interactive``) of `landscape.plots`.
+is the function ``plot_KIND`` (``explore_KIND``) of `landscape.plots`.
 """
 
 

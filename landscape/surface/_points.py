@@ -226,7 +226,9 @@ class Points:
         self.shape = len(coordinates[0]), len(coordinates[1])
         self._grid = work.grid(self.shape)
         self.columns: dict[Index, Columns] = {} if self._grid is None else dict(self._grid.done)
-        self.origin_loss = self._evaluator.loss().value
+        self._is_line = isinstance(where, Direction)
+        self._origin = self._evaluator.loss(keep=self._is_line)
+        self.origin_loss = self._origin.value
         n_points = math.prod(self.shape) if options.tune else 1
         plan = settled_plan(self._evaluator, self._grid, n_points=n_points, compile=options.compile)
         self.engine = Engine(self._evaluator, plan, precision=options.precision)
@@ -325,9 +327,13 @@ class Points:
             buffers = self._buffers(block[0])  # those of all: others than frozen are alone
         except NonFiniteError:  # a variance below zero, beyond the checkpoints that span the plane
             return [{"loss": math.nan, "loss_se": math.nan} for _ in block]
-        paired = options.against is not None
+        paired = self._is_line or options.against is not None
         losses = self.engine.losses(weights, buffers=buffers, keep=paired)
         columns = [columns_of(loss) for loss in losses]
+        if self._is_line and self._origin.examples is not None:
+            for found, loss in zip(columns, losses, strict=True):
+                error = error_of_difference(self._problem, loss, self._origin)
+                found[f"{METRIC}rise_se"] = error
         # One problem after the other: evaluators take turns with a model.
         if options.weight_decay:
             for found, vector in zip(columns, weights, strict=True):
