@@ -95,7 +95,7 @@ def test_a_run_is_by_default_that_of_via(here: Path, run) -> None:
 
 def test_a_dry_run_prices_both_losses_of_each_checkpoint(here: Path, run) -> None:
     ran = run("trajectory", "a.pt", "--problem", "task.py", "--run", "a.pt,b.pt", "--dry-run")
-    assert "at most 5 forward passes" in ran.out
+    assert "5 forward passes" in ran.out
     assert not Path("landscape.db").exists()
 
 
@@ -136,6 +136,49 @@ def test_runs_are_drawn_on_the_surfaces_that_were_asked_for(
     ran = run("plot", "--study", study, "--id", "1", "--id", "3", "-o", out)
     assert ran.code == 2
     assert "B was projected on another plane" in ran.err
+
+
+def test_a_checkpoint_has_one_colour_in_every_picture_of_a_study(
+    tmp_path: Path, run, drawn: list[Figure]
+) -> None:
+    records = [make(name) for name in "abc" for make in (samples.eigenpairs, samples.profile)]
+    study = str(filled(tmp_path / "s.db", *records))
+    for what in ("eigs", "profile"):
+        args = ("plot", "c", "b", "--study", study, "--what", what)
+        assert run(*args, "-o", str(tmp_path / "x.png")).code == 0
+        labels = dict(zip(*drawn[-1].axes[0].get_legend_handles_labels()[::-1], strict=True))
+        lines = {name: getattr(labels[name], "lines", [labels[name]])[0] for name in "bc"}
+        assert [lines[name].get_color() for name in "bc"] == ["#d55e00", "#009e73"]
+
+
+def test_runs_of_two_folders_are_two_lines(here: Path, run, drawn: list[Figure]) -> None:
+    for folder, first in (("adam", 1), ("sam", 4)):
+        Path(folder).mkdir()
+        for k in range(first, first + 3):
+            interpolate(0.1 * k, f"{folder}/e{k}.pt")
+    files = [str(path) for folder in ("adam", "sam") for path in sorted(Path(folder).iterdir())]
+    assert run("eigs", *files, "--problem", "task.py", "-k", "1").code == 0
+    assert run("plot", "--what", "sweep", "-o", "x.png").code == 0
+    bars = {bars.get_label(): bars.lines[0] for bars in drawn[-1].axes[0].containers}
+    x = {label: list(line.get_xdata()) for label, line in bars.items()}
+    assert x == {"adam, λ1": [1, 2, 3], "sam, λ1": [4, 5, 6]}
+
+
+def test_a_surface_that_is_not_finished_can_be_looked_at(
+    tmp_path: Path, run, drawn: list[Figure]
+) -> None:
+    whole = samples.surface("a", nx=5, ny=4)
+    with Study(tmp_path / "s.db") as study:
+        points = study.grid("surface", whole.provenance, whole.settings, shape=(5, 4))
+        for i, j in ((0, 0), (2, 1), (4, 3)):
+            points.record(i, j, {"loss": whole.loss[i, j], "loss_se": 0.1})
+        (entry,) = study.entries()
+        record = study.load_unfinished(entry.id)
+        assert record.measured.sum() == 3
+        assert (record.loss[2, 1], np.isnan(record.loss[1, 1])) == (whole.loss[2, 1], True)
+    args = ("plot", "--study", str(tmp_path / "s.db"), "--id", str(entry.id), "--kind", "heatmap")
+    assert run(*args, "-o", str(tmp_path / "x.png")).code == 0
+    assert "Not finished: 3 of 20 points measured, the others blank" in samples.caption(drawn[-1])
 
 
 def test_runs_are_drawn_on_surfaces_only(tmp_path: Path, run) -> None:

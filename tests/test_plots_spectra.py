@@ -378,6 +378,52 @@ def test_checkpoints_with_fewer_eigenvalues_leave_gaps():
         assert [list(np.isfinite(v)) for v in values] == [[True, True]] * 2 + [[True, False]] * 4
 
 
+def sharpnesses(*names):
+    return [dataclasses.replace(samples.sharpness(name), value_se=0.02) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "runs"),
+    [
+        ([f"adam-e{k}" for k in range(1, 10)] + [f"sam-e{k}.pt" for k in range(10, 13)], None),
+        ([f"epoch-{k}.pt" for k in range(1, 13)], ["adam"] * 9 + ["sam"] * 3),
+    ],
+)
+@pytest.mark.parametrize("make", [samples.eigenpairs, samples.sharpness, samples.trace])
+def test_two_runs_are_never_one_curve(names, runs, make):
+    records = [make(name) for name in names]
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = {"names": [names[i] for i in order], "runs": runs and [runs[i] for i in order]}
+    figure = plots.plot_sweep([records[i] for i in order], **shuffled)
+    drawn = {bars.get_label().split(",")[0]: bars.lines[0] for bars in figure.axes[0].containers}
+    x = {name.removesuffix("-e"): list(line.get_xdata()) for name, line in drawn.items()}
+    assert x == {"adam": list(range(1, 10)), "sam": [10, 11, 12]}
+    assert len({line.get_color() for line in drawn.values()}) == 2
+    assert "One line for each run" in said(figure)
+    assert len({trace.legendgroup for trace in plots.explore_sweep(records, runs=runs).data}) >= 2
+
+
+def test_sharpness_over_training_has_its_standard_error_as_bars():
+    records = sharpnesses("e1", "e2", "e3")
+    (bars,) = plots.plot_sweep(records).axes[0].containers
+    _, _, (rods_,) = bars.lines
+    ends = np.array([segment[:, 1] for segment in rods_.get_segments()])
+    np.testing.assert_allclose(np.diff(ends, axis=1), 0.04)
+    with pytest.raises(InvalidArgumentError, match="one kind of record over training; got"):
+        plots.plot_sweep([*records, samples.trace("e4")])
+    with pytest.raises(InvalidArgumentError, match="unknown kind of record over training 'surf"):
+        plots.plot_sweep([samples.surface("e1"), samples.surface("e2")])
+
+
+def test_runs_can_be_given_by_name():
+    figure = plots.plot_sweep(
+        {"Adam": samples.sweep(3), "SAM": samples.sweep(2)}, colours={"SAM": "#123456"}
+    )
+    labels = {bars.get_label(): bars.lines[0] for bars in figure.axes[0].containers}
+    assert set(labels) == {"Adam, λ1", "SAM, λ1"}
+    assert labels["SAM, λ1"].get_color() == "#123456"
+
+
 @pytest.mark.parametrize("x", [[1], [1, 1, 2], [1, 2, np.nan]])
 def test_the_numbers_over_training_are_checked(x):
     for draw in (plots.plot_sweep, plots.explore_sweep):

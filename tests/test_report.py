@@ -257,6 +257,15 @@ def test_the_page_opens_with_what_was_measured(everything):
     )
 
 
+def test_the_page_begins_with_the_scale_that_its_surfaces_have(tmp_path):
+    two = samples.comparison(samples.sharp(nx=6, ny=5), samples.wide(nx=6, ny=5))
+    for scale, first in (("auto", "linear"), ("log", "log"), ("log-excess", "log")):
+        source = own_part(write_report(two, tmp_path / "r.html", scale=scale))
+        assert f'<html lang="en" data-scale="{first}">' in source
+        assert f'data-to="{first}" aria-pressed="true"' in source
+        assert source.index(f'class="card wide {first}"') < source.index('id="details"')
+
+
 def test_a_run_over_epochs_has_a_picture(tmp_path):
     models = [
         Measured(name=name, eigenpairs=samples.eigenpairs(name))
@@ -303,7 +312,8 @@ def test_only_scripts_whose_hash_is_in_the_policy_can_run(hostile):
 
 def test_the_page_is_well_formed(hostile):
     source = hostile.read_text()
-    assert source.startswith('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">')
+    head = r'<!DOCTYPE html>\n<html lang="en" data-scale="\w+">\n<head>\n<meta charset="utf-8">'
+    assert re.match(head, source)
     checker = check(own_part(hostile))
     assert len(set(checker.ids)) == len(checker.ids)
     data = re.search(r'<script type="application/json" id="figures">(.*?)</script>', source, re.S)

@@ -10,16 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
-from landscape.plots.style import (
-    colours_by_name,
-    finish,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
+from landscape.plots import captions, style
 from landscape.plots.surfaces import check_grid
 from landscape.results import FloatArray, Surface
 from landscape.results.surfaces import LevelSetArea, level_set_area
@@ -122,16 +113,16 @@ def area_parts(areas: Areas, index: int) -> list[tuple[str, Any]]:
     values = np.where(areas.values[index] > 0, areas.values[index], np.nan)
     kinds = np.where(areas.is_cut[index], 1, np.where(areas.is_rough[index], 2, 0))
     parts = []
-    for kind, style in enumerate(("solid", "dashed", "dotted")):
+    for kind, dash in enumerate(("solid", "dashed", "dotted")):
         here = kinds == kind
         joined = here.copy()
         joined[1:] |= here[:-1] & (kinds[1:] == 1)  # a part ends where the dashed one begins
         joined[:-1] |= here[1:] & (kinds[:-1] == 2)
-        parts.append((style, np.where(joined, values, np.nan)))
+        parts.append((dash, np.where(joined, values, np.nan)))
     return parts
 
 
-@styled()
+@style.styled()
 def plot_area(
     surfaces: Surface | Sequence[Surface],
     *,
@@ -162,19 +153,19 @@ def plot_area(
     Returns:
         The axes.
     """
-    records, called = records_and_names(surfaces, names)
+    records, called = style.records_and_names(surfaces, names)
     areas = areas_of(records, deltas=deltas, units=units)
-    axes = new_axes(ax)
-    tints = colours_by_name(called, colours, ax)
+    axes = style.new_axes(ax)
+    tints = style.colours_by_name(called, colours, ax)
     axes.set(xscale="log", yscale="log")
     for index, name in enumerate(called):
-        for style, values in area_parts(areas, index):
-            label = plain(shorten(name)) if style == "solid" else None
-            axes.plot(areas.deltas, values, linestyle=style, color=tints[name], label=label)
+        for dash, values in area_parts(areas, index):
+            label = style.plain(style.shorten(name)) if dash == "solid" else None
+            axes.plot(areas.deltas, values, linestyle=dash, color=tints[name], label=label)
     axes.set_xlim(areas.deltas[0], areas.deltas[-1] if areas.deltas.size > 1 else None)
     axes.set(xlabel="rise of the loss, δ", ylabel=areas.label)
     heading = called[0] if title is None and len(records) == 1 and ax is None else title
-    return finish(axes, ax, _parts(areas, records, called), title=heading, caption=caption)
+    return style.finish(axes, ax, _parts(areas, records, called), title=heading, caption=caption)
 
 
 def _parts(areas: Areas, surfaces: Sequence[Surface], names: Sequence[str]) -> list[str]:

@@ -11,20 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.lines import draw_lines
 from landscape.plots.scales import Floats, Scale, common_scale
-from landscape.plots.style import (
-    COLOUR_MAP,
-    Picture,
-    colours_by_name,
-    draw_key,
-    plain,
-    shorten,
-    styled,
-    write_caption,
-    write_title,
-)
 from landscape.plots.surfaces import (
     SURFACE_KINDS,
     add_colour_bar,
@@ -41,7 +30,7 @@ PER_ROW = 4
 _LINES = {"worst_line": "worst-case", "random_line": "random"}
 
 
-@styled()
+@style.styled()
 def plot_comparison(
     comparison: Comparison,
     *,
@@ -49,7 +38,7 @@ def plot_comparison(
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
     levels: int | Sequence[float] = 10,
-    cmap: str = COLOUR_MAP,
+    cmap: str = style.COLOUR_MAP,
     colours: Mapping[str, str] | None = None,
     lines: bool = True,
     title: str | None = None,
@@ -89,7 +78,7 @@ def plot_comparison(
     if not models and not drawn_lines:
         msg = "nothing to draw: no checkpoint of this comparison has a surface or a line"
         raise InvalidArgumentError(msg)
-    tints = colours_by_name(comparison.names, colours)
+    tints = style.colours_by_name(comparison.names, colours)
     figure, panels = _sheet(len(models), list(drawn_lines), kind)
     parts: list[str] = []
     if models:
@@ -100,12 +89,12 @@ def plot_comparison(
         _draw_rises(panels[role], comparison, role, tints)
     if drawn_lines:
         role = max(drawn_lines, key=lambda role: len(drawn_lines[role]))
-        draw_key(panels[role])
+        style.draw_key(panels[role])
         parts += _line_parts(drawn_lines)
     if title:
-        write_title(figure, title)
+        style.write_title(figure, title)
     if caption:
-        write_caption(figure, parts)
+        style.write_caption(figure, parts)
     return figure
 
 
@@ -114,7 +103,7 @@ def lines_of(comparison: Comparison, role: str) -> list[tuple[str, Line]]:
     return [(m.name, getattr(m, role)) for m in comparison.models if getattr(m, role) is not None]
 
 
-def _sheet(n: int, lines: Sequence[str], kind: str) -> tuple[Picture, dict[str, Any]]:
+def _sheet(n: int, lines: Sequence[str], kind: str) -> tuple[style.Picture, dict[str, Any]]:
     """Lay the panels out: rows of reliefs, rows of maps, and a row of lines."""
     rows: list[list[str]] = []
     heights: list[float] = []
@@ -132,7 +121,7 @@ def _sheet(n: int, lines: Sequence[str], kind: str) -> tuple[Picture, dict[str, 
         mosaic.append([role for role in lines for _ in range(width // len(lines))])
         heights.append(2.4)
     size = (max(3.1 * n_columns + 0.8, 6.4), sum(heights) + 0.3)
-    figure = Picture(figsize=size, layout="constrained")
+    figure = style.Picture(figsize=size, layout="constrained")
     kinds: Any = {name: {"projection": "3d"} for row in mosaic for name in row if name[:3] == "3d "}
     panels = figure.subplot_mosaic(mosaic, height_ratios=heights, per_subplot_kw=kinds)
     return figure, panels
@@ -167,7 +156,7 @@ def _draw_surfaces(
             draw_runs(flat, model.trajectories, tints)
             flat.set_box_aspect(1)
         for axes in filter(None, (relief, flat)):
-            axes.set_title(plain(shorten(model.name, 22)), color=tints[model.name])
+            axes.set_title(style.plain(style.shorten(model.name, 22)), color=tints[model.name])
             if alike:
                 axes.set(xlim=x_range, ylim=y_range)
         looks.append(flat if flat is not None else relief)
@@ -186,7 +175,7 @@ def _surface_parts(
     parts.append("blank: not measured" if alike and blank and kind != "3d" else "")
     for model, surface in zip(models, surfaces, strict=True):
         said = runs_parts(model.trajectories, surface)
-        parts += [f"On {shorten(model.name)}: {said[0]}", *said[1:]] if said else []
+        parts += [f"On {style.shorten(model.name)}: {said[0]}", *said[1:]] if said else []
     return parts + ([] if kind == "3d" else sorted({ball_size(model) for model in models}))
 
 

@@ -14,22 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, SymmetricalLogLocator
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
-from landscape.plots.style import (
-    FAINT,
-    Picture,
-    colours_by_name,
-    draw_key,
-    finish,
-    marker,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-    write_caption,
-    write_title,
-)
+from landscape.plots import captions, style
 from landscape.results import Density
 from landscape.stats import confidence_interval
 from landscape.wording import number
@@ -126,7 +111,7 @@ def _smoothed(record: Density, width: float) -> Density:
     return dataclasses.replace(record, **curve, **band)
 
 
-@styled()
+@style.styled()
 def plot_density(
     densities: Density | Sequence[Density],
     *,
@@ -153,38 +138,39 @@ def plot_density(
     Returns:
         The axes; the figure where they stand under each other.
     """
-    given, called = records_and_names(densities, names)
+    given, called = style.records_and_names(densities, names)
     one_of(y_axis, ("log", "linear"), what="scale of a spectral density")
     records = with_one_bandwidth(given)
     view = density_view(records, x_axis)
-    tints = colours_by_name(called, colours, ax)
+    tints = style.colours_by_name(called, colours, ax)
     labels = [
-        f"{shorten(n, 24)}: {_share_below_zero(r)}" for r, n in zip(records, called, strict=True)
+        f"{style.shorten(n, 24)}: {_share_below_zero(r)}"
+        for r, n in zip(records, called, strict=True)
     ]
     parts = _parts(given, records, called, view, y_axis)
     if ax is None and len(records) >= STACKED_FROM:
-        figure = Picture(figsize=(6.2, 1.35 * len(records) + 0.6), layout="constrained")
+        figure = style.Picture(figsize=(6.2, 1.35 * len(records) + 0.6), layout="constrained")
         rows = figure.subplots(len(records), 1, sharex=True, sharey=True)
         for index, (axes, record) in enumerate(zip(rows, records, strict=True)):
             prepare_density(axes, view, y_axis)
             axes.set_xlabel("eigenvalue λ" if index == len(records) - 1 else "")
-            draw_density(axes, record, view, tint=tints[called[index]], shape=marker(index))
+            draw_density(axes, record, view, tint=tints[called[index]], shape=style.marker(index))
             axes.set_title(
-                plain(labels[index]), weight="normal", color=tints[called[index]], size=8
+                style.plain(labels[index]), weight="normal", color=tints[called[index]], size=8
             )
         if title:
-            write_title(figure, title)
+            style.write_title(figure, title)
         if caption is not False:
-            write_caption(figure, parts)
+            style.write_caption(figure, parts)
         return figure
-    axes = new_axes(ax)
+    axes = style.new_axes(ax)
     prepare_density(axes, view, y_axis)
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
-        look = {"tint": tints[name], "shape": marker(index), "label": labels[index]}
+        look = {"tint": tints[name], "shape": style.marker(index), "label": labels[index]}
         draw_density(axes, record, view, rank=index, n=len(records), **look)
-    finish(axes, ax, parts, title=title, caption=caption)
+    style.finish(axes, ax, parts, title=title, caption=caption)
     if ax is None and len(records) == 1:
-        draw_key(axes)  # which says the share
+        style.draw_key(axes)  # which says the share
     return axes
 
 
@@ -192,7 +178,9 @@ def prepare_density(axes: Axes, view: DensityView, y_axis: str = "log") -> None:
     """Give a panel the axes of a density."""
     if view.spacing == "symlog":
         axes.set_xscale("asinh", linear_width=view.threshold)
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=view.threshold))
+        locator = SymmetricalLogLocator(base=10, linthresh=view.threshold)
+        ticks = np.asarray(locator.tick_values(view.low, view.high))
+        axes.set_xticks(ticks[(ticks == 0) | (np.abs(ticks) >= view.threshold)])
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(view.low, view.high)
     if y_axis == "log":
@@ -200,7 +188,7 @@ def prepare_density(axes: Axes, view: DensityView, y_axis: str = "log") -> None:
         axes.set_ylim(view.floor, view.top)
     else:
         axes.set_ylim(0.0, 0.53 * view.top)
-    axes.axvline(0.0, color=FAINT, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.8)
+    axes.axvline(0.0, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.8)
     axes.set_xlabel("eigenvalue λ")
     axes.set_ylabel("density φ(λ)")
 
@@ -221,7 +209,9 @@ def draw_density(
     low, high = (np.maximum(edge, least) for edge in (record.low, record.high))
     axes.fill_between(record.grid, low, high, color=tint, alpha=0.22, linewidth=0, zorder=1.5)
     curve = np.maximum(record.density, least)  # NaN stays and breaks the curve
-    axes.plot(record.grid, curve, color=tint, linewidth=1.3, zorder=2.5, label=plain(label) or None)
+    axes.plot(
+        record.grid, curve, color=tint, linewidth=1.3, zorder=2.5, label=style.plain(label) or None
+    )
     if len(record.atoms):
         height = np.full(len(record.atoms), 0.05 + 0.15 * rank / max(n, 3))
         look: dict[str, Any] = {"color": tint, "markeredgecolor": "white", "markeredgewidth": 0.5}

@@ -10,17 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.errors import DataError, InvalidArgumentError, one_of
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale
-from landscape.plots.style import (
-    BAD,
-    finish,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
 from landscape.plots.surfaces import axis_label, check_grid, mark_checkpoint
 from landscape.results import Surface
 from landscape.wording import number
@@ -153,7 +144,7 @@ def _grid(surface: Surface) -> str:
     )
 
 
-@styled()
+@style.styled()
 def plot_difference(
     a: Surface,
     b: Surface,
@@ -189,17 +180,17 @@ def plot_difference(
             not positive.
         DataError: if the data are not the same.
     """
-    _, called = records_and_names((a, b), names)
+    _, called = style.records_and_names((a, b), names)
     found = difference_of(a, b, rise=rise)
     drawn = found.scale(scale, limit=limit)
-    axes: Any = new_axes(ax, size=(5.2, 4.2))
+    axes: Any = style.new_axes(ax, size=(5.2, 4.2))
     axes.set_box_aspect(1)
     axes.grid(visible=False)
     look: Any = {"norm": drawn.norm(), "cmap": cmap, "shading": "nearest", "rasterized": True}
     cells = axes.pcolormesh(a.x, a.y, np.ma.masked_invalid(found.values.T), **look)
     for where, mark, tint, size in (
         (found.unsure, ".", "black", 2.2),
-        (~np.isfinite(found.values), "x", BAD, 4.0),
+        (~np.isfinite(found.values), "x", style.BAD, 4.0),
     ):
         i, j = np.nonzero(where)
         if i.size:
@@ -207,10 +198,10 @@ def plot_difference(
     mark_checkpoint(axes, a)
     axes.set(xlabel=_axis((a, b), 0), ylabel=_axis((a, b), 1))
     label = _label(found, called)
-    axes.figure.colorbar(cells, ax=axes, aspect=25, pad=0.02, label=plain(label))
-    heading = f"{shorten(called[0])} − {shorten(called[1])}" if title is None else title
+    axes.figure.colorbar(cells, ax=axes, aspect=25, pad=0.02, label=style.plain(label))
+    heading = f"{style.shorten(called[0])} − {style.shorten(called[1])}" if title is None else title
     parts = _parts(found, (a, b), called, drawn)
-    return finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=heading, caption=caption)
 
 
 def _axis(surfaces: Sequence[Surface], index: int) -> str:
@@ -223,7 +214,9 @@ def _axis(surfaces: Sequence[Surface], index: int) -> str:
 
 def _label(found: Difference, names: Sequence[str]) -> str:
     quantity = "rise" if found.rise else "loss"
-    return f"{quantity} of {shorten(names[0], 20)} − {quantity} of {shorten(names[1], 20)}"
+    return (
+        f"{quantity} of {style.shorten(names[0], 20)} − {quantity} of {style.shorten(names[1], 20)}"
+    )
 
 
 def _parts(
@@ -244,8 +237,8 @@ def _parts(
     log = f"log scale for both signs, linear within ±{scale.threshold:g}"
     return [
         _of_other_problems(surfaces[0], surfaces[1]),
-        f"{_label(found, names)}: orange, {shorten(names[0])} lies higher; purple, "
-        f"{shorten(names[1])} does; each on the plane of its own checkpoint (+): "
+        f"{_label(found, names)}: orange, {style.shorten(names[0])} lies higher; purple, "
+        f"{style.shorten(names[1])} does; each on the plane of its own checkpoint (+): "
         + captions.per_name(surfaces, names, captions.plane_and_grid),
         captions.with_ending(errors, f" ({how})"),
         f"{n_bad} of {size} points not finite in one of the two, marked ×" if n_bad else "",

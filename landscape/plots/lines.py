@@ -9,25 +9,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale, common_scale
-from landscape.plots.style import (
-    DASHES,
-    colours_by_name,
-    finish,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
 from landscape.results import Line
 from landscape.wording import number
 
 LINE_AXES = ("auto", "distance", "direction")
 
 
-@styled()
+@style.styled()
 def plot_line(
     lines: Line | Sequence[Line],
     *,
@@ -57,16 +47,16 @@ def plot_line(
     Returns:
         The axes.
     """
-    records, called = records_and_names(lines, names)
+    records, called = style.records_and_names(lines, names)
     drawn = common_scale(records, scale, limits=limits)
-    axes = new_axes(ax)
-    tints = colours_by_name(called, colours, ax)
+    axes = style.new_axes(ax)
+    tints = style.colours_by_name(called, colours, ax)
     draw_lines(axes, records, drawn, names=called, colours=tints, axis=axis)
     if limits is not None:
         axes.set_ylim(drawn.low, drawn.high)
     heading = called[0] if title is None and len(records) == 1 and ax is None else title
     parts = captions.line_parts(records, called, drawn)
-    return finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=heading, caption=caption)
 
 
 def draw_lines(
@@ -83,8 +73,8 @@ def draw_lines(
     directions = list(dict.fromkeys(line.direction for line in lines))
     scale.apply(axes)
     for line, name in zip(lines, names, strict=True):
-        label = name if len(directions) == 1 else f"{shorten(name)}, {line.direction}"
-        dash: Any = DASHES[directions.index(line.direction) % len(DASHES)]
+        label = name if len(directions) == 1 else f"{style.shorten(name)}, {line.direction}"
+        dash: Any = style.DASHES[directions.index(line.direction) % len(style.DASHES)]
         x = line.distance if by_distance else np.asarray(line.x)
         _draw_line(axes, x, line, scale, color=colours[name], linestyle=dash, label=label)
     if by_distance:
@@ -101,7 +91,7 @@ def _draw_line(axes: Axes, x: Any, line: Line, scale: Scale, *, label: str, **lo
     values = scale.values(line)
     known = np.isfinite(values)
     drawn = np.where(known, values, np.nan)
-    axes.plot(x, drawn, label=plain(shorten(label, 60)), **look)
+    axes.plot(x, drawn, label=style.plain(style.shorten(label, 60)), **look)
     beside = np.pad(known, 1)
     lonely = known & ~(beside[:-2] | beside[2:])
     axes.plot(x[lonely], values[lonely], ".", color=look["color"], markersize=4)
@@ -131,7 +121,7 @@ def _use_distance(lines: Sequence[Line], axis: str) -> bool:
     return known and axis != "direction"
 
 
-@styled()
+@style.styled()
 def plot_band(
     lines: Mapping[str, Sequence[Line]],
     *,
@@ -164,9 +154,9 @@ def plot_band(
     """
     _check_bands(lines)
     drawn = common_scale([line for of in lines.values() for line in of], scale, limits=limits)
-    axes = new_axes(ax)
+    axes = style.new_axes(ax)
     drawn.apply(axes)
-    tints = colours_by_name(lines, colours, ax)
+    tints = style.colours_by_name(lines, colours, ax)
     means = {}
     for name, records in lines.items():
         means[name] = _draw_band(axes, name, records, drawn, tints[name])
@@ -177,7 +167,7 @@ def plot_band(
     axes.set_xlabel("x, in units of each direction")
     axes.set_ylabel(drawn.label)
     heading = next(iter(lines)) if title is None and len(lines) == 1 else title
-    return finish(axes, ax, _band_parts(lines, means, drawn), title=heading, caption=caption)
+    return style.finish(axes, ax, _band_parts(lines, means, drawn), title=heading, caption=caption)
 
 
 def _draw_band(axes: Axes, name: str, records: Sequence[Line], scale: Scale, tint: str) -> Floats:
@@ -193,8 +183,8 @@ def _draw_band(axes: Axes, name: str, records: Sequence[Line], scale: Scale, tin
     for line in np.where(np.isfinite(values), values, np.nan):
         axes.plot(x, line, color=tint, linewidth=0.5, alpha=0.45, zorder=1.8)
     axes.fill_between(x, low, high, color=tint, alpha=0.2, linewidth=0, zorder=1.5)
-    label = f"{shorten(name)}, mean of {len(records)} directions"
-    axes.plot(x, mean, color=tint, linewidth=1.8, label=plain(label), zorder=3)
+    label = f"{style.shorten(name)}, mean of {len(records)} directions"
+    axes.plot(x, mean, color=tint, linewidth=1.8, label=style.plain(label), zorder=3)
     return np.asarray(mean)
 
 
@@ -205,7 +195,7 @@ def _check_bands(lines: Mapping[str, Sequence[Line]]) -> None:
         raise InvalidArgumentError(msg)
     few = {name: len(records) for name, records in lines.items() if len(records) < 2}
     if few:
-        listed = ", ".join(f"{shorten(name)} has {n}" for name, n in few.items())
+        listed = ", ".join(f"{style.shorten(name)} has {n}" for name, n in few.items())
         msg = (
             f"a band takes at least two lines of a checkpoint; {listed}: measure more, "
             "e.g. landscape line --seeds 10"
@@ -216,9 +206,9 @@ def _check_bands(lines: Mapping[str, Sequence[Line]]) -> None:
     for name, line in named:
         if not np.array_equal(line.x, first.x):
             msg = (
-                f"a band takes lines at the same coordinates; one of {shorten(first_name)} has "
-                f"{_points(first)}, one of {shorten(name)} has {_points(line)}: measure all with "
-                "the same points and range"
+                "a band takes lines at the same coordinates; one of "
+                f"{style.shorten(first_name)} has {_points(first)}, one of {style.shorten(name)} "
+                f"has {_points(line)}: measure all with the same points and range"
             )
             raise InvalidArgumentError(msg)
 

@@ -9,19 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.errors import one_of
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.lines import mark_bad
-from landscape.plots.style import (
-    FAINT,
-    colours_by_name,
-    draw_key,
-    finish,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
 from landscape.results import FloatArray, LossPath
 from landscape.results.paths import above_chord
 from landscape.wording import number
@@ -33,7 +22,7 @@ _STATISTICS = {
 }
 
 
-@styled()
+@style.styled()
 def plot_path(
     paths: LossPath | Sequence[LossPath],
     *,
@@ -62,16 +51,16 @@ def plot_path(
         The axes.
     """
     one_of(scale, ("linear", "log"), what="scale of a picture of paths")
-    records, called = records_and_names(paths, names)
+    records, called = style.records_and_names(paths, names)
     called = [record.route for record in records] if names is None else called
     shared = called[0] if title is None and len(set(called)) == 1 else ""
     labels = [
-        ", ".join(filter(None, [record.shape, "" if shared else shorten(name)]))
+        ", ".join(filter(None, [record.shape, "" if shared else style.shorten(name)]))
         for record, name in zip(records, called, strict=True)
     ]
     keys = [f"{k} {label}" for k, label in enumerate(labels)]
-    tints = colours_by_name(keys, None, ax) | dict(colours or {})
-    axes = new_axes(ax)
+    tints = style.colours_by_name(keys, None, ax) | dict(colours or {})
+    axes = style.new_axes(ax)
     axes.set_yscale(scale, **({"nonpositive": "clip"} if scale == "log" else {}))
     for record, label, key in zip(records, labels, keys, strict=True):
         tint = tints.get(label, tints[key])
@@ -84,9 +73,9 @@ def plot_path(
     axes.set_ylabel("loss L(w(t))")
     heading = shared if title is None else title
     parts = _parts(records, called, scale)
-    axes = finish(axes, ax, parts, title=heading, caption=caption)
+    axes = style.finish(axes, ax, parts, title=heading, caption=caption)
     if ax is None and len(axes.get_legend_handles_labels()[1]) == 1:
-        draw_key(axes)  # which says the barrier
+        style.draw_key(axes)  # which says the barrier
     return axes
 
 
@@ -108,7 +97,7 @@ def _draw(
     if top is not None:
         barrier = f"barrier {number(float(rise[top]))} at t = {number(float(t[top]))}"
     dash: Any = (0, (5, 2)) if dashed else "solid"
-    axes.plot(t, values, color=tint, linestyle=dash, label=plain(f"{label}: {barrier}"))
+    axes.plot(t, values, color=tint, linestyle=dash, label=style.plain(f"{label}: {barrier}"))
     spread = 2 * np.where(np.isfinite(errors), errors, np.nan)
     if np.any(spread > 0):
         low = values - spread
@@ -116,7 +105,7 @@ def _draw(
             low = np.maximum(low, 1e-3 * np.nanmin(values))
         look: dict[str, Any] = {"alpha": 0.15, "linewidth": 0, "zorder": 1.5}
         axes.fill_between(t, low, values + spread, color=tint, **look)
-    axes.plot(t, chord, color=FAINT, linestyle=(0, (1, 2)), linewidth=0.8, zorder=1.8)
+    axes.plot(t, chord, color=style.FAINT, linestyle=(0, (1, 2)), linewidth=0.8, zorder=1.8)
     if top is not None and not dashed:  # those of held-out data would lie beside it
         look = {"linewidth": 0.9, "marker": "o", "markersize": 3.5, "markevery": [1]}
         axes.plot([t[top]] * 2, [chord[top], values[top]], color=tint, **look)

@@ -9,22 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots import captions
-from landscape.plots.style import (
-    FAINT,
-    colours_by_name,
-    finish,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
+from landscape.plots import captions, style
 from landscape.results import FloatArray, Profile
 from landscape.wording import number
 
 
-@styled()
+@style.styled()
 def plot_profile(
     profiles: Profile | Sequence[Profile],
     *,
@@ -57,17 +47,17 @@ def plot_profile(
     Raises:
         InvalidArgumentError: if the records are of different balls, or no value is above zero.
     """
-    records, called = records_and_names(profiles, names)
+    records, called = style.records_and_names(profiles, names)
     _check(records)
-    axes = new_axes(ax)
-    tints = colours_by_name(called, colours, ax)
+    axes = style.new_axes(ax)
+    tints = style.colours_by_name(called, colours, ax)
     for record, name in zip(records, called, strict=True):
         _draw(axes, record, name, tints[name], relative=relative)
     if any(np.isfinite(record.quadratic_maxima).any() for record in records):
-        axes.plot([], [], "--", color=FAINT, linewidth=1.0, label="quadratic model")
-    axes.plot([], [], ":", color=FAINT, linewidth=1.2, label="one step of SAM")
+        axes.plot([], [], "--", color=style.FAINT, linewidth=1.0, label="quadratic model")
+    axes.plot([], [], ":", color=style.FAINT, linewidth=1.2, label="one step of SAM")
     if not all(record.reached.all() for record in records):
-        axes.plot([], [], "o", color=FAINT, mfc="none", markersize=4, label="NOT converged")
+        axes.plot([], [], "o", color=style.FAINT, mfc="none", markersize=4, label="NOT converged")
     axes.set(xscale="log", yscale="log", xlabel=_x_label(records[0], relative=relative))
     axes.set_ylabel("rise of the loss, L(w + ε) − L(w)")
     parts = [
@@ -77,7 +67,7 @@ def plot_profile(
         captions.per_name(records, called, captions.source),
     ]
     heading = called[0] if title is None and len(records) == 1 and ax is None else title
-    return finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=heading, caption=caption)
 
 
 def _check(records: Sequence[Profile]) -> None:
@@ -108,7 +98,7 @@ def _draw(axes: Axes, record: Profile, name: str, tint: str, *, relative: bool) 
     x, done = record.relative_rhos if relative else record.rhos, record.reached
     values = _positive(record.values)
     look: dict[str, Any] = {"color": tint, "zorder": 3}
-    axes.plot(x, values, "-", label=plain(shorten(name)), **look)
+    axes.plot(x, values, "-", label=style.plain(style.shorten(name)), **look)
     axes.plot(x[done], values[done], "o", markersize=4, **look)
     axes.plot(x[~done], values[~done], "o", markerfacecolor="white", markersize=4, **look)
     axes.plot(x, _positive(record.quadratic_maxima), "--", color=tint, linewidth=1.0)

@@ -10,18 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
-from landscape.plots.style import (
-    FAINT,
-    colours_by_name,
-    finish,
-    marker,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
+from landscape.plots import captions, style
 from landscape.results import Eigenpairs, Sharpness
 from landscape.results.sharpness import ball_of
 from landscape.wording import number
@@ -34,7 +23,7 @@ _SPLIT: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 5, "
 _BOUND: dict[str, Any] = {"linestyle": "none", "marker": 7, "markersize": 6, "zorder": 4}
 
 
-@styled()
+@style.styled()
 def plot_eigs(
     eigenpairs: Eigenpairs | Sequence[Eigenpairs],
     *,
@@ -64,10 +53,10 @@ def plot_eigs(
     Returns:
         The axes.
     """
-    records, called = records_and_names(eigenpairs, names)
+    records, called = style.records_and_names(eigenpairs, names)
     logarithmic = is_logarithmic(np.concatenate([r.values for r in records]), scale)
-    axes = new_axes(ax)
-    tints = colours_by_name(called, colours, ax)
+    axes = style.new_axes(ax)
+    tints = style.colours_by_name(called, colours, ax)
     space(axes, logarithmic=logarithmic)
     n_places = _n_places(records)
     split = gauss_newton and any(len(record.gauss_newton) for record in records)
@@ -75,7 +64,7 @@ def plot_eigs(
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
         at = _places(record, n_places) + 0.5 * ((index + 0.5) / len(records) - 0.5)
         tint = tints[name]
-        _draw_spectrum(axes, at, record, shorten(name), tint=tint, shape=marker(index))
+        _draw_spectrum(axes, at, record, style.shorten(name), tint=tint, shape=style.marker(index))
         if split and len(record.gauss_newton):
             # beside the eigenvalue, which it is close to for the largest ones
             axes.plot(at + 0.13, record.gauss_newton, color=tint, **_SPLIT)
@@ -85,14 +74,14 @@ def plot_eigs(
     axes.set_ylabel("eigenvalue θ")
     if any(len(record.data_errors) for record in records):
         sample = "another sample of the data: ±1 standard error"
-        axes.plot([], [], color=FAINT, linewidth=6, alpha=0.3, label=sample)
+        axes.plot([], [], color=style.FAINT, linewidth=6, alpha=0.3, label=sample)
     if split:
-        axes.plot([], [], color=FAINT, label="vᵀGv, the Gauss-Newton part", **_SPLIT)
+        axes.plot([], [], color=style.FAINT, label="vᵀGv, the Gauss-Newton part", **_SPLIT)
     if any(bounded):
         bound = "no eigenvalue lies above, but for a small probability"
-        axes.plot([], [], color=FAINT, label=bound, **_BOUND)
+        axes.plot([], [], color=style.FAINT, label=bound, **_BOUND)
     heading = called[0] if title is None and len(records) == 1 and ax is None else title
-    return finish(axes, ax, _eigs_parts(records, called), title=heading, caption=caption)
+    return style.finish(axes, ax, _eigs_parts(records, called), title=heading, caption=caption)
 
 
 def _draw_spectrum(
@@ -100,7 +89,7 @@ def _draw_spectrum(
 ) -> None:
     look: dict[str, Any] = {"fmt": shape, "color": tint, "capsize": 3, "elinewidth": 1.0}
     look |= {"markerfacecolor": tint if record.converged else "white", "markersize": 5.5}
-    label = plain(name if record.converged else f"{name} (not converged)")
+    label = style.plain(name if record.converged else f"{name} (not converged)")
     axes.errorbar(at, record.values, yerr=record.residuals, label=label, **look)
     if len(record.data_errors):
         low, high = record.values - record.data_errors, record.values + record.data_errors
@@ -125,9 +114,9 @@ def _number_places(axes: Axes, records: Sequence[Eigenpairs], n_places: int) -> 
     ticks = sorted(at for at in known if rank[at] % stride == 0)
     axes.set_xticks(ticks, [known[at] for at in ticks])
     if n_top:
-        axes.axvspan(n_top + 0.65, n_top + 1.35, color=FAINT, alpha=0.12, linewidth=0)
+        axes.axvspan(n_top + 0.65, n_top + 1.35, color=style.FAINT, alpha=0.12, linewidth=0)
         middle = axes.get_xaxis_transform()
-        axes.text(n_top + 1, 0.5, "…", ha="center", color=FAINT, transform=middle)
+        axes.text(n_top + 1, 0.5, "…", ha="center", color=style.FAINT, transform=middle)
     axes.set_xlabel("eigenvalue: the largest and, at the right, the smallest")
 
 
@@ -179,7 +168,7 @@ def _bounds(record: Eigenpairs) -> str:
     return f"no eigenvalue above {number(record.upper_bound)} ({chance})"
 
 
-@styled()
+@style.styled()
 def plot_sharpness(
     sharpness: Sharpness | Sequence[Sharpness],
     *,
@@ -204,34 +193,39 @@ def plot_sharpness(
     Returns:
         The axes.
     """
-    records, called = records_and_names(sharpness, names)
+    records, called = style.records_and_names(sharpness, names)
     values = np.concatenate([[r.value, r.one_step, *r.start_values] for r in records])
-    axes = new_axes(ax)
-    tints = colours_by_name(called, colours)
+    axes = style.new_axes(ax)
+    tints = style.colours_by_name(called, colours)
     space(axes, logarithmic=is_logarithmic(values[np.isfinite(values)], scale))
-    axes.plot([], [], color=FAINT, linewidth=2.5, label="largest rise found (≥)")
-    axes.plot([], [], "o", color=FAINT, mfc="none", label="where each start ended")
-    axes.plot([], [], "D", color=FAINT, label="one step of SAM")
+    axes.plot([], [], color=style.FAINT, linewidth=2.5, label="largest rise found (≥)")
+    axes.plot([], [], "o", color=style.FAINT, mfc="none", label="where each start ended")
+    axes.plot([], [], "D", color=style.FAINT, label="one step of SAM")
     for at, (record, name) in enumerate(zip(records, called, strict=True)):
         spread = np.linspace(-0.12, 0.12, len(record.starts)) if record.starts else np.zeros(0)
         tint, ends = tints[name], [at - 0.25, at + 0.25]
         axes.plot(ends, [record.value] * 2, color=tint, linewidth=2.5, solid_capstyle="butt")
+        if np.isfinite(record.value_se):
+            axes.errorbar(at + 0.25, record.value, record.value_se, color=tint, capsize=3)
         axes.plot(at + spread, record.start_values, "o", color=tint, mfc="none")
-        axes.plot(at, record.one_step, "D", color=FAINT)
+        axes.plot(at, record.one_step, "D", color=style.FAINT)
     name_columns(axes, called)
     axes.set_ylabel("rise of the loss, L(w + ε) − L(w)")
     parts = [
         "Largest rise of the loss found in the ball, a lower bound on the maximum: "
         + captions.per_name(records, called, _ball_search),
+        "bars: ±1 standard error over the examples"
+        if any(np.isfinite(record.value_se) for record in records)
+        else "",
         captions.per_name(records, called, captions.source),
     ]
-    return finish(axes, ax, parts, title=title, caption=caption)
+    return style.finish(axes, ax, parts, title=title, caption=caption)
 
 
 def name_columns(axes: Axes, names: Sequence[str]) -> None:
     """Name checkpoints that stand side by side under the panel, slanted where they are long."""
     room = 78 // len(names)
-    short = [plain(shorten(name, 30)) for name in names]
+    short = [style.plain(style.shorten(name, 30)) for name in names]
     slanted: dict[str, Any] = {}
     if max(map(len, short)) > room:
         slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
@@ -265,4 +259,4 @@ def space(axes: Axes, *, logarithmic: bool) -> None:
     if logarithmic:
         axes.set_yscale("log", nonpositive="clip")
     else:
-        axes.axhline(0.0, color=FAINT, linewidth=0.7, zorder=0.8)
+        axes.axhline(0.0, color=style.FAINT, linewidth=0.7, zorder=0.8)

@@ -19,18 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import Akima1DInterpolator
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale, common_scale
-from landscape.plots.style import (
-    BAD,
-    COLOUR_MAP,
-    SMALL,
-    Picture,
-    ReliefPanel,
-    finish,
-    new_axes,
-    styled,
-)
 from landscape.plots.trajectories import check_runs, draw_runs, draw_runs_on_relief, runs_parts
 from landscape.results import Surface, Trajectory
 from landscape.wording import number
@@ -46,7 +36,7 @@ _SHADE = 0.4  # how much darker than its colour a slope that the light only graz
 _FINE = 121  # points along each axis that contours are interpolated to
 
 
-@styled()
+@style.styled()
 def plot_surface(
     surface: Surface,
     *,
@@ -56,7 +46,7 @@ def plot_surface(
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
     levels: int | Sequence[float] = 10,
-    cmap: str = COLOUR_MAP,
+    cmap: str = style.COLOUR_MAP,
     colours: Mapping[str, str] | None = None,
     colour_bar: bool = True,
     title: str | None = None,
@@ -93,15 +83,15 @@ def plot_surface(
     axes: Any = ax
     if kind == "3d":
         if ax is None:
-            picture = Picture(figsize=size, layout="constrained")
-            axes = picture.add_subplot(axes_class=ReliefPanel)
+            picture = style.Picture(figsize=size, layout="constrained")
+            axes = picture.add_subplot(axes_class=style.ReliefPanel)
         elif not in_space:
             msg = "a relief takes axes in three dimensions: subplot_kw={'projection': '3d'}"
             raise InvalidArgumentError(msg)
         draw_relief(axes, surface, drawn, cmap=cmap)
         draw_runs_on_relief(axes, runs, surface, drawn, colours)
     else:
-        axes = new_axes(ax, size=size)
+        axes = style.new_axes(ax, size=size)
         axes.set_box_aspect(1)
         draw_map(axes, surface, drawn, kind=kind, levels=levels, cmap=cmap)
         draw_runs(axes, runs, colours)
@@ -112,7 +102,7 @@ def plot_surface(
     parts = captions.surface_parts([surface], [surface.name], drawn, **options)
     parts += runs_parts(runs, surface)
     heading = surface.name if title is None else title
-    return finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=heading, caption=caption)
 
 
 def check_grid(surface: Surface) -> None:
@@ -137,7 +127,7 @@ def draw_map(
     *,
     kind: str = "contourf",
     levels: int | Sequence[float] = 10,
-    cmap: str = COLOUR_MAP,
+    cmap: str = style.COLOUR_MAP,
 ) -> None:
     """Draw a surface seen from above into axes."""
     axes.grid(visible=False)
@@ -161,7 +151,7 @@ def draw_map(
         if reached.size:
             lines = axes.contour(x, y, z, reached, **look)
             if kind == "contour":
-                axes.clabel(lines, fmt=captions.level_text, fontsize=SMALL - 1)
+                axes.clabel(lines, fmt=captions.level_text, fontsize=style.SMALL - 1)
     _mark_bad_points(axes, surface, cells=kind == "heatmap")
     _mark_measured_points(axes, surface)
     mark_checkpoint(axes, surface)
@@ -180,7 +170,7 @@ def contour_levels(scale: Scale, levels: int | Sequence[float]) -> Floats:
     return np.asarray(asked[(asked > scale.low) & (asked < scale.high)])
 
 
-def add_colour_bar(axes: Any, scale: Scale, *, cmap: str = COLOUR_MAP) -> None:
+def add_colour_bar(axes: Any, scale: Scale, *, cmap: str = style.COLOUR_MAP) -> None:
     """Add the one colour bar of some axes."""
     first = np.ravel(axes)[0]
     pad = 0.08 if first.name == "3d" else 0.02
@@ -236,7 +226,9 @@ def _mark_bad_points(axes: Axes, surface: Surface, *, cells: bool) -> None:
     look: Any = {"facecolor": "none", "edgecolor": "0.6", "hatch": "/////", "linewidth": 0}
     axes.add_collection(PolyCollection(corners, zorder=0.5, **look), autolim=False)
     i, j = np.nonzero(bad)
-    axes.plot(surface.x[i], surface.y[j], "x", color=BAD, markersize=4, zorder=4, clip_on=False)
+    axes.plot(
+        surface.x[i], surface.y[j], "x", color=style.BAD, markersize=4, zorder=4, clip_on=False
+    )
 
 
 def _mark_measured_points(axes: Axes, surface: Surface) -> None:
@@ -254,7 +246,7 @@ def _edges(centres: Any) -> Any:
     return np.concatenate([[first], middle, [last]])
 
 
-def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = COLOUR_MAP) -> None:
+def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = style.COLOUR_MAP) -> None:
     """Draw a surface as a relief into three-dimensional axes."""
     x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
     bottom, top = (float(v) for v in scale.forward([scale.low, scale.high]))
@@ -270,7 +262,7 @@ def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = COLOUR
     relief.set_cmap(cmap)
     bad = ~np.isfinite(z)
     if bad.any():
-        axes.plot(x[bad], y[bad], np.full(bad.sum(), bottom), "x", color=BAD, markersize=4)
+        axes.plot(x[bad], y[bad], np.full(bad.sum(), bottom), "x", color=style.BAD, markersize=4)
     axes.set_zlim(bottom, top)
     ticks = scale.levels(5)
     axes.set_zticks(scale.forward(ticks), [captions.level_text(v) for v in ticks])
@@ -278,7 +270,7 @@ def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = COLOUR
     axes.set_ylabel("y", labelpad=-8)
     axes.view_init(**VIEW)
     axes.set_box_aspect((1, 1, HEIGHT), zoom=1.0)
-    axes.tick_params(labelsize=SMALL - 0.5, pad=-3)
+    axes.tick_params(labelsize=style.SMALL - 0.5, pad=-3)
     axes.tick_params(axis="z", pad=0)
     for axis in (axes.xaxis, axes.yaxis):  # clear of the corner
         axis.set_major_locator(MaxNLocator(4, prune="both"))

@@ -12,20 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.spectra import is_logarithmic, space
-from landscape.plots.style import (
-    DASHES,
-    colour,
-    colours_by_name,
-    finish,
-    marker,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
 from landscape.results import Eigenpairs, Evaluation, FloatArray, Result, Sharpness, TraceEstimate
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -100,7 +88,7 @@ def training_runs(
     if isinstance(records, Mapping):
         runs = [name for name, of in records.items() for _ in of]
         records = [record for of in records.values() for record in of]
-    several, called = records_and_names(records, names)
+    several, called = style.records_and_names(records, names)
     keys = list(runs) if runs is not None else _run_names(called)
     if len(keys) != len(several):
         msg = f"runs must hold one name per record; got {len(keys)} for {len(several)} records"
@@ -173,7 +161,7 @@ def _counted(names: Sequence[str]) -> str:
     return found[1] if found else "number in the checkpoint's name"
 
 
-@styled()
+@style.styled()
 def plot_sweep(
     records: Sequence[Result] | Mapping[str, Sequence[Result]],
     *,
@@ -218,33 +206,35 @@ def plot_sweep(
     if len(found) > 1:
         tracks = {name: dict([next(iter(of.items()))]) for name, of in tracks.items()}
     values = np.concatenate([track[0] for of in tracks.values() for track in of.values()])
-    axes = new_axes(ax)
+    axes = style.new_axes(ax)
     space(axes, logarithmic=is_logarithmic(values[np.isfinite(values)], scale))
-    tints = colours_by_name([run.name for run in found], colours, ax)
+    tints = style.colours_by_name([run.name for run in found], colours, ax)
     for index, run in enumerate(found):
         for k, (label, track) in enumerate(tracks[run.name].items()):
             place = index if run.name else k
-            tint = tints[run.name] if run.name else colour(k)
-            text = f"{shorten(run.name)}, {label}" if run.name else label
+            tint = tints[run.name] if run.name else style.colour(k)
+            text = f"{style.shorten(run.name)}, {label}" if run.name else label
             _draw_track(axes, run, track, tint=tint, place=place, label=text)
     _name_places(axes, found, x_label or counted)
     axes.set_ylabel(QUANTITIES[kinds[0]])
-    return finish(axes, ax, _parts(found, kinds[0]), title=title, caption=caption)
+    return style.finish(axes, ax, _parts(found, kinds[0]), title=title, caption=caption)
 
 
 def _draw_track(
     axes: Axes, run: TrainingRun, track: FloatArray, *, tint: str, place: int, label: str
 ) -> None:
     values, down, up, wide = track
-    dash: Any = DASHES[place // 7 % len(DASHES)]
-    look: Any = {"fmt": marker(place), "color": tint, "capsize": 2, "elinewidth": 1.0}
+    dash: Any = style.DASHES[place // 7 % len(style.DASHES)]
+    look: Any = {"fmt": style.marker(place), "color": tint, "capsize": 2, "elinewidth": 1.0}
     bars = np.nan_to_num([down, up])
-    axes.errorbar(run.x, values, bars, label=plain(label), linestyle=dash, linewidth=1.2, **look)
+    axes.errorbar(
+        run.x, values, bars, label=style.plain(label), linestyle=dash, linewidth=1.2, **look
+    )
     done = np.array([getattr(record, "converged", True) for record in run.records])
     hollow = ~done & np.isfinite(values)
     if hollow.any():
         white: Any = {"markerfacecolor": "white", "zorder": 4}
-        axes.plot(run.x[hollow], values[hollow], marker(place), color=tint, **white)
+        axes.plot(run.x[hollow], values[hollow], style.marker(place), color=tint, **white)
     reach = np.nan_to_num(wide)
     if reach.any():
         bar: Any = {"linewidth": 5, "alpha": 0.25, "zorder": 1.5}
@@ -259,7 +249,7 @@ def _name_places(axes: Axes, runs: Sequence[TrainingRun], label: str) -> None:
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=not np.any(x % 1)))
         return
-    names = [plain(shorten(name, 24)) for name in runs[0].names]
+    names = [style.plain(style.shorten(name, 24)) for name in runs[0].names]
     stride = -(-len(names) // 24)
     slanted: Any = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     look = slanted if max(map(len, names)) * len(names) > 70 else {}
@@ -271,7 +261,7 @@ def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
     records: list[Any] = [record for run in runs for record in run.records]
     names = [name for run in runs for name in run.names]
     open_ = [
-        shorten(name)
+        style.shorten(name)
         for record, name in zip(records, names, strict=True)
         if not getattr(record, "converged", True)
     ]

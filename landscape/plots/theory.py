@@ -8,18 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from landscape.plots.style import (
-    DASHES,
-    FAINT,
-    Picture,
-    colour,
-    draw_key,
-    marker,
-    plain,
-    styled,
-    write_caption,
-    write_title,
-)
+from landscape.plots import style
 from landscape.results import FloatArray
 from landscape.theory import Risks, Simulated, TradeOff
 from landscape.wording import number
@@ -33,7 +22,7 @@ PANELS = {
 """Squared bias, variance and risk against iterations, and risk against gradient evaluations."""
 
 
-@styled()
+@style.styled()
 def plot_theory(
     pair: TradeOff,
     *,
@@ -57,7 +46,7 @@ def plot_theory(
     """
     panels = axes
     if panels is None:
-        sheet = Picture(figsize=(7.2, 5.2), layout="constrained")
+        sheet = style.Picture(figsize=(7.2, 5.2), layout="constrained")
         panels = sheet.subplot_mosaic([["bias2", "variance"], ["risk", "cost"]])
     for name, panel in panels.items():
         for index, curve in enumerate((pair.gd, pair.sam)):
@@ -73,15 +62,15 @@ def plot_theory(
     first: Any = next(iter(panels.values()))
     if simulated:
         label = "Monte Carlo, ±2 standard errors"
-        first.plot([], [], "o", color=FAINT, markersize=3.2, label=label)
+        first.plot([], [], "o", color=style.FAINT, markersize=3.2, label=label)
     if axes is None:
-        draw_key(first)
+        style.draw_key(first)
         if title:
-            write_title(first.figure, title)
+            style.write_title(first.figure, title)
     else:
         first.legend()
     if caption or (caption is None and axes is None):
-        write_caption(first.figure, _parts(pair, simulated))
+        style.write_caption(first.figure, _parts(pair, simulated))
     figure: Figure | SubFigure = first.figure
     return figure
 
@@ -153,17 +142,22 @@ def errors_of(found: Simulated, panel: str) -> FloatArray:
 
 def _draw_curve(axes: Axes, curve: Risks, panel: str, *, index: int) -> None:
     x, y = places_of(curve, panel)[1:], values_of(curve, panel)
-    look: Any = {"color": colour(index), "linestyle": DASHES[index], "zorder": 2}
-    axes.plot(x, y[1:], label=plain(curve_label(curve)), **look)
+    look: Any = {"color": style.colour(index), "linestyle": style.DASHES[index], "zorder": 2}
+    axes.plot(x, y[1:], label=style.plain(curve_label(curve)), **look)
     best = curve.best.iteration
     if panel in {"risk", "cost"} and has_ring(curve):
         ring: Any = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.4}
-        axes.plot([x[best - 1]], [y[best]], "o", color=colour(index), zorder=4, **ring)
+        axes.plot([x[best - 1]], [y[best]], "o", color=style.colour(index), zorder=4, **ring)
 
 
 def _draw_simulated(axes: Axes, estimate: Simulated, panel: str) -> None:
     index = int(estimate.rho > 0)
-    look: Any = {"fmt": marker(index), "color": colour(index), "markersize": 3.2, "zorder": 3}
+    look: Any = {
+        "fmt": style.marker(index),
+        "color": style.colour(index),
+        "markersize": 3.2,
+        "zorder": 3,
+    }
     axes.errorbar(
         places_of(estimate, panel),
         values_of(estimate, panel),

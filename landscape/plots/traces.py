@@ -10,19 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.errors import InvalidArgumentError, one_of
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.spectra import RATIO, name_columns
-from landscape.plots.style import (
-    FAINT,
-    colours_by_name,
-    finish,
-    marker,
-    new_axes,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
 from landscape.results import FloatArray, TraceEstimate
 from landscape.wording import number
 
@@ -45,7 +34,7 @@ class _Traces:
     high: FloatArray
 
 
-@styled()
+@style.styled()
 def plot_trace(
     traces: TraceEstimate | Sequence[TraceEstimate],
     *,
@@ -74,21 +63,25 @@ def plot_trace(
     Returns:
         The axes.
     """
-    records, called = records_and_names(traces, names)
+    records, called = style.records_and_names(traces, names)
     shown = _gather(records, per_parameter=per_parameter)
     n_layers = len(shown.layers)
     row = max(0.155, 0.075 * len(records) + 0.06)
-    axes = new_axes(ax, size=(6.2, row * n_layers + 0.7 if n_layers else 2.8))
+    axes = style.new_axes(ax, size=(6.2, row * n_layers + 0.7 if n_layers else 2.8))
     threshold = _space(axes, shown, scale)
-    tints = colours_by_name(called, colours, ax if n_layers else None)
+    tints = style.colours_by_name(called, colours, ax if n_layers else None)
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
-        _draw(axes, shown, record, index, tints[name], f"{shorten(name)}: {_interval(record)}")
+        _draw(
+            axes, shown, record, index, tints[name], f"{style.shorten(name)}: {_interval(record)}"
+        )
     operators = {record.operator for record in records}
     label = "trace of the layer's block" if n_layers else "trace"
     label += ", per parameter" if per_parameter else ""
     label += f", {operators.pop()}" if len(operators) == 1 else ""
     if n_layers:
-        axes.set_yticks(range(n_layers), [plain(shorten(name, 44)) for name in shown.layers])
+        axes.set_yticks(
+            range(n_layers), [style.plain(style.shorten(name, 44)) for name in shown.layers]
+        )
         axes.set_ylim(n_layers - 0.4, -0.6)  # the model's first layer at the top
         axes.set_xlabel(label)
     else:
@@ -96,7 +89,7 @@ def plot_trace(
         axes.set_ylabel(label)
     heading = called[0] if title is None and len(records) == 1 and ax is None else title
     parts = _parts(records, called, threshold, layers=bool(n_layers))
-    return finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=heading, caption=caption)
 
 
 def _gather(records: Sequence[TraceEstimate], *, per_parameter: bool) -> _Traces:
@@ -160,7 +153,7 @@ def _space(axes: Axes, traces: _Traces, scale: str) -> float | None:
         threshold = float(f"{min(max(smallest, 1e-3 * largest), 0.1 * largest):.0e}")
         set_scale("symlog", linthresh=threshold)
     line = axes.axvline if across else axes.axhline
-    line(0.0, color=FAINT, linewidth=0.8, zorder=0.8)
+    line(0.0, color=style.FAINT, linewidth=0.8, zorder=0.8)
     return threshold
 
 
@@ -170,11 +163,13 @@ def _draw(
     value, n = shown.values[index], len(shown.values)
     bars: Any = np.stack([value - shown.low[index], shown.high[index] - value])
     bars = None if record.exact else np.nan_to_num(np.maximum(bars, 0.0), posinf=0.0)
-    look: dict[str, Any] = {"fmt": marker(index), "color": tint, "elinewidth": 1.1}
+    look: dict[str, Any] = {"fmt": style.marker(index), "color": tint, "elinewidth": 1.1}
     look["markerfacecolor"] = tint if record.converged else "white"
     if shown.layers:
         at = np.arange(value.size) + 0.7 * ((index + 0.5) / n - 0.5)
-        axes.errorbar(value, at, xerr=bars, label=plain(label), markersize=4, capsize=1.5, **look)
+        axes.errorbar(
+            value, at, xerr=bars, label=style.plain(label), markersize=4, capsize=1.5, **look
+        )
     else:  # the column is named under the axis
         axes.errorbar([index], value, yerr=bars, markersize=5, capsize=3, **look)
 

@@ -12,17 +12,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InvalidArgumentError
+from landscape.plots import style
 from landscape.plots.lines import mark_bad
-from landscape.plots.style import (
-    DASHES,
-    Picture,
-    colours_by_name,
-    finish,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-)
 from landscape.plots.trajectories import finite, spans_decades
 from landscape.results import FloatArray
 
@@ -43,7 +34,7 @@ class TrainingRecord(Protocol):
     def lr(self) -> FloatArray: ...  # noqa: D102
 
 
-@styled()
+@style.styled()
 def plot_training(
     logs: TrainingRecord | Sequence[TrainingRecord],
     *,
@@ -69,7 +60,7 @@ def plot_training(
     Raises:
         InvalidArgumentError: if no record was given, or one holds arrays of different lengths.
     """
-    records, called = records_and_names(logs, names)
+    records, called = style.records_and_names(logs, names)
     for record, name in zip(records, called, strict=True):
         shapes = [np.shape(values) for values in (record.epochs, record.train_loss, record.lr)]
         if len(set(shapes)) > 1 or len(shapes[0]) != 1:
@@ -86,15 +77,15 @@ def plot_training(
         raise InvalidArgumentError(msg)
     panels = axes
     if panels is None:
-        sheet = Picture(figsize=(6.2, 4.0), layout="constrained")
+        sheet = style.Picture(figsize=(6.2, 4.0), layout="constrained")
         panels = sheet.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper, lower = panels
-    tints = colours_by_name(called, colours)
+    tints = style.colours_by_name(called, colours)
     for index, (name, record) in enumerate(trained):
         # Rates are often the same: dashes let those below show through.
-        dash: Any = DASHES[index % len(DASHES)]
+        dash: Any = style.DASHES[index % len(style.DASHES)]
         look: Any = {"color": tints[name], "marker": "." if record.epochs.size == 1 else ""}
-        label = plain(shorten(name))
+        label = style.plain(style.shorten(name))
         upper.plot(record.epochs, finite(record.train_loss), label=label, **look)
         lower.plot(record.epochs, record.lr, linestyle=dash, linewidth=0.9, **look)
         mark_bad(upper, record.epochs[~np.isfinite(record.train_loss)], tints[name])
@@ -115,5 +106,5 @@ def plot_training(
     ]
     heading = called[0] if title is None and len(records) == 1 else title
     ax = None if axes is None else upper
-    finish(upper, ax, parts, title=heading, caption=caption)
+    style.finish(upper, ax, parts, title=heading, caption=caption)
     return upper.figure

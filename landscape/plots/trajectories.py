@@ -19,18 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import RegularGridInterpolator
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots import captions
+from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale
-from landscape.plots.style import (
-    Picture,
-    colours_by_name,
-    draw_key,
-    plain,
-    records_and_names,
-    shorten,
-    styled,
-    write_caption,
-)
 from landscape.results import Surface, Trajectory
 from landscape.wording import number
 
@@ -64,7 +54,7 @@ def run_colours(
     runs: Sequence[Trajectory], colours: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Return a colour for each run, beginning with one that stands out from the maps."""
-    return colours_by_name(["", *run_names(runs)], colours)
+    return style.colours_by_name(["", *run_names(runs)], colours)
 
 
 def draw_runs(
@@ -74,10 +64,10 @@ def draw_runs(
     limits = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
     tints = run_colours(runs, colours)
     for run, name in zip(runs, run_names(runs), strict=True):
-        look: Any = {"color": tints[name], "label": plain(name), "path_effects": _CASED}
+        look: Any = {"color": tints[name], "label": style.plain(name), "path_effects": _CASED}
         axes.plot(run.x, run.y, zorder=7, **look)
-        for places, style in _dots(len(run.names), tints[name]):
-            axes.plot(run.x[places], run.y[places], zorder=8, **style)
+        for places, mark in _dots(len(run.names), tints[name]):
+            axes.plot(run.x[places], run.y[places], zorder=8, **mark)
     axes.set(**limits)
 
 
@@ -92,11 +82,11 @@ def draw_runs_on_relief(
     tints = run_colours(runs, colours)
     for run, name in zip(runs, run_names(runs), strict=True):
         axes.computed_zorder = False
-        look: Any = {"color": tints[name], "label": plain(name), "path_effects": _CASED}
+        look: Any = {"color": tints[name], "label": style.plain(name), "path_effects": _CASED}
         axes.plot(*relief_path(run, surface, scale), zorder=7, **look)
         at = relief_dots(run, surface, scale)
-        for places, style in _dots(len(run.names), tints[name]):
-            axes.plot(*(part[places] for part in at), zorder=8, **style)
+        for places, mark in _dots(len(run.names), tints[name]):
+            axes.plot(*(part[places] for part in at), zorder=8, **mark)
 
 
 def relief_dots(run: Trajectory, surface: Surface, scale: Scale) -> tuple[Floats, Floats, Floats]:
@@ -169,7 +159,7 @@ def _outside(run: Trajectory, surface: Surface) -> str:
     return f"{n} of {len(run.names)} checkpoints lie outside of the map" if n else ""
 
 
-@styled()
+@style.styled()
 def plot_trajectory(
     trajectories: Trajectory | Sequence[Trajectory],
     *,
@@ -196,12 +186,12 @@ def plot_trajectory(
     tints = run_colours(runs, colours)
     panels = axes
     if panels is None:
-        panels = Picture(figsize=(7.2, 3.0), layout="constrained").subplots(1, 2)
+        panels = style.Picture(figsize=(7.2, 3.0), layout="constrained").subplots(1, 2)
     losses, distances = panels
     for run, name in zip(runs, run_names(runs), strict=True):
         at = np.arange(1, len(run.names) + 1)
         look: Any = {"color": tints[name], "linewidth": 1.2, "markersize": 3.5}
-        losses.plot(at, finite(run.loss), "o-", label=plain(shorten(name)), **look)
+        losses.plot(at, finite(run.loss), "o-", label=style.plain(style.shorten(name)), **look)
         losses.plot(at, finite(run.projected_loss), "o--", mfc="none", **look)
         distances.plot(at, finite(run.off_plane), "o-", **look)
         distances.plot(at, finite(run.distances), ":", **look)
@@ -214,20 +204,20 @@ def plot_trajectory(
         _name_checkpoints(panel, runs)
     figure = losses.figure
     heading = runs[0].name if title is None else title
-    losses.set_title(plain(shorten(heading, 60)))
+    losses.set_title(style.plain(style.shorten(heading, 60)))
     if axes is not None:
         losses.legend()
     elif len(runs) > 1:
-        draw_key(losses)
+        style.draw_key(losses)
     if caption or (caption is None and axes is None):
         planes = captions.per_name(
-            runs, run_names(runs), lambda run: f"{run.plane} of {shorten(run.name)}"
+            runs, run_names(runs), lambda run: f"{run.plane} of {style.shorten(run.name)}"
         )
         left = "solid, the loss of each checkpoint; dashed, of its projection on the plane"
         right = "solid, its distance off the plane; dotted, from the origin of the plane"
         data = captions.per_name(runs, run_names(runs), captions.source)
         parts = [f"training runs beside a plane: {planes}", f"left: {left}", f"right: {right}"]
-        write_caption(figure, [*parts, data])
+        style.write_caption(figure, [*parts, data])
     return figure
 
 
@@ -235,7 +225,7 @@ def named_runs(
     trajectories: Trajectory | Sequence[Trajectory], names: Sequence[str] | None
 ) -> list[Trajectory]:
     """Return a list of runs, under other names where these are given."""
-    runs, called = records_and_names(trajectories, names)
+    runs, called = style.records_and_names(trajectories, names)
     if names is None:
         return runs
     return [dataclasses.replace(run, run=name) for run, name in zip(runs, called, strict=True)]
@@ -257,7 +247,7 @@ def _name_checkpoints(axes: Axes, runs: Sequence[Trajectory]) -> None:
     longest = max(runs, key=lambda run: len(run.names)).names
     axes.set_xlim(0.6, len(longest) + 0.4)
     if len({run.names for run in runs}) == 1 and len("".join(longest)) + 3 * len(longest) < 45:
-        axes.set_xticks(range(1, len(longest) + 1), [plain(name) for name in longest])
+        axes.set_xticks(range(1, len(longest) + 1), [style.plain(name) for name in longest])
         axes.set_xlabel("checkpoint")
         return
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -173,7 +173,9 @@ class Comparison:
         """Show the table and the picture in a notebook."""
         header, *body = self.table()
         table = html_table([dict(zip(header, row, strict=True)) for row in body])
-        return f"{table}{inline_svg(self.plot())}"
+        drawn = [(m.surface, m.worst_line, m.random_line) for m in self.models]
+        has_picture = any(part is not None for parts in drawn for part in parts)
+        return f"{table}{inline_svg(self.plot())}" if has_picture else table
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw the figure of `landscape.plots.plot_comparison`, which takes the arguments."""

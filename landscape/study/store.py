@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from landscape.errors import InvalidArgumentError, StudyError, one_of
 from landscape.results import (
@@ -227,6 +229,38 @@ class Study:
                 )
                 raise StudyError(msg)
             return self._result(connection, row, name)
+
+    def load_unfinished(self, id: int) -> Surface:
+        """Return a surface that was begun, to look at; it is NaN where nothing is measured yet.
+
+        Args:
+            id: its number, from `entries`.
+
+        Returns:
+            The surface; its loss at the checkpoint and the norms of its directions are NaN, since
+            they are saved when it is finished.
+
+        Raises:
+            StudyError: if the measurement is none that is kept point by point.
+        """
+        with self._file.reading() as connection:
+            row = self._row(connection, id)
+        if row["kind"] != Surface.kind or row["n_x"] is None:
+            msg = f"the {row['kind']} {id} is no surface that was begun: there is nothing to load"
+            raise StudyError(msg)
+        settings = loads(row["settings"])
+        shape = int(row["n_x"]), int(row["n_y"])
+        loss, loss_se = np.full(shape, np.nan), np.full(shape, np.nan)
+        measured = np.zeros(shape, dtype=bool)
+        for point, values in Grid(self._file, id, shape).done.items():
+            loss[point], loss_se[point] = values["loss"], values.get("loss_se", np.nan)
+            measured[point] = True
+        where = loads(row["provenance"])
+        plain = {"settings": settings, "cost": {}, "provenance": where, "plane": settings["plane"]}
+        axes = {"x": np.asarray(settings["x"]), "y": np.asarray(settings["y"])}
+        unknown = {"direction_norms": [np.nan] * 2, "cosine": np.nan, "origin_loss": np.nan}
+        arrays = {"loss": loss, "loss_se": loss_se, "measured": measured, **axes}
+        return cast("Surface", from_record(Surface.kind, plain | unknown, arrays))
 
     def delete(self, id: int) -> None:
         """Delete a measurement by its number, finished or not, with its points."""

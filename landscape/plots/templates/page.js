@@ -10,6 +10,11 @@ function theme(layout) {
   const change = {"font.color": read("--ink"), paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", "modebar.bgcolor": "rgba(0,0,0,0)",
     "modebar.color": read("--soft"), "modebar.activecolor": read("--ink")};
+  for (const menu of Object.keys(layout.updatemenus || [])) {
+    // plotly draws the button that is pressed in white
+    change[`updatemenus[${menu}].font.color`] = "#1b1f23";
+    change[`updatemenus[${menu}].bgcolor`] = "#c4cbd3";
+  }
   for (const key of Object.keys(layout)) {
     const axes = isScene(key) ? ["xaxis", "yaxis", "zaxis"].map((axis) => key + "." + axis)
       : /^[xy]axis[0-9]*$/.test(key) ? [key] : [];
