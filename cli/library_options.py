@@ -67,7 +67,7 @@ else:
     Choice = click.Choice  # not generic before click 8.2
 
 
-class Names(Choice):
+class NameChoice(Choice):
     """The names that an argument takes; of another one, the nearest are offered."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -186,7 +186,7 @@ def _declared(definition: Definition) -> Iterator[tuple[str, ast.expr, Any]]:
 def _type(annotation: ast.expr) -> Any:
     name = ast.unparse(annotation).removesuffix(" | None")
     if hasattr(choices, name):
-        return Names(get_args(getattr(choices, name)))
+        return NameChoice(get_args(getattr(choices, name)))
     return _TYPES.get(name)
 
 

@@ -52,8 +52,10 @@ class CheckpointType(ParamType):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> CheckpointFile:
         """Split the name from the path."""
-        if isinstance(value, CheckpointFile) or "=" not in value or Path(value).exists():
-            return value if isinstance(value, CheckpointFile) else CheckpointFile(value)
+        if isinstance(value, CheckpointFile):
+            return value
+        if "=" not in value or Path(value).exists():
+            return CheckpointFile(value)
         ends = [i for i, letter in enumerate(value) if letter == "="]
         at = next((i for i in ends if Path(value[i + 1 :]).exists()), ends[0])
         name, file = value[:at].strip(), value[at + 1 :]

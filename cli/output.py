@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from landscape.results.frames import flat_row
 from landscape.wording import Quantity, cell_text
 
 if TYPE_CHECKING:
     from landscape.results import Result
 
-LARGEST_LISTED_ARRAY = 10_000
+_LARGEST_LISTED_ARRAY = 10_000
 _LONGEST_WORD = 24  # longer cells are broken into lines where the terminal is narrow
 
 Row = Mapping[str, Any]
@@ -78,7 +79,7 @@ def print_table(rows: Sequence[Row], output_format: str = "table") -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     columns = [name for name in columns if any(row.get(name, "") != "" for row in rows)]
     if output_format == "csv":
-        click.echo(_csv(columns, rows), nl=False)
+        click.echo(_csv(rows), nl=False)
         return
     cells = [[cell_text(row.get(name, "")) for name in columns] for row in rows]
     if output_format == "table":
@@ -118,25 +119,15 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     console.print(table)
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Write numbers in full; a number with a standard error takes two columns."""
-    with_error = {name for name in columns if any(isinstance(r.get(name), Quantity) for r in rows)}
+def _csv(rows: Sequence[Row]) -> str:
+    """Write numbers in full; a quantity takes a column for its standard error too."""
+    flat = [flat_row(row) for row in rows]
+    columns = dict.fromkeys(name for row in flat for name in row)
+    filled = [name for name in columns if any(row.get(name, "") != "" for row in flat)]
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            part
-            for name in columns
-            for part in ([name, f"{name} se"] if name in with_error else [name])
-        ]
-    )
-    for row in rows:
-        line: list[Any] = []
-        for name in columns:
-            cell = row.get(name, "")
-            pair = [cell.value, cell.error] if isinstance(cell, Quantity) else [cell, ""]
-            line += pair if name in with_error else pair[:1]
-        writer.writerow(line)
+    writer = csv.DictWriter(file, filled, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
     return file.getvalue()
 
 
@@ -183,7 +174,7 @@ def as_dict(result: Result) -> dict[str, Any]:
     scalars, arrays = to_record(result)
     listed = {
         name: array.tolist()
-        if array.size <= LARGEST_LISTED_ARRAY
+        if array.size <= _LARGEST_LISTED_ARRAY
         else {"shape": list(array.shape), "dtype": str(array.dtype)}
         for name, array in arrays.items()
     }
@@ -205,7 +196,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     if isinstance(value, Quantity):
-        return _plain({"value": value.value, "standard_error": value.error})
+        bound = {"bound": value.bound} if value.bound else {}
+        return _plain({"value": value.value, "standard_error": value.error, **bound})
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -25,13 +25,15 @@ def run_option(function: F) -> F:
 
     @functools.wraps(function)
     def wrapped(common: CommonOptions, runs: tuple[str, ...], **options: Any) -> Any:
-        parsed = [run_of(text) for text in runs]
-        unnamed = [text for (name, _), text in zip(parsed, runs, strict=True) if not name]
-        if unnamed:
-            msg = f"--run takes NAME=FILES, such as adam='runs/adam/*.pt'; got {unnamed[0]!r}"
-            raise InvalidArgumentError(msg)
-        files = [CheckpointFile(file) for _, paths in parsed for file in paths]
-        steps = {name: _steps(paths) for name, paths in parsed}
+        by_name: dict[str, tuple[str, ...]] = {}
+        for text in runs:
+            name, paths = run_of(text)
+            if not name:
+                msg = f"--run takes NAME=FILES, such as adam='runs/adam/*.pt'; got {text!r}"
+                raise InvalidArgumentError(msg)
+            by_name[name] = (*by_name.get(name, ()), *paths)
+        files = [CheckpointFile(file) for paths in by_name.values() for file in paths]
+        steps = {name: _steps(paths) for name, paths in by_name.items()}
         joined = replace(common, checkpoints=(*common.checkpoints, *files), runs=steps)
         return function(joined, **options)
 
@@ -53,7 +55,7 @@ def run_of(text: str) -> tuple[str, tuple[str, ...]]:
         equals = ""
     files = tuple(part.strip() for part in (rest if equals else text).split(","))
     if not all(files):
-        msg = f"--run takes file names with a comma between two, got {text!r}"
+        msg = f"--run takes file names separated by commas, got {text!r}"
         raise InvalidArgumentError(msg)
     return name.strip() if equals else "", expanded(files)
 
@@ -63,7 +65,9 @@ def _steps(files: tuple[str, ...]) -> dict[str, float]:
 
     Where these are not all different, it is the position in the run.
     """
-    steps = [_saved_step(file) for file in files]
+    saved = [_saved_steps(file) for file in files]
+    common = [key for key in _STEPS if all(key in of_file for of_file in saved)]
+    steps: list[float | None] = [of_file[common[0]] for of_file in saved] if common else [None]
     if None in steps:
         steps = [_number_in_name(file) for file in files]
     if None in steps or len(set(steps)) < len(steps):
@@ -71,16 +75,20 @@ def _steps(files: tuple[str, ...]) -> dict[str, float]:
     return {file: float(step) for file, step in zip(files, steps, strict=True) if step is not None}
 
 
-def _saved_step(file: str) -> float | None:
+def _saved_steps(file: str) -> dict[str, float]:
+    """Return the epoch and steps that a checkpoint holds beside its weights."""
     from landscape.problem._checkpoint import read_checkpoint
 
     try:
         contents = read_checkpoint(file)
     except LandscapeError:  # said when the checkpoint is loaded
-        return None
-    values = [contents.get(key) for key in _STEPS] if isinstance(contents, Mapping) else []
-    numbers = [value for value in values if isinstance(value, (int, float))]
-    return float(numbers[0]) if numbers else None
+        return {}
+    found = {key: contents.get(key) for key in _STEPS} if isinstance(contents, Mapping) else {}
+    return {
+        key: float(value)
+        for key, value in found.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 def _number_in_name(file: str) -> float | None:

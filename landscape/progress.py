@@ -31,6 +31,16 @@ def progress_bar(items: Iterable[T], *, what: str, total: int, show: bool | None
 _LABEL: ContextVar[str] = ContextVar("_LABEL", default="")
 
 
+_BAR: ContextVar[Any] = ContextVar("_BAR", default=None)
+
+
+def note_on_bar(text: str) -> None:
+    """Write a text, such as how far a search is from its tolerance, behind the innermost bar."""
+    bar = _BAR.get()
+    if bar is not None and not bar.disable:
+        bar.set_postfix_str(text, refresh=False)
+
+
 @contextmanager
 def labelled(text: str) -> Iterator[None]:
     """Put a text such as ``2 of 12: `` in front of the bars that are shown meanwhile."""
@@ -69,4 +79,8 @@ def counting(
 
             return cast(F, counted)
 
-        yield count
+        token = _BAR.set(bar)
+        try:
+            yield count
+        finally:
+            _BAR.reset(token)

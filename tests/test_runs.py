@@ -106,3 +106,17 @@ def test_a_sweep_has_a_line_for_each_run_over_its_epochs(runs: Path, run, monkey
             "adam": [3.0, 6.0, 30.0],
             "sam": [1.0, 2.0, 10.0],
         }
+
+
+def test_a_run_that_is_given_in_parts_is_one(runs: Path, run) -> None:
+    args = ("--run", "sam=sam/e1.pt", "--run", "sam=sam/e2.pt", "--problem", "task.py", "-q")
+    assert run("loss", *args).code == 0
+    assert held() == {"sam": {"e1.pt": 1.0, "e2.pt": 2.0}}
+
+
+def test_deleting_the_last_measurement_of_a_checkpoint_frees_its_name(runs: Path, run) -> None:
+    args = ("--problem", "task.py", "-q")
+    assert run("loss", "--run", "sam=sam/e1.pt,sam/e2.pt", *args).code == 0
+    assert run("delete", "1", "-y").code == 0
+    assert held() == {"sam": {"e2.pt": 2.0}}
+    assert run("loss", "e1.pt=adam/e1.pt", *args).code == 0

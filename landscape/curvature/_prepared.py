@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landscape.checks import check_real
+from landscape.checks import positive
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.evaluate import Evaluator, require_finite, rounding_of_products
 from landscape.linalg import SymmetricOperator
@@ -52,7 +52,8 @@ class Request:
         if self.operator != "hessian" and self.products != "auto":
             msg = f"products={self.products!r} is for the Hessian; {self.operator} has one way only"
             raise InvalidArgumentError(msg)
-        check_real(or_none=True, memory=self.memory)
+        if self.memory is not None:
+            object.__setattr__(self, "memory", positive("memory", self.memory))
 
     @property
     def graph_bytes(self) -> int:
@@ -75,7 +76,7 @@ class Noise:
     """Relative changes of a product when it is repeated, and when its factors are swapped."""
 
     repeat: float = 0.0  # ‖Hu − Hu‖ of two products with the same vector, over ‖Hu‖
-    asymmetry: float = 0.0  # |uᵀHv − vᵀHu| over ‖Hv‖, with v = Hu/‖Hu‖
+    asymmetry: float = 0.0  # |uᵀHv − vᵀHu| over max(‖Hv‖, ‖Hu‖), with v = Hu/‖Hu‖
 
     @property
     def floor(self) -> float:
@@ -93,9 +94,9 @@ def noise_floor(operator: SymmetricOperator, *, seed: int) -> Noise:
     repeat = norm(first - second) / size
     if repeat > torch.finfo(operator.dtype).eps ** 0.5:
         msg = (
-            f"two products with the same vector differ by {repeat:.1%}: the loss is another one at "
-            "each pass. Is there randomness in the forward pass or in the data (dropout in train "
-            "mode of its own, augmentation, sampling), or a kernel that is not deterministic "
+            f"two products with the same vector differ by {repeat:.1%}: the loss changes from "
+            "pass to pass. Is there randomness in the forward pass or in the data (dropout that "
+            "ignores eval mode, augmentation, sampling), or a kernel that is not deterministic "
             "(torch.use_deterministic_algorithms)?"
         )
         raise ProblemError(msg)

@@ -38,6 +38,7 @@ from landscape.linalg.krylov import (
     rayleigh,
     subtract,
 )
+from landscape.progress import note_on_bar
 
 # A residual estimate below this, relative to the largest |θ|, is rounding of the small problem.
 _ROUNDING = 1e-13
@@ -264,6 +265,7 @@ def _converge(basis: KrylovBasis, limit: float, missed: list[tuple[SpectrumEnd, 
         if basis.due or out_of_budget:
             ritz = basis.ritz()
             estimate = basis.operator.residual = basis.worst(ritz)
+            note_on_bar(f"residual {estimate:.1e} of {limit:.1e}")
             risen = all(e.values(ritz.values)[e.wanted - 1] > edge for e, edge in missed)
             converged = estimate <= limit and (risen or basis.operator.matvecs > patience)
             still = stagnation.reached(estimate, rounding=basis.operator.eps)

@@ -15,20 +15,23 @@ _STYLE = "text-align: left; font-variant-numeric: tabular-nums; white-space: pre
 
 
 def data_frame(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
-    """Return a pandas DataFrame; a number with a standard error takes two columns."""
+    """Return a pandas DataFrame of columns, or of rows as `flat_row` makes them."""
     pandas = _optional("pandas", "to_pandas")
     if isinstance(rows, Mapping):
         return pandas.DataFrame(dict(rows))
-    return pandas.DataFrame([dict(_numbers(row)) for row in rows])
+    return pandas.DataFrame([flat_row(row) for row in rows])
 
 
-def _numbers(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    cells: list[tuple[str, Any]] = []
+def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Spread each quantity over columns: value, standard error, and the sign of a bound."""
+    cells: dict[str, Any] = {}
     for name, cell in row.items():
         if isinstance(cell, Quantity):
-            cells += [(name, cell.value), (f"{name} se", cell.error)]
+            cells |= {name: cell.value, f"{name} se": cell.error}
+            if cell.bound:
+                cells[f"{name} bound"] = cell.bound
         else:
-            cells.append((name, cell))
+            cells[name] = cell
     return cells
 
 
@@ -71,5 +74,7 @@ def inline_svg(figure: Any) -> str:
 def _optional(package: str, method: str) -> Any:
     try:
         return importlib.import_module(package)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
         raise missing_dependency(package, extra="tables", purpose=f"{method}()") from error

@@ -107,7 +107,7 @@ class Sharpness(Result):
         """Whether the second-order condition holds to its error; None: not known."""
         if not math.isfinite(self.second_order):
             return None
-        return bool(self.second_order >= -max(self.second_order_error, 1e-3 * self.multiplier))
+        return bool(self.second_order >= -max(self.second_order_error, 1e-3 * abs(self.multiplier)))
 
     @property
     def best_start(self) -> str:
@@ -122,7 +122,7 @@ class Sharpness(Result):
             f"sharpness, {ball_of(self)}": Quantity(self.value, self.value_se, bound="≥"),
             "one-step value": self.one_step,
             "gap": self.gap,
-            "converged": self.converged,
+            "converged": self.converged and self.is_local_maximum is not False,
         }
 
     def rows(self) -> list[tuple[str, str]]:

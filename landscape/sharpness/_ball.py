@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.checks import real
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg.krylov import norm
 from landscape.operators import SCALES, parameter_scale
@@ -42,6 +43,7 @@ class Ball:
             msg = f"p must be at least 1 (inf is allowed), got {self.p!r}"
             raise InvalidArgumentError(msg)
         one_of(self.adaptive, SCALES, what="scale of an adaptive ball")
+        object.__setattr__(self, "eta", real("eta", self.eta, least=0.0))
         if self.adaptive == "none" and self.eta != 0:
             msg = f"eta = {self.eta!r} belongs to an adaptive ball: give adaptive='elementwise' too"
             raise InvalidArgumentError(msg)

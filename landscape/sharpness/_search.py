@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.checks import check_real
+from landscape.checks import check_real, positive
 from landscape.errors import InvalidArgumentError, LossError, NonFiniteError, NonFiniteWarning
 from landscape.linalg.krylov import dot, norm
 from landscape.problem import Problem
+from landscape.progress import note_on_bar
 from landscape.results import FloatArray
 from landscape.sharpness._ascent import HISTORY, Ascent, Point
 from landscape.sharpness._auto_pgd import auto_pgd
@@ -92,7 +93,8 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         check_real(tol=self.tol)
-        check_real(or_none=True, memory=self.memory)
+        if self.memory is not None:
+            object.__setattr__(self, "memory", positive("memory", self.memory))
         if not 0 < self.tol < 1 or self.max_gradients < 1:
             msg = (
                 f"expected 0 < tol < 1 and max_gradients ≥ 1, got {self.tol!r} and "
@@ -131,7 +133,7 @@ class Search:
         climbs: what came of each start, by its name.
         one_step: rise after SAM's one step.
         left: gradient passes that may still be spent, beyond the first ones of each climb.
-        notes: limits and failures that the user is settings of.
+        notes: limits and failures that the user should know of.
         model: the quadratic model at the checkpoint, if there is one.
     """
 
@@ -364,6 +366,7 @@ class Search:
         if climb.height > self.height:
             self._highest = climb.best.bare, climb.gap
         self.climbs[name] = Climb(climb.height, climb.gap, met)
+        note_on_bar(f"rise {self.height:.4g}, gap {self.gap:.1e} of {self.tol:.1e}")
 
     def _is_known(self, point: Point) -> bool:
         """Whether a point is close to the highest one so far, or as high, and not above it."""

@@ -59,8 +59,8 @@ class Entry:
 class Study:
     """One file with every measurement on a set of checkpoints; a context manager.
 
-    One opened for reading works on a write-protected file and folder, and while another process
-    writes. A writing one belongs to the thread that opened it.
+    A study that is opened for reading works on a write-protected file and folder, and while another
+    process writes. One that is opened for writing belongs to the thread that opened it.
 
     Args:
         path: the file.
@@ -265,8 +265,15 @@ class Study:
     def delete(self, id: int) -> None:
         """Delete a measurement by its number, finished or not, with its points."""
         with self._file.writing() as connection:
-            self._row(connection, id)
+            weights = self._row(connection, id)["checkpoint_hash"]
             connection.execute("DELETE FROM measurements WHERE id = ?", (id,))
+            # The names of weights of which nothing is left are free again.
+            connection.execute(
+                "DELETE FROM names WHERE checkpoint_hash = :weights AND NOT EXISTS"
+                " (SELECT 1 FROM measurements WHERE checkpoint_hash = :weights)",
+                {"weights": weights},
+            )
+            connection.execute("DELETE FROM runs WHERE name NOT IN (SELECT name FROM names)")
 
     def entries(self, kind: str | None = None, checkpoint: str | None = None) -> list[Entry]:
         """List what the study holds, in the order in which it was begun.
@@ -334,13 +341,13 @@ class Study:
         *,
         shape: tuple[int, int],
     ) -> Grid:
-        """Return the points of a line or surface, to record them one by one and to resume.
+        """Return the points of a measurement, to record them one by one and to resume.
 
         The measurement is listed as partial until `save` is given the result of the same
         computation and settings. Points of another computation are never among them.
 
         Args:
-            kind: kind of the result, ``line`` or ``surface``.
+            kind: kind of the result, such as ``line`` or ``surface``.
             provenance: what is being measured.
             settings: what was asked for; the result must have the same.
             shape: number of points along x and y; (n, 1) for a line.
