@@ -543,7 +543,7 @@ def test_several_measurements_are_drawn_on_one_sheet(study, run, tmp_path):
     assert "of the kinds eigs, density" in ran.err
     ran = run("plot", "--id", str(study[3]), "--what", "sweep")
     assert ran.code == 2
-    assert "unknown kind of record for --what sweep 'density'" in ran.err
+    assert "unknown kind of record over training 'density'" in ran.err
 
 
 def test_what_a_study_does_not_hold_cannot_be_drawn(study, run):

@@ -164,8 +164,9 @@ def plot_area(
             axes.plot(areas.deltas, values, linestyle=dash, color=tints[name], label=label)
     axes.set_xlim(areas.deltas[0], areas.deltas[-1] if areas.deltas.size > 1 else None)
     axes.set(xlabel="rise of the loss, δ", ylabel=areas.label)
-    heading = called[0] if title is None and len(records) == 1 and ax is None else title
-    return style.finish(axes, ax, _parts(areas, records, called), title=heading, caption=caption)
+    return style.finish(
+        axes, ax, _parts(areas, records, called), title=title, caption=caption, names=called
+    )
 
 
 def _parts(areas: Areas, surfaces: Sequence[Surface], names: Sequence[str]) -> list[str]:

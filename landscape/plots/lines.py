@@ -54,9 +54,8 @@ def plot_line(
     draw_lines(axes, records, drawn, names=called, colours=tints, axis=axis)
     if limits is not None:
         axes.set_ylim(drawn.low, drawn.high)
-    heading = called[0] if title is None and len(records) == 1 and ax is None else title
     parts = captions.line_parts(records, called, drawn)
-    return style.finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=title, caption=caption, names=called)
 
 
 def draw_lines(
@@ -166,8 +165,9 @@ def plot_band(
         axes.set_ylim(0.8 * drawn.low, 1.25 * drawn.high)
     axes.set_xlabel("x, in units of each direction")
     axes.set_ylabel(drawn.label)
-    heading = next(iter(lines)) if title is None and len(lines) == 1 else title
-    return style.finish(axes, ax, _band_parts(lines, means, drawn), title=heading, caption=caption)
+    return style.finish(
+        axes, ax, _band_parts(lines, means, drawn), title=title, caption=caption, names=list(lines)
+    )
 
 
 def _draw_band(axes: Axes, name: str, records: Sequence[Line], scale: Scale, tint: str) -> Floats:

@@ -66,8 +66,7 @@ def plot_profile(
         + captions.per_name(records, called, _search),
         captions.per_name(records, called, captions.source),
     ]
-    heading = called[0] if title is None and len(records) == 1 and ax is None else title
-    return style.finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=title, caption=caption, names=called)
 
 
 def _check(records: Sequence[Profile]) -> None:

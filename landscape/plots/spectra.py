@@ -80,8 +80,9 @@ def plot_eigs(
     if any(bounded):
         bound = "no eigenvalue lies above, but for a small probability"
         axes.plot([], [], color=style.FAINT, label=bound, **_BOUND)
-    heading = called[0] if title is None and len(records) == 1 and ax is None else title
-    return style.finish(axes, ax, _eigs_parts(records, called), title=heading, caption=caption)
+    return style.finish(
+        axes, ax, _eigs_parts(records, called), title=title, caption=caption, names=called
+    )
 
 
 def _draw_spectrum(

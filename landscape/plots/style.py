@@ -141,6 +141,7 @@ def finish(
     *,
     title: str | None = None,
     caption: bool | None = None,
+    names: Sequence[str] = (),
 ) -> Axes:
     """Add title, key and caption; in the user's own axes a caption only if asked for.
 
@@ -148,12 +149,15 @@ def finish(
         axes: what was drawn into.
         ax: the axes that the user gave; None: they belong to a new picture.
         parts: phrases of the caption.
-        title: above the panel; None or empty: none.
+        title: above the panel; None: the name, if there is one in a new picture; empty: none.
         caption: whether to write under the picture what it shows; None: if it is a new one.
+        names: of the checkpoints that are drawn.
 
     Returns:
         The axes.
     """
+    if title is None and len(names) == 1 and ax is None:
+        title = names[0]
     if title:
         axes.set_title(plain(shorten(title, 60)))
     n_labels = len(axes.get_legend_handles_labels()[1])

@@ -87,9 +87,8 @@ def plot_trace(
     else:
         name_columns(axes, called)
         axes.set_ylabel(label)
-    heading = called[0] if title is None and len(records) == 1 and ax is None else title
     parts = _parts(records, called, threshold, layers=bool(n_layers))
-    return style.finish(axes, ax, parts, title=heading, caption=caption)
+    return style.finish(axes, ax, parts, title=title, caption=caption, names=called)
 
 
 def _gather(records: Sequence[TraceEstimate], *, per_parameter: bool) -> _Traces:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
@@ -15,28 +14,12 @@ from landscape.errors import InvalidArgumentError
 from landscape.plots import style
 from landscape.plots.lines import mark_bad
 from landscape.plots.trajectories import finite, spans_decades
-from landscape.results import FloatArray
-
-
-class TrainingRecord(Protocol):
-    """What is drawn of a training run: its name, and arrays of one number for each epoch."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def epochs(self) -> npt.NDArray[Any]: ...  # noqa: D102
-
-    @property
-    def train_loss(self) -> FloatArray: ...  # noqa: D102
-
-    @property
-    def lr(self) -> FloatArray: ...  # noqa: D102
+from landscape.results import TrainingLog
 
 
 @style.styled()
 def plot_training(
-    logs: TrainingRecord | Sequence[TrainingRecord],
+    logs: TrainingLog | Sequence[TrainingLog],
     *,
     axes: Sequence[Axes] | None = None,
     names: Sequence[str] | None = None,
