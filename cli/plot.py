@@ -297,7 +297,7 @@ def _runs(names: Sequence[str], look: Look) -> dict[str, Any]:
         steps = [step for _, step in of_each]
         return {"runs": [run for run, _ in of_each], "x": steps, "x_label": "epoch or step"}
     folders = [(look.folders or {}).get(name, "") for name in names]
-    if not all(folders) or len(set(folders)) == 1:
+    if not all(folders) or len(set(folders)) == 1 or min(map(folders.count, folders)) == 1:
         return {}
     shared = os.path.commonpath(folders)
     return {"runs": [os.path.relpath(folder, shared) for folder in folders]}

@@ -87,7 +87,8 @@ class AverageSharpness(Result):
         """Return the average rise, its interval, and the prediction of the quadratic model."""
         predicted = {"quadratic prediction": Quantity(self.predicted, self.predicted_error)}
         return {
-            f"average rise, σ = {self.rho:g}": Quantity(self.value, self.standard_error),
+            "σ": self.rho,
+            "average rise": Quantity(self.value, self.standard_error),
             "95 % low": self.low,
             "95 % high": self.high,
             **(predicted if math.isfinite(self.predicted) else {}),
