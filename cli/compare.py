@@ -14,7 +14,7 @@ from landscape.results import Cost
 from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs, print_price
 from .options import CommonOptions, common_options
-from .output import as_dict, print_rows, print_table, to_json
+from .output import as_dict, command_line, print_rows, print_table, to_json
 from .sections import OUTPUT, WHAT, Command, Option
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ if TYPE_CHECKING:
     section=OUTPUT,
     help="Write one self-contained HTML page.",
 )
+@click.option(
+    "--scale",
+    type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
+    default="auto",
+    show_default=True,
+    cls=Option,
+    section=OUTPUT,
+    help="Scale of the loss in the figure and, at first, in the report.",
+)
 @common_options
 def command(
     common: CommonOptions,
@@ -66,6 +75,7 @@ def command(
     paired: bool,
     figure: str | None,
     report: str | None,
+    scale: str,
 ) -> None:
     """Measure several checkpoints alike: loss, spectrum, sharpness, lines and surfaces.
 
@@ -105,10 +115,10 @@ def command(
         ]
     _print(comparison, paired_differences, common)
     if figure is not None:
-        saved = save_figure(comparison.plot(), figure)
+        saved = save_figure(comparison.plot(scale=scale), figure)
         click.echo(f"Figure in {', '.join(map(str, saved))}.", err=common.output_format != "table")
     if report is not None:
-        comparison.report(Path(report))
+        comparison.report(Path(report), scale=scale, command=command_line())
         click.echo(f"Report in {report}.", err=common.output_format != "table")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import print_table
+from .output import command_line, print_table
 from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def command(
     header, *body = comparison.table()
     print_table([dict(zip(header, row, strict=True)) for row in body])
     written = save_figure(comparison.plot(), folder / "contrast.png", formats=("png", "pdf", "svg"))
-    report = comparison.report(folder / "report.html")
+    report = comparison.report(folder / "report.html", command=command_line())
     _say_where(folder, comparison, [*written, report])
 
 

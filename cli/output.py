@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -165,6 +167,11 @@ def print_rows(rows: Iterable[tuple[str, ...]], *, indent: str = "") -> None:
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         click.echo((indent + "  ".join(cells)).rstrip())
+
+
+def command_line() -> str:
+    """Return the command that is running, as it was typed."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
 
 
 def as_dict(result: Result) -> dict[str, Any]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +11,7 @@ from landscape.errors import StudyError
 
 from .chosen import in_full
 from .options import params_option, part_of, study_option
+from .output import command_line
 
 if TYPE_CHECKING:
     from landscape.results.comparison import Comparison
@@ -67,6 +65,7 @@ def command(
     if not comparison.models:
         msg = f"{study} holds no finished measurement yet; measure first, e.g. landscape compare"
         raise StudyError(msg)
-    made_by = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
-    path = comparison.report(output, title=title, scale=scale, colours=colours, command=made_by)
+    path = comparison.report(
+        output, title=title, scale=scale, colours=colours, command=command_line()
+    )
     click.echo(f"Report in {path}.")
