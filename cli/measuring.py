@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,23 +69,25 @@ def measure_problems(
     summarise: Callable[[Sequence[Sequence[Result]]], None] | None = None,
 ) -> None:
     """Measure problems by name, see `measure_each`."""
+    from landscape.measurement import n_begun
     from landscape.study import Study
 
     if common.dry_run:
         print_price(common, problems, price, measure)
         return
-    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    measured = []
+    measured, n_recalled = [], 0
     with Study(common.study) as study:
         if prepare is not None:
             prepare(problems, study)
         for number, problem in enumerate(problems.values(), start=1):
+            begun = n_begun()
             with labelled(f"{number} of {len(problems)}: " if len(problems) > 1 else ""):
                 results = measure(problem, study)
             measured.append(results if isinstance(results, Sequence) else [results])
+            n_recalled += len(measured[-1]) if n_begun() == begun else 0
         common.save_runs(study, problems.values())
     flat = [result for results in measured for result in results]
-    print_results(flat, common.output_format, study=common.study, since=since)
+    print_results(flat, common.output_format, study=common.study, n_recalled=n_recalled)
     if summarise is not None and common.output_format == "table":
         summarise(measured)
 
@@ -119,9 +120,8 @@ def print_price(
         click.echo(to_json({"dry_run": True, "at_most": most, "seconds": total}))
         return
     print_table(rows, common.output_format)
-    click.echo(
-        f"Dry run: nothing measured; at most about {total:,.0f} s on this machine.", err=True
-    )
+    verdict = f"Dry run: nothing measured; at most about {total:,.0f} s on this machine."
+    click.echo(verdict, err=common.output_format != "table")
 
 
 class _WorkNeeded(Exception):

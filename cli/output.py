@@ -28,21 +28,15 @@ _LONGEST_WORD = 24  # longer cells are broken into lines where the terminal is n
 Row = Mapping[str, Any]
 
 
-def print_results(results: Sequence[Result], output_format: str, *, study: str, since: str) -> None:
-    """Print one table with a row for each result, and what a reader must know of them."""
+def print_results(
+    results: Sequence[Result], output_format: str, *, study: str, n_recalled: int
+) -> None:
+    """Print a table of each kind of result, and what a reader must know of them."""
     if output_format == "json":
         click.echo(to_json([as_dict(result) for result in results]))
         return
-    parts = {result.provenance.parameters for result in results}
-    rows = [
-        {
-            "checkpoint": result.name,
-            **({"parameters": result.provenance.parameters} if len(parts) > 1 else {}),
-            **result.summary(),
-        }
-        for result in results
-    ]
-    print_table(rows, output_format)
+    for kind in dict.fromkeys(result.kind for result in results):
+        print_table(_rows([result for result in results if result.kind == kind]), output_format)
     if output_format != "table":
         return
     for line in dict.fromkeys(map(_source, results)):
@@ -51,12 +45,24 @@ def print_results(results: Sequence[Result], output_format: str, *, study: str, 
         for label, text in result.rows():
             if label == "note":
                 click.echo(f"{result.name}: {text}")
-    recalled = sum(result.provenance.created < since for result in results)
-    if recalled:
+    if n_recalled:
         click.echo(
-            f"{recalled} of {len(results)} recalled from an earlier run, not measured again."
+            f"{n_recalled} of {len(results)} recalled from an earlier run, not measured again."
         )
     click.echo(f"Saved in {study}; details: landscape show {' '.join(_names(results))}")
+
+
+def _rows(results: Sequence[Result]) -> list[Row]:
+    """Return a row for each result; it names the parameters where they are not all the same."""
+    parts = {result.provenance.parameters for result in results}
+    return [
+        {
+            "checkpoint": result.name,
+            **({"parameters": result.provenance.parameters} if len(parts) > 1 else {}),
+            **result.summary(),
+        }
+        for result in results
+    ]
 
 
 def _names(results: Sequence[Result]) -> list[str]:

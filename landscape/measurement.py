@@ -37,6 +37,9 @@ Columns = dict[str, float]
 _WAITING: ContextVar[Callable[[Problem], object] | None] = ContextVar("_WAITING", default=None)
 
 
+_BEGUN: ContextVar[int] = ContextVar("_BEGUN", default=0)
+
+
 @contextmanager
 def before_work(call: Callable[[Problem], object]) -> Iterator[None]:
     """Call a function once inside of the context, with the first problem that is measured there.
@@ -50,8 +53,14 @@ def before_work(call: Callable[[Problem], object]) -> Iterator[None]:
         _WAITING.reset(token)
 
 
+def n_begun() -> int:
+    """Return how many measurements were begun, and not recalled, so far."""
+    return _BEGUN.get()
+
+
 def begin_work(problem: Problem) -> None:
     """Make the call that waits for the first work, see `before_work`."""
+    _BEGUN.set(_BEGUN.get() + 1)
     call = _WAITING.get()
     if call is not None:
         _WAITING.set(None)

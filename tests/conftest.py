@@ -62,6 +62,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def no_passes(monkeypatch: pytest.MonkeyPatch):
+    """A function after whose call a pass over all data is a TypeError; few examples may pass."""
+    from landscape.evaluate import Evaluator
+
+    plain = Evaluator.loss
+
+    def loss(self: Evaluator, vector=None, *, batches=None, **options):
+        if batches is None:
+            raise TypeError
+        return plain(self, vector, batches=batches, **options)
+
+    return lambda: monkeypatch.setattr(Evaluator, "loss", loss)
+
+
+@pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]):
     def call(*args: str) -> Ran:
         with pytest.raises(SystemExit) as exit_info:

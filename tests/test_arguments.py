@@ -53,7 +53,8 @@ def test_a_count_that_is_none(name, value):
 def test_a_number_that_is_none(name, value):
     with pytest.raises(InvalidArgumentError) as caught:
         NUMBERS[name](value)
-    assert str(caught.value) == f"{name.split()[0]} must be a number, got {value!r}"
+    kind = "a finite number above zero" if name == "memory" else "a number"
+    assert str(caught.value) == f"{name.split()[0]} must be {kind}, got {value!r}"
 
 
 def test_other_verbs_of_the_same_counts():

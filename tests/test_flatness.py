@@ -348,7 +348,8 @@ def test_the_verb_prints_every_measure(here, run):
     assert ran.code == 0
     for words in ("Fisher-Rao norm, squared *", "relative flatness 2 *", "2h/ρ²", "1/σ²"):
         assert words in ran.out
-    assert ran.out.count("does not change when layers of a ReLU network are rescaled") == 2
+    shown = run("show", "a", "b").out
+    assert shown.count("does not change when layers of a ReLU network are rescaled") == 2
     records = json.loads(run(*args, "--json").out)
     assert [r["kind"] for r in records] == ["flatness", "flatness"]
     assert records[0]["layers"] == ["0", "2"]

@@ -65,9 +65,13 @@ def test_jacobian_operators_are_those_of_the_whole_data(
 def test_operators_that_need_more_than_the_loss_says_so(kind: str) -> None:
     said = {"ggn": "splits the loss at the model's output", "fisher": "the loss of each example"}
     with Evaluator(case_named("sum_and_weight").build()) as evaluator:
-        operator = CURVATURES[kind](evaluator)
-        with pytest.raises(LossError, match=said[kind]):
+
+        def product() -> None:
+            operator = CURVATURES[kind](evaluator)
             operator.matvec(torch.ones(operator.n, dtype=torch.float64))
+
+        with pytest.raises(LossError, match=said[kind]):
+            product()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

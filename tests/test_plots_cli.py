@@ -104,8 +104,8 @@ def test_a_dry_run_prices_both_losses_of_each_checkpoint(here: Path, run) -> Non
     [
         (("a.pt",), 2, "name the checkpoints of a run"),
         (("a.pt", "b.pt", "--run", "a.pt"), 2, "one checkpoint as its origin"),
-        (("a.pt", "--run", "a.pt,,b.pt"), 2, "a comma between two"),
-        (("a.pt", "--run", "A="), 2, "a comma between two"),
+        (("a.pt", "--run", "a.pt,,b.pt"), 2, "separated by commas"),
+        (("a.pt", "--run", "A="), 2, "separated by commas"),
         (("a.pt", "--run", "no.pt"), 1, "no.pt"),
         (("a.pt", "--run", "b.pt", "--plane", "through"), 2, "via two checkpoints; got 0"),
     ],

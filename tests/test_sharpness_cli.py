@@ -13,7 +13,7 @@ from cases import trained_on_digits
 from oracles import Quadratic, quadratic_problem, spectrum
 from torch import nn
 
-from landscape.cli.sharpness import _price as price_of
+from landscape.cli.sharpness import _price_of_search as price_of
 from landscape.problem import Problem, load_problem
 from landscape.sharpness._profile import sharpness_profile
 from landscape.sharpness._worst_case import sharpness
@@ -29,9 +29,11 @@ def records(out: str) -> list[dict]:
 def test_an_adaptive_ball_is_in_the_table_and_in_the_settings(here: Path, run) -> None:
     ran = run("sharpness", "a.pt", *ASKED, "--adaptive", "elementwise", "--eta", "0.01")
     assert ran.code == 0
-    assert "sharpness (ρ = 0.05, p = 2, adaptive elementwise, η = 0.01)" in ran.out
+    assert "sharpness, ρ = 0.05, p = 2, adaptive elementwise, η = 0.01" in ran.out
+    shown = run("show", "a").out
+    assert "sharpness (ρ = 0.05, p = 2, adaptive elementwise, η = 0.01)" in shown
     for label in ("one-step SAM value", "quadratic model", "optimality gap", "over the starts"):
-        assert label in ran.out
+        assert label in shown
     with Study("landscape.db", readonly=True) as study:
         (entry,) = study.entries("sharpness")
         assert study.load(entry.id).settings["adaptive"] == "elementwise"
@@ -47,8 +49,9 @@ def test_whole_data_and_subsets_come_from_one_call(here: Path, run) -> None:
     assert [record["settings"]["memory"] for record in bounded] == [1e9, 1e9]
     assert np.mean(parts["values"]) >= whole["value"] * (1 - 1e-6)
     out = run(*args).out
-    assert "m-sharpness (m = 8, ρ = 0.05, p = 2)" in out
-    assert "3 of 8; 6 at the end left out" in out
+    assert out.count("\ncheckpoint") == 1  # a table for each kind
+    assert "m-sharpness, m = 8, ρ = 0.05, p = 2" in out
+    assert "3 of 8; 6 at the end left out" in run("show", "a", "--kind", "m-sharpness").out
 
 
 def test_a_profile_at_given_radii(here: Path, run) -> None:
@@ -68,8 +71,9 @@ def test_keskars_box_is_that_of_weights_plus_one(here: Path, run) -> None:
     flat = torch.cat([w.flatten() for w in weights.values()]).abs().numpy()
     assert (np.abs(record["epsilon"]) <= 1e-3 * (flat + 1) * (1 + 1e-6)).all()
     phi = 100 * record["value"] / (1 + record["loss"])
-    (line,) = [line for line in run(*args).out.splitlines() if "Keskar" in line]
+    (line,) = [line for line in run("show", "a").out.splitlines() if "Keskar" in line]
     assert line.split("≥")[1].strip() == f"{phi:.4g}"
+    assert f"≥ {phi:.4g}" in run(*args).out
 
 
 def test_the_published_protocol_needs_its_examples(here: Path, run) -> None:
@@ -118,7 +122,7 @@ def curved(n: int) -> Problem:
 
 
 def assert_within_its_price(problem: Problem, rho: float, ball: dict, *, profile: bool) -> None:
-    price = price_of(problem, ball | {"eta": 0.0}, profile, f"{rho / 10},{rho}", None, "search")
+    price = price_of(problem, ball | {"eta": 0.0}, from_below=profile) * (1 + profile)
     if profile:
         cost = sharpness_profile(problem, [rho / 10, rho], **ball).cost
     else:

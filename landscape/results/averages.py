@@ -244,7 +244,7 @@ class Flatness(Result):
 
     def summary(self) -> Summary:
         """Return every measure."""
-        return {name: Quantity(*pair) for name, pair in self.columns().items()}
+        return {self._label(name): Quantity(*pair) for name, pair in self.columns().items()}
 
     def rows(self) -> list[tuple[str, str]]:
         """Return every measure with its standard error, and whether rescaling changes it."""

@@ -103,6 +103,10 @@ class Sharpness(Result):
         return 100 * self.value / (1 + self.loss)
 
     @property
+    def _is_keskars(self) -> bool:
+        return math.isinf(self.p) and self.adaptive == "elementwise" and self.eta == 1.0
+
+    @property
     def is_local_maximum(self) -> bool | None:
         """Whether the second-order condition holds to its error; None: not known."""
         if not math.isfinite(self.second_order):
@@ -121,6 +125,7 @@ class Sharpness(Result):
         return {
             f"sharpness, {ball_of(self)}": Quantity(self.value, self.value_se, bound="≥"),
             "one-step value": self.one_step,
+            **({"Keskar's φ": Quantity(self.keskar, bound="≥")} if self._is_keskars else {}),
             "gap": self.gap,
             "converged": self.converged and self.is_local_maximum is not False,
         }
@@ -130,13 +135,12 @@ class Sharpness(Result):
         verdict = "converged" if self.converged else "NOT converged"
         size = "‖ε‖" if self.adaptive == "none" else "‖T⁻¹ε‖"
         low, high = (float(f(self.start_values)) for f in (np.nanmin, np.nanmax))
-        theirs = ("elementwise", 1.0)
         keskar = [("Keskar's φ = 100 · rise / (1 + L)", f"≥ {number(self.keskar)}")]
         bound = f"ρ‖g‖ + ½ρ²λ = {number(self.prediction)}"
         model = [("quadratic model", f"maximum {number(self.quadratic_maximum)}, {bound}")]
         return [
             (f"sharpness ({ball_of(self)})", f"≥ {with_error(self.value, self.value_se)}"),
-            *(keskar if math.isinf(self.p) and (self.adaptive, self.eta) == theirs else []),
+            *(keskar if self._is_keskars else []),
             ("one-step SAM value", number(self.one_step)),
             *(model if math.isfinite(self.quadratic_maximum) else []),
             ("optimality gap", f"{self.gap:.1e} of ρ‖G‖ ({verdict})"),
