@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.progress import labelled
 from landscape.results import Cost
 
 from .options import CommonOptions
@@ -70,6 +69,7 @@ def measure_problems(
 ) -> None:
     """Measure problems by name, see `measure_each`."""
     from landscape.measurement import n_begun
+    from landscape.progress import labelled
     from landscape.study import Study
 
     if common.dry_run:
