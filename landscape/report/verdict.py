@@ -84,12 +84,13 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def _curvatures(models: Sequence[Measured]) -> list[Value]:
-    tops = [
-        (_short(model), float(model.eigenpairs.values[0]), float(model.eigenpairs.residuals[0]))
-        for model in models
-        if model.eigenpairs is not None
-    ]
-    return [Value(name, top, f"{number(top)} ± {error:.1e}", error) for name, top, error in tops]
+    values = []
+    for model in models:
+        if model.eigenpairs is not None:
+            top, residual = model.eigenpairs.quantity(0), float(model.eigenpairs.residuals[0])
+            error = top.error if math.isfinite(top.error) else residual
+            values.append(Value(_short(model), top.value, str(top), error))
+    return values
 
 
 def _rises(models: Sequence[Measured]) -> list[Value]:

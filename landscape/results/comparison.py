@@ -6,7 +6,6 @@ rebuilds them, plots and reports read them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -98,8 +97,7 @@ class Measured:
 
     @staticmethod
     def _largest_eigenvalue(pairs: Eigenpairs) -> dict[str, Quantity | float | str]:
-        error = float(pairs.data_errors[0]) if len(pairs.data_errors) else math.nan
-        top = Quantity(float(pairs.values[0]), error)
+        top = pairs.quantity(0)
         return {
             "λmax of the Hessian": top if pairs.converged else f"{top} (not converged)",
             "residual of λmax": float(pairs.residuals[0]),

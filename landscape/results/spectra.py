@@ -118,10 +118,8 @@ class Eigenpairs(Spectral):
 
     def summary(self) -> Summary:
         """Return the eigenvalues with their error over the data, and the largest residual."""
-        errors = self.data_errors if len(self.data_errors) else [math.nan] * len(self.values)
-        pairs = zip(self.labels(), self.values, errors, strict=True)
         return {
-            **{label: Quantity(float(value), float(error)) for label, value, error in pairs},
+            **{label: self.quantity(i) for i, label in enumerate(self.labels())},
             "residual": float(self.residuals.max()),
             **({"none above": self.upper_bound} if math.isfinite(self.upper_bound) else {}),
             "converged": self.converged,
@@ -141,10 +139,13 @@ class Eigenpairs(Spectral):
             rows.append(("noise of a product", f"{self.noise:.0e}"))
         return rows + self._products_rows()
 
+    def quantity(self, i: int) -> Quantity:
+        """Return an eigenvalue with its standard error over another sample of the data."""
+        error = float(self.data_errors[i]) if len(self.data_errors) else math.nan
+        return Quantity(float(self.values[i]), error)
+
     def _value(self, i: int) -> str:
-        text = f"{number(float(self.values[i]))} ± {float(self.residuals[i]):.1e}"
-        if len(self.data_errors):
-            text += f"   another sample: ± {number(float(self.data_errors[i]))}"
+        text = f"{self.quantity(i)}   residual {float(self.residuals[i]):.1e}"
         if len(self.gauss_newton):
             part = float(self.gauss_newton[i])
             rest = float(self.values[i]) - part

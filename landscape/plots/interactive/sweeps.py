@@ -91,9 +91,7 @@ def _details(record: Result, label: str) -> str:
     if label not in record.labels():
         return ""
     k = record.labels().index(label)
-    text = f"{label} = {record.values[k]:.5g} ± {record.residuals[k]:.1e}"
-    if len(record.data_errors):
-        text += f"<br>another sample: ± {number(float(record.data_errors[k]))}"
+    text = f"{label} = {record.quantity(k)}<br>residual {record.residuals[k]:.1e}"
     if len(record.gauss_newton):
         text += f"<br>vᵀGv = {number(float(record.gauss_newton[k]))}"
     if k == 0 and record.n_top and np.isfinite(record.upper_bound):
