@@ -13,7 +13,7 @@ from landscape.results import Cost
 
 from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs, print_price
-from .options import CommonOptions, common_options
+from .options import CommonOptions, common_options, scale_option
 from .output import as_dict, command_line, print_rows, print_table, to_json
 from .sections import OUTPUT, WHAT, Command, Option
 
@@ -55,15 +55,7 @@ if TYPE_CHECKING:
     section=OUTPUT,
     help="Write one self-contained HTML page.",
 )
-@click.option(
-    "--scale",
-    type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
-    default="auto",
-    show_default=True,
-    cls=Option,
-    section=OUTPUT,
-    help="Scale of the loss in the figure and, at first, in the report.",
-)
+@scale_option(OUTPUT)
 @common_options
 def command(
     common: CommonOptions,

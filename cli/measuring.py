@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from landscape.results import Cost
 
-from .options import CommonOptions
+from .options import CommonOptions, is_study
 from .output import print_results, print_table, to_json
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landscape.study import Study
 
     Measure = Callable[[Problem, Study], Result | Sequence[Result]]
+    Prepare = Callable[[Mapping[str, Problem], Study], None]
 
 HVP_IN_GRADIENTS = 2.5  # between a kept graph and a recomputed one
 SCOUTING = 80  # gradient passes of a sharpness search before max_gradients counts
@@ -41,7 +42,8 @@ def measure_each(
     measure: Measure,
     *,
     price: Callable[[Problem], Cost],
-    prepare: Callable[[Mapping[str, Problem], Study], None] | None = None,
+    problems: Mapping[str, Problem] | None = None,
+    prepare: Prepare | None = None,
     summarise: Callable[[Sequence[Sequence[Result]]], None] | None = None,
 ) -> None:
     """Measure every checkpoint, save each result, and print one table.
@@ -50,33 +52,22 @@ def measure_each(
         common: the options shared by all measurement commands.
         measure: measures one checkpoint.
         price: upper bound on the passes of one checkpoint.
+        problems: what to measure, by name; None: the problem at every checkpoint.
         prepare: called with all problems before the first is measured.
         summarise: called with the results of each checkpoint, to print more than the table.
     """
-    measure_problems(
-        common, common.problems(), measure, price=price, prepare=prepare, summarise=summarise
-    )
-
-
-def measure_problems(
-    common: CommonOptions,
-    problems: Mapping[str, Problem],
-    measure: Measure,
-    *,
-    price: Callable[[Problem], Cost],
-    prepare: Callable[[Mapping[str, Problem], Study], None] | None = None,
-    summarise: Callable[[Sequence[Sequence[Result]]], None] | None = None,
-) -> None:
-    """Measure problems by name, see `measure_each`."""
     from landscape.measurement import n_begun
     from landscape.progress import labelled
     from landscape.study import Study
 
+    problems = common.problems() if problems is None else problems
     if common.dry_run:
-        print_price(common, problems, price, measure)
+        held = _recalled(common, problems, measure, prepare)
+        print_price(common, problems, price, held=held)
         return
     measured, n_recalled = [], 0
     with Study(common.study) as study:
+        common.save_runs(study, problems.values())  # first, so that a kill does not lose them
         if prepare is not None:
             prepare(problems, study)
         for number, problem in enumerate(problems.values(), start=1):
@@ -85,7 +76,6 @@ def measure_problems(
                 results = measure(problem, study)
             measured.append(results if isinstance(results, Sequence) else [results])
             n_recalled += len(measured[-1]) if n_begun() == begun else 0
-        common.save_runs(study, problems.values())
     flat = [result for results in measured for result in results]
     print_results(flat, common.output_format, study=common.study, n_recalled=n_recalled)
     if summarise is not None and common.output_format == "table":
@@ -96,23 +86,19 @@ def print_price(
     common: CommonOptions,
     problems: Mapping[str, Problem],
     price: Callable[[Problem], Cost],
-    measure: Measure | None = None,
+    *,
+    held: Collection[str] = (),
 ) -> None:
-    """Print an upper bound on the cost, from one timed forward and one gradient pass."""
-    from landscape.evaluate import Evaluator
+    """Print an upper bound on the cost, from one timed forward and one gradient pass.
 
+    What the study holds already, by name, costs nothing and is not timed.
+    """
     rows, most, total = [], {}, 0.0
     for name, problem in problems.items():
-        is_recalled = measure is not None and _is_recalled(common, problem, measure)
-        cost = Cost() if is_recalled else price(problem)
-        with Evaluator(problem) as evaluator:
-            forward, gradient = _timed(evaluator.loss), _timed(evaluator.gradient)
-        in_gradients = cost.gradients + HVP_IN_GRADIENTS * cost.hvps
-        seconds = cost.forwards * forward + in_gradients * gradient
+        cost = Cost() if name in held else price(problem)
+        seconds = 0.0 if name in held else _seconds(problem, cost)
         total += seconds
-        passes = (
-            str(cost).rsplit(" in ", 1)[0] if not is_recalled else "nothing: it is in the study"
-        )
+        passes = "nothing: it is in the study" if name in held else str(cost).rsplit(" in ", 1)[0]
         rows.append({"checkpoint": name, "at most": passes, "seconds": f"about {seconds:,.0f}"})
         counts = {key: getattr(cost, key) for key in ("forwards", "gradients", "hvps")}
         most[name] = {**counts, "seconds": seconds}
@@ -124,23 +110,50 @@ def print_price(
     click.echo(verdict, err=common.output_format != "table")
 
 
+def _seconds(problem: Problem, cost: Cost) -> float:
+    from landscape.evaluate import Evaluator
+
+    with Evaluator(problem) as evaluator:
+        forward, gradient = _timed(evaluator.loss), _timed(evaluator.gradient)
+    in_gradients = cost.gradients + HVP_IN_GRADIENTS * cost.hvps
+    return cost.forwards * forward + in_gradients * gradient
+
+
 class _WorkNeeded(Exception):
     """Raised in place of the first pass of a measurement that is not in the study."""
 
 
-def _is_recalled(common: CommonOptions, problem: Problem, measure: Measure) -> bool:
-    """Return whether the study holds the measurement already."""
-    from landscape.measurement import before_work
+def _recalled(
+    common: CommonOptions,
+    problems: Mapping[str, Problem],
+    measure: Measure,
+    prepare: Prepare | None,
+) -> set[str]:
+    """Return the names of the problems whose measurement the study holds already."""
     from landscape.study import Study
+
+    if not is_study(common.study):
+        return set()
+    with Study(common.study, readonly=True) as study:
+        if prepare is not None and not _needs_no_work(lambda: prepare(problems, study)):
+            return set()
+        return {
+            name
+            for name, problem in problems.items()
+            if _needs_no_work(functools.partial(measure, problem, study))
+        }
+
+
+def _needs_no_work(call: Callable[[], object]) -> bool:
+    """Call a function up to the first measurement that the study does not hold."""
+    from landscape.measurement import before_work
 
     def stop(problem: Any) -> None:
         raise _WorkNeeded
 
-    if not Path(common.study).expanduser().is_file():
-        return False
     try:
-        with Study(common.study, readonly=True) as study, before_work(stop):
-            measure(problem, study)
+        with before_work(stop):
+            call()
     except _WorkNeeded:
         return False
     return True

@@ -15,7 +15,7 @@ import click
 
 from landscape.errors import InvalidArgumentError
 
-from .sections import OUTPUT, PROBLEM, Option
+from .sections import OUTPUT, PROBLEM, WHAT, Option
 from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -175,13 +175,18 @@ class CommonOptions:
         return problem.only(*self.params) if self.params else problem
 
 
+def is_study(path: str) -> bool:
+    """Return whether there is a study file that is not empty."""
+    file = Path(path).expanduser()
+    return file.is_file() and file.stat().st_size > 0
+
+
 def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> list[str]:
     """Choose the names of checkpoints in a study, see `choose_names`."""
     from landscape.study import Name, Study, choose_names
 
     known: list[Name] = []
-    file = Path(study).expanduser()
-    if file.is_file() and file.stat().st_size:
+    if is_study(study):
         with Study(study, readonly=True) as opened:
             known = opened.names()
     files = [
@@ -270,6 +275,20 @@ class _ProblemType(click.ParamType):  # type: ignore[type-arg]
         return (
             "It names a Python file with model(), data(split) and loss; landscape init writes one."
         )
+
+
+def scale_option(section: str = WHAT) -> Callable[[F], F]:
+    """Add ``--scale`` to what draws losses."""
+    return click.option(
+        "--scale",
+        type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
+        default="auto",
+        show_default=True,
+        cls=Option,
+        section=section,
+        help="Scale of the loss; excess: the rise above each checkpoint's own. A report can be "
+        "switched between linear and log.",
+    )
 
 
 problem_option = _problem_option(

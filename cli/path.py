@@ -11,7 +11,7 @@ from landscape.results import Cost
 
 from .idle import refuse_given
 from .library_options import library_options
-from .measuring import measure_problems
+from .measuring import measure_each
 from .options import CommonOptions, common_options
 from .sections import WHAT, Command
 
@@ -76,4 +76,4 @@ def command(common: CommonOptions, points: int, held_out: str | None, **options:
         trained = 0 if options["curve"] == "linear" else options["epochs"]
         return Cost(forwards=passes * points + 2, gradients=trained)
 
-    measure_problems(common, {problem.name: problem}, measure, price=price)
+    measure_each(common, measure, price=price, problems={problem.name: problem})

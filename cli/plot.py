@@ -16,7 +16,7 @@ from landscape.results import KINDS
 from landscape.results.comparison import Comparison, Measured
 
 from .chosen import every_path, every_run, in_full, newest, numbered, random_lines
-from .options import params_option, part_of, study_option
+from .options import params_option, part_of, scale_option, study_option
 
 if TYPE_CHECKING:
     from landscape.results import Result, Surface, Trajectory
@@ -106,13 +106,7 @@ class Look:
     default=None,
     help="How to draw surfaces.  [default: filled contours; several: and reliefs]",
 )
-@click.option(
-    "--scale",
-    type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
-    default="auto",
-    show_default=True,
-    help="Scale of the loss; excess: the rise above each checkpoint's own.",
-)
+@scale_option()
 @click.option(
     "--of",
     "swept",

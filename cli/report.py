@@ -10,7 +10,7 @@ import click
 from landscape.errors import StudyError
 
 from .chosen import in_full
-from .options import params_option, part_of, study_option
+from .options import params_option, part_of, scale_option, study_option
 from .output import command_line
 
 if TYPE_CHECKING:
@@ -30,13 +30,7 @@ def _measured(comparison: Comparison) -> Comparison:
     "--output", "-o", default="landscape.html", show_default=True, type=click.Path(), help="Page."
 )
 @click.option("--title", default=None, help="Title of the page.")
-@click.option(
-    "--scale",
-    type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
-    default="auto",
-    show_default=True,
-    help="Scale of the surfaces at first; a switch in the page leads to the other one.",
-)
+@scale_option()
 @params_option
 def command(
     names: tuple[str, ...],

@@ -173,3 +173,18 @@ def test_show_takes_names_with_patterns(here: Path, run) -> None:
     missing = run("show", "c*")
     assert missing.code == 1
     assert "holds no finished measurement of c*" in missing.err
+
+
+def test_a_dry_run_finds_the_range_of_a_line_that_the_study_holds(here: Path, run) -> None:
+    args = ("line", "a.pt", "b.pt", "--problem", "task.py", "--points", "3", "-q")
+    assert run(*args, "--range", "1").code == 0  # a study, with another line in it
+    options = ("--range", "auto", "--paired")
+    unknown = run(*args, *options, "--dry-run")
+    assert unknown.code == 0, unknown.err
+    assert "it is in the study" not in unknown.out
+    assert run(*args, *options).code == 0
+    known = json.loads(run(*args, *options, "--dry-run", "--json").out)
+    assert known["seconds"] == 0.0
+    assert all(cost["forwards"] == 0 for cost in known["at_most"].values())
+    unpaired = run(*args, "--range", "auto", "--dry-run").out
+    assert unpaired.count("it is in the study") == 1  # the first, which is its own reference

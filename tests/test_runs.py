@@ -120,3 +120,15 @@ def test_deleting_the_last_measurement_of_a_checkpoint_frees_its_name(runs: Path
     assert run("delete", "1", "-y").code == 0
     assert held() == {"sam": {"e2.pt": 2.0}}
     assert run("loss", "e1.pt=adam/e1.pt", *args).code == 0
+
+
+def test_a_run_is_known_though_its_measurement_was_stopped(runs: Path, run, monkeypatch) -> None:
+    from landscape import loss
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loss, "evaluation", stopped)
+    ran = run("loss", "--run", "sam=sam/*.pt", "--problem", "task.py", "-q")
+    assert ran.code == 130
+    assert list(held()["sam"].values()) == [1.0, 2.0, 10.0]
