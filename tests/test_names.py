@@ -36,6 +36,7 @@ def name(name: str = "", path: str = "", digest: str = "") -> Name:
         ([name("sgd.pt", RUN1)], [name(path=RUN2), name(path=RUN1)], ["run2/sgd.pt", "sgd.pt"]),
         ([name("SGD", RUN1)], [name(path=RUN1)], ["SGD"]),
         ([name("SGD", RUN1)], [name("SGD", RUN1)], ["SGD"]),
+        ([name("sgd.pt", RUN1)], [name("SGD", RUN1)], ["SGD"]),
         ([name("other.pt", RUN1)], [name(path=OTHER)], ["x/other.pt"]),
         # of older studies, and of Python: the path is not known, the weights are
         ([name("sgd", digest="h1")], [name(path=RUN1, digest="h1")], ["sgd"]),
@@ -55,7 +56,6 @@ def test_names_that_are_chosen(known: list[Name], files: list[Name], expected: l
 @pytest.mark.parametrize(
     ("known", "files", "message"),
     [
-        ([name("SGD", RUN1)], [name("sam", RUN1)], r"run1/sgd.pt is called 'SGD' in this study"),
         ([name("SGD", RUN1)], [name("SGD", RUN2)], r"'SGD' belongs to /x/run1/sgd.pt in this"),
         ([name("SGD", digest="h1")], [name("SGD", RUN2, "h2")], r"belongs to other weights \(h1\)"),
         ([], [name("a", RUN1), name("a", RUN2)], r"two checkpoints are called 'a': give each"),
@@ -96,7 +96,6 @@ def test_names_on_the_command_line(here: Path, run) -> None:
     assert run("report", "B", "-o", "x.html").code == 0
     assert "run2/sgd.pt" not in Path("x.html").read_text()
     for arguments, message in (
-        (["C=b.pt"], "b.pt is called 'B' in this study and cannot be called 'C' too"),
         (["B=a.pt"], "the name 'B' belongs to"),
         (["x=a.pt", "x=copy.pt"], "two checkpoints are called 'x'"),
         (["=a.pt"], "expected FILE or NAME=FILE, got '=a.pt'"),
@@ -105,6 +104,23 @@ def test_names_on_the_command_line(here: Path, run) -> None:
         refused = run("eigs", *arguments, *problem)
         assert refused.code in {1, 2}
         assert message in refused.err
+
+
+def test_a_file_is_renamed_with_all_that_was_measured_on_it(here: Path, run) -> None:
+    problem = ("--problem", "task.py")
+    assert run("eigs", "--run", "r=a.pt,b.pt", *problem).code == 0
+    assert run("loss", "A=a.pt", *problem).code == 0
+    assert listed(run) == [("A", "eigs"), ("b.pt", "eigs"), ("A", "loss")]
+    ran = run("eigs", "A=a.pt", *problem)
+    assert ran.code == 0
+    assert "recalled" in ran.out
+    with Study("landscape.db") as study:
+        assert {name.name for name in study.names()} == {"A", "b.pt"}
+        assert list(study.runs()["r"]) == ["A", "b.pt"]
+        assert study.load(1).provenance.checkpoint == "A"
+    refused = run("loss", "A=b.pt", *problem)
+    assert refused.code == 2
+    assert "the name 'A' belongs to" in refused.err
 
 
 def test_a_path_with_an_equals_sign_is_a_path(here: Path, run) -> None:

@@ -21,8 +21,8 @@ class Name:
 def choose_names(entries: Sequence[Name], files: Sequence[Name]) -> list[str]:
     """Choose names for the files of one command.
 
-    A file keeps the name that the study has for it. Another one gets the name that was given, or
-    the shortest end of its path that is no name and no end of the path of another file.
+    A file gets the name that was given, or keeps the one that the study has for it. Another one
+    gets the shortest end of its path that is no name and no end of the path of another file.
 
     Args:
         entries: the names of the study.
@@ -32,8 +32,7 @@ def choose_names(entries: Sequence[Name], files: Sequence[Name]) -> list[str]:
         A name for each file.
 
     Raises:
-        InvalidArgumentError: if a name that was given belongs to another file, or the file has
-            another name already.
+        InvalidArgumentError: if a name that was given belongs to another file.
     """
     stored = [_stored(entries, file) for file in files]
     taken = {entry.name for entry in entries} | {file.name for file in files} | {*stored}
@@ -41,7 +40,7 @@ def choose_names(entries: Sequence[Name], files: Sequence[Name]) -> list[str]:
     chosen: list[str] = []
     for file, stored_name in zip(files, stored, strict=True):
         _check_given(entries, file, stored_name)
-        name = stored_name or file.name or _shortest_end(file.path, paths, taken)
+        name = file.name or stored_name or _shortest_end(file.path, paths, taken)
         if name in chosen:
             msg = f"two checkpoints are called {name!r}: give each a name of its own, NAME=FILE"
             raise InvalidArgumentError(msg)
@@ -69,12 +68,6 @@ def _stored(entries: Sequence[Name], file: Name) -> str:
 def _check_given(entries: Sequence[Name], file: Name, stored: str) -> None:
     if not file.name or file.name == stored:
         return
-    if stored:
-        msg = (
-            f"{file.path} is called {stored!r} in this study and cannot be called {file.name!r} "
-            "too: leave the name out, or use another study (--study)"
-        )
-        raise InvalidArgumentError(msg)
     for entry in entries:
         if entry.name == file.name and (entry.path or entry.checkpoint_hash):
             owner = entry.path or f"other weights ({entry.checkpoint_hash[:8]})"

@@ -34,7 +34,7 @@ SCHEMA = (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     key TEXT NOT NULL UNIQUE, -- SHA-256 of content, computation and settings, no names
     kind TEXT NOT NULL, -- loss, sharpness, eigs, line, surface
-    checkpoint TEXT NOT NULL, -- the name that it was first measured under; never changes
+    checkpoint TEXT NOT NULL, -- the name that it was first measured under, or renamed to
     checkpoint_hash TEXT NOT NULL, -- digest of the weights and buffers
     data_fingerprint TEXT NOT NULL, -- digest of the data
     split TEXT NOT NULL, -- part of the data: train, test

@@ -164,11 +164,14 @@ class Study:
             return _registered(connection, provenance)
 
     def set_name(self, name: str, checkpoint_hash: str, path: str = "") -> None:
-        """Remember the name that finds the measurements of these weights, and their file's path."""
+        """Remember the name of these weights, and their file's path; a file is renamed."""
         new = Name(name=printable(name), path=printable(path), checkpoint_hash=checkpoint_hash)
         if new not in self.names():
             here = os.path.relpath(path, self.path.absolute().parent) if path else ""
             with self._file.writing() as connection:
+                # What the end of its path is, was not given as a name.
+                if here and not str(path).endswith(name):
+                    _rename(connection, here, name)
                 _set_name(connection, name, checkpoint_hash, here)
 
     def names(self) -> list[Name]:
@@ -513,6 +516,23 @@ def _set_name(
         " checkpoint_hash = :hash, path = :path WHERE :path != '' OR (path = '' AND :hash != '')",
         {"name": printable(name), "path": printable(path), "hash": checkpoint_hash},
     )
+
+
+def _rename(connection: sqlite3.Connection, path: str, new: str) -> None:
+    """Give what is known of a file another name, in its measurements and runs too."""
+    known = connection.execute("SELECT name FROM names WHERE path = ?", (printable(path),))
+    for (old,) in known.fetchall():
+        if old == printable(new):
+            continue
+        connection.execute("DELETE FROM names WHERE name = ?", (old,))
+        connection.execute("UPDATE runs SET name = ? WHERE name = ?", (printable(new), old))
+        rows = connection.execute("SELECT * FROM measurements WHERE checkpoint = ?", (old,))
+        for row in rows.fetchall():
+            provenance = dumps(loads(row["provenance"]) | {"checkpoint": new})
+            connection.execute(
+                "UPDATE measurements SET checkpoint = ?, provenance = ? WHERE id = ?",
+                (printable(new), provenance, row["id"]),
+            )
 
 
 def _insert(connection: sqlite3.Connection, row: Mapping[str, Any], on_conflict: str) -> None:

@@ -1,0 +1,87 @@
+"""Run the code of a page of the documentation, block by block, in a folder.
+
+A Python block with a title is written to that file, one without is executed; each line of a shell
+block is run. Usage: python docs/run.py PAGE FOLDER
+"""
+
+from __future__ import annotations
+
+import doctest
+import glob
+import os
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from landscape.cli import main
+
+BLOCK = re.compile(r"^( *)```(\w+)(?: title=\"(.+?)\")?\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+SHOWN = ("text", "yaml", "mermaid")
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
+    """Give language, title and code of each fenced block."""
+    for indent, language, title, code in BLOCK.findall(page.read_text()):
+        yield language, title, re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
+
+
+def run_page(page: Path) -> None:
+    """Run all blocks in the current folder; the first that fails raises."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for language, title, code in blocks(page):
+        if title:
+            Path(title).parent.mkdir(parents=True, exist_ok=True)
+            Path(title).write_text(code)
+        elif language == "python":
+            exec(compile(code, f"{page.name}", "exec"), names)
+        elif language == "pycon":
+            _run_examples(code, page.name)
+        elif language == "sh":
+            for line in code.replace("\\\n", " ").splitlines():
+                for command in line.split(" && "):
+                    run_command(command)
+        elif language not in SHOWN:
+            raise ValueError(f"{page}: a block of {language} that is not run")  # noqa: EM102
+
+
+def run_command(line: str) -> None:
+    """Run a command of ours or a script, in this process, with patterns as a shell expands them."""
+    words = shlex.split(line, comments=True)
+    if not words or words[:2] == ["pip", "install"]:
+        return
+    quoted = {word for word in re.findall(r"'(.*?)'", line)}
+    words = [
+        file
+        for word in words
+        for file in ((sorted(glob.glob(word)) or [word]) if word not in quoted else [word])
+    ]
+    if words[0] == "python":
+        runpy.run_path(words[1], run_name="__main__")
+    elif words[0] == "landscape":
+        try:
+            main(words[1:])
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(f"{line}: exit code {end.code}") from end  # noqa: EM102
+    else:
+        raise ValueError(f"{line}: neither of landscape nor of python")  # noqa: EM102
+
+
+def _run_examples(code: str, name: str) -> None:
+    test = doctest.DocTestParser().get_doctest(code, {}, name, None, 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    runner.run(test)
+    if runner.failures:
+        raise RuntimeError(f"{name}: {runner.failures} examples failed")  # noqa: EM102
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1]).resolve()
+    os.makedirs(sys.argv[2], exist_ok=True)
+    os.chdir(sys.argv[2])
+    sys.path.insert(0, ".")
+    run_page(page)
