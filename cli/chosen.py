@@ -43,6 +43,28 @@ def _finished(study: Study, kind: str, names: Sequence[str]) -> list[Entry]:
     ]
 
 
+def newest_of_runs(
+    study: Study, kind: str, names: Sequence[str] = (), *, parameters: str | None = None
+) -> dict[str, list[tuple[float, str, Result]]]:
+    """Return step, name and newest record of the checkpoints of each run that the study knows.
+
+    Those that are among the names, if there are any, and of which the study holds such a record.
+    """
+    runs = {
+        run: {name: step for name, step in of.items() if not names or name in names}
+        for run, of in study.runs().items()
+    }
+    members = list(dict.fromkeys(name for of in runs.values() for name in of))
+    measured = {entry.name for entry in _finished(study, kind, members)}
+    shown = [name for name in members if name in measured]
+    records = dict(newest(study, kind, shown, parameters=parameters)) if shown else {}
+    found = {
+        run: [(step, name, records[name]) for name, step in of.items() if name in records]
+        for run, of in runs.items()
+    }
+    return {run: of for run, of in found.items() if of}
+
+
 def _load(study: Study, entry: Entry) -> Result:
     return study.load(entry.id, entry.name)
 

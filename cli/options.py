@@ -99,7 +99,9 @@ class CommonOptions:
     output_format: str
     dry_run: bool
     quiet: bool
-    runs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # steps by file, by run
+    runs: Mapping[str, Mapping[str, float | None]] = field(
+        default_factory=dict
+    )  # steps by file, by run
 
     @property
     def progress(self) -> bool | None:
@@ -165,11 +167,23 @@ class CommonOptions:
         return {name: problem.named(name) for name, problem in zip(names, problems, strict=True)}
 
     def save_runs(self, study: Study, problems: Iterable[Problem]) -> None:
-        """Save which checkpoints belong to which training run."""
-        names = {problem.path: problem.name for problem in problems}
+        """Save which checkpoints belong to which training run, with the epoch or step of each.
+
+        Where these are not known or not all different, it is the position in the run.
+        """
+        by_path = {problem.path: problem for problem in problems}
         for run, steps in self.runs.items():
-            paths = {os.path.abspath(file): step for file, step in steps.items()}
-            study.set_run(run, {names[path]: step for path, step in paths.items()})
+            # Of files that hold the same weights, such as those of the last epoch and of the end,
+            # the run has one: one that says its step.
+            members: dict[str, tuple[Problem, float | None]] = {}
+            for file, step in steps.items():
+                problem = by_path[os.path.abspath(file)]
+                if members.get(problem.checkpoint_hash, (problem, None))[1] is None:
+                    members[problem.checkpoint_hash] = problem, step
+            found = [step for _, step in members.values() if step is not None]
+            places = found if len(set(found)) == len(members) else range(len(members))
+            named = (problem.name for problem, _ in members.values())
+            study.set_run(run, dict(zip(named, map(float, places), strict=True)))
 
     def _selected(self, problem: Problem) -> Problem:
         return problem.only(*self.params) if self.params else problem

@@ -15,7 +15,7 @@ from landscape.plots import PICTURES
 from landscape.results import KINDS
 from landscape.results.comparison import Comparison, Measured
 
-from .chosen import every_path, every_run, in_full, newest, numbered, random_lines
+from .chosen import every_path, every_run, in_full, newest, newest_of_runs, numbered, random_lines
 from .options import params_option, part_of, scale_option, study_option
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ class Look:
         interactive: whether to make a page to turn and read off.
         relative: whether profiles are drawn against ρ/‖w‖.
         colours: a colour for each checkpoint of the study, the same in every picture.
-        runs: run and step of each checkpoint that the study knows to be of a training run.
-        folders: of each checkpoint of the study; without runs, those of one folder are one.
+        folders: of each checkpoint of the study; where it knows no runs, those of one are one.
     """
 
     kind: str | None
@@ -52,7 +51,6 @@ class Look:
     relative: bool = False
     colours: Mapping[str, str] | None = None
     folders: Mapping[str, str] | None = None
-    runs: Mapping[str, tuple[str, float]] | None = None
 
     @property
     def log_or_linear(self) -> str:
@@ -158,8 +156,7 @@ def command(
     with Study(study, readonly=True) as opened:
         tints = colours_by_name(entry.name for entry in opened.entries())
         folders = {one.name: os.path.dirname(one.path) for one in opened.names() if one.path}
-        runs = {name: (run, step) for run, of in opened.runs().items() for name, step in of.items()}
-        look = Look(kind, scale, x_axis, interactive, relative, tints, folders, runs)
+        look = Look(kind, scale, x_axis, interactive, relative, tints, folders)
         if numbers:
             figure = _by_number(opened, numbers, what, look)
         else:
@@ -204,6 +201,8 @@ def _newest(
         return _drawn("path", every_path(study, names), look)
     if what in SPECIAL or (what in KINDS and not KINDS[what].role):
         kind = swept if what == "sweep" else SPECIAL.get(what, what)
+        if what == "sweep" and (runs := newest_of_runs(study, kind, names, parameters=part)):
+            return _sweep(runs, look)
         found = newest(study, kind, names, parameters=part)
         return _drawn(what, found, look)
     comparison = study.comparison(names or None, parameters=part)
@@ -279,17 +278,20 @@ def _drawn(drawer: str, found: Named, look: Look) -> Any:
     if drawer == "trajectory":
         return _draw("trajectory", records, look)  # which have names of their own
     if drawer == "sweep":
-        return _draw("sweep", records, look, names=names, **_runs(names, look))
+        return _draw("sweep", records, look, names=names, **_folders(names, look))
     return _draw(drawer, records, look, names=names, **look.options(drawer))
 
 
-def _runs(names: Sequence[str], look: Look) -> dict[str, Any]:
-    """Return run and step of each checkpoint: those of the study, else one run for each folder."""
-    runs = look.runs or {}
-    if all(name in runs for name in names):
-        of_each = [runs[name] for name in names]
-        steps = [step for _, step in of_each]
-        return {"runs": [run for run, _ in of_each], "x": steps, "x_label": "epoch or step"}
+def _sweep(runs: Mapping[str, list[tuple[float, str, Result]]], look: Look) -> Any:
+    """Draw the runs that the study knows, by their epochs or steps."""
+    places = [(run, *checkpoint) for run, of in runs.items() for checkpoint in of]
+    of_each, x, names, records = map(list, zip(*places, strict=True))
+    label = "epoch or step"
+    return _draw("sweep", records, look, names=names, runs=of_each, x=x, x_label=label)
+
+
+def _folders(names: Sequence[str], look: Look) -> dict[str, Any]:
+    """Return the run of each checkpoint where the study knows none: one for each folder."""
     folders = [(look.folders or {}).get(name, "") for name in names]
     if not all(folders) or len(set(folders)) == 1 or min(map(folders.count, folders)) == 1:
         return {}

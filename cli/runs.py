@@ -60,19 +60,13 @@ def run_of(text: str) -> tuple[str, tuple[str, ...]]:
     return name.strip() if equals else "", expanded(files)
 
 
-def _steps(files: tuple[str, ...]) -> dict[str, float]:
-    """Return the epoch or step of each file: its own, else the last number in its name.
-
-    Where these are not all different, it is the position in the run.
-    """
+def _steps(files: tuple[str, ...]) -> dict[str, float | None]:
+    """Return the epoch or step of each file: its own, else the last number in its name, if any."""
     saved = [_saved_steps(file) for file in files]
     common = [key for key in _STEPS if all(key in of_file for of_file in saved)]
-    steps: list[float | None] = [of_file[common[0]] for of_file in saved] if common else [None]
-    if None in steps:
-        steps = [_number_in_name(file) for file in files]
-    if None in steps or len(set(steps)) < len(steps):
-        steps = [float(position) for position in range(len(files))]
-    return {file: float(step) for file, step in zip(files, steps, strict=True) if step is not None}
+    if common:
+        return {file: of_file[common[0]] for file, of_file in zip(files, saved, strict=True)}
+    return {file: _number_in_name(file) for file in files}
 
 
 def _saved_steps(file: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -106,6 +107,41 @@ def test_a_sweep_has_a_line_for_each_run_over_its_epochs(runs: Path, run, monkey
             "adam": [3.0, 6.0, 30.0],
             "sam": [1.0, 2.0, 10.0],
         }
+
+
+def test_runs_share_weights_with_each_other_and_with_other_files(
+    runs: Path, run, monkeypatch
+) -> None:
+    """The first checkpoint of both, and the last one of sam, which has two names."""
+    from landscape.plots import sweeps
+
+    shutil.copytree("sam", "asam")
+    for epoch in (2, 10):
+        state = torch.load(f"asam/e{epoch}.pt")
+        torch.save({name: 0.5 * tensor for name, tensor in state.items()}, f"asam/e{epoch}.pt")
+    shutil.copy("sam/e10.pt", "sam/last.pt")
+    problem = ("--problem", "task.py", "-q")
+    assert run("loss", "FINAL=sam/last.pt", *problem).code == 0
+    assert run("loss", "--run", "sam=sam/*.pt", "--run", "asam=asam/*.pt", *problem).code == 0
+    assert list(held()) == ["sam", "asam"]
+    drawn: list[sweeps.TrainingRun] = []
+    plain = sweeps.training_runs
+
+    def watched(*given: object, **options: object) -> object:
+        result = plain(*given, **options)  # type: ignore[arg-type]
+        drawn.extend(result[0])
+        return result
+
+    monkeypatch.setattr(sweeps, "training_runs", watched)
+    ran = run("plot", "--what", "sweep", "--of", "loss", "-o", "x.png")
+    assert ran.code == 0, ran.err
+    assert {one.name: one.x.tolist() for one in drawn} == {
+        "sam": [1.0, 2.0, 10.0],
+        "asam": [1.0, 2.0, 10.0],
+    }
+    losses = {one.name: [record.loss for record in one.records] for one in drawn}
+    assert losses["sam"][0] == losses["asam"][0]
+    assert losses["sam"][2] != losses["asam"][2]
 
 
 def test_a_run_that_is_given_in_parts_is_one(runs: Path, run) -> None:

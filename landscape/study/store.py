@@ -204,7 +204,9 @@ class Study:
     def runs(self) -> dict[str, dict[str, float]]:
         """Return the steps of the checkpoints of each training run by name, ascending."""
         with self._file.reading() as connection:
-            rows = connection.execute("SELECT * FROM runs ORDER BY step, name").fetchall()
+            rows = connection.execute(
+                "SELECT * FROM runs ORDER BY min(rowid) OVER (PARTITION BY run), step, name"
+            ).fetchall()
         runs: dict[str, dict[str, float]] = {}
         for row in rows:
             runs.setdefault(row["run"], {})[row["name"]] = row["step"]
