@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check figures bench clean
+.PHONY: demo test docs gallery notebook figures bench clean
 
 demo: $(READY)
 	$(BIN)/landscape demo -o demo
@@ -16,6 +16,17 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# Pictures of docs/gallery.md, by the commands that stand in it.
+gallery: $(READY)
+	rm -rf build/gallery && $(BIN)/python docs/run.py docs/gallery.md build/gallery
+	mkdir -p docs/gallery && cp build/gallery/*.png docs/gallery
+
+notebook: $(READY)
+	cd notebooks && ../$(BIN)/jupyter execute --inplace contrast.ipynb
 
 figures: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh
@@ -36,8 +47,8 @@ bench: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo build dist site *.egg-info

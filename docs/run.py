@@ -45,7 +45,7 @@ def run_page(page: Path) -> None:
                 for command in line.split(" && "):
                     run_command(command)
         elif language not in SHOWN:
-            raise ValueError(f"{page}: a block of {language} that is not run")  # noqa: EM102
+            raise ValueError(f"{page}: a block of {language} that is not run")
 
 
 def run_command(line: str) -> None:
@@ -66,9 +66,9 @@ def run_command(line: str) -> None:
             main(words[1:])
         except SystemExit as end:
             if end.code:
-                raise RuntimeError(f"{line}: exit code {end.code}") from end  # noqa: EM102
+                raise RuntimeError(f"{line}: exit code {end.code}") from end
     else:
-        raise ValueError(f"{line}: neither of landscape nor of python")  # noqa: EM102
+        raise ValueError(f"{line}: neither of landscape nor of python")
 
 
 def _run_examples(code: str, name: str) -> None:
@@ -76,7 +76,7 @@ def _run_examples(code: str, name: str) -> None:
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     runner.run(test)
     if runner.failures:
-        raise RuntimeError(f"{name}: {runner.failures} examples failed")  # noqa: EM102
+        raise RuntimeError(f"{name}: {runner.failures} examples failed")
 
 
 if __name__ == "__main__":

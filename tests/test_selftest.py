@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from landscape import top_eigenpairs
-from landscape.errors import MisleadingWarning
+from landscape.errors import LossError, MisleadingWarning
 from landscape.evaluate import (
     Evaluator,
     _selftest,
@@ -145,3 +145,62 @@ def test_a_gradient_that_is_slightly_off_is_used_with_a_warning() -> None:
     with pytest.warns(MisleadingWarning, match=r"off by .*CrossMapLRN2d"):
         found = top_eigenpairs(problem, 1)
     assert found.values[0] == pytest.approx(true, rel=1e-3)
+
+
+class InFloat32(nn.Module):
+    """Runs a layer, or its input, in float32 whatever the type of the weights around it."""
+
+    def __init__(self, inner: nn.Module, *, like: bool = True) -> None:
+        super().__init__()
+        self.inner, self.like = inner, like
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = (
+            self.inner(x.float()) if not list(self.inner.parameters()) else self.inner(x).float()
+        )
+        return found.to(x) if self.like else found
+
+
+@pytest.mark.parametrize("where", ["loss", "norm", "logits"])
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_models_that_compute_parts_in_float32_raise_no_alarm(
+    where: str, size: float, dtype: str
+) -> None:
+    """Of a large loss of which the chosen parameters move little: float64 is no use there."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)]
+    if where == "norm":
+        layers[1:2] = [InFloat32(nn.LayerNorm(8, elementwise_affine=False)), nn.Tanh()]
+    if where == "logits":
+        layers.append(InFloat32(nn.Identity(), like=False))
+    model = nn.Sequential(*layers)
+    with torch.no_grad():
+        model[0].weight.mul_(size)
+        model[0].bias.mul_(size)
+    x, y = torch.randn(16, 6), torch.randint(5, (16,))
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        output = output.float() if where == "loss" else output
+        return nn.functional.cross_entropy(output, target, reduction="none") + 10.0
+
+    problem = Problem(model, loss, (x, y), dtype=dtype).only("0")
+    with Evaluator(problem) as evaluator:
+        check_gradient(evaluator)
+        assert check_hessian(evaluator) == ""
+
+
+def test_a_wrong_gradient_is_found_in_float32_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), InFloat32(nn.Identity()), nn.Tanh(), nn.Linear(8, 5))
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        output = (0.5 * output + 0.5 * output.detach()).float()
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+    x, y = torch.randn(16, 6), torch.randint(5, (16,))
+    with (
+        Evaluator(Problem(model, loss, (x, y))) as evaluator,
+        pytest.raises(LossError, match="the gradient by autograd is not the slope of the loss"),
+    ):
+        check_gradient(evaluator)

@@ -92,6 +92,7 @@ class _Point:
         self.norm = max(float(self.origin.norm()), 1e-3)
         terms, gradient = evaluator.batch_gradient(self.origin, self.batch, 0)
         self.scale = 1.0 / max(float(terms.weight), 1.0)
+        self.resolution = _resolution(terms.total, dtype)
         self.functions = [
             type(node).__name__.removesuffix("Backward")
             for node in graph_nodes(terms.total)
@@ -178,6 +179,20 @@ class _Point:
         return total.result().mul_(self.scale)
 
 
+def _resolution(total: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the type that a loss is computed in: float32 if any operation rounds to that or less.
+
+    Some models compute their normalisation or their loss in float32, whatever their weights are.
+    """
+    types = (
+        metadata.dtype
+        for node in graph_nodes(total)
+        for metadata in getattr(node, "_input_metadata", ())
+    )
+    narrow = any(t.is_floating_point and torch.finfo(t).bits < 64 for t in types)
+    return torch.float32 if narrow else dtype
+
+
 def _tested(evaluator: Evaluator, test: Callable[[_Point], str]) -> str:
     """Run a test of derivatives in float64 if the model allows it, else in its own type."""
     problem, batch = evaluator.problem, sample(evaluator)
@@ -201,13 +216,13 @@ def in_type(evaluator: Evaluator, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _wrong_gradient(point: _Point) -> str:
-    directions = ["random" if point.dtype == torch.float64 else "mixed"]
+    directions = ["random" if point.resolution == torch.float64 else "mixed"]
     if point.idle_tensors():  # what autograd passes over could be lost beside the rest
         directions.append("idle")
     for along in directions:
         claimed = point.claimed(along)
         differences = partial(point.difference_of_losses, along)
-        true = _contradiction(claimed, differences, point.dtype)
+        true = _contradiction(claimed, differences, point.resolution)
         if true is not None:
             break
     else:
@@ -237,8 +252,8 @@ def _wrong_product(point: _Point) -> str:
         product = point.product(point.direction())
     except LossError as error:
         return f"{_cause(point)}: {error}"
-    if _contradiction(product, point.difference_of_gradients, point.dtype) is None:
-        if point.dtype != point.evaluator.problem.dtype:
+    if _contradiction(product, point.difference_of_gradients, point.resolution) is None:
+        if point.resolution.itemsize > point.evaluator.problem.dtype.itemsize:
             point.evaluator.problem.derivatives["wide"] = point.batch, point.direction(), product
         return ""
     return (
@@ -389,13 +404,14 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
         found = torch.autograd.grad(total, inputs, create_graph=create_graph, allow_unused=True)
         zero = torch.zeros_like
         pairs = zip(found, inputs, strict=True)
-        return total.detach(), [zero(x) if g is None else g for g, x in pairs]
+        return total, [zero(x) if g is None else g for g, x in pairs]
 
     with twice_differentiable(part):
         try:
             if not inputs or value() is None:
                 return LayerTrial(name, kind, 0.0, 0.0)
             total, gradients = slopes(create_graph=True)
+            resolution = _resolution(total, dtype)
             along = _along(inputs, gradients)
             usable = [
                 (g * d).sum() for g, d in zip(gradients, along, strict=True) if g.requires_grad
@@ -403,7 +419,7 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
             products: Any = [None] * len(inputs)
             if usable:
                 products = torch.autograd.grad(torch.stack(usable).sum(), inputs, allow_unused=True)
-            step = _LAYER_STEP[dtype] * max(_norm(inputs), 1e-3)
+            step = _LAYER_STEP[resolution] * max(_norm(inputs), 1e-3)
             (up, more), (down, less) = (_at(inputs, along, s, slopes) for s in (step, -step))
         except Exception as error:  # some cannot be called alone, or have no such derivative
             return LayerTrial(name, kind, float("nan"), float("nan"), first_line(error))
@@ -412,8 +428,8 @@ def _trial(name: str, part: nn.Module, given: Any, dtype: torch.dtype) -> LayerT
     ]
     measured = [(a - b) / (2 * step) for a, b in zip(more, less, strict=True)]
     slope = sum(float((g.detach() * d).sum()) for g, d in zip(gradients, along, strict=True))
-    truth = float(up - down) / (2 * step)
-    floor = torch.finfo(dtype).eps * (abs(float(total)) + _norm(more)) / step
+    truth = float((up - down).detach()) / (2 * step)
+    floor = torch.finfo(resolution).eps * (abs(float(total.detach())) + _norm(more)) / step
     return LayerTrial(
         name,
         kind,
