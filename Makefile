@@ -26,7 +26,7 @@ gallery: $(READY)
 	mkdir -p docs/gallery && cp build/gallery/*.png docs/gallery
 
 notebook: $(READY)
-	cd notebooks && ../$(BIN)/jupyter execute --inplace contrast.ipynb
+	rm -rf build/notebook && $(BIN)/python docs/run.py notebooks/contrast.ipynb build/notebook
 
 figures: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh

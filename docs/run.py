@@ -1,7 +1,9 @@
 """Run the code of a page of the documentation, block by block, in a folder.
 
 A Python block with a title is written to that file, one without is executed; each line of a shell
-block is run. Usage: python docs/run.py PAGE FOLDER
+block is run. Of a notebook the outputs are saved in it, without progress bars.
+
+Usage: python docs/run.py PAGE FOLDER
 """
 
 from __future__ import annotations
@@ -48,6 +50,20 @@ def run_page(page: Path) -> None:
             raise ValueError(f"{page}: a block of {language} that is not run")
 
 
+def run_notebook(page: Path) -> None:
+    """Execute a notebook in the current folder, and save it with its outputs."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(page, as_version=4)
+    NotebookClient(notebook, resources={"metadata": {"path": "."}}).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+    page.write_text(nbformat.writes(notebook) + "\n")
+
+
 def run_command(line: str) -> None:
     """Run a command of ours or a script, in this process, with patterns as a shell expands them."""
     words = shlex.split(line, comments=True)
@@ -84,4 +100,4 @@ if __name__ == "__main__":
     os.makedirs(sys.argv[2], exist_ok=True)
     os.chdir(sys.argv[2])
     sys.path.insert(0, ".")
-    run_page(page)
+    (run_notebook if page.suffix == ".ipynb" else run_page)(page)

@@ -6,10 +6,12 @@ record goes through `inert` first.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import plotly.graph_objects as go
 
 from landscape.errors import InvalidArgumentError
 from landscape.plots.style import clean
@@ -18,6 +20,17 @@ LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 LINE_DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+
+class Page(go.Figure):  # type: ignore[misc]
+    """A plotly figure that is shown in notebooks, and in the HTML that is made of them."""
+
+    _ipython_display_ = None  # which would show the first representation only
+
+    def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = super()._repr_mimebundle_(*args, **kwargs)
+        page = partial(self.to_html, full_html=False, include_plotlyjs="cdn")
+        return bundle if "text/html" in bundle else bundle | {"text/html": page()}
 
 
 def inert(text: str) -> str:

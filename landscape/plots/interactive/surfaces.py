@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from landscape.errors import InvalidArgumentError
 from landscape.plots import captions
-from landscape.plots.interactive.common import colour_scale, inert, layout
+from landscape.plots.interactive.common import Page, colour_scale, inert, layout
 from landscape.plots.interactive.trajectories import run_traces
 from landscape.plots.scales import Scale, common_scale
 from landscape.plots.style import BAD, COLOUR_MAP, colours_by_name, shorten
@@ -130,7 +130,7 @@ def _reliefs(
     cmap: str,
 ) -> go.Figure:
     models = [(m, m.surface) for m in comparison.models if m.surface is not None]
-    figure = go.Figure()
+    figure = Page()
     planes = {captions.plane_of(surface) for _, surface in models}
     for k, (model, surface) in enumerate(models):
         key = "scene" if k == 0 else f"scene{k + 1}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.plots.interactive.common import LEGEND, LINE_DASHES, SYMBOLS, inert, layout
+from landscape.plots.interactive.common import LEGEND, LINE_DASHES, SYMBOLS, Page, inert, layout
 from landscape.plots.style import colour, colours_by_name, shorten
 from landscape.plots.sweeps import QUANTITIES, TrainingRun, training_runs
 from landscape.results import Eigenpairs, FloatArray, Result
@@ -41,7 +41,7 @@ def explore_sweep(
     """
     found, counted = training_runs(records, names=names, runs=runs, x=x)
     tints = colours_by_name([run.name for run in found], colours)
-    figure = go.Figure()
+    figure = Page()
     for run in found:
         for k, (label, track) in enumerate(run.tracks().items()):
             text = f"{inert(shorten(run.name))}, {label}" if run.name else label

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from landscape.errors import InvalidArgumentError
-from landscape.plots.interactive.common import LINE_DASHES, SYMBOLS, layout
+from landscape.plots.interactive.common import LINE_DASHES, SYMBOLS, Page, layout
 from landscape.plots.style import colour
 from landscape.plots.theory import (
     PANELS,
@@ -47,7 +47,9 @@ def explore_theory(
     """
     listed = [pairs] if isinstance(pairs, TradeOff) else list(pairs)
     _check(listed, shown)
-    figure = make_subplots(rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.14)
+    figure = make_subplots(
+        rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.14, figure=Page()
+    )
     # Which pair a trace belongs to; None: to all.
     owners: list[int | None] = []
     for owner, curve in [(None, listed[0].gd), *((k, pair.sam) for k, pair in enumerate(listed))]:

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from landscape.plots.interactive.common import inert, layout
+from landscape.plots.interactive.common import Page, inert, layout
 from landscape.plots.scales import Scale
 from landscape.plots.style import shorten
 from landscape.plots.trajectories import (
@@ -87,7 +87,7 @@ def explore_trajectory(
     """
     runs = named_runs(trajectories, names)
     tints = run_colours(runs, colours)
-    figure = make_subplots(rows=1, cols=2)
+    figure = make_subplots(rows=1, cols=2, figure=Page())
     for index, (run, name) in enumerate(zip(runs, run_names(runs), strict=True)):
         shared = {"hovertext": _hover_texts(run, name), "hoverinfo": "text", "row": 1}
         for column, values, quantity, dash in (
