@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .output import command_line, print_table
-from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
-    from landscape.problem import Task
     from landscape.results.comparison import Comparison
 
-RHO = 0.2
+TASK, OPTIMIZERS, RHO = "digits", ("sgd", "sam"), 0.2
 
 
 @click.command("demo")
@@ -24,47 +26,32 @@ RHO = 0.2
 @click.option("--epochs", default=40, show_default=True, help="Epochs of each training.")
 @click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
 @click.option("--seed", default=0, show_default=True, help="Random seed.")
-@threads_option
-@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
-def command(
-    output: str, epochs: int, points: int, seed: int, threads: str | None, quiet: bool
-) -> None:
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing of how far it is.")
+def command(output: str, epochs: int, points: int, seed: int, quiet: bool) -> None:
     """Train a small ResNet on real 8×8 digits with SGD and with SAM, measure, draw, report.
 
-    Both start from the same weights and see the data in the same order. What is done already is
-    not done again. Takes a few minutes on two cores; needs the extra landscape-sharpness[demo].
+    Both start from the same weights and see the data in the same order, in two processes of one
+    thread each. What is done already is not done again. Takes about a minute on two cores; needs
+    the extra landscape-sharpness[demo].
 
     \b
     Example:
       landscape demo -o demo
     """
-    from landscape.compare import compare
     from landscape.plots import save_figure
-    from landscape.problem import load_task
     from landscape.study import Study
+    from landscape.tasks import digits
 
+    digits.data("train")  # says what to install, if anything is missing
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    use_threads(threads)
-    task = load_task("digits")
-    base = task.problem()
-    compare_before_work(threads)
-    files = {
-        name: _trained(task, name, folder, epochs=epochs, seed=seed, quiet=quiet)
-        for name in ("sgd", "sam")
-    }
-    with Study(folder / "demo.db") as study:
-        click.echo("measuring both: loss, spectrum, sharpness, lines, surfaces …", err=True)
-        comparison = compare(
-            {name.upper(): base.at(file) for name, file in files.items()},
-            rho=RHO,
-            k=5,
-            n=points,
-            seed=seed,
-            test=task.problem(split="test"),
-            study=study,
-            progress=False if quiet else None,
-        )
+    with Study(folder / "demo.db"):
+        pass  # there, before two processes write to it
+    settings: Any = {"epochs": epochs, "n": points, "seed": seed, "quiet": quiet}
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        work = partial(_train_and_measure, folder, **settings)
+        list(pool.map(work, OPTIMIZERS))
+    comparison = _compared(folder, OPTIMIZERS, n=points, seed=seed)
     header, *body = comparison.table()
     print_table([dict(zip(header, row, strict=True)) for row in body])
     written = save_figure(comparison.plot(), folder / "contrast.png", formats=("png", "pdf", "svg"))
@@ -72,30 +59,53 @@ def command(
     _say_where(folder, comparison, [*written, report])
 
 
-def _trained(task: Task, name: str, folder: Path, *, epochs: int, seed: int, quiet: bool) -> Path:
-    """Train unless the folder holds that very training already."""
-    from landscape.measurement import begin_work
-    from landscape.problem._checkpoint import read_checkpoint
+def _train_and_measure(
+    folder: Path, name: str, *, epochs: int, n: int, seed: int, quiet: bool
+) -> None:
+    """Train one of the two unless it is there, and put its measurements into the study."""
+    import torch
+
+    from landscape.problem import load_task
     from landscape.training import save_checkpoint, train
 
+    torch.set_num_threads(1)
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(f"{name.upper()}: {text}", err=True)
+
+    if _is_trained(folder, name, epochs=epochs, seed=seed):
+        say(f"{folder / name}.pt is there already")
+    else:
+        say(f"training, {epochs} epochs …")
+        options: Any = {"optimizer": name, "epochs": epochs, "rho": RHO, "seed": seed}
+        save_checkpoint(train(load_task(TASK), **options, progress=False), folder / f"{name}.pt")
+    say("measuring loss, spectrum, sharpness, lines and surface …")
+    _compared(folder, [name], n=n, seed=seed)
+    say("done")
+
+
+def _is_trained(folder: Path, name: str, **settings: int) -> bool:
+    """Tell whether the folder holds that very training."""
+    from landscape.problem._checkpoint import read_checkpoint
+
     file = folder / f"{name}.pt"
-    wanted = {"optimizer": name, "epochs": epochs, "seed": seed}
-    if file.is_file():
-        kept = read_checkpoint(file).get("settings", {})
-        if {key: kept.get(key) for key in wanted} == wanted:
-            click.echo(f"{file} is there already", err=True)
-            return file
-    click.echo(f"training with {name.upper()}, {epochs} epochs …", err=True)
-    begin_work(task.problem())
-    trained = train(
-        task,
-        optimizer=name,
-        epochs=epochs,
-        rho=RHO,
-        seed=seed,
-        progress=False if quiet else None,
-    )
-    return save_checkpoint(trained, file)
+    held = read_checkpoint(file).get("settings", {}) if file.is_file() else {}
+    return all(held.get(k) == value for k, value in {"optimizer": name, **settings}.items())
+
+
+def _compared(folder: Path, names: Sequence[str], *, n: int, seed: int) -> Comparison:
+    """Measure checkpoints, or recall what the study holds."""
+    from landscape.compare import compare
+    from landscape.problem import load_task
+    from landscape.study import Study
+
+    task = load_task(TASK)
+    base, test = task.problem(), task.problem(split="test")
+    problems = {name.upper(): base.at(folder / f"{name}.pt") for name in names}
+    options: Any = {"rho": RHO, "k": 5, "n": n, "seed": seed, "progress": False}
+    with Study(folder / "demo.db") as study:
+        return compare(problems, test=test, study=study, **options)
 
 
 def _say_where(folder: Path, comparison: Comparison, written: list[Path]) -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The picture in README.md, with its study file: a few minutes on two cores.
+# The picture in README.md, with its study file: about a minute on two cores.
 set -eu
 cd "$(dirname "$0")"
 landscape demo --output .build

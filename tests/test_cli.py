@@ -434,6 +434,27 @@ def test_eigs_print_their_evidence_and_the_overlap(here: Path, run) -> None:
     assert "k 2" in run("list").out
 
 
+@pytest.mark.slow
+def test_the_demo_trains_measures_and_draws_once(here: Path, run) -> None:
+    pytest.importorskip("sklearn")
+    ran = run("demo", "-o", "demo", "--epochs", "1", "--points", "3")
+    assert ran.code == 0, ran.err
+    assert "λmax of the Hessian" in ran.out
+    assert {path.name for path in Path("demo").iterdir()} >= {
+        *("sgd.pt", "sam.pt", "demo.db", "report.html"),
+        *("contrast.png", "contrast.pdf", "contrast.svg"),
+    }
+    with Study("demo/demo.db", readonly=True) as study:
+        before = {(entry.id, entry.created) for entry in study.entries()}
+        assert study.comparison(["SGD", "SAM"])["SAM"].surface is not None
+        assert all(entry.status == "complete" for entry in study.entries())
+    again = run("demo", "-o", "demo", "--epochs", "1", "--points", "3", "-q")
+    assert again.code == 0, again.err
+    assert again.out == ran.out
+    with Study("demo/demo.db", readonly=True) as study:
+        assert {(entry.id, entry.created) for entry in study.entries()} == before
+
+
 def test_a_sweep_that_was_stopped_goes_on(here: Path, run) -> None:
     run("eigs", "a.pt", "--problem", "task.py", "-k", "2")
     before = json.loads(run("list", "--json").out)

@@ -292,5 +292,5 @@ def test_refuses_what_is_no_number_of_threads(here, run, bad):
 
 
 def test_training_and_the_demo_have_the_option(run):
-    for verb in ("train", "demo", "surface", "eigs", "compare", "doctor", "path"):
+    for verb in ("train", "surface", "eigs", "compare", "doctor", "path"):
         assert "--threads" in run(verb, "--help").out
