@@ -20,9 +20,13 @@ from landscape.results.frames import flat_row
 from landscape.wording import Quantity, cell_text
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from landscape.results import Result
 
 _LARGEST_LISTED_ARRAY = 10_000
+_NUMBER = r"(≥ )?[-+]?(\d|nan|inf|$)|yes$|NO$"
+_USUAL_WIDTH = 120  # of what is not a terminal: wider tables are turned
 _LONGEST_WORD = 24  # longer cells are broken into lines where the terminal is narrow
 
 Row = Mapping[str, Any]
@@ -36,7 +40,8 @@ def print_results(
         click.echo(to_json([as_dict(result) for result in results]))
         return
     for kind in dict.fromkeys(result.kind for result in results):
-        print_table(_rows([result for result in results if result.kind == kind]), output_format)
+        rows = _rows([result for result in results if result.kind == kind])
+        print_table(rows, output_format, turn=True)
     if output_format != "table":
         return
     for line in dict.fromkeys(map(_source, results)):
@@ -79,8 +84,11 @@ def _source(result: Result) -> str:
     )
 
 
-def print_table(rows: Sequence[Row], output_format: str = "table") -> None:
-    """Print rows of named cells; a row may lack some of the columns."""
+def print_table(rows: Sequence[Row], output_format: str = "table", *, turn: bool = False) -> None:
+    """Print rows of named cells; a row may lack some of the columns.
+
+    For people, and if asked to, a table that is too wide is turned where that helps.
+    """
     if output_format == "json":
         click.echo(to_json(rows))
         return
@@ -91,18 +99,39 @@ def print_table(rows: Sequence[Row], output_format: str = "table") -> None:
         return
     cells = [[cell_text(row.get(name, "")) for name in columns] for row in rows]
     if output_format == "table":
-        _print_rich(columns, cells)
+        _print_rich(columns, cells, turn=turn)
     elif output_format == "markdown":
         click.echo(_markdown(columns, cells))
     else:
         click.echo(_latex(columns, cells))
 
 
-def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], *, turn: bool) -> None:
     """Print a table at most as wide as the terminal; where there is none, as wide as it is."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.measure import Measurement
+
+    console = Console(file=sys.stdout, highlight=False)
+    is_terminal = console.is_terminal
+    limit = console.width if is_terminal else _USUAL_WIDTH
+    if not is_terminal:
+        console = Console(file=sys.stdout, highlight=False, width=10_000)
+
+    def width(table: Table) -> int:
+        return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+
+    table = _rich_table(columns, cells)
+    if turn and width(table) > limit and len(cells) < len(columns):
+        header, *rows = zip(columns, *cells, strict=True)
+        turned = _rich_table(header, rows)
+        table = turned if width(turned) <= limit else table
+    if not is_terminal:
+        console.width = width(table)
+    console.print(table)
+
+
+def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
@@ -110,21 +139,13 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold"
     )
     for k, name in enumerate(columns):
-        is_number = all(re.match(r"(≥ )?[-+]?(\d|nan|inf|$)", row[k]) for row in cells)
+        is_number = all(re.match(_NUMBER, row[k]) for row in cells)
         is_short = max(len(row[k]) for row in cells) <= _LONGEST_WORD
-        table.add_column(
-            Text(name),
-            justify="right" if is_number and k else "left",
-            overflow="fold",
-            no_wrap=is_short,
-        )
+        justify: Any = "right" if is_number and k else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=is_short)
     for row in cells:
         table.add_row(*(Text(cell, style="bold red" if cell == "NO" else "") for cell in row))
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=10_000)
-        console.width = Measurement.get(console, console.options, table).maximum
-    console.print(table)
+    return table
 
 
 def _csv(rows: Sequence[Row]) -> str:

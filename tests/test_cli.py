@@ -434,6 +434,14 @@ def test_eigs_print_their_evidence_and_the_overlap(here: Path, run) -> None:
     assert "k 2" in run("list").out
 
 
+def test_a_table_that_is_too_wide_is_turned(here: Path, run) -> None:
+    wide = run("flatness", "a.pt", "b.pt", "--problem", "task.py", "-q").out.splitlines()
+    assert wide[0].split() == ["checkpoint", "a.pt", "b.pt"]
+    assert [line for line in wide if line.startswith("gradient norm")]
+    narrow = run("loss", "a.pt", "b.pt", "--problem", "task.py", "-q").out.splitlines()
+    assert narrow[0].split()[:2] == ["checkpoint", "loss"]
+
+
 @pytest.mark.slow
 def test_the_demo_trains_measures_and_draws_once(here: Path, run) -> None:
     pytest.importorskip("sklearn")
