@@ -166,6 +166,14 @@ def _latex(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(head + body)
 
 
+def print_line(text: str, style: str) -> None:
+    """Print a line; coloured where stdout is a terminal and NO_COLOR is unset."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(file=sys.stdout, highlight=False).print(Text(text, style=style), soft_wrap=True)
+
+
 def print_rows(rows: Iterable[tuple[str, ...]], *, indent: str = "") -> None:
     """Print rows as aligned columns without a header."""
     table = [tuple(row) for row in rows]
