@@ -152,14 +152,9 @@ def _automatic(problems: Mapping[str, Problem], seed: int, study: Study) -> floa
 def _price(k: int, n: int, *, paired: bool, searching: bool) -> Cost:
     from landscape.compare import N_COMPARED_LINE
 
-    searches = 6 if paired else 1
-    forwards = n * n + 2 * N_COMPARED_LINE + 6 + 600 * paired + 2 * RANGE_FORWARDS * searching
-    pairs = price_of_eigenpairs(k)
-    return Cost(
-        forwards=forwards + SEARCH.forwards * searches,
-        gradients=SEARCH.gradients * searches,
-        hvps=SEARCH.hvps * searches + pairs.hvps,
-    )
+    lines = 2 * N_COMPARED_LINE + 2 * RANGE_FORWARDS * searching
+    others = Cost(forwards=n * n + lines + 5 + 600 * paired)
+    return others + SEARCH * (6 if paired else 1) + price_of_eigenpairs(k)
 
 
 def _print(comparison: Comparison, paired: Sequence[Differences], common: CommonOptions) -> None:

@@ -9,12 +9,11 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost, spread_rows
 
-from .idle import refuse_given
 from .measuring import SEARCH, measure_each, price_of_eigenpairs
 from .options import CommonOptions, common_options
 from .output import print_rows
 from .pointwise import PointOptions, coordinates, point_options
-from .sections import Command
+from .sections import Command, refuse_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

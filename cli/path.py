@@ -9,11 +9,10 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .measuring import measure_each
 from .options import CommonOptions, common_options
-from .sections import WHAT, Command
+from .sections import WHAT, Command, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem

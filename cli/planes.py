@@ -12,12 +12,11 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs
 from .options import CommonOptions, expanded
 from .pointwise import Ends
-from .sections import WHAT
+from .sections import WHAT, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem

@@ -13,10 +13,9 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .options import CommonOptions
-from .sections import WHAT
+from .sections import WHAT, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -129,8 +128,7 @@ class PointOptions:
         is_recalibrated = self.evaluation["statistics"] == "recalibrated"
         passes = 1 + is_recalibrated + (self.held_out is not None) + self.paired
         search = RANGE_FORWARDS * axes if self.half_width == AUTO else 0
-        forwards = points * passes + 1 + search + searching.forwards
-        return Cost(forwards=forwards, gradients=searching.gradients, hvps=searching.hvps)
+        return searching + Cost(forwards=points * passes + 1 + search)
 
 
 def point_options(*, default_range: str) -> Callable[[F], F]:

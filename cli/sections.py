@@ -1,10 +1,13 @@
-"""Help in sections: what is measured, how precisely, on what, and where it goes."""
+"""Options: in which section of the help they stand, and whether they were given."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
+
+from landscape.errors import InvalidArgumentError
 
 WHAT = "What is measured"
 PRECISION = "How precisely"
@@ -35,3 +38,16 @@ class Command(click.Command):
         for name in sorted(sections, key=_ORDER.index):
             with formatter.section(name):
                 formatter.write_dl(sections[name])
+
+
+def given(name: str) -> bool:
+    """Return whether an option of the running command was given, at whatever value."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def refuse_given(names: Iterable[str], why: str) -> None:
+    """Refuse options that were given though nothing reads them."""
+    for name in filter(given, names):
+        msg = f"--{name.replace('_', '-')} {why}"
+        raise InvalidArgumentError(msg)

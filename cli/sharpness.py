@@ -10,12 +10,11 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .measuring import SCOUTING, SEARCH_HVPS, measure_each
 from .options import CommonOptions, common_options
 from .runs import run_option
-from .sections import WHAT, Command
+from .sections import WHAT, Command, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem

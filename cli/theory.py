@@ -199,24 +199,12 @@ def _largest_z(pair: TradeOff, simulated: list[Simulated]) -> float:
 
 
 def _summary(pair: TradeOff, simulated: list[Simulated]) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "gd": _stop(pair.gd.best),
-        "sam": _stop(pair.sam.best),
-        "largest_step": pair.largest_step,
-        "proved": pair.proved,
-        "lower_bias": pair.lower_bias,
-        "higher_variance": pair.higher_variance,
-        "ahead_until": pair.ahead_until,
-        "faster_from": pair.faster_from,
-    }
-    return summary | ({"largest_z": _largest_z(pair, simulated)} if simulated else {})
+    curves = {"gd": _stop(pair.gd.best), "sam": _stop(pair.sam.best)}
+    names = ("largest_step", "proved", "lower_bias", "higher_variance", "ahead_until")
+    facts = {name: getattr(pair, name) for name in (*names, "faster_from")}
+    return curves | facts | ({"largest_z": _largest_z(pair, simulated)} if simulated else {})
 
 
 def _stop(stop: Stop) -> dict[str, Any]:
-    return {
-        "iteration": stop.iteration,
-        "gradients": stop.gradients,
-        "risk": stop.risk,
-        "bias2": stop.bias2,
-        "variance": stop.variance,
-    }
+    names = ("iteration", "gradients", "risk", "bias2", "variance")
+    return {name: getattr(stop, name) for name in names}

@@ -9,11 +9,10 @@ import click
 
 from landscape.errors import DataError, NonFiniteError
 
-from .idle import refuse_given
 from .library_options import library_options
 from .options import names_in, problem_option, study_option
 from .output import to_json
-from .sections import OUTPUT, PROBLEM, WHAT, Command, Option
+from .sections import OUTPUT, PROBLEM, WHAT, Command, Option, refuse_given
 from .threads import AUTO, compare_with_one, threads_option, use_threads
 
 if TYPE_CHECKING:
