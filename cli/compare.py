@@ -16,7 +16,7 @@ from .measuring import SEARCH, price_of_eigenpairs, print_price
 from .options import CommonOptions, common_options, scale_option
 from .output import as_dict, command_line, print_rows, print_table, to_json
 from .pointwise import AUTO, RANGE_FORWARDS, automatic_ranges
-from .sections import OUTPUT, WHAT, Command, Option
+from .sections import OUTPUT, WHAT, Command, option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,18 +35,12 @@ if TYPE_CHECKING:
     "half_width",
     type=str,
     default=1.0,
-    show_default=True,
     metavar="R|auto",
     help="Surfaces reach from −R to R along both axes; auto: until the loss of every checkpoint "
     "has risen to ten times its own.",
 )
 @click.option(
-    "--points",
-    "n",
-    default=25,
-    show_default=True,
-    type=click.IntRange(min=2),
-    help="Surface points along each axis.",
+    "--points", "n", default=25, type=click.IntRange(min=2), help="Surface points along each axis."
 )
 @click.option("--no-test", is_flag=True, help="Leave the test split out.")
 @click.option(
@@ -55,20 +49,10 @@ if TYPE_CHECKING:
     help="Also differences to the first checkpoint with intervals, on the same examples and noise: "
     "at equal ρ, at equal ρ/‖w‖, in an adaptive ball, of normalised logits, on average.",
 )
-@click.option(
-    "--figure",
-    type=click.Path(),
-    cls=Option,
-    section=OUTPUT,
-    help="Draw the contrast: .png, .pdf or .svg.",
+@option(
+    "--figure", type=click.Path(), section=OUTPUT, help="Draw the contrast: .png, .pdf or .svg."
 )
-@click.option(
-    "--report",
-    type=click.Path(),
-    cls=Option,
-    section=OUTPUT,
-    help="Write one self-contained HTML page.",
-)
+@option("--report", type=click.Path(), section=OUTPUT, help="Write one self-contained HTML page.")
 @scale_option(OUTPUT)
 @common_options
 def command(

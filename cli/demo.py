@@ -18,12 +18,10 @@ RHO = 0.2
 
 
 @click.command("demo")
-@click.option(
-    "--output", "-o", default="demo", show_default=True, type=click.Path(), help="Folder to fill."
-)
-@click.option("--epochs", default=40, show_default=True, help="Epochs of each training.")
-@click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
-@click.option("--seed", default=0, show_default=True, help="Random seed.")
+@click.option("--output", "-o", default="demo", type=click.Path(), help="Folder to fill.")
+@click.option("--epochs", default=40, help="Epochs of each training.")
+@click.option("--points", default=25, help="Surface points along each axis.")
+@click.option("--seed", default=0, help="Random seed.")
 @threads_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def command(
@@ -88,12 +86,7 @@ def _trained(task: Task, name: str, folder: Path, *, epochs: int, seed: int, qui
     click.echo(f"training with {name.upper()}, {epochs} epochs …", err=True)
     begin_work(task.problem())
     trained = train(
-        task,
-        optimizer=name,
-        epochs=epochs,
-        rho=RHO,
-        seed=seed,
-        progress=False if quiet else None,
+        task, optimizer=name, epochs=epochs, rho=RHO, seed=seed, progress=False if quiet else None
     )
     return save_checkpoint(trained, file)
 

@@ -32,17 +32,13 @@ _PRICES = {"worst-case": SEARCH, "eigenvector": price_of_eigenpairs(1)}
     "kind",
     type=click.Choice(["random", "worst-case", "eigenvector"]),
     default="random",
-    show_default=True,
     help="Filter-normalised random; the maximiser of the sharpness; top of the Hessian.",
 )
-@click.option(
-    "--points", default=51, show_default=True, type=click.IntRange(min=2), help="Number of points."
-)
-@click.option("--rho", default=0.05, show_default=True, help="Radius for worst-case.")
+@click.option("--points", default=51, type=click.IntRange(min=2), help="Number of points.")
+@click.option("--rho", default=0.05, help="Radius for worst-case.")
 @click.option(
     "--seeds",
     default=1,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of random directions, from --seed on; draw them with plot --what band.",
 )

@@ -82,7 +82,6 @@ class Look:
     "--what",
     type=click.Choice(WHAT),
     default="contrast",
-    show_default=True,
     help="The newest of each checkpoint; contrast: everything on one sheet; sweep: eigenvalues "
     "over training; difference: of two surfaces; area: of the level sets of surfaces; band: mean "
     "and spread of random lines; trajectory: losses of training runs; profile: sharpness "
@@ -100,7 +99,6 @@ class Look:
     "--output",
     "-o",
     default="landscape.png",
-    show_default=True,
     type=click.Path(),
     help="Ends in .png, .pdf or .svg; .html is interactive.",
 )
@@ -116,7 +114,6 @@ class Look:
     "swept",
     type=click.Choice(["eigs", "sharpness", "trace", "loss"]),
     default="eigs",
-    show_default=True,
     help="Kind of record that a sweep draws over training.",
 )
 @click.option("--relative", is_flag=True, help="Profiles of sharpness against ρ/‖w‖ in place of ρ.")
@@ -124,7 +121,6 @@ class Look:
     "--x-axis",
     type=click.Choice(["symlog", "linear"]),
     default="symlog",
-    show_default=True,
     help="Spacing of the eigenvalues of a density.",
 )
 @params_option
@@ -191,13 +187,7 @@ def _by_number(study: Study, numbers: tuple[int, ...], what: str, look: Look) ->
 
 
 def _newest(
-    study: Study,
-    names: tuple[str, ...],
-    what: str,
-    look: Look,
-    part: str | None,
-    *,
-    swept: str,
+    study: Study, names: tuple[str, ...], what: str, look: Look, part: str | None, *, swept: str
 ) -> Any:
     """Draw the newest measurements of each checkpoint."""
     if what == "band":

@@ -161,9 +161,7 @@ def _decorators(default_range: str) -> list[Callable[[Any], Any]]:
             help="From −R to R, or from LO to HI; auto: until the loss of every checkpoint (along "
             f"its first direction) has risen to --rise times its own.  [default: {default_range}]",
         ),
-        click.option(
-            "--rise", default=10.0, show_default=True, help="Multiple of the loss for --range auto."
-        ),
+        click.option("--rise", default=10.0, help="Multiple of the loss for --range auto."),
         click.option("--held-out", metavar="SPLIT", help="Measure this split too, e.g. test."),
         click.option(
             "--paired",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import click
 
 from landscape.errors import InvalidArgumentError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 WHAT = "What is measured"
 PRECISION = "How precisely"
@@ -22,6 +24,11 @@ class Option(click.Option):
     def __init__(self, *args: Any, section: str = WHAT, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+
+def option(*flags: str, section: str = WHAT, **kwargs: Any) -> Callable[[F], F]:
+    """Add an option to a section of the help."""
+    return click.option(*flags, cls=Option, section=section, **kwargs)
 
 
 class Command(click.Command):

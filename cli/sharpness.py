@@ -40,7 +40,6 @@ _MODEL = 16  # products, with the Hessian at the checkpoint alone
     "--protocol",
     type=click.Choice(["search", "auto-pgd", "keskar"]),
     default="search",
-    show_default=True,
     help="auto-pgd: the first 1,024 examples in subsets of 128, 20 steps of Auto-PGD; keskar: "
     "the box of rho times |w| + 1.",
 )

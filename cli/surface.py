@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("surface", cls=Command)
-@click.option(
-    "--points",
-    default=25,
-    show_default=True,
-    type=click.IntRange(min=2),
-    help="Points along each axis.",
-)
+@click.option("--points", default=25, type=click.IntRange(min=2), help="Points along each axis.")
 @click.option(
     "--points-y",
     type=click.IntRange(min=2),
