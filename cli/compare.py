@@ -14,7 +14,7 @@ from landscape.results import Cost
 from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs, print_price
 from .options import CommonOptions, common_options, scale_option
-from .output import as_dict, command_line, print_rows, print_table, to_json
+from .output import as_dict, command_line, print_comparison, print_rows, print_table, to_json
 from .pointwise import AUTO, RANGE_FORWARDS, automatic_ranges
 from .sections import OUTPUT, WHAT, Command, option
 
@@ -154,8 +154,7 @@ def _print(comparison: Comparison, paired: Sequence[Differences], common: Common
         rows = [{"checkpoint": model.name, **model.facts()} for model in comparison.models]
         print_table(rows, common.output_format)
         return
-    header, *body = comparison.table()
-    print_table([dict(zip(header, row, strict=True)) for row in body])
+    print_comparison(comparison)
     for difference in paired:
         click.echo(f"{difference.name} less {difference.against}, on the same examples and noise")
         print_rows(difference.rows(), indent="  ")

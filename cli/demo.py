@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import command_line, print_table
+from .output import command_line, print_comparison
 from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def command(
             study=study,
             progress=False if quiet else None,
         )
-    header, *body = comparison.table()
-    print_table([dict(zip(header, row, strict=True)) for row in body])
+    print_comparison(comparison)
     written = save_figure(comparison.plot(), folder / "contrast.png", formats=("png", "pdf", "svg"))
     report = comparison.report(folder / "report.html", command=command_line())
     _say_where(folder, comparison, [*written, report])

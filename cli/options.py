@@ -159,7 +159,11 @@ class CommonOptions:
         base = self._selected(self.base_problem())
         problems = [base.at(file, **self.reading) for file in self.files]
         names = names_in(self.study, problems, [file.name for file in self.checkpoints])
-        _report_equal_weights(names, problems)
+        hashes = [problem.checkpoint_hash for problem in problems]
+        for equal in equal_weights(zip(names, hashes, strict=True)):
+            same = f"{', '.join(equal[:-1])} and {equal[-1]} hold the same weights"
+            msg = f"Warning: {same}; the study keeps one measurement of them"
+            click.echo(msg, err=True)
         if not self.dry_run:
             compare_before_work(self.threads)
         return {name: problem.named(name) for name, problem in zip(names, problems, strict=True)}
@@ -196,17 +200,12 @@ def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> l
     return choose_names(known, files)
 
 
-def _report_equal_weights(names: Sequence[str], problems: Sequence[Problem]) -> None:
+def equal_weights(hashes: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """List the names of checkpoints that share their weights, from pairs of name and hash."""
     by_hash: dict[str, list[str]] = {}
-    for name, problem in zip(names, problems, strict=True):
-        by_hash.setdefault(problem.checkpoint_hash, []).append(name)
-    for equal in by_hash.values():
-        if len(equal) > 1:
-            listed = f"{', '.join(equal[:-1])} and {equal[-1]}"
-            msg = (
-                f"Warning: {listed} hold the same weights; the study keeps one measurement of them"
-            )
-            click.echo(msg, err=True)
+    for name, digest in hashes:
+        by_hash.setdefault(digest, []).append(name)
+    return [names for digest, names in by_hash.items() if digest and len(names) > 1]
 
 
 def common_options(function: F) -> F:

@@ -21,6 +21,7 @@ from landscape.wording import Quantity, cell_text
 
 if TYPE_CHECKING:
     from landscape.results import Result
+    from landscape.results.comparison import Comparison
 
 _LARGEST_LISTED_ARRAY = 10_000
 _LONGEST_WORD = 24  # longer cells are broken into lines where the terminal is narrow
@@ -164,6 +165,12 @@ def _latex(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     head = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"  \toprule", line(columns)]
     body = [r"  \midrule", *map(line, cells), r"  \bottomrule", r"\end{tabular}"]
     return "\n".join(head + body)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the table of a comparison."""
+    header, *body = comparison.table()
+    print_table([dict(zip(header, row, strict=True)) for row in body])
 
 
 def print_line(text: str, style: str) -> None:
