@@ -78,7 +78,9 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="landscape")
 def cli() -> None:
     """How sharp is this minimum? Sharpness, Hessian spectra and loss surfaces of checkpoints.

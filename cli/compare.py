@@ -14,25 +14,33 @@ from landscape.results import Cost
 from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs, print_price
 from .options import CommonOptions, common_options, scale_option
-from .output import as_dict, command_line, print_rows, print_table, to_json
-from .sections import OUTPUT, WHAT, Command, Option
+from .output import as_dict, command_line, print_comparison, print_rows, print_table, to_json
+from .pointwise import AUTO, RANGE_FORWARDS, automatic_ranges
+from .sections import OUTPUT, WHAT, Command, option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from landscape.problem import Problem
     from landscape.results import Differences
     from landscape.results.comparison import Comparison
+    from landscape.study import Study
+    from landscape.surface import Direction
 
 
 @click.command("compare", cls=Command)
-@library_options("compare.compare", "rho", section=WHAT, k="-k", half_width="--range")
+@library_options("compare.compare", "rho", section=WHAT, k="-k")
 @click.option(
-    "--points",
-    "n",
-    default=25,
-    show_default=True,
-    type=click.IntRange(min=2),
-    help="Surface points along each axis.",
+    "--range",
+    "half_width",
+    type=str,
+    default=1.0,
+    metavar="R|auto",
+    help="Surfaces reach from −R to R along both axes; auto: until the loss of every checkpoint "
+    "has risen to ten times its own.",
+)
+@click.option(
+    "--points", "n", default=25, type=click.IntRange(min=2), help="Surface points along each axis."
 )
 @click.option("--no-test", is_flag=True, help="Leave the test split out.")
 @click.option(
@@ -41,20 +49,10 @@ if TYPE_CHECKING:
     help="Also differences to the first checkpoint with intervals, on the same examples and noise: "
     "at equal ρ, at equal ρ/‖w‖, in an adaptive ball, of normalised logits, on average.",
 )
-@click.option(
-    "--figure",
-    type=click.Path(),
-    cls=Option,
-    section=OUTPUT,
-    help="Draw the contrast: .png, .pdf or .svg.",
+@option(
+    "--figure", type=click.Path(), section=OUTPUT, help="Draw the contrast: .png, .pdf or .svg."
 )
-@click.option(
-    "--report",
-    type=click.Path(),
-    cls=Option,
-    section=OUTPUT,
-    help="Write one self-contained HTML page.",
-)
+@option("--report", type=click.Path(), section=OUTPUT, help="Write one self-contained HTML page.")
 @scale_option(OUTPUT)
 @common_options
 def command(
@@ -62,7 +60,7 @@ def command(
     rho: float,
     k: int,
     n: int,
-    half_width: float,
+    half_width: str,
     no_test: bool,
     paired: bool,
     figure: str | None,
@@ -83,22 +81,21 @@ def command(
     from landscape.study import Study
 
     Ball(rho)
-    if not (math.isfinite(half_width) and half_width > 0):
-        msg = f"--range takes a finite number above 0, half of the width; got {half_width!r}"
-        raise InvalidArgumentError(msg)
+    reach = None if half_width == AUTO else _half_width(half_width)
     if figure is not None:
         one_of(Path(figure).suffix, (".png", ".pdf", ".svg"), what="ending of --figure:")
     for path in filter(None, (figure, report)):
         check_place(path)
     problems = common.problems()
     if common.dry_run:
-        price = _price(k, n, paired=paired)
+        price = _price(k, n, paired=paired, searching=reach is None)
         print_price(common, problems, lambda problem: price)
         return
     test = None if no_test or common.split == "test" else common.base_problem("test")
     with Study(common.study) as study:
+        reach = _automatic(problems, common.seed, study) if reach is None else reach
         comparison = compare(
-            problems, rho=rho, k=k, n=n, half_width=half_width, test=test, study=study, **common.run
+            problems, rho=rho, k=k, n=n, half_width=reach, test=test, study=study, **common.run
         )
         first, *others = [problem.named(name) for name, problem in problems.items()]
         paired_differences = [
@@ -114,17 +111,34 @@ def command(
         click.echo(f"Report in {report}.", err=common.output_format != "table")
 
 
-def _price(k: int, n: int, *, paired: bool) -> Cost:
+def _half_width(text: str) -> float:
+    try:
+        reach = float(text)
+    except ValueError:
+        reach = math.nan
+    if not (math.isfinite(reach) and reach > 0):
+        msg = f"--range takes auto or a finite number above 0, half of the width; got {text}"
+        raise InvalidArgumentError(msg)
+    return reach
+
+
+def _automatic(problems: Mapping[str, Problem], seed: int, study: Study) -> float:
+    """Return a half width at which the loss of every checkpoint has risen along both axes."""
+    from landscape.surface import random_plane
+
+    def axes(problem: Problem) -> tuple[Direction, ...]:
+        plane = random_plane(problem, seed)
+        return plane.x, plane.y
+
+    return max(automatic_ranges(problems, axes, seed=seed, study=study))
+
+
+def _price(k: int, n: int, *, paired: bool, searching: bool) -> Cost:
     from landscape.compare import N_COMPARED_LINE
 
-    searches = 6 if paired else 1
-    forwards = n * n + 2 * N_COMPARED_LINE + 6 + 600 * paired
-    pairs = price_of_eigenpairs(k)
-    return Cost(
-        forwards=forwards + SEARCH.forwards * searches,
-        gradients=SEARCH.gradients * searches,
-        hvps=SEARCH.hvps * searches + pairs.hvps,
-    )
+    lines = 2 * N_COMPARED_LINE + 2 * RANGE_FORWARDS * searching
+    others = Cost(forwards=n * n + lines + 5 + 600 * paired)
+    return others + SEARCH * (6 if paired else 1) + price_of_eigenpairs(k)
 
 
 def _print(comparison: Comparison, paired: Sequence[Differences], common: CommonOptions) -> None:
@@ -140,8 +154,7 @@ def _print(comparison: Comparison, paired: Sequence[Differences], common: Common
         rows = [{"checkpoint": model.name, **model.facts()} for model in comparison.models]
         print_table(rows, common.output_format)
         return
-    header, *body = comparison.table()
-    print_table([dict(zip(header, row, strict=True)) for row in body])
+    print_comparison(comparison)
     for difference in paired:
         click.echo(f"{difference.name} less {difference.against}, on the same examples and noise")
         print_rows(difference.rows(), indent="  ")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import command_line, print_table
+from .output import command_line, print_comparison
 
 if TYPE_CHECKING:
     from landscape.results.comparison import Comparison
@@ -20,12 +20,10 @@ TASK, OPTIMIZERS, RHO = "digits", ("sgd", "sam"), 0.2
 
 
 @click.command("demo")
-@click.option(
-    "--output", "-o", default="demo", show_default=True, type=click.Path(), help="Folder to fill."
-)
-@click.option("--epochs", default=40, show_default=True, help="Epochs of each training.")
-@click.option("--points", default=25, show_default=True, help="Surface points along each axis.")
-@click.option("--seed", default=0, show_default=True, help="Random seed.")
+@click.option("--output", "-o", default="demo", type=click.Path(), help="Folder to fill.")
+@click.option("--epochs", default=40, help="Epochs of each training.")
+@click.option("--points", default=25, help="Surface points along each axis.")
+@click.option("--seed", default=0, help="Random seed.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing of how far it is.")
 def command(output: str, epochs: int, points: int, seed: int, quiet: bool) -> None:
     """Train a small ResNet on real 8×8 digits with SGD and with SAM, measure, draw, report.
@@ -52,8 +50,7 @@ def command(output: str, epochs: int, points: int, seed: int, quiet: bool) -> No
         work = partial(_train_and_measure, folder, **settings)
         list(pool.map(work, OPTIMIZERS))
     comparison = _compared(folder, OPTIMIZERS, n=points, seed=seed)
-    header, *body = comparison.table()
-    print_table([dict(zip(header, row, strict=True)) for row in body])
+    print_comparison(comparison)
     written = save_figure(comparison.plot(), folder / "contrast.png", formats=("png", "pdf", "svg"))
     report = comparison.report(folder / "report.html", command=command_line())
     _say_where(folder, comparison, [*written, report])

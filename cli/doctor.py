@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from .measuring import measure_each
 from .options import CommonOptions, common_options
-from .output import print_rows
+from .output import print_line, print_rows
 from .sections import Command
 
 if TYPE_CHECKING:
     from landscape.results import Result
+    from landscape.results.diagnoses import Diagnosis
 
 
 @click.command("doctor", cls=Command)
@@ -43,8 +44,24 @@ def command(common: CommonOptions, held_out: str | None) -> None:
             **common.run,
         ),
         price=lambda problem: PRICE,
+        introduce=_print_verdicts,
         summarise=_print_checks,
     )
+
+
+def _print_verdicts(results: Sequence[Result]) -> None:
+    for result in results:
+        diagnosis = cast("Diagnosis", result)
+        warned = [check.name for check in diagnosis.checks if check.verdict == "warning"]
+        counts = [
+            f"{n} {verdict}{'s' if n > 1 and verdict in ('note', 'warning') else ''}"
+            for verdict, n in diagnosis.count.items()
+            if n
+        ]
+        counts.sort(key=lambda text: "warning" in text)  # last, with the names of the checks
+        names = f": {', '.join(warned)}" if warned else ""
+        style = "bold yellow" if warned else "bold green"
+        print_line(f"{diagnosis.name}: {', '.join(counts)}{names}", style)
 
 
 def _print_checks(measured: Sequence[Sequence[Result]]) -> None:

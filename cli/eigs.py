@@ -13,7 +13,7 @@ from .measuring import measure_each, price_of_eigenpairs
 from .options import CommonOptions, common_options
 from .output import print_rows
 from .runs import run_option
-from .sections import WHAT, Command, Option
+from .sections import WHAT, Command, option
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -32,12 +32,10 @@ if TYPE_CHECKING:
     *("method", "tol", "max_matvecs", "block", "data_groups", "evidence", "failure_probability"),
     *("products", "memory"),
 )
-@click.option(
+@option(
     "--warm-start/--cold-start",
-    cls=Option,
     section="How precisely",
     default=True,
-    show_default=True,
     help="Start each checkpoint from the eigenvectors of the previous one and a random vector.",
 )
 @common_options

@@ -22,7 +22,6 @@ TEMPLATES = {
     "--kind",
     type=click.Choice(list(TEMPLATES)),
     default="classifier",
-    show_default=True,
     help="; ".join(f"{kind}: {what}" for kind, what in TEMPLATES.items()) + ".",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")

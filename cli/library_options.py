@@ -20,7 +20,7 @@ import landscape
 from landscape import choices
 from landscape.errors import did_you_mean
 
-from .sections import PRECISION, Option
+from .sections import PRECISION, option
 
 F = TypeVar("F", bound=Callable[..., Any])
 Definition = ast.FunctionDef | ast.ClassDef
@@ -128,15 +128,13 @@ def _option(name: str, flag: str, parameter: Parameter, section: str) -> Callabl
     if parameter.type is bool and parameter.default:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     declared = flag.split()
-    return click.option(
+    return option(
         *declared,
         *([name] if declared[-1].startswith("-") else []),
-        cls=Option,
         section=section,
         type=Bytes() if name == "memory" else parameter.type,
         is_flag=parameter.type is bool,
         default=parameter.default,
-        show_default=parameter.default is not None,
         help=parameter.help,
     )
 

@@ -9,12 +9,11 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost, spread_rows
 
-from .idle import refuse_given
 from .measuring import SEARCH, measure_each, price_of_eigenpairs
 from .options import CommonOptions, common_options
 from .output import print_rows
 from .pointwise import PointOptions, coordinates, point_options
-from .sections import Command
+from .sections import Command, refuse_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,17 +32,13 @@ _PRICES = {"worst-case": SEARCH, "eigenvector": price_of_eigenpairs(1)}
     "kind",
     type=click.Choice(["random", "worst-case", "eigenvector"]),
     default="random",
-    show_default=True,
     help="Filter-normalised random; the maximiser of the sharpness; top of the Hessian.",
 )
-@click.option(
-    "--points", default=51, show_default=True, type=click.IntRange(min=2), help="Number of points."
-)
-@click.option("--rho", default=0.05, show_default=True, help="Radius for worst-case.")
+@click.option("--points", default=51, type=click.IntRange(min=2), help="Number of points.")
+@click.option("--rho", default=0.05, help="Radius for worst-case.")
 @click.option(
     "--seeds",
     default=1,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of random directions, from --seed on; draw them with plot --what band.",
 )

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .chosen import in_full
-from .options import format_options, study_option
+from .options import equal_weights, format_options, study_option
 from .output import print_table, to_json
 
 if TYPE_CHECKING:
-    from landscape.study import Entry, Name
+    from landscape.study import Entry
 
 
 @click.command("list")
@@ -49,17 +49,8 @@ def command(name: str | None, study: str, kind: str | None, output_format: str) 
         if output_format != "table":
             rows = [{**row, "cost": entry.cost} for row, entry in zip(rows, entries, strict=True)]
         print_table(rows, output_format)
-        for names_of_weights in _same_weights(known):
-            click.echo(f"Same weights: {', '.join(names_of_weights)}", err=output_format != "table")
-
-
-def _same_weights(known: list[Name]) -> list[list[str]]:
-    """List the names of checkpoints that have several."""
-    by_hash: dict[str, list[str]] = {}
-    for name in known:
-        if name.checkpoint_hash:
-            by_hash.setdefault(name.checkpoint_hash, []).append(name.name)
-    return [names for names in by_hash.values() if len(names) > 1]
+        for equal in equal_weights((one.name, one.checkpoint_hash) for one in known):
+            click.echo(f"Same weights: {', '.join(equal)}", err=output_format != "table")
 
 
 def row(entry: Entry) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def measure_each(
     price: Callable[[Problem], Cost],
     problems: Mapping[str, Problem] | None = None,
     prepare: Prepare | None = None,
+    introduce: Callable[[Sequence[Result]], None] | None = None,
     summarise: Callable[[Sequence[Sequence[Result]]], None] | None = None,
 ) -> None:
     """Measure every checkpoint, save each result, and print one table.
@@ -54,6 +55,7 @@ def measure_each(
         price: upper bound on the passes of one checkpoint.
         problems: what to measure, by name; None: the problem at every checkpoint.
         prepare: called with all problems before the first is measured.
+        introduce: called with all results, to print what stands above the table.
         summarise: called with the results of each checkpoint, to print more than the table.
     """
     from landscape.measurement import n_begun
@@ -77,6 +79,8 @@ def measure_each(
             measured.append(results if isinstance(results, Sequence) else [results])
             n_recalled += len(measured[-1]) if n_begun() == begun else 0
     flat = [result for results in measured for result in results]
+    if introduce is not None and common.output_format == "table":
+        introduce(flat)
     print_results(flat, common.output_format, study=common.study, n_recalled=n_recalled)
     if summarise is not None and common.output_format == "table":
         summarise(measured)

@@ -15,7 +15,7 @@ import click
 
 from landscape.errors import InvalidArgumentError
 
-from .sections import OUTPUT, PROBLEM, WHAT, Option
+from .sections import OUTPUT, PROBLEM, WHAT, option
 from .threads import compare_before_work, threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -161,7 +161,11 @@ class CommonOptions:
         base = self._selected(self.base_problem())
         problems = [base.at(file, **self.reading) for file in self.files]
         names = names_in(self.study, problems, [file.name for file in self.checkpoints])
-        _report_equal_weights(names, problems)
+        hashes = [problem.checkpoint_hash for problem in problems]
+        for equal in equal_weights(zip(names, hashes, strict=True)):
+            same = f"{', '.join(equal[:-1])} and {equal[-1]} hold the same weights"
+            msg = f"Warning: {same}; the study keeps one measurement of them"
+            click.echo(msg, err=True)
         if not self.dry_run:
             compare_before_work(self.threads)
         return {name: problem.named(name) for name, problem in zip(names, problems, strict=True)}
@@ -210,17 +214,12 @@ def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> l
     return choose_names(known, files)
 
 
-def _report_equal_weights(names: Sequence[str], problems: Sequence[Problem]) -> None:
+def equal_weights(hashes: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """List the names of checkpoints that share their weights, from pairs of name and hash."""
     by_hash: dict[str, list[str]] = {}
-    for name, problem in zip(names, problems, strict=True):
-        by_hash.setdefault(problem.checkpoint_hash, []).append(name)
-    for equal in by_hash.values():
-        if len(equal) > 1:
-            listed = f"{', '.join(equal[:-1])} and {equal[-1]}"
-            msg = (
-                f"Warning: {listed} hold the same weights; the study keeps one measurement of them"
-            )
-            click.echo(msg, err=True)
+    for name, digest in hashes:
+        by_hash.setdefault(digest, []).append(name)
+    return [names for digest, names in by_hash.items() if digest and len(names) > 1]
 
 
 def common_options(function: F) -> F:
@@ -237,18 +236,11 @@ def common_options(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _problem_option(*flags: str, **kwargs: Any) -> Callable[[F], F]:
-    return click.option(*flags, cls=Option, section=PROBLEM, **kwargs)
-
-
-def _output_option(*flags: str, **kwargs: Any) -> Callable[[F], F]:
-    return click.option(*flags, cls=Option, section=OUTPUT, **kwargs)
-
-
+_problem_option = functools.partial(option, section=PROBLEM)
+_output_option = functools.partial(option, section=OUTPUT)
 study_option = _output_option(
     "--study",
     default=DEFAULT_STUDY,
-    show_default=True,
     metavar="FILE",
     help="Study file. Results are saved there and not measured again.",
 )
@@ -276,7 +268,6 @@ def format_options(function: F) -> F:
         "output_format",
         type=click.Choice(FORMATS),
         default="table",
-        show_default=True,
         help="Format of what is printed.",
     )
     return output_format(as_json(wrapped))  # type: ignore[return-value]
@@ -293,12 +284,10 @@ class _ProblemType(click.ParamType):  # type: ignore[type-arg]
 
 def scale_option(section: str = WHAT) -> Callable[[F], F]:
     """Add ``--scale`` to what draws losses."""
-    return click.option(
+    return option(
         "--scale",
         type=click.Choice(["auto", "linear", "log", "excess", "log-excess"]),
         default="auto",
-        show_default=True,
-        cls=Option,
         section=section,
         help="Scale of the loss; excess: the rise above each checkpoint's own. A report can be "
         "switched between linear and log.",
@@ -314,14 +303,9 @@ problem_option = _problem_option(
     "mnist1d-mlp, …). landscape init writes such a file.",
 )
 _COMMON = (
-    click.argument(
-        "checkpoints",
-        nargs=-1,
-        type=CheckpointType(),
-        metavar="[NAME=]CHECKPOINT...",
-    ),
+    click.argument("checkpoints", nargs=-1, type=CheckpointType(), metavar="[NAME=]CHECKPOINT..."),
     problem_option,
-    _problem_option("--split", default="train", show_default=True, help="Split of the data."),
+    _problem_option("--split", default="train", help="Split of the data."),
     _problem_option(
         "--params",
         multiple=True,
@@ -333,7 +317,6 @@ _COMMON = (
         "--mode",
         type=click.Choice(["eval", "train"]),
         default="eval",
-        show_default=True,
         help="BatchNorm with running statistics (eval) or with those of the batch (train).",
     ),
     _problem_option(
@@ -345,14 +328,11 @@ _COMMON = (
     _problem_option(
         "--batch-size",
         default=512,
-        show_default=True,
         type=click.IntRange(min=1),
         help="Batch size for data that are not batched.",
     ),
     _problem_option(
-        "--freeze-data",
-        is_flag=True,
-        help="Keep one pass over data that change from pass to pass.",
+        "--freeze-data", is_flag=True, help="Keep one pass over data that change from pass to pass."
     ),
     _problem_option(
         "--key",
@@ -373,7 +353,7 @@ _COMMON = (
     ),
     _problem_option("--device", default=None, help="cpu, cuda, cuda:1, …  [default: cpu]"),
     threads_option,
-    _problem_option("--seed", default=0, show_default=True, help="Random seed."),
+    _problem_option("--seed", default=0, help="Random seed."),
     study_option,
     format_options,
     _output_option("--dry-run", is_flag=True, help="Print the cost; measure nothing."),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from landscape.results import Result
+    from landscape.results.comparison import Comparison
 
 _LARGEST_LISTED_ARRAY = 10_000
 _NUMBER = r"(≥ )?[-+]?(\d|nan|inf|$)|yes$|NO$"
@@ -185,6 +186,20 @@ def _latex(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     head = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"  \toprule", line(columns)]
     body = [r"  \midrule", *map(line, cells), r"  \bottomrule", r"\end{tabular}"]
     return "\n".join(head + body)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the table of a comparison."""
+    header, *body = comparison.table()
+    print_table([dict(zip(header, row, strict=True)) for row in body])
+
+
+def print_line(text: str, style: str) -> None:
+    """Print a line; coloured where stdout is a terminal and NO_COLOR is unset."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(file=sys.stdout, highlight=False).print(Text(text, style=style), soft_wrap=True)
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], *, indent: str = "") -> None:

@@ -9,11 +9,10 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .measuring import measure_each
 from .options import CommonOptions, common_options
-from .sections import WHAT, Command
+from .sections import WHAT, Command, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -25,11 +24,7 @@ if TYPE_CHECKING:
 @library_options("surface.path", "curve", section=WHAT)
 @library_options("surface.CurveTraining", "bends", section=WHAT)
 @click.option(
-    "--points",
-    default=51,
-    show_default=True,
-    type=click.IntRange(min=3),
-    help="Number of points, the ends too.",
+    "--points", default=51, type=click.IntRange(min=3), help="Number of points, the ends too."
 )
 @library_options("surface.path", "statistics", section=WHAT)
 @click.option("--held-out", metavar="SPLIT", help="Measure this split too, e.g. test.")

@@ -12,12 +12,11 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs
 from .options import CommonOptions, expanded
 from .pointwise import Ends
-from .sections import WHAT
+from .sections import WHAT, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -138,7 +137,6 @@ def plane_options(function: F) -> F:
             "--plane",
             type=click.Choice(PLANES),
             default="random",
-            show_default=True,
             help="Two random directions; top eigenvectors; worst case and a random one; through "
             "the checkpoints of --via; principal plane of theirs.",
         ),
@@ -150,7 +148,7 @@ def plane_options(function: F) -> F:
         ),
         library_options("surface.random_plane", "normalisation", "orthogonal", section=WHAT),
         click.option("--biases", is_flag=True, help="Random directions move biases and gains too."),
-        click.option("--rho", default=0.05, show_default=True, help="Radius for worst-case."),
+        click.option("--rho", default=0.05, help="Radius for worst-case."),
     ]
     for decorator in reversed(decorators):
         wrapped = decorator(wrapped)

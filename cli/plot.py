@@ -32,41 +32,43 @@ WHAT = ("contrast", *LINES, *(kind for kind in PICTURES if kind != "line"), *SPE
 
 @dataclass(frozen=True)
 class Look:
-    """How to draw.
+    """How to draw: options of the command, and what the study knows of its checkpoints."""
 
-    Attributes:
-        kind: of a picture of surfaces; None: the usual one.
-        scale: of the loss.
-        x_axis: spacing of the eigenvalues of a density.
-        interactive: whether to make a page to turn and read off.
-        relative: whether profiles are drawn against ρ/‖w‖.
-        colours: a colour for each checkpoint of the study, the same in every picture.
-        folders: of each checkpoint of the study; where it knows no runs, those of one are one.
-    """
-
-    kind: str | None
-    scale: str
-    x_axis: str
+    kind: str | None  # of a picture of surfaces; None: the usual one
+    scale: str  # of the loss
+    x_axis: str  # spacing of the eigenvalues of a density
+    relative: bool  # profiles against ρ/‖w‖
     interactive: bool
-    relative: bool = False
-    colours: Mapping[str, str] | None = None
-    folders: Mapping[str, str] | None = None
+    colours: Mapping[str, str]  # by checkpoint, the same in every picture
+    folders: Mapping[str, str]  # where the study knows no runs, those of one folder are one
 
-    @property
-    def log_or_linear(self) -> str:
-        """The scale for pictures that know no others."""
-        return "log" if "log" in self.scale else "linear"
-
-    def options(self, drawer: str) -> dict[str, Any]:
-        """Return what a picture of one kind of record is to be told."""
+    def options(self, drawer: str, names: Sequence[str]) -> dict[str, Any]:
+        """Return the keywords of one kind of picture."""
+        plain = "log" if "log" in self.scale else "linear"
+        if drawer == "trajectory":
+            return {}  # its records have names of their own
+        if drawer == "band":
+            return {"scale": self.scale, "colours": self.colours}
+        if drawer == "difference":
+            return {"names": names, "scale": plain, "rise": "excess" in self.scale}
         if drawer == "path":
-            return {"scale": self.log_or_linear}
-        options: dict[str, dict[str, Any]] = {
+            return {"names": names, "scale": plain}
+        if drawer == "sweep":
+            return {"names": names, **self._runs(names)}
+        further: dict[str, dict[str, Any]] = {
             "density": {"x_axis": self.x_axis},
             "profile": {"relative": self.relative},
             "line": {"scale": self.scale},
         }
-        return {"colours": self.colours, **options.get(drawer, {})}
+        return {"names": names, "colours": self.colours, **further.get(drawer, {})}
+
+    def _runs(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the run of each checkpoint where the study knows none: one for each folder."""
+        folders = [self.folders.get(name, "") for name in names]
+        if not all(folders) or len(set(folders)) == 1 or min(map(folders.count, folders)) == 1:
+            return {}
+        shared = os.path.commonpath(folders)
+        return {"runs": [os.path.relpath(folder, shared) for folder in folders]}
 
 
 @click.command("plot")
@@ -76,7 +78,6 @@ class Look:
     "--what",
     type=click.Choice(WHAT),
     default="contrast",
-    show_default=True,
     help="The newest of each checkpoint; contrast: everything on one sheet; sweep: eigenvalues "
     "over training; difference: of two surfaces; area: of the level sets of surfaces; band: mean "
     "and spread of random lines; trajectory: losses of training runs; profile: sharpness "
@@ -94,7 +95,6 @@ class Look:
     "--output",
     "-o",
     default="landscape.png",
-    show_default=True,
     type=click.Path(),
     help="Ends in .png, .pdf or .svg; .html is interactive.",
 )
@@ -110,7 +110,6 @@ class Look:
     "swept",
     type=click.Choice(["eigs", "sharpness", "trace", "loss"]),
     default="eigs",
-    show_default=True,
     help="Kind of record that a sweep draws over training.",
 )
 @click.option("--relative", is_flag=True, help="Profiles of sharpness against ρ/‖w‖ in place of ρ.")
@@ -118,7 +117,6 @@ class Look:
     "--x-axis",
     type=click.Choice(["symlog", "linear"]),
     default="symlog",
-    show_default=True,
     help="Spacing of the eigenvalues of a density.",
 )
 @params_option
@@ -128,12 +126,9 @@ def command(
     what: str,
     numbers: tuple[int, ...],
     output: str,
-    kind: str | None,
-    scale: str,
     swept: str,
-    relative: bool,
-    x_axis: str,
     params: tuple[str, ...],
+    **look_options: Any,
 ) -> None:
     """Draw what a study holds; NAMEs are checkpoints, all of them by default. Needs no torch.
 
@@ -150,13 +145,17 @@ def command(
     from landscape.study import Study
 
     interactive = Path(output).suffix.lower() in {".html", ".htm"}
+    kind = look_options["kind"]
     if interactive and kind not in {None, "3d"}:
         msg = f"an interactive picture of a surface is a relief; --kind {kind} takes .png or .pdf"
         raise InvalidArgumentError(msg)
     with Study(study, readonly=True) as opened:
-        tints = colours_by_name(entry.name for entry in opened.entries())
-        folders = {one.name: os.path.dirname(one.path) for one in opened.names() if one.path}
-        look = Look(kind, scale, x_axis, interactive, relative, tints, folders)
+        look = Look(
+            interactive=interactive,
+            colours=colours_by_name(entry.name for entry in opened.entries()),
+            folders={one.name: os.path.dirname(one.path) for one in opened.names() if one.path},
+            **look_options,
+        )
         if numbers:
             figure = _by_number(opened, numbers, what, look)
         else:
@@ -183,20 +182,13 @@ def _by_number(study: Study, numbers: tuple[int, ...], what: str, look: Look) ->
 
 
 def _newest(
-    study: Study,
-    names: tuple[str, ...],
-    what: str,
-    look: Look,
-    part: str | None,
-    *,
-    swept: str,
+    study: Study, names: tuple[str, ...], what: str, look: Look, part: str | None, *, swept: str
 ) -> Any:
     """Draw the newest measurements of each checkpoint."""
     if what == "band":
-        lines = random_lines(study, names, parameters=part)
-        return _draw("band", lines, look, scale=look.scale, colours=look.colours)
+        return _call("band", look, random_lines(study, names, parameters=part))
     if what == "trajectory":
-        return _draw("trajectory", every_run(study, names), look)
+        return _call("trajectory", look, every_run(study, names))
     if what == "path":
         return _drawn("path", every_path(study, names), look)
     if what in SPECIAL or (what in KINDS and not KINDS[what].role):
@@ -244,9 +236,7 @@ def _fitting(surfaces: Named, runs: list[Trajectory], *, asked: bool = False) ->
 
 def _figure(comparison: Comparison, what: str, look: Look) -> Any:
     if what == "contrast":
-        if look.interactive:
-            return comparison.explore(scale=look.scale, colours=look.colours)
-        return comparison.plot(scale=look.scale, kind=look.kind or "both", colours=look.colours)
+        return _sheet(comparison, look)
     role = what.replace("-", "_") if what in LINES else KINDS[what].role
     found = [(m.name, m.roles()[role]) for m in comparison.models if role in m.roles()]
     if not found:
@@ -255,6 +245,22 @@ def _figure(comparison: Comparison, what: str, look: Look) -> Any:
     if what == "surface":
         return _surfaces([model for model in comparison.models if model.surface], look)
     return _drawn(what.rpartition("-")[2], found, look)
+
+
+def _sheet(comparison: Comparison, look: Look, **options: Any) -> Any:
+    """Draw a comparison on one sheet, or as one page to turn and read off."""
+    if look.interactive:
+        return comparison.explore(scale=look.scale, colours=look.colours)
+    kind = look.kind or "both"
+    return comparison.plot(scale=look.scale, kind=kind, colours=look.colours, **options)
+
+
+def _surfaces(models: list[Measured], look: Look) -> Any:
+    if len(models) == 1 and (look.kind or models[0].trajectories) and not look.interactive:
+        surface = cast("Surface", models[0].surface)
+        runs = models[0].trajectories
+        return surface.plot(kind=look.kind, scale=look.scale, trajectories=runs)
+    return _sheet(Comparison(models=tuple(models)), look, lines=False)
 
 
 def _drawn(drawer: str, found: Named, look: Look) -> Any:
@@ -268,55 +274,28 @@ def _drawn(drawer: str, found: Named, look: Look) -> Any:
         by_name: dict[str, list[Result]] = {}
         for record in records:
             by_name.setdefault(record.name, []).append(record)
-        return _draw("band", by_name, look, scale=look.scale, colours=look.colours)
+        return _call("band", look, by_name)
     if drawer == "difference":
         if len(records) != 2:
             msg = f"a difference takes two surfaces; got {len(records)}: {', '.join(names)}"
             raise InvalidArgumentError(msg)
-        options = {"rise": "excess" in look.scale, "scale": look.log_or_linear}
-        return _draw("difference", *records, look, names=names, **options)
-    if drawer == "trajectory":
-        return _draw("trajectory", records, look)  # which have names of their own
-    if drawer == "sweep":
-        return _draw("sweep", records, look, names=names, **_folders(names, look))
-    return _draw(drawer, records, look, names=names, **look.options(drawer))
+        return _call("difference", look, *records, names=names)
+    return _call(drawer, look, records, names=names)
 
 
 def _sweep(runs: Mapping[str, list[tuple[float, str, Result]]], look: Look) -> Any:
     """Draw the runs that the study knows, by their epochs or steps."""
     places = [(run, *checkpoint) for run, of in runs.items() for checkpoint in of]
     of_each, x, names, records = map(list, zip(*places, strict=True))
-    label = "epoch or step"
-    return _draw("sweep", records, look, names=names, runs=of_each, x=x, x_label=label)
+    further = {"runs": of_each, "x": x, "x_label": "epoch or step"}
+    return _call("sweep", look, records, names=names, **further)
 
 
-def _folders(names: Sequence[str], look: Look) -> dict[str, Any]:
-    """Return the run of each checkpoint where the study knows none: one for each folder."""
-    folders = [(look.folders or {}).get(name, "") for name in names]
-    if not all(folders) or len(set(folders)) == 1 or min(map(folders.count, folders)) == 1:
-        return {}
-    shared = os.path.commonpath(folders)
-    return {"runs": [os.path.relpath(folder, shared) for folder in folders]}
-
-
-def _draw(drawer: str, *given: Any, **options: Any) -> Any:
+def _call(drawer: str, look: Look, *records: Any, names: Sequence[str] = (), **further: Any) -> Any:
     from landscape import plots
 
-    *records, look = given
-    name = f"explore_{drawer}" if look.interactive else f"plot_{drawer}"
-    if name not in plots.__all__:
+    function = f"explore_{drawer}" if look.interactive else f"plot_{drawer}"
+    if function not in plots.__all__:
         msg = f"{drawer} has no interactive picture; write it as .png, .pdf or .svg"
         raise InvalidArgumentError(msg)
-    return getattr(plots, name)(*records, **options)
-
-
-def _surfaces(models: list[Measured], look: Look) -> Any:
-    only = Comparison(models=tuple(models))
-    if len(models) == 1 and (look.kind or models[0].trajectories) and not look.interactive:
-        (model,) = models
-        return model.surface.plot(  # type: ignore[union-attr]
-            kind=look.kind, scale=look.scale, trajectories=model.trajectories
-        )
-    if look.interactive:
-        return only.explore(scale=look.scale, colours=look.colours)
-    return only.plot(scale=look.scale, kind=look.kind or "both", colours=look.colours, lines=False)
+    return getattr(plots, function)(*records, **look.options(drawer, names) | further)

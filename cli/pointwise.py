@@ -13,10 +13,9 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .options import CommonOptions
-from .sections import WHAT
+from .sections import WHAT, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -27,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Ends = tuple[float, float]
 
 AUTO = "auto"
-_SEARCH = 40  # forward passes of one automatic range
+RANGE_FORWARDS = 40  # forward passes of one automatic range
 
 
 def ends_of(option: str, text: str) -> Ends:
@@ -58,6 +57,21 @@ def coordinates(ends: Ends, n: int) -> Any:
     return span(high, n) if low == -high else np.linspace(low, high, n)
 
 
+def automatic_ranges(
+    problems: Mapping[str, Problem],
+    directions: Callable[[Problem], tuple[Direction, ...]],
+    **options: Any,
+) -> list[float]:
+    """Return the automatic range along each direction, the widest of all checkpoints."""
+    from landscape.surface import automatic_range
+
+    by_checkpoint = [
+        [automatic_range(problem, direction, **options) for direction in directions(problem)]
+        for problem in problems.values()
+    ]
+    return [max(of_axis) for of_axis in zip(*by_checkpoint, strict=True)]
+
+
 @dataclass
 class PointOptions:
     """Options of lines and surfaces; see `point_options`."""
@@ -69,7 +83,7 @@ class PointOptions:
     paired: bool
     evaluation: Mapping[str, Any]
     _first: Problem | None = None
-    _reach: dict[int, float] = field(default_factory=dict)
+    _reach: list[float] = field(default_factory=list)
 
     @functools.cached_property
     def _other(self) -> Problem | None:
@@ -82,20 +96,14 @@ class PointOptions:
         directions: Callable[[Problem], tuple[Direction, ...]],
     ) -> None:
         """Note the first checkpoint, and find one automatic range that holds for all."""
-        from landscape.surface import automatic_range
-
         if self.paired and len(problems) < 2:
             msg = "--paired measures differences to the first checkpoint: give at least two"
             raise InvalidArgumentError(msg)
         self._first = next(iter(problems.values()))
-        if self.half_width != AUTO:
-            return
-        for problem in problems.values():
-            for axis, direction in enumerate(directions(problem)):
-                reach = automatic_range(
-                    problem, direction, multiple=self.rise, seed=self.common.seed, study=study
-                )
-                self._reach[axis] = max(reach, self._reach.get(axis, 0.0))
+        if self.half_width == AUTO:
+            self._reach = automatic_ranges(
+                problems, directions, multiple=self.rise, seed=self.common.seed, study=study
+            )
 
     def ends(self, default: Ends, axis: int = 0) -> Ends:
         """Return the ends of an axis."""
@@ -119,9 +127,8 @@ class PointOptions:
         """Return an upper bound on the passes of one checkpoint."""
         is_recalibrated = self.evaluation["statistics"] == "recalibrated"
         passes = 1 + is_recalibrated + (self.held_out is not None) + self.paired
-        search = _SEARCH * axes if self.half_width == AUTO else 0
-        forwards = points * passes + 1 + search + searching.forwards
-        return Cost(forwards=forwards, gradients=searching.gradients, hvps=searching.hvps)
+        search = RANGE_FORWARDS * axes if self.half_width == AUTO else 0
+        return searching + Cost(forwards=points * passes + 1 + search)
 
 
 def point_options(*, default_range: str) -> Callable[[F], F]:
@@ -154,9 +161,7 @@ def _decorators(default_range: str) -> list[Callable[[Any], Any]]:
             help="From −R to R, or from LO to HI; auto: until the loss of every checkpoint (along "
             f"its first direction) has risen to --rise times its own.  [default: {default_range}]",
         ),
-        click.option(
-            "--rise", default=10.0, show_default=True, help="Multiple of the loss for --range auto."
-        ),
+        click.option("--rise", default=10.0, help="Multiple of the loss for --range auto."),
         click.option("--held-out", metavar="SPLIT", help="Measure this split too, e.g. test."),
         click.option(
             "--paired",

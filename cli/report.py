@@ -26,9 +26,7 @@ def _measured(comparison: Comparison) -> Comparison:
 @click.command("report")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @study_option
-@click.option(
-    "--output", "-o", default="landscape.html", show_default=True, type=click.Path(), help="Page."
-)
+@click.option("--output", "-o", default="landscape.html", type=click.Path(), help="Page.")
 @click.option("--title", default=None, help="Title of the page.")
 @scale_option()
 @params_option

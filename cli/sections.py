@@ -1,10 +1,15 @@
-"""Help in sections: what is measured, how precisely, on what, and where it goes."""
+"""Options: in which section of the help they stand, and whether they were given."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import click
+
+from landscape.errors import InvalidArgumentError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 WHAT = "What is measured"
 PRECISION = "How precisely"
@@ -21,6 +26,11 @@ class Option(click.Option):
         self.section = section
 
 
+def option(*flags: str, section: str = WHAT, **kwargs: Any) -> Callable[[F], F]:
+    """Add an option to a section of the help."""
+    return click.option(*flags, cls=Option, section=section, **kwargs)
+
+
 class Command(click.Command):
     """A command whose help groups its options by section, those of the command itself first."""
 
@@ -35,3 +45,16 @@ class Command(click.Command):
         for name in sorted(sections, key=_ORDER.index):
             with formatter.section(name):
                 formatter.write_dl(sections[name])
+
+
+def given(name: str) -> bool:
+    """Return whether an option of the running command was given, at whatever value."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def refuse_given(names: Iterable[str], why: str) -> None:
+    """Refuse options that were given though nothing reads them."""
+    for name in filter(given, names):
+        msg = f"--{name.replace('_', '-')} {why}"
+        raise InvalidArgumentError(msg)

@@ -10,12 +10,11 @@ import click
 from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
-from .idle import refuse_given
 from .library_options import library_options
 from .measuring import SCOUTING, SEARCH_HVPS, measure_each
 from .options import CommonOptions, common_options
 from .runs import run_option
-from .sections import WHAT, Command
+from .sections import WHAT, Command, refuse_given
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -41,7 +40,6 @@ _MODEL = 16  # products, with the Hessian at the checkpoint alone
     "--protocol",
     type=click.Choice(["search", "auto-pgd", "keskar"]),
     default="search",
-    show_default=True,
     help="auto-pgd: the first 1,024 examples in subsets of 128, 20 steps of Auto-PGD; keskar: "
     "the box of rho times |w| + 1.",
 )

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .idle import refuse_given
 from .library_options import library_options
 from .measuring import measure_each
 from .options import CommonOptions, common_options
 from .planes import PlaneOptions, plane_options
 from .pointwise import PointOptions, coordinates, ends_of, point_options
-from .sections import Command
+from .sections import Command, refuse_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,13 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("surface", cls=Command)
-@click.option(
-    "--points",
-    default=25,
-    show_default=True,
-    type=click.IntRange(min=2),
-    help="Points along each axis.",
-)
+@click.option("--points", default=25, type=click.IntRange(min=2), help="Points along each axis.")
 @click.option(
     "--points-y",
     type=click.IntRange(min=2),

@@ -20,39 +20,32 @@ RISKS = ("in-sample", "parameter")
 
 
 @click.command("theory")
-@click.option("--rho", default=2.0, show_default=True, help="SAM's ρ, not normalised; above 0.")
-@click.option(
-    "--eta", default=0.1, show_default=True, help="Step size; the largest curvature is 1."
-)
-@click.option("--noise", default=1.0, show_default=True, help="Standard deviation σ of the noise.")
-@click.option("--n", default=40, show_default=True, help="Number of examples.")
-@click.option("--d", default=20, show_default=True, help="Number of weights.")
+@click.option("--rho", default=2.0, help="SAM's ρ, not normalised; above 0.")
+@click.option("--eta", default=0.1, help="Step size; the largest curvature is 1.")
+@click.option("--noise", default=1.0, help="Standard deviation σ of the noise.")
+@click.option("--n", default=40, help="Number of examples.")
+@click.option("--d", default=20, help="Number of weights.")
 @click.option(
     "--design",
     type=click.Choice(DESIGNS),
     default="gaussian",
-    show_default=True,
     help="gaussian; decaying: curvatures 1/i²; deficient: of half the rank.",
 )
 @click.option(
     "--signal",
     type=click.Choice(SIGNALS),
     default="sharp",
-    show_default=True,
     help="sharp: most of the truth where the curvature is high, which favours SAM; even: anywhere.",
 )
 @click.option(
     "--risk",
     type=click.Choice(RISKS),
     default="in-sample",
-    show_default=True,
     help="in-sample: ‖X(w − w₀)‖²/n; parameter: ‖w − w₀‖².",
 )
-@click.option("--iterations", default=100, show_default=True, help="How far to go.")
-@click.option("--runs", default=2000, show_default=True, help="Monte Carlo runs; 0: none.")
-@click.option(
-    "--seed", default=0, show_default=True, help="Random seed of design, truth and noise."
-)
+@click.option("--iterations", default=100, help="How far to go.")
+@click.option("--runs", default=2000, help="Monte Carlo runs; 0: none.")
+@click.option("--seed", default=0, help="Random seed of design, truth and noise.")
 @click.option(
     "--output",
     "-o",
@@ -199,24 +192,12 @@ def _largest_z(pair: TradeOff, simulated: list[Simulated]) -> float:
 
 
 def _summary(pair: TradeOff, simulated: list[Simulated]) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "gd": _stop(pair.gd.best),
-        "sam": _stop(pair.sam.best),
-        "largest_step": pair.largest_step,
-        "proved": pair.proved,
-        "lower_bias": pair.lower_bias,
-        "higher_variance": pair.higher_variance,
-        "ahead_until": pair.ahead_until,
-        "faster_from": pair.faster_from,
-    }
-    return summary | ({"largest_z": _largest_z(pair, simulated)} if simulated else {})
+    curves = {"gd": _stop(pair.gd.best), "sam": _stop(pair.sam.best)}
+    names = ("largest_step", "proved", "lower_bias", "higher_variance", "ahead_until")
+    facts = {name: getattr(pair, name) for name in (*names, "faster_from")}
+    return curves | facts | ({"largest_z": _largest_z(pair, simulated)} if simulated else {})
 
 
 def _stop(stop: Stop) -> dict[str, Any]:
-    return {
-        "iteration": stop.iteration,
-        "gradients": stop.gradients,
-        "risk": stop.risk,
-        "bias2": stop.bias2,
-        "variance": stop.variance,
-    }
+    names = ("iteration", "gradients", "risk", "bias2", "variance")
+    return {name: getattr(stop, name) for name in names}

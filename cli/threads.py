@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .sections import PROBLEM, Option
+from .sections import PROBLEM, option
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -28,9 +28,8 @@ def _checked(context: click.Context, parameter: click.Parameter, value: str | No
 
 def threads_option(function: F) -> F:
     """Add ``--threads``."""
-    return click.option(
+    return option(
         "--threads",
-        cls=Option,
         section=PROBLEM,
         callback=_checked,
         default=None,

@@ -18,9 +18,7 @@ from .sections import WHAT, Command
 @click.command("trace", cls=Command)
 @library_options("curvature.trace", "layers", "operator", "scale", section=WHAT)
 @library_options(
-    "curvature.trace",
-    *("method", "confidence", "max_matvecs", "products", "memory"),
-    rtol="--tol",
+    "curvature.trace", *("method", "confidence", "max_matvecs", "products", "memory"), rtol="--tol"
 )
 @common_options
 @run_option

@@ -9,11 +9,10 @@ import click
 
 from landscape.errors import DataError, NonFiniteError
 
-from .idle import refuse_given
 from .library_options import library_options
 from .options import names_in, problem_option, study_option
 from .output import to_json
-from .sections import OUTPUT, PROBLEM, WHAT, Command, Option
+from .sections import OUTPUT, PROBLEM, WHAT, Command, option, refuse_given
 from .threads import AUTO, compare_with_one, threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -35,35 +34,26 @@ _SETTINGS = "training.TrainingSettings"
 )
 @problem_option
 @library_options(_SETTINGS, "split", section=PROBLEM)
-@click.option(
-    "--device",
-    cls=Option,
-    section=PROBLEM,
-    default="cpu",
-    show_default=True,
-    help="Device to train on.",
-)
+@option("--device", section=PROBLEM, default="cpu", help="Device to train on.")
 @threads_option
-@click.option(
+@option(
     "--output",
     "-o",
-    cls=Option,
     section=OUTPUT,
     required=True,
     type=click.Path(),
     help=".pt or .safetensors file; its folder is made.",
 )
 @library_options("training.train", "save_every", section=OUTPUT)
-@click.option(
+@option(
     "--restart",
-    cls=Option,
     section=OUTPUT,
     is_flag=True,
     help="Start from the beginning, also where a training was interrupted.",
 )
 @study_option
-@click.option("--json", "as_json", cls=Option, section=OUTPUT, is_flag=True, help="Print JSON.")
-@click.option("--quiet", "-q", cls=Option, section=OUTPUT, is_flag=True, help="No progress bar.")
+@option("--json", "as_json", section=OUTPUT, is_flag=True, help="Print JSON.")
+@option("--quiet", "-q", section=OUTPUT, is_flag=True, help="No progress bar.")
 def command(
     problem: str,
     output: str,

@@ -70,8 +70,7 @@ def command(common: CommonOptions, plane: PlaneOptions, runs: tuple[str, ...]) -
             for name, files in files_by_run
         ]
 
-    forwards = plane.price.forwards + sum(2 * len(files) + 1 for _, files in files_by_run)
-    price = Cost(forwards=forwards, gradients=plane.price.gradients, hvps=plane.price.hvps)
+    price = plane.price + Cost(forwards=sum(2 * len(files) + 1 for _, files in files_by_run))
     measure_each(common, measure, price=lambda problem: price)
 
 

@@ -315,6 +315,20 @@ def test_compare_plot_report_list_show(here: Path, run) -> None:
     assert "Written" not in run("report", "a", "b", "-o", "ab.html").err
 
 
+def test_a_comparison_reaches_to_where_every_loss_has_risen(here: Path, run) -> None:
+    given = ("compare", "a.pt", "b.pt", "--problem", "task.py", "--points", "3")
+    assert run(*given, "--range", "auto", "--dry-run").code == 0
+    ran = run(*given, "--range", "auto", "--json")
+    assert ran.code == 0, ran.err
+    models = json.loads(ran.out)["models"]
+    for model in models.values():
+        surface = model["surface"]
+        x, y, losses = (surface[key] for key in ("x", "y", "loss"))
+        assert x == y == models["a.pt"]["surface"]["x"]
+        assert x[0] == -x[-1]
+        assert min(losses[1][0], losses[1][2], losses[0][1], losses[2][1]) >= 10 * losses[1][1]
+
+
 def test_train_writes_a_checkpoint_that_can_be_measured(here: Path, run) -> None:
     for name in ("t.pt", "t.safetensors"):
         ran = run(
@@ -662,8 +676,17 @@ def test_what_is_read_by_a_kind_is_taken(here: Path, run) -> None:
 def test_a_comparison_names_its_own_options(here: Path, run) -> None:
     for option, value, words in (
         ("--points", "1", "Invalid value for '--points': 1 is not in the range x>=2"),
-        ("--range", "nan", "--range takes a finite number above 0, half of the width; got nan"),
-        ("--range", "-1", "--range takes a finite number above 0, half of the width; got -1"),
+        (
+            "--range",
+            "nan",
+            "--range takes auto or a finite number above 0, half of the width; got nan",
+        ),
+        (
+            "--range",
+            "-1",
+            "--range takes auto or a finite number above 0, half of the width; got -1",
+        ),
+        ("--range", "wide", "half of the width; got wide"),
     ):
         ran = run("compare", "a.pt", "b.pt", "--problem", "task.py", option, value)
         assert ran.code == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from cases import CASES
 from torch import nn
 
+from landscape.cli.output import print_line
 from landscape.doctor import PRICE, diagnose, setup
 from landscape.doctor._rescaling import find_rescalings, rescaled
 from landscape.doctor.context import DiagnosticContext
@@ -664,12 +667,27 @@ def test_doctor_prints_a_table_and_keeps_it(here, run, no_passes):
     for words in ("all checks", "gradient", "what to do: ", "test loss", "Saved in landscape.db"):
         assert words in ran.out
     assert ran.out.count("all checks") == 2
+    first, second, *_ = ran.out.splitlines()
+    assert re.match(r"a\.pt: \d+ fine, .*warnings?: \w", first)
+    assert second.startswith("b.pt: ")
+    assert "\x1b[" not in ran.out
     no_passes()
     again = run("doctor", "a.pt", "--problem", "task.py", "--held-out", "test", "-q")
     assert again.code == 0
     assert "1 of 1 recalled" in again.out
     of_a = ran.out[ran.out.index("\na.pt\n") : ran.out.index("\nb.pt\n")]
     assert of_a.rstrip() in again.out
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_a_verdict_is_coloured_on_a_terminal(monkeypatch, capsys, no_color, coloured):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_line("a.pt: 14 fine", "green")
+    out = capsys.readouterr().out
+    assert "a.pt: 14 fine" in out
+    assert ("\x1b[32m" in out) is coloured
 
 
 def test_doctor_json_and_dry_run(here, run):

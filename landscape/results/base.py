@@ -37,6 +37,9 @@ class Cost:
     hvps: int = 0
     seconds: float = 0.0
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
     def __mul__(self, n: int) -> Cost:
         return Cost(**{name: n * value for name, value in vars(self).items()})
 
