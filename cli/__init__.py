@@ -5,9 +5,13 @@ Commands are imported when they are called, so that ``landscape --help`` needs n
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import keyword
+import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +48,15 @@ VERBS = {
     "export": "Write measurements to CSV, NumPy, HDF5 or VTK files.",
     "import": "Put a classic HDF5 line or surface into a study.",
 }
+
+# Verbs that several processes of a launcher such as torchrun share the work of.
+TOGETHER = frozenset(
+    {
+        *("doctor", "loss", "sharpness", "average", "flatness", "eigs", "trace", "density"),
+        *("line", "surface", "path", "trajectory", "compare"),
+    }
+)
+_GRACE = 3.0  # seconds
 
 
 class Verbs(click.Group):
@@ -96,7 +109,34 @@ def main(args: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = _show_warning
-        sys.exit(_run(args))
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        sys.exit(_run_together(args) if together else _run(args))
+
+
+def _run_together(args: Sequence[str] | None) -> int:
+    """Run a command that measures on all processes of a launcher, any other on the first.
+
+    The first process prints; another one says only what it alone has failed at.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    if not TOGETHER.intersection(given[:1]):
+        if given[:1] in (["train"], ["demo"]):
+            text = f"Error: landscape {given[0]} runs in one process: start it without torchrun"
+            click.echo(text, err=True)
+            return 2
+        return _run(args) if os.environ.get("RANK", "0") == "0" else 0
+    from landscape.processes import launched
+
+    with launched() as here:
+        if here.is_first:
+            return _run(args)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            code = _run(args)
+        if code:
+            time.sleep(_GRACE)  # the launcher ends this process if the first has failed alike
+            click.echo(f"process {here.rank} of {here.n}: {said.getvalue()}", err=True)
+        return code
 
 
 def _run(args: Sequence[str] | None) -> int:

@@ -13,7 +13,7 @@ from landscape.results import Cost
 
 from .library_options import library_options
 from .measuring import SEARCH, price_of_eigenpairs, print_price
-from .options import CommonOptions, common_options, scale_option
+from .options import CommonOptions, common_options, open_study, scale_option
 from .output import as_dict, command_line, print_comparison, print_rows, print_table, to_json
 from .pointwise import AUTO, RANGE_FORWARDS, automatic_ranges
 from .sections import OUTPUT, WHAT, Command, option
@@ -77,8 +77,8 @@ def command(
     from landscape.compare import compare, differences
     from landscape.files import check_place
     from landscape.plots import save_figure
+    from landscape.processes import is_first
     from landscape.sharpness import Ball
-    from landscape.study import Study
 
     Ball(rho)
     reach = None if half_width == AUTO else _half_width(half_width)
@@ -92,7 +92,7 @@ def command(
         print_price(common, problems, lambda problem: price)
         return
     test = None if no_test or common.split == "test" else common.base_problem("test")
-    with Study(common.study) as study:
+    with open_study(common.study) as study:
         reach = _automatic(problems, common.seed, study) if reach is None else reach
         comparison = compare(
             problems, rho=rho, k=k, n=n, half_width=reach, test=test, study=study, **common.run
@@ -102,6 +102,8 @@ def command(
             differences(other, first, rho=rho, study=study, **common.run)
             for other in (others if paired else [])
         ]
+    if not is_first():  # which prints and draws
+        return
     _print(comparison, paired_differences, common)
     if figure is not None:
         saved = save_figure(comparison.plot(scale=scale), figure)

@@ -11,7 +11,7 @@ import click
 
 from landscape.results import Cost
 
-from .options import CommonOptions, is_study
+from .options import CommonOptions, is_study, open_study
 from .output import print_results, print_table, to_json
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ def measure_each(
     """
     from landscape.measurement import n_begun
     from landscape.progress import labelled
-    from landscape.study import Study
 
     problems = common.problems() if problems is None else problems
     if common.dry_run:
@@ -68,7 +67,7 @@ def measure_each(
         print_price(common, problems, price, held=held)
         return
     measured, n_recalled = [], 0
-    with Study(common.study) as study:
+    with open_study(common.study) as study:
         common.save_runs(study, problems.values())  # first, so that a kill does not lose them
         if prepare is not None:
             prepare(problems, study)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -199,8 +199,33 @@ def is_study(path: str) -> bool:
     return file.is_file() and file.stat().st_size > 0
 
 
+def open_study(path: str) -> Study:
+    """Open a study to measure into; of several processes the first holds it for all."""
+    from landscape.processes import OfFirst, share
+    from landscape.study import Grid, Study
+
+    if share() is None:
+        return Study(path)
+    held = OfFirst(
+        lambda: Study(path),
+        Study,
+        writing=("save", "set_name", "set_run", "close"),
+        parts={"grid": (Grid, ("record", "record_all"))},
+    )
+    return cast("Study", held)
+
+
 def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> list[str]:
     """Choose the names of checkpoints in a study, see `choose_names`."""
+    from landscape.processes import share
+
+    here = share()
+    if here is None:
+        return _names_in(study, problems, given)
+    return here.of_first(_names_in(study, problems, given) if here.is_first else [])
+
+
+def _names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> list[str]:
     from landscape.study import Name, Study, choose_names
 
     known: list[Name] = []

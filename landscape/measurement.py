@@ -26,6 +26,7 @@ from landscape.evaluate import (
     provenance_of,
 )
 from landscape.problem import Problem
+from landscape.processes import check_alike
 from landscape.progress import counting, progress_bar
 from landscape.results import FloatArray, Provenance, Result
 from landscape.study import Grid, Study, recording
@@ -84,6 +85,13 @@ def recall(
 ) -> tuple[Provenance, R | None]:
     """Return where a measurement belongs, and the result that the study holds, if it does."""
     provenance = provenance_of(problem)
+    check_alike(
+        {
+            "data": provenance.data_fingerprint,
+            "checkpoint": provenance.checkpoint_hash,
+            "measurement": f"{cls.kind} with {dict(settings)}",
+        }
+    )
     if study is not None:
         provenance = study.identify(provenance)
         known = study.find(cls.kind, provenance, settings)

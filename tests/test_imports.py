@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "results",
         "stats",
         "precision",
+        "processes",
         "progress",
         "randomness",
         "threads",
@@ -41,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("measurement", "loss"),
     ("sharpness", "curvature", "surface"),
     ("compare", "report", "doctor"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 NETWORKS = {"torch", "safetensors"}
 HEAVY = ("torch", "matplotlib", "plotly", "scipy", "numpy", "safetensors", "sklearn")

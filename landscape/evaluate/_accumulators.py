@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from landscape.errors import DataError, ProblemError
 from landscape.problem._parameters import ParameterSpace
 from landscape.problem.data import describe
 from landscape.problem.losses import BatchTerms
+from landscape.processes import share
 
 
 class Displaced:
@@ -89,13 +91,19 @@ class GradientSum:
             elif gradient is not None:
                 view.add_(_dense(gradient))
 
-    def result(self, divisor: float = 1.0) -> Tensor:
-        """Return the sum over the divisor, shape (n,), in the type of the gradients."""
+    def result(self, divisor: float = 1.0, *, shared: bool = False) -> Tensor:
+        """Return the sum over the divisor, shape (n,), in the type of the gradients.
+
+        With ``shared``, of all processes that share the data.
+        """
         total, block = self._total, self._block
         if block is not None:
             total = block if total is None else total.add_(block)
+        here = share() if shared else None
         if total is None:
-            return self._like.new_zeros(self._space.n)
+            total = self._like.new_zeros(self._space.n)
+        if here is not None:
+            total = here.add_up(total.double())
         return (total if divisor == 1.0 else total.div_(divisor)).to(self._like.dtype)
 
 
@@ -187,10 +195,48 @@ class LossSums:
     @property
     def metrics(self) -> dict[str, float]:
         """The means of the metrics over the examples."""
+        return {name: total / size for name, (total, size) in self._metric_totals().items()}
+
+    def _metric_totals(self) -> dict[str, tuple[float, int]]:
         return {
-            name: float(torch.stack([t for t, _ in parts]).sum()) / sum(size for _, size in parts)
+            name: (float(torch.stack([t for t, _ in parts]).sum()), sum(n for _, n in parts))
             for name, parts in self._metrics.items()
         }
+
+    @staticmethod
+    def share(every: Sequence[LossSums], *, keep: bool = False) -> None:
+        """Add what the other processes have summed of their parts of the data, if there are any.
+
+        The losses of the examples are gathered only if they are to be kept.
+        """
+        here = share()
+        if here is None or not every:
+            return
+        device = next((t.device for sums in every for t in sums._totals), torch.device("cpu"))
+        local = [
+            (
+                sums.totals if sums._totals else None,
+                sums._metric_totals(),
+                _on_host(sums.examples) if keep and sums._totals else None,
+            )
+            for sums in every
+        ]
+        for sums, parts in zip(every, zip(*here.gather(local), strict=True), strict=True):
+            totals = [np.array(known) for known, _, _ in parts if known is not None]
+            sums._known = [float(value) for value in sum(totals[1:], totals[0])]
+            names = dict.fromkeys(name for _, metrics, _ in parts for name in metrics)
+            sums._metrics = {
+                name: [
+                    (torch.tensor(metrics[name][0], dtype=torch.float64), metrics[name][1])
+                    for _, metrics, _ in parts
+                    if name in metrics
+                ]
+                for name in names
+            }
+            sums._examples = None
+            gathered = [examples for known, _, examples in parts if known is not None]
+            if keep and all(examples is not None for examples in gathered):
+                sums._examples = [(s.to(device), w.to(device)) for s, w in gathered]
 
     @property
     def divisor(self) -> float:
@@ -210,6 +256,10 @@ class LossSums:
         kept = self.examples if keep else None
         examples = None if kept is None else (kept[0].cpu(), kept[1].cpu())
         return LossValue(value, se, self.metrics, examples)
+
+
+def _on_host(examples: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    return None if examples is None else (examples[0].cpu(), examples[1].cpu())
 
 
 def _added(parts: list[Tensor]) -> Tensor:

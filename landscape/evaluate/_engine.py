@@ -30,6 +30,7 @@ from landscape.evaluate._plans import (
 )
 from landscape.problem._live import tensors_by_name
 from landscape.problem.losses import BatchTerms
+from landscape.processes import n_own
 from landscape.randomness import seeded
 
 # Examples that a plan is tried on, where batches can be cut: the first ones of several batches,
@@ -91,11 +92,14 @@ class Engine:
         With ``keep``, also the loss and the weight of each example.
         """
         found: list[PointSums] = []
+        if not n_own(self.evaluator.problem.batches.n_batches):
+            found = [PointSums(self.evaluator.problem.loss.sums) for _ in vectors]
         size = self.plan.points if self.plan.points > 1 else max(1, len(vectors))
-        for first in range(0, len(vectors), size):
+        for first in range(len(found), len(vectors), size):
             found += self._runner.sums(vectors[first : first + size], self._pieces, buffers)
         self.evaluator.passes["forwards"] += len(vectors)
-        PointSums.add_up(found)
+        PointSums.add_up([sums for sums in found if sums._totals])
+        LossSums.share(found, keep=keep)
         return [sums.result(keep=keep) for sums in found]
 
 

@@ -39,6 +39,7 @@ from landscape.problem import Problem
 from landscape.problem._live import Session, is_plain, uninterruptible
 from landscape.problem.data import copied, describe, rebuilt
 from landscape.problem.losses import BatchTerms
+from landscape.processes import all_of, own
 from landscape.randomness import forked_rng, seed_all, whole_seed
 from landscape.results import Cost
 
@@ -167,6 +168,8 @@ class Evaluator:
             for terms, metrics in self.over(vector, self.pieces(batches), buffers=buffers):
                 sums.add(terms)
                 sums.add_metrics(metrics)
+        if batches is None:
+            LossSums.share([sums], keep=keep)
         return sums.result(keep=keep)
 
     def gradient(self, vector: Weights = None) -> tuple[LossValue, Tensor]:
@@ -180,9 +183,10 @@ class Evaluator:
             terms, gradients = self._differentiated(vector, piece, i)
             total.add(gradients)
             sums.add(terms)
-        if total.is_empty:
+        LossSums.share([sums])
+        if all_of(total.is_empty):
             self.require_dependence()
-        return sums.result(), total.result(sums.divisor)
+        return sums.result(), total.result(sums.divisor, shared=True)
 
     def batch_gradient(self, vector: Weights, batch: Any, index: int) -> tuple[BatchTerms, Tensor]:
         """Evaluate the summed loss of one batch, and its gradient, shape (n,)."""
@@ -217,8 +221,12 @@ class Evaluator:
         return joined(parts), float(torch.stack(slopes).sum()) if slopes else 0.0
 
     def pieces(self, batches: Iterable[tuple[int, Any]] | None = None) -> Iterator[tuple[int, Any]]:
-        """Cut numbered batches, by default all data, where a pass over them would not fit."""
-        numbered = enumerate(self._batches) if batches is None else batches
+        """Cut numbered batches, by default all data, where a pass over them would not fit.
+
+        Of all data those that are this process's to evaluate.
+        """
+        whole = self._batches
+        numbered = own(enumerate(whole), whole.n_batches) if batches is None else batches
         return fitting(self.problem, numbered, self._limit)
 
     def new_sum(self) -> GradientSum:

@@ -21,6 +21,7 @@ from landscape.precision import float32_products
 from landscape.problem import Problem
 from landscape.problem._batching import Batching
 from landscape.problem.data import leaves, map_leaves, n_bytes
+from landscape.processes import own
 
 PRECISIONS = ("exact", "bfloat16", "float16", "tf32")
 Numbered = Iterable[tuple[int, Any]]
@@ -121,7 +122,7 @@ def pieces_of(problem: Problem, plan: Plan) -> Callable[[], Numbered]:
     batches = problem.batches
 
     def whole() -> Numbered:
-        numbered = enumerate(batches)
+        numbered = own(enumerate(batches), batches.n_batches)
         return fitting(problem, numbered) if plan.piece is None else numbered
 
     if plan.piece is None and not plan.channels_last:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from landscape.linalg.krylov import SymmetricOperator, inner
 from landscape.problem import Problem
 from landscape.problem._filters import filter_norms_of
 from landscape.problem._parameters import ParameterSpace
+from landscape.processes import all_of, own, share
 from landscape.randomness import random_unit_vector
 
 SCALES = ("none", "elementwise", "filterwise")
@@ -44,9 +46,10 @@ class Piece:
     number: int
 
 
-def pieces(problem: Problem, size: int | None) -> Iterator[Piece]:
-    """Walk through the data once, in even pieces of at most a size; None: whole batches."""
-    for i, batch in enumerate(problem.batches):
+def pieces(problem: Problem, size: int | None, *, shared: bool = False) -> Iterator[Piece]:
+    """Walk through the data, or this process's share, in pieces of at most a size; None: whole."""
+    numbered = enumerate(problem.batches)
+    for i, batch in own(numbered, problem.batches.n_batches) if shared else numbered:
         for part in evenly_cut(problem, batch, size):
             yield Piece(part, i)
 
@@ -74,11 +77,11 @@ class Parts:
         self._space, self._n_examples = space, n_examples
         self._seen = 0
 
-    def begin(self) -> None:
-        """Start the sums of another product."""
+    def begin(self, n_before: int = 0) -> None:
+        """Start the sums of another product, behind so many examples of other processes."""
         self.rows.zero_()
         self.weights[:] = 0.0
-        self._seen = 0
+        self._seen = n_before
 
     def add(self, tensors: list[Tensor | None], weight: float, n_examples: int) -> None:
         """Add what one piece of the data contributes."""
@@ -140,7 +143,7 @@ class Curvature(SymmetricOperator):
         evaluator, weight, is_empty = self._evaluator, 0.0, True
         sums = [evaluator.new_sum() for _ in vectors] if parts is None else []
         if parts is not None:
-            parts.begin()
+            parts.begin(self._n_before())
         with twice_differentiable(evaluator.model):
             for piece, product, kept in self._batches():
                 for i, vector in enumerate(vectors):
@@ -152,14 +155,18 @@ class Curvature(SymmetricOperator):
                         n_examples = evaluator.problem.batching.size(piece.batch)
                         parts.add(tensors, self._weight(piece, product), n_examples)
                 weight += product.weight
-        if is_empty:
+        if all_of(is_empty):
             evaluator.require_dependence()
+        here = share()
+        if here is not None:
+            weight = float(here.add_arrays(weight))
         divisor = final_divisor(weight, plain_sum=evaluator.problem.loss.sums)
         if parts is not None:
             total = parts.rows.sum(dim=0, dtype=parts.rows.dtype)
+            total = total if here is None else here.add_up(total)
             products = total.div_(divisor).to(self.dtype)[None]
         else:
-            results = [total.result(divisor) for total in sums]
+            results = [total.result(divisor, shared=True) for total in sums]
             products = results[0][None] if len(results) == 1 else torch.stack(results)
         evaluator.passes["hvps"] += len(vectors)
         if not bool(torch.isfinite(products.sum())):
@@ -195,12 +202,16 @@ class Curvature(SymmetricOperator):
     @property
     def part_weights(self) -> npt.NDArray[np.float64]:
         """The weight of each group, shape (groups,)."""
-        return np.zeros(0) if self._parts is None else self._parts.weights
+        if self._parts is None:
+            return np.zeros(0)
+        here = share()
+        return self._parts.weights if here is None else here.add_arrays(self._parts.weights)
 
     def project_parts(self, basis: Tensor, scale: Tensor | None = None) -> npt.NDArray[np.float64]:
         """Return (Tq)ᵀH_g v, not divided, of each group and basis row q, for the last vector v."""
         assert self._parts is not None
-        return self._parts.project(basis, scale)
+        here, found = share(), self._parts.project(basis, scale)
+        return found if here is None else here.add_arrays(found)
 
     @contextmanager
     def on_sample(self) -> Iterator[SymmetricOperator]:
@@ -233,7 +244,7 @@ class Curvature(SymmetricOperator):
         quadratic_forms: list[list[float]] = []
         weights: list[float] = []
         with twice_differentiable(problem.model):
-            for piece in pieces(problem, self._group_size(n_groups)):
+            for piece in pieces(problem, self._group_size(n_groups), shared=True):
                 product = self._build(piece)
                 quadratic_forms.append([])
                 for i, vector in enumerate(vectors):
@@ -241,6 +252,9 @@ class Curvature(SymmetricOperator):
                     quadratic_forms[-1].append(float(inner(vector[None], self._flat(parts))))
                 weights.append(self._weight(piece, product))
         self._evaluator.passes["hvps"] += len(vectors)
+        here = share()
+        if here is not None:
+            quadratic_forms, weights = here.chain(quadratic_forms), here.chain(weights)
         kept = np.array(weights, dtype=np.float64) > 0
         return np.array(quadratic_forms)[kept], np.array(weights, dtype=np.float64)[kept]
 
@@ -310,6 +324,14 @@ class Curvature(SymmetricOperator):
             return size
         return wanted if size is None else min(size, wanted)
 
+    def _n_before(self) -> int:
+        """Return how many examples come before those of this process."""
+        here, problem = share(), self._evaluator.problem
+        if here is None:
+            return 0
+        first = here.span(problem.batches.n_batches).start
+        return sum(problem.batching.size(b) for b in islice(problem.batches, first))
+
     def _forget(self) -> None:
         """Drop the graphs that are kept."""
         self._kept.clear()
@@ -322,7 +344,8 @@ class Curvature(SymmetricOperator):
         if self._evaluator.moves != self._moves:
             self._forget()
             self._moves = self._evaluator.moves
-        for i, piece in enumerate(pieces(self._evaluator.problem, self._piece_size())):
+        problem = self._evaluator.problem
+        for i, piece in enumerate(pieces(problem, self._piece_size(), shared=True)):
             self._n_pieces = max(self._n_pieces, i + 1)
             if i in self._kept:
                 yield piece, self._kept[i], True
@@ -341,12 +364,17 @@ class Curvature(SymmetricOperator):
         finite = torch.isfinite(products).all(dim=1)
         if bool(finite.all()):
             return
+        problem = self._evaluator.problem
         vector, number = vectors[int(finite.int().argmin())], 0
         with twice_differentiable(self._evaluator.model):
             for piece, product, _ in self._batches():
                 parts, number = self._times(product, vector, retain=True), piece.number
                 if not bool(torch.isfinite(self._flat(parts)).all()):
                     break
+            else:
+                number = problem.batches.n_batches
+        here = share()
+        number = number if here is None else min(here.gather(number))
         msg = (
             f"the product with batch {number} of the {self._evaluator.problem.split} data is not "
             "finite, though the loss is: look for a square root, a norm or a logarithm at zero in "

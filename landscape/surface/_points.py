@@ -46,6 +46,7 @@ from landscape.measurement import (
 )
 from landscape.problem import Problem
 from landscape.problem.digest import Content
+from landscape.processes import share
 from landscape.progress import progress_bar
 from landscape.randomness import whole_seed
 from landscape.results import Cost, FloatArray
@@ -317,7 +318,7 @@ class Points:
             started = time.perf_counter()
             yield [index for chunk in block for index in chunk]
             seconds = (time.perf_counter() - started) / len(block)
-            quick = int(min(most, _BLOCK_SECONDS / max(seconds, 1e-9)))
+            quick = most if share() else int(min(most, _BLOCK_SECONDS / max(seconds, 1e-9)))
             together = self.statistics == "frozen" and not self._is_large
             self._n_at_once = max(1, quick) if together else 1
 

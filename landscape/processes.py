@@ -1,0 +1,257 @@
+"""Several processes that measure one problem together, each on a part of its batches.
+
+Under ``torchrun`` every process runs the same program on the same data. Inside of `sharing` the
+sums over the data set (losses, gradients, products) are taken over consecutive parts, one for each
+process, and added up; everything else is computed by all of them alike. The results are the same
+bits on every process, so that all take the same way through a search.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from landscape.errors import LandscapeError, ProblemError
+
+T = TypeVar("T")
+
+_TIMEOUT = timedelta(minutes=30)  # of a process that waits for another one's part
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process of how many this is."""
+
+    rank: int
+    n: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def span(self, n_items: int) -> range:
+        """Return the consecutive items of this process; their numbers differ by one at most."""
+        return range(n_items * self.rank // self.n, n_items * (self.rank + 1) // self.n)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, in its own memory where that will do."""
+        total = tensor.contiguous()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, value: T) -> list[T]:
+        """Return a value of each process, in their order."""
+        found: list[Any] = [None] * self.n
+        dist.all_gather_object(found, value)
+        return found
+
+    def chain(self, items: list[T]) -> list[T]:
+        """Return the items of all processes, in their order."""
+        return [item for part in self.gather(items) for item in part]
+
+    def add_arrays(self, array: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the sum of small arrays over all processes, added in their order."""
+        total: npt.NDArray[np.float64] = np.sum(np.array(self.gather(array), np.float64), axis=0)
+        return total
+
+    def of_first(self, value: T) -> T:
+        """Return the value of the first process."""
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+
+_SHARE: ContextVar[Share | None] = ContextVar("_SHARE", default=None)
+
+
+def share() -> Share | None:
+    """Return which process this is, inside of `sharing` with more than one; else None."""
+    return _SHARE.get()
+
+
+@contextmanager
+def sharing() -> Iterator[Share]:
+    """Measure together with the other processes of the default group of ``torch.distributed``.
+
+    All of them have to make the same calls, on the same data, with the same settings.
+
+    Yields:
+        Which process this is.
+
+    Raises:
+        ProblemError: if no process group has been set up.
+
+    Example:
+        Under ``torchrun --nproc-per-node 2``::
+
+            torch.distributed.init_process_group("gloo")
+            with sharing():
+                pairs = ls.top_eigenpairs(problem)  # the same on both processes
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        msg = (
+            "no process group: call torch.distributed.init_process_group() first, or run the "
+            "command under torchrun, which sets it up"
+        )
+        raise ProblemError(msg)
+    found = Share(dist.get_rank(), dist.get_world_size())
+    token = _SHARE.set(found if found.n > 1 else None)
+    try:
+        yield found
+    finally:
+        _SHARE.reset(token)
+
+
+def is_first() -> bool:
+    """Tell whether this process is the one that prints and writes."""
+    here = share()
+    return here is None or here.is_first
+
+
+def size_of_launch() -> int:
+    """Return how many processes a launcher such as torchrun has started; 1: none."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def launched() -> Iterator[Share]:
+    """Set up the group of a launcher's processes, and share measurements with them."""
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        msg = (
+            f"WORLD_SIZE is {size_of_launch()}, but {', '.join(missing)} is not set: start the "
+            "command by torchrun, or unset WORLD_SIZE"
+        )
+        raise ProblemError(msg)
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
+    if cuda:
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
+    with sharing() as found:
+        yield found
+    dist.destroy_process_group()  # after an error others may still wait in it
+
+
+def own(numbered: Iterable[tuple[int, T]], n_items: int) -> Iterator[tuple[int, T]]:
+    """Keep the numbered items that are this process's to evaluate; all of them without others."""
+    here = share()
+    if here is None:
+        yield from numbered
+        return
+    span = here.span(n_items)
+    for number, item in numbered:
+        if number >= span.stop:
+            return
+        if number in span:
+            yield number, item
+
+
+def n_own(n_items: int) -> int:
+    """Return how many of the items are this process's; all without others."""
+    here = share()
+    return n_items if here is None else len(here.span(n_items))
+
+
+def all_of(statement: bool) -> bool:
+    """Tell whether a statement holds on all processes that share the data."""
+    here = share()
+    return statement if here is None else all(here.gather(statement))
+
+
+def check_alike(described: Mapping[str, str]) -> None:
+    """Refuse to measure together what differs from process to process; a word on each part."""
+    here = share()
+    if here is None:
+        return
+    every = here.gather(dict(described))
+    for name, expected in every[0].items():
+        others = [rank for rank, of in enumerate(every) if of.get(name) != expected]
+        if others:
+            msg = (
+                f"the processes do not measure the same: the {name} of process "
+                f"{', '.join(map(str, others))} is not that of process 0 ({expected}); give all "
+                "the same data, in the same order, the same checkpoint and the same options"
+            )
+            raise ProblemError(msg)
+
+
+class OfFirst:
+    """An object that the first process holds, and that answers on all of them.
+
+    Methods that answer are called there, and their results handed to the others; methods that
+    only write are called there alone, and what others need of it they ask for. What is raised by
+    a call that answers is raised on all processes.
+
+    Args:
+        make: makes the object.
+        kind: its class.
+        writing: names of its methods that only write.
+        parts: kind and writing methods of what a method returns where that cannot be handed over.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        kind: type,
+        *,
+        writing: Sequence[str],
+        parts: Mapping[str, tuple[type, Sequence[str]]] | None = None,
+    ) -> None:
+        self._kind, self._writing, self._parts = kind, frozenset(writing), parts or {}
+        self._target: Any = None
+
+        def hold() -> None:
+            self._target = make()
+
+        self._answer(hold)
+
+    def __enter__(self) -> OfFirst:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._target is not None:
+            self._target.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        if not callable(getattr(self._kind, name, None)):
+            return self._answer(lambda: getattr(self._target, name))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            def made() -> Any:
+                return getattr(self._target, name)(*args, **kwargs)
+
+            if name in self._writing:
+                return None if self._target is None else made()
+            if name in self._parts:
+                kind, writing = self._parts[name]
+                return OfFirst(made, kind, writing=writing)
+            return self._answer(made)
+
+        return call
+
+    def _answer(self, make: Callable[[], Any]) -> Any:
+        here = share()
+        assert here is not None
+        value, error = None, None
+        if here.is_first:
+            try:
+                value = make()
+            except LandscapeError as raised:
+                error = raised
+        value, error = here.of_first((value, error))
+        if error is not None:
+            raise error
+        return value

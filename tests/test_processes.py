@@ -1,0 +1,220 @@
+"""Several processes that share the data give the numbers of one, and end together."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from cases import CASES
+from torch import nn
+
+import landscape as ls
+from landscape.errors import ProblemError
+from landscape.evaluate import Engine, Evaluator
+from landscape.operators import Hessian
+from landscape.processes import Share, check_alike, launched, sharing
+from landscape.study import Study
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+
+# Of a whole measurement: searches and their evidence.
+MEASURED = ("ignore_index", "sum_and_weight", "tuple_outputs", "per_example")
+Numbers = dict[str, dict[str, np.ndarray]]
+
+
+def numbers_of(case: Any, *, measure: bool) -> dict[str, np.ndarray]:
+    problem = case.build(5)
+    with Evaluator(problem) as evaluator:
+        loss, gradient = evaluator.loss(keep=True), evaluator.gradient()[1]
+        vector = torch.randn(len(gradient), generator=torch.Generator().manual_seed(0)).double()
+        operator = Hessian(evaluator)
+        operator.record_parts()
+        product = operator.matvec(vector)
+        found: dict[str, Any] = {
+            "loss": [loss.value, *loss.metrics.values()],
+            "error": loss.se,
+            "gradient": gradient,
+            "product": product,
+            "groups": operator.project_parts(vector[None]),
+            "weights": operator.part_weights,
+            "forms": operator.quadratic_forms(vector[None], n_groups=4)[0],
+            "points": [v.value for v in Engine(evaluator).losses([evaluator.origin] * 2)],
+        }
+        if loss.examples is not None:
+            found["examples"] = loss.examples[0]
+    if measure:
+        pairs = ls.top_eigenpairs(problem, k=2)
+        sharp, trace = ls.sharpness(problem, rho=0.05), ls.trace(problem)
+        surface = ls.surface(problem, plane=ls.random_plane(problem, seed=0), n=3)
+        found |= {"eigenvalues": pairs.values, "data errors": pairs.data_errors}
+        found |= {"sharpness": [sharp.value, sharp.value_se], "trace": [trace.value, trace.low]}
+        found |= {"surface": surface.loss, "surface errors": surface.loss_se}
+    return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
+
+
+def work(rank: int, n: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    if n > 1:
+        dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=n)
+    with sharing() if n > 1 else nullcontext():
+        found = {str(c): numbers_of(c, measure=str(c) in MEASURED) for c in CASES}
+    torch.save(found, f"{folder}/{rank}")
+    if n > 1:
+        dist.destroy_process_group()
+
+
+def on(n: int, folder: Path) -> list[Numbers]:
+    folder.mkdir()
+    if n == 1:
+        work(0, 1, str(folder))
+    else:
+        mp.spawn(work, args=(n, str(folder)), nprocs=n)
+    return [torch.load(folder / str(rank), weights_only=False) for rank in range(n)]
+
+
+def assert_alike(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        # Standard errors of what is nearly alike are differences of nearly equal numbers.
+        relative = 1e-10 if "error" in name else 1e-12
+        scale = max((abs(v) for v in value.flat if math.isfinite(v)), default=0.0)
+        np.testing.assert_allclose(
+            found[name], value, rtol=0.0, atol=relative * scale + 1e-15, err_msg=name
+        )
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    """Uneven parts, a process with one batch only, losses with weights, plain sums, masks."""
+    (alone,) = on(1, tmp_path / "1")
+    for n in (2, 3):
+        first, *others = on(n, tmp_path / str(n))
+        for case, expected in alone.items():
+            assert_alike(first[case], expected)
+            for other in others:  # the same bits: all take the same way through a search
+                for name, value in first[case].items():
+                    np.testing.assert_array_equal(other[case][name], value, err_msg=name)
+
+
+def lonely(rank: int, n: int, folder: str) -> None:
+    """More processes than batches."""
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=n)
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 3), torch.randint(2, (8,))
+    problem = ls.Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), (x, y), dtype="float64")
+    values = [ls.evaluation(problem).loss, *ls.top_eigenpairs(problem, k=1).values]
+    values += list(ls.surface(problem, plane=ls.random_plane(problem, seed=0), n=3).loss.flat)
+    with sharing():
+        again = [ls.evaluation(problem).loss, *ls.top_eigenpairs(problem, k=1).values]
+        again += list(ls.surface(problem, plane=ls.random_plane(problem, seed=0), n=3).loss.flat)
+        np.testing.assert_allclose(again, values, rtol=1e-12)
+        other = ls.Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), (x + rank, y))
+        with pytest.raises(ProblemError, match=r"the data of process 1 is not that of process 0"):
+            ls.evaluation(other)
+        with pytest.raises(ProblemError, match="the data of process 1"):
+            check_alike({"data": str(rank)})
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_more_processes_than_batches_and_processes_with_other_data(tmp_path: Path) -> None:
+    mp.spawn(lonely, args=(2, str(tmp_path)), nprocs=2)
+
+
+def test_parts_are_consecutive_and_even() -> None:
+    for n_items in (0, 1, 2, 7, 12):
+        for n in (1, 2, 3, 5):
+            spans = [Share(rank, n).span(n_items) for rank in range(n)]
+            assert [i for span in spans for i in span] == list(range(n_items))
+            assert max(map(len, spans)) - min(map(len, spans)) <= 1
+
+
+def test_bad_set_ups_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ProblemError, match="no process group: call"), sharing():
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ProblemError, match="WORLD_SIZE is 2, but RANK, MASTER_ADDR"), launched():
+        pass
+
+
+def torchrun(*args: str, n: int = 2, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n)]
+    return subprocess.run(
+        [*launch, "--standalone", "-m", "landscape", *args],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def values_in(text: str) -> list[float]:
+    """Return the measured numbers of records in JSON."""
+    found: list[float] = []
+
+    def walk(value: Any, key: str = "") -> None:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                if name not in {"provenance", "cost", "products", "epsilon", "vectors"}:
+                    walk(part, name)
+        elif isinstance(value, list):
+            for part in value:
+                walk(part)
+        elif isinstance(value, float) and math.isfinite(value):
+            found.append(value)
+
+    walk(json.loads(text))
+    return found
+
+
+@pytest.mark.slow
+def test_commands_under_torchrun_print_and_keep_what_one_process_does(here: Path, run) -> None:
+    problem = ("--problem", "task.py", "--batch-size", "3", "--dtype", "float64", "-q", "--json")
+    for verb in (("eigs", "a.pt", "b.pt", "-k", "2"), ("surface", "a.pt", "--points", "3")):
+        together = torchrun(*verb, *problem, "--study", "together.db")
+        assert together.returncode == 0, together.stderr
+        alone = run(*verb, *problem, "--study", "alone.db")
+        found, expected = values_in(together.stdout), values_in(alone.out)
+        assert len(found) == len(expected) > 5
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+        again = torchrun(*verb, *problem, "--study", "together.db")
+        assert again.stdout == together.stdout  # recalled
+        assert run(*verb, *problem, "--study", "together.db").out == together.stdout
+    with Study("together.db", readonly=True) as study:
+        assert [entry.status for entry in study.entries()] == ["complete"] * 3
+    listed = torchrun("list", "--study", "together.db")
+    assert listed.stdout.count("surface") == 1  # by the first process alone
+
+
+@pytest.mark.slow
+def test_processes_end_together_where_one_of_them_fails(here: Path) -> None:
+    task = Path("task.py").read_text()
+    Path("failing.py").write_text(
+        task + "\nimport os\n_data = data\n\ndef data(split):\n"
+        "    if os.environ.get('RANK') == '1':\n"
+        "        raise RuntimeError('no disk here')\n    return _data(split)\n"
+    )
+    for problem, message in (("failing.py", "no disk here"), ("none.py", "none.py")):
+        started = time.monotonic()
+        ran = torchrun("eigs", "a.pt", "--problem", problem, "-q", timeout=60)
+        assert ran.returncode != 0
+        assert message in ran.stderr
+        assert time.monotonic() - started < 45
+    ran = torchrun("train", "--problem", "task.py", "-o", "x.pt")
+    assert "landscape train runs in one process" in ran.stderr
