@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from landscape.errors import DataError, InvalidArgumentError, one_of
 from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale
-from landscape.plots.surfaces import axis_label, check_grid, mark_checkpoint
+from landscape.plots.surfaces import check_grid, mark_checkpoint
 from landscape.results import Surface
 from landscape.wording import number
 
@@ -208,7 +208,7 @@ def _axis(surfaces: Sequence[Surface], index: int) -> str:
     letter, vector = (("x", "d₁"), ("y", "d₂"))[index]
     norms = {number(surface.direction_norms[index]) for surface in surfaces}
     if len(norms) == 1:
-        return axis_label(letter, vector, surfaces[0].direction_norms[index])
+        return captions.axis_label(letter, vector, surfaces[0].direction_norms[index])
     return f"{letter}, in units of each {vector}"
 
 

@@ -12,7 +12,6 @@ from landscape.errors import InvalidArgumentError, one_of
 from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale, common_scale
 from landscape.results import Line
-from landscape.wording import number
 
 LINE_AXES = ("auto", "distance", "direction")
 
@@ -79,7 +78,7 @@ def draw_lines(
     if by_distance:
         axes.set_xlabel("signed distance from the checkpoint, ‖w′ − w‖₂")
     elif len(lines) == 1:
-        axes.set_xlabel(f"x, in units of d (‖d‖ = {number(lines[0].direction_norm)})")
+        axes.set_xlabel(captions.axis_label("x", "d", lines[0].direction_norm))
     else:
         axes.set_xlabel("x, in units of each direction")
     axes.set_ylabel(scale.label)
@@ -101,7 +100,7 @@ def _draw_line(axes: Axes, x: Any, line: Line, scale: Scale, *, label: str, **lo
             low = np.maximum(low, scale.low * 1e-3)
         band: Any = {"alpha": 0.18, "linewidth": 0, "zorder": 1.5}
         axes.fill_between(x, low, drawn + spread, color=look["color"], **band)
-    mark_bad(axes, x[~known], look["color"])
+    mark_bad(axes, x[~known & line.is_measured], look["color"])
 
 
 def mark_bad(axes: Axes, x: Any, tint: str) -> None:

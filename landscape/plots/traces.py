@@ -66,8 +66,8 @@ def plot_trace(
     records, called = style.records_and_names(traces, names)
     shown = _gather(records, per_parameter=per_parameter)
     n_layers = len(shown.layers)
-    row = max(0.155, 0.075 * len(records) + 0.06)
-    axes = style.new_axes(ax, size=(6.2, row * n_layers + 0.7 if n_layers else 2.8))
+    row = 0.12 + 0.08 * len(records)
+    axes = style.new_axes(ax, size=(6.2, max(row * n_layers + 0.7, 2.2) if n_layers else 2.8))
     threshold = _space(axes, shown, scale)
     tints = style.colours_by_name(called, colours, ax if n_layers else None)
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
@@ -83,7 +83,7 @@ def plot_trace(
             range(n_layers), [style.plain(style.shorten(name, 44)) for name in shown.layers]
         )
         axes.set_ylim(n_layers - 0.4, -0.6)  # the model's first layer at the top
-        axes.set_xlabel(label)
+        axes.set(xlabel=label, ylabel="layer")
     else:
         name_columns(axes, called)
         axes.set_ylabel(label)
