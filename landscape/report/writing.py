@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -31,6 +32,15 @@ _HEADINGS = {
 }
 """Headings of the parts of a checkpoint that differ from that of the kind of record."""
 _FOLDER = Path(__file__).parent / "templates"
+
+
+class _Section(NamedTuple):
+    """A part of the page: pictures, or else a table."""
+
+    id: str
+    heading: str
+    images: list[Markup]
+    table: Sequence[tuple[str, ...]] = ()
 
 
 def write_report(
@@ -159,39 +169,35 @@ def _surfaces(
     return {"reliefs": reliefs, "maps": maps, "still": still}, next(iter(scales))
 
 
-def _sections(comparison: Comparison, tints: Mapping[str, str]) -> list[dict[str, Any]]:
+def _sections(comparison: Comparison, tints: Mapping[str, str]) -> list[_Section]:
     """Return the parts of the page below the surfaces: one for each kind of record."""
-    found: list[dict[str, Any]] = []
-    lines = {
-        "worst_line": "Rise of the loss, each along its own worst-case direction",
-        "random_line": "Rise of the loss, each along its own random direction",
-    }
     roles = {
         role: [(m.name, m.roles()[role]) for m in comparison.models if role in m.roles()]
-        for role in (*lines, "eigenpairs", "sharpness")
+        for role in ("worst_line", "random_line", "eigenpairs", "sharpness")
     }
-    for role, heading in lines.items():
+    sections = []
+    for role, kind in (("worst_line", "worst-case"), ("random_line", "random")):
         if roles[role]:
             image = _picture("line", roles[role], tints, key=role, scale="excess")
-            found.append({"id": role, "heading": heading, "images": [image], "table": []})
-    pairs: list[tuple[str, Any]] = roles["eigenpairs"]
-    if any(len(record.values) > 1 for _, record in pairs):
-        images = [_picture("eigs", pairs, tints, key="spectra")]
-        found.append({"id": "spectra", "heading": "Largest eigenvalues of the Hessian"})
-        found[-1] |= {"images": images, "table": []}
+            heading = f"Rise of the loss, each along its own {kind} direction"
+            sections.append(_Section(role, heading, [image]))
+    spectra = [(name, record) for name, record in roles["eigenpairs"] if len(record.values) > 1]  # type: ignore[attr-defined]
+    if spectra:
+        image = _picture("eigs", spectra, tints, key="spectra")
+        sections.append(_Section("spectra", "Largest eigenvalues of the Hessian", [image]))
     for role, kind in (("eigenpairs", "eigs"), ("sharpness", "sharpness")):
-        if _is_over_training(roles[role]):
-            images = [_picture("sweep", roles[role], {}, key=f"sweep-{kind}")]
-            found.append({"id": f"sweep-{kind}", "images": images, "table": []})
-            found[-1]["heading"] = f"{KINDS[kind].heading} over training"
+        numbered = [(name, record) for name, record in roles[role] if re.search(r"\d", name)]
+        if _is_over_training(numbered):
+            image = _picture("sweep", numbered, {}, key=f"sweep-{kind}")
+            heading = f"{KINDS[kind].heading} over training"
+            sections.append(_Section(f"sweep-{kind}", heading, [image]))
     for kind, cls in KINDS.items():
         records = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
         if records and cls.heading:
             images = _images(kind, records, tints) if kind in plots.PICTURES else []
             table = [] if images else _table(records)
-            part = {"id": f"kind-{kind}", "heading": cls.heading, "images": images}
-            found.append({**part, "table": table})
-    return found
+            sections.append(_Section(f"kind-{kind}", cls.heading, images, table))
+    return sections
 
 
 def _is_over_training(records: Sequence[tuple[str, Any]]) -> bool:
