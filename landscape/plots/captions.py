@@ -42,6 +42,11 @@ def bad_points(sampled: Sampled) -> str:
     return f"{n_nan + n_inf} of {sampled.loss.size} points not finite ({', '.join(counts)})"
 
 
+def bad_points_at_top(samples: Sequence[Sampled], names: Sequence[str]) -> str:
+    """Say the same of several lines, which mark these points."""
+    return with_ending(per_name(samples, names, bad_points), ", marked × at the top")
+
+
 def clipped_points(sampled: Sampled, scale: Scale) -> str:
     """Say how many points lie outside the range drawn, or nothing where none do."""
     n = scale.n_clipped(sampled)
@@ -127,7 +132,7 @@ def line_parts(lines: Sequence[Line], names: Sequence[str], scale: Scale) -> lis
         band_note(lines, scale),
         per_name(lines, names, source),
         scale.note,
-        with_ending(per_name(lines, names, bad_points), ", marked × at the top"),
+        bad_points_at_top(lines, names),
         per_name(lines, names, unmeasured_points),
         _slice_warning([line.direction for line in lines]),
     ]

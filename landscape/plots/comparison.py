@@ -23,7 +23,7 @@ from landscape.plots.surfaces import (
     is_smoothed,
 )
 from landscape.plots.trajectories import check_runs, draw_runs, draw_runs_on_relief, runs_parts
-from landscape.results import Line, Sharpness
+from landscape.results import Line
 from landscape.results.comparison import Comparison, Measured
 
 PER_ROW = 4
@@ -182,7 +182,9 @@ def _surface_parts(
 def ball_outline(model: Measured) -> tuple[Floats, Floats] | None:
     """Return where the plane of a surface cuts the sphere ‖ε‖₂ = ρ that sharpness was sought in."""
     surface, sharpness = model.surface, model.sharpness
-    if surface is None or sharpness is None or not is_plain_euclidean(sharpness):
+    if surface is None or sharpness is None:
+        return None
+    if sharpness.p != 2 or sharpness.settings.get("adaptive"):
         return None
     first, second = surface.direction_norms
     mixed = first * second * surface.cosine
@@ -205,11 +207,6 @@ def ball_size(model: Measured) -> str:
     if part < 0.03:
         return f"{ball} is smaller than the +"
     return f"dashed, {ball}" if part < 1 else ""
-
-
-def is_plain_euclidean(sharpness: Sharpness) -> bool:
-    """Return whether a sharpness was sought in a plain Euclidean ball."""
-    return sharpness.p == 2 and not sharpness.settings.get("adaptive")
 
 
 def draw_ball(axes: Axes, model: Measured) -> None:
@@ -238,16 +235,12 @@ def _line_parts(drawn: Mapping[str, Sequence[tuple[str, Line]]]) -> list[str]:
         captions.per_name([line for _, line in of], [name for name, _ in of], captions.direction)
         for of in drawn.values()
     ]
-    both = [pair for of in drawn.values() for pair in of]
-    names, lines = [name for name, _ in both], [line for _, line in both]
+    names, lines = zip(*(pair for of in drawn.values() for pair in of), strict=True)
     dots = "; dots, the largest rise found in the ball (a lower bound)"
-    bad = captions.with_ending(
-        captions.per_name(lines, names, captions.bad_points), ", marked × at the top"
-    )
     return [
         "rise of the loss along a line through each checkpoint: "
         + "; ".join(by_role)
         + (dots if "worst_line" in drawn else ""),
         captions.band_note(lines, common_scale(lines, "excess")),
-        bad,
+        captions.bad_points_at_top(lines, names),
     ]

@@ -74,11 +74,8 @@ class Panel(Axes):
         return cast("Picture", self.figure)._repr_png_()
 
 
-class ReliefPanel(Axes3D):  # type: ignore[misc]
+class ReliefPanel(Panel, Axes3D):  # type: ignore[misc]
     """The same in three dimensions."""
-
-    def _repr_png_(self) -> bytes:
-        return cast("Picture", self.figure)._repr_png_()
 
 
 @contextmanager
@@ -143,18 +140,9 @@ def finish(
     caption: bool | None = None,
     names: Sequence[str] = (),
 ) -> Axes:
-    """Add title, key and caption; in the user's own axes a caption only if asked for.
+    """Add title, key and caption; in the user's own axes, ``ax``, a caption only if asked for.
 
-    Args:
-        axes: what was drawn into.
-        ax: the axes that the user gave; None: they belong to a new picture.
-        parts: phrases of the caption.
-        title: above the panel; None: the name, if there is one in a new picture; empty: none.
-        caption: whether to write under the picture what it shows; None: if it is a new one.
-        names: of the checkpoints that are drawn.
-
-    Returns:
-        The axes.
+    A new picture of one name is titled with it, unless the title is given or empty.
     """
     if title is None and len(names) == 1 and ax is None:
         title = names[0]

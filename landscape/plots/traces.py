@@ -18,20 +18,12 @@ from landscape.wording import number
 
 @dataclass(frozen=True, kw_only=True)
 class _Traces:
-    """The numbers of a picture of traces.
+    """The numbers of a picture, shape (records, layers); of whole checkpoints (records, 1)."""
 
-    Attributes:
-        layers: names of the layers, in the order of the model; empty: whole checkpoints.
-        values: shape (records, layers), NaN where a record does not hold a layer; of whole
-            checkpoints, shape (records, 1).
-        low: lower ends of their intervals, the same shape.
-        high: upper ends.
-    """
-
-    layers: tuple[str, ...]
-    values: FloatArray
-    low: FloatArray
-    high: FloatArray
+    layers: tuple[str, ...]  # in the order of the model; empty: whole checkpoints
+    values: FloatArray  # NaN where a record does not hold a layer
+    low: FloatArray  # lower ends of their intervals
+    high: FloatArray  # upper ends
 
 
 @style.styled()

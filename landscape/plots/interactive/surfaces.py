@@ -108,7 +108,7 @@ def with_switch(draw: Callable[[Scale], go.Figure], first: Scale, other: Scale) 
     buttons = []
     for spacing, figure in figures.items():
         change: dict[str, Any] = {}
-        for key in (key for key in figure.layout if key.startswith("scene")):
+        for key in sorted(key for key in figure.layout if key.startswith("scene")):
             axis = figure.layout[key].zaxis
             change |= {f"{key}.zaxis.{k}": axis[k] for k in ("range", "tickvals", "ticktext")}
         bar = figure.layout.coloraxis
