@@ -63,17 +63,15 @@ def plot_trace(
     threshold = _space(axes, shown, scale)
     tints = style.colours_by_name(called, colours, ax if n_layers else None)
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
-        _draw(
-            axes, shown, record, index, tints[name], f"{style.shorten(name)}: {_interval(record)}"
-        )
+        key = f"{style.shorten(name)}: {_interval(record)}"
+        _draw(axes, shown, record, index, tints[name], key)
     operators = {record.operator for record in records}
     label = "trace of the layer's block" if n_layers else "trace"
     label += ", per parameter" if per_parameter else ""
     label += f", {operators.pop()}" if len(operators) == 1 else ""
     if n_layers:
-        axes.set_yticks(
-            range(n_layers), [style.plain(style.shorten(name, 44)) for name in shown.layers]
-        )
+        layers = [style.plain(style.shorten(name, 44)) for name in shown.layers]
+        axes.set_yticks(range(n_layers), layers)
         axes.set_ylim(n_layers - 0.4, -0.6)  # the model's first layer at the top
         axes.set(xlabel=label, ylabel="layer")
     else:
@@ -119,6 +117,7 @@ def _space(axes: Axes, traces: _Traces, scale: str) -> float | None:
         msg = "nothing to draw: the records hold no finite trace"
         raise InvalidArgumentError(msg)
     low, high = float(values.min()), float(np.nanmax([*values, *traces.high.flat]))
+    lowest = float(traces.low[np.isfinite(traces.low)].min(initial=low))
     sizes = np.abs(values[values != 0])
     largest = float(sizes.max(initial=0.0)) or 1.0
     if scale == "log" and low <= 0:
@@ -126,8 +125,6 @@ def _space(axes: Axes, traces: _Traces, scale: str) -> float | None:
             f"a log scale needs positive values; the smallest is {number(low)}: use scale='symlog'"
         )
         raise InvalidArgumentError(msg)
-    ends = traces.low[np.isfinite(traces.low)]
-    lowest = float(ends.min(initial=low))
     if scale == "auto":
         wide = sizes.size > 0 and largest > RATIO * float(np.median(sizes))
         scale = "log" if lowest > 0 and largest > RATIO * low else "linear"
@@ -158,9 +155,8 @@ def _draw(
     look["markerfacecolor"] = tint if record.converged else "white"
     if shown.layers:
         at = np.arange(value.size) + 0.7 * ((index + 0.5) / n - 0.5)
-        axes.errorbar(
-            value, at, xerr=bars, label=style.plain(label), markersize=4, capsize=1.5, **look
-        )
+        look |= {"markersize": 4, "capsize": 1.5, "label": style.plain(label)}
+        axes.errorbar(value, at, xerr=bars, **look)
     else:  # the column is named under the axis
         axes.errorbar([index], value, yerr=bars, markersize=5, capsize=3, **look)
 

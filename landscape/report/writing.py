@@ -137,10 +137,6 @@ def _surfaces(
         return {}, "linear"
     surfaces = [model.surface for model in models if model.surface is not None]
     first = plots.common_scale(surfaces, scale)
-    scales = {
-        ("linear" if s.spacing == "linear" else "log"): s
-        for s in (first, switched_scale(surfaces, first))
-    }
     reliefs = []
     for k, (model, surface) in enumerate(zip(models, surfaces, strict=True)):
         runs = model.trajectories
@@ -149,24 +145,19 @@ def _surfaces(
         figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0}, updatemenus=menus)
         figures[f"relief-{k}"] = figure_json(figure)
         reliefs.append((f"relief-{k}", model.name))
-    of = _and([shorten(model.name) for model in models])
+    of = f"Loss surfaces of {_and([shorten(model.name) for model in models])}"
     draw = functools.partial(
         plots.plot_comparison, Comparison(models=tuple(models)), colours=tints, lines=False
     )
-    maps = [
-        (
-            spacing,
-            vector_picture(
-                functools.partial(draw, kind="contourf", scale=one),
-                key=f"map-{spacing}",
-                alt=f"Loss surfaces of {of} from above, {one.note}.",
-            ),
-        )
-        for spacing, one in scales.items()
-    ]
+    maps = []
+    for one in (first, switched_scale(surfaces, first)):
+        spacing = "linear" if one.spacing == "linear" else "log"
+        flat = functools.partial(draw, kind="contourf", scale=one)
+        picture = vector_picture(flat, key=f"map-{spacing}", alt=f"{of} from above, {one.note}.")
+        maps.append((spacing, picture))
     relief = functools.partial(draw, kind="3d", scale=first)
-    still = vector_picture(relief, key="still", alt=f"Loss surfaces of {of} as reliefs.")
-    return {"reliefs": reliefs, "maps": maps, "still": still}, next(iter(scales))
+    still = vector_picture(relief, key="still", alt=f"{of} as reliefs.")
+    return {"reliefs": reliefs, "maps": maps, "still": still}, maps[0][0]
 
 
 def _sections(comparison: Comparison, tints: Mapping[str, str]) -> list[_Section]:
@@ -201,9 +192,8 @@ def _sections(comparison: Comparison, tints: Mapping[str, str]) -> list[_Section
 
 
 def _is_over_training(records: Sequence[tuple[str, Any]]) -> bool:
-    if len(records) < 3:
-        return False
-    runs, counted = training_runs([r for _, r in records], names=[name for name, _ in records])
+    names = [name for name, _ in records]
+    runs, counted = training_runs([r for _, r in records], names=names) if records else ([], "")
     return bool(counted) and max(len(run.names) for run in runs) > 2
 
 
@@ -249,13 +239,13 @@ def _details(model: Measured) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return everything that is known of a checkpoint, part by part."""
     found = []
     for role, result in _parts(model):
-        data = f"{source(result)}; fingerprint {result.provenance.data_fingerprint}"
+        at = result.provenance
         rows = [
             *result.rows(),
             ("settings", _brief(result.settings) or "none"),
             ("cost", str(result.cost)),
-            ("data", data),
-            ("measured", result.provenance.created),
+            ("data", f"{source(result)}; fingerprint {at.data_fingerprint}"),
+            ("measured", at.created),
         ]
         found.append((_HEADINGS.get(role, result.heading), rows))
     if found:
