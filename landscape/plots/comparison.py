@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.plots import captions, style
@@ -34,6 +34,7 @@ _LINES = {"worst_line": "worst-case", "random_line": "random"}
 def plot_comparison(
     comparison: Comparison,
     *,
+    figure: Figure | SubFigure | None = None,
     kind: str = "both",
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
@@ -42,8 +43,8 @@ def plot_comparison(
     colours: Mapping[str, str] | None = None,
     lines: bool = True,
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Figure | SubFigure:
     """Draw checkpoints side by side: reliefs and maps on one scale, and lines overlaid.
 
     Every relief has the same height range, colours and view; every map the same levels, and one
@@ -53,6 +54,7 @@ def plot_comparison(
 
     Args:
         comparison: what was measured, any part of it missing; runs are drawn on the surfaces.
+        figure: an empty figure to draw into; None: a new one.
         kind: ``both`` (reliefs and filled contours); or only ``3d``, ``contour``, ``contourf`` or
             ``heatmap``.
         scale: scale of the surfaces: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``;
@@ -63,23 +65,23 @@ def plot_comparison(
         colours: a colour for each name; None: those of the property cycle.
         lines: whether to draw the lines.
         title: a line above all; None: none.
-        caption: whether to write what is drawn.
+        caption: whether to write what is drawn; None: if the figure is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure; a new one belongs to no window.
 
     Raises:
         InvalidArgumentError: if an argument is unknown, or nothing was measured.
     """
     one_of(kind, ("both", *SURFACE_KINDS), what="kind of surface picture")
     models = [model for model in comparison.models if model.surface is not None]
-    drawn_lines = {role: lines_of(comparison, role) for role in _LINES if lines}
-    drawn_lines = {role: found for role, found in drawn_lines.items() if found}
+    drawn_lines = {role: of for role in _LINES if lines and (of := lines_of(comparison, role))}
     if not models and not drawn_lines:
         msg = "nothing to draw: no checkpoint of this comparison has a surface or a line"
         raise InvalidArgumentError(msg)
     tints = style.colours_by_name(comparison.names, colours)
-    figure, panels = _sheet(len(models), list(drawn_lines), kind)
+    is_new = figure is None
+    figure, panels = _sheet(figure, len(models), list(drawn_lines), kind)
     parts: list[str] = []
     if models:
         options: dict[str, Any] = {"levels": levels, "cmap": cmap}
@@ -93,7 +95,7 @@ def plot_comparison(
         parts += _line_parts(drawn_lines)
     if title:
         style.write_title(figure, title)
-    if caption:
+    if caption or (caption is None and is_new):
         style.write_caption(figure, parts)
     return figure
 
@@ -103,7 +105,9 @@ def lines_of(comparison: Comparison, role: str) -> list[tuple[str, Line]]:
     return [(m.name, getattr(m, role)) for m in comparison.models if getattr(m, role) is not None]
 
 
-def _sheet(n: int, lines: Sequence[str], kind: str) -> tuple[style.Picture, dict[str, Any]]:
+def _sheet(
+    figure: Figure | SubFigure | None, n: int, lines: Sequence[str], kind: str
+) -> tuple[Figure | SubFigure, dict[str, Any]]:
     """Lay the panels out: rows of reliefs, rows of maps, and a row of lines."""
     rows: list[list[str]] = []
     heights: list[float] = []
@@ -121,7 +125,8 @@ def _sheet(n: int, lines: Sequence[str], kind: str) -> tuple[style.Picture, dict
         mosaic.append([role for role in lines for _ in range(width // len(lines))])
         heights.append(2.4)
     size = (max(3.1 * n_columns + 0.8, 6.4), sum(heights) + 0.3)
-    figure = style.Picture(figsize=size, layout="constrained")
+    if figure is None:
+        figure = style.Picture(figsize=size, layout="constrained")
     kinds: Any = {name: {"projection": "3d"} for row in mosaic for name in row if name[:3] == "3d "}
     panels = figure.subplot_mosaic(mosaic, height_ratios=heights, per_subplot_kw=kinds)
     return figure, panels

@@ -176,8 +176,7 @@ def write_title(figure: Any, title: str) -> None:
     """Write a title above several panels, and above their key where there is one."""
     if figure.legends:
         figure.legends[0].set_title(plain(shorten(title, 90)), prop={"weight": "bold", "size": 10})
-        height = figure.legends[0].get_title().get_window_extent().height
-        figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height / figure.dpi)
+        _grow(figure, figure.legends[0].get_title(), pad=0.0)
     else:
         figure.suptitle(plain(shorten(title, 90)), x=0.01, ha="left", weight="bold")
 
@@ -241,6 +240,9 @@ def plain(text: str) -> str:
     return clean(text).replace("$", r"\$")
 
 
-def _grow(figure: Any, artist: Any) -> None:
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + artist.get_window_extent().height / figure.dpi + 0.05)
+def _grow(figure: Any, artist: Any, pad: float = 0.05) -> None:
+    """Make a picture higher by what was added; a part of a larger figure keeps its place."""
+    if isinstance(figure, Figure):
+        width, height = figure.get_size_inches()
+        added = artist.get_window_extent().height / figure.dpi
+        figure.set_size_inches(width, height + added + pad)
