@@ -76,17 +76,16 @@ def plot_theory(
 
 
 def _parts(pair: TradeOff, simulated: Sequence[Simulated]) -> list[str]:
-    parts = [
+    n_runs = sum(estimate.runs for estimate in simulated[:1])
+    return [
         f"{pair.gd.risk_of} error of {pair.modes.curvatures.size} modes from zero, step size "
         f"η = {pair.gd.eta:g}, η(d₁ + ρd₁²) = {number(pair.largest_step)}; curves in closed form",
         order_of(pair),
         f"rings: smallest risk; SAM spends two gradients per iteration; at equal cost it shrinks "
         f"the bias more only where the curvature is above 1/(η + ρ) = {number(pair.faster_from)}, "
         f"in {fast_modes(pair)} modes",
+        f"points: {n_runs:,} Monte Carlo runs, ±2 standard errors" if n_runs else "",
     ]
-    if simulated:
-        parts.append(f"points: {simulated[0].runs:,} Monte Carlo runs, ±2 standard errors")
-    return parts
 
 
 def order_of(pair: TradeOff) -> str:
