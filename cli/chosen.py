@@ -144,7 +144,8 @@ def _alike(one: Entry, other: Entry) -> bool:
 
 def numbered(study: Study, ids: Sequence[int]) -> Named:
     """Return measurements by their numbers, all of one kind."""
-    unfinished = {entry.id for entry in study.entries("surface") if entry.status != "complete"}
+    begun = (*study.entries("line"), *study.entries("surface"))
+    unfinished = {entry.id for entry in begun if entry.status != "complete"}
     results = [study.load_unfinished(id) if id in unfinished else study.load(id) for id in ids]
     kinds = dict.fromkeys(result.kind for result in results)
     if len(kinds) > 1:

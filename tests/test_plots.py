@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import os
 import subprocess
@@ -21,6 +22,7 @@ from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.contour import QuadContourSet
 from samples import figures as plots
 
+from landscape import plots as real_plots
 from landscape.errors import InvalidArgumentError, LandscapeError
 from landscape.files import write_file
 from landscape.plots import draw
@@ -248,6 +250,35 @@ def test_interactive_surfaces_tell_what_was_interpolated():
     np.testing.assert_array_equal(dots.y, record.y[j])
     for (i, j), known in np.ndenumerate(record.measured):
         assert relief.hovertext[j][i].endswith("(interpolated)") != known
+
+
+# --- the form of all of them -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in dir(real_plots) if name.startswith("plot_")])
+def test_every_picture_takes_records_and_then_the_place_to_draw_into(name):
+    parameters = inspect.signature(getattr(real_plots, name)).parameters.values()
+    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    records = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    assert len(records) == (2 if name == "plot_difference" else 1)
+    assert all(p.default is p.empty for p in records)
+    assert keywords[0].name in {"ax", "axes", "figure"}
+    assert keywords[0].default is None
+    assert [p.name for p in keywords[-2:]] == ["title", "caption"]
+    assert [p.default for p in keywords[-2:]] == [None, None]
+
+
+@pytest.mark.parametrize("title", [None, "two minima"])
+def test_a_comparison_can_be_a_part_of_a_larger_figure(title):
+    whole = matplotlib.figure.Figure(figsize=(9, 12), layout="constrained")
+    upper, lower = whole.subfigures(2, 1)
+    drawn = plots.plot_comparison(samples.comparison(), figure=lower, title=title)
+    whole.draw_without_rendering()
+    assert drawn is lower
+    assert not upper.axes
+    assert len(maps(lower)) == len(reliefs(lower)) == 2
+    assert tuple(whole.get_size_inches()) == (9, 12)
+    assert "Loss over a plane" not in said(lower)
 
 
 # --- light -----------------------------------------------------------------------------------

@@ -153,7 +153,8 @@ def test_units_of_areas():
     found = areas_of([record], deltas=[0.3], units="axes")
     assert found.values[0, 0] == level_set_area(record, 0.3).in_axes
     unknown = dataclasses.replace(record, direction_norms=(np.nan, np.nan))
-    assert areas_of([record, unknown], deltas=[0.3]).label.endswith("in units of d₁ · d₂")
+    axes = plots.plot_area([record, unknown], deltas=[0.3]).axes[0]
+    assert axes.get_ylabel().endswith("in units of d₁ · d₂")
     with pytest.raises(InvalidArgumentError, match="draw with units='axes'"):
         areas_of([unknown], units="distance")
     with pytest.raises(InvalidArgumentError, match="unknown unit of areas 'metres'"):

@@ -15,6 +15,7 @@ from test_plots_areas import bundle
 from test_plots_runs import grid, run_on
 
 from landscape import plots
+from landscape.errors import StudyError
 from landscape.study import Study
 
 
@@ -179,6 +180,34 @@ def test_a_surface_that_is_not_finished_can_be_looked_at(
     args = ("plot", "--study", str(tmp_path / "s.db"), "--id", str(entry.id), "--kind", "heatmap")
     assert run(*args, "-o", str(tmp_path / "x.png")).code == 0
     assert "Not finished: 3 of 20 points measured, the others blank" in samples.caption(drawn[-1])
+
+
+def test_a_line_that_is_not_finished_can_be_looked_at(
+    tmp_path: Path, run, drawn: list[Figure]
+) -> None:
+    whole = samples.line("a", n=9)
+    bad = {2: np.nan}
+    with Study(tmp_path / "s.db") as study:
+        points = study.grid("line", whole.provenance, whole.settings, shape=(9, 1))
+        for i in (0, 1, 2, 3, 5):
+            points.record(i, 0, {"loss": bad.get(i, whole.loss[i]), "loss_se": 0.1})
+        (entry,) = study.entries()
+        record = study.load_unfinished(entry.id)
+        assert list(record.is_measured.nonzero()[0]) == [0, 1, 2, 3, 5]
+        with pytest.raises(StudyError, match=r"line 1 of a is not finished yet"):
+            study.load(entry.id)
+    args = ("plot", "--study", str(tmp_path / "s.db"), "--id", str(entry.id))
+    assert run(*args, "-o", str(tmp_path / "x.png")).code == 0
+    said = samples.caption(drawn[-1])
+    assert "1 of 9 points not finite (1 NaN), marked × at the top" in said
+    assert "Not finished: 5 of 9 points measured, the others blank" in said
+    (axes,) = drawn[-1].axes
+    assert axes.get_xlabel() == "x, in units of d"
+    curve = axes.lines[0]
+    shown = np.isfinite(curve.get_ydata())
+    np.testing.assert_array_equal(curve.get_xdata()[shown], whole.x[[0, 1, 3, 5]])
+    (crosses,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert list(crosses.get_xdata()) == [whole.x[2]]
 
 
 def test_runs_are_drawn_on_surfaces_only(tmp_path: Path, run) -> None:

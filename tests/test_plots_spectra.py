@@ -256,6 +256,7 @@ def test_sixty_layers_make_a_higher_picture():
     many = plots.draw(samples.trace(layers=names))
     assert many.get_size_inches()[1] > 9
     labels = [t.get_text() for t in many.axes[0].get_yticklabels()]
+    assert many.axes[0].get_ylabel() == "layer"
     assert len(set(labels)) == 60
     assert all("…" in label for label in labels)
 

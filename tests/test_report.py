@@ -275,6 +275,16 @@ def test_a_run_over_epochs_has_a_picture(tmp_path):
     assert "One line for each run" in source.partition('id="sweep-eigs"')[2]
 
 
+def test_a_run_leaves_the_spectra_to_the_checkpoints_with_several_eigenvalues(tmp_path):
+    names = ["SGD", *(f"e{k}.pt" for k in range(1, 5))]
+    pairs = [samples.eigenpairs(name, k=5 if name == "SGD" else 1) for name in names]
+    models = [Measured(name=one.name, eigenpairs=one) for one in pairs]
+    source = own_part(write_report(samples.comparison(*models), tmp_path / "r.html"))
+    spectra, sweep = source.partition('id="spectra"')[2].split('id="sweep-eigs"')
+    assert 'aria-label="Hessian eigenvalues of SGD."' in spectra
+    assert 'aria-label="Hessian eigenvalues of e1.pt, e2.pt, e3.pt and e4.pt."' in sweep
+
+
 @needs_browser
 def test_a_single_interactive_figure_is_a_page_of_its_own(tmp_path):
     figure = plots.explore_comparison(samples.comparison())

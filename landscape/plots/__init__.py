@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from landscape.plots.style import colours_by_name as colours_by_name
     from landscape.plots.surfaces import plot_surface as plot_surface
     from landscape.plots.sweeps import plot_sweep as plot_sweep
+    from landscape.plots.sweeps import plot_training as plot_training
     from landscape.plots.theory import plot_theory as plot_theory
     from landscape.plots.traces import plot_trace as plot_trace
-    from landscape.plots.training import plot_training as plot_training
     from landscape.plots.trajectories import plot_trajectory as plot_trajectory
 
 _HOME = {
@@ -63,7 +63,7 @@ _HOME = {
     "plot_sweep": "sweeps",
     "plot_theory": "theory",
     "plot_trace": "traces",
-    "plot_training": "training",
+    "plot_training": "sweeps",
     "plot_trajectory": "trajectories",
     "save_figure": "saving",
 }

@@ -22,28 +22,13 @@ _N_DELTAS = 61
 
 @dataclass(frozen=True, kw_only=True)
 class Areas:
-    """The numbers of a picture of areas.
+    """The numbers of a picture of areas, for each checkpoint and rise."""
 
-    Attributes:
-        deltas: rises of the loss, ascending, shape (m,).
-        values: area for each checkpoint and rise, shape (checkpoints, m).
-        is_cut: where it is a lower bound, of the same shape.
-        is_rough: where less than nine points of the grid lie in the set, or the rise is less than
-            ten times the error of an interpolation, of the same shape.
-        by_distance: whether areas are those of parameter space, else in units of the axes.
-    """
-
-    deltas: FloatArray
-    values: FloatArray
-    is_cut: Any
-    is_rough: Any
-    by_distance: bool
-
-    @property
-    def label(self) -> str:
-        """What is shown, for an axis."""
-        unit = "in parameter space" if self.by_distance else "in units of d₁ · d₂"
-        return f"area of {{L ≤ L(w) + δ}}, {unit}"
+    deltas: FloatArray  # rises of the loss, ascending, shape (m,)
+    values: FloatArray  # areas, shape (checkpoints, m)
+    is_cut: Any  # where an area is a lower bound
+    is_rough: Any  # where `_is_rough` says so
+    by_distance: bool  # whether areas are those of parameter space, else in units of the axes
 
 
 def areas_of(
@@ -69,27 +54,25 @@ def areas_of(
         msg = f"deltas must be positive rises of the loss, ascending; got {deltas!r}"
         raise InvalidArgumentError(msg)
     by_distance = known and units != "axes"
-    found = [[level_set_area(surface, float(d)) for d in rises] for surface in surfaces]
-    rough = [
-        [_is_rough(surface, area) for area in row]
-        for surface, row in zip(surfaces, found, strict=True)
-    ]
+    areas = [[level_set_area(surface, float(d)) for d in rises] for surface in surfaces]
+    pairs = list(zip(surfaces, areas, strict=True))
     return Areas(
         deltas=rises,
-        values=np.array([[a.area if by_distance else a.in_axes for a in row] for row in found]),
-        is_cut=np.array([[a.is_cut for a in row] for row in found]),
-        is_rough=np.array(rough),
+        values=np.array([[a.area if by_distance else a.in_axes for a in row] for row in areas]),
+        is_cut=np.array([[a.is_cut for a in row] for row in areas]),
+        is_rough=np.array([[_is_rough(surface, a) for a in row] for surface, row in pairs]),
         by_distance=by_distance,
     )
 
 
 def _is_rough(surface: Surface, area: LevelSetArea) -> bool:
-    error = 0.0
-    if not surface.is_measured.all():
+    """Return whether few points lie in the set, or δ is below ten times the interpolation error."""
+    error = surface.interpolation_error
+    if surface.criterion == "range":
         known = surface.loss[surface.is_measured & np.isfinite(surface.loss)]
-        risen = surface.origin_loss + area.delta
-        span = np.ptp(known) if surface.criterion == "range" else risen
-        error = float(surface.interpolation_error * span)
+        error *= float(np.ptp(known)) if known.size else 0.0
+    else:
+        error *= surface.origin_loss + area.delta
     return area.n_points < FEW or area.delta < 10 * error
 
 
@@ -163,10 +146,10 @@ def plot_area(
             label = style.plain(style.shorten(name)) if dash == "solid" else None
             axes.plot(areas.deltas, values, linestyle=dash, color=tints[name], label=label)
     axes.set_xlim(areas.deltas[0], areas.deltas[-1] if areas.deltas.size > 1 else None)
-    axes.set(xlabel="rise of the loss, δ", ylabel=areas.label)
-    return style.finish(
-        axes, ax, _parts(areas, records, called), title=title, caption=caption, names=called
-    )
+    unit = "in parameter space" if areas.by_distance else "in units of d₁ · d₂"
+    axes.set(xlabel="rise of the loss, δ", ylabel=f"area of {{L ≤ L(w) + δ}}, {unit}")
+    parts = _parts(areas, records, called)
+    return style.finish(axes, ax, parts, title=title, caption=caption, names=called)
 
 
 def _parts(areas: Areas, surfaces: Sequence[Surface], names: Sequence[str]) -> list[str]:

@@ -34,12 +34,17 @@ def with_ending(text: str, ending: str) -> str:
 
 def bad_points(sampled: Sampled) -> str:
     """Say how many measured points are not finite, or nothing where all are."""
-    loss = sampled.loss[sampled.is_measured] if isinstance(sampled, Surface) else sampled.loss
+    loss = sampled.loss[sampled.is_measured]
     n_nan, n_inf = int(np.count_nonzero(np.isnan(loss))), int(np.count_nonzero(np.isinf(loss)))
     counts = [f"{n} {word}" for n, word in ((n_nan, "NaN"), (n_inf, "infinite")) if n]
     if not counts:
         return ""
     return f"{n_nan + n_inf} of {sampled.loss.size} points not finite ({', '.join(counts)})"
+
+
+def bad_points_at_top(samples: Sequence[Sampled], names: Sequence[str]) -> str:
+    """Say the same of several lines, which mark these points."""
+    return with_ending(per_name(samples, names, bad_points), ", marked × at the top")
 
 
 def clipped_points(sampled: Sampled, scale: Scale) -> str:
@@ -49,19 +54,19 @@ def clipped_points(sampled: Sampled, scale: Scale) -> str:
     return text if n else ""
 
 
-def unmeasured_points(surface: Surface, *, dotted: bool = False) -> str:
+def unmeasured_points(sampled: Sampled, *, dotted: bool = False) -> str:
     """Say how many points were measured, and that the others are interpolated or still missing."""
-    measured = surface.is_measured
+    measured = sampled.is_measured
     if measured.all():
         return ""
     n = f"{np.count_nonzero(measured)} of {measured.size} points measured"
-    if not np.isfinite(surface.loss[~measured]).any():
+    if isinstance(sampled, Line) or not np.isfinite(sampled.loss[~measured]).any():
         return f"not finished: {n}, the others blank"
-    unit = "of the range" if surface.criterion == "range" else "of the loss"
+    unit = "of the range" if sampled.criterion == "range" else "of the loss"
     return (
         f"{n}{' (dots)' if dotted else ''}, the others interpolated: largest error seen "
-        f"{100 * surface.interpolation_error:.2g} % {unit} "
-        f"(tolerance {100 * surface.tolerance:.2g} %)"
+        f"{100 * sampled.interpolation_error:.2g} % {unit} "
+        f"(tolerance {100 * sampled.tolerance:.2g} %)"
     )
 
 
@@ -127,7 +132,8 @@ def line_parts(lines: Sequence[Line], names: Sequence[str], scale: Scale) -> lis
         band_note(lines, scale),
         per_name(lines, names, source),
         scale.note,
-        with_ending(per_name(lines, names, bad_points), ", marked × at the top"),
+        bad_points_at_top(lines, names),
+        per_name(lines, names, unmeasured_points),
         _slice_warning([line.direction for line in lines]),
     ]
 
@@ -152,6 +158,12 @@ def standard_errors(line: Line, *, rise: bool) -> Any:
 
 def _slice_warning(planes: Sequence[str]) -> str:
     return NOT_THE_WORST if any("random" in plane.lower() for plane in planes) else ""
+
+
+def axis_label(letter: str, vector: str, norm: float) -> str:
+    """Label an axis that counts in units of a direction."""
+    size = f" (‖{vector}‖ = {number(norm)})" if np.isfinite(norm) else ""
+    return f"{letter}, in units of {vector}{size}"
 
 
 def level_text(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.plots import captions, style
@@ -23,7 +23,7 @@ from landscape.plots.surfaces import (
     is_smoothed,
 )
 from landscape.plots.trajectories import check_runs, draw_runs, draw_runs_on_relief, runs_parts
-from landscape.results import Line, Sharpness
+from landscape.results import Line
 from landscape.results.comparison import Comparison, Measured
 
 PER_ROW = 4
@@ -34,6 +34,7 @@ _LINES = {"worst_line": "worst-case", "random_line": "random"}
 def plot_comparison(
     comparison: Comparison,
     *,
+    figure: Figure | SubFigure | None = None,
     kind: str = "both",
     scale: str | Scale = "auto",
     limits: tuple[float, float] | None = None,
@@ -42,8 +43,8 @@ def plot_comparison(
     colours: Mapping[str, str] | None = None,
     lines: bool = True,
     title: str | None = None,
-    caption: bool = True,
-) -> Figure:
+    caption: bool | None = None,
+) -> Figure | SubFigure:
     """Draw checkpoints side by side: reliefs and maps on one scale, and lines overlaid.
 
     Every relief has the same height range, colours and view; every map the same levels, and one
@@ -53,6 +54,7 @@ def plot_comparison(
 
     Args:
         comparison: what was measured, any part of it missing; runs are drawn on the surfaces.
+        figure: an empty figure to draw into; None: a new one.
         kind: ``both`` (reliefs and filled contours); or only ``3d``, ``contour``, ``contourf`` or
             ``heatmap``.
         scale: scale of the surfaces: ``auto``, ``linear``, ``log``, ``excess`` or ``log-excess``;
@@ -63,23 +65,23 @@ def plot_comparison(
         colours: a colour for each name; None: those of the property cycle.
         lines: whether to draw the lines.
         title: a line above all; None: none.
-        caption: whether to write what is drawn.
+        caption: whether to write what is drawn; None: if the figure is a new one.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure; a new one belongs to no window.
 
     Raises:
         InvalidArgumentError: if an argument is unknown, or nothing was measured.
     """
     one_of(kind, ("both", *SURFACE_KINDS), what="kind of surface picture")
     models = [model for model in comparison.models if model.surface is not None]
-    drawn_lines = {role: lines_of(comparison, role) for role in _LINES if lines}
-    drawn_lines = {role: found for role, found in drawn_lines.items() if found}
+    drawn_lines = {role: of for role in _LINES if lines and (of := lines_of(comparison, role))}
     if not models and not drawn_lines:
         msg = "nothing to draw: no checkpoint of this comparison has a surface or a line"
         raise InvalidArgumentError(msg)
     tints = style.colours_by_name(comparison.names, colours)
-    figure, panels = _sheet(len(models), list(drawn_lines), kind)
+    is_new = figure is None
+    figure, panels = _sheet(figure, len(models), list(drawn_lines), kind)
     parts: list[str] = []
     if models:
         options: dict[str, Any] = {"levels": levels, "cmap": cmap}
@@ -93,7 +95,7 @@ def plot_comparison(
         parts += _line_parts(drawn_lines)
     if title:
         style.write_title(figure, title)
-    if caption:
+    if caption or (caption is None and is_new):
         style.write_caption(figure, parts)
     return figure
 
@@ -103,7 +105,9 @@ def lines_of(comparison: Comparison, role: str) -> list[tuple[str, Line]]:
     return [(m.name, getattr(m, role)) for m in comparison.models if getattr(m, role) is not None]
 
 
-def _sheet(n: int, lines: Sequence[str], kind: str) -> tuple[style.Picture, dict[str, Any]]:
+def _sheet(
+    figure: Figure | SubFigure | None, n: int, lines: Sequence[str], kind: str
+) -> tuple[Figure | SubFigure, dict[str, Any]]:
     """Lay the panels out: rows of reliefs, rows of maps, and a row of lines."""
     rows: list[list[str]] = []
     heights: list[float] = []
@@ -121,7 +125,8 @@ def _sheet(n: int, lines: Sequence[str], kind: str) -> tuple[style.Picture, dict
         mosaic.append([role for role in lines for _ in range(width // len(lines))])
         heights.append(2.4)
     size = (max(3.1 * n_columns + 0.8, 6.4), sum(heights) + 0.3)
-    figure = style.Picture(figsize=size, layout="constrained")
+    if figure is None:
+        figure = style.Picture(figsize=size, layout="constrained")
     kinds: Any = {name: {"projection": "3d"} for row in mosaic for name in row if name[:3] == "3d "}
     panels = figure.subplot_mosaic(mosaic, height_ratios=heights, per_subplot_kw=kinds)
     return figure, panels
@@ -182,7 +187,9 @@ def _surface_parts(
 def ball_outline(model: Measured) -> tuple[Floats, Floats] | None:
     """Return where the plane of a surface cuts the sphere ‖ε‖₂ = ρ that sharpness was sought in."""
     surface, sharpness = model.surface, model.sharpness
-    if surface is None or sharpness is None or not is_plain_euclidean(sharpness):
+    if surface is None or sharpness is None:
+        return None
+    if sharpness.p != 2 or sharpness.settings.get("adaptive"):
         return None
     first, second = surface.direction_norms
     mixed = first * second * surface.cosine
@@ -205,11 +212,6 @@ def ball_size(model: Measured) -> str:
     if part < 0.03:
         return f"{ball} is smaller than the +"
     return f"dashed, {ball}" if part < 1 else ""
-
-
-def is_plain_euclidean(sharpness: Sharpness) -> bool:
-    """Return whether a sharpness was sought in a plain Euclidean ball."""
-    return sharpness.p == 2 and not sharpness.settings.get("adaptive")
 
 
 def draw_ball(axes: Axes, model: Measured) -> None:
@@ -238,16 +240,12 @@ def _line_parts(drawn: Mapping[str, Sequence[tuple[str, Line]]]) -> list[str]:
         captions.per_name([line for _, line in of], [name for name, _ in of], captions.direction)
         for of in drawn.values()
     ]
-    both = [pair for of in drawn.values() for pair in of]
-    names, lines = [name for name, _ in both], [line for _, line in both]
+    names, lines = zip(*(pair for of in drawn.values() for pair in of), strict=True)
     dots = "; dots, the largest rise found in the ball (a lower bound)"
-    bad = captions.with_ending(
-        captions.per_name(lines, names, captions.bad_points), ", marked × at the top"
-    )
     return [
         "rise of the loss along a line through each checkpoint: "
         + "; ".join(by_role)
         + (dots if "worst_line" in drawn else ""),
         captions.band_note(lines, common_scale(lines, "excess")),
-        bad,
+        captions.bad_points_at_top(lines, names),
     ]

@@ -31,22 +31,16 @@ _BELOW = 12.0  # the axis begins this far below the peak of a single eigenvalue
 class DensityView:
     """What of some densities is shown, the same for all of them.
 
-    Attributes:
-        spacing: of λ: ``linear``, or ``symlog``: along asinh(λ / threshold), which is linear near
-            zero, logarithmic far from it, and smooth between, so that it bends no curve.
-        threshold: where symlog turns from the one into the other.
-        low: smallest λ shown.
-        high: largest λ shown.
-        single: peak of a single eigenvalue's Gaussian, 1/(n σ √(2π)), the smallest of all records.
-        top: where the axis of φ ends.
+    The axis of λ is ``linear``, or ``symlog``: along asinh(λ / threshold), which is linear near
+    zero, logarithmic far from it, and smooth between, so that it bends no curve.
     """
 
     spacing: str
-    threshold: float
-    low: float
-    high: float
-    single: float
-    top: float
+    threshold: float  # where symlog turns from linear to logarithmic
+    low: float  # smallest λ shown
+    high: float  # largest λ shown
+    single: float  # smallest peak of a single eigenvalue's Gaussian, 1/(n σ √(2π))
+    top: float  # where the axis of φ ends
 
     @property
     def floor(self) -> float:
@@ -143,35 +137,36 @@ def plot_density(
     records = with_one_bandwidth(given)
     view = density_view(records, x_axis)
     tints = style.colours_by_name(called, colours, ax)
-    labels = [
-        f"{style.shorten(n, 24)}: {_share_below_zero(r)}"
-        for r, n in zip(records, called, strict=True)
-    ]
+    n, is_stacked = len(records), ax is None and len(records) >= STACKED_FROM
+    panels: list[Axes]
+    if is_stacked:
+        figure = style.Picture(figsize=(6.2, 1.35 * n + 0.6), layout="constrained")
+        panels = list(figure.subplots(n, 1, sharex=True, sharey=True))
+    else:
+        panels = [style.new_axes(ax)]
+    for panel in panels:
+        prepare_density(panel, view, y_axis)
+        panel.set_xlabel("eigenvalue λ" if panel is panels[-1] else "")
+    for index, (record, name) in enumerate(zip(records, called, strict=True)):
+        look: Any = {"tint": tints[name], "shape": style.marker(index)}
+        label = f"{style.shorten(name, 24)}: {_share_below_zero(record)}"
+        if is_stacked:
+            draw_density(panels[index], record, view, **look)
+            heading: Any = {"weight": "normal", "color": tints[name], "size": 8}
+            panels[index].set_title(style.plain(label), **heading)
+        else:
+            draw_density(panels[0], record, view, rank=index, n=n, label=label, **look)
     parts = _parts(given, records, called, view, y_axis)
-    if ax is None and len(records) >= STACKED_FROM:
-        figure = style.Picture(figsize=(6.2, 1.35 * len(records) + 0.6), layout="constrained")
-        rows = figure.subplots(len(records), 1, sharex=True, sharey=True)
-        for index, (axes, record) in enumerate(zip(rows, records, strict=True)):
-            prepare_density(axes, view, y_axis)
-            axes.set_xlabel("eigenvalue λ" if index == len(records) - 1 else "")
-            draw_density(axes, record, view, tint=tints[called[index]], shape=style.marker(index))
-            axes.set_title(
-                style.plain(labels[index]), weight="normal", color=tints[called[index]], size=8
-            )
+    if is_stacked:
         if title:
             style.write_title(figure, title)
         if caption is not False:
             style.write_caption(figure, parts)
         return figure
-    axes = style.new_axes(ax)
-    prepare_density(axes, view, y_axis)
-    for index, (record, name) in enumerate(zip(records, called, strict=True)):
-        look = {"tint": tints[name], "shape": style.marker(index), "label": labels[index]}
-        draw_density(axes, record, view, rank=index, n=len(records), **look)
-    style.finish(axes, ax, parts, title=title, caption=caption)
-    if ax is None and len(records) == 1:
-        style.draw_key(axes)  # which says the share
-    return axes
+    style.finish(panels[0], ax, parts, title=title, caption=caption)
+    if ax is None and n == 1:
+        style.draw_key(panels[0])  # which says the share
+    return panels[0]
 
 
 def prepare_density(axes: Axes, view: DensityView, y_axis: str = "log") -> None:
@@ -237,24 +232,20 @@ def _parts(
     confidence = captions.per_name(records, called, lambda r: f"{r.confidence:.0%}")
     measured = captions.per_name(given, called, lambda r: f"σ = {number(r.bandwidth)}")
     anew = len({record.bandwidth for record in given}) > 1
-    t = number(view.threshold)
+    t, has_atoms = number(view.threshold), any(len(record.atoms) for record in records)
+    asinh = f"the axis of λ is linear within ±{t} and logarithmic outside, smoothly (asinh)"
+    single = f"the Gaussian of one eigenvalue alone peaks at φ = {view.single:.2g}"
     return [
         f"spectral density φ(λ) {captions.per_name(records, called, _operator)}, per unit of λ: "
         "every eigenvalue smoothed by a Gaussian of standard deviation σ = "
         f"{number(records[0].bandwidth)}",
         f"measured with {measured}; here all are smoothed by the largest" if anew else "",
         f"bands and intervals: {confidence}, at each λ alone",
-        "marks on the baseline: eigenvalues found by themselves"
-        if any(len(record.atoms) for record in records)
-        else "",
+        "marks on the baseline: eigenvalues found by themselves" if has_atoms else "",
         captions.per_name(records, called, lambda r: f"{r.n_probes} probes of {r.steps} steps"),
         captions.per_name(records, called, lambda r: f"{r.matvecs:,} products"),
-        f"the axis of λ is linear within ±{t} and logarithmic outside, smoothly (asinh)"
-        if view.spacing == "symlog"
-        else "",
-        f"the Gaussian of one eigenvalue alone peaks at φ = {view.single:.2g}"
-        if y_axis == "log"
-        else "",
+        asinh if view.spacing == "symlog" else "",
+        single if y_axis == "log" else "",
         captions.per_name(records, called, captions.source),
     ]
 

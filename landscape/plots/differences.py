@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from landscape.errors import DataError, InvalidArgumentError, one_of
 from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale
-from landscape.plots.surfaces import axis_label, check_grid, mark_checkpoint
+from landscape.plots.surfaces import check_grid, mark_checkpoint
 from landscape.results import Surface
 from landscape.wording import number
 
@@ -22,19 +22,12 @@ DIVERGING = "PuOr_r"
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The numbers of a picture of a difference.
+    """The numbers of a picture of a difference, shape (nx, ny)."""
 
-    Attributes:
-        values: L_a − L_b, or the difference of the rises, shape (nx, ny).
-        errors: standard error of each; NaN where not known.
-        paired: whether the errors are those of a difference of the same examples.
-        rise: whether each loss counts from that of its own checkpoint.
-    """
-
-    values: Floats
-    errors: Floats
-    paired: bool
-    rise: bool
+    values: Floats  # L_a − L_b, or the difference of the rises
+    errors: Floats  # standard error of each; NaN where not known
+    paired: bool  # whether the errors are those of a difference of the same examples
+    rise: bool  # whether each loss counts from that of its own checkpoint
 
     @property
     def unsure(self) -> Any:
@@ -61,11 +54,15 @@ def difference_of(a: Surface, b: Surface, *, rise: bool = False) -> Difference:
     for surface in (a, b):
         check_grid(surface)
     _check_sources(a, b)
-    same = all(np.array_equal(getattr(a, axis), getattr(b, axis)) for axis in ("x", "y"))
-    if not same:
+    if not (np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y)):
+        grids = [
+            f"{s.name} has {s.x.size} × {s.y.size} points on [{s.x.min():g}, {s.x.max():g}] × "
+            f"[{s.y.min():g}, {s.y.max():g}]"
+            for s in (a, b)
+        ]
         msg = (
-            f"a difference takes two surfaces on the same coordinates; {a.name} has "
-            f"{_grid(a)}, {b.name} has {_grid(b)}: measure both with the same points and ranges"
+            f"a difference takes two surfaces on the same coordinates; {', '.join(grids)}: measure "
+            "both with the same points and ranges"
         )
         raise InvalidArgumentError(msg)
     with np.errstate(invalid="ignore"):
@@ -93,27 +90,15 @@ def _check_sources(a: Surface, b: Surface) -> None:
             raise InvalidArgumentError(msg)
     data = ours.data_fingerprint, theirs.data_fingerprint
     if ours.split != theirs.split or (all(data) and data[0] != data[1]):
+        said = [
+            f"{at.split} data ({at.data_fingerprint[:8] or 'which is not known'})"
+            for at in (ours, theirs)
+        ]
         msg = (
-            f"{a.name} was measured on {_data(a)}, {b.name} on {_data(b)}: a difference takes the "
+            f"{a.name} was measured on {said[0]}, {b.name} on {said[1]}: a difference takes the "
             "same data; measure one of them again, or choose others by their numbers (--id)"
         )
         raise DataError(msg)
-
-
-def _data(surface: Surface) -> str:
-    at = surface.provenance
-    return f"{at.split} data ({at.data_fingerprint[:8] or 'which is not known'})"
-
-
-def _of_other_problems(a: Surface, b: Surface) -> str:
-    """Say that two surfaces have different losses or models."""
-    one, other = a.provenance.objective, b.provenance.objective
-    if not (one and other) or one == other:
-        return ""
-    return (
-        "the losses or models of the two are not the same, so that part of the difference may be "
-        "that of two losses and not of two checkpoints"
-    )
 
 
 def _paired_errors(a: Surface, b: Surface) -> Floats | None:
@@ -126,22 +111,12 @@ def _paired_errors(a: Surface, b: Surface) -> Floats | None:
     for surface, other in ((b, a), (a, b)):
         against = surface.settings.get("against", {})
         # it may have been taken to another checkpoint than the one that is drawn beside it
-        theirs = {"checkpoint": other.provenance.checkpoint_hash, **_axes(other.settings)}
-        ours = {"checkpoint": against.get("checkpoint"), **_axes(against)}
-        if "difference_se" in surface.metrics and ours == theirs:
+        same = against.get("checkpoint") == other.provenance.checkpoint_hash and all(
+            against.get(axis) == other.settings.get(axis) for axis in ("d1", "d2")
+        )
+        if "difference_se" in surface.metrics and same:
             return np.asarray(surface.metrics["difference_se"], float)
     return None
-
-
-def _axes(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {axis: settings.get(axis) for axis in ("d1", "d2")}
-
-
-def _grid(surface: Surface) -> str:
-    return (
-        f"{surface.x.size} × {surface.y.size} points on [{surface.x.min():g}, "
-        f"{surface.x.max():g}] × [{surface.y.min():g}, {surface.y.max():g}]"
-    )
 
 
 @style.styled()
@@ -197,10 +172,11 @@ def plot_difference(
             axes.plot(a.x[i], a.y[j], mark, color=tint, markersize=size)
     mark_checkpoint(axes, a)
     axes.set(xlabel=_axis((a, b), 0), ylabel=_axis((a, b), 1))
-    label = _label(found, called)
+    short, quantity = [style.shorten(name, 20) for name in called], "rise" if rise else "loss"
+    label = f"{quantity} of {short[0]} − {quantity} of {short[1]}"
     axes.figure.colorbar(cells, ax=axes, aspect=25, pad=0.02, label=style.plain(label))
     heading = f"{style.shorten(called[0])} − {style.shorten(called[1])}" if title is None else title
-    parts = _parts(found, (a, b), called, drawn)
+    parts = [_objectives(a, b), *_parts(found, (a, b), called, drawn, label)]
     return style.finish(axes, ax, parts, title=heading, caption=caption)
 
 
@@ -208,26 +184,30 @@ def _axis(surfaces: Sequence[Surface], index: int) -> str:
     letter, vector = (("x", "d₁"), ("y", "d₂"))[index]
     norms = {number(surface.direction_norms[index]) for surface in surfaces}
     if len(norms) == 1:
-        return axis_label(letter, vector, surfaces[0].direction_norms[index])
+        return captions.axis_label(letter, vector, surfaces[0].direction_norms[index])
     return f"{letter}, in units of each {vector}"
 
 
-def _label(found: Difference, names: Sequence[str]) -> str:
-    quantity = "rise" if found.rise else "loss"
+def _objectives(a: Surface, b: Surface) -> str:
+    """Say that two surfaces have different losses or models."""
+    one, other = a.provenance.objective, b.provenance.objective
+    if not (one and other) or one == other:
+        return ""
     return (
-        f"{quantity} of {style.shorten(names[0], 20)} − {quantity} of {style.shorten(names[1], 20)}"
+        "the losses or models of the two are not the same, so that part of the difference may be "
+        "that of two losses and not of two checkpoints"
     )
 
 
 def _parts(
-    found: Difference, surfaces: Sequence[Surface], names: Sequence[str], scale: Scale
+    found: Difference, surfaces: Sequence[Surface], names: Sequence[str], scale: Scale, label: str
 ) -> list[str]:
+    finite, size = np.isfinite(found.values), found.values.size
     n_unsure = int(np.count_nonzero(found.unsure))
-    n_known = int(np.count_nonzero(np.isfinite(found.errors) & np.isfinite(found.values)))
-    n_bad = int(np.count_nonzero(~np.isfinite(found.values)))
-    n_out = int(np.count_nonzero(np.abs(found.values[np.isfinite(found.values)]) > scale.high))
+    n_known = int(np.count_nonzero(np.isfinite(found.errors) & finite))
+    n_bad = int(np.count_nonzero(~finite))
+    n_out = int(np.count_nonzero(np.abs(found.values[finite]) > scale.high))
     how = "paired, of the same examples" if found.paired else "unpaired, √(se² + se²)"
-    size = found.values.size
     errors = ""
     if n_unsure:
         errors = f"dots: {n_unsure} of {n_known} points differ by less than two standard errors"
@@ -236,8 +216,7 @@ def _parts(
         errors = f"{points} points differ by two standard errors or more"
     log = f"log scale for both signs, linear within ±{scale.threshold:g}"
     return [
-        _of_other_problems(surfaces[0], surfaces[1]),
-        f"{_label(found, names)}: orange, {style.shorten(names[0])} lies higher; purple, "
+        f"{label}: orange, {style.shorten(names[0])} lies higher; purple, "
         f"{style.shorten(names[1])} does; each on the plane of its own checkpoint (+): "
         + captions.per_name(surfaces, names, captions.plane_and_grid),
         captions.with_ending(errors, f" ({how})"),

@@ -12,7 +12,6 @@ from landscape.errors import InvalidArgumentError, one_of
 from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale, common_scale
 from landscape.results import Line
-from landscape.wording import number
 
 LINE_AXES = ("auto", "distance", "direction")
 
@@ -79,7 +78,7 @@ def draw_lines(
     if by_distance:
         axes.set_xlabel("signed distance from the checkpoint, ‖w′ − w‖₂")
     elif len(lines) == 1:
-        axes.set_xlabel(f"x, in units of d (‖d‖ = {number(lines[0].direction_norm)})")
+        axes.set_xlabel(captions.axis_label("x", "d", lines[0].direction_norm))
     else:
         axes.set_xlabel("x, in units of each direction")
     axes.set_ylabel(scale.label)
@@ -101,7 +100,7 @@ def _draw_line(axes: Axes, x: Any, line: Line, scale: Scale, *, label: str, **lo
             low = np.maximum(low, scale.low * 1e-3)
         band: Any = {"alpha": 0.18, "linewidth": 0, "zorder": 1.5}
         axes.fill_between(x, low, drawn + spread, color=look["color"], **band)
-    mark_bad(axes, x[~known], look["color"])
+    mark_bad(axes, x[~known & line.is_measured], look["color"])
 
 
 def mark_bad(axes: Axes, x: Any, tint: str) -> None:
@@ -156,18 +155,15 @@ def plot_band(
     axes = style.new_axes(ax)
     drawn.apply(axes)
     tints = style.colours_by_name(lines, colours, ax)
-    means = {}
-    for name, records in lines.items():
-        means[name] = _draw_band(axes, name, records, drawn, tints[name])
+    means = {name: _draw_band(axes, name, of, drawn, tints[name]) for name, of in lines.items()}
     if limits is not None:
         axes.set_ylim(drawn.low, drawn.high)
     elif drawn.spacing == "log":
         axes.set_ylim(0.8 * drawn.low, 1.25 * drawn.high)
     axes.set_xlabel("x, in units of each direction")
     axes.set_ylabel(drawn.label)
-    return style.finish(
-        axes, ax, _band_parts(lines, means, drawn), title=title, caption=caption, names=list(lines)
-    )
+    parts = _band_parts(lines, means, drawn)
+    return style.finish(axes, ax, parts, title=title, caption=caption, names=list(lines))
 
 
 def _draw_band(axes: Axes, name: str, records: Sequence[Line], scale: Scale, tint: str) -> Floats:
@@ -201,20 +197,18 @@ def _check_bands(lines: Mapping[str, Sequence[Line]]) -> None:
             "e.g. landscape line --seeds 10"
         )
         raise InvalidArgumentError(msg)
-    named = [(name, line) for name, records in lines.items() for line in records]
-    first_name, first = named[0]
-    for name, line in named:
-        if not np.array_equal(line.x, first.x):
-            msg = (
-                "a band takes lines at the same coordinates; one of "
-                f"{style.shorten(first_name)} has {_points(first)}, one of {style.shorten(name)} "
-                f"has {_points(line)}: measure all with the same points and range"
-            )
-            raise InvalidArgumentError(msg)
-
-
-def _points(line: Line) -> str:
-    return f"{line.x.size} points on [{line.x.min():g}, {line.x.max():g}]"
+    grids: dict[bytes, str] = {}
+    for name, records in lines.items():
+        for line in records:
+            ends = f"[{line.x.min():g}, {line.x.max():g}]"
+            points = f"one of {style.shorten(name)} has {line.x.size} points on {ends}"
+            grids.setdefault(line.x.tobytes(), points)
+    if len(grids) > 1:
+        msg = (
+            f"a band takes lines at the same coordinates; {', '.join(grids.values())}: "
+            "measure all with the same points and range"
+        )
+        raise InvalidArgumentError(msg)
 
 
 def _band_parts(

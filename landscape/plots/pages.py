@@ -80,10 +80,7 @@ def figure_json(figure: Any) -> str:
 def vector_picture(draw: Callable[[], Any], *, key: str, alt: str) -> Markup:
     """Draw with matplotlib and return SVG with its caption, whose ink follows the page's theme.
 
-    Args:
-        draw: makes the figure or axes.
-        key: prefix of the ids in the picture, which are unique within a page.
-        alt: description for those who cannot see it.
+    ``key`` is a prefix of the ids in the picture, which are then unique within a page.
     """
     with mpl.rc_context(_THEMED):
         figure = draw()

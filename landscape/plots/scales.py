@@ -36,23 +36,14 @@ DECADES = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What a picture shows of a loss, and how.
+    """What a picture shows of a loss, and how it is spaced: ``linear``, ``log`` or ``symlog``."""
 
-    Attributes:
-        rise: whether L(w′) − L(w) is shown instead of L(w′), each checkpoint from its own L(w).
-        spacing: ``linear``, ``log`` or ``symlog`` (linear within ± threshold, log outside).
-        low: smallest value shown.
-        high: largest value shown.
-        threshold: where ``symlog`` turns from linear to logarithmic.
-        reason: why it is linear there, for the caption.
-    """
-
-    rise: bool
+    rise: bool  # whether L(w′) − L(w) is shown instead of L(w′), each from its own L(w)
     spacing: str
-    low: float
-    high: float
-    threshold: float = 1.0
-    reason: str = "since it is not positive everywhere"
+    low: float  # smallest value shown
+    high: float  # largest value shown
+    threshold: float = 1.0  # ``symlog`` is linear within ± this, and logarithmic outside
+    reason: str = "since it is not positive everywhere"  # why it is linear there
 
     @property
     def label(self) -> str:

@@ -54,10 +54,9 @@ def plot_eigs(
         The axes.
     """
     records, called = style.records_and_names(eigenpairs, names)
-    logarithmic = is_logarithmic(np.concatenate([r.values for r in records]), scale)
     axes = style.new_axes(ax)
     tints = style.colours_by_name(called, colours, ax)
-    space(axes, logarithmic=logarithmic)
+    logarithmic = space(axes, np.concatenate([r.values for r in records]), scale)
     n_places = _n_places(records)
     split = gauss_newton and any(len(record.gauss_newton) for record in records)
     bounded = [_has_visible_bound(record, logarithmic=logarithmic) for record in records]
@@ -80,9 +79,8 @@ def plot_eigs(
     if any(bounded):
         bound = "no eigenvalue lies above, but for a small probability"
         axes.plot([], [], color=style.FAINT, label=bound, **_BOUND)
-    return style.finish(
-        axes, ax, _eigs_parts(records, called), title=title, caption=caption, names=called
-    )
+    parts = _eigs_parts(records, called)
+    return style.finish(axes, ax, parts, title=title, caption=caption, names=called)
 
 
 def _draw_spectrum(
@@ -198,7 +196,7 @@ def plot_sharpness(
     values = np.concatenate([[r.value, r.one_step, *r.start_values] for r in records])
     axes = style.new_axes(ax)
     tints = style.colours_by_name(called, colours)
-    space(axes, logarithmic=is_logarithmic(values[np.isfinite(values)], scale))
+    space(axes, values[np.isfinite(values)], scale)
     axes.plot([], [], color=style.FAINT, linewidth=2.5, label="largest rise found (≥)")
     axes.plot([], [], "o", color=style.FAINT, mfc="none", label="where each start ended")
     axes.plot([], [], "D", color=style.FAINT, label="one step of SAM")
@@ -212,12 +210,11 @@ def plot_sharpness(
         axes.plot(at, record.one_step, "D", color=style.FAINT)
     name_columns(axes, called)
     axes.set_ylabel("rise of the loss, L(w + ε) − L(w)")
+    has_errors = any(np.isfinite(record.value_se) for record in records)
     parts = [
         "Largest rise of the loss found in the ball, a lower bound on the maximum: "
         + captions.per_name(records, called, _ball_search),
-        "bars: ±1 standard error over the examples"
-        if any(np.isfinite(record.value_se) for record in records)
-        else "",
+        "bars: ±1 standard error over the examples" if has_errors else "",
         captions.per_name(records, called, captions.source),
     ]
     return style.finish(axes, ax, parts, title=title, caption=caption)
@@ -240,8 +237,8 @@ def _ball_search(record: Sharpness) -> str:
     return f"{ball_of(record)}, gap {record.gap:.0e} ({verdict})"
 
 
-def is_logarithmic(values: Any, scale: str) -> bool:
-    """Return whether values are to be drawn on a log axis."""
+def space(axes: Axes, values: Any, scale: str) -> bool:
+    """Make the upright axis logarithmic or mark its zero, and return whether it is logarithmic."""
     one_of(scale, ("auto", "linear", "log"), what="scale")
     if not values.size:
         msg = "nothing to draw: the records hold no finite value"
@@ -252,12 +249,9 @@ def is_logarithmic(values: Any, scale: str) -> bool:
             f"a log scale needs positive values; the smallest is {number(low)}: use scale='linear'"
         )
         raise InvalidArgumentError(msg)
-    return scale == "log" or (scale == "auto" and low > 0 and high > RATIO * low)
-
-
-def space(axes: Axes, *, logarithmic: bool) -> None:
-    """Make the upright axis logarithmic, or mark its zero."""
+    logarithmic = scale == "log" or (scale == "auto" and low > 0 and high > RATIO * low)
     if logarithmic:
         axes.set_yscale("log", nonpositive="clip")
     else:
         axes.axhline(0.0, color=style.FAINT, linewidth=0.7, zorder=0.8)
+    return logarithmic

@@ -74,11 +74,8 @@ class Panel(Axes):
         return cast("Picture", self.figure)._repr_png_()
 
 
-class ReliefPanel(Axes3D):  # type: ignore[misc]
+class ReliefPanel(Panel, Axes3D):  # type: ignore[misc]
     """The same in three dimensions."""
-
-    def _repr_png_(self) -> bytes:
-        return cast("Picture", self.figure)._repr_png_()
 
 
 @contextmanager
@@ -143,18 +140,9 @@ def finish(
     caption: bool | None = None,
     names: Sequence[str] = (),
 ) -> Axes:
-    """Add title, key and caption; in the user's own axes a caption only if asked for.
+    """Add title, key and caption; in the user's own axes, ``ax``, a caption only if asked for.
 
-    Args:
-        axes: what was drawn into.
-        ax: the axes that the user gave; None: they belong to a new picture.
-        parts: phrases of the caption.
-        title: above the panel; None: the name, if there is one in a new picture; empty: none.
-        caption: whether to write under the picture what it shows; None: if it is a new one.
-        names: of the checkpoints that are drawn.
-
-    Returns:
-        The axes.
+    A new picture of one name is titled with it, unless the title is given or empty.
     """
     if title is None and len(names) == 1 and ax is None:
         title = names[0]
@@ -188,8 +176,7 @@ def write_title(figure: Any, title: str) -> None:
     """Write a title above several panels, and above their key where there is one."""
     if figure.legends:
         figure.legends[0].set_title(plain(shorten(title, 90)), prop={"weight": "bold", "size": 10})
-        height = figure.legends[0].get_title().get_window_extent().height
-        figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height / figure.dpi)
+        _grow(figure, figure.legends[0].get_title(), pad=0.0)
     else:
         figure.suptitle(plain(shorten(title, 90)), x=0.01, ha="left", weight="bold")
 
@@ -253,6 +240,9 @@ def plain(text: str) -> str:
     return clean(text).replace("$", r"\$")
 
 
-def _grow(figure: Any, artist: Any) -> None:
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + artist.get_window_extent().height / figure.dpi + 0.05)
+def _grow(figure: Any, artist: Any, pad: float = 0.05) -> None:
+    """Make a picture higher by what was added; a part of a larger figure keeps its place."""
+    if isinstance(figure, Figure):
+        width, height = figure.get_size_inches()
+        added = artist.get_window_extent().height / figure.dpi
+        figure.set_size_inches(width, height + added + pad)

@@ -5,7 +5,6 @@ A surface holds loss[i, j] at (x[i], y[j]); matplotlib's maps want rows along y.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -23,7 +22,6 @@ from landscape.plots import captions, style
 from landscape.plots.scales import Floats, Scale, common_scale
 from landscape.plots.trajectories import check_runs, draw_runs, draw_runs_on_relief, runs_parts
 from landscape.results import Surface, Trajectory
-from landscape.wording import number
 
 SURFACE_KINDS = ("contour", "contourf", "heatmap", "3d")
 VIEW = {"elev": 27.0, "azim": -58.0}
@@ -155,8 +153,8 @@ def draw_map(
     _mark_bad_points(axes, surface, cells=kind == "heatmap")
     _mark_measured_points(axes, surface)
     mark_checkpoint(axes, surface)
-    axes.set_xlabel(axis_label("x", "d₁", surface.direction_norms[0]))
-    axes.set_ylabel(axis_label("y", "d₂", surface.direction_norms[1]))
+    axes.set_xlabel(captions.axis_label("x", "d₁", surface.direction_norms[0]))
+    axes.set_ylabel(captions.axis_label("y", "d₂", surface.direction_norms[1]))
 
 
 def contour_levels(scale: Scale, levels: int | Sequence[float]) -> Floats:
@@ -178,12 +176,6 @@ def add_colour_bar(axes: Any, scale: Scale, *, cmap: str = style.COLOUR_MAP) -> 
         ScalarMappable(scale.norm(), cmap), ax=axes, aspect=25, pad=pad, label=scale.label
     )
     bar.outline.set_linewidth(0.5)
-
-
-def axis_label(letter: str, vector: str, norm: float) -> str:
-    """Label an axis that counts in units of a direction."""
-    size = f" (‖{vector}‖ = {number(norm)})" if math.isfinite(norm) else ""
-    return f"{letter}, in units of {vector}{size}"
 
 
 def mark_checkpoint(axes: Axes, surface: Surface) -> None:

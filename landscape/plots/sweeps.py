@@ -1,4 +1,4 @@
-"""Eigenvalues, sharpness, traces and losses over training, one line for each run."""
+"""Numbers over training: of the checkpoints of each run, and the log of the training itself."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.plots import captions, style
-from landscape.plots.spectra import is_logarithmic, space
-from landscape.results import Eigenpairs, Evaluation, FloatArray, Result, Sharpness, TraceEstimate
+from landscape.plots.lines import mark_bad
+from landscape.plots.spectra import space
+from landscape.plots.trajectories import finite, spans_decades
+from landscape.results import (
+    Eigenpairs,
+    Evaluation,
+    FloatArray,
+    Result,
+    Sharpness,
+    TraceEstimate,
+    TrainingLog,
+)
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SUFFIX = re.compile(r"\.(pt|pth|bin|ckpt|safetensors)$", re.IGNORECASE)
@@ -30,18 +41,11 @@ QUANTITIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """The records of the checkpoints of one training run, in their order.
+    """The records of the checkpoints of one training run, in their order."""
 
-    Attributes:
-        name: of the run; empty if there is but one.
-        x: place of each checkpoint, ascending, shape (c,).
-        names: of the checkpoints.
-        records: one for each.
-    """
-
-    name: str
-    x: FloatArray
-    names: tuple[str, ...]
+    name: str  # of the run; empty if there is but one
+    x: FloatArray  # place of each checkpoint, ascending, shape (c,)
+    names: tuple[str, ...]  # of the checkpoints
     records: tuple[Result, ...]
 
     def tracks(self) -> dict[str, FloatArray]:
@@ -94,32 +98,28 @@ def training_runs(
         msg = f"runs must hold one name per record; got {len(keys)} for {len(several)} records"
         raise InvalidArgumentError(msg)
     places = None if x is None else np.asarray(list(x), dtype=np.float64)
-    found, counted = [], "x" if x is not None else ""
+    found, counted = [], "" if x is None else "x"
     for key in dict.fromkeys(keys):
         chosen = [i for i, other in enumerate(keys) if other == key]
         labels = [called[i] for i in chosen]
-        at = numbers_in(labels) if places is None else None
-        if places is not None:
+        if places is None:
+            at = numbers_in(labels)
+            counted = counted or ("" if at is None else _counted(labels))
+            at = np.arange(len(chosen), dtype=np.float64) if at is None else at
+        else:
             at = places[chosen] if places.shape == (len(several),) else np.full(1, np.nan)
             if not np.isfinite(at).all() or len(set(at)) < len(at):
                 msg = f"x must hold one finite number per record, all different; got {x!r}"
                 raise InvalidArgumentError(msg)
-        elif at is not None:
-            counted = counted or _counted(labels)
-        else:
-            at = np.arange(len(chosen), dtype=np.float64)
         order = np.argsort(at, kind="stable")
-        found.append(
-            TrainingRun(
-                name=key if len(set(keys)) > 1 else "",
-                x=at[order],
-                names=tuple(labels[i] for i in order),
-                records=tuple(several[chosen[i]] for i in order),
-            )
+        run = TrainingRun(
+            name=key if len(set(keys)) > 1 else "",
+            x=at[order],
+            names=tuple(labels[i] for i in order),
+            records=tuple(several[chosen[i]] for i in order),
         )
-    if len(found) > 1 and not counted:
-        counted = "position in the run"
-    return found, counted
+        found.append(run)
+    return found, counted or ("position in the run" if len(found) > 1 else "")
 
 
 def _run_names(names: Sequence[str]) -> list[str]:
@@ -207,7 +207,7 @@ def plot_sweep(
         tracks = {name: dict([next(iter(of.items()))]) for name, of in tracks.items()}
     values = np.concatenate([track[0] for of in tracks.values() for track in of.values()])
     axes = style.new_axes(ax)
-    space(axes, logarithmic=is_logarithmic(values[np.isfinite(values)], scale))
+    space(axes, values[np.isfinite(values)], scale)
     tints = style.colours_by_name([run.name for run in found], colours, ax)
     for index, run in enumerate(found):
         for k, (label, track) in enumerate(tracks[run.name].items()):
@@ -224,12 +224,9 @@ def _draw_track(
     axes: Axes, run: TrainingRun, track: FloatArray, *, tint: str, place: int, label: str
 ) -> None:
     values, down, up, wide = track
-    dash: Any = style.DASHES[place // 7 % len(style.DASHES)]
     look: Any = {"fmt": style.marker(place), "color": tint, "capsize": 2, "elinewidth": 1.0}
-    bars = np.nan_to_num([down, up])
-    axes.errorbar(
-        run.x, values, bars, label=style.plain(label), linestyle=dash, linewidth=1.2, **look
-    )
+    look |= {"linestyle": style.DASHES[place // 7 % len(style.DASHES)], "linewidth": 1.2}
+    axes.errorbar(run.x, values, np.nan_to_num([down, up]), label=style.plain(label), **look)
     done = np.array([getattr(record, "converged", True) for record in run.records])
     hollow = ~done & np.isfinite(values)
     if hollow.any():
@@ -260,37 +257,107 @@ def _name_places(axes: Axes, runs: Sequence[TrainingRun], label: str) -> None:
 def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
     records: list[Any] = [record for run in runs for record in run.records]
     names = [name for run in runs for name in run.names]
-    open_ = [
-        style.shorten(name)
-        for record, name in zip(records, names, strict=True)
-        if not getattr(record, "converged", True)
-    ]
-    parts = {
-        "eigs": "an eigenvalue lies within each thin bar (‖Hv − θv‖)",
+    pairs = zip(records, names, strict=True)
+    hollow = [style.shorten(name) for r, name in pairs if not getattr(r, "converged", True)]
+    wide = method = ""
+    lines = "one line for each run" if len(runs) > 1 else ""
+    bars = {
         "sharpness": "largest rise found in the ball, a lower bound; bars: ±1 standard error over "
         "the examples",
         "trace": "bars: intervals of confidence over the probes",
         "loss": "bars: ±1 standard error over the examples",
-    }
-    several = "one line for each run" if len(runs) > 1 else ""
+    }.get(kind, "")
     if kind == "eigs":
-        subject = "largest eigenvalue" if several else "eigenvalues"
-        parts["eigs"] = (
-            f"{subject} {captions.of_operator(records, names)} over training; " + (parts["eigs"])
+        subject = "largest eigenvalue" if lines else "eigenvalues"
+        bars = (
+            f"{subject} {captions.of_operator(records, names)} over training; an eigenvalue lies "
+            "within each thin bar (‖Hv − θv‖)"
         )
-        wide = any(len(record.data_errors) and record.data_errors.any() for record in records)
-        several = several or (
+        if any(len(record.data_errors) and record.data_errors.any() for record in records):
+            wide = "wide bars: another sample of the data, ±1 standard error"
+        lines = lines or (
             "lines join the eigenvalues of equal number, which need not be the same direction"
         )
+        method = captions.per_name(records, names, lambda r: f"found by {r.method.capitalize()}")
     return [
-        parts[kind],
-        "wide bars: another sample of the data, ±1 standard error"
-        if kind == "eigs" and wide
-        else "",
-        several,
-        f"hollow, NOT converged: {', '.join(open_)}" if open_ else "",
-        captions.per_name(records, names, lambda r: f"found by {r.method.capitalize()}")
-        if kind == "eigs"
-        else "",
+        *(bars, wide, lines),
+        f"hollow, NOT converged: {', '.join(hollow)}" if hollow else "",
+        method,
         captions.per_name(records, names, captions.source),
     ]
+
+
+@style.styled()
+def plot_training(
+    logs: TrainingLog | Sequence[TrainingLog],
+    *,
+    axes: Sequence[Axes] | None = None,
+    names: Sequence[str] | None = None,
+    colours: Mapping[str, str] | None = None,
+    title: str | None = None,
+    caption: bool | None = None,
+) -> Figure | SubFigure:
+    """Draw the training loss against the epoch, and the learning rate in a low panel under it.
+
+    Args:
+        logs: one record or several.
+        axes: two axes, for the loss and the learning rate; None: those of a new picture.
+        names: a name for each; None: the records'.
+        colours: a colour for each name; None: those of the property cycle.
+        title: a line above the picture; None: the name of a single record.
+        caption: whether to write under the picture what it shows; None: if it is a new one.
+
+    Returns:
+        The figure of both panels.
+
+    Raises:
+        InvalidArgumentError: if no record was given, or one holds arrays of different lengths.
+    """
+    records, called = style.records_and_names(logs, names)
+    for record, name in zip(records, called, strict=True):
+        shapes = [np.shape(values) for values in (record.epochs, record.train_loss, record.lr)]
+        if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+            msg = (
+                f"epochs, train_loss and lr of {name!r} have the shapes {shapes}; expected one "
+                "number for each epoch in all three"
+            )
+            raise InvalidArgumentError(msg)
+    pairs = list(zip(called, records, strict=True))
+    empty = [name for name, record in pairs if not record.epochs.size]
+    trained = [(name, record) for name, record in pairs if record.epochs.size]
+    if not trained:
+        msg = f"no epoch was trained in {', '.join(empty)}: there is nothing to draw"
+        raise InvalidArgumentError(msg)
+    panels = axes
+    if panels is None:
+        sheet = style.Picture(figsize=(6.2, 4.0), layout="constrained")
+        panels = sheet.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper, lower = panels
+    tints = style.colours_by_name(called, colours)
+    for index, (name, record) in enumerate(trained):
+        # Rates are often the same: dashes let those below show through.
+        dash: Any = style.DASHES[index % len(style.DASHES)]
+        look: Any = {"color": tints[name], "marker": "." if record.epochs.size == 1 else ""}
+        label = style.plain(style.shorten(name))
+        upper.plot(record.epochs, finite(record.train_loss), label=label, **look)
+        lower.plot(record.epochs, record.lr, linestyle=dash, linewidth=0.9, **look)
+        mark_bad(upper, record.epochs[~np.isfinite(record.train_loss)], tints[name])
+    losses = np.concatenate([record.train_loss for _, record in trained])
+    spans = spans_decades(losses)
+    if spans:
+        upper.set_yscale("log", nonpositive="clip")
+    upper.set_ylabel("training loss")
+    lower.set(xlabel="epoch", ylabel="learning rate")
+    lower.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    lower.set_ylim(bottom=0.0)
+    bad = int(np.count_nonzero(~np.isfinite(losses)))
+    parts = [
+        f"training loss of each epoch, on a {'log' if spans else 'linear'} axis; below: learning "
+        "rate",
+        f"{bad} of {losses.size} losses not finite, marked × at the top" if bad else "",
+        f"no epoch was trained: {', '.join(empty)}" if empty else "",
+    ]
+    heading = called[0] if title is None and len(records) == 1 else title
+    ax = None if axes is None else upper
+    style.finish(upper, ax, parts, title=heading, caption=caption)
+    return upper.figure

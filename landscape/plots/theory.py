@@ -76,17 +76,16 @@ def plot_theory(
 
 
 def _parts(pair: TradeOff, simulated: Sequence[Simulated]) -> list[str]:
-    parts = [
+    n_runs = sum(estimate.runs for estimate in simulated[:1])
+    return [
         f"{pair.gd.risk_of} error of {pair.modes.curvatures.size} modes from zero, step size "
         f"η = {pair.gd.eta:g}, η(d₁ + ρd₁²) = {number(pair.largest_step)}; curves in closed form",
         order_of(pair),
         f"rings: smallest risk; SAM spends two gradients per iteration; at equal cost it shrinks "
         f"the bias more only where the curvature is above 1/(η + ρ) = {number(pair.faster_from)}, "
         f"in {fast_modes(pair)} modes",
+        f"points: {n_runs:,} Monte Carlo runs, ±2 standard errors" if n_runs else "",
     ]
-    if simulated:
-        parts.append(f"points: {simulated[0].runs:,} Monte Carlo runs, ±2 standard errors")
-    return parts
 
 
 def order_of(pair: TradeOff) -> str:
@@ -122,16 +121,10 @@ def has_ring(curve: Risks) -> bool:
     return curve.best.iteration > 0 and not curve.still_falling
 
 
-def values_of(found: Risks | Simulated, panel: str) -> FloatArray:
-    """Return what one panel shows of a curve or an estimate."""
-    values: FloatArray = getattr(found, "risk" if panel == "cost" else panel)
-    return values
-
-
-def places_of(found: Risks | Simulated, panel: str) -> FloatArray:
-    """Return where along its axis a panel shows the values."""
+def points_of(found: Risks | Simulated, panel: str) -> tuple[FloatArray, FloatArray]:
+    """Return what one panel shows of a curve or an estimate: places along its axis, and values."""
     per_step = 2 if found.rho > 0 and panel == "cost" else 1
-    return per_step * found.iterations
+    return per_step * found.iterations, getattr(found, "risk" if panel == "cost" else panel)
 
 
 def errors_of(found: Simulated, panel: str) -> FloatArray:
@@ -141,28 +134,17 @@ def errors_of(found: Simulated, panel: str) -> FloatArray:
 
 
 def _draw_curve(axes: Axes, curve: Risks, panel: str, *, index: int) -> None:
-    x, y = places_of(curve, panel)[1:], values_of(curve, panel)
+    x, y = points_of(curve, panel)
     look: Any = {"color": style.colour(index), "linestyle": style.DASHES[index], "zorder": 2}
-    axes.plot(x, y[1:], label=style.plain(curve_label(curve)), **look)
+    axes.plot(x[1:], y[1:], label=style.plain(curve_label(curve)), **look)
     best = curve.best.iteration
     if panel in {"risk", "cost"} and has_ring(curve):
         ring: Any = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.4}
-        axes.plot([x[best - 1]], [y[best]], "o", color=style.colour(index), zorder=4, **ring)
+        axes.plot(x[[best]], y[[best]], "o", color=style.colour(index), zorder=4, **ring)
 
 
 def _draw_simulated(axes: Axes, estimate: Simulated, panel: str) -> None:
     index = int(estimate.rho > 0)
-    look: Any = {
-        "fmt": style.marker(index),
-        "color": style.colour(index),
-        "markersize": 3.2,
-        "zorder": 3,
-    }
-    axes.errorbar(
-        places_of(estimate, panel),
-        values_of(estimate, panel),
-        yerr=errors_of(estimate, panel),
-        elinewidth=0.9,
-        capsize=1.5,
-        **look,
-    )
+    look: Any = {"fmt": style.marker(index), "color": style.colour(index), "markersize": 3.2}
+    look |= {"elinewidth": 0.9, "capsize": 1.5, "zorder": 3}
+    axes.errorbar(*points_of(estimate, panel), yerr=errors_of(estimate, panel), **look)

@@ -18,20 +18,12 @@ from landscape.wording import number
 
 @dataclass(frozen=True, kw_only=True)
 class _Traces:
-    """The numbers of a picture of traces.
+    """The numbers of a picture, shape (records, layers); of whole checkpoints (records, 1)."""
 
-    Attributes:
-        layers: names of the layers, in the order of the model; empty: whole checkpoints.
-        values: shape (records, layers), NaN where a record does not hold a layer; of whole
-            checkpoints, shape (records, 1).
-        low: lower ends of their intervals, the same shape.
-        high: upper ends.
-    """
-
-    layers: tuple[str, ...]
-    values: FloatArray
-    low: FloatArray
-    high: FloatArray
+    layers: tuple[str, ...]  # in the order of the model; empty: whole checkpoints
+    values: FloatArray  # NaN where a record does not hold a layer
+    low: FloatArray  # lower ends of their intervals
+    high: FloatArray  # upper ends
 
 
 @style.styled()
@@ -66,24 +58,22 @@ def plot_trace(
     records, called = style.records_and_names(traces, names)
     shown = _gather(records, per_parameter=per_parameter)
     n_layers = len(shown.layers)
-    row = max(0.155, 0.075 * len(records) + 0.06)
-    axes = style.new_axes(ax, size=(6.2, row * n_layers + 0.7 if n_layers else 2.8))
+    row = 0.12 + 0.08 * len(records)
+    axes = style.new_axes(ax, size=(6.2, max(row * n_layers + 0.7, 2.2) if n_layers else 2.8))
     threshold = _space(axes, shown, scale)
     tints = style.colours_by_name(called, colours, ax if n_layers else None)
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
-        _draw(
-            axes, shown, record, index, tints[name], f"{style.shorten(name)}: {_interval(record)}"
-        )
+        key = f"{style.shorten(name)}: {_interval(record)}"
+        _draw(axes, shown, record, index, tints[name], key)
     operators = {record.operator for record in records}
     label = "trace of the layer's block" if n_layers else "trace"
     label += ", per parameter" if per_parameter else ""
     label += f", {operators.pop()}" if len(operators) == 1 else ""
     if n_layers:
-        axes.set_yticks(
-            range(n_layers), [style.plain(style.shorten(name, 44)) for name in shown.layers]
-        )
+        layers = [style.plain(style.shorten(name, 44)) for name in shown.layers]
+        axes.set_yticks(range(n_layers), layers)
         axes.set_ylim(n_layers - 0.4, -0.6)  # the model's first layer at the top
-        axes.set_xlabel(label)
+        axes.set(xlabel=label, ylabel="layer")
     else:
         name_columns(axes, called)
         axes.set_ylabel(label)
@@ -127,6 +117,7 @@ def _space(axes: Axes, traces: _Traces, scale: str) -> float | None:
         msg = "nothing to draw: the records hold no finite trace"
         raise InvalidArgumentError(msg)
     low, high = float(values.min()), float(np.nanmax([*values, *traces.high.flat]))
+    lowest = float(traces.low[np.isfinite(traces.low)].min(initial=low))
     sizes = np.abs(values[values != 0])
     largest = float(sizes.max(initial=0.0)) or 1.0
     if scale == "log" and low <= 0:
@@ -134,8 +125,6 @@ def _space(axes: Axes, traces: _Traces, scale: str) -> float | None:
             f"a log scale needs positive values; the smallest is {number(low)}: use scale='symlog'"
         )
         raise InvalidArgumentError(msg)
-    ends = traces.low[np.isfinite(traces.low)]
-    lowest = float(ends.min(initial=low))
     if scale == "auto":
         wide = sizes.size > 0 and largest > RATIO * float(np.median(sizes))
         scale = "log" if lowest > 0 and largest > RATIO * low else "linear"
@@ -166,9 +155,8 @@ def _draw(
     look["markerfacecolor"] = tint if record.converged else "white"
     if shown.layers:
         at = np.arange(value.size) + 0.7 * ((index + 0.5) / n - 0.5)
-        axes.errorbar(
-            value, at, xerr=bars, label=style.plain(label), markersize=4, capsize=1.5, **look
-        )
+        look |= {"markersize": 4, "capsize": 1.5, "label": style.plain(label)}
+        axes.errorbar(value, at, xerr=bars, **look)
     else:  # the column is named under the axis
         axes.errorbar([index], value, yerr=bars, markersize=5, capsize=3, **look)
 

@@ -118,11 +118,11 @@ def is_inside(x: Any, y: Any, surface: Surface) -> Any:
 
 def _dots(m: int, tint: str) -> list[tuple[list[int], dict[str, Any]]]:
     """Return which checkpoints have which mark: a ring first, a star last, dots between."""
-    look: dict[str, Any] = {"linestyle": "none", "color": tint}
-    dot = {**look, "marker": "o", "markersize": 4.0, "markeredgecolor": "white"}
+    look: dict[str, Any] = {"linestyle": "none", "color": tint, "markeredgecolor": "white"}
+    dot = {**look, "marker": "o", "markersize": 4.0}
     ring = {**look, "marker": "o", "markersize": 6.5, "markeredgewidth": 1.6}
-    ring["markerfacecolor"] = "white"
-    star = {**look, "marker": "*", "markersize": 11.0, "markeredgecolor": "white"}
+    ring |= {"markerfacecolor": "white", "markeredgecolor": tint}
+    star = {**look, "marker": "*", "markersize": 11.0}
     if m == 1:
         return [([0], star)]
     return [(list(range(1, m - 1)), dot), ([0], ring), ([m - 1], star)]
@@ -148,9 +148,8 @@ def _off(runs: Sequence[Trajectory]) -> str:
 
 def _apart(runs: Sequence[Trajectory]) -> str:
     gap = np.abs(np.concatenate([run.difference for run in runs]))
-    known = gap[np.isfinite(gap)]
-    text = number(float(known.max(initial=0.0)))
-    n_bad = gap.size - known.size
+    text = number(float(np.max(gap, where=np.isfinite(gap), initial=0.0)))
+    n_bad = int(np.count_nonzero(~np.isfinite(gap)))
     return f"{text}, and {n_bad} of {gap.size} are not finite" if n_bad else text
 
 
@@ -210,14 +209,15 @@ def plot_trajectory(
     elif len(runs) > 1:
         style.draw_key(losses)
     if caption or (caption is None and axes is None):
-        planes = captions.per_name(
-            runs, run_names(runs), lambda run: f"{run.plane} of {style.shorten(run.name)}"
-        )
-        left = "solid, the loss of each checkpoint; dashed, of its projection on the plane"
-        right = "solid, its distance off the plane; dotted, from the origin of the plane"
-        data = captions.per_name(runs, run_names(runs), captions.source)
-        parts = [f"training runs beside a plane: {planes}", f"left: {left}", f"right: {right}"]
-        style.write_caption(figure, [*parts, data])
+        called = run_names(runs)
+        parts = [
+            "training runs beside a plane: "
+            + captions.per_name(runs, called, lambda r: f"{r.plane} of {style.shorten(r.name)}"),
+            "left: solid, the loss of each checkpoint; dashed, of its projection on the plane",
+            "right: solid, its distance off the plane; dotted, from the origin of the plane",
+            captions.per_name(runs, called, captions.source),
+        ]
+        style.write_caption(figure, parts)
     return figure
 
 

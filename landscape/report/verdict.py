@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from landscape.plots.style import shorten
-from landscape.results import Eigenpairs, Provenance, Sharpness
+from landscape.results import Provenance
 from landscape.results.comparison import Comparison, Measured
 from landscape.wording import number, with_error
 
@@ -62,19 +64,19 @@ def verdict(comparison: Comparison) -> Verdict:
     """
     models = comparison.models
     curvature, rise = _curvatures(models), _rises(models)
+    sizes, bound = ("smallest", "largest"), ", as lower bounds found by search"
     findings = [
-        _rank(curvature, "λmax of the Hessian"),
-        _rank(rise, f"Sharpness ({_ball(models)})", remark="as lower bounds found by search"),
+        _rank(curvature, "λmax of the Hessian", sizes),
+        _rank(rise, f"Sharpness ({_ball(models)})", sizes, remark=bound),
         _agreement(curvature, rise),
-        _rank(_losses(models), "Loss on held-out data", low="lowest", high="highest"),
+        _rank(_losses(models), "Loss on held-out data", ("lowest", "highest")),
     ]
-    cautions = [
-        *_different_losses(models),
-        *_slopes(models),
-        *_not_converged(models),
-        *_different_balls(models),
-        *_different_sources(models),
-    ]
+    cautions = [*_different_losses(models), *_slopes(models), *_not_converged(models)]
+    if len(_balls(models)) > 1:
+        cautions.append(
+            "The sharpness was sought in different balls (ρ, p or scale), and is not compared."
+        )
+    cautions += _different_sources(models)
     if len(models) > 1 and any(findings):
         cautions.append(
             "These are single checkpoints: what sets them apart need not set the methods apart "
@@ -94,49 +96,38 @@ def _curvatures(models: Sequence[Measured]) -> list[Value]:
 
 
 def _rises(models: Sequence[Measured]) -> list[Value]:
+    values = [(_short(m), m.sharpness.value) for m in models if m.sharpness is not None]
     if len(_balls(models)) > 1:
         return []
-    return [
-        Value(_short(model), model.sharpness.value, f"≥ {number(model.sharpness.value)}")
-        for model in models
-        if model.sharpness is not None
-    ]
+    return [Value(name, value, f"≥ {number(value)}") for name, value in values]
 
 
 def _losses(models: Sequence[Measured]) -> list[Value]:
-    tests = [(model, model.test) for model in models if model.test is not None]
+    tests = [(_short(model), model.test) for model in models if model.test is not None]
     if any(_differ([test.provenance for _, test in tests], field) for field in _HELD_OUT):
         return []
     return [
         Value(
-            _short(model),
-            test.loss,
-            with_error(test.loss, test.loss_se),
-            test.loss_se if math.isfinite(test.loss_se) else 0.0,
+            name,
+            at.loss,
+            with_error(at.loss, at.loss_se),
+            float(np.nan_to_num(at.loss_se, posinf=0)),
         )
-        for model, test in tests
+        for name, at in tests
     ]
 
 
-def _rank(
-    values: Sequence[Value],
-    measure: str,
-    *,
-    low: str = "smallest",
-    high: str = "largest",
-    remark: str = "",
-) -> str:
+def _rank(values: Sequence[Value], measure: str, ends: tuple[str, str], *, remark: str = "") -> str:
+    """Name the ends of the order by a measure, or say that they are about the same."""
     values = sorted((v for v in values if math.isfinite(v.value)), key=lambda v: v.value)
     if len(values) < 2:
         return ""
     least, most = values[0], values[-1]
-    ends = f"{least.name} ({least.text}) and {most.name} ({most.text})"
-    qualifier = f", {remark}" if remark else ""
+    low, high = (f"{v.name} ({v.text})" for v in (least, most))
     if _same(least, most):
-        return f"{measure}: about the same for {ends}{qualifier}."
+        return f"{measure}: about the same for {low} and {high}{remark}."
     ratio = f", {most.value / least.value:.3g} times as large" if least.value > 0 else ""
-    order = f"{low} for {least.name} ({least.text}), {high} for {most.name} ({most.text})"
-    return f"{measure}: {order}{ratio}{qualifier}."
+    return f"{measure}: {ends[0]} for {low}, {ends[1]} for {high}{ratio}{remark}."
 
 
 def _same(least: Value, most: Value) -> bool:
@@ -200,26 +191,16 @@ def _slopes(models: Sequence[Measured]) -> list[str]:
 
 
 def _not_converged(models: Sequence[Measured]) -> list[str]:
-    searches: dict[str, list[tuple[str, Eigenpairs | Sharpness | None]]] = {
-        "λmax": [(_short(m), m.eigenpairs) for m in models],
-        "the sharpness": [(_short(m), m.sharpness) for m in models],
-    }
-    unconverged = {
-        measure: [name for name, record in records if record and not record.converged]
-        for measure, records in searches.items()
-    }
-    return [
-        f"The search for {measure} has not converged for {' and '.join(names)}: the value may be "
-        "larger than shown."
-        for measure, names in unconverged.items()
-        if names
-    ]
-
-
-def _different_balls(models: Sequence[Measured]) -> list[str]:
-    if len(_balls(models)) < 2:
-        return []
-    return ["The sharpness was sought in different balls (ρ, p or scale), and is not compared."]
+    cautions = []
+    for measure, role in (("λmax", "eigenpairs"), ("the sharpness", "sharpness")):
+        records = [(_short(model), getattr(model, role)) for model in models]
+        names = [name for name, record in records if record and not record.converged]
+        if names:
+            cautions.append(
+                f"The search for {measure} has not converged for {' and '.join(names)}: the value "
+                "may be larger than shown."
+            )
+    return cautions
 
 
 def _different_sources(models: Sequence[Measured]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -31,6 +32,15 @@ _HEADINGS = {
 }
 """Headings of the parts of a checkpoint that differ from that of the kind of record."""
 _FOLDER = Path(__file__).parent / "templates"
+
+
+class _Section(NamedTuple):
+    """A part of the page: pictures, or else a table."""
+
+    id: str
+    heading: str
+    images: list[Markup]
+    table: Sequence[tuple[str, ...]] = ()
 
 
 def write_report(
@@ -127,10 +137,6 @@ def _surfaces(
         return {}, "linear"
     surfaces = [model.surface for model in models if model.surface is not None]
     first = plots.common_scale(surfaces, scale)
-    scales = {
-        ("linear" if s.spacing == "linear" else "log"): s
-        for s in (first, switched_scale(surfaces, first))
-    }
     reliefs = []
     for k, (model, surface) in enumerate(zip(models, surfaces, strict=True)):
         runs = model.trajectories
@@ -139,65 +145,55 @@ def _surfaces(
         figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0}, updatemenus=menus)
         figures[f"relief-{k}"] = figure_json(figure)
         reliefs.append((f"relief-{k}", model.name))
-    of = _and([shorten(model.name) for model in models])
+    of = f"Loss surfaces of {_and([shorten(model.name) for model in models])}"
     draw = functools.partial(
         plots.plot_comparison, Comparison(models=tuple(models)), colours=tints, lines=False
     )
-    maps = [
-        (
-            spacing,
-            vector_picture(
-                functools.partial(draw, kind="contourf", scale=one),
-                key=f"map-{spacing}",
-                alt=f"Loss surfaces of {of} from above, {one.note}.",
-            ),
-        )
-        for spacing, one in scales.items()
-    ]
+    maps = []
+    for one in (first, switched_scale(surfaces, first)):
+        spacing = "linear" if one.spacing == "linear" else "log"
+        flat = functools.partial(draw, kind="contourf", scale=one)
+        picture = vector_picture(flat, key=f"map-{spacing}", alt=f"{of} from above, {one.note}.")
+        maps.append((spacing, picture))
     relief = functools.partial(draw, kind="3d", scale=first)
-    still = vector_picture(relief, key="still", alt=f"Loss surfaces of {of} as reliefs.")
-    return {"reliefs": reliefs, "maps": maps, "still": still}, next(iter(scales))
+    still = vector_picture(relief, key="still", alt=f"{of} as reliefs.")
+    return {"reliefs": reliefs, "maps": maps, "still": still}, maps[0][0]
 
 
-def _sections(comparison: Comparison, tints: Mapping[str, str]) -> list[dict[str, Any]]:
+def _sections(comparison: Comparison, tints: Mapping[str, str]) -> list[_Section]:
     """Return the parts of the page below the surfaces: one for each kind of record."""
-    found: list[dict[str, Any]] = []
-    lines = {
-        "worst_line": "Rise of the loss, each along its own worst-case direction",
-        "random_line": "Rise of the loss, each along its own random direction",
-    }
     roles = {
         role: [(m.name, m.roles()[role]) for m in comparison.models if role in m.roles()]
-        for role in (*lines, "eigenpairs", "sharpness")
+        for role in ("worst_line", "random_line", "eigenpairs", "sharpness")
     }
-    for role, heading in lines.items():
+    sections = []
+    for role, kind in (("worst_line", "worst-case"), ("random_line", "random")):
         if roles[role]:
             image = _picture("line", roles[role], tints, key=role, scale="excess")
-            found.append({"id": role, "heading": heading, "images": [image], "table": []})
-    pairs: list[tuple[str, Any]] = roles["eigenpairs"]
-    if any(len(record.values) > 1 for _, record in pairs):
-        images = [_picture("eigs", pairs, tints, key="spectra")]
-        found.append({"id": "spectra", "heading": "Largest eigenvalues of the Hessian"})
-        found[-1] |= {"images": images, "table": []}
+            heading = f"Rise of the loss, each along its own {kind} direction"
+            sections.append(_Section(role, heading, [image]))
+    spectra = [(name, record) for name, record in roles["eigenpairs"] if len(record.values) > 1]  # type: ignore[attr-defined]
+    if spectra:
+        image = _picture("eigs", spectra, tints, key="spectra")
+        sections.append(_Section("spectra", "Largest eigenvalues of the Hessian", [image]))
     for role, kind in (("eigenpairs", "eigs"), ("sharpness", "sharpness")):
-        if _is_over_training(roles[role]):
-            images = [_picture("sweep", roles[role], {}, key=f"sweep-{kind}")]
-            found.append({"id": f"sweep-{kind}", "images": images, "table": []})
-            found[-1]["heading"] = f"{KINDS[kind].heading} over training"
+        numbered = [(name, record) for name, record in roles[role] if re.search(r"\d", name)]
+        if _is_over_training(numbered):
+            image = _picture("sweep", numbered, {}, key=f"sweep-{kind}")
+            heading = f"{KINDS[kind].heading} over training"
+            sections.append(_Section(f"sweep-{kind}", heading, [image]))
     for kind, cls in KINDS.items():
         records = [(m.name, one) for m in comparison.models for one in m.others if one.kind == kind]
         if records and cls.heading:
             images = _images(kind, records, tints) if kind in plots.PICTURES else []
             table = [] if images else _table(records)
-            part = {"id": f"kind-{kind}", "heading": cls.heading, "images": images}
-            found.append({**part, "table": table})
-    return found
+            sections.append(_Section(f"kind-{kind}", cls.heading, images, table))
+    return sections
 
 
 def _is_over_training(records: Sequence[tuple[str, Any]]) -> bool:
-    if len(records) < 3:
-        return False
-    runs, counted = training_runs([r for _, r in records], names=[name for name, _ in records])
+    names = [name for name, _ in records]
+    runs, counted = training_runs([r for _, r in records], names=names) if records else ([], "")
     return bool(counted) and max(len(run.names) for run in runs) > 2
 
 
@@ -243,13 +239,13 @@ def _details(model: Measured) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return everything that is known of a checkpoint, part by part."""
     found = []
     for role, result in _parts(model):
-        data = f"{source(result)}; fingerprint {result.provenance.data_fingerprint}"
+        at = result.provenance
         rows = [
             *result.rows(),
             ("settings", _brief(result.settings) or "none"),
             ("cost", str(result.cost)),
-            ("data", data),
-            ("measured", result.provenance.created),
+            ("data", f"{source(result)}; fingerprint {at.data_fingerprint}"),
+            ("measured", at.created),
         ]
         found.append((_HEADINGS.get(role, result.heading), rows))
     if found:

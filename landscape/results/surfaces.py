@@ -102,6 +102,11 @@ class Line(Sampled):
     direction_norm: float
 
     @property
+    def is_measured(self) -> npt.NDArray[np.bool_]:
+        """Where the loss was measured, shape (nx,): everywhere, unless the line is unfinished."""
+        return np.asarray(self.metrics.get("measured", np.ones(self.x.size)), dtype=bool)
+
+    @property
     def distance(self) -> FloatArray:
         """Signed Euclidean distance from the checkpoint, shape (nx,)."""
         return np.asarray(self.x * self.direction_norm)

@@ -18,6 +18,7 @@ from landscape.errors import InvalidArgumentError, StudyError, one_of
 from landscape.results import (
     KINDS,
     Cost,
+    Line,
     Provenance,
     Result,
     Signature,
@@ -235,23 +236,27 @@ class Study:
                 raise StudyError(msg)
             return self._result(connection, row, name)
 
-    def load_unfinished(self, id: int) -> Surface:
-        """Return a surface that was begun, to look at; it is NaN where nothing is measured yet.
+    def load_unfinished(self, id: int) -> Line | Surface:
+        """Return a line or surface that was begun, to look at; NaN where nothing is measured yet.
 
         Args:
             id: its number, from `entries`.
 
         Returns:
-            The surface; its loss at the checkpoint and the norms of its directions are NaN, since
-            they are saved when it is finished.
+            The record; its loss at the checkpoint and the norms of its directions are NaN, since
+            they are saved when it is finished. ``is_measured`` tells which points are known.
 
         Raises:
             StudyError: if the measurement is none that is kept point by point.
         """
         with self._file.reading() as connection:
             row = self._row(connection, id)
-        if row["kind"] != Surface.kind or row["n_x"] is None:
-            msg = f"the {row['kind']} {id} is no surface that was begun: there is nothing to load"
+        is_line = row["kind"] == Line.kind
+        if not (is_line or row["kind"] == Surface.kind) or row["n_x"] is None:
+            msg = (
+                f"the {row['kind']} {id} is no line or surface that was begun: there is nothing to "
+                "load"
+            )
             raise StudyError(msg)
         settings = loads(row["settings"])
         shape = int(row["n_x"]), int(row["n_y"])
@@ -261,11 +266,17 @@ class Study:
             loss[point], loss_se[point] = values["loss"], values.get("loss_se", np.nan)
             measured[point] = True
         where = loads(row["provenance"])
-        plain = {"settings": settings, "cost": {}, "provenance": where, "plane": settings["plane"]}
-        axes = {"x": np.asarray(settings["x"]), "y": np.asarray(settings["y"])}
-        unknown = {"direction_norms": [np.nan] * 2, "cosine": np.nan, "origin_loss": np.nan}
-        arrays = {"loss": loss, "loss_se": loss_se, "measured": measured, **axes}
-        return cast("Surface", from_record(Surface.kind, plain | unknown, arrays))
+        known = {"settings": settings, "cost": {}, "provenance": where, "origin_loss": np.nan}
+        x = np.asarray(settings["x"])
+        if is_line:
+            known |= {"direction": settings["direction"], "direction_norm": np.nan}
+            arrays = {"loss": loss[:, 0], "loss_se": loss_se[:, 0], "x": x}
+            arrays["metrics.measured"] = measured[:, 0].astype(float)
+            return cast("Line", from_record(Line.kind, known, arrays))
+        known |= {"plane": settings["plane"], "direction_norms": [np.nan] * 2, "cosine": np.nan}
+        arrays = {"loss": loss, "loss_se": loss_se, "measured": measured, "x": x}
+        arrays["y"] = np.asarray(settings["y"])
+        return cast("Surface", from_record(Surface.kind, known, arrays))
 
     def delete(self, id: int) -> None:
         """Delete a measurement by its number, finished or not, with its points."""

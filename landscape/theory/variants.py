@@ -80,20 +80,12 @@ def normalised_path(
 
 @dataclass(frozen=True, kw_only=True)
 class Stochastic:
-    """Moments of stochastic SAM over the order of the examples.
+    """Moments of stochastic SAM over the order of the examples; ρ = 0: stochastic descent."""
 
-    Attributes:
-        means: E wₖ, shape (K + 1, d).
-        covariances: cov wₖ, shape (K + 1, d, d).
-        limit: limit of E wₖ, shape (d,): least squares with the weights 1 + ρ‖xᵢ‖².
-        eta: step size.
-        rho: SAM's ρ; 0: stochastic gradient descent.
-    """
-
-    means: FloatArray
-    covariances: FloatArray
-    limit: FloatArray
-    eta: float
+    means: FloatArray  # E wₖ, shape (K + 1, d)
+    covariances: FloatArray  # cov wₖ, shape (K + 1, d, d)
+    limit: FloatArray  # limit of E wₖ: least squares with the weights 1 + ρ‖xᵢ‖², shape (d,)
+    eta: float  # step size
     rho: float
 
     @property

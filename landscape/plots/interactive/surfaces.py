@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,10 +87,8 @@ def explore_comparison(
     tints = colours_by_name(comparison.names, colours)
     ranges = common_ranges(surfaces)
 
-    def draw(drawn: Scale) -> go.Figure:
-        return _reliefs(comparison, drawn, ranges, tints, cmap)
-
-    return with_switch(draw, first, other)
+    figures = [_reliefs(comparison, one, ranges, tints, cmap) for one in (first, other)]
+    return _with_switch(figures, [first.spacing, other.spacing])
 
 
 def switched_scale(
@@ -102,13 +100,12 @@ def switched_scale(
     return common_scale(surfaces, rise if scale.rise else name, limits=limits)
 
 
-def with_switch(draw: Callable[[Scale], go.Figure], first: Scale, other: Scale) -> go.Figure:
-    """Draw on one scale, with buttons that move all heights to another one and back."""
-    figures = {scale.spacing: draw(scale) for scale in (first, other)}
+def _with_switch(figures: Sequence[go.Figure], spacings: Sequence[str]) -> go.Figure:
+    """Return the first figure, with buttons that move all heights to the other one and back."""
     buttons = []
-    for spacing, figure in figures.items():
+    for spacing, figure in zip(spacings, figures, strict=True):
         change: dict[str, Any] = {}
-        for key in (key for key in figure.layout if key.startswith("scene")):
+        for key in sorted(key for key in figure.layout if key.startswith("scene")):
             axis = figure.layout[key].zaxis
             change |= {f"{key}.zaxis.{k}": axis[k] for k in ("range", "tickvals", "ticktext")}
         bar = figure.layout.coloraxis
@@ -118,8 +115,7 @@ def with_switch(draw: Callable[[Scale], go.Figure], first: Scale, other: Scale) 
         label = "linear" if spacing == "linear" else "log"
         buttons.append({"label": label, "method": "update", "args": [heights, change]})
     look = {"type": "buttons", "direction": "right", "x": 0.0, "y": 1.0, "yanchor": "bottom"}
-    drawn = figures[first.spacing]
-    return drawn.update_layout(updatemenus=[{**look, "xanchor": "left", "buttons": buttons}])
+    return figures[0].update_layout(updatemenus=[{**look, "xanchor": "left", "buttons": buttons}])
 
 
 def _reliefs(
@@ -177,20 +173,21 @@ def _surface_traces(surface: Surface, scale: Scale, *, name: str, scene: str) ->
     bad = ~np.isfinite(surface.loss) & surface.is_measured
     if bad.any():
         i, j = np.nonzero(bad)
-        floor = np.full(i.size, float(scale.forward(scale.low)))
-        text = [str(value) for value in surface.loss[i, j]]
-        points |= {"text": text, "hovertemplate": "x %{x:.4g}<br>y %{y:.4g}<br>loss %{text}"}
+        at = {"x": surface.x[i], "y": surface.y[j]}
+        at["z"] = np.full(i.size, float(scale.forward(scale.low)))
+        hover = {
+            "text": [str(value) for value in surface.loss[i, j]],
+            "hovertemplate": "x %{x:.4g}<br>y %{y:.4g}<br>loss %{text}",
+        }
         look = {"symbol": "diamond", "size": 4, "color": BAD}
-        at = {"x": surface.x[i], "y": surface.y[j], "z": floor}
         said = inert(captions.bad_points(surface))
-        traces.append(go.Scatter3d(**at, marker=look, name=said, **points))
+        traces.append(go.Scatter3d(**at, marker=look, name=said, **points, **hover))
     if not surface.is_measured.all():
         i, j = np.nonzero(surface.is_measured & np.isfinite(surface.loss))
         at = {"x": surface.x[i], "y": surface.y[j], "z": heights.T[i, j]}
-        points = {"mode": "markers", "scene": scene, "showlegend": False, "hoverinfo": "skip"}
         said = inert(captions.unmeasured_points(surface, dotted=True))
         look = {"size": 2, "color": "#000000"}
-        traces.append(go.Scatter3d(**at, marker=look, name=said, **points))
+        traces.append(go.Scatter3d(**at, marker=look, name=said, hoverinfo="skip", **points))
     return traces
 
 
@@ -219,11 +216,11 @@ def _scene(scale: Scale, ranges: Ranges) -> dict[str, Any]:
     """Return the axes, view and proportions that every relief shares."""
     grid = {"gridcolor": "#dddddd", "backgroundcolor": "#fafafa", "showbackground": True}
     across = {"nticks": 5, **grid}
-    z = {"title": {"text": ""}, "range": _ends(scale), **_ticks(scale, 6), **grid}
+    ends = scale.forward([scale.low, scale.high]).tolist()
     return {
         "xaxis": {"title": {"text": "x"}, "range": ranges[0], **across},
         "yaxis": {"title": {"text": "y"}, "range": ranges[1], **across},
-        "zaxis": z,
+        "zaxis": {"title": {"text": ""}, "range": ends, **_ticks(scale, 6), **grid},
         "aspectmode": "manual",
         "aspectratio": {"x": 1, "y": 1, "z": 0.8},
         "camera": CAMERA,
@@ -232,14 +229,10 @@ def _scene(scale: Scale, ranges: Ranges) -> dict[str, Any]:
 
 def _colour_axis(scale: Scale, *, cmap: str) -> dict[str, Any]:
     """Return the colour axis that every relief shares."""
-    bottom, top = _ends(scale)
+    bottom, top = scale.forward([scale.low, scale.high]).tolist()
     title = {"text": inert(scale.label), "side": "right"}
     bar = {"title": title, "thickness": 14, "len": 0.8, **_ticks(scale, 8)}
     return {"cmin": bottom, "cmax": top, "colorscale": colour_scale(cmap), "colorbar": bar}
-
-
-def _ends(scale: Scale) -> list[float]:
-    return [float(v) for v in scale.forward([scale.low, scale.high])]
 
 
 def _ticks(scale: Scale, most: int) -> dict[str, Any]:

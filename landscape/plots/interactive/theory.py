@@ -17,8 +17,7 @@ from landscape.plots.theory import (
     curve_label,
     errors_of,
     has_ring,
-    places_of,
-    values_of,
+    points_of,
 )
 from landscape.theory import Risks, Simulated, TradeOff
 
@@ -79,88 +78,64 @@ def _check(pairs: list[TradeOff], shown: int) -> None:
 
 
 def _traces(curve: Risks, estimates: list[Simulated]) -> list[tuple[Any, str]]:
-    traces = []
+    index, traces = int(curve.rho > 0), []
+    tint = colour(index)
     for panel in PANELS:
-        traces.append((_line(curve, panel), panel))
+        x, y = points_of(curve, panel)
+        line = go.Scatter(
+            x=x[1:],
+            y=y[1:],
+            mode="lines",
+            line={"color": tint, "dash": LINE_DASHES[index], "width": 2},
+            name=curve_label(curve),
+            showlegend=panel == "bias2",
+            hovertemplate="%{x}: %{y:.5g}<extra></extra>",
+        )
+        traces.append((line, panel))
         if panel in {"risk", "cost"}:
-            traces.append((_ring(curve, panel), panel))
-        traces += [(_points(found, panel), panel) for found in estimates]
+            best = [curve.best.iteration] if has_ring(curve) else []
+            look = {"color": tint, "size": 13, "symbol": "circle-open"}
+            said = "smallest risk, at %{x}: %{y:.5g}<extra></extra>"
+            traces.append((_marks(x[best], y[best], look, said), panel))
+        for found in estimates:
+            look = {"color": tint, "size": 5, "symbol": SYMBOLS[index]}
+            said = "%{x}: %{y:.5g}<extra>Monte Carlo, ±2 standard errors</extra>"
+            bars = {"array": errors_of(found, panel), "thickness": 1, "width": 2}
+            traces.append((_marks(*points_of(found, panel), look, said, error_y=bars), panel))
     return traces
 
 
-def _line(curve: Risks, panel: str) -> Any:
-    index = int(curve.rho > 0)
-    return go.Scatter(
-        x=places_of(curve, panel)[1:],
-        y=values_of(curve, panel)[1:],
-        mode="lines",
-        line={"color": colour(index), "dash": LINE_DASHES[index], "width": 2},
-        name=curve_label(curve),
-        showlegend=panel == "bias2",
-        hovertemplate="%{x}: %{y:.5g}<extra></extra>",
-    )
-
-
-def _ring(curve: Risks, panel: str) -> Any:
-    best = curve.best.iteration
-    where = slice(best, best + 1) if has_ring(curve) else slice(0)
-    return go.Scatter(
-        x=places_of(curve, panel)[where],
-        y=values_of(curve, panel)[where],
-        mode="markers",
-        marker={"color": colour(int(curve.rho > 0)), "size": 13, "symbol": "circle-open"},
-        showlegend=False,
-        hovertemplate="smallest risk, at %{x}: %{y:.5g}<extra></extra>",
-    )
-
-
-def _points(found: Simulated, panel: str) -> Any:
-    index = int(found.rho > 0)
-    return go.Scatter(
-        x=places_of(found, panel),
-        y=values_of(found, panel),
-        error_y={"array": errors_of(found, panel), "thickness": 1, "width": 2},
-        mode="markers",
-        marker={"color": colour(index), "size": 5, "symbol": SYMBOLS[index]},
-        showlegend=False,
-        hovertemplate="%{x}: %{y:.5g}<extra>Monte Carlo, ±2 standard errors</extra>",
-    )
+def _marks(x: Any, y: Any, look: dict[str, Any], said: str, **bars: Any) -> Any:
+    hidden = {"mode": "markers", "showlegend": False, "hovertemplate": said}
+    return go.Scatter(x=x, y=y, marker=look, **hidden, **bars)
 
 
 def _title(pair: TradeOff, simulated: Sequence[Simulated]) -> dict[str, Any]:
-    said = [
-        "curves: closed form; rings: smallest risk; bias²: error of the mean over the noise in the "
-        "data; variance: what that noise adds"
-    ]
-    if simulated:
-        said.append(
-            f"points: {simulated[0].runs:,} Monte Carlo runs, ±2 standard errors; those of one "
-            "curve share their noise"
-        )
     heading = (
         f"{pair.gd.risk_of.capitalize()} error of {pair.modes.curvatures.size} modes, from zero, "
         f"step size η = {pair.gd.eta:.4g}"
     )
-    below = "<br>".join(said)
+    below = (
+        "curves: closed form; rings: smallest risk; bias²: error of the mean over the noise in the "
+        "data; variance: what that noise adds"
+    )
+    if simulated:
+        below += (
+            f"<br>points: {simulated[0].runs:,} Monte Carlo runs, ±2 standard errors; those of one "
+            "curve share their noise"
+        )
     text = f"{heading}<br><span style='font-size:11px'>{below}</span>"
     return {"text": text, "x": 0.0, "xref": "paper", "y": 0.96, "yanchor": "top"}
 
 
 def _slider(pairs: list[TradeOff], owners: list[int | None], shown: int) -> dict[str, Any]:
-    steps = [
-        {
-            "method": "restyle",
-            "args": [{"visible": [owner is None or owner == k for owner in owners]}],
-            "label": f"{pair.sam.rho:.3g}",
-        }
-        for k, pair in enumerate(pairs)
-    ]
-    return {
-        "active": shown,
-        "steps": steps,
-        "currentvalue": {"prefix": "SAM's ρ = "},
-        "pad": {"t": 60},
-    }
+    steps = []
+    for k, pair in enumerate(pairs):
+        visible = {"visible": [owner is None or owner == k for owner in owners]}
+        label = f"{pair.sam.rho:.3g}"
+        steps.append({"method": "restyle", "args": [visible], "label": label})
+    current = {"prefix": "SAM's ρ = "}
+    return {"active": shown, "steps": steps, "currentvalue": current, "pad": {"t": 60}}
 
 
 def _dress(figure: go.Figure, *, last: int) -> None:
