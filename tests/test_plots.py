@@ -14,7 +14,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import samples
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib import style as style_sheet
 from matplotlib.collections import PathCollection, PolyCollection, QuadMesh
@@ -415,6 +415,7 @@ values = st.floats(-1e9, 1e9, allow_subnormal=False).filter(lambda v: v == 0 or 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(values, min_size=2, max_size=30), st.sampled_from(["linear", "log"]))
+@example([1001.0, -71.0], "log")
 def test_levels_are_few_rising_and_inside_the_range(losses, name):
     line = dataclasses.replace(samples.line(n=len(losses)), loss=np.array(losses))
     scale = common_scale([line], name)

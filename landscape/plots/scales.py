@@ -109,7 +109,9 @@ class Scale:
         if self.spacing == "symlog":
             ticks = SymmetricalLogLocator(base=10, linthresh=self.threshold)
             ticks.set_params(numticks=max(most, 3))
-            ticks = ticks.tick_values(self.low, self.high)
+            ticks = self._inside(ticks.tick_values(self.low, self.high))
+            # The locator may give more than it is asked for.
+            ticks = ticks[:: max(1, -(-len(ticks) // (most + 2)))]
         elif self.spacing == "log" and self.high > 4 * self.low:
             for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
                 ticks = LogLocator(subs=steps, numticks=most).tick_values(self.low, self.high)
