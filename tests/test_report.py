@@ -135,13 +135,13 @@ def test_hostile_names_do_nothing_and_are_readable(opened):
 @needs_browser
 def test_without_its_policy_the_page_is_as_harmless_and_hovering_tells_the_loss(hostile, tmp_path):
     """Escaping alone holds; and plotly.js exchanges x and y in some attributes of a surface."""
-    probe = """<script>setTimeout(() => {
+    probe = """<script>setInterval(() => {
       const canvas = document.querySelector(".relief canvas");
       const box = canvas.getBoundingClientRect();
       for (let k = 0; k < 4; k++) { canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true,
         clientX: box.left + 0.42 * box.width + k, clientY: box.top + 0.5 * box.height,
         view: window})); }
-    }, 5000);</script></body>"""
+    }, 1000);</script></body>"""
     source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", hostile.read_text())
     bare = tmp_path / "bare.html"
     bare.write_text(source.replace("</body>", probe))
