@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from landscape.errors import StudyError
+from landscape.errors import StudyError, did_you_mean, one_of
 
 from .chosen import in_full
 from .delete import held
@@ -33,8 +33,11 @@ def command(which: tuple[str, ...], kind: str | None, study: str, output_format:
       landscape show 3 --study landscape.db
       landscape show 'epoch-*' --kind eigs
     """
+    from landscape.results import KINDS
     from landscape.study import Study
 
+    if kind is not None:
+        one_of(kind, KINDS, what="kind of record")
     with Study(study, readonly=True) as opened:
         entries = [entry for text in which for entry in _entries(opened, text)]
         results = [
@@ -42,8 +45,10 @@ def command(which: tuple[str, ...], kind: str | None, study: str, output_format:
             for entry in entries
             if kind in (None, entry.kind) and entry.status == "complete"
         ]
+        names = [one.name for one in opened.names()]
     if not results:
-        msg = f"{study} holds no finished {kind or 'measurement'} of {', '.join(which)}"
+        near = did_you_mean(which[0], names) if len(which) == 1 and which[0] not in names else ""
+        msg = f"{study} holds no finished {kind or 'measurement'} of {', '.join(which)}{near}"
         raise StudyError(msg)
     if output_format == "json":
         listed = [as_dict(result) for result in results]
