@@ -173,7 +173,9 @@ def test_show_takes_names_with_patterns(here: Path, run) -> None:
     missing = run("show", "c*")
     assert missing.code == 1
     assert "holds no finished measurement of c*" in missing.err
-    assert "holds no finished measurement of a.ptt (nearest: a.pt, b.pt)" in run("show", "a.ptt").err
+    assert (
+        "holds no finished measurement of a.ptt (nearest: a.pt, b.pt)" in run("show", "a.ptt").err
+    )
     unknown = run("show", "a.pt", "--kind", "eig")
     assert unknown.code == 2
     assert "unknown kind of record 'eig' (nearest: eigs); known: loss," in unknown.err
