@@ -19,6 +19,8 @@ import numpy as np
 from landscape.results.frames import flat_row
 from landscape.wording import Quantity, cell_text
 
+from .options import DEFAULT_STUDY
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -55,7 +57,9 @@ def print_results(
         click.echo(
             f"{n_recalled} of {len(results)} recalled from an earlier run, not measured again."
         )
-    click.echo(f"Saved in {study}; details: landscape show {' '.join(_names(results))}")
+    elsewhere = "" if study == DEFAULT_STUDY else f" --study {shlex.quote(study)}"
+    names = " ".join(map(shlex.quote, _names(results)))
+    click.echo(f"Saved in {study}; details: landscape show {names}{elsewhere}")
 
 
 def _rows(results: Sequence[Result]) -> list[Row]:

@@ -86,3 +86,20 @@ def test_a_missing_package_is_named_with_its_extra(problem: ls.Problem, monkeypa
 def test_a_bare_model_is_told_to_be_wrapped(measure) -> None:
     with pytest.raises(ls.LandscapeError, match=r"ls\.Problem\(model, loss, data\)"):
         measure(nn.Linear(2, 1))
+
+
+def test_a_surface_is_a_frame_with_a_row_for_each_point() -> None:
+    pytest.importorskip("pandas")
+    import torch
+
+    import landscape as ls
+
+    torch.manual_seed(0)
+    data = torch.randn(8, 3), torch.randint(2, (8,))
+    problem = ls.Problem(torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(), data)
+    plane = ls.random_plane(problem, seed=0)
+    surface = ls.surface(problem, plane=plane, x=[-1.0, 0.0, 1.0], y=[0.0, 1.0])
+    frame = surface.to_pandas()
+    assert frame.shape[0] == 6
+    assert frame.loss.tolist() == surface.loss.ravel().tolist()
+    assert frame.y.tolist() == [0.0, 1.0] * 3

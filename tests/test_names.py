@@ -177,7 +177,8 @@ def test_a_study_that_moves_with_its_checkpoints_knows_them(here: Path, run) -> 
     given = ("--problem", "task.py", "--study")
     assert run("eigs", "A=project/a.pt", *given, "project/s.db").code == 0
     Path("project").rename("moved")
-    assert run("eigs", "moved/a.pt", *given, "moved/s.db").out.endswith("landscape show A\n")
+    ran = run("eigs", "moved/a.pt", *given, "moved/s.db")
+    assert ran.out.endswith("show A --study moved/s.db\n")
     with Study("moved/s.db", readonly=True) as study:
         assert [one.name for one in study.names()] == ["A"]
 
@@ -290,7 +291,7 @@ def test_an_old_measurement_is_not_given_back_and_keeps_its_name(old: Path, run)
     problem = ("--problem", "task.py", "--study", str(old))
     n = len(listed(run, "--study", str(old)))
     ran = run("eigs", "a.pt", *problem)
-    assert ran.out.endswith("landscape show a\n")  # of these weights, so it was named
+    assert "details: landscape show a --study" in ran.out  # of these weights, so it was named
     assert version_of(old) == SCHEMA_VERSION
     after = listed(run, "--study", str(old))
     assert len(after) == n + 1

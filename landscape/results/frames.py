@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from landscape.errors import missing_dependency
 from landscape.wording import Quantity, cell_text
 
@@ -18,7 +20,8 @@ def data_frame(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
     """Return a pandas DataFrame of columns, or of rows as `flat_row` makes them."""
     pandas = _optional("pandas", "to_pandas")
     if isinstance(rows, Mapping):
-        return pandas.DataFrame(dict(rows))
+        # The values of a surface have the shape of its grid.
+        return pandas.DataFrame({name: np.asarray(column).ravel() for name, column in rows.items()})
     return pandas.DataFrame([flat_row(row) for row in rows])
 
 
