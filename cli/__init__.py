@@ -110,7 +110,12 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.simplefilter("default")
         warnings.showwarning = _show_warning
         together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        sys.exit(_run_together(args) if together else _run(args))
+        try:
+            code = _run_together(args) if together else _run(args)
+        except LandscapeError as error:  # of the set-up of the processes
+            click.echo(f"Error: {error}", err=True)
+            code = error.exit_code
+        sys.exit(code)
 
 
 def _run_together(args: Sequence[str] | None) -> int:
@@ -120,11 +125,13 @@ def _run_together(args: Sequence[str] | None) -> int:
     """
     given = list(sys.argv[1:] if args is None else args)
     if not TOGETHER.intersection(given[:1]):
+        if os.environ.get("RANK", "0") != "0":
+            return 0
         if given[:1] in (["train"], ["demo"]):
             text = f"Error: landscape {given[0]} runs in one process: start it without torchrun"
             click.echo(text, err=True)
             return 2
-        return _run(args) if os.environ.get("RANK", "0") == "0" else 0
+        return _run(args)
     from landscape.processes import launched
 
     with launched() as here:

@@ -121,6 +121,8 @@ def test_a_file_is_renamed_with_all_that_was_measured_on_it(here: Path, run) -> 
     refused = run("loss", "A=b.pt", *problem)
     assert refused.code == 2
     assert "the name 'A' belongs to" in refused.err
+    assert run("loss", "pt=b.pt", *problem).code == 0  # the end of a word is no end of a path
+    assert listed(run) == [("A", "eigs"), ("pt", "eigs"), ("A", "loss"), ("pt", "loss")]
 
 
 def test_a_path_with_an_equals_sign_is_a_path(here: Path, run) -> None:

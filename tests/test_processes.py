@@ -151,6 +151,17 @@ def test_bad_set_ups_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+def test_a_command_says_what_its_launcher_has_not_set(
+    here: Path, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    ran = run("eigs", "a.pt", "--problem", "task.py")
+    assert ran.code == 1
+    assert ran.err.startswith("Error: WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT is not")
+
+
 def torchrun(*args: str, n: int = 2, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n)]
     return subprocess.run(

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,22 @@ def runs(here: Path) -> Path:
                 state = {name: 0.5 * tensor for name, tensor in state.items()}
                 torch.save(state, here / run / f"e{epoch}.pt")
     return here
+
+
+def runs_drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that the runs of a sweep are added to as they are drawn."""
+    from landscape.plots import sweeps
+
+    drawn: list[Any] = []
+    plain = sweeps.training_runs
+
+    def watched(*given: Any, **options: Any) -> Any:
+        result = plain(*given, **options)
+        drawn.extend(result[0])
+        return result
+
+    monkeypatch.setattr(sweeps, "training_runs", watched)
+    return drawn
 
 
 def held(path: str = "landscape.db") -> dict[str, dict[str, float]]:
@@ -85,20 +102,10 @@ def test_a_study_of_version_2_is_read_as_it_stands_and_upgraded_when_written(
 
 
 def test_a_sweep_has_a_line_for_each_run_over_its_epochs(runs: Path, run, monkeypatch) -> None:
-    from landscape.plots import sweeps
-
     args = ("--run", "adam=adam/*.pt", "--run", "sam=sam/*.pt", "--problem", "task.py", "-q")
     for verb in ("loss", "eigs"):
         assert run(verb, *args).code == 0
-    drawn: list[sweeps.TrainingRun] = []
-    plain = sweeps.training_runs
-
-    def watched(*given: object, **options: object) -> object:
-        result = plain(*given, **options)  # type: ignore[arg-type]
-        drawn.extend(result[0])
-        return result
-
-    monkeypatch.setattr(sweeps, "training_runs", watched)
+    drawn = runs_drawn(monkeypatch)
     for of in ("loss", "eigs"):
         drawn.clear()
         ran = run("plot", "--what", "sweep", "--of", of, "-o", f"{of}.png")
@@ -113,8 +120,6 @@ def test_runs_share_weights_with_each_other_and_with_other_files(
     runs: Path, run, monkeypatch
 ) -> None:
     """The first checkpoint of both, and the last one of sam, which has two names."""
-    from landscape.plots import sweeps
-
     shutil.copytree("sam", "asam")
     for epoch in (2, 10):
         state = torch.load(f"asam/e{epoch}.pt")
@@ -124,15 +129,7 @@ def test_runs_share_weights_with_each_other_and_with_other_files(
     assert run("loss", "FINAL=sam/last.pt", *problem).code == 0
     assert run("loss", "--run", "sam=sam/*.pt", "--run", "asam=asam/*.pt", *problem).code == 0
     assert list(held()) == ["sam", "asam"]
-    drawn: list[sweeps.TrainingRun] = []
-    plain = sweeps.training_runs
-
-    def watched(*given: object, **options: object) -> object:
-        result = plain(*given, **options)  # type: ignore[arg-type]
-        drawn.extend(result[0])
-        return result
-
-    monkeypatch.setattr(sweeps, "training_runs", watched)
+    drawn = runs_drawn(monkeypatch)
     ran = run("plot", "--what", "sweep", "--of", "loss", "-o", "x.png")
     assert ran.code == 0, ran.err
     assert {one.name: one.x.tolist() for one in drawn} == {

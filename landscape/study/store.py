@@ -170,8 +170,9 @@ class Study:
         if new not in self.names():
             here = os.path.relpath(path, self.path.absolute().parent) if path else ""
             with self._file.writing() as connection:
-                # What the end of its path is, was not given as a name.
-                if here and not str(path).endswith(name):
+                # What is an end of its path may not have been given as a name.
+                parts = Path(name).parts
+                if here and Path(path).parts[-len(parts) :] != parts:
                     _rename(connection, here, name)
                 _set_name(connection, name, checkpoint_hash, here)
 
