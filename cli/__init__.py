@@ -5,6 +5,7 @@ Commands are imported when they are called, so that ``landscape --help`` needs n
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib
 import io
@@ -70,8 +71,9 @@ class Verbs(click.Group):
         """Import one verb."""
         if cmd_name not in VERBS:
             return None
-        # A verb such as import, which no module can be named, has an underscore behind it.
-        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        # No module can be named import, and one named list would hide list from this file.
+        taken = keyword.iskeyword(cmd_name) or hasattr(builtins, cmd_name)
+        name = f"{cmd_name}_" if taken else cmd_name
         module = importlib.import_module(f".{name}", __package__)
         command: click.Command = module.command
         return command

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .list import row
+from .list_ import row
 from .options import study_option
 from .output import print_table
 

@@ -39,7 +39,7 @@ def test_help_and_drawing_verbs_do_not_import_torch() -> None:
         "import sys; from landscape.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "import landscape.cli.plot, landscape.cli.report, landscape.cli.list, landscape.cli.show\n"
+        "import landscape.cli.plot, landscape.cli.report, landscape.cli.list_, landscape.cli.show\n"
         "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import re
 import subprocess
@@ -133,6 +134,12 @@ def test_every_folder_is_in_the_wheel() -> None:
 
 def test_imports_go_down_only() -> None:
     assert upwards(graph()) == []
+
+
+def test_no_module_hides_a_builtin_from_its_package() -> None:
+    # `from . import list`, or an import of package.list by anybody, sets the package's name list.
+    hidden = {name for name in modules() if hasattr(builtins, name.rpartition(".")[2])}
+    assert hidden == set()
 
 
 def test_there_are_no_cycles() -> None:
