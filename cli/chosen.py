@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+import click
+
 from landscape.errors import InvalidArgumentError, StudyError
 
 if TYPE_CHECKING:
@@ -29,6 +31,36 @@ def in_full(study: Study, names: Sequence[str]) -> tuple[str, ...]:
         return ends[0] if name not in known and len(ends) == 1 else name
 
     return tuple(map(full, names))
+
+
+def colours_of(study: Study) -> dict[str, str]:
+    """Return the colours of a study's runs, each that of its last checkpoint, and of the others."""
+    from landscape.plots import colours_by_name
+
+    colours, names = colours_by_name(study.runs()), study.names()
+    last = {list(of)[-1]: colours[run] for run, of in study.runs().items()}
+    by_weights = {one.checkpoint_hash: last[one.name] for one in names if one.name in last}
+    same = (one for one in names if one.checkpoint_hash in by_weights)
+    ends = {one.name: by_weights[one.checkpoint_hash] for one in same}
+    return colours_by_name((entry.name for entry in study.entries()), colours | ends)
+
+
+def ends_of_runs(study: Study, kind: str | None) -> tuple[str, ...]:
+    """Return what to show of a study with runs: their last checkpoints, and those of no run.
+
+    Of those with a finished record of the kind, or of any; nothing, which is all, without runs.
+    """
+    runs = study.runs().values()
+    entries = [entry for entry in study.entries(kind) if entry.status == "complete"]
+    measured = dict.fromkeys(entry.name for entry in entries)
+    of_runs = [[name for name in of if name in measured] for of in runs]
+    earlier = {name for of in of_runs for name in of[:-1]} - {of[-1] for of in of_runs if of}
+    if not earlier:
+        return ()
+    say = "of each run the last checkpoint is shown: NAME others, or see --what sweep"
+    click.echo(f"Note: {say}.", err=True)
+    shown = {e.checkpoint_hash: e.name for e in reversed(entries) if e.name not in earlier}
+    return tuple(name for name in measured if name in shown.values())
 
 
 def _finished(study: Study, kind: str, names: Sequence[str]) -> list[Entry]:
@@ -62,7 +94,25 @@ def newest_of_runs(
         run: [(step, name, records[name]) for name, step in of.items() if name in records]
         for run, of in runs.items()
     }
-    return {run: of for run, of in found.items() if of}
+    return _of_one_problem({run: of for run, of in found.items() if of}, asked=bool(names))
+
+
+def _of_one_problem(
+    runs: dict[str, list[tuple[float, str, Result]]], *, asked: bool
+) -> dict[str, list[tuple[float, str, Result]]]:
+    """Keep the runs on the model and data of the one measured last, and say which are left out."""
+
+    def problem(run: str) -> tuple[str, int]:
+        at = runs[run][-1][-1].provenance
+        return at.data_fingerprint, at.n_parameters
+
+    last = max(runs, key=lambda run: max(r.provenance.created for *_, r in runs[run]), default="")
+    others = [run for run in runs if problem(run) != problem(last)]
+    if asked or not others:
+        return runs
+    say = f"left out, since they are of another model or other data: {', '.join(others)}"
+    click.echo(f"Note: {say}; NAME their checkpoints to see them.", err=True)
+    return {run: of for run, of in runs.items() if run not in others}
 
 
 def _load(study: Study, entry: Entry) -> Result:

@@ -12,7 +12,7 @@ from landscape.errors import InvalidArgumentError, one_of
 from landscape.results import Cost
 
 from .library_options import library_options
-from .measuring import SEARCH, price_of_eigenpairs, print_price
+from .measuring import SEARCH, Price, price_of_eigenpairs, print_price
 from .options import CommonOptions, common_options, open_study, scale_option
 from .output import as_dict, command_line, print_comparison, print_rows, print_table, to_json
 from .pointwise import AUTO, RANGE_FORWARDS, automatic_ranges
@@ -135,12 +135,12 @@ def _automatic(problems: Mapping[str, Problem], seed: int, study: Study) -> floa
     return max(automatic_ranges(problems, axes, seed=seed, study=study))
 
 
-def _price(k: int, n: int, *, paired: bool, searching: bool) -> Cost:
+def _price(k: int, n: int, *, paired: bool, searching: bool) -> Price:
     from landscape.compare import N_COMPARED_LINE
 
     lines = 2 * N_COMPARED_LINE + 2 * RANGE_FORWARDS * searching
     others = Cost(forwards=n * n + lines + 5 + 600 * paired)
-    return others + SEARCH * (6 if paired else 1) + price_of_eigenpairs(k)
+    return SEARCH * (6 if paired else 1) + price_of_eigenpairs(k) + others
 
 
 def _print(comparison: Comparison, paired: Sequence[Differences], common: CommonOptions) -> None:

@@ -53,12 +53,8 @@ def _print_verdicts(results: Sequence[Result]) -> None:
     for result in results:
         diagnosis = cast("Diagnosis", result)
         warned = [check.name for check in diagnosis.checks if check.verdict == "warning"]
-        counts = [
-            f"{n} {verdict}{'s' if n > 1 and verdict in ('note', 'warning') else ''}"
-            for verdict, n in diagnosis.count.items()
-            if n
-        ]
-        counts.sort(key=lambda text: "warning" in text)  # last, with the names of the checks
+        # warnings last, with the names of the checks
+        counts = sorted(diagnosis.counted, key=lambda text: "warning" in text)
         names = f": {', '.join(warned)}" if warned else ""
         style = "bold yellow" if warned else "bold green"
         print_line(f"{diagnosis.name}: {', '.join(counts)}{names}", style)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from landscape.wording import number
+
 from .chosen import in_full
 from .options import equal_weights, format_options, study_option
 from .output import print_table, to_json
@@ -53,6 +55,10 @@ def command(name: str | None, study: str, kind: str | None, output_format: str) 
             click.echo(f"Same weights: {', '.join(equal)}", err=output_format != "table")
 
 
+def _brief(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
 def row(entry: Entry) -> dict[str, Any]:
     """Return the row of one measurement."""
     from landscape.results import KINDS, Result
@@ -61,9 +67,11 @@ def row(entry: Entry) -> dict[str, Any]:
     if status == "partial":
         status += f" ({entry.points_done} of {entry.points_total} points)"
     keys = KINDS.get(entry.kind, Result).distinguishing
-    settings = [f"{key} {entry.settings[key]}" for key in keys if entry.settings.get(key)]
+    settings = [f"{key} {_brief(entry.settings[key])}" for key in keys if entry.settings.get(key)]
     seeds = {part.get("seed") for key in ("d", "d1") if (part := entry.settings.get(key))}
     settings += [f"seed {seed}" for seed in sorted(seeds - {None})]
+    settings += [f"{entry.points_total} points"] if entry.points_total > 1 else []
+    settings += ["normalised logits"] if "normalised logits" in entry.loss else []
     settings += [f"of {entry.parameters}"] if entry.parameters else []
     return {
         "id": str(entry.id),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _LARGEST_LISTED_ARRAY = 10_000
 _NUMBER = r"(≥ )?[-+]?(\d|nan|inf|$)|yes$|NO$"
 _USUAL_WIDTH = 120  # of what is not a terminal: wider tables are turned
+_FEW = 3  # checkpoints that are named after a table
 _LONGEST_WORD = 24  # longer cells are broken into lines where the terminal is narrow
 
 Row = Mapping[str, Any]
@@ -58,8 +59,9 @@ def print_results(
             f"{n_recalled} of {len(results)} recalled from an earlier run, not measured again."
         )
     elsewhere = "" if study == DEFAULT_STUDY else f" --study {shlex.quote(study)}"
-    names = " ".join(map(shlex.quote, _names(results)))
-    click.echo(f"Saved in {study}; details: landscape show {names}{elsewhere}")
+    names = _names(results)
+    which = " ".join(map(shlex.quote, names)) if len(names) <= _FEW else "NAME"
+    click.echo(f"Saved in {study}; details: landscape show {which}{elsewhere}")
 
 
 def _rows(results: Sequence[Result]) -> list[Row]:
@@ -118,7 +120,7 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], *, turn:
 
     console = Console(file=sys.stdout, highlight=False)
     is_terminal = console.is_terminal
-    limit = console.width if is_terminal else _USUAL_WIDTH
+    limit = console.width if is_terminal or "COLUMNS" in os.environ else _USUAL_WIDTH
     if not is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=10_000)
 

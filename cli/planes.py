@@ -13,7 +13,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .library_options import library_options
-from .measuring import SEARCH, price_of_eigenpairs
+from .measuring import SEARCH, Price, price_of_eigenpairs
 from .options import CommonOptions, expanded
 from .pointwise import Ends
 from .sections import WHAT, refuse_given
@@ -66,8 +66,8 @@ class PlaneOptions:
                 refuse_given([name], why)
 
     @property
-    def price(self) -> Cost:
-        """Upper bound on the passes of finding the plane."""
+    def price(self) -> Price | Cost:
+        """The passes of finding the plane."""
         return _PRICES.get(self.plane, Cost())
 
     @property

@@ -15,7 +15,17 @@ from landscape.plots import PICTURES
 from landscape.results import KINDS
 from landscape.results.comparison import Comparison, Measured
 
-from .chosen import every_path, every_run, in_full, newest, newest_of_runs, numbered, random_lines
+from .chosen import (
+    colours_of,
+    ends_of_runs,
+    every_path,
+    every_run,
+    in_full,
+    newest,
+    newest_of_runs,
+    numbered,
+    random_lines,
+)
 from .options import params_option, part_of, scale_option, study_option
 
 if TYPE_CHECKING:
@@ -39,14 +49,14 @@ class Look:
     x_axis: str  # spacing of the eigenvalues of a density
     relative: bool  # profiles against ρ/‖w‖
     interactive: bool
-    colours: Mapping[str, str]  # by checkpoint, the same in every picture
+    colours: Mapping[str, str]  # by checkpoint and run, the same in every picture
     folders: Mapping[str, str]  # where the study knows no runs, those of one folder are one
 
     def options(self, drawer: str, names: Sequence[str]) -> dict[str, Any]:
         """Return the keywords of one kind of picture."""
         plain = "log" if "log" in self.scale else "linear"
         if drawer == "trajectory":
-            return {}  # its records have names of their own
+            return {"colours": self.colours}  # its records have names of their own
         if drawer == "band":
             return {"scale": self.scale, "colours": self.colours}
         if drawer == "difference":
@@ -54,7 +64,7 @@ class Look:
         if drawer == "path":
             return {"names": names, "scale": plain}
         if drawer == "sweep":
-            return {"names": names, **self._runs(names)}
+            return {"names": names, "colours": self.colours, **self._runs(names)}
         further: dict[str, dict[str, Any]] = {
             "density": {"x_axis": self.x_axis},
             "profile": {"relative": self.relative},
@@ -141,7 +151,7 @@ def command(
       landscape plot --id 7 --kind 3d -o surface.png
       landscape plot --id 7 --id 9 -o runs_on_surface.html
     """
-    from landscape.plots import colours_by_name, save_figure
+    from landscape.plots import save_figure
     from landscape.study import Study
 
     interactive = Path(output).suffix.lower() in {".html", ".htm"}
@@ -152,7 +162,7 @@ def command(
     with Study(study, readonly=True) as opened:
         look = Look(
             interactive=interactive,
-            colours=colours_by_name(entry.name for entry in opened.entries()),
+            colours=colours_of(opened),
             folders={one.name: os.path.dirname(one.path) for one in opened.names() if one.path},
             **look_options,
         )
@@ -195,8 +205,9 @@ def _newest(
         kind = swept if what == "sweep" else SPECIAL.get(what, what)
         if what == "sweep" and (runs := newest_of_runs(study, kind, names, parameters=part)):
             return _sweep(runs, look)
-        found = newest(study, kind, names, parameters=part)
+        found = newest(study, kind, names or ends_of_runs(study, kind), parameters=part)
         return _drawn(what, found, look)
+    names = names or ends_of_runs(study, None if what in {"contrast", *LINES} else what)
     comparison = study.comparison(names or None, parameters=part)
     if not comparison.models:
         msg = (
@@ -259,7 +270,8 @@ def _surfaces(models: list[Measured], look: Look) -> Any:
     if len(models) == 1 and (look.kind or models[0].trajectories) and not look.interactive:
         surface = cast("Surface", models[0].surface)
         runs = models[0].trajectories
-        return surface.plot(kind=look.kind, scale=look.scale, trajectories=runs)
+        further: Any = {"trajectories": runs, "colours": look.colours}
+        return surface.plot(kind=look.kind, scale=look.scale, **further)
     return _sheet(Comparison(models=tuple(models)), look, lines=False)
 
 
@@ -287,8 +299,23 @@ def _sweep(runs: Mapping[str, list[tuple[float, str, Result]]], look: Look) -> A
     """Draw the runs that the study knows, by their epochs or steps."""
     places = [(run, *checkpoint) for run, of in runs.items() for checkpoint in of]
     of_each, x, names, records = map(list, zip(*places, strict=True))
-    further = {"runs": of_each, "x": x, "x_label": "epoch or step"}
+    further = {"runs": of_each, "x": x, "x_label": _counted(runs)}
     return _call("sweep", look, records, names=names, **further)
+
+
+def _counted(runs: Mapping[str, list[tuple[float, str, Result]]]) -> str:
+    """Return what the steps of runs count: the word before them in the checkpoints' names, if any.
+
+    A study knows the numbers alone, which may be those of the files, of epochs or of steps.
+    """
+    from landscape.plots.numbering import counted_in, numbers_in
+
+    words = set()
+    for of in runs.values():
+        names, numbers = [name for _, name, _ in of], numbers_in([name for _, name, _ in of])
+        named = numbers is not None and [step for step, *_ in of] == numbers.tolist()
+        words.add(counted_in(names) if named else "")
+    return words.pop() if len(words) == 1 and words != {""} else "epoch or step"
 
 
 def _call(drawer: str, look: Look, *records: Any, names: Sequence[str] = (), **further: Any) -> Any:

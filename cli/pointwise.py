@@ -14,6 +14,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .library_options import library_options
+from .measuring import Price
 from .options import CommonOptions
 from .sections import WHAT, refuse_given
 
@@ -123,8 +124,8 @@ class PointOptions:
             **self.common.run,
         }
 
-    def price(self, points: int, searching: Cost, *, axes: int = 1) -> Cost:
-        """Return an upper bound on the passes of one checkpoint."""
+    def price(self, points: int, searching: Price | Cost, *, axes: int = 1) -> Price | Cost:
+        """Return the passes of one checkpoint, and those of a search before."""
         is_recalibrated = self.evaluation["statistics"] == "recalibrated"
         passes = 1 + is_recalibrated + (self.held_out is not None) + self.paired
         search = RANGE_FORWARDS * axes if self.half_width == AUTO else 0

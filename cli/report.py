@@ -9,7 +9,7 @@ import click
 
 from landscape.errors import StudyError
 
-from .chosen import in_full
+from .chosen import colours_of, in_full
 from .options import params_option, part_of, scale_option, study_option
 from .output import command_line
 
@@ -46,11 +46,10 @@ def command(
     Example:
       landscape report sgd sam --study landscape.db -o contrast.html
     """
-    from landscape.plots import colours_by_name
     from landscape.study import Study
 
     with Study(study, readonly=True) as opened:
-        colours = colours_by_name(entry.name for entry in opened.entries())
+        colours = colours_of(opened)
         comparison = opened.comparison(in_full(opened, names) or None, parameters=part_of(params))
     if not names:
         comparison = _measured(comparison)

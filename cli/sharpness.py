@@ -11,7 +11,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.results import Cost
 
 from .library_options import library_options
-from .measuring import SCOUTING, SEARCH_HVPS, measure_each
+from .measuring import SCOUTING, SEARCH_HVPS, SEARCH_USUALLY, Price, measure_each
 from .options import CommonOptions, common_options
 from .runs import run_option
 from .sections import WHAT, Command, refuse_given
@@ -90,7 +90,7 @@ def command(
         results: list[Result] = [sharpness(at, rho, **options)]
         return results if m is None else [*results, m_sharpness(at, rho, m=m, **options)]
 
-    def price(problem: Problem) -> Cost:
+    def price(problem: Problem) -> Price | Cost:
         if protocol == "auto-pgd":
             return Cost(gradients=21)
         n_radii = len(radii or range(7)) if profile else 1
@@ -131,15 +131,16 @@ def _radii(text: str | None) -> list[float] | None:
         raise InvalidArgumentError(msg) from None
 
 
-def _price_of_search(problem: Problem, ball: dict[str, Any], *, from_below: bool) -> Cost:
-    """Return an upper bound on the passes of the search at one radius."""
+def _price_of_search(problem: Problem, ball: dict[str, Any], *, from_below: bool) -> Price:
+    """Return the passes of the search at one radius."""
     from landscape.sharpness import Ball, n_vertices
 
     scale = Ball(1.0, ball["p"], ball["adaptive"], ball["eta"]).scale(problem)
     n_free = problem.space.n if scale is None else int(scale.count_nonzero())
     scouting = SCOUTING * (3 if ball["p"] == 1 else 1)  # vertices beside each start
-    return Cost(
+    most = Cost(
         forwards=2 + n_vertices(ball["p"], n_free),
         gradients=scouting + _FROM_BELOW * from_below + ball["max_gradients"],
         hvps=SEARCH_HVPS if ball["p"] == 2 else _MODEL,
     )
+    return Price(most, SEARCH_USUALLY if ball["p"] == 2 else most)

@@ -215,6 +215,30 @@ def test_a_dry_run_prints_json_for_programs(here: Path, run, words) -> None:
     assert not Path("landscape.db").exists()
 
 
+def test_a_dry_run_says_what_a_search_usually_takes(here: Path, run) -> None:
+    """Within three times of what it took, and below the most."""
+    args = ("a.pt", "--problem", "task.py", "--split", "train")
+    for verb in ("eigs", "sharpness"):
+        told = json.loads(run(verb, *args, "--dry-run", "--json").out)["at_most"]["a.pt"]
+        assert told["usual_seconds"] < told["seconds"]
+        assert "usually about" in run(verb, *args, "--dry-run").out
+    assert "usual" not in run("loss", *args, "--dry-run").out
+
+
+def test_the_list_tells_balls_grids_and_losses_apart(here: Path, run) -> None:
+    args = ("a.pt", "--problem", "task.py")
+    run("sharpness", *args, "--rho", "0.1")
+    run("sharpness", *args, "--rho", "0.1", "--adaptive", "filterwise")
+    run("sharpness", *args, "--rho", "0.1", "--normalise-logits")
+    for points in ("3", "5"):
+        run("surface", *args, "--points", points)
+    rows = [line.split("  train")[0].split() for line in run("list").out.splitlines()[2:]]
+    settings = [" ".join(row[1:]) for row in rows]
+    assert len(settings) == len(set(settings)) == 5
+    for words in ("adaptive filterwise", "normalised logits", "9 points", "25 points"):
+        assert sum(words in text for text in settings) == 1
+
+
 def a_crowded_spectrum(n: int) -> str:
     """A problem whose eigenvalues lie so close that Lanczos takes many products."""
     return (

@@ -212,6 +212,9 @@ def test_the_principal_plane_is_that_of_a_dense_svd(n: int) -> None:
     assert found.trajectory.coordinates == pytest.approx(matrix @ axes.T, abs=1e-10)
     rest = matrix - (matrix @ axes.T) @ axes
     assert found.trajectory.off_plane == pytest.approx(np.linalg.norm(rest, axis=1), abs=1e-8)
+    assert f"of a run of {n + 1} checkpoints" in found.plane.description
+    with_the_origin = principal_plane(problem, [*run, problem.model.state_dict()])
+    assert f"of a run of {n + 1} checkpoints" in with_the_origin.plane.description
 
 
 def test_a_run_is_read_without_holding_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,56 @@ def test_runs_of_two_folders_are_two_lines(here: Path, run, drawn: list[Figure])
     assert x == {"adam, λ1": [1, 2, 3], "sam, λ1": [4, 5, 6]}
 
 
+def run_of_records(
+    study: Study, run: str, n: int, *, data: str = "data-1", created: str = "2026-01-01T00:00:00"
+) -> None:
+    """Save eigenpairs of the n checkpoints of a run."""
+    names = [f"{run}-epoch-{k}.pt" for k in range(n)]
+    for k, name in enumerate(names):
+        record = samples.eigenpairs(name, top=20.0 + k, k=1)
+        origin = {"checkpoint_hash": name, "data_fingerprint": data, "created": created}
+        study.save(
+            dataclasses.replace(record, provenance=dataclasses.replace(record.provenance, **origin))
+        )
+    study.set_run(run, {name: k for k, name in enumerate(names)})
+
+
+def test_of_a_run_the_last_checkpoint_is_shown_in_the_runs_colour(
+    tmp_path: Path, run, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Study("landscape.db") as study:
+        for name in ("sgd", "sam"):
+            run_of_records(study, name, 12)
+    ran = run("plot", "--what", "eigs", "-o", "x.png")
+    assert "of each run the last checkpoint is shown" in ran.err
+    shown = {bars.get_label(): bars[0].get_color() for bars in drawn[-1].axes[0].containers}
+    assert list(shown) == ["sgd-epoch-11.pt", "sam-epoch-11.pt"]
+    assert run("plot", "--what", "sweep", "-o", "x.png").err == ""
+    axes = drawn[-1].axes[0]
+    lines = {bars.get_label(): bars[0].get_color() for bars in axes.containers}
+    assert list(lines) == ["sgd, λ1", "sam, λ1"]
+    assert list(lines.values()) == list(shown.values())
+    assert axes.get_xlabel() == "epoch"
+    assert run("plot", "sam-epoch-3", "--what", "eigs", "-o", "x.png").err == ""
+    assert [bars.get_label() for bars in drawn[-1].axes[0].containers] == ["sam-epoch-3.pt"]
+
+
+def test_runs_on_other_data_are_left_out_and_named(
+    tmp_path: Path, run, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Study("landscape.db") as study:
+        run_of_records(study, "images", 3, created="2026-02-01T00:00:00")
+        run_of_records(study, "words", 3, data="other")
+    ran = run("plot", "--what", "sweep", "-o", "x.png")
+    assert "left out, since they are of another model or other data: words;" in ran.err
+    (bars,) = drawn[-1].axes[0].containers
+    assert list(bars[0].get_ydata()) == [20.0, 21.0, 22.0]  # of the images, measured last
+    names = [f"words-epoch-{k}" for k in range(3)]
+    assert run("plot", *names, "--what", "sweep", "-o", "x.png").err == ""
+
+
 def test_a_surface_that_is_not_finished_can_be_looked_at(
     tmp_path: Path, run, drawn: list[Figure]
 ) -> None:

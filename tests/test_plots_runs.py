@@ -241,11 +241,21 @@ def test_the_picture_of_runs_alone() -> None:
 
 
 def test_checkpoints_are_named_where_their_names_fit() -> None:
-    run = run_on(grid())
+    run = dataclasses.replace(run_on(grid()), names=tuple("abcde"))
     axes = plots.draw(run).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == list(run.names)
-    long = dataclasses.replace(run, names=tuple(f"checkpoint-{i:09d}" for i in range(5)))
+    long = dataclasses.replace(run, names=tuple(f"checkpoint-{i * '1'}-x" for i in range(5)))
     assert plots.draw(long).axes[0].get_xlabel() == "number of the checkpoint"
+
+
+def test_checkpoints_stand_at_the_numbers_of_their_names() -> None:
+    steps = (10, 20, 40, 80, 160)
+    run = dataclasses.replace(run_on(grid()), names=tuple(f"net-step-{n}" for n in steps))
+    axes = plots.draw(run).axes[0]
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), steps)
+    assert axes.get_xlabel() == "step"
+    backwards = dataclasses.replace(run, names=run.names[::-1])
+    assert plots.draw(backwards).axes[0].get_xlabel() != "step"
 
 
 def test_interactive_runs_have_the_same_places_and_tell_both_losses() -> None:

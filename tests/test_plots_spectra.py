@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import samples
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
 from samples import figures as plots
 
 import landscape.plots
 from landscape.errors import InvalidArgumentError
-from landscape.plots.sweeps import numbers_in
+from landscape.plots.numbering import numbers_in
 from landscape.results import KINDS
 from landscape.study import Study
 
@@ -108,6 +109,9 @@ def test_densities_are_smoothed_by_one_bandwidth():
 def test_a_share_below_zero_whose_interval_is_half_of_all_is_not_resolved():
     record = dataclasses.replace(sgd(), negative_low=0.05, negative_high=0.92)
     assert "share below zero not resolved (5 to 92 %)" in samples.key(plots.draw(record))[0]
+    assert record.summary()["share below zero"] == "not resolved"
+    assert dict(record.rows())["share below zero"].startswith("not resolved  (95%: 0.05 to 0.92)")
+    assert sgd().summary()["share below zero"] == sgd().negative
     assert "not resolved" not in samples.key(plots.draw(sgd()))[0]
 
 
@@ -556,3 +560,36 @@ def test_what_a_study_does_not_hold_cannot_be_drawn(study, run):
     ran = run("plot", "--what", "trace", "--study", "empty.db")
     assert ran.code == 1
     assert "empty.db holds no finished trace; measure it first" in ran.err
+
+
+def test_several_calls_into_one_panel_tell_checkpoints_apart() -> None:
+    axes = Figure().subplots()
+    for name in ("one.pt", "two.pt", "one.pt"):
+        plots.draw(samples.eigenpairs(name), ax=axes)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert sorted(labels) == sorted(set(labels))
+    drawn = {bar.get_label(): bar[0] for bar in axes.containers}
+    one, two = drawn["one.pt"], drawn["two.pt"]
+    assert one.get_color() != two.get_color()
+    assert one.get_marker() != two.get_marker()
+    assert {bar[0].get_color() for bar in axes.containers if bar.get_label() == "one.pt"} == {
+        one.get_color()
+    }
+
+
+def test_a_caption_says_something_of_a_few_checkpoints_and_what_did_not_converge_first() -> None:
+    made = [samples.eigenpairs(f"{i}.pt", top=20.0 + i) for i in range(8)]
+    records = [dataclasses.replace(r, upper_bound=1.1 * r.values[0]) for r in made]
+    records.append(samples.eigenpairs("bad.pt", top=50.0, converged=False))
+    text = samples.caption(plots.plot_eigs(records).figure)
+    assert "bad.pt: Lanczos" in text
+    assert text.index("bad.pt") < text.index("0.pt")
+    assert "and so on for" in text
+    assert len(text) < 1_000
+    few = samples.caption(plots.plot_eigs(records[:3]).figure)
+    assert all(f"{i}.pt: no eigenvalue above" in few for i in range(3))
+
+
+def test_the_rise_over_training_says_the_ball() -> None:
+    records = [samples.sharpness(f"e-{i}.pt", rho=0.3) for i in range(3)]
+    assert "ρ = 0.3" in samples.caption(plots.plot_sweep(records).figure)

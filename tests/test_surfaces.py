@@ -188,6 +188,11 @@ def test_a_line_through_a_surface_has_its_bits():
     problem = case_named("conv_batch_norm_eval").build(5, dtype="float32")
     plane = random_plane(problem, 3)
     grid = surface(problem, plane, n=5)
+    assert line(problem, plane.x, n=5).x.tolist() == grid.x.tolist()
+    with pytest.raises(TypeError, match=r"surface\(\) has no argument 'points'"):
+        surface(problem, plane, points=5)
+    with pytest.raises(TypeError, match=r"line\(\) has no argument 'precison' \(nearest: prec"):
+        line(problem, precison="exact")
     assert line(problem, plane.x, x=grid.x).loss.tobytes() == grid.loss[:, 2].tobytes()
     assert line(problem, plane.y, x=grid.y).loss.tobytes() == grid.loss[2].tobytes()
 

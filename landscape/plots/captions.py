@@ -15,16 +15,27 @@ from landscape.wording import number
 
 T = TypeVar("T")
 
+N_SAID = 3  # of how many checkpoints a caption says something before it cuts short
 NOT_THE_WORST = "A random slice is not the worst case: it can look flat where the minimum is sharp."
 
 
 def per_name(samples: Sequence[T], names: Sequence[str], phrase: Callable[[T], str]) -> str:
-    """Say something of several checkpoints: once where it is the same for all."""
-    phrases = [phrase(sample) for sample in samples]
-    if len(set(phrases)) == 1:
-        return phrases[0]
-    of_each = [f"{shorten(n)}: {text}" for n, text in zip(names, phrases, strict=True) if text]
-    return NamePhrase("; ".join(of_each))
+    """Say something of several checkpoints: once where it is the same, and of a few at most."""
+    by_phrase: dict[str, list[str]] = {}
+    for name, sample in zip(names, samples, strict=True):
+        by_phrase.setdefault(phrase(sample), []).append(shorten(name))
+    if len(by_phrase) == 1:
+        return next(iter(by_phrase))
+    by_phrase.pop("", None)
+    of_each = [f"{_several(called)}: {text}" for text, called in by_phrase.items()]
+    of_each.sort(key=lambda text: "NOT" not in text)
+    more = f"; and so on for {len(of_each) - N_SAID} more" if len(of_each) > N_SAID + 1 else ""
+    return NamePhrase("; ".join(of_each[: N_SAID if more else None]) + more)
+
+
+def _several(names: Sequence[str]) -> str:
+    more = len(names) - N_SAID
+    return ", ".join(names[:N_SAID]) + (f" and {more} more" if more > 0 else "")
 
 
 def with_ending(text: str, ending: str) -> str:

@@ -21,8 +21,6 @@ from landscape.wording import number
 
 STACKED_FROM = 4
 """Number of densities from which they stand under each other."""
-NOT_RESOLVED = 0.5
-"""Width of the interval of the share below zero from which it is called not resolved."""
 
 _BELOW = 12.0  # the axis begins this far below the peak of a single eigenvalue
 
@@ -148,7 +146,7 @@ def plot_density(
         prepare_density(panel, view, y_axis)
         panel.set_xlabel("eigenvalue λ" if panel is panels[-1] else "")
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
-        look: Any = {"tint": tints[name], "shape": style.marker(index)}
+        look: Any = {"tint": tints[name], "shape": style.markers_by_name(tints)[name]}
         label = f"{style.shorten(name, 24)}: {_share_below_zero(record)}"
         if is_stacked:
             draw_density(panels[index], record, view, **look)
@@ -217,7 +215,7 @@ def draw_density(
 def _share_below_zero(record: Density) -> str:
     ends = f"{100 * record.negative_low:.3g} to {100 * record.negative_high:.3g} %"
     text = f"{100 * record.negative:.3g} % below zero ({ends})"
-    if record.negative_high - record.negative_low > NOT_RESOLVED:
+    if not record.is_negative_resolved:
         text = f"share below zero not resolved ({ends})"
     return f"{text}, λmax/λ5 = {record.ratio:.3g}" if math.isfinite(record.ratio) else text
 

@@ -28,8 +28,11 @@ FLAT_FROM = 0.4
 
 A round quadratic bowl has 0.16 over a square and 0.32 along a line, an infinitely long one 0.32.
 """
+FLAT_MAP_FROM = 0.25
+"""The same share of surfaces whose losses span two decades: all but round bowls."""
 LOG_FROM = 8.0
 """Ratio of the largest loss to the smallest below which a logarithm would show no more."""
+TWO_DECADES = 100.0
 DECADES = 1000.0
 """The same ratio from which ``auto`` always spaces by log."""
 
@@ -140,8 +143,9 @@ def common_scale(
         name: ``linear``, ``log``, ``excess`` (rise above each checkpoint's own loss),
             ``log-excess``, or ``auto``: ``log`` where every loss is positive and the largest of
             all panels is 1,000 times the smallest, or 40 % of the points lie in the lowest tenth
-            of the common range, so that a linear picture would hide them in one colour; else
-            ``linear``. A `Scale` is returned as it is.
+            of the common range (25 % of those of surfaces, where the ratio is 100), so that a
+            linear picture would hide them in one colour; else ``linear``. A `Scale` is returned
+            as it is.
         limits: smallest and largest value to show; None: those of the data. What lies outside is
             drawn at the limit, and the caption counts it.
 
@@ -159,9 +163,10 @@ def common_scale(
     values = np.concatenate([*panels, np.zeros(0)])
     low, high = _range(values, limits)
     error = max((_interpolation_error(s) for s in samples), default=0.0)
+    are_maps = any(isinstance(sampled, Surface) for sampled in samples)
     positive = low > 0 if limits else all(_is_positive(s, loose) for s in samples)
     logarithmic = name in {"log", "log-excess"} or (
-        name == "auto" and positive and _is_flat(panels, low, high)
+        name == "auto" and positive and _is_flat(panels, low, high, are_maps=are_maps)
     )
     plain: dict[str, Any] = {"rise": rise, "low": low, "high": high}
     if not logarithmic or (low > 0 and error <= low):
@@ -208,10 +213,11 @@ def _interpolation_error(sampled: Sampled) -> float:
     return float(sampled.interpolation_error * np.ptp(known)) if known.size else 0.0
 
 
-def _is_flat(panels: Sequence[Floats], low: float, high: float) -> bool:
+def _is_flat(panels: Sequence[Floats], low: float, high: float, *, are_maps: bool) -> bool:
     """Return whether a linear picture on the common range would show most as one colour."""
     smallest = min(float(panel.min()) for panel in panels)
     shares = [np.mean(panel <= low + 0.1 * (high - low)) for panel in panels]
     smallest = max(smallest, low)
-    many_decades = smallest > 0 and high >= DECADES * smallest
-    return bool(many_decades or (high > LOG_FROM * smallest and np.mean(shares) >= FLAT_FROM))
+    ratio = high / smallest if smallest > 0 else 0.0
+    flat_from = FLAT_MAP_FROM if are_maps and ratio >= TWO_DECADES else FLAT_FROM
+    return bool(ratio >= DECADES or (high > LOG_FROM * smallest and np.mean(shares) >= flat_from))

@@ -62,15 +62,15 @@ def plot_eigs(
     bounded = [_has_visible_bound(record, logarithmic=logarithmic) for record in records]
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
         at = _places(record, n_places) + 0.5 * ((index + 0.5) / len(records) - 0.5)
-        tint = tints[name]
-        _draw_spectrum(axes, at, record, style.shorten(name), tint=tint, shape=style.marker(index))
+        tint, shape = tints[name], style.markers_by_name(tints)[name]
+        _draw_spectrum(axes, at, record, style.shorten(name), tint=tint, shape=shape)
         if split and len(record.gauss_newton):
             # beside the eigenvalue, which it is close to for the largest ones
             axes.plot(at + 0.13, record.gauss_newton, color=tint, **_SPLIT)
         if bounded[index]:
             axes.plot(at[:1], [record.upper_bound], color=tint, **_BOUND)
     _number_places(axes, records, n_places)
-    axes.set_ylabel("eigenvalue θ")
+    axes.set_ylabel("eigenvalue λ")
     if any(len(record.data_errors) for record in records):
         sample = "another sample of the data: ±1 standard error"
         axes.plot([], [], color=style.FAINT, linewidth=6, alpha=0.3, label=sample)
@@ -146,7 +146,7 @@ def _eigs_parts(records: Sequence[Eigenpairs], called: Sequence[str]) -> list[st
     groups = any(len(record.data_errors) for record in records)
     return [
         f"{ends} eigenvalues {captions.of_operator(records, called)}; an eigenvalue "
-        "lies within each bar (‖Hv − θv‖, shown where it is wider than the marker)",
+        "lies within each bar (‖Hv − λv‖, shown where it is wider than the marker)",
         captions.per_name(records, called, _eigs_search),
         captions.per_name(records, called, _bounds),
         "the standard error over the examples holds the eigenvector fixed" if groups else "",

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 from cycler import cycler
@@ -29,6 +30,7 @@ COLOUR_MAP = "viridis"
 FAINT = "0.5"
 BAD = "#D00000"
 SMALL = 7.0
+_DRAWN: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()  # colours by name
 
 STYLE: Mapping[str, Any] = {
     "axes.axisbelow": True,
@@ -107,14 +109,25 @@ def marker(index: int) -> str:
     return MARKERS[index % len(MARKERS)]
 
 
+def markers_by_name(colours: Mapping[str, str]) -> dict[str, str]:
+    """Return the marker of each name that has a colour, in the same order."""
+    return {name: marker(index) for index, name in enumerate(colours)}
+
+
 def colours_by_name(
     names: Iterable[str], known: Mapping[str, str] | None = None, ax: Axes | None = None
 ) -> dict[str, str]:
-    """Return a colour for each name: those that are known, else the next ones of the cycle."""
-    found = dict(known or {})
-    n_drawn = len(ax.get_legend_handles_labels()[1]) if ax is not None and not known else 0
+    """Return a colour for each name: those known, or drawn in the axes before, else new ones."""
+    found, taken = dict(known or {}), set()
+    if ax is not None:
+        found = _DRAWN.get(ax, {}) | found
+        taken = {to_hex(line.get_color()) for line in ax.lines} - set(found.values())
     for name in names:
-        found.setdefault(name, colour(n_drawn + len(found)))
+        every = [colour(len(found) + further) for further in range(len(PALETTE))]
+        free = [tint for tint in every if tint not in taken]
+        found.setdefault(name, (free or every)[0])
+    if ax is not None:
+        _DRAWN[ax] = found
     return found
 
 
@@ -148,14 +161,21 @@ def finish(
         title = names[0]
     if title:
         axes.set_title(plain(shorten(title, 60)))
-    n_labels = len(axes.get_legend_handles_labels()[1])
-    if n_labels and ax is not None:
-        axes.legend()
-    elif n_labels > 1:
+    labels = axes.get_legend_handles_labels()[1]
+    if labels and ax is not None:
+        _legend(axes)
+    elif len(labels) > 1:
         draw_key(axes)
     if caption or (caption is None and ax is None):
         write_caption(axes.figure, parts)
     return axes
+
+
+def _legend(axes: Axes) -> None:
+    """Name what is drawn inside of a panel, once each, also after several calls."""
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes.legend(list(once.values()), list(once))
 
 
 def draw_key(axes: Axes) -> None:

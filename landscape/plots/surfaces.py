@@ -178,12 +178,13 @@ def add_colour_bar(axes: Any, scale: Scale, *, cmap: str = style.COLOUR_MAP) -> 
     bar.outline.set_linewidth(0.5)
 
 
-def mark_checkpoint(axes: Axes, surface: Surface) -> None:
+def mark_checkpoint(axes: Axes, surface: Surface, *height: float) -> None:
     """Mark the origin of the plane with a +, where it lies within the grid."""
     x, y = surface.x, surface.y
     if x.min() <= 0 <= x.max() and y.min() <= 0 <= y.max():
-        axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2.4, zorder=5)
-        axes.plot(0, 0, "+", color="black", markersize=8, markeredgewidth=1.1, zorder=6)
+        at: Any = [[0.0], [0.0], *([z] for z in height)]
+        axes.plot(*at, "+", color="white", markersize=9, markeredgewidth=2.4, zorder=5)
+        axes.plot(*at, "+", color="black", markersize=8, markeredgewidth=1.1, zorder=6)
 
 
 def is_smoothed(surface: Surface) -> bool:
@@ -255,6 +256,10 @@ def draw_relief(axes: Any, surface: Surface, scale: Scale, *, cmap: str = style.
     bad = ~np.isfinite(z)
     if bad.any():
         axes.plot(x[bad], y[bad], np.full(bad.sum(), bottom), "x", color=style.BAD, markersize=4)
+    origin = np.clip(0.0 if scale.rise else surface.origin_loss, scale.low, scale.high)
+    if np.isfinite(origin):
+        axes.computed_zorder = False  # else the relief may hide it
+        mark_checkpoint(axes, surface, float(scale.forward(origin)))
     axes.set_zlim(bottom, top)
     ticks = scale.levels(5)
     axes.set_zticks(scale.forward(ticks), [captions.level_text(v) for v in ticks])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.plots import captions, style
 from landscape.plots.lines import mark_bad
+from landscape.plots.numbering import counted_in, numbers_in, run_names_in
 from landscape.plots.spectra import space
 from landscape.plots.trajectories import finite, spans_decades
 from landscape.results import (
@@ -26,12 +26,10 @@ from landscape.results import (
     TraceEstimate,
     TrainingLog,
 )
-
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_SUFFIX = re.compile(r"\.(pt|pth|bin|ckpt|safetensors)$", re.IGNORECASE)
+from landscape.results.sharpness import ball_of
 
 QUANTITIES = {
-    "eigs": "eigenvalue θ",
+    "eigs": "eigenvalue λ",
     "sharpness": "rise of the loss, L(w + ε) − L(w)",
     "trace": "trace",
     "loss": "loss",
@@ -93,7 +91,7 @@ def training_runs(
         runs = [name for name, of in records.items() for _ in of]
         records = [record for of in records.values() for record in of]
     several, called = style.records_and_names(records, names)
-    keys = list(runs) if runs is not None else _run_names(called)
+    keys = list(runs) if runs is not None else run_names_in(called)
     if len(keys) != len(several):
         msg = f"runs must hold one name per record; got {len(keys)} for {len(several)} records"
         raise InvalidArgumentError(msg)
@@ -104,7 +102,7 @@ def training_runs(
         labels = [called[i] for i in chosen]
         if places is None:
             at = numbers_in(labels)
-            counted = counted or ("" if at is None else _counted(labels))
+            counted = counted or ("" if at is None else counted_in(labels))
             at = np.arange(len(chosen), dtype=np.float64) if at is None else at
         else:
             at = places[chosen] if places.shape == (len(several),) else np.full(1, np.nan)
@@ -120,45 +118,6 @@ def training_runs(
         )
         found.append(run)
     return found, counted or ("position in the run" if len(found) > 1 else "")
-
-
-def _run_names(names: Sequence[str]) -> list[str]:
-    """Return the run of each checkpoint: what its name is without the number that it counts by.
-
-    >>> _run_names(["adam-e1.pt", "adam-e2.pt", "sam-e1.pt"])
-    ['adam-e', 'adam-e', 'sam-e']
-    """
-    stems = [_SUFFIX.sub("", name) for name in names]
-    if len({_NUMBER.sub("#", stem) for stem in stems}) == 1 or not all(map(_NUMBER.search, stems)):
-        return [""] * len(names)
-    return [_NUMBER.sub("", stem).strip(" -_./") for stem in stems]
-
-
-def numbers_in(names: Sequence[str]) -> FloatArray | None:
-    """Return the number in each name, where the names differ in that number only.
-
-    >>> numbers_in(["net2-step-100.pt", "net2-step-20.pt"])
-    array([100.,  20.])
-    >>> numbers_in(["start", "step-20"]) is None
-    True
-    """
-    stems = [_SUFFIX.sub("", name) for name in names]
-    if len({_NUMBER.sub("#", stem) for stem in stems}) != 1:
-        return None
-    columns = zip(*(map(float, _NUMBER.findall(stem)) for stem in stems), strict=True)
-    varying = [column for column in columns if len(set(column)) == len(names)]
-    found = varying if len(names) > 1 else varying[-1:]
-    return np.array(found[0]) if len(found) == 1 else None
-
-
-def _counted(names: Sequence[str]) -> str:
-    """Return the word before the number that the names differ in."""
-    stems = [_SUFFIX.sub("", name) for name in names]
-    columns = list(zip(*(_NUMBER.finditer(stem) for stem in stems), strict=True))
-    best = [c for c in columns if len({match[0] for match in c}) == len(names)] or columns[-1:]
-    before = stems[0][: best[-1][0].start()] if best else ""
-    found = re.search(r"([A-Za-z]+)[^A-Za-z]*$", before)
-    return found[1] if found else "number in the checkpoint's name"
 
 
 @style.styled()
@@ -254,6 +213,10 @@ def _name_places(axes: Axes, runs: Sequence[TrainingRun], label: str) -> None:
     axes.set_xlabel("checkpoint")
 
 
+def _several_balls(records: Sequence[Any]) -> str:
+    return "; ".join(dict.fromkeys(ball_of(r) for r in records if isinstance(r, Sharpness)))
+
+
 def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
     records: list[Any] = [record for run in runs for record in run.records]
     names = [name for run in runs for name in run.names]
@@ -262,8 +225,8 @@ def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
     wide = method = ""
     lines = "one line for each run" if len(runs) > 1 else ""
     bars = {
-        "sharpness": "largest rise found in the ball, a lower bound; bars: ±1 standard error over "
-        "the examples",
+        "sharpness": "largest rise found in the ball, a lower bound ("
+        f"{_several_balls(records)}); bars: ±1 standard error over the examples",
         "trace": "bars: intervals of confidence over the probes",
         "loss": "bars: ±1 standard error over the examples",
     }.get(kind, "")
@@ -271,7 +234,7 @@ def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
         subject = "largest eigenvalue" if lines else "eigenvalues"
         bars = (
             f"{subject} {captions.of_operator(records, names)} over training; an eigenvalue lies "
-            "within each thin bar (‖Hv − θv‖)"
+            "within each thin bar (‖Hv − λv‖)"
         )
         if any(len(record.data_errors) and record.data_errors.any() for record in records):
             wide = "wide bars: another sample of the data, ±1 standard error"

@@ -64,7 +64,8 @@ def plot_trace(
     tints = style.colours_by_name(called, colours, ax if n_layers else None)
     for index, (record, name) in enumerate(zip(records, called, strict=True)):
         key = f"{style.shorten(name)}: {_interval(record)}"
-        _draw(axes, shown, record, index, tints[name], key)
+        look = {"color": tints[name], "fmt": style.markers_by_name(tints)[name]}
+        _draw(axes, shown, record, index, look, key)
     operators = {record.operator for record in records}
     label = "trace of the layer's block" if n_layers else "trace"
     label += ", per parameter" if per_parameter else ""
@@ -146,13 +147,18 @@ def _space(axes: Axes, traces: _Traces, scale: str) -> float | None:
 
 
 def _draw(
-    axes: Axes, shown: _Traces, record: TraceEstimate, index: int, tint: str, label: str
+    axes: Axes,
+    shown: _Traces,
+    record: TraceEstimate,
+    index: int,
+    look: dict[str, Any],
+    label: str,
 ) -> None:
     value, n = shown.values[index], len(shown.values)
     bars: Any = np.stack([value - shown.low[index], shown.high[index] - value])
     bars = None if record.exact else np.nan_to_num(np.maximum(bars, 0.0), posinf=0.0)
-    look: dict[str, Any] = {"fmt": style.marker(index), "color": tint, "elinewidth": 1.1}
-    look["markerfacecolor"] = tint if record.converged else "white"
+    look |= {"elinewidth": 1.1}
+    look["markerfacecolor"] = look["color"] if record.converged else "white"
     if shown.layers:
         at = np.arange(value.size) + 0.7 * ((index + 0.5) / n - 0.5)
         look |= {"markersize": 4, "capsize": 1.5, "label": style.plain(label)}

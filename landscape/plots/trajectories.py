@@ -20,8 +20,9 @@ from scipy.interpolate import RegularGridInterpolator
 
 from landscape.errors import InvalidArgumentError
 from landscape.plots import captions, style
+from landscape.plots.numbering import counted_in, numbers_in
 from landscape.plots.scales import Floats, Scale
-from landscape.results import Surface, Trajectory
+from landscape.results import FloatArray, Surface, Trajectory
 from landscape.wording import number
 
 _CASED = [withStroke(linewidth=3.2, foreground="white")]
@@ -187,8 +188,8 @@ def plot_trajectory(
     if panels is None:
         panels = style.Picture(figsize=(7.2, 3.0), layout="constrained").subplots(1, 2)
     losses, distances = panels
-    for run, name in zip(runs, run_names(runs), strict=True):
-        at = np.arange(1, len(run.names) + 1)
+    places, counted = _places(runs)
+    for run, name, at in zip(runs, run_names(runs), places, strict=True):
         look: Any = {"color": tints[name], "linewidth": 1.2, "markersize": 3.5}
         losses.plot(at, finite(run.loss), "o-", label=style.plain(style.shorten(name)), **look)
         losses.plot(at, finite(run.projected_loss), "o--", mfc="none", **look)
@@ -200,7 +201,7 @@ def plot_trajectory(
     distances.set_ylabel("distance")
     distances.set_ylim(bottom=0)
     for panel in panels:
-        _name_checkpoints(panel, runs)
+        _name_checkpoints(panel, runs, counted)
     figure = losses.figure
     heading = runs[0].name if title is None else title
     losses.set_title(style.plain(style.shorten(heading, 60)))
@@ -242,13 +243,24 @@ def spans_decades(values: Floats) -> bool:
     return bool(known.size and known.min() > 0 and known.max() >= 10 * known.min())
 
 
-def _name_checkpoints(axes: Axes, runs: Sequence[Trajectory]) -> None:
+def _places(runs: Sequence[Trajectory]) -> tuple[list[FloatArray], str]:
+    """Return where the checkpoints of each run stand, and what that counts; empty: positions."""
+    numbers = [numbers_in(run.names) for run in runs]
+    if all(at is not None and np.all(np.diff(at) > 0) for at in numbers):
+        return [at for at in numbers if at is not None], counted_in(runs[0].names)
+    return [np.arange(1, len(run.names) + 1, dtype=np.float64) for run in runs], ""
+
+
+def _name_checkpoints(axes: Axes, runs: Sequence[Trajectory], counted: str) -> None:
     """Name the checkpoints under a panel where their names are short, else number them."""
     longest = max(runs, key=lambda run: len(run.names)).names
-    axes.set_xlim(0.6, len(longest) + 0.4)
-    if len({run.names for run in runs}) == 1 and len("".join(longest)) + 3 * len(longest) < 45:
+    if not counted and len({run.names for run in runs}) == 1 and _fit(longest):
         axes.set_xticks(range(1, len(longest) + 1), [style.plain(name) for name in longest])
         axes.set_xlabel("checkpoint")
         return
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("number of the checkpoint")
+    axes.set_xlabel(counted or "number of the checkpoint")
+
+
+def _fit(names: Sequence[str]) -> bool:
+    return len("".join(names)) + 3 * len(names) < 45

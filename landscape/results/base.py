@@ -166,9 +166,9 @@ class Result:
     role: ClassVar[str] = ""
     csv_columns: ClassVar[Mapping[str, str]] = {}
     distinguishing: ClassVar[tuple[str, ...]] = (
-        *("operator", "scale", "rho", "p", "k", "both_ends", "layers", "method", "direction"),
-        *("plane", "curve", "bends", "epochs", "tolerance", "statistics", "precision"),
-        *("distribution", "eta", "rise"),
+        *("operator", "scale", "rho", "p", "adaptive", "k", "both_ends", "layers", "method"),
+        *("direction", "plane", "curve", "bends", "epochs", "tolerance", "statistics"),
+        *("precision", "distribution", "eta", "rise"),
     )
     settings: Mapping[str, Any]
     cost: Cost

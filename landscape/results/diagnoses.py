@@ -72,6 +72,13 @@ class Diagnosis(Result):
         return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
     @property
+    def counted(self) -> list[str]:
+        """How many checks gave each verdict that was given, in words."""
+        plural = {"note": "notes", "warning": "warnings"}
+        found = [(n, verdict) for verdict, n in self.count.items() if n]
+        return [f"{n} {plural.get(verdict, verdict) if n > 1 else verdict}" for n, verdict in found]
+
+    @property
     def ratios(self) -> FloatArray:
         """What the rescaling multiplied each measure by, shape (m,); 1: it did not move."""
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,8 +100,7 @@ class Diagnosis(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the verdicts, findings and advice, and the table of the rescaling, as rows."""
-        counts = ", ".join(f"{n} {verdict}" for verdict, n in self.count.items() if n)
-        rows = [("all checks", counts)]
+        rows = [("all checks", ", ".join(self.counted))]
         for check in self.checks:
             rows += _wrapped(check.name, f"{check.verdict}: {check.finding}")
             if check.advice:

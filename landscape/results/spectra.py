@@ -20,6 +20,8 @@ OPERATORS: Mapping[str, str] = {
 }
 """The curvature operators, and how a person calls them."""
 
+_WIDEST = 0.5  # interval of a share that is still a number
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Spectral(Result):
@@ -120,7 +122,7 @@ class Eigenpairs(Spectral):
         """Return the eigenvalues with their error over the data, and the largest residual."""
         return {
             **{label: self.quantity(i) for i, label in enumerate(self.labels())},
-            "residual": float(self.residuals.max()),
+            "largest residual" if len(self.values) > 1 else "residual": float(max(self.residuals)),
             **({"none above": self.upper_bound} if math.isfinite(self.upper_bound) else {}),
             "converged": self.converged,
         }
@@ -276,6 +278,11 @@ class Density(Spectral):
     steps: int
 
     @property
+    def is_negative_resolved(self) -> bool:
+        """Whether the interval of the share below zero is narrow enough to call it a number."""
+        return self.negative_high - self.negative_low <= _WIDEST
+
+    @property
     def ratio(self) -> float:
         """λmax/λ5; NaN where five positive eigenvalues were not found by themselves."""
         known = len(self.atoms) >= 5 and self.atoms[4] > 0
@@ -292,7 +299,7 @@ class Density(Spectral):
         largest = {"λmax": float(self.atoms[0])} if len(self.atoms) else {}
         return {
             **largest,
-            "share below zero": self.negative,
+            "share below zero": self.negative if self.is_negative_resolved else "not resolved",
             f"{self.confidence:.0%} low": self.negative_low,
             f"{self.confidence:.0%} high": self.negative_high,
             "mean eigenvalue": Quantity(self.mean, self.mean_se),
@@ -301,13 +308,14 @@ class Density(Spectral):
 
     def rows(self) -> list[tuple[str, str]]:
         """Return masses, moments, outliers and the cost as rows."""
+        share = number(self.negative) if self.is_negative_resolved else "not resolved"
         span = f"{number(self.negative_low)} to {number(self.negative_high)}"
         outliers = ", ".join(number(float(value)) for value in self.atoms)
         probes = f"{self.n_probes} probes of {self.steps} steps"
         return [
             *([("found by themselves", outliers)] if len(self.atoms) else []),
             *([("λmax/λ5", number(self.ratio))] if math.isfinite(self.ratio) else []),
-            ("share below zero", f"{number(self.negative)}  ({self.confidence:.0%}: {span})"),
+            ("share below zero", f"{share}  ({self.confidence:.0%}: {span})"),
             ("mean eigenvalue", with_error(self.mean, self.mean_se)),
             ("mean square", with_error(self.mean_square, self.mean_square_se)),
             ("bandwidth", number(self.bandwidth)),

@@ -55,6 +55,7 @@ class Entry:
     points_total: int
     settings: Mapping[str, Any]
     parameters: str = ""
+    loss: str = ""
 
 
 class Study:
@@ -575,12 +576,13 @@ def _candidate(row: sqlite3.Row) -> Candidate:
 
 
 def _entry(row: sqlite3.Row) -> Entry:
+    origin = loads(row["provenance"])
     return Entry(
         name=row["checkpoint"],
         cost="" if row["cost"] is None else str(Cost(**loads(row["cost"]))),
         points_done=row["n_done"],
         points_total=(row["n_x"] or 0) * (row["n_y"] or 0),
         settings=loads(row["settings"]),
-        parameters=loads(row["provenance"]).get("parameters", ""),
+        **{key: origin.get(key, "") for key in ("parameters", "loss")},
         **{column: row[column] for column in (*_SHARED, "status", "created")},
     )

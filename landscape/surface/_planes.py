@@ -255,7 +255,8 @@ def principal_plane(
         )
         for k, total in enumerate(sums)
     )
-    plane = Plane(x, y, f"principal plane of a run of {len(checkpoints) + 1} checkpoints")
+    n_apart = np.count_nonzero(gram.diagonal())  # w may be among the checkpoints
+    plane = Plane(x, y, f"principal plane of a run of {n_apart + 1} checkpoints")
     run = project(problem, plane, checkpoints, **reading)
     return PrincipalPlane(plane=plane, trajectory=run, explained=top / gram.trace())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from landscape.choices import Precision, Statistics
-from landscape.errors import InvalidArgumentError, NonFiniteError, one_of
+from landscape.errors import InvalidArgumentError, NonFiniteError, did_you_mean, one_of
 from landscape.evaluate import (
     PLAIN,
     STATISTICS,
@@ -92,6 +92,15 @@ class PointOptions:
     precision: Precision = "exact"
     compile: bool = False
     tune: bool = False
+
+    @classmethod
+    def of(cls, function: str, options: Mapping[str, Any]) -> PointOptions:
+        """Return the options that a function was given, or name one that there is not."""
+        for name in options.keys() - cls.__dataclass_fields__.keys():
+            near = did_you_mean(name, cls.__dataclass_fields__)
+            msg = f"{function}() has no argument {name!r}{near}; see help(landscape.{function})"
+            raise TypeError(msg)
+        return cls(**options)
 
     def at(self, problem: Problem, where: Direction | Plane) -> PointOptions:
         """Return the options with held-out data at the weights of the problem, if all fits."""

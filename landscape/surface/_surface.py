@@ -35,6 +35,7 @@ def line(
     direction: Direction | Tensor | npt.NDArray[Any] | Mapping[str, Tensor] | None = None,
     *,
     x: npt.ArrayLike | None = None,
+    n: int = N_LINE,
     seed: int = 0,
     study: Study | None = None,
     progress: bool | None = None,
@@ -45,7 +46,8 @@ def line(
     Args:
         problem: what to measure.
         direction: d; None: a filter-normalised random one.
-        x: coordinates in units of d, shape (nx,); None: 51 of them on [−1, 1].
+        x: coordinates in units of d, shape (nx,); None: n of them on [−1, 1].
+        n: how many, where x is not given.
         seed: of a random direction, and of the dropout masks in ``train`` mode.
         study: where points are kept while they are measured, and taken up again after a kill: it
             loses the point in flight, or those of the last tenth of a second.
@@ -64,8 +66,8 @@ def line(
         direction = random_direction(problem, seed)
     elif not isinstance(direction, Direction):
         direction = given_direction(problem, direction)
-    xs = _coordinates(x, "x", N_LINE)
-    point_options = PointOptions(**options).at(problem, direction)
+    xs = _coordinates(x, "x", n)
+    point_options = PointOptions.of("line", options).at(problem, direction)
     settings = {**direction.identity(), "x": xs.tolist()}
     along = direction
 
@@ -137,7 +139,7 @@ def surface(
         raise InvalidArgumentError(msg)
     given.check()
     over, xs, ys = given, _coordinates(x, "x", n), _coordinates(y, "y", n)
-    point_options = PointOptions(**options).at(problem, over)
+    point_options = PointOptions.of("surface", options).at(problem, over)
     adaptive = _adaptive(tolerance, criterion, max_points)
     settings = {**over.identity(), "x": xs.tolist(), "y": ys.tolist(), **adaptive}
 
