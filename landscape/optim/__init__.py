@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from landscape.optim.ascent import Ascent
+from landscape.optim.edge import Edge, edge_of_stability, next_update, preconditioner
 from landscape.optim.passes import frozen_statistics
 from landscape.optim.sam import SAM
 
-__all__ = ["SAM", "Ascent", "frozen_statistics"]
+__all__ = [
+    "SAM",
+    "Ascent",
+    "Edge",
+    "edge_of_stability",
+    "frozen_statistics",
+    "next_update",
+    "preconditioner",
+]
