@@ -33,6 +33,7 @@ VERBS = {
     "average": "Average rise of the loss under random noise on the weights.",
     "flatness": "Fisher-Rao norm, relative flatness, surrogate gap, 1/σ², with their errors.",
     "eigs": "Extreme eigenvalues of the Hessian, with residuals and bounds.",
+    "stability": "Critical, directional and batch sharpness: how large a step the loss bears.",
     "trace": "Trace of the Hessian, of the whole and by layer, with its interval.",
     "density": "Spectral density of the Hessian, with its band.",
     "line": "Loss along one direction.",
@@ -53,8 +54,8 @@ VERBS = {
 # Verbs that several processes of a launcher such as torchrun share the work of.
 TOGETHER = frozenset(
     {
-        *("doctor", "loss", "sharpness", "average", "flatness", "eigs", "trace", "density"),
-        *("line", "surface", "path", "trajectory", "compare"),
+        *("doctor", "loss", "sharpness", "average", "flatness", "eigs", "stability", "trace"),
+        *("density", "line", "surface", "path", "trajectory", "compare"),
     }
 )
 _GRACE = 3.0  # seconds

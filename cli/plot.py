@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # Pictures of several records of one kind, besides that of the kind itself.
 SPECIAL = {"sweep": "eigs", "difference": "surface", "area": "surface", "band": "line"}
 LINES = ("worst-line", "random-line")
+SWEPT = ("eigs", "sharpness", "trace", "loss", "update-sharpness", "batch-sharpness")
 WHAT = ("contrast", *LINES, *(kind for kind in PICTURES if kind != "line"), *SPECIAL)
 
 
@@ -118,7 +119,7 @@ class Look:
 @click.option(
     "--of",
     "swept",
-    type=click.Choice(["eigs", "sharpness", "trace", "loss"]),
+    type=click.Choice(SWEPT),
     default="eigs",
     help="Kind of record that a sweep draws over training.",
 )

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from landscape.sharpness import sharpness as sharpness
     from landscape.sharpness import sharpness_profile as sharpness_profile
     from landscape.sharpness import stepwise_sharpness as stepwise_sharpness
+    from landscape.stability import batch_sharpness as batch_sharpness
+    from landscape.stability import update_sharpness as update_sharpness
     from landscape.study import Study as Study
     from landscape.surface import Plane as Plane
     from landscape.surface import eigenvector_plane as eigenvector_plane
@@ -65,6 +67,7 @@ _NAMES = {
         *("Plane", "eigenvector_plane", "line", "path", "plane_through", "principal_plane"),
         *("random_direction", "random_plane", "surface", "trajectory", "worst_case_plane"),
     ),
+    "landscape.stability": ("batch_sharpness", "update_sharpness"),
     "landscape.compare": ("compare", "differences", "paired_difference"),
     "landscape.doctor": ("diagnose",),
     "landscape.loss": ("evaluation",),

@@ -34,6 +34,7 @@ from landscape.results import (
     Trajectory,
 )
 from landscape.results.comparison import Comparison, Measured
+from landscape.results.stability import BatchSharpness, UpdateSharpness
 
 N_PARAMETERS = 40
 HOSTILE = """</script><script>document.title='owned'</script><img src=x onerror="owned()">'&"""
@@ -247,6 +248,40 @@ def stepwise(name="model.pt", *, rho=0.1):
         steps=np.array([1, 2, 5]),
         rises=np.array([0.1, 0.25, math.nan]),
         norms=np.array([rho, 0.97 * rho, 0.91 * rho]),
+        **common(name),
+    )
+
+
+def update_sharpness(name="model.pt", *, critical=20.0, lr=0.05):
+    return UpdateSharpness(
+        settings={"update": "gradient", "lr": lr, "tol": 0.0625, "directional": True, "seed": 0},
+        lr=lr,
+        critical_lr=2 / critical,
+        critical_lr_se=0.05 / critical,
+        low=1.96 / critical,
+        high=2.04 / critical,
+        slope=0.3,
+        curvature=0.29 * critical,
+        loss=0.05,
+        **common(name),
+    )
+
+
+def batch_sharpness(name="model.pt", *, value=30.0, n=16):
+    values = value * (1 + 0.1 * np.cos(np.arange(n)))
+    return BatchSharpness(
+        settings={"batch_size": 32, "n_batches": n, "seed": 0},
+        value=float(values.mean()),
+        standard_error=0.5,
+        low=value - 1.0,
+        high=value + 1.0,
+        noise=140.0,
+        noise_se=12.0,
+        values=values,
+        squared_norms=np.linspace(0.5, 1.0, n),
+        batch_size=32,
+        exhaustive=False,
+        loss=0.05,
         **common(name),
     )
 

@@ -225,6 +225,19 @@ def test_a_dry_run_says_what_a_search_usually_takes(here: Path, run) -> None:
     assert "usual" not in run("loss", *args, "--dry-run").out
 
 
+def test_stability_holds_the_step_against_the_curvature(here: Path, run) -> None:
+    args = ("a.pt", "--problem", "task.py", "--lr", "0.1", "--sgd-batch", "5", "--batches", "8")
+    records = json.loads(run("stability", *args, "--json").out)
+    assert [record["kind"] for record in records] == ["update-sharpness", "batch-sharpness"]
+    assert records[0]["lr"] == 0.1
+    assert len(records[1]["values"]) == 8
+    table = run("stability", *args).out
+    for words in ("critical sharpness", "batch sharpness", "gradient noise scale"):
+        assert words in table
+    assert run("plot", "--what", "sweep", "--of", "batch-sharpness", "-o", "x.png").code == 0
+    assert run("stability", *args[:3], "--sgd-batch", "31").code == 2
+
+
 def test_the_list_tells_balls_grids_and_losses_apart(here: Path, run) -> None:
     args = ("a.pt", "--problem", "task.py")
     run("sharpness", *args, "--rho", "0.1")

@@ -57,6 +57,8 @@ RECORDS = {
     "m-sharpness": samples.subset_sharpness(),
     "profile": samples.profile(),
     "steps": samples.stepwise(),
+    "update-sharpness": samples.update_sharpness(),
+    "batch-sharpness": samples.batch_sharpness(),
     "average": samples.average(),
     "flatness": samples.flatness(),
     "doctor": samples.diagnosis(),

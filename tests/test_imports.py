@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("problem", "tasks", "training"),
     ("evaluate", "operators"),
     ("measurement", "loss"),
-    ("sharpness", "curvature", "surface"),
+    ("sharpness", "curvature", "stability", "surface"),
     ("compare", "report", "doctor"),
     ("cli", "__main__"),
 )

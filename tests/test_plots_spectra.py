@@ -593,3 +593,15 @@ def test_a_caption_says_something_of_a_few_checkpoints_and_what_did_not_converge
 def test_the_rise_over_training_says_the_ball() -> None:
     records = [samples.sharpness(f"e-{i}.pt", rho=0.3) for i in range(3)]
     assert "ρ = 0.3" in samples.caption(plots.plot_sweep(records).figure)
+
+
+def test_steps_that_the_loss_bears_are_drawn_over_training() -> None:
+    records = [samples.batch_sharpness(f"e-{i}.pt", value=30.0 + i) for i in range(3)]
+    axes = plots.plot_sweep(records).axes[0]
+    bars = axes.containers[0]
+    np.testing.assert_allclose(bars[0].get_ydata(), [r.value for r in records])
+    np.testing.assert_allclose(bars[2][0].get_segments()[1][:, 1], [30.0, 32.0])
+    records = [samples.update_sharpness(f"e-{i}.pt", critical=10.0 + i) for i in range(3)]
+    axes = plots.plot_sweep(records).axes[0]
+    np.testing.assert_allclose(axes.containers[0][0].get_ydata(), [10.0, 11.0, 12.0])
+    assert axes.get_ylabel() == "critical sharpness 2/η"

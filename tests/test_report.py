@@ -468,6 +468,8 @@ OTHERS = (
     samples.trajectory,
     samples.subset_sharpness,
     samples.stepwise,
+    samples.update_sharpness,
+    samples.batch_sharpness,
     samples.average,
     samples.flatness,
     samples.differences,

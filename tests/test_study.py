@@ -154,6 +154,8 @@ MAKERS = (
     samples.subset_sharpness,
     samples.profile,
     samples.stepwise,
+    samples.update_sharpness,
+    samples.batch_sharpness,
     samples.training,
     samples.average,
     samples.flatness,

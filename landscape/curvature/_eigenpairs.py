@@ -54,6 +54,8 @@ def top_eigenpairs(
     failure_probability: float = 0.01,
     split: bool = False,
     scale: Scale = "none",
+    preconditioner: Tensor | None = None,
+    weight_decay: float = 0.0,
     products: Products = "auto",
     memory: float | None = None,
     seed: int = 0,
@@ -87,6 +89,9 @@ def top_eigenpairs(
             fails; a tenth of it takes about one product more.
         split: also measure vᵀGv with the Gauss-Newton matrix G; of the Hessian only.
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
+        preconditioner: diagonal P, shape (n,), such as that of Adam, `landscape.optim
+            .preconditioner`: of P^(−½) H P^(−½) instead, which has the eigenvalues of P⁻¹H.
+        weight_decay: γ that is added to H, before P where there is one.
         products: how the Hessian's products are made, see `Hessian`.
         memory: bytes to use beyond model and data: half for the basis and half for graphs, where
             batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB; where the
@@ -113,6 +118,8 @@ def top_eigenpairs(
     request = Request(
         operator=operator,
         scale=scale,
+        preconditioner=preconditioner,
+        weight_decay=weight_decay,
         products=products,
         memory=memory,
         seed=seed,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landscape.checks import positive
+from landscape.checks import positive, real
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.evaluate import Evaluator, require_finite, rounding_of_products
 from landscape.linalg import SymmetricOperator
@@ -27,6 +27,7 @@ from landscape.operators import (
     parameter_scale,
 )
 from landscape.problem import Problem
+from landscape.problem.digest import digest_of
 from landscape.progress import counting
 from landscape.randomness import random_unit_vector
 from landscape.results import Result
@@ -45,6 +46,8 @@ class Request:
     memory: float | None
     seed: int
     progress: bool | None
+    preconditioner: Tensor | None = None
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         one_of(self.operator, CURVATURES, what="operator")
@@ -54,6 +57,23 @@ class Request:
             raise InvalidArgumentError(msg)
         if self.memory is not None:
             object.__setattr__(self, "memory", positive("memory", self.memory))
+        if self.preconditioner is not None and self.scale != "none":
+            msg = "give either scale or preconditioner: both are a diagonal on each side of H"
+            raise InvalidArgumentError(msg)
+        real("weight_decay", self.weight_decay, least=0.0)
+
+    def diagonal(self, problem: Problem) -> Tensor | None:
+        """Return the diagonal of T where THT is measured; None: the identity."""
+        p = self.preconditioner
+        if p is None:
+            return None if self.scale == "none" else parameter_scale(problem, self.scale)
+        if p.shape != (problem.space.n,) or not bool((torch.isfinite(p) & (p > 0)).all()):
+            msg = (
+                f"preconditioner must be a vector of {problem.space.n:,} finite numbers above "
+                f"zero, the diagonal of P; got shape {tuple(p.shape)}"
+            )
+            raise InvalidArgumentError(msg)
+        return p.detach().double().rsqrt().to(problem.device, problem.dtype)
 
     @property
     def graph_bytes(self) -> int:
@@ -62,8 +82,11 @@ class Request:
 
     def settings(self) -> dict[str, Any]:
         """Return what identifies the request, without defaults."""
-        defaults = {"operator": "hessian", "scale": "none", "products": "auto", "memory": None}
-        return {**without_defaults(vars(self), defaults), "seed": self.seed}
+        defaults: dict[str, Any] = {"operator": "hessian", "scale": "none", "weight_decay": 0.0}
+        defaults |= {"products": "auto", "memory": None}
+        p = self.preconditioner
+        named = {} if p is None else {"preconditioner": digest_of(p)}
+        return {**without_defaults(vars(self), defaults), **named, "seed": self.seed}
 
 
 def without_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,12 +199,12 @@ def spectral_record(
         options = {"products": request.products} if request.operator == "hessian" else {}
         kind: Any = CURVATURES[request.operator]
         curvature: Curvature = kind(evaluator, graph_bytes=graph_bytes, **options)
-        scale = None if request.scale == "none" else parameter_scale(problem, request.scale)
+        scale = request.diagonal(problem)
         noise = Noise()
         if tested:
             with curvature.on_sample() as sample:
-                noise = noise_floor(_scaled(sample, scale), seed=request.seed)
-        operator = _scaled(curvature, scale)
+                noise = noise_floor(_scaled(sample, scale, request), seed=request.seed)
+        operator = _scaled(curvature, scale, request)
         ready = Prepared(
             operator=operator,
             where={
@@ -206,5 +229,15 @@ def spectral_record(
     return save_record(record, problem, study)
 
 
-def _scaled(operator: SymmetricOperator, scale: Tensor | None) -> SymmetricOperator:
+def _scaled(
+    operator: SymmetricOperator, scale: Tensor | None, request: Request
+) -> SymmetricOperator:
+    """Return T(H + γ)T, or the operator itself where there is neither T nor γ."""
+    decay = request.weight_decay
+    if decay:
+        where: dict[str, Any] = {"dtype": operator.dtype, "device": operator.device}
+        plain = operator.matvec
+        operator = SymmetricOperator(
+            lambda v: torch.add(plain(v), v, alpha=decay), operator.n, **where
+        )
     return operator if scale is None else operator.reparametrised(scale)

@@ -27,12 +27,15 @@ from landscape.results import (
     TrainingLog,
 )
 from landscape.results.sharpness import ball_of
+from landscape.results.stability import BatchSharpness, UpdateSharpness
 
 QUANTITIES = {
     "eigs": "eigenvalue λ",
     "sharpness": "rise of the loss, L(w + ε) − L(w)",
     "trace": "trace",
     "loss": "loss",
+    "update-sharpness": "critical sharpness 2/η",
+    "batch-sharpness": "batch sharpness",
 }
 """The kinds of record that can be drawn over training, with the label of their axis."""
 
@@ -73,6 +76,12 @@ def _values(record: Result) -> dict[str, tuple[float, float, float, float]]:
         return {"trace": (record.value, *((0.0, 0.0) if record.exact else (down, up)), 0.0)}
     if isinstance(record, Sharpness):
         return {"sharpness": (record.value, record.value_se, record.value_se, 0.0)}
+    if isinstance(record, UpdateSharpness):
+        error = record.critical_se
+        return {"critical sharpness": (record.critical, error, error, 0.0)}
+    if isinstance(record, BatchSharpness):
+        down, up = record.value - record.low, record.high - record.value
+        return {"batch sharpness": (record.value, down, up, 0.0)}
     if isinstance(record, Evaluation):
         return {"loss": (record.loss, record.loss_se, record.loss_se, 0.0)}
     one_of(record.kind, tuple(QUANTITIES), what="kind of record over training")
@@ -229,6 +238,9 @@ def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
         f"{_several_balls(records)}); bars: ±1 standard error over the examples",
         "trace": "bars: intervals of confidence over the probes",
         "loss": "bars: ±1 standard error over the examples",
+        "update-sharpness": "2/η of the largest step along the update that does not raise the loss;"
+        " bars: ±1 standard error over the examples",
+        "batch-sharpness": "mean of gᵀHg/‖g‖² over batches; bars: 95 % intervals",
     }.get(kind, "")
     if kind == "eigs":
         subject = "largest eigenvalue" if lines else "eigenvalues"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from landscape.errors import DataError, InvalidArgumentError
-from landscape.problem.data import branches, describe, leaves, rows_of, tensors_in, with_parts
+from landscape.problem.data import (
+    branches,
+    describe,
+    leaves,
+    map_leaves,
+    rows_of,
+    tensors_in,
+    with_parts,
+)
 
 _CUT_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
@@ -109,6 +117,29 @@ class Batching:
             first, last = first - size, last - size
             if last <= 0:
                 break
+
+    def chosen(self, batches: Iterable[Any], indices: Sequence[int]) -> list[Any]:
+        """Return examples of a data set by their ascending indices, in one batch where that works.
+
+        Examples of other shapes, or that do not run along the first axis, stay batches of one.
+        """
+        parts, first, left = [], 0, list(indices)
+        for batch in batches:
+            last = first + self.size(batch)
+            here = [i - first for i in left if i < last]
+            left = left[len(here) :]
+            parts += [self.part(batch, i, i + 1) for i in here]
+            first = last
+        tensors = [leaves(part) for part in parts]
+        alike = self.axis == 0 and all(
+            all(isinstance(t, Tensor) and t.ndim and t.size(0) == 1 for t in every)
+            and len({(t.shape, t.dtype) for t in every}) == 1
+            for every in zip(*tensors, strict=True)
+        )
+        if not alike or not tensors[0]:
+            return parts
+        joined = iter([torch.cat(every) for every in zip(*tensors, strict=True)])
+        return [map_leaves(parts[0], lambda leaf: next(joined))]
 
     def _cutter(self, batch: Any, n: int) -> Callable[[slice], Any] | None:
         if n not in (self._sizes(batch) or ()):

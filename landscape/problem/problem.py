@@ -6,7 +6,7 @@ import copy
 import functools
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from os import PathLike
@@ -300,7 +300,22 @@ class Problem:
         if not 0 <= first < last <= n:
             msg = f"examples {first} to {last} were asked for, and the data have 0 to {n:,}"
             raise InvalidArgumentError(msg)
-        pieces = list(self.batching.between(self.batches, first, last))
+        return self._on(list(self.batching.between(self.batches, first, last)))
+
+    def with_examples(self, indices: Sequence[int]) -> Problem:
+        """Return the same problem on some of the examples.
+
+        Args:
+            indices: ascending, in the order of the data, from 0.
+
+        Returns:
+            A problem that shares everything else; the examples are in one batch where their shapes
+            allow it, and else in one each.
+        """
+        return self._on(self.batching.chosen(self.batches, indices))
+
+    def _on(self, pieces: list[Any]) -> Problem:
+        """Return the same problem on other batches."""
         read = functools.partial(Batches, pieces, device=self.device, dtype=self.dtype, freeze=True)
         # What the tests say of a part does not hold for the whole: other batches may be padded.
         return self._with(_data=_LazyBatches(read), trials=copy.copy(self.trials))

@@ -16,6 +16,7 @@ from landscape.results.evaluations import Differences, Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
 from landscape.results.sharpness import Profile, Sharpness, StepwiseSharpness, SubsetSharpness
 from landscape.results.spectra import Density, Eigenpairs, TraceEstimate
+from landscape.results.stability import BatchSharpness, UpdateSharpness
 from landscape.results.surfaces import Line, Surface
 from landscape.results.training import TrainingLog, Trajectory
 
@@ -25,6 +26,7 @@ KINDS: Mapping[str, type[Result]] = {
         *(Evaluation, Sharpness, Eigenpairs, Line, Surface),
         *(TrainingLog, Density, TraceEstimate),
         *(Profile, SubsetSharpness, StepwiseSharpness, AverageSharpness, Flatness),
+        *(UpdateSharpness, BatchSharpness),
         *(LossPath, TrainedCurve, Trajectory),
         *(Differences, Diagnosis),
     )
