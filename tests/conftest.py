@@ -71,6 +71,14 @@ def lay_out_each_text_once() -> None:
 lay_out_each_text_once()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep a file in one process, where what its tests share is made once, till one is idle."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
 class Ran(NamedTuple):
     code: int
     out: str
