@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import runs
 import seeds
 import torch
 from runs import Run, Runner, RunRecords, evidence, in_processes
+from work import angry, held_out_loss, suicidal
 
 from landscape.curvature._eigenpairs import top_eigenpairs
 from landscape.errors import InvalidArgumentError, LandscapeError, StudyError
@@ -49,10 +51,6 @@ def one_thread():
 def run(name: str = "a", *, seed: int = 0, epochs: int = 1, **settings) -> Run:
     given = {"optimizer": "sgd", "epochs": epochs, "seed": seed, **settings}
     return Run(problem="digits-mlp", settings=given, name=name)
-
-
-def held_out_loss(trained) -> list:
-    return [evaluation(trained.problem(split="test"))]
 
 
 def runner(folder: Path, study: Study, **options) -> Runner:
@@ -127,23 +125,6 @@ def test_a_failure_keeps_what_was_done_before(tmp_path: Path) -> None:
     assert {entry.name for entry in held} == {"good"}
 
 
-def patient(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
-
-
-def angry(number: int) -> int:
-    if number == 0:
-        message = "no zero, please"
-        raise InvalidArgumentError(message)
-    time.sleep(60)
-    return number
-
-
-def suicidal(number: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_the_first_failure_ends_the_other_processes_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(InvalidArgumentError, match="no zero"):
@@ -158,7 +139,7 @@ def test_a_process_that_was_killed_is_said_in_words() -> None:
 
 
 SCRIPT = """
-from test_figures import patient
+from work import patient
 from runs import in_processes
 if __name__ == "__main__":
     for _ in in_processes(patient, [0.0, 600.0, 600.0], workers=2):
@@ -257,13 +238,23 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path) -> None:
     assert rises[1] > 1.5 * rises[0]
 
 
-def test_what_lacks_its_vectors_is_not_taken_for_a_whole_measurement(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def few_seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of the smallest figure of seeds, which tests only read, and its notes."""
+    folder = tmp_path_factory.mktemp("seeds")
     plan = dataclasses.replace(seeds.TINY, seeds=1, epochs=1)
-    with Study(tmp_path / "s.db") as study:
-        work = runner(tmp_path, study)
-        seeds.figure(work, plan)
+    with Study(folder / "s.db") as study:
+        _, _, notes = seeds.figure(runner(folder, study), plan)
+    return folder, notes
+
+
+def test_what_lacks_its_vectors_is_not_taken_for_a_whole_measurement(
+    few_seeds, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(few_seeds[0], tmp_path / "own")
+    with Study(folder / "s.db") as study:
         problem = load_task("digits-mlp").problem()
-        (file, *_) = sorted((tmp_path / "build").glob("*.pt"))
+        (file, *_) = sorted((folder / "build").glob("*.pt"))
         pairs = top_eigenpairs(problem.at(file), 1, study=study, progress=False)
     assert pairs.vectors.shape == (1, problem.space.n)
 
@@ -296,10 +287,9 @@ def test_a_state_of_other_data_is_begun_anew(tmp_path: Path, monkeypatch) -> Non
     assert len(hashes) == 2
 
 
-def test_the_evidence_counts_what_did_not_converge(tmp_path: Path) -> None:
-    plan = dataclasses.replace(seeds.TINY, seeds=1, epochs=1)
-    with Study(tmp_path / "s.db") as study:
-        _, _, notes = seeds.figure(runner(tmp_path, study), plan)
+def test_the_evidence_counts_what_did_not_converge(few_seeds) -> None:
+    folder, notes = few_seeds
+    with Study(folder / "s.db", readonly=True) as study:
         records = [study.load(entry.id) for entry in study.entries("sharpness")]
         (log,) = [study.load(entry.id) for entry in study.entries("training")][:1]
     assert notes[0].startswith("Sharpness is found by search, a lower bound: 0 of 2 searches")
@@ -345,10 +335,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         found.get(Evaluation)
 
 
-def test_vectors_of_the_size_of_the_model_are_not_kept(tmp_path: Path) -> None:
-    plan = dataclasses.replace(seeds.TINY, seeds=1, epochs=1)
-    with Study(tmp_path / "s.db") as study:
-        seeds.figure(runner(tmp_path, study), plan)
+def test_vectors_of_the_size_of_the_model_are_not_kept(few_seeds) -> None:
+    with Study(few_seeds[0] / "s.db", readonly=True) as study:
         kept = [study.load(entry.id) for entry in study.entries("sharpness")]
     assert [one.epsilon.size for one in kept] == [0, 0]
     assert all(one.value > 0 for one in kept)

@@ -398,7 +398,7 @@ def interrupts() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("interrupts")
+@pytest.mark.usefixtures("interrupts", "only_new_garbage")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("how", ["interrupt", "exception"])

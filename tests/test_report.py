@@ -346,6 +346,13 @@ def test_the_numbers_and_what_they_say_are_there(tmp_path):
         assert f'href="https://arxiv.org/abs/{paper}"' in written
 
 
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory):
+    """Two checkpoints measured on the same, with few points, and the page about them."""
+    two = samples.comparison(samples.sharp(nx=4, ny=3), samples.wide(nx=4, ny=3))
+    return two, own_part(write_report(two, tmp_path_factory.mktemp("report") / "alike.html"))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "label", "texts", "said"),
     [
@@ -376,16 +383,19 @@ def test_the_numbers_and_what_they_say_are_there(tmp_path):
         ),
     ],
 )
-def test_what_was_measured_on_something_else_is_marked(tmp_path, field, value, label, texts, said):
-    alike = samples.comparison()
-    wide = samples.wide()
+def test_what_was_measured_on_something_else_is_marked(
+    alike, tmp_path, field, value, label, texts, said
+):
+    compared, page = alike
+    sharp, wide = compared.models
     message = f"measured {said}: their numbers are not strictly comparable"
-    assert message not in own_part(write_report(alike, tmp_path / "alike.html"))
+    assert message not in page
     everything = [role for role in wide.roles() if role != "test"]
     for roles in (everything, ["eigenpairs"]):
-        apart = samples.comparison(samples.sharp(), moved(wide, roles, **{field: value}))
+        apart = samples.comparison(sharp, moved(wide, roles, **{field: value}))
         cell = texts[1] if len(roles) > 1 else f"{texts[0]}; λmax: {texts[1]}"
-        assert apart.table() == [alike.table()[0], (label, texts[0], cell), *alike.table()[1:]]
+        first, *others = compared.table()
+        assert apart.table() == [first, (label, texts[0], cell), *others]
         assert message in own_part(write_report(apart, tmp_path / "apart.html"))
 
 

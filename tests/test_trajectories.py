@@ -154,6 +154,7 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(
     assert resumed.cost.forwards == 2 * 2 + 1  # two of four checkpoints had been kept
 
 
+@pytest.mark.usefixtures("only_new_garbage")
 def test_one_checkpoint_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = wide()
     plane, run = skewed(problem), [shifted(problem, seed) for seed in range(6)]
