@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 from pathlib import Path
@@ -14,10 +13,8 @@ import pytest
 # threads, which wait for each other in a loop, and for long where the cores are busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import matplotlib.text
 import torch
 from hypothesis import settings
-from matplotlib.mathtext import MathTextParser
 from torch import nn
 
 from landscape.cli import main
@@ -45,38 +42,6 @@ def accuracy(output, target):
 
 metrics = {"accuracy": accuracy}
 """
-
-
-def lay_out_each_text_once() -> None:
-    """Let matplotlib keep what it finds of a text, which by itself it forgets with each picture."""
-    parse = MathTextParser._parse_cached.__wrapped__
-    measure = matplotlib.text._get_text_metrics_with_cache
-    names, known = {"vector": "path", "raster": "agg"}, {}
-
-    @functools.cache
-    def parsed(output, *text):
-        return parse(MathTextParser(names[output]), *text)
-
-    def measured(renderer, text, fontprop, ismath, dpi):
-        kind = type(getattr(renderer, "_renderer", renderer))  # what it hands its work to
-        key = kind, renderer.points_to_pixels(1.0), text, fontprop.copy(), ismath, dpi
-        if key not in known:
-            known[key] = measure(renderer, text, fontprop, ismath, dpi)
-        return known[key]
-
-    MathTextParser._parse_cached = lambda self, *text: parsed(self._output_type, *text)
-    matplotlib.text._get_text_metrics_with_cache = measured
-
-
-lay_out_each_text_once()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Keep a file in one process, where what its tests share is made once, till one is idle."""
-    from xdist.scheduler import WorkStealingScheduling
-
-    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 class Ran(NamedTuple):
