@@ -44,6 +44,8 @@ VERBS = {
     "theory": "Why SAM can help: bias, variance and risk on a linear model, in closed form.",
     "plot": "Draw what a study holds.",
     "report": "Write one self-contained HTML page from a study.",
+    "watch": "Print the measurements of a training as they come.",
+    "serve": "Show the report of a study that grows, in a browser on this machine.",
     "list": "List what a study holds.",
     "show": "Show one measurement of a study in full.",
     "delete": "Take measurements out of a study.",

@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluate", "operators"),
     ("measurement", "loss"),
     ("sharpness", "curvature", "stability", "surface"),
-    ("compare", "report", "doctor"),
+    ("callbacks", "compare", "report", "doctor"),
     ("cli", "__main__"),
 )
 NETWORKS = {"torch", "safetensors"}

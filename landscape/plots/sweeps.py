@@ -183,6 +183,10 @@ def plot_sweep(
             tint = tints[run.name] if run.name else style.colour(k)
             text = f"{style.shorten(run.name)}, {label}" if run.name else label
             _draw_track(axes, run, track, tint=tint, place=place, label=text)
+        edge = np.array([getattr(record, "edge", np.nan) for record in run.records])
+        if np.isfinite(edge).any():
+            tint = tints[run.name] if run.name else style.FAINT
+            axes.plot(run.x, edge, color=tint, linestyle=(0, (5, 2)), linewidth=1.0)
     _name_places(axes, found, x_label or counted)
     axes.set_ylabel(QUANTITIES[kinds[0]])
     return style.finish(axes, ax, _parts(found, kinds[0]), title=title, caption=caption)
@@ -254,8 +258,10 @@ def _parts(runs: Sequence[TrainingRun], kind: str) -> list[str]:
             "lines join the eigenvalues of equal number, which need not be the same direction"
         )
         method = captions.per_name(records, names, lambda r: f"found by {r.method.capitalize()}")
+    has_edge = any(np.isfinite(getattr(record, "edge", np.nan)) for record in records)
+    edge = "dashed: edge of stability, above which the optimizer diverges" if has_edge else ""
     return [
-        *(bars, wide, lines),
+        *(bars, wide, edge, lines),
         f"hollow, NOT converged: {', '.join(hollow)}" if hollow else "",
         method,
         captions.per_name(records, names, captions.source),

@@ -78,6 +78,7 @@ class Eigenpairs(Spectral):
         gauss_newton: vᵀGv of each eigenvector, G the generalised Gauss-Newton matrix; the rest
             θ − vᵀGv comes from the curvature of the network. Empty where it was not measured.
         start: what the search started from.
+        edge: curvature above which the optimizer of the training diverges; NaN where it is unknown.
     """
 
     kind, heading, role = "eigs", "Hessian eigenvalues", "eigenpairs"
@@ -96,6 +97,7 @@ class Eigenpairs(Spectral):
     n_groups: int = 0
     gauss_newton: FloatArray = field(default_factory=no_values)
     start: str = "random"
+    edge: float = math.nan
 
     @property
     def n_top(self) -> int:
@@ -124,6 +126,7 @@ class Eigenpairs(Spectral):
             **{label: self.quantity(i) for i, label in enumerate(self.labels())},
             "largest residual" if len(self.values) > 1 else "residual": float(max(self.residuals)),
             **({"none above": self.upper_bound} if math.isfinite(self.upper_bound) else {}),
+            **({"λ1/edge": self.values[0] / self.edge} if math.isfinite(self.edge) else {}),
             "converged": self.converged,
         }
 
@@ -135,6 +138,8 @@ class Eigenpairs(Spectral):
         if math.isfinite(self.upper_bound):
             chance = f"{100 * self.failure_probability:g}% chance of failure"
             rows.append(("no eigenvalue above", f"{number(self.upper_bound)}  ({chance})"))
+        if math.isfinite(self.edge):
+            rows.append(("λ1/edge", f"{number(self.values[0] / self.edge)} of {number(self.edge)}"))
         verdict = "converged" if self.converged else "NOT converged"
         rows.append((self.method, f"{verdict} after {self.matvecs:,} products"))
         if math.isfinite(self.noise):

@@ -1,0 +1,315 @@
+"""A monitored training: the same bits as without, and the numbers of a plain measurement."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import landscape as ls
+from landscape.callbacks import Monitor
+from landscape.errors import InvalidArgumentError, StudyError
+from landscape.optim import SAM, edge_of_stability
+from landscape.study import Study
+
+Step = Callable[[nn.Module, torch.optim.Optimizer, Any, Any], None]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3))
+    return nn.Sequential(*layers)
+
+
+def data(n: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 6, generator=generator)
+    return x, (x[:, :3] + 0.3 * torch.randn(n, 3, generator=generator)).argmax(1)
+
+
+def probe_of(model: nn.Module) -> ls.Problem:
+    x, y = data()
+    return ls.Problem(model, nn.CrossEntropyLoss(), [(x[:24], y[:24])])
+
+
+def batches(n: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    x, y = data()
+    for _ in range(n):
+        rows = torch.randint(len(x), (12,))  # of the global generator, which a monitor must not use
+        yield x[rows], y[rows]
+
+
+def plain(model: nn.Module, optimizer: Any, x: Any, y: Any, monitor: Monitor | None) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    if monitor is not None:
+        monitor.step()
+    optimizer.step()
+
+
+def sharpness_aware(model: nn.Module, optimizer: Any, x: Any, y: Any, monitor: Any) -> None:
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    if monitor is not None:
+        monitor.step()
+
+
+def mixed(model: nn.Module, optimizer: Any, x: Any, y: Any, monitor: Monitor | None) -> None:
+    optimizer.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        F.cross_entropy(model(x), y).backward()
+        if monitor is not None:
+            monitor.step()
+    optimizer.step()
+
+
+WAYS: dict[str, tuple[Any, Any]] = {
+    "SGD": (plain, lambda w: torch.optim.SGD(w, lr=0.1, momentum=0.9)),
+    "AdamW": (plain, lambda w: torch.optim.AdamW(w, lr=0.01)),
+    "SAM": (sharpness_aware, lambda w: SAM(w, torch.optim.SGD, lr=0.1)),
+    "autocast": (mixed, lambda w: torch.optim.SGD(w, lr=0.1)),
+}
+
+
+def train(way: str, n: int = 7, **options: Any) -> tuple[dict[str, Any], Monitor | None, Any]:
+    """Return everything that a training leaves behind."""
+    step, make = WAYS[way]
+    model = network().train()
+    optimizer = make(list(model.parameters()))
+    monitor = Monitor(probe_of(model), optimizer, **options) if options else None
+    torch.manual_seed(3)
+    for x, y in batches(n):
+        step(model, optimizer, x, y, monitor)
+    left = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    left["grads"] = [p.grad for p in model.parameters()]
+    left["rng"], left["modes"] = torch.get_rng_state(), [m.training for m in model.modules()]
+    return copy.deepcopy(left), monitor, model
+
+
+def assert_same(one: Any, other: Any) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_monitored_training_ends_in_the_same_bits(way: str, tmp_path: Path) -> None:
+    logged: list[dict[str, float]] = []
+    measures = ("loss", "eigs", "update-sharpness", "batch-sharpness")
+    options: dict[str, Any] = {"every": 3, "study": tmp_path / "s.db", "log": logged.append}
+    bare, _, _ = train(way)
+    watched, _, _ = train(way, measures=measures, batch_size=6, **options)
+    assert_same(bare, watched)
+    assert [numbers["landscape/step"] for numbers in logged] == [0, 3, 6]
+    with Study(tmp_path / "s.db", readonly=True) as study:
+        assert list(study.runs()["run"].values()) == [0, 3, 6]
+        assert len(study.entries("eigs")) == 3
+
+
+def test_numbers_are_those_of_a_measurement_and_lie_over_the_edge(tmp_path: Path) -> None:
+    model = network().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+    monitor = Monitor(probe_of(model), optimizer, study=tmp_path / "s.db", every=1)
+    torch.manual_seed(3)
+    for x, y in batches(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        own = ls.top_eigenpairs(probe_of(model)).values[0]
+        numbers = monitor.step()
+        edge = edge_of_stability(optimizer).value
+        assert edge == 6.0
+        assert numbers["landscape/eigs/λ1"] == pytest.approx(own, rel=1e-4)
+        assert numbers["landscape/eigs/λ1/edge"] == pytest.approx(own / edge, rel=1e-4)
+        optimizer.step()
+    with Study(tmp_path / "s.db", readonly=True) as study:
+        record = study.load(study.entries("eigs")[-1].id)
+        assert record.edge == edge
+        assert record.name == "run-step-2"
+        assert "run-step-1" in record.start  # warm
+
+
+def test_of_adam_it_is_the_preconditioned_sharpness() -> None:
+    model = network().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    monitor = Monitor(probe_of(model), optimizer, every=1, measures=("eigs",))
+    torch.manual_seed(3)
+    for i, (x, y) in enumerate(batches(3)):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        numbers = monitor.step()
+        assert ("landscape/eigs/λ1/edge" in numbers) == (i > 0)  # no moments before the first step
+        optimizer.step()
+    p = torch.cat([optimizer.state[w]["exp_avg_sq"].reshape(-1) for w in model.parameters()])
+    optimizer.zero_grad()
+    numbers = monitor.step()
+    scale = ((p / (1 - 0.999**3)).sqrt() + 1e-8) * (1 - 0.9**3)
+    problem = probe_of(model).at(model.state_dict())
+    own = ls.top_eigenpairs(problem, preconditioner=scale, tol=1e-6).values[0]
+    assert numbers["landscape/eigs/λ1"] == pytest.approx(own, rel=1e-3)
+    assert numbers["landscape/eigs/λ1/edge"] == pytest.approx(own / 3800.0, rel=1e-3)
+
+
+def test_a_budget_puts_measurements_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock by hand: a step takes 1 s, a measurement 4 s, and a tenth of the time is allowed."""
+    now = [0.0]
+    monkeypatch.setattr("landscape.callbacks._monitor.time.perf_counter", lambda: now[0])
+
+    def measure(problem: ls.Problem) -> Any:
+        now[0] += 4.0
+        return ls.evaluation(problem)
+
+    monitor = Monitor(probe_of(network()), every=1, budget=0.1, measures={"slow": measure})
+    measured = []
+    for step in range(200):
+        if monitor.step():
+            measured.append(step)
+        now[0] += 1.0
+    assert measured[:3] == [0, 80, 120]
+    assert 4.0 * len(measured) <= 0.1 * 200
+
+
+def test_a_failing_measure_is_a_warning_and_nan_weights_are_named(tmp_path: Path) -> None:
+    model = network().eval()
+    monitor = Monitor(probe_of(model), every=1, study=tmp_path / "s.db")
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+    with pytest.warns(UserWarning, match="step 0: ") as caught:
+        monitor.step()
+    failed = [str(one.message).split(": ")[1] for one in caught]
+    assert failed == ["eigs", "update-sharpness"]
+    with Study(tmp_path / "s.db", readonly=True) as study:
+        (entry,) = study.entries()
+        assert entry.kind == "loss"
+        assert np.isnan(study.load(entry.id).loss)
+
+
+def test_two_monitors_do_not_mix_in_one_study(tmp_path: Path) -> None:
+    train("SGD", n=1, every=1, study=tmp_path / "s.db", measures=("loss",))
+    with pytest.raises(StudyError, match="holds a run 'run' already: name this one otherwise"):
+        train("SGD", n=1, every=1, study=tmp_path / "s.db", measures=("loss",))
+    train("SGD", n=1, every=1, study=tmp_path / "s.db", measures=("loss",), run="other")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every": 0}, "every must be"),
+        ({"budget": 0.0}, "budget must be"),
+        ({"measures": ()}, "measures is empty"),
+        ({"measures": ("eig",)}, "nearest: eigs"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        Monitor(probe_of(network()), **options)
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        x, y = data()
+        return {"x": x[i], "labels": y[i]}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_trainer_of_transformers_ends_in_the_same_bits_and_logs(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from landscape.callbacks import TrainerMonitor
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits = self.net(x)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    def probe(model: nn.Module) -> ls.Problem:
+        x, y = data()
+        batch_loss = lambda m, b: (m(*b)["loss"] * len(b[0]), len(b[0]))  # noqa: E731
+        return ls.Problem(model, data=[(x[:24], y[:24])], batch_loss=batch_loss)
+
+    def run(*, watch: bool) -> tuple[Any, Any]:
+        torch.manual_seed(5)
+        args = transformers.TrainingArguments(
+            str(tmp_path / "out"), max_steps=5, per_device_train_batch_size=8, seed=1,
+            report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, logging_steps=1,
+        )  # fmt: skip
+        trainer = transformers.Trainer(Wrapped(), args, train_dataset=Pairs())
+        if watch:
+            TrainerMonitor(trainer, probe, every=2, study=tmp_path / "s.db")
+        trainer.train()
+        return trainer.model.state_dict(), trainer.state.log_history
+
+    bare, _ = run(watch=False)
+    watched, history = run(watch=True)
+    assert_same(dict(bare), dict(watched))
+    logged = [entry for entry in history if "landscape/eigs/λ1" in entry]
+    assert [entry["step"] for entry in logged] == [0, 2, 4]
+    assert "landscape/eigs/λ1/edge" in logged[-1]  # of AdamW
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_lightning_ends_in_the_same_bits_and_logs(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+    from landscape.callbacks import LightningMonitor
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            return F.cross_entropy(self.net(batch["x"]), batch["labels"])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def probe(module: Any) -> ls.Problem:
+        x, y = data()
+        return ls.Problem(module.net, nn.CrossEntropyLoss(), [(x[:24], y[:24])])
+
+    def run(*callbacks: Any) -> tuple[Any, Path]:
+        torch.manual_seed(5)
+        from lightning.pytorch.loggers import CSVLogger
+
+        logger = CSVLogger(tmp_path, name="log")
+        trainer = lightning.Trainer(
+            max_steps=5, accelerator="cpu", logger=logger, callbacks=list(callbacks),
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            log_every_n_steps=1,
+        )  # fmt: skip
+        module = Module()
+        trainer.fit(module, torch.utils.data.DataLoader(Pairs(), batch_size=8))
+        return module.state_dict(), Path(logger.log_dir)
+
+    bare, _ = run()
+    watched, folder = run(LightningMonitor(probe, every=2, study=tmp_path / "s.db"))
+    assert_same(dict(bare), dict(watched))
+    assert "landscape/eigs/λ1/edge" in (folder / "metrics.csv").read_text()
