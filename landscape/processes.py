@@ -173,7 +173,7 @@ class Spread:
             piece = rows if rank == self.rank else rows.new_empty((*rows.shape[:-1], other.length))
             piece = piece.contiguous().to(parts.device)
             dist.broadcast(piece, src=rank)
-            held = piece.cpu().split([last - first for first, last in other.spans], dim=-1)
+            held = torch.split(piece.cpu(), [b - a for a, b in other.spans], dim=-1)
             for (first, last), values in zip(other.spans, held, strict=True):
                 out[..., first:last] = values
         return out
@@ -187,7 +187,9 @@ def over_shards(total: Tensor) -> Tensor:
 
 def sum_over_shards(value: float) -> float:
     """Return the sum of a number over the processes that hold parts of a vector."""
-    return value if shards() is None else float(over_shards(torch.tensor(value, dtype=torch.float64)))
+    return (
+        value if shards() is None else float(over_shards(torch.tensor(value, dtype=torch.float64)))
+    )
 
 
 def norm_over_shards(length: float) -> float:

@@ -366,9 +366,7 @@ class Stagnation:
         return last <= 1e3 * rounding and 0.5 * before <= last <= 10.0 * before
 
 
-def fill_with_normal(
-    v: Tensor, generator: torch.Generator, spread: Spread | None = None
-) -> Tensor:
+def fill_with_normal(v: Tensor, generator: torch.Generator, spread: Spread | None = None) -> Tensor:
     """Fill a vector with normal random numbers, drawn on the CPU in float64 and then rounded."""
     if spread is not None:
 

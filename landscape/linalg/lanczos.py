@@ -296,7 +296,9 @@ def _verified(basis: KrylovBasis, tol: float) -> _Pairs:
     chosen = basis.outermost()
     values, mix = ritz.values[chosen], ritz.coefficients[:, chosen]
     signs = operator.random_signs(len(chosen)) / math.sqrt(len(chosen))
-    z = combine((mix @ signs)[:, None], basis.rows, out=basis.rows.new_empty((1, operator.length)))[0]
+    z = combine((mix @ signs)[:, None], basis.rows, out=basis.rows.new_empty((1, operator.length)))[
+        0
+    ]
     e = operator(z.div_(norm(z)))
     subtract(e, mix @ (values * signs), basis.rows)
     for p, coupling in zip(basis.pending, basis.couplings @ mix @ signs, strict=True):

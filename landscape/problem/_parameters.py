@@ -147,7 +147,8 @@ def part_of(tensor: Tensor, here: Share | None) -> Tensor:
 
 def whole_of(tensor: Tensor) -> Tensor:
     """Return a tensor itself, and of a DTensor what all processes hold together."""
-    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[no-any-return, operator]
+    whole: Tensor = tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+    return whole
 
 
 def is_dtensor(tensor: Tensor) -> bool:

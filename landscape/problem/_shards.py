@@ -23,10 +23,14 @@ from landscape.problem._parameters import is_dtensor, part_of
 from landscape.processes import shards
 
 # By the names that they have from torch 2.13 on, or by those of before.
-_ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or getattr(
+    dist, "all_gather_into_tensor", None
+)
+_REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or getattr(
+    dist, "reduce_scatter_tensor", None
+)
 # Where whole tensors lie that were gathered and still live, and of what parts.
-_GATHERED: dict[int, tuple[StorageWeakRef, Tensor, torch.Size]] = {}
+_GATHERED: dict[int, tuple[Any, Tensor, torch.Size]] = {}
 
 
 def _gathered(part: Tensor, shape: torch.Size) -> Tensor:
@@ -41,7 +45,7 @@ def _gathered(part: Tensor, shape: torch.Size) -> Tensor:
     for place in [p for p, (storage, _, _) in _GATHERED.items() if storage.expired()]:
         del _GATHERED[place]
     storage = whole.untyped_storage()
-    _GATHERED[storage.data_ptr()] = StorageWeakRef(storage), part, shape
+    _GATHERED[storage.data_ptr()] = StorageWeakRef(storage), part, shape  # type: ignore[no-untyped-call]
     return whole[:n].view(shape)
 
 
