@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from cases import case_named
-from test_processes import assert_alike
+from test_processes import assert_alike, torchrun, values_in
 from torch import Tensor, nn
 
 import landscape as ls
@@ -181,18 +181,19 @@ def wrapped(rank: int, n: int, folder: str) -> None:
     model = copy.deepcopy(plain.model)
     for block in model.blocks:
         fully_shard(block)
-    # Its hooks have no second derivative, and no forward mode: if this fails, they have them now.
-    tokens = torch.randint(5, (2, 4), generator=seeded(0))
     fully_shard(model, ignored_params={model.scale})
+    # FSDP2 has no forward mode, and no second derivative: if this fails, it has them now.
+    tokens, shards = torch.randint(5, (2, 4), generator=seeded(0)), dict(model.named_parameters())
+    with pytest.raises(NotImplementedError, match="sharding strategy"):
+        torch.func.jvp(
+            lambda each: torch.func.functional_call(model, each, (tokens,)),
+            (shards,),
+            ({name: torch.ones_like(shard) for name, shard in shards.items()},),
+        )
     model(tokens).square().mean().backward(create_graph=True)
     assert not any(p.grad.requires_grad for p in model.blocks.parameters())
     model.zero_grad()
-    with pytest.raises(Exception), torch.autograd.forward_ad.dual_level():  # noqa: B017, PT012
-        p = model.blocks[0].up.weight
-        torch.autograd.forward_ad.make_dual(p, torch.ones_like(p))
-        model(tokens)
-        raise AssertionError("forward mode works under fully_shard") from None
-    with pytest.raises(ProblemError, match="shards"):
+    with pytest.raises(ProblemError, match="is a shard"):
         transformer(model)
     with sharing("parameters"):
         problem = transformer(model)
@@ -212,7 +213,7 @@ def wrapped(rank: int, n: int, folder: str) -> None:
             ls.trace(plain, layers=True)
         with Evaluator(plain) as evaluator, pytest.raises(LossError, match="Gauss-Newton"):
             GaussNewton(evaluator)
-        with pytest.raises(LossError, match=r"the parameter first.weight elsewhere"):
+        with pytest.raises(LossError, match="elsewhere than as an attribute of its"):
             ls.evaluation(penalised())
         idle = nn.Sequential(nn.Embedding(5, 2, max_norm=1.0), nn.Flatten(), nn.Linear(4, 2))
         data = torch.zeros(4, 2, dtype=torch.long), torch.zeros(4, dtype=torch.long)
@@ -242,6 +243,22 @@ def assert_alike_all(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_wrapped_models_are_taken_over_and_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     on(2, tmp_path / "2", wrapped)
+
+
+@pytest.mark.slow
+def test_a_command_splits_parameters_under_torchrun(here: Path, run: Any) -> None:
+    task = ("eigs", "a.pt", "--problem", "task.py", "--dtype", "float64", "-q", "--json")
+    together = torchrun(*task, "--shard", "parameters", "--study", "together.db")
+    assert together.returncode == 0, together.stderr
+    alone = run(*task, "--study", "alone.db")
+    found, expected = values_in(together.stdout), values_in(alone.out)
+    assert len(found) == len(expected) > 5
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert '"parameters over 2 processes"' in together.stdout
+    assert run(*task, "--study", "together.db").out == together.stdout
+    refused = run(*task, "--shard", "parameters")
+    assert refused.code == 2
+    assert "start the command by torchrun" in refused.err
 
 
 def test_a_spread_vector_is_drawn_and_found_as_a_whole_one() -> None:

@@ -39,7 +39,7 @@ from landscape.evaluate._derivatives import (
     require_gathered,
 )
 from landscape.evaluate._selftest import check_gradient
-from landscape.evaluate._values import check_values, fitting, usual_limit
+from landscape.evaluate._values import check_values, fitting, sample, usual_limit
 from landscape.precision import float32_products
 from landscape.problem import Problem
 from landscape.problem._live import Session, is_plain, uninterruptible, unwrapped
@@ -104,7 +104,11 @@ class Evaluator:
             self._open()
             self._take_turn()
             check_values(self)
-            self._divides = shards() is not None
+            if shards() is not None:
+                with torch.enable_grad():
+                    terms = self.on_batch(None, sample(self), 0, self.problem.loss)[0]
+                require_gathered(terms.total, self._split_names)
+                self._divides = True
         except BaseException:
             self._close()
             raise
@@ -294,7 +298,6 @@ class Evaluator:
         if divides and self.divisible and problem.batching.can_split(batch):
             part = problem.batching.part(batch, first, last)
         terms, arguments = problem.loss(model, part)
-        require_gathered(terms.total, self._split_names)
         if part is not batch:
             return of_all(terms, before=first, after=size - last), arguments
         return of_all(terms, counts=here.is_first), arguments
