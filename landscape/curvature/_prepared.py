@@ -188,7 +188,7 @@ def spectral_record(
             where={
                 "matvec": count(operator.matvec),
                 "n": operator.n,
-                "spread": operator.spread,
+                **({} if operator.spread is None else {"spread": operator.spread}),
                 "dtype": operator.dtype,
                 "device": operator.device,
             },

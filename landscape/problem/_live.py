@@ -38,8 +38,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         inner = getattr(model, "_orig_mod", None)
         model = model.module if inner is None else inner  # type: ignore[assignment]
     for part in model.modules():
-        if hasattr(part, "reshard"):  # a module of FSDP2, which may hold whole parameters
-            part.reshard()  # type: ignore[operator]
+        if any(cls.__name__ == "FSDPModule" for cls in type(part).__mro__):
+            part.reshard()  # type: ignore[operator]  # FSDP2 may hold whole parameters
     if type(model).__name__ == "FullyShardedDataParallel":
         msg = (
             "the model is sharded by FSDP (FullyShardedDataParallel): measure the plain model at "
