@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -201,10 +202,10 @@ def is_study(path: str) -> bool:
 
 def open_study(path: str) -> Study:
     """Open a study to measure into; of several processes the first holds it for all."""
-    from landscape.processes import OfFirst, share
+    from landscape.processes import OfFirst, together
     from landscape.study import Grid, Study
 
-    if share() is None:
+    if together() is None:
         return Study(path)
     held = OfFirst(
         lambda: Study(path),
@@ -217,9 +218,9 @@ def open_study(path: str) -> Study:
 
 def names_in(study: str, problems: Sequence[Problem], given: Sequence[str]) -> list[str]:
     """Choose the names of checkpoints in a study, see `choose_names`."""
-    from landscape.processes import share
+    from landscape.processes import together
 
-    here = share()
+    here = together()
     if here is None:
         return _names_in(study, problems, given)
     return here.of_first(_names_in(study, problems, given) if here.is_first else [])
@@ -254,11 +255,24 @@ def common_options(function: F) -> F:
     def wrapped(**options: Any) -> Any:
         names = [name for name in CommonOptions.__dataclass_fields__ if name != "runs"]
         common = CommonOptions(**{name: options.pop(name) for name in names})
-        return function(common, **options)
+        with _splitting(options.pop("shard")):
+            return function(common, **options)
 
     for decorator in reversed(_COMMON):
         wrapped = decorator(wrapped)
     return wrapped  # type: ignore[return-value]
+
+
+def _splitting(shard: str) -> AbstractContextManager[Any]:
+    """Split what is asked for over the processes of the launcher."""
+    if shard == "data":  # as it is anyway
+        return nullcontext()
+    from landscape.processes import sharing, together
+
+    if together() is None:
+        msg = f"--shard {shard} splits a model over processes: start the command by torchrun"
+        raise InvalidArgumentError(msg)
+    return sharing(shard)
 
 
 _problem_option = functools.partial(option, section=PROBLEM)
@@ -375,6 +389,12 @@ _COMMON = (
         "--unsafe-pickle",
         is_flag=True,
         help="Unpickle anything: RUNS ANY CODE that the checkpoint file contains.",
+    ),
+    _problem_option(
+        "--shard",
+        type=click.Choice(["data", "parameters"]),
+        default="data",
+        help="What the processes of torchrun split: batches, or every parameter and every batch.",
     ),
     _problem_option("--device", default=None, help="cpu, cuda, cuda:1, …  [default: cpu]"),
     threads_option,

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from landscape.surface import worst_case_plane as worst_case_plane
 
 _NAMES = {
-    "landscape.problem": ("Problem", "load_problem"),
+    "landscape.problem": ("Problem", "chunked_cross_entropy", "load_problem"),
     "landscape.sharpness": (
         *("average_profile", "average_sharpness", "flatness", "m_sharpness", "sharpness"),
         *("sharpness_profile", "stepwise_sharpness"),

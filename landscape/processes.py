@@ -4,16 +4,23 @@ Under ``torchrun`` every process runs the same program on the same data. Inside 
 sums over the data set (losses, gradients, products) are taken over consecutive parts, one for each
 process, and added up; everything else is computed by all of them alike. The results are the same
 bits on every process, so that all take the same way through a search.
+
+With ``shard="parameters"`` each process holds a part of each parameter too (`Spread`), and of every
+vector of their length. All walk through the same batches, and each takes a part of the examples of
+each batch; the sums over entries of a vector are added up over the processes.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,10 +29,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from landscape.errors import LandscapeError, ProblemError
+from landscape.errors import LandscapeError, ProblemError, one_of
 
 T = TypeVar("T")
 
+SHARDS = ("data", "parameters")
+_SPLIT = ("loss", "eigs", "trace", "sharpness")
 _TIMEOUT = timedelta(minutes=30)  # of a process that waits for another one's part
 
 
@@ -35,6 +44,7 @@ class Share:
 
     rank: int
     n: int
+    shard: str = "data"  # or the parameters, and the examples of each batch
 
     @property
     def is_first(self) -> bool:
@@ -76,16 +86,134 @@ class Share:
 _SHARE: ContextVar[Share | None] = ContextVar("_SHARE", default=None)
 
 
-def share() -> Share | None:
+def together() -> Share | None:
     """Return which process this is, inside of `sharing` with more than one; else None."""
     return _SHARE.get()
 
 
+def share() -> Share | None:
+    """Return which process this is, where the batches are shared out; else None."""
+    here = _SHARE.get()
+    return here if here is not None and here.shard == "data" else None
+
+
+def shards() -> Share | None:
+    """Return which process this is, where the parameters are split; else None."""
+    here = _SHARE.get()
+    return here if here is not None and here.shard == "parameters" else None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Which entries of a vector this process holds, where the parameters are split.
+
+    Of each tensor of m entries, laid out flat, process r of N holds c of them from r·c on, with
+    c = ⌈m/N⌉; the last processes hold fewer, or none.
+    """
+
+    rank: int
+    n_processes: int
+    sizes: tuple[int, ...]  # of the whole tensors, which follow each other in the vector
+
+    @functools.cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """First entry, and the one after the last, of this process's part of each tensor."""
+        found, start = [], 0
+        for size in self.sizes:
+            chunk = -(-size // self.n_processes)
+            ends = (min(size, (self.rank + k) * chunk) for k in (0, 1))
+            found.append((start + next(ends), start + next(ends)))
+            start += size
+        return found
+
+    @property
+    def n(self) -> int:
+        """Length of the whole vector."""
+        return sum(self.sizes)
+
+    @property
+    def length(self) -> int:
+        """Entries that are held here."""
+        return sum(last - first for first, last in self.spans)
+
+    def part(self, whole: Tensor) -> Tensor:
+        """Return what is held here of vectors, along their last axis."""
+        return torch.cat([whole[..., first:last] for first, last in self.spans], dim=-1)
+
+    def draw_(
+        self, out: Tensor, draw: Callable[[int], Tensor], *, width: int, least: int = 1
+    ) -> Tensor:
+        """Fill the part of a vector that every process draws as a whole, a piece at a time."""
+        ends = [*range(width, self.n - least + 1, width), self.n]
+        places = [0, *accumulate(last - first for first, last in self.spans)]
+        for start, end in zip([0, *ends], ends, strict=False):
+            drawn = draw(end - start)
+            for (first, last), at in zip(self.spans, places, strict=False):
+                low, high = max(first, start), min(last, end)
+                if low < high:
+                    piece = drawn[low - start : high - start]
+                    out[at + low - first : at + high - first] = piece.to(out)
+        return out
+
+    def place(self, entry: int) -> int | None:
+        """Return where an entry of the whole vector is held; None: by another process."""
+        at = 0
+        for first, last in self.spans:
+            if first <= entry < last:
+                return at + entry - first
+            at += last - first
+        return None
+
+    def whole(self, parts: Tensor) -> Tensor:
+        """Return whole vectors on the CPU from the parts of all processes, one in each row."""
+        rows = parts.detach().cpu()
+        out = rows.new_empty((*rows.shape[:-1], self.n))
+        for rank in range(self.n_processes):
+            other = Spread(rank, self.n_processes, self.sizes)
+            piece = rows if rank == self.rank else rows.new_empty((*rows.shape[:-1], other.length))
+            piece = piece.contiguous().to(parts.device)
+            dist.broadcast(piece, src=rank)
+            held = torch.split(piece.cpu(), [b - a for a, b in other.spans], dim=-1)
+            for (first, last), values in zip(other.spans, held, strict=True):
+                out[..., first:last] = values
+        return out
+
+
+def over_shards(total: Tensor) -> Tensor:
+    """Return the sum of what each process has of a vector's entries; as it is if it has all."""
+    here = shards()
+    return total if here is None else here.add_up(total.clone())
+
+
+def sum_over_shards(value: float) -> float:
+    """Return the sum of a number over the processes that hold parts of a vector."""
+    return (
+        value if shards() is None else float(over_shards(torch.tensor(value, dtype=torch.float64)))
+    )
+
+
+def norm_over_shards(length: float) -> float:
+    """Return the length of a vector from that of the part that is held here."""
+    return length if shards() is None else math.sqrt(sum_over_shards(length * length))
+
+
+def largest_over_shards(value: int) -> int:
+    """Return the largest of a number that the processes have to agree on."""
+    here = shards()
+    return value if here is None else max(here.gather(value))
+
+
 @contextmanager
-def sharing() -> Iterator[Share]:
+def sharing(shard: str = "data") -> Iterator[Share]:
     """Measure together with the other processes of the default group of ``torch.distributed``.
 
     All of them have to make the same calls, on the same data, with the same settings.
+
+    Args:
+        shard: what is split: ``data`` (each process holds the whole model, and evaluates some of
+            the batches), or ``parameters`` (each holds a part of every parameter and vector, and
+            evaluates a part of every batch), for models that do not fit on one device. Problems
+            on models of ``fully_shard`` are made inside of the context, with ``parameters``.
 
     Yields:
         Which process this is.
@@ -100,13 +228,14 @@ def sharing() -> Iterator[Share]:
             with sharing():
                 pairs = ls.top_eigenpairs(problem)  # the same on both processes
     """
+    one_of(shard, SHARDS, what="what is split over processes")
     if not (dist.is_available() and dist.is_initialized()):
         msg = (
             "no process group: call torch.distributed.init_process_group() first, or run the "
             "command under torchrun, which sets it up"
         )
         raise ProblemError(msg)
-    found = Share(dist.get_rank(), dist.get_world_size())
+    found = Share(dist.get_rank(), dist.get_world_size(), shard)
     token = _SHARE.set(found if found.n > 1 else None)
     try:
         yield found
@@ -116,8 +245,14 @@ def sharing() -> Iterator[Share]:
 
 def is_first() -> bool:
     """Tell whether this process is the one that prints and writes."""
-    here = share()
+    here = together()
     return here is None or here.is_first
+
+
+def split_of() -> str:
+    """Say what is split over how many processes; empty: nothing."""
+    here = together()
+    return "" if here is None else f"{here.shard} over {here.n} processes"
 
 
 def size_of_launch() -> int:
@@ -126,7 +261,7 @@ def size_of_launch() -> int:
 
 
 @contextmanager
-def launched() -> Iterator[Share]:
+def launched(shard: str = "data") -> Iterator[Share]:
     """Set up the group of a launcher's processes, and share measurements with them."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -140,7 +275,7 @@ def launched() -> Iterator[Share]:
     if cuda:
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
-    with sharing() as found:
+    with sharing(shard) as found:
         yield found
     dist.destroy_process_group()  # after an error others may still wait in it
 
@@ -173,9 +308,11 @@ def all_of(statement: bool) -> bool:
 
 def check_alike(described: Mapping[str, str]) -> None:
     """Refuse to measure together what differs from process to process; a word on each part."""
-    here = share()
+    here = together()
     if here is None:
         return
+    if here.shard == "parameters":
+        _check_split(described.get("measurement", "").partition(" with ")[0])
     every = here.gather(dict(described))
     for name, expected in every[0].items():
         others = [rank for rank, of in enumerate(every) if of.get(name) != expected]
@@ -186,6 +323,16 @@ def check_alike(described: Mapping[str, str]) -> None:
                 "the same data, in the same order, the same checkpoint and the same options"
             )
             raise ProblemError(msg)
+
+
+def _check_split(kind: str) -> None:
+    """Refuse a kind of measurement that takes whole vectors, where the parameters are split."""
+    if kind and kind not in _SPLIT:
+        msg = (
+            f"a measurement of {kind} takes whole vectors of parameters, and these are split over "
+            f"the processes: {', '.join(_SPLIT)} can be measured so; use sharing(shard='data')"
+        )
+        raise ProblemError(msg)
 
 
 class OfFirst:
@@ -243,7 +390,7 @@ class OfFirst:
         return call
 
     def _answer(self, make: Callable[[], Any]) -> Any:
-        here = share()
+        here = together()
         assert here is not None
         value, error = None, None
         if here.is_first:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from landscape.errors import InvalidArgumentError
+from landscape.processes import Spread, norm_over_shards
+
+_AT_ONCE = 2**24  # numbers that are drawn of a vector that is spread over processes
 
 
 def whole_seed(seed: int) -> int:
@@ -77,8 +80,23 @@ def seed_all(seed: int) -> None:
     random.seed(number)
 
 
-def random_unit_vector(n: int, *, seed: int) -> torch.Tensor:
-    """Draw a unit vector of shape (n,), uniform on the sphere, on the CPU in float64."""
-    drawn = torch.randn(n, generator=seeded(seed), dtype=torch.float64)
-    unit: torch.Tensor = drawn / drawn.norm()
+def random_unit_vector(n: int, *, seed: int, spread: Spread | None = None) -> torch.Tensor:
+    """Draw a unit vector of shape (n,), uniform on the sphere, on the CPU in float64.
+
+    Where vectors are spread over processes, what is held here.
+    """
+    generator = seeded(seed)
+    v = drawn(n, lambda m: torch.randn(m, generator=generator, dtype=torch.float64), spread)
+    unit: torch.Tensor = v / (v.norm() if spread is None else norm_over_shards(float(v.norm())))
     return unit
+
+
+def drawn(
+    n: int, draw: Callable[[int], torch.Tensor], spread: Spread | None = None
+) -> torch.Tensor:
+    """Draw n numbers in float64, or of as many what is held here."""
+    if spread is None:
+        return draw(n)
+    # In pieces of a multiple of 16, and no fewer, torch draws the numbers that it draws at once.
+    out = torch.empty(spread.length, dtype=torch.float64)
+    return spread.draw_(out, draw, width=_AT_ONCE, least=16)

@@ -29,6 +29,7 @@ from landscape.linalg.basis import n_wanted
 from landscape.linalg.lanczos import basis_for, least_basis, least_bytes
 from landscape.operators import N_GROUPS, GaussNewton, Hessian
 from landscape.problem import Problem, check_problem
+from landscape.processes import shards
 from landscape.results import Eigenpairs, FloatArray, Overlap
 from landscape.stats import jackknife
 from landscape.study import Study
@@ -136,6 +137,9 @@ def top_eigenpairs(
     changed = without_defaults(search, defaults)
     if not 1 <= k <= problem.space.n:
         msg = f"k must be from 1 to the number of parameters, {problem.space.n:,}; got {k}"
+        raise InvalidArgumentError(msg)
+    if split and shards() is not None:
+        msg = "split=True takes Gauss-Newton products, which are not made of split parameters"
         raise InvalidArgumentError(msg)
     if method == "power" and changed:
         msg = (
@@ -283,7 +287,9 @@ def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:
             f"problem has {ready.operator.n:,}: give those of the same architecture"
         )
         raise InvalidArgumentError(msg)
-    return torch.as_tensor(start.vectors).to(ready.operator.device, ready.operator.dtype)
+    spread, vectors = ready.operator.spread, torch.as_tensor(start.vectors)
+    vectors = vectors if spread is None else spread.part(vectors)
+    return vectors.to(ready.operator.device, ready.operator.dtype)
 
 
 def _data_errors(solution: EigenSolution, ready: Prepared, n_groups: int | None) -> dict[str, Any]:
@@ -319,7 +325,8 @@ def _fields(solution: EigenSolution, ready: Prepared) -> dict[str, Any]:
     differences = ready.curvature.error if isinstance(ready.curvature, Hessian) else 0.0
     inexactness = ready.noise.floor + differences
     fields["errors"] = solution.errors + inexactness * float(np.abs(solution.values).max())
-    fields["vectors"] = solution.vectors.cpu().numpy()
+    spread, vectors = ready.operator.spread, solution.vectors
+    fields["vectors"] = (vectors if spread is None else spread.whole(vectors)).cpu().numpy()
     return fields
 
 

@@ -109,7 +109,8 @@ class Noise:
 
 def noise_floor(operator: SymmetricOperator, *, seed: int) -> Noise:
     """Repeat a product, and compare uᵀHv with vᵀHu, for a random u; 3 products."""
-    u = random_unit_vector(operator.n, seed=seed).to(operator.device, operator.dtype)
+    u = random_unit_vector(operator.n, seed=seed, spread=operator.spread)
+    u = u.to(operator.device, operator.dtype)
     first, second = operator.matvec(u), operator.matvec(u)
     size = norm(first)
     if size == 0.0:
@@ -210,6 +211,7 @@ def spectral_record(
             where={
                 "matvec": count(operator.matvec),
                 "n": operator.n,
+                **({} if operator.spread is None else {"spread": operator.spread}),
                 "dtype": operator.dtype,
                 "device": operator.device,
             },

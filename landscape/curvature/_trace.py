@@ -19,6 +19,7 @@ from landscape.linalg import (
     xtrace,
 )
 from landscape.problem import Problem, check_problem
+from landscape.processes import shards
 from landscape.results import TraceEstimate
 from landscape.study import Study
 
@@ -83,6 +84,9 @@ def trace(
     if layers and chosen not in _IN_BLOCKS:
         names_of = " and ".join(_IN_BLOCKS)
         msg = f"the traces of the layers come from the methods {names_of}; got method={chosen!r}"
+        raise InvalidArgumentError(msg)
+    if layers and shards() is not None:
+        msg = "layers=True takes whole layers, and the parameters are split over the processes"
         raise InvalidArgumentError(msg)
     check_real(rtol=rtol, confidence=confidence)
     request = Request(

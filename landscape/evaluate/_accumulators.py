@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from landscape.errors import DataError, ProblemError
 from landscape.problem._parameters import ParameterSpace
+from landscape.problem._shards import Sum
 from landscape.problem.data import describe
 from landscape.problem.losses import BatchTerms
 from landscape.processes import share
@@ -79,7 +81,7 @@ class GradientSum:
     def _add_long(self, gradients: list[Tensor | None]) -> None:
         is_first = self._n % self._BLOCK == 0
         if self._block is None:
-            self._block = self._like.new_empty(self._space.n)
+            self._block = self._like.new_empty(self._space.length)
         elif is_first and self._total is None:
             self._total = self._block.to(torch.float64, copy=True)
         elif is_first and self._total is not None:
@@ -101,7 +103,7 @@ class GradientSum:
             total = block if total is None else total.add_(block)
         here = share() if shared else None
         if total is None:
-            total = self._like.new_zeros(self._space.n)
+            total = self._like.new_zeros(self._space.length)
         if here is not None:
             total = here.add_up(total.double())
         return (total if divisor == 1.0 else total.div_(divisor)).to(self._like.dtype)
@@ -121,6 +123,32 @@ def joined(parts: list[BatchTerms]) -> BatchTerms:
         torch.cat(terms) if known else None,
         torch.cat(weights) if known else None,
         first.is_guess,
+    )
+
+
+def of_all(
+    terms: BatchTerms, *, before: int = 0, after: int = 0, counts: bool = True
+) -> BatchTerms:
+    """Return the terms of a batch from what each process found on its part, differentiably.
+
+    Before and behind this part are so many examples of others; what does not count is the whole
+    batch, which another process has evaluated too.
+    """
+    device = terms.total.device
+    weight = torch.as_tensor(terms.weight, dtype=torch.float64, device=device)
+    rows = [terms.total.double()[None], weight[None]]
+    known = terms.terms is not None and terms.weights is not None
+    if terms.terms is not None and terms.weights is not None:
+        rows += [F.pad(row.double(), (before, after)) for row in (terms.terms, terms.weights)]
+    own = torch.cat(rows)
+    total: Tensor = Sum.apply(own if counts else own * 0.0)  # type: ignore[no-untyped-call]
+    n = (len(total) - 2) // 2
+    return BatchTerms(
+        total[0],
+        total[1].detach(),
+        total[2 : 2 + n] if known else None,
+        total[2 + n :].detach() if known else None,
+        terms.is_guess,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from landscape.errors import LossError
+from landscape.problem._shards import fetched
+from landscape.processes import largest_over_shards
 
 if TYPE_CHECKING:
     from landscape.evaluate._evaluator import Evaluator
@@ -77,6 +79,20 @@ def graph_nodes(*outputs: Tensor | GradientEdge) -> Iterator[Any]:
         seen.add(node)
         yield node
         todo.extend(parent for parent, _ in node.next_functions)
+
+
+def require_gathered(total: Tensor, parameters: Mapping[int, str]) -> None:
+    """Refuse a loss that reads a part of a parameter where it means the whole."""
+    for node in graph_nodes(total) if total.requires_grad else ():
+        for parent, _ in node.next_functions:
+            name = parameters.get(id(getattr(parent, "variable", None)))
+            if name is not None and node.name() != "_GatherBackward":
+                msg = (
+                    f"the loss reads the parameter {name} elsewhere than as an attribute of its "
+                    "module, such as from model.parameters() in a penalty, and finds a part of it "
+                    "there: read model.….weight itself, or use sharing(shard='data')"
+                )
+                raise LossError(msg)
 
 
 @contextmanager
@@ -211,7 +227,8 @@ class DoubleBackward:
 def graph_bytes(*outputs: Tensor | GradientEdge) -> int:
     """Measure the memory of all tensors that the graphs of some outputs have saved."""
     saved = [item.untyped_storage() for node in graph_nodes(*outputs) for item in _saved_by(node)]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values())
+    own = sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values())
+    return largest_over_shards(own)
 
 
 def _saved_by(node: Any) -> Iterator[Tensor]:
@@ -219,7 +236,9 @@ def _saved_by(node: Any) -> Iterator[Tensor]:
         if name.startswith("_saved_") or name == "saved_tensors":
             # What has a hook is not here: activation checkpointing would compute it again.
             raw = _listed(getattr(node, f"_raw_{name.removeprefix('_')}", ()))
-            if all(getattr(item, "unpack_hook", None) is None for item in raw):
+            if any(getattr(item, "unpack_hook", None) is fetched for item in raw):
+                yield from (item.data for item in raw if isinstance(item.data, Tensor))
+            elif all(getattr(item, "unpack_hook", None) is None for item in raw):
                 for item in _listed(getattr(node, name)):
                     if isinstance(item, Tensor) and item.layout == torch.strided:
                         yield item

@@ -30,7 +30,7 @@ from landscape.evaluate._plans import (
 )
 from landscape.problem._live import tensors_by_name
 from landscape.problem.losses import BatchTerms
-from landscape.processes import n_own
+from landscape.processes import n_own, shards
 from landscape.randomness import seeded
 
 # Examples that a plan is tried on, where batches can be cut: the first ones of several batches,
@@ -108,7 +108,7 @@ class Engine:
 
 def plan_that_holds(evaluator: Evaluator, plan: Plan) -> tuple[Plan, tuple[Fold, ...]]:
     """Try a plan on the first examples, and leave out what does not give the plain numbers."""
-    if plan == PLAIN or evaluator.problem.mode == "train":
+    if plan == PLAIN or evaluator.problem.mode == "train" or shards() is not None:
         return PLAIN, ()
     folds = _folds(evaluator) if plan.fold else ()
     held = replace(plan, fold=bool(folds), piece=plan.piece if evaluator.divisible else None)
@@ -385,7 +385,8 @@ class Blocks:
         self._evaluator, self._is_trial = evaluator, True
         problem = evaluator.problem
         # Vectors that are taken together; 1: this is not done.
-        self.n = 2 if problem.loss.splits and not problem.metrics else 1
+        alone = problem.metrics or not problem.loss.splits or shards() is not None
+        self.n = 1 if alone else 2
 
     def sums(
         self,

@@ -30,16 +30,23 @@ from landscape.evaluate._accumulators import (
     inner_product,
     joined,
     metric_total,
+    of_all,
 )
-from landscape.evaluate._derivatives import INDEPENDENT, differentiate, noting_reentrant
+from landscape.evaluate._derivatives import (
+    INDEPENDENT,
+    differentiate,
+    noting_reentrant,
+    require_gathered,
+)
 from landscape.evaluate._selftest import check_gradient
-from landscape.evaluate._values import check_values, fitting, usual_limit
+from landscape.evaluate._values import check_values, fitting, sample, usual_limit
 from landscape.precision import float32_products
 from landscape.problem import Problem
-from landscape.problem._live import Session, is_plain, uninterruptible
+from landscape.problem._live import Session, is_plain, uninterruptible, unwrapped
+from landscape.problem._shards import gathering, split_parameters
 from landscape.problem.data import copied, describe, rebuilt
 from landscape.problem.losses import BatchTerms
-from landscape.processes import all_of, own
+from landscape.processes import all_of, own, shards, sum_over_shards
 from landscape.randomness import forked_rng, seed_all, whole_seed
 from landscape.results import Cost
 
@@ -85,6 +92,7 @@ class Evaluator:
         self._places: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
         self._buffers_written: Mapping[str, Tensor] | None = None
         self.restore_always = False
+        self._divides = False  # batches among processes; not before their values were tested
         self._started = time.perf_counter()
 
     def __enter__(self) -> Evaluator:
@@ -96,6 +104,11 @@ class Evaluator:
             self._open()
             self._take_turn()
             check_values(self)
+            if shards() is not None:
+                with torch.enable_grad():
+                    terms = self.on_batch(None, sample(self), 0, self.problem.loss)[0]
+                require_gathered(terms.total, self._split_names)
+                self._divides = True
         except BaseException:
             self._close()
             raise
@@ -112,6 +125,7 @@ class Evaluator:
 
     @uninterruptible
     def _open(self) -> None:
+        unwrapped(self.model)
         self._session = Session.enter(self.model, self._token)
         self._settings.enter_context(_settings())
 
@@ -135,8 +149,8 @@ class Evaluator:
         """The weights at the checkpoint, shape (n,); not to be written to."""
         if self._origin is None:  # the copy that is kept anyway, or a new one
             problem, snapshot = self.problem, Session.snapshot_of(self.model)
-            copies = problem.flat_weights
-            if snapshot is not None and not problem.is_at_checkpoint:
+            copies = problem.flat_weights if shards() is None else {}
+            if snapshot is not None and not problem.is_at_checkpoint and shards() is None:
                 copies = snapshot.flat
             names, flat = copies.get((problem.dtype, problem.device), ((), None))
             same = flat is not None and names == problem.space.names
@@ -218,7 +232,8 @@ class Evaluator:
                 for i, gradient in enumerate(gradients, first):
                     if gradient is not None:
                         slopes.append(inner_product(gradient, along(i)))
-        return joined(parts), float(torch.stack(slopes).sum()) if slopes else 0.0
+        slope = float(torch.stack(slopes).sum()) if slopes else 0.0
+        return joined(parts), sum_over_shards(slope)
 
     def pieces(self, batches: Iterable[tuple[int, Any]] | None = None) -> Iterator[tuple[int, Any]]:
         """Cut numbered batches, by default all data, where a pass over them would not fit.
@@ -259,7 +274,7 @@ class Evaluator:
         self, model: nn.Module, batch: Any
     ) -> tuple[BatchTerms, dict[str, tuple[Tensor, int]]]:
         """Evaluate the loss and the metrics of one batch, inside of `over` or `on_batch`."""
-        terms, arguments = self.problem.loss(model, batch)
+        terms, arguments = self._terms(model, batch)
         if not self.problem.metrics:
             return terms, {}
         size = self.problem.batching.size(batch)
@@ -270,7 +285,22 @@ class Evaluator:
 
     def terms(self, vector: Weights, batch: Any, index: int) -> BatchTerms:
         """Evaluate one batch; the result is differentiable by `parameters`."""
-        return self.on_batch(vector, batch, index, self.problem.loss)[0]
+        return self.on_batch(vector, batch, index, self._terms)[0]
+
+    def _terms(self, model: nn.Module, batch: Any) -> tuple[BatchTerms, Any]:
+        """Evaluate the loss of one batch, where parameters are split by all processes together."""
+        here, problem = shards(), self.problem
+        if here is None:
+            return problem.loss(model, batch)
+        size, part = problem.batching.known_size(batch) or 1, batch
+        first, last = here.span(size).start, here.span(size).stop
+        divides = self._divides and size >= here.n and not problem.metrics
+        if divides and self.divisible and problem.batching.can_split(batch):
+            part = problem.batching.part(batch, first, last)
+        terms, arguments = problem.loss(model, part)
+        if part is not batch:
+            return of_all(terms, before=first, after=size - last), arguments
+        return of_all(terms, counts=here.is_first), arguments
 
     def on_batch(
         self,
@@ -382,13 +412,21 @@ class Evaluator:
     def install(self, dtype: torch.dtype) -> None:
         """Move the model to a type and the problem's device, and write the checkpoint into it."""
         problem, model = self.problem, self.model
+        assert self._session is not None
         self._dtype = dtype
         self._set_mode()
         chosen, state = set(problem.space.names), problem.state()
+        split = shards() is not None
+        if split:
+            state = split_parameters(model, state, dtype, problem.device)
+            self._session.moves += 1
         named = dict(model.named_parameters())
         tensors = named | dict(model.named_buffers())
         plain = {id(t) for t in tensors.values() if is_plain(t)}
+        self._split_names = {id(p): name for name, p in named.items()} if split else {}
         for name, tensor in tensors.items():
+            if split and name in named:
+                continue
             self._place(tensor, state.get(name, tensor.detach()))
         for name, parameter in named.items():
             parameter.grad = None
@@ -473,7 +511,8 @@ class Evaluator:
         """Refuse a loss that no parameter of the model moves; idle parts have slope zero."""
         owned = Session.snapshot_of(self.model)
         assert owned is not None
-        others = [p for p in self.model.parameters() if owned.requires_grad(p)]
+        split = shards() is not None
+        others = [p for p in self.model.parameters() if split or owned.requires_grad(p)]
         flags = [p.requires_grad for p in others]
         try:
             for p in others:
@@ -503,6 +542,7 @@ def _settings() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(forked_rng())
         stack.enter_context(float32_products(tf32=False))
+        stack.enter_context(gathering())
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         # An autocast context around the call would go on with its casts of other weights.
         stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())

@@ -25,6 +25,7 @@ from landscape.evaluate._accumulators import Displaced, blocks, inner_product
 from landscape.evaluate._derivatives import DoubleBackward, graph_nodes, twice_differentiable
 from landscape.evaluate._values import WIDE_PARAMETERS, sample
 from landscape.problem.data import leaves, map_leaves, move
+from landscape.processes import norm_over_shards, over_shards, shards, sum_over_shards
 from landscape.randomness import seeded
 
 if TYPE_CHECKING:
@@ -89,17 +90,17 @@ class _Point:
         self.evaluator, self.dtype = evaluator, dtype
         self.batch = move(batch, evaluator.problem.device, dtype)
         self.origin = evaluator.origin.to(dtype)
-        self.norm = max(float(self.origin.norm()), 1e-3)
+        self.norm = max(_length(self.origin), 1e-3)
         terms, gradient = evaluator.batch_gradient(self.origin, self.batch, 0)
         self.scale = 1.0 / max(float(terms.weight), 1.0)
         self.resolution = _resolution(terms.total, dtype)
         self.functions = [
             type(node).__name__.removesuffix("Backward")
             for node in graph_nodes(terms.total)
-            if isinstance(node, BackwardCFunction)
+            if isinstance(node, BackwardCFunction) and shards() is None
         ]
         self.gradient = gradient.mul_(self.scale)
-        self.size = float(self.gradient.norm())
+        self.size = _length(self.gradient)
         self.has_slope = math.isfinite(self.size) and self.size > 0.0
 
     def displaced(self, step: float, along: str = "mixed") -> Displaced:
@@ -120,6 +121,7 @@ class _Point:
         total, views = 0.0, self.evaluator.problem.space.views(self.gradient)
         for view, part in self._random_parts(views, idle=along == "idle"):
             total += float(inner_product(view, part))
+        total = sum_over_shards(total)
         if along == "mixed" and self.has_slope:
             total = (self.size + total) / math.sqrt(2.0)
         return torch.tensor(total, dtype=torch.float64)
@@ -127,7 +129,11 @@ class _Point:
     def idle_tensors(self) -> list[int]:
         """Return which tensors have a gradient of exactly zero."""
         views = self.evaluator.problem.space.views(self.gradient)
-        return [i for i, view in enumerate(views) if view.numel() and not bool(view.any())]
+        moved = over_shards(torch.tensor([int(view.count_nonzero()) for view in views]))
+        return [i for i, view in enumerate(views) if not moved[i] and self._has_entries(view)]
+
+    def _has_entries(self, tensor: Tensor) -> bool:
+        return bool(sum_over_shards(tensor.numel()))
 
     def _random_parts(
         self, tensors: list[Tensor], *, idle: bool = False
@@ -136,12 +142,13 @@ class _Point:
         generator = seeded(0)
         chosen = set(self.idle_tensors()) if idle else set(range(len(tensors)))
         for i, tensor in enumerate(tensors):
-            if i in chosen and tensor.numel():
+            if i in chosen and self._has_entries(tensor):
                 # In long tensors the same numbers come again: drawing takes longer than a pass.
                 rows = tensor if tensor.ndim else tensor[None]
-                parts = torch.split(rows, max(1, _DRAWN * len(rows) // rows.numel()))
+                parts = torch.split(rows, max(1, _DRAWN * len(rows) // max(1, rows.numel())))
                 drawn = torch.randn(parts[0].shape, generator=generator).to(rows)
                 size = math.hypot(*(float(drawn[: len(part)].norm()) for part in parts))
+                size = norm_over_shards(size)
                 drawn.div_(math.sqrt(len(chosen)) * size or 1.0)
                 yield from ((part, drawn[: len(part)]) for part in parts)
 
@@ -160,7 +167,7 @@ class _Point:
         up.mul_(self.scale)
         down.mul_(self.scale)
         reach = 2 * step * self.norm
-        unit = max(float(up.norm()), float(down.norm())) / reach
+        unit = max(_length(up), _length(down)) / reach
         return up.sub_(down).div_(reach), unit
 
     def direction(self) -> Tensor:
@@ -271,22 +278,25 @@ def _rounding(evaluator: Evaluator, *wide: Any) -> dict[str, tuple[float, float]
     point, space = _Point(evaluator, batch, evaluator.problem.dtype), evaluator.problem.space
     off = point.product(direction.to(evaluator.origin)).double().sub_(product)
     pairs = zip(*(space.views(vector.square_()) for vector in (off, product)), strict=True)
-    sums = ((float(one.sum()), float(other.sum())) for one, other in pairs)
+    sums = (
+        (sum_over_shards(float(one.sum())), sum_over_shards(float(other.sum())))
+        for one, other in pairs
+    )
     return dict(zip(space.names, sums, strict=True))
 
 
 def _contradiction(claimed: Tensor, differences: Differences, dtype: torch.dtype) -> Tensor | None:
     """Return what differences say if they contradict a derivative, and converge by themselves."""
-    if not math.isfinite(float(claimed.sum())) and not bool(torch.isfinite(claimed).all()):
+    if not _is_finite(claimed):
         return None  # said where the loss or the product is taken
     last: Tensor | None = None
     n_measured, moved = 0, math.inf
     for step in _STEPS[dtype]:
         found, unit = differences(step)
         rounding = _MARGIN * torch.finfo(dtype).eps * unit
-        if not math.isfinite(float(found.sum())) and not bool(torch.isfinite(found).all()):
+        if not _is_finite(found):
             return None
-        allowed = _TOLERANCE[dtype] * max(float(claimed.norm()), float(found.norm())) + rounding
+        allowed = _TOLERANCE[dtype] * max(_length(claimed), _length(found)) + rounding
         off = _distance(claimed, found)
         if off <= allowed:
             return None
@@ -304,7 +314,22 @@ def _contradiction(claimed: Tensor, differences: Differences, dtype: torch.dtype
 def _distance(one: Tensor, other: Tensor) -> float:
     """Return ‖one − other‖, without a difference of their length."""
     pairs = zip(blocks(one), blocks(other), strict=True)
-    return float(torch.stack([(a - b).norm() for a, b in pairs]).norm())
+    distance = float(torch.stack([(a - b).norm() for a, b in pairs]).norm())
+    return norm_over_shards(distance) if one.ndim else distance
+
+
+def _length(vector: Tensor) -> float:
+    """Return ‖vector‖, of which a part may be held here; of a number its size."""
+    length = float(vector.norm())
+    return norm_over_shards(length) if vector.ndim else length
+
+
+def _is_finite(vector: Tensor) -> bool:
+    total = float(vector.sum())
+    if math.isfinite(sum_over_shards(total) if vector.ndim else total):
+        return True
+    bad = (~torch.isfinite(vector)).sum()
+    return not int(over_shards(bad) if vector.ndim else bad)
 
 
 def _cause(point: _Point) -> str:
@@ -329,6 +354,8 @@ class LayerTrial:
 
 def culprit(evaluator: Evaluator, batch: Any, dtype: torch.dtype) -> str:
     """Name the innermost layer whose derivatives are wrong or missing."""
+    if shards() is not None:
+        return "an operation of the model (a layer has no whole parameters of its own here)"
     try:
         trials = layer_trials(evaluator, batch, dtype)
     except Exception:  # whatever a user's layer does by itself, it must not end the measurement

@@ -16,6 +16,7 @@ from landscape.evaluate._evaluator import Evaluator
 from landscape.evaluate._values import WIDE_EXAMPLES, WIDE_PARAMETERS
 from landscape.problem import Problem
 from landscape.problem._parameters import ParameterSpace
+from landscape.processes import norm_over_shards
 from landscape.randomness import seeded
 from landscape.results import Provenance, Signature
 
@@ -61,17 +62,19 @@ class _Step:
     def __init__(self, w: Tensor, space: ParameterSpace) -> None:
         self._space, self._w = space, w
         # Drawn in float32, on the CPU: every device moves the same way, and copies cost memory.
-        self._drawn = torch.randn(min(len(w), WIDE_PARAMETERS), generator=seeded(0)).to(w)
-        rounds, rest = divmod(len(w), len(self._drawn))
+        self._drawn = torch.randn(min(space.n, WIDE_PARAMETERS), generator=seeded(0)).to(w)
+        rounds, rest = divmod(space.n, len(self._drawn))
         length = math.hypot(
             math.sqrt(rounds) * float(self._drawn.norm()), float(self._drawn[:rest].norm())
         )
-        self._drawn *= NEAR * (float(w.norm()) or 1.0) / length
-        self._starts = [0, *accumulate(space.sizes)]
+        self._drawn *= NEAR * (norm_over_shards(float(w.norm())) or 1.0) / length
+        ends = list(accumulate(space.sizes))
+        whole = list(zip([0, *ends], ends, strict=False))
+        self._spans = whole if space.spread is None else space.spread.spans
 
     def part(self, i: int) -> Tensor:
         """Return the step of one tensor."""
-        first, last = self._starts[i : i + 2]
+        first, last = self._spans[i]
         n, pieces = len(self._drawn), list[Tensor]()
         while first < last:
             at = first % n

@@ -21,6 +21,7 @@ from landscape.errors import (
     ProblemError,
 )
 from landscape.problem._live import unwrapped
+from landscape.problem._shards import fetched, noted
 from landscape.problem.data import branches, copied, leaves, n_bytes, tensors_in, written_to
 from landscape.problem.losses import BatchTerms
 from landscape.problem.problem import Footprint
@@ -355,13 +356,13 @@ def counting(evaluator: Evaluator, batch: Any) -> Iterator[dict[int, int]]:
     own = [*evaluator.model.parameters(), *evaluator.model.buffers(), *tensors_in(batch)]
     known, kept = {_place(tensor) for tensor in own}, dict[int, int]()
 
-    def note(tensor: Tensor) -> Tensor:
-        place = _place(tensor)
-        if place not in known:
+    def note(tensor: Tensor) -> Any:
+        place, held = _place(tensor), noted(tensor)
+        if place not in known and isinstance(held, Tensor):
             kept[place] = tensor.untyped_storage().nbytes() if place else tensor.numel()
-        return tensor.detach()  # an output would keep its graph alive for ever
+        return held
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, fetched):
         yield kept
 
 

@@ -90,7 +90,7 @@ class KrylovBasis:
         needed = min(_FIRST_ROWS + self.n_wanted, self.capacity)
         first = self.capacity if capacity is not None else needed
         self._vectors = torch.empty(
-            (first, operator.n), dtype=operator.storage, device=operator.device
+            (first, operator.length), dtype=operator.storage, device=operator.device
         )
         # The projection of H, and behind it those of the parts that H is the sum of, with room.
         self._projections = np.zeros((1, needed, needed))
@@ -139,7 +139,7 @@ class KrylovBasis:
             self.compress(self.ritz().coefficients[:, self.outermost(spare=spare)])
         elif self.size == len(self._vectors):
             rows = min(2 * self.size, self.capacity)
-            vectors = self._vectors.new_empty((rows, self.operator.n))
+            vectors = self._vectors.new_empty((rows, self.operator.length))
             vectors[: self.size] = self._vectors
             self._vectors = vectors
         if self.size == self._projections.shape[1]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from landscape.checks import positive, whole
 from landscape.errors import InvalidArgumentError, NonFiniteError
+from landscape.processes import Spread, over_shards
 from landscape.randomness import seeded
 
 Matvec = Callable[[Tensor], Tensor]
@@ -53,6 +54,7 @@ class SymmetricOperator:
 
     Attributes:
         n: number of rows and columns.
+        spread: which entries of a vector are held here; None: all.
         dtype: floating-point type of the vectors that ``matvec`` takes.
         device: of these vectors.
 
@@ -63,12 +65,23 @@ class SymmetricOperator:
     """
 
     def __init__(
-        self, matvec: Matvec, n: int, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        matvec: Matvec,
+        n: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        spread: Spread | None = None,
     ) -> None:
         self._function = matvec
-        self.n = n
+        self.n, self.spread = n, spread
         self.dtype = dtype
         self.device = torch.device(device)
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector that are held here."""
+        return self.n if self.spread is None else self.spread.length
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Multiply with a vector of shape (n,)."""
@@ -76,12 +89,16 @@ class SymmetricOperator:
 
     def reparametrised(self, scale: Tensor) -> SymmetricOperator:
         """Return TAT with T = diag(scale): for A the Hessian in w, the Hessian in u with w = Tu."""
-        if scale.shape != (self.n,):
+        if scale.shape != (self.length,):
             msg = f"a scale of shape {tuple(scale.shape)}; expected ({self.n},), one per parameter"
             raise InvalidArgumentError(msg)
         t = scale.to(self.device, self.dtype)
         return SymmetricOperator(
-            lambda v: t * self.matvec(t * v), self.n, dtype=self.dtype, device=self.device
+            lambda v: t * self.matvec(t * v),
+            self.n,
+            dtype=self.dtype,
+            device=self.device,
+            spread=self.spread,
         )
 
     def dense(self) -> Tensor:
@@ -178,6 +195,7 @@ class Operator:
         max_matvecs: int,
         callback: Callback | None = None,
         matmat: Matmat | None = None,
+        spread: Spread | None = None,
     ) -> None:
         if n < 1:
             msg = f"n = {n}; expected an operator of size 1 or more"
@@ -186,6 +204,7 @@ class Operator:
             msg = f"dtype = {dtype}; expected a real floating-point type, such as torch.float32"
             raise InvalidArgumentError(msg)
         self.n, self.dtype, self.device = n, dtype, torch.device(device)
+        self.spread, self.length = spread, n if spread is None else spread.length
         self.storage = torch.promote_types(dtype, torch.float32)  # type of the stored vectors
         self.eps, self.storage_eps = (float(torch.finfo(t).eps) for t in (dtype, self.storage))
         self.matvecs, self.norm, self.residual = 0, 0.0, math.inf
@@ -222,10 +241,10 @@ class Operator:
 
     def _checked(self, product: Tensor) -> Tensor:
         self.matvecs += 1
-        if product.shape != (self.n,):
+        if product.shape != (self.length,):
             msg = (
                 f"product {self.matvecs} with the operator has shape {tuple(product.shape)}, "
-                f"expected ({self.n},); the matvec must map a vector of n = {self.n} entries "
+                f"expected ({self.length},); the matvec must map a vector of {self.length} entries "
                 "to one of the same length"
             )
             raise InvalidArgumentError(msg)
@@ -275,8 +294,8 @@ class Operator:
 
     def random_unit_vector(self, against: Tensor | None = None) -> Tensor:
         """Draw a vector that is uniform on the unit sphere of the complement of a basis."""
-        v = torch.empty(self.n, dtype=self.storage, device=self.device)
-        return self._normalised(fill_with_normal(v, self._generator), against)
+        v = torch.empty(self.length, dtype=self.storage, device=self.device)
+        return self._normalised(fill_with_normal(v, self._generator, self.spread), against)
 
     def random_signs(self, k: int) -> Floats:
         """Draw k numbers that are 1 or −1."""
@@ -347,8 +366,14 @@ class Stagnation:
         return last <= 1e3 * rounding and 0.5 * before <= last <= 10.0 * before
 
 
-def fill_with_normal(v: Tensor, generator: torch.Generator) -> Tensor:
+def fill_with_normal(v: Tensor, generator: torch.Generator, spread: Spread | None = None) -> Tensor:
     """Fill a vector with normal random numbers, drawn on the CPU in float64 and then rounded."""
+    if spread is not None:
+
+        def draw(n: int) -> Tensor:
+            return torch.randn(n, dtype=torch.float64, generator=generator)
+
+        return spread.draw_(v, draw, width=_CHUNK)
     for part in _chunks(v[None]):
         v[part] = torch.randn(len(v[part]), dtype=torch.float64, generator=generator).to(v)
     return v
@@ -361,6 +386,10 @@ def wide(device: torch.device) -> torch.dtype:
 
 def inner(basis: Tensor, w: Tensor) -> Tensor:
     """Return the inner product of each row of a basis with a vector, summed in float64."""
+    return over_shards(_inner(basis, w))
+
+
+def _inner(basis: Tensor, w: Tensor) -> Tensor:
     if len(basis) == 1:
         return _dot(basis[0], w)[None]
     total = torch.zeros(len(basis), dtype=wide(w.device), device=w.device)
@@ -377,7 +406,7 @@ def inner(basis: Tensor, w: Tensor) -> Tensor:
 
 def dot(a: Tensor, b: Tensor) -> float:
     """Return the inner product of two vectors, summed in float64."""
-    return float(_dot(a, b))
+    return float(over_shards(_dot(a, b)))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -475,7 +504,7 @@ def rayleigh(v: Tensor, product: Tensor) -> tuple[float, float]:
     for part in _chunks(v[None]):
         difference = product[part].to(total.dtype) - theta * v[part].to(total.dtype)
         total += difference @ difference
-    return theta, math.sqrt(float(total))
+    return theta, math.sqrt(float(over_shards(total)))
 
 
 def _is_long(basis: Tensor, w: Tensor) -> bool:

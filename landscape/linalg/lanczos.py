@@ -38,6 +38,7 @@ from landscape.linalg.krylov import (
     rayleigh,
     subtract,
 )
+from landscape.processes import Spread
 from landscape.progress import note_on_bar
 
 # A residual estimate below this, relative to the largest |θ|, is rounding of the small problem.
@@ -68,6 +69,7 @@ def lanczos(
     seed: int = 0,
     dtype: torch.dtype,
     device: torch.device | str,
+    spread: Spread | None = None,
     both_ends: bool = False,
     block: int = 1,
     start: Tensor | None = None,
@@ -104,6 +106,7 @@ def lanczos(
         seed: seed of every random vector.
         dtype: floating-point type that ``matvec`` takes.
         device: device that ``matvec`` takes.
+        spread: which entries of a vector this process holds, see `sharing`; None: all.
         both_ends: find the k smallest eigenpairs as well, from the same basis: min(2k, n) pairs
             in all, to the same tolerance.
         block: random start vectors b, if none is given; they meet a b-fold eigenvalue b times.
@@ -157,9 +160,16 @@ def lanczos(
         msg = f"failure_probability = {failure_probability}; expected a number in (0, 1]"
         raise InvalidArgumentError(msg)
     if start is not None:
-        check_start(start, n, several=True)
+        check_start(start, n if spread is None else spread.length, several=True)
     operator = Operator(
-        matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=limit, callback=callback
+        matvec,
+        n,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        max_matvecs=limit,
+        callback=callback,
+        spread=spread,
     )
     basis = KrylovBasis(
         operator, k=k, capacity=max_basis, both_ends=both_ends, project=project_parts
@@ -176,7 +186,7 @@ def _warm(operator: Operator, start: Tensor) -> Tensor:
 
     One Krylov space that begins near all of them takes fewer products than a block of them.
     """
-    rows = start.reshape(-1, operator.n)
+    rows = start.reshape(-1, operator.length)
     mixed = operator.random_unit_vector().mul_(_FRESH * math.sqrt(len(rows)))
     for row in rows:
         mixed.add_(operator.unit_vector(row))
@@ -286,7 +296,9 @@ def _verified(basis: KrylovBasis, tol: float) -> _Pairs:
     chosen = basis.outermost()
     values, mix = ritz.values[chosen], ritz.coefficients[:, chosen]
     signs = operator.random_signs(len(chosen)) / math.sqrt(len(chosen))
-    z = combine((mix @ signs)[:, None], basis.rows, out=basis.rows.new_empty((1, operator.n)))[0]
+    z = combine((mix @ signs)[:, None], basis.rows, out=basis.rows.new_empty((1, operator.length)))[
+        0
+    ]
     e = operator(z.div_(norm(z)))
     subtract(e, mix @ (values * signs), basis.rows)
     for p, coupling in zip(basis.pending, basis.couplings @ mix @ signs, strict=True):

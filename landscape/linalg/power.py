@@ -23,6 +23,7 @@ from landscape.linalg.krylov import (
     orthogonalise,
     rayleigh,
 )
+from landscape.processes import Spread
 
 # Chance, at most, that power iteration ends its search before it has met an eigenvalue.
 _MISS_PROBABILITY = 1e-4
@@ -38,6 +39,7 @@ def power_iteration(
     seed: int = 0,
     dtype: torch.dtype,
     device: torch.device | str,
+    spread: Spread | None = None,
     start: Tensor | None = None,
     callback: Callback | None = None,
 ) -> EigenSolution:
@@ -62,6 +64,7 @@ def power_iteration(
         seed: seed of every random vector.
         dtype: floating-point type that ``matvec`` takes.
         device: device that ``matvec`` takes.
+        spread: which entries of a vector this process holds, see `sharing`; None: all.
         start: first vector for the first pair, shape (n,); None: random. As it can miss the top,
             one more pair is then sought at random until the chance of a miss is below 1e-4.
         callback: called after each product with the number of products so far and the residual
@@ -90,13 +93,20 @@ def power_iteration(
     limit = max(10_000, 2_000 * k) if max_matvecs is None else max_matvecs
     check_request(n, k=k, tol=tol, max_matvecs=limit, least=k)
     operator = Operator(
-        matvec, n, dtype=dtype, device=device, seed=seed, max_matvecs=limit, callback=callback
+        matvec,
+        n,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        max_matvecs=limit,
+        callback=callback,
+        spread=spread,
     )
     deflation = _Deflation(operator, k, tol)
     if start is None:
         deflation.add()
     else:
-        check_start(start, n)
+        check_start(start, operator.length)
         deflation.add(operator.unit_vector(start))
     while deflation.size < k:
         deflation.add()
@@ -168,7 +178,7 @@ class _Deflation:
         self.operator, self.k, self.tol = operator, k, tol
         self.size, self.largest, self.sound = 0, 0.0, True
         self.lower_end = _LowerEnd()
-        shape = (k, operator.n)
+        shape = (k, operator.length)
         self._vectors = torch.empty(shape, dtype=operator.storage, device=operator.device)
         self._products = torch.empty_like(self._vectors)
         self._values = np.full(k, math.inf)

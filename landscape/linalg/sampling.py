@@ -13,7 +13,8 @@ from torch import Tensor
 from landscape.checks import real
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg.krylov import Floats, Operator, inner, norm, orthogonalise
-from landscape.randomness import seeded
+from landscape.processes import sum_over_shards
+from landscape.randomness import drawn, seeded
 
 PROBES = ("rademacher", "gaussian", "sphere")
 # Rounding of a Lanczos step, relative to ‖A‖, in units of the rounding of one number.
@@ -31,22 +32,24 @@ class ProbeSource:
     def draw(self) -> Tensor:
         """Return the next probe, shape (n,), in the storage dtype."""
         n, operator = self._operator.n, self._operator
-        if self._kind == "rademacher":
-            bits = torch.randint(0, 2, (n,), generator=self._generator)
-            v = 2.0 * bits.to(torch.float64) - 1.0
-        else:
-            v = torch.randn(n, dtype=torch.float64, generator=self._generator)
+        v = drawn(n, self._draw, operator.spread)
         if self._kind == "sphere":
-            v *= math.sqrt(n) / v.norm()
+            v *= math.sqrt(n) / (v.norm() if operator.spread is None else norm(v))
         # Rounded, so that an estimate multiplies with the very vector that the operator saw.
         return v.to(operator.dtype).to(operator.device, operator.storage)
+
+    def _draw(self, n: int) -> Tensor:
+        if self._kind == "rademacher":
+            bits = torch.randint(0, 2, (n,), generator=self._generator)
+            return 2.0 * bits.to(torch.float64) - 1.0
+        return torch.randn(n, dtype=torch.float64, generator=self._generator)
 
 
 class Rows:
     """Vectors as the rows of a matrix that grows."""
 
     def __init__(self, operator: Operator, capacity: int = 8) -> None:
-        shape = (capacity, operator.n)
+        shape = (capacity, operator.length)
         self._size = 0
         self._all = torch.empty(shape, dtype=operator.storage, device=operator.device)
 
@@ -155,11 +158,14 @@ def exact_diagonal(operator: Operator, part: slice = slice(None)) -> Floats:
     """Return the diagonal of an operator from its products with the unit vectors."""
     rows = range(operator.n)[part]
     diagonal = np.empty(len(rows))
-    unit = torch.zeros(operator.n, dtype=operator.storage, device=operator.device)
+    unit = torch.zeros(operator.length, dtype=operator.storage, device=operator.device)
     for k, i in enumerate(rows):
-        unit[i] = 1.0
-        diagonal[k] = float(operator(unit)[i])
-        unit[i] = 0.0
+        place = i if operator.spread is None else operator.spread.place(i)
+        if place is not None:
+            unit[place] = 1.0
+        product = operator(unit)
+        diagonal[k] = sum_over_shards(0.0 if place is None else float(product[place]))
+        unit.zero_()
     return diagonal
 
 

@@ -27,6 +27,7 @@ from landscape.linalg.sampling import (
     check_confidence,
     exact_diagonal,
 )
+from landscape.processes import Spread
 from landscape.randomness import next_seed
 from landscape.stats import Interval
 
@@ -81,6 +82,7 @@ class TraceOptions(TypedDict, total=False):
     Attributes:
         dtype: floating-point type that ``matvec`` takes.
         device: device that ``matvec`` takes.
+        spread: which entries of a vector this process holds, see `sharing`; None: all.
         rtol: tolerance on the half-width of the confidence interval, relative to |value|; 0.05.
         atol: absolute tolerance on it, 0; the larger of the two counts. Both 0: as many probes as
             ``max_matvecs`` allows.
@@ -93,6 +95,7 @@ class TraceOptions(TypedDict, total=False):
 
     dtype: Required[torch.dtype]
     device: Required[torch.device | str]
+    spread: Spread | None
     rtol: float
     atol: float
     confidence: float
@@ -303,10 +306,18 @@ def _estimate(
     seed: int = 0,
     dtype: torch.dtype,
     device: torch.device | str,
+    spread: Spread | None = None,
 ) -> TraceSolution:
     """Draw until the stopping rule is met or the budget is spent, or take the unit vectors."""
     operator = Operator(
-        matvec, n, matmat=matmat, dtype=dtype, device=device, seed=seed, max_matvecs=max_matvecs
+        matvec,
+        n,
+        matmat=matmat,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        max_matvecs=max_matvecs,
+        spread=spread,
     )
     # The seed of the operator draws the start of a Lanczos run, which the probes must not repeat.
     source = ProbeSource(operator, probes, next_seed(seed) if kind is KrylovAware else seed)

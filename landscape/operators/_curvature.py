@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,18 @@ from torch import Tensor
 from landscape.checks import real
 from landscape.errors import NonFiniteError, one_of
 from landscape.evaluate import Evaluator, evenly_cut, final_divisor, twice_differentiable
-from landscape.linalg.krylov import SymmetricOperator, inner
+from landscape.linalg.krylov import SymmetricOperator, inner, norm
 from landscape.problem import Problem
 from landscape.problem._filters import filter_norms_of
 from landscape.problem._parameters import ParameterSpace
-from landscape.processes import all_of, own, share
+from landscape.processes import (
+    all_of,
+    largest_over_shards,
+    over_shards,
+    own,
+    share,
+    sum_over_shards,
+)
 from landscape.randomness import random_unit_vector
 
 SCALES = ("none", "elementwise", "filterwise")
@@ -72,7 +80,7 @@ class Parts:
 
     def __init__(self, space: ParameterSpace, like: Tensor, *, n_groups: int, n_examples: int):
         wide = torch.float64 if space.n < _LONG and like.device.type != "mps" else like.dtype
-        self.rows = torch.zeros((n_groups, space.n), dtype=wide, device=like.device)
+        self.rows = torch.zeros((n_groups, space.length), dtype=wide, device=like.device)
         self.weights = np.zeros(n_groups)  # of each group; its examples, for a loss that is a sum
         self._space, self._n_examples = space, n_examples
         self._seen = 0
@@ -96,11 +104,11 @@ class Parts:
     def project(self, basis: Tensor, scale: Tensor | None) -> npt.NDArray[np.float64]:
         """Return (Tq)ᵀH_g v for the rows q of a basis, shape (groups, m)."""
         total = torch.zeros((len(self.rows), len(basis)), dtype=torch.float64)
-        for low in range(0, self._space.n, _BLOCK):
+        for low in range(0, self._space.length, _BLOCK):
             part = slice(low, low + _BLOCK)
             rows = self.rows[:, part] if scale is None else self.rows[:, part] * scale[part]
             total += (rows.to(basis.dtype) @ basis[:, part].T).double().cpu()
-        return total.numpy()
+        return over_shards(total).numpy()
 
 
 class Curvature(SymmetricOperator):
@@ -131,7 +139,9 @@ class Curvature(SymmetricOperator):
         self._n_pieces, self._moves = 0, -1
         self._parts: Parts | None = None
         # No matvec is handed over: one that is bound to the operator would keep its graphs alive.
-        self.n, self.dtype, self.device = len(self._at), self._at.dtype, self._at.device
+        space = evaluator.problem.space
+        self.n, self.spread = space.n, space.spread
+        self.dtype, self.device = self._at.dtype, self._at.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Multiply with a vector of shape (n,), see `matmat`."""
@@ -169,7 +179,7 @@ class Curvature(SymmetricOperator):
             results = [total.result(divisor, shared=True) for total in sums]
             products = results[0][None] if len(results) == 1 else torch.stack(results)
         evaluator.passes["hvps"] += len(vectors)
-        if not bool(torch.isfinite(products.sum())):
+        if not math.isfinite(sum_over_shards(float(products.sum()))):
             self._check_finite(products, vectors)
         return products
 
@@ -228,11 +238,16 @@ class Curvature(SymmetricOperator):
             return self._flat(self._times(self._build(sample), vector, retain=False))
 
         with twice_differentiable(self._evaluator.model):
-            probe = random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
-            samples = (s for s in pieces(problem, size) if bool((product(s, probe) != 0).any()))
+            probe = random_unit_vector(self.n, seed=0, spread=self.spread)
+            probe = probe.to(self.device, self.dtype)
+            samples = (s for s in pieces(problem, size) if norm(product(s, probe)) != 0.0)
             sample = next(samples, next(pieces(problem, size)))
             yield SymmetricOperator(
-                lambda v: product(sample, v), self.n, dtype=self.dtype, device=self.device
+                lambda v: product(sample, v),
+                self.n,
+                dtype=self.dtype,
+                device=self.device,
+                spread=self.spread,
             )
         self._evaluator.passes["hvps"] += round(spent)
 
@@ -335,7 +350,7 @@ class Curvature(SymmetricOperator):
     def _forget(self) -> None:
         """Drop the graphs that are kept."""
         self._kept.clear()
-        own = 0 if self._parts is None else self._parts.rows.nbytes
+        own = 0 if self._parts is None else largest_over_shards(self._parts.rows.nbytes)
         self._room = max(0, self._limit // 2 - own)
 
     def _batches(self) -> Iterator[tuple[Piece, BatchProduct, bool]]:
@@ -361,7 +376,7 @@ class Curvature(SymmetricOperator):
 
     def _check_finite(self, products: Tensor, vectors: Tensor) -> None:
         """Name the first batch whose product is not finite."""
-        finite = torch.isfinite(products).all(dim=1)
+        finite = over_shards((~torch.isfinite(products)).sum(dim=1)) == 0
         if bool(finite.all()):
             return
         problem = self._evaluator.problem
@@ -369,7 +384,7 @@ class Curvature(SymmetricOperator):
         with twice_differentiable(self._evaluator.model):
             for piece, product, _ in self._batches():
                 parts, number = self._times(product, vector, retain=True), piece.number
-                if not bool(torch.isfinite(self._flat(parts)).all()):
+                if int(over_shards((~torch.isfinite(self._flat(parts))).sum())):
                     break
             else:
                 number = problem.batches.n_batches

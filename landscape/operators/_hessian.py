@@ -25,6 +25,7 @@ from landscape.evaluate import (
 from landscape.linalg.krylov import norm
 from landscape.operators._curvature import GRAPH_BYTES, BatchProduct, Curvature, Piece
 from landscape.problem.losses import BatchTerms
+from landscape.processes import shards
 from landscape.randomness import random_unit_vector
 
 PRODUCTS = ("auto", "fastest", "double-backward", "forward-over-reverse", "differences")
@@ -63,6 +64,12 @@ class Hessian(Curvature):
         over reverse, chosen by timing both on the first batch.
         """
         one_of(products, PRODUCTS, what="way of making products")
+        if shards() is not None and products in {"fastest", "forward-over-reverse"}:
+            msg = (
+                f"products={products!r} substitutes whole parameters, and these are split over "
+                "the processes: use 'auto', or sharing(shard='data')"
+            )
+            raise LossError(msg)
         is_open = products in {"auto", "fastest"}
         keeps = is_open or products == "double-backward"
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
@@ -120,7 +127,8 @@ class Hessian(Curvature):
             raise LossError(msg)
 
     def _probe(self) -> Tensor:
-        return random_unit_vector(self.n, seed=0).to(self.device, self.dtype)
+        probe = random_unit_vector(self.n, seed=0, spread=self.spread)
+        return probe.to(self.device, self.dtype)
 
     def _way(self) -> str:
         if self._chosen == "differences":

@@ -21,6 +21,7 @@ from landscape.evaluate import (
 from landscape.operators._curvature import GRAPH_BYTES, Curvature, Piece
 from landscape.problem.data import describe, leaves, map_leaves
 from landscape.problem.losses import BatchTerms
+from landscape.processes import shards
 
 # Multiplies with M; the flag keeps a graph for another product.
 Middle = Callable[[Tensor, bool], Tensor]
@@ -111,6 +112,12 @@ class GaussNewton(_JacobianOperator):
                 "the Gauss-Newton matrix splits the loss at the model's output, and "
                 "batch_loss(model, batch) does not say where that is: give loss(output, target), "
                 "or use the operator hessian or fisher"
+            )
+            raise LossError(msg)
+        if shards() is not None:
+            msg = (
+                "the Gauss-Newton matrix is not made of parameters that are split over the "
+                "processes: use the operator hessian or fisher, or sharing(shard='data')"
             )
             raise LossError(msg)
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes)

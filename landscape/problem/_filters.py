@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import ParametrizationList
 
+from landscape.problem._parameters import whole_of
 from landscape.problem.problem import Problem
 
 GAIN = "gain"
@@ -156,10 +157,13 @@ def _is_gpt2_conv1d(module: nn.Module) -> bool:
 
 def filter_norms_of(problem: Problem) -> Tensor:
     """Give every parameter the norm of the filter that it belongs to, see `filter_norms`."""
-    weights = problem.space.unflatten(problem.weights)
-    return problem.space.flatten(
+    space, state = problem.space, problem.state()
+    weights = ((name, whole_of(state[name])) for name in space.names)
+    return space.flatten(
         {
-            name: filter_norms(weight, *owner_of(problem.model, name))
-            for name, weight in weights.items()
+            name: filter_norms(
+                weight.to(problem.device, problem.dtype), *owner_of(problem.model, name)
+            )
+            for name, weight in weights
         }
     )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from landscape.errors import ProblemError
+from landscape.problem._parameters import is_dtensor
 from landscape.randomness import forked_rng
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,6 +37,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while type(model).__name__ in _WRAPPERS and type(model).__module__.startswith("torch."):
         inner = getattr(model, "_orig_mod", None)
         model = model.module if inner is None else inner  # type: ignore[assignment]
+    for part in model.modules():
+        if any(cls.__name__ == "FSDPModule" for cls in type(part).__mro__):
+            part.reshard()  # type: ignore[operator]  # FSDP2 may hold whole parameters
     if type(model).__name__ == "FullyShardedDataParallel":
         msg = (
             "the model is sharded by FSDP (FullyShardedDataParallel): measure the plain model at "
@@ -53,7 +57,9 @@ class Snapshot:
 
     def __init__(self, model: nn.Module) -> None:
         self.named = dict(tensors_by_name(model))
-        self._parts = [(part, list(_content_of(vars(part)))) for part in model.modules()]
+        modules = list(model.modules())
+        self._parts = [(part, list(_content_of(vars(part)))) for part in modules]
+        self._kinds = [(part, type(part)) for part in modules]
         tensors = {id(t): t for t in self.named.values()}
         tensors |= {id(t): t for part, _ in self._parts for t in _tensors_in(vars(part))}
         leaves = [t for t in tensors.values() if t.is_leaf and not is_lazy(t)]
@@ -82,6 +88,9 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> int:
         """Put everything back, again if called twice; return how many tensors had been moved."""
+        for part, kind in self._kinds:
+            if type(part) is not kind:
+                part.__class__ = kind
         for part, ((_, attributes), *inside) in self._parts:
             for value, content in ((vars(part), attributes), *inside):
                 _refill(value, content)
@@ -326,7 +335,7 @@ def _tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
 
 def is_plain(tensor: Tensor) -> bool:
     """Tell whether a tensor has values of its own that can be copied and written back."""
-    if is_lazy(tensor) or tensor.is_meta or tensor.is_inference():
+    if is_lazy(tensor) or tensor.is_meta or tensor.is_inference() or is_dtensor(tensor):
         return False
     if tensor.layout != torch.strided:
         return False
@@ -335,7 +344,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
-    if one.layout != torch.strided or other.layout != torch.strided:
+    if one.layout != torch.strided or other.layout != torch.strided or is_dtensor(one):
         return one.layout == other.layout
     return (one.dtype, one.device, one.shape, one.stride()) == (
         other.dtype,

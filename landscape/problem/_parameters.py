@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from landscape.errors import InvalidArgumentError, ProblemError, did_you_mean
+from landscape.processes import Share, Spread, shards
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,19 @@ class ParameterSpace:
     """The trainable parameters of a module, tied ones once, laid end to end."""
 
     names: tuple[str, ...]  # of the tensors, in the module's order
-    shapes: tuple[torch.Size, ...]
-    n: int  # length of the flat vector
+    shapes: tuple[torch.Size, ...]  # of what is held here, see `split`
+    n: int  # number of parameters
+    spread: Spread | None = None  # which of them are held here; None: all
+
+    def split(self) -> ParameterSpace:
+        """Return the space of this process's parts of the tensors, where they are split."""
+        here = shards()
+        return self if here is None else _split_over(self, here.rank, here.n)
+
+    @property
+    def length(self) -> int:
+        """Length of the flat vectors that are held here."""
+        return self.n if self.spread is None else self.spread.length
 
     @classmethod
     def of(cls, module: nn.Module) -> ParameterSpace:
@@ -91,7 +104,7 @@ class ParameterSpace:
     def groups(self, size: int) -> list[int]:
         """Cut the tensors into groups of neighbours of about a size; return the end of each."""
         ends, room = list[int](), 0
-        for i, n in enumerate(self.sizes):
+        for i, n in enumerate(self.sizes if self.spread is None else self.spread.sizes):
             if room < n:
                 ends.append(i)
                 room = size
@@ -99,8 +112,12 @@ class ParameterSpace:
         return [*ends[1:], len(self.sizes)]
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Copy named tensors, at least the names of this space, into a new vector of shape (n,)."""
-        return torch.cat([tensors[name].reshape(-1) for name in self.names])
+        """Copy named tensors, at least the names of this space, into a new vector of shape (n,).
+
+        Of whole tensors what is held here.
+        """
+        here = shards() if self.spread is not None else None
+        return torch.cat([part_of(tensors[name], here).reshape(-1) for name in self.names])
 
     def views(self, vector: Tensor) -> list[Tensor]:
         """View a vector of shape (n,) as the tensors of this space, differentiably, in order."""
@@ -112,6 +129,33 @@ class ParameterSpace:
         return dict(zip(self.names, self.views(vector), strict=True))
 
 
+@lru_cache(maxsize=64)
+def _split_over(space: ParameterSpace, rank: int, n: int) -> ParameterSpace:
+    spread = Spread(rank, n, space.sizes)
+    shapes = tuple(torch.Size([last - first]) for first, last in spread.spans)
+    return ParameterSpace(space.names, shapes, space.n, spread)
+
+
+def part_of(tensor: Tensor, here: Share | None) -> Tensor:
+    """Return what a process holds of a whole tensor or a DTensor, flat, see `Spread`."""
+    if here is None:
+        return tensor
+    flat = whole_of(tensor).reshape(-1)
+    chunk = -(-flat.numel() // here.n)
+    return flat[here.rank * chunk : (here.rank + 1) * chunk]
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """Return a tensor itself, and of a DTensor what all processes hold together."""
+    whole: Tensor = tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+    return whole
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Tell whether a tensor is spread over a device mesh, as fully_shard leaves parameters."""
+    return hasattr(tensor, "device_mesh")
+
+
 def _require_explorable(name: str, tensor: Tensor) -> None:
     if is_lazy(tensor) or tensor.is_meta:
         msg = (
@@ -119,10 +163,11 @@ def _require_explorable(name: str, tensor: Tensor) -> None:
             "run the model once on a batch before it is measured, or build it on the CPU"
         )
         raise ProblemError(msg)
-    if hasattr(tensor, "device_mesh"):
+    if is_dtensor(tensor) and shards() is None:
         msg = (
             f"the parameter {name} is a shard (a DTensor, as fully_shard of FSDP2 makes them): "
-            "measure the plain model at the whole checkpoint, which can be a folder of "
+            'make the problem and measure it inside of sharing(shard="parameters"), or measure '
+            "the plain model at the whole checkpoint, which can be a folder of "
             "torch.distributed.checkpoint"
         )
         raise ProblemError(msg)
@@ -146,7 +191,8 @@ def _require_memory_of_their_own(
     """Refuse a parameter in the memory of another tensor: writing one moves the other unseen."""
     spans = []
     for name, tensor in (*parameters.items(), *others.items()):
-        if tensor.layout == torch.strided and not tensor.is_meta and tensor.numel():
+        strided = tensor.layout == torch.strided and not is_dtensor(tensor)
+        if strided and not tensor.is_meta and tensor.numel():
             reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
             first = tensor.data_ptr()
             spans.append((first, first + (reach + 1) * tensor.element_size(), name))

@@ -31,10 +31,11 @@ from landscape.problem._live import (
     trainable_names,
     unwrapped,
 )
-from landscape.problem._parameters import ParameterSpace
+from landscape.problem._parameters import ParameterSpace, is_dtensor, whole_of
 from landscape.problem.data import move
 from landscape.problem.digest import Content
 from landscape.problem.losses import Loss, NormalisedLogits, count_examples, make_loss
+from landscape.processes import split_of
 from landscape.randomness import forked_rng
 from landscape.results import Provenance, Signature
 
@@ -80,7 +81,6 @@ class Problem:
             module inside.
         name: what people call these weights.
         path: absolute path of the file that they were read from; empty: of none.
-        space: the parameters that are explored.
         parameters: the pattern that they were chosen by; empty: all that are trainable.
         loss: the loss, as sums and weights.
         metrics, split, mode, device, dtype: as given, or the default.
@@ -163,7 +163,12 @@ class Problem:
         self._extra: dict[str, Any] = {}
         if any(is_lazy(tensor) for _, tensor in tensors_by_name(model)):
             self._infer_shapes()
-        self.space = ParameterSpace.of(model)
+        self._space = ParameterSpace.of(model)
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters that are explored; where they are split, this process's parts of them."""
+        return self._space.split()
 
     def _infer_shapes(self) -> None:
         """Run the model on the first batch, from which lazy layers learn their shapes."""
@@ -195,7 +200,7 @@ class Problem:
 
     @property
     def weights(self) -> Tensor:
-        """A copy of the current weights as one flat vector, shape (n,)."""
+        """A copy of the current weights as one flat vector, shape (n,); of split ones the part."""
         state = self.state()
         flat = self.space.flatten({name: state[name] for name in self.space.names})
         return flat.to(self.device, self.dtype)
@@ -228,6 +233,13 @@ class Problem:
         Raises:
             CheckpointError: if the checkpoint cannot be read, or does not fit.
         """
+        if any(map(is_dtensor, self.model.parameters())):
+            msg = (
+                "the parameters of the model are shards (DTensors of fully_shard): load the "
+                "checkpoint into the model, by torch.distributed.checkpoint, and make a Problem of "
+                "it again"
+            )
+            raise ProblemError(msg)
         other = self._with(derivatives={}, path="")
         source: Any = checkpoint
         if isinstance(checkpoint, Problem):
@@ -278,10 +290,10 @@ class Problem:
         """
         # As none may share a key: of two patterns either may match, of two choices both have to.
         parameters = " & ".join(filter(None, [self.parameters, ", ".join(patterns)]))
-        space = self.space.only(patterns)
+        space = self._space.only(patterns)
         # The graph of some parameters is smaller than that of all.
         trials = copy.copy(self.trials)
-        return self._with(space=space, parameters=parameters, derivatives={}, trials=trials)
+        return self._with(_space=space, parameters=parameters, derivatives={}, trials=trials)
 
     def on_examples(self, first: int, last: int) -> Problem:
         """Return the same problem on examples ``first`` to ``last`` − 1, in the order of the data.
@@ -337,9 +349,9 @@ class Problem:
         content, state = Content(), self.state()
         trainable, saved = trainable_names(self.model), self.model.state_dict()
         for name in sorted(saved.keys() & state.keys()):
-            content.add((name, name in trainable, state[name]))
+            content.add((name, name in trainable, whole_of(state[name])))
         for name in sorted(state.keys() - saved.keys()):
-            content.add((name, state[name]))
+            content.add((name, whole_of(state[name])))
         return content.hexdigest()
 
     def provenance(self, signature: Signature | None = None) -> Provenance:
@@ -365,6 +377,7 @@ class Problem:
             parameters=self.parameters,
             loss=self.loss.name,
             signature=signature,
+            processes=split_of(),
         )
 
     def _with(self, **attributes: Any) -> Problem:

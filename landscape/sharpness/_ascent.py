@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.linalg.krylov import dot, norm
+from landscape.processes import over_shards, sum_over_shards
 from landscape.sharpness._ball import Ball
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
@@ -295,4 +296,6 @@ def _shrink(promised: float, gained: float) -> float:
 
 def all_finite(vector: Tensor) -> bool:
     """Tell whether all entries are finite; a sum that is finite shows it in one pass."""
-    return math.isfinite(float(vector.sum())) or bool(torch.isfinite(vector).all())
+    if math.isfinite(sum_over_shards(float(vector.sum()))):
+        return True
+    return not int(over_shards((~torch.isfinite(vector)).sum()))

@@ -13,7 +13,9 @@ from landscape.errors import InvalidArgumentError, NonFiniteError
 from landscape.evaluate import Evaluator, require_finite
 from landscape.linalg.krylov import fill_with_normal
 from landscape.operators import Hessian
+from landscape.processes import over_shards
 from landscape.randomness import seeded
+from landscape.results import FloatArray
 from landscape.sharpness._ascent import Objective, Point, all_finite
 from landscape.sharpness._ball import Ball
 
@@ -42,20 +44,21 @@ class BallObjective:
         """Evaluate the loss and its gradient."""
         problem = evaluator.problem
         self.evaluator, self.ball, self.scale = evaluator, ball, ball.scale(problem)
-        if self.scale is not None and not bool(self.scale.any()):
+        self._space = problem.space
+        if self.scale is not None and not self.n_free:
             msg = (
-                f"all {len(self.scale):,} weights of {problem.name} are zero, so that the adaptive "
+                f"all {self._space.n:,} weights of {problem.name} are zero, so that the adaptive "
                 "ball is the point w alone: give eta > 0, or measure in the plain ball "
                 "(adaptive='none')"
             )
             raise InvalidArgumentError(msg)
         value, gradient = evaluator.gradient()
         require_finite(value.value, problem)
-        bad = int((~torch.isfinite(gradient)).sum())
+        bad = int(over_shards((~torch.isfinite(gradient)).sum()))
         if bad:
             msg = (
                 f"the gradient of the loss of {problem.name} on the {problem.split} data is not "
-                f"finite in {bad:,} of {gradient.numel():,} entries, so that no search can start; "
+                f"finite in {bad:,} of {self._space.n:,} entries, so that no search can start; "
                 "is there a square root or a norm at zero in the model?"
             )
             raise NonFiniteError(msg)
@@ -68,8 +71,13 @@ class BallObjective:
     @property
     def n_free(self) -> int:
         """Entries that can move: those where T is not zero."""
-        n = len(self.point.epsilon)
-        return n if self.scale is None else int(self.scale.count_nonzero())
+        n = self._space.n
+        return n if self.scale is None else int(over_shards(self.scale.count_nonzero()))
+
+    def held(self, vectors: FloatArray) -> Tensor:
+        """Return what is held here of whole vectors."""
+        whole, spread = torch.as_tensor(vectors), self._space.spread
+        return whole if spread is None else spread.part(whole)
 
     def scaled(self, vector: Tensor) -> Tensor:
         """Return T times a vector."""
@@ -83,7 +91,7 @@ class BallObjective:
     def drawn(self, seed: int) -> Tensor:
         """Draw a random vector that is zero where nothing can move."""
         vector = torch.empty_like(self.point.gradient)
-        fill_with_normal(vector, seeded(seed))
+        fill_with_normal(vector, seeded(seed), self._space.spread)
         return vector if self.scale is None else vector.mul_(self.scale != 0)
 
     def curvature(self, at: Tensor | None = None) -> Callable[[Tensor], Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.linalg.krylov import Floats, combine, dot, norm, orthogonalise
+from landscape.processes import sum_over_shards
 
 # Of what is added to the basis, the part that is new must be more than rounding.
 _NEW = 1e-6
@@ -84,7 +85,7 @@ class QuadraticModel:
         max_products: int,
     ) -> None:
         """Begin the subspace; no product is made yet."""
-        size = max(1, min(max_products, len(other)))
+        size = max(1, min(max_products, int(sum_over_shards(len(other)))))
         self._matvec: Callable[[Tensor], Tensor] | None = matvec
         self._basis = other.new_empty((size, len(other)))
         self._small, self._slopes = np.zeros((size, size)), np.zeros(size)  # VᵀHV and Vᵀg

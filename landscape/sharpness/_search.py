@@ -205,7 +205,7 @@ class Search:
         """Climb from one start after another; for p = 2 and ∞ only until they agree."""
         like = self.origin.point.gradient
         if start is not None:
-            epsilon, scale = torch.as_tensor(start).to(like, copy=True), self.origin.scale
+            epsilon, scale = self.origin.held(start).to(like, copy=True), self.origin.scale
             if scale is not None:
                 epsilon = torch.where(scale != 0, epsilon / scale, 0.0)
             self.start_at("given", epsilon)
@@ -213,7 +213,7 @@ class Search:
         if eigenvectors is None:
             self.start_from_model(few_products)
         else:
-            self.start_along(torch.as_tensor(eigenvectors).to(like))
+            self.start_along(self.origin.held(eigenvectors).to(like))
         self.start_at_vertices()
         if self.ball.p in {2.0, math.inf} and self.agrees:
             return

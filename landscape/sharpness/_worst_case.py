@@ -18,6 +18,7 @@ from landscape.evaluate import Engine, Evaluator
 from landscape.linalg.krylov import dot
 from landscape.measurement import Run, Work, error_of_difference
 from landscape.problem import Problem, check_problem
+from landscape.processes import shards, sum_over_shards
 from landscape.randomness import next_seed
 from landscape.results import FloatArray, Sharpness
 from landscape.sharpness._ascent import Point
@@ -105,6 +106,9 @@ def sharpness(
     check_problem(problem)
     ball = Ball(float(rho), float(p), adaptive, eta)
     options = SearchOptions(tol=tol, max_gradients=max_gradients, seed=seed, memory=memory)
+    if shards() is not None and ball.p != 2:
+        msg = f"p = {ball.p:g}: of parameters that are split over processes only p = 2 is measured"
+        raise InvalidArgumentError(msg)
     options.room(problem, ball)  # refuses too little memory before anything is run
     n = problem.space.n
     if eigenvectors is not None:
@@ -209,7 +213,7 @@ def second_order(
         lambda v: tangent_(matvec(v)),  # the basis is of tangents
         None,
         tangent_(start),
-        max_products=min(max_products, max(1, len(epsilon) - 1)),
+        max_products=min(max_products, max(1, int(sum_over_shards(len(epsilon))) - 1)),
     )
     multiplier = point.along / rho**2
     model.grow(rho, tol=_TOL)
@@ -234,6 +238,7 @@ def error_of_rise(evaluator: Evaluator, epsilon: Tensor) -> float:
 def _fields(search: Search, condition: SecondOrder | None) -> dict[str, Any]:
     """Return the fields of the record."""
     origin, ball, best, gap = search.origin, search.ball, search.best, search.gap
+    spread = origin.evaluator.problem.space.spread
     epsilon, climbs = origin.scaled(best.epsilon).contiguous(), list(search.climbs.values())
     fields = {
         "value": best.value,
@@ -245,7 +250,7 @@ def _fields(search: Search, condition: SecondOrder | None) -> dict[str, Any]:
         "loss": origin.loss,
         "norm": best.norm,
         "converged": gap <= search.tol,
-        "epsilon": epsilon.cpu().numpy(),
+        "epsilon": (epsilon if spread is None else spread.whole(epsilon)).cpu().numpy(),
         "starts": tuple(search.climbs),
         "start_values": np.array([climb.height for climb in climbs]),
         "start_gaps": np.array([climb.gap for climb in climbs]),
