@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,10 +22,12 @@ from cases import CASES
 from torch import nn
 
 import landscape as ls
-from landscape.errors import ProblemError
+from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import Engine, Evaluator
+from landscape.measurement import one_by_one
 from landscape.operators import Hessian
 from landscape.processes import Share, check_alike, launched, sharing
+from landscape.results import to_record
 from landscape.study import Study
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
@@ -131,6 +134,94 @@ def lonely(rank: int, n: int, folder: str) -> None:
 @pytest.mark.slow
 def test_more_processes_than_batches_and_processes_with_other_data(tmp_path: Path) -> None:
     mp.spawn(lonely, args=(2, str(tmp_path)), nprocs=2)
+
+
+# -- points that processes take in turn ----------------------------------------------------------
+
+
+def points_of(problem: ls.Problem) -> dict[str, Any]:
+    """What is measured point by point: records by name."""
+    end = [w + 0.1 * k for k, w in enumerate(problem.model.state_dict().values())]
+    other = dict(zip(problem.model.state_dict(), end, strict=True))
+    plane = ls.random_plane(problem, seed=0)
+    sampling: dict[str, Any] = {"n_samples": 4, "relative_error": None, "prediction": False}
+    return {
+        "surface": ls.surface(problem, plane=plane, n=5),
+        "interpolated": ls.surface(problem, plane=plane, n=15, tolerance=0.05),
+        "line": ls.line(problem, n=5),
+        "average": ls.average_sharpness(problem, 0.1, **sampling),
+        "path": ls.path(problem, other, n=4),
+        "trajectory": ls.trajectory(problem, plane, [other] * 3),
+        "m-sharpness": ls.m_sharpness(problem, m=8),
+        "m-sharpness, one subset": ls.m_sharpness(problem, m=30),
+    }
+
+
+def small_problem() -> ls.Problem:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    x, y = torch.randn(30, 3, generator=generator), torch.randint(2, (30,), generator=generator)
+    return ls.Problem(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
+
+
+def failing_in(rank: int, error: Exception, done: list[int]) -> Any:
+    """Measure ten points, of which a process fails at the first one it gets."""
+
+    def point(i: int) -> dict[str, float]:
+        if rank == 1:
+            raise error
+        done.append(i)
+        time.sleep(0.05)
+        return {"loss": float(i)}
+
+    return one_by_one(10, point, grid=None, what="", progress=False)
+
+
+def in_turn(rank: int, n: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=n)
+    with sharing():
+        torch.save(points_of(small_problem()), f"{folder}/{rank}")
+        # All end with the words of the one that fails, and none begins another point.
+        for error, message in (
+            (InvalidArgumentError("no such thing"), "^no such thing$"),
+            (
+                ValueError("odd"),
+                "^odd$" if rank == 1 else f"^process 1 of {n} failed: ValueError: ",
+            ),
+        ):
+            done: list[int] = []
+            with pytest.raises((type(error), ProblemError), match=message):
+                failing_in(rank, error, done)
+            assert len(done) < 9
+        assert one_by_one(4, lambda i: {"i": i}, grid=None, what="", progress=False)["i"].sum() == 6
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_points_taken_in_turn_have_the_bits_of_one_process(tmp_path: Path) -> None:
+    alone = points_of(small_problem())
+    for n in (2, 3):
+        (tmp_path / str(n)).mkdir()
+        mp.spawn(in_turn, args=(n, str(tmp_path / str(n))), nprocs=n)
+        for rank in range(n):
+            found = torch.load(tmp_path / str(n) / str(rank), weights_only=False)
+            for name, expected in alone.items():
+                record = found[name]
+                if name == "m-sharpness, one subset":  # fewer points than processes
+                    assert record.provenance.processes == f"{n}, by data"
+                    np.testing.assert_allclose(record.values, expected.values, rtol=1e-4)
+                    continue
+                assert record.provenance.processes == f"{n}, by point"
+                ours, theirs = (to_record(each) for each in (record, expected))
+                assert ours[1].keys() == theirs[1].keys()
+                for field, array in theirs[1].items():
+                    np.testing.assert_array_equal(ours[1][field], array, err_msg=f"{name} {field}")
+                passes = sum(vars(record.cost).values()) - record.cost.seconds
+                least = sum(vars(expected.cost).values()) - expected.cost.seconds
+                assert least <= passes <= least + 3 * n  # each has its own origin
 
 
 def test_parts_are_consecutive_and_even() -> None:

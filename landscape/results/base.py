@@ -119,6 +119,8 @@ class Provenance:
         parameters: pattern of the parameters that were explored; empty: all of them.
         loss: class and settings of the loss, or the name of its function; empty: not known.
         signature: what the problem computed; None: not known.
+        processes: how many of a launcher shared the work, and whether ``by point`` or ``by data``;
+            empty: one did it.
     """
 
     checkpoint: str
@@ -136,6 +138,7 @@ class Provenance:
     parameters: str = ""
     loss: str = ""
     signature: Signature | None = None
+    processes: str = ""
 
     @property
     def objective(self) -> str:

@@ -27,6 +27,7 @@ in the file itself (``.schema``, and the table ``about``).
 from __future__ import annotations
 
 from landscape.study._names import Name, choose_names
+from landscape.study.claims import claimed
 from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, content_key
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
@@ -43,6 +44,7 @@ __all__ = [
     "Name",
     "Study",
     "choose_names",
+    "claimed",
     "content_key",
     "recording",
     "same_part",

@@ -128,7 +128,8 @@ class Study:
             new = ", ".join(f"{c} = excluded.{c}" for c in (*row, "revision") if c != "key")
             _insert(connection, row, f"DO UPDATE SET {new}")
             number = int(_row_of_key(connection, key)["id"])
-            connection.execute("DELETE FROM arrays WHERE measurement = ?", (number,))
+            for table in ("arrays", "claims"):
+                connection.execute(f"DELETE FROM {table} WHERE measurement = ?", (number,))
             connection.executemany(
                 "INSERT INTO arrays VALUES (?, ?, ?, ?, ?)",
                 [(number, name, *parts) for name, parts in zip(arrays, packed, strict=True)],
