@@ -240,7 +240,7 @@ def resumable(
         together = pool()
         with nullcontext(keep) if together is None else together.joint(keep) as add:
             for block in blocks:
-                add(dict(zip(block, measure(block), strict=True)))
+                add(dict(zip(block, measure(block) if block else (), strict=True)))
 
 
 def one_by_one(

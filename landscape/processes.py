@@ -140,6 +140,7 @@ class Pool:
         except Exception as raised:
             error = raised
             self._store.set(self._key("failed"), "")
+        keep({})  # records what waits
         every = self.here.gather((own, self._to_all(error)))
         for points, _ in every:
             keep(points)

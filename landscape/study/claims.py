@@ -89,6 +89,9 @@ def claimed(
 ) -> Iterator[Block]:
     """Keep the blocks that no other process measures; wait for the others, or take them over.
 
+    An empty block comes before a wait: those before it have to be measured and recorded first, as
+    another process may be waiting for them.
+
     Args:
         blocks: points that are measured together, the same in all processes.
         done: what is measured so far; what others have recorded is added at the end.
@@ -106,6 +109,7 @@ def claimed(
             wanted = size * CLAIM_SECONDS / (time.perf_counter() - began)
             size = max(1, min(int(wanted), 2 * size))
     while waiting:
+        yield []
         mine, waiting = grid.claims.claim(waiting)
         yield from mine
         if waiting and not mine:

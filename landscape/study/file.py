@@ -283,7 +283,6 @@ def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
             version = _schema_version(connection, path)
         if not (version or create):
             raise StudyError(_EMPTY.format(path=path))
-        _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         with _transaction(connection, "BEGIN IMMEDIATE"):
@@ -293,6 +292,7 @@ def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
             elif version < SCHEMA_VERSION:
                 _upgrade(connection, version)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        _switch_to_wal(connection)  # last: before it, nobody sees a file without its tables
     except BaseException:
         connection.close()
         raise

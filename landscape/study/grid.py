@@ -108,7 +108,7 @@ def recording(grid: Grid | None) -> Iterator[Callable[[Points], None]]:
         grid: where to record; None: keep nothing.
 
     Yields:
-        The function to give points to, as `Grid.record_all` takes them.
+        The function to give points to, as `Grid.record_all` takes them; none: record what waits.
     """
     waiting: dict[tuple[int, int], Mapping[str, float]] = {}
     recorded = time.perf_counter()
@@ -122,7 +122,7 @@ def recording(grid: Grid | None) -> Iterator[Callable[[Points], None]]:
 
     def add(points: Points) -> None:
         waiting.update(points)
-        if time.perf_counter() - recorded >= RECORD_SECONDS:
+        if not points or time.perf_counter() - recorded >= RECORD_SECONDS:
             record()
 
     with grid.claims.kept() if isinstance(grid, Grid) else nullcontext():

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -307,12 +307,17 @@ class Points:
         size = 1 if self.statistics != "frozen" else max(1, self.engine.plan.points)
         what = f"{'line' if self.shape[1] == 1 else 'surface'} of {self._problem.name}"
         shown: dict[str, Any] = {"what": what, "progress": self._progress}
-        left = iter(missing(indices, self.columns, grid=self._grid, size=size, **shown))
+        left = missing(indices, self.columns, grid=self._grid, size=size, **shown)
         most = max(1, min(_BLOCK, _BLOCK_TERMS // self._problem.batches.n_examples) // size)
-        while block := list(islice(left, self._n_at_once)):
+        block, n = list[Index](), 0
+        for chunk in chain(left, [[]]):  # an empty one ends a block
+            block, n = [*block, *chunk], n + bool(chunk)
+            if chunk and n < self._n_at_once:
+                continue
             started = time.perf_counter()
-            yield [index for chunk in block for index in chunk]
-            seconds = (time.perf_counter() - started) / len(block)
+            yield block
+            seconds = (time.perf_counter() - started) / max(n, 1)
+            block, n = [], 0
             quick = most if share() else int(min(most, _BLOCK_SECONDS / max(seconds, 1e-9)))
             together = self.statistics == "frozen" and not self._is_large
             self._n_at_once = max(1, quick) if together else 1
