@@ -32,6 +32,7 @@ from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, conten
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
 from landscape.study.grid import Grid, recording
+from landscape.study.merging import Merged, merge
 from landscape.study.store import Entry, Study
 
 __all__ = [
@@ -41,11 +42,13 @@ __all__ = [
     "ArrayNotStoredWarning",
     "Entry",
     "Grid",
+    "Merged",
     "Name",
     "Study",
     "choose_names",
     "claimed",
     "content_key",
+    "merge",
     "recording",
     "same_part",
     "usual_part",
