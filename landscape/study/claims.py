@@ -41,7 +41,7 @@ class Claims:
         mine: list[Block] = []
         others: list[Block] = []
         now = time.time()
-        with self._file.writing() as connection:
+        with self._file.writing(lasting=False) as connection:
 
             def row(table: str, point: tuple[int, int]) -> Any:
                 where = (self._measurement, *point)

@@ -176,14 +176,19 @@ class StudyFile:
             yield stack.enter_context(_transaction(reader, "BEGIN"))
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Write in one transaction: all of it is in the file afterwards, or nothing."""
+    def writing(self, *, lasting: bool = True) -> Iterator[sqlite3.Connection]:
+        """Write in one transaction: all of it is in the file afterwards, or nothing.
+
+        What need not last survives a kill, but a power cut only once something else is written.
+        """
         writer = self._writer()
         if writer is None:
             msg = f"{self.path} was opened for reading only; open it without readonly=True to write"
             raise StudyError(msg)
-        with explained(self.path), _transaction(writer, "BEGIN IMMEDIATE") as connection:
-            yield connection
+        with explained(self.path):
+            writer.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
+            with _transaction(writer, "BEGIN IMMEDIATE") as connection:
+                yield connection
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -283,7 +288,6 @@ def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
             version = _schema_version(connection, path)
         if not (version or create):
             raise StudyError(_EMPTY.format(path=path))
-        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         with _transaction(connection, "BEGIN IMMEDIATE"):
             version = _schema_version(connection, path)
