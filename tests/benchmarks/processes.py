@@ -1,11 +1,11 @@
 """What two processes of one thread each gain over one, on two cores.
 
-    python tests/benchmarks/processes.py [--repeats 7] [--points 7] [--examples 64]
+    python tests/benchmarks/processes.py [--repeats 7] [--points 15] [--examples 128]
 
 A ResNet-20 in float32 on random images: a surface, whose points the processes take in turn, and the
 largest eigenvalue, whose products share the batches. One process and both are measured in turn; the
 gain is the median of the ratios over the turns, with the lower and upper quartile. Setting up the
-processes is not counted. The gain in time says little on cores that others use at the same time;
+processes is not counted, but each of them chooses its plan for the surface. The gain in time says little on cores that others use at the same time;
 that in processor time, twice what one process takes over what both take together, leaves out what
 they wait for each other and for others.
 """
@@ -79,8 +79,8 @@ def measure(rank: int, folder: str, repeats: int, n_points: int, n_examples: int
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--points", type=int, default=7)
-    parser.add_argument("--examples", type=int, default=64)
+    parser.add_argument("--points", type=int, default=15)
+    parser.add_argument("--examples", type=int, default=128)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(measure, (folder, given.repeats, given.points, given.examples), nprocs=2)
