@@ -5,9 +5,9 @@
 A ResNet-20 in float32 on random images: a surface, whose points the processes take in turn, and the
 largest eigenvalue, whose products share the batches. One process and both are measured in turn; the
 gain is the median of the ratios over the turns, with the lower and upper quartile. Setting up the
-processes is not counted, but each of them chooses its plan for the surface. The gain in time says little on cores that others use at the same time;
-that in processor time, twice what one process takes over what both take together, leaves out what
-they wait for each other and for others.
+processes is not counted, but each of them chooses its plan for the surface. The gain in time says
+little on cores that others use at the same time; that in processor time, twice what one process
+takes over what both take together, leaves out what they wait for each other and for others.
 """
 
 from __future__ import annotations
