@@ -44,6 +44,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/sharpness.py --examples 1200 --skip ResNet
 	$(BIN)/python tests/benchmarks/optim.py
 	$(BIN)/python tests/benchmarks/large.py
+	$(BIN)/python tests/benchmarks/processes.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

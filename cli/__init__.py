@@ -48,6 +48,7 @@ VERBS = {
     "serve": "Show the report of a study that grows, in a browser on this machine.",
     "list": "List what a study holds.",
     "show": "Show one measurement of a study in full.",
+    "merge": "Put what several studies hold into one.",
     "delete": "Take measurements out of a study.",
     "export": "Write measurements to CSV, NumPy, HDF5 or VTK files.",
     "import": "Put a classic HDF5 line or surface into a study.",

@@ -109,3 +109,7 @@ def missing_dependency(package: str, *, extra: str, purpose: str) -> MissingDepe
         f"{purpose} needs the package {package}, which is not installed; "
         f"install it with: pip install 'landscape-sharpness[{extra}]'"
     )
+
+
+class NetworkFolderWarning(UserWarning):
+    """A study file lies where SQLite cannot keep processes that write to it apart."""

@@ -1,7 +1,7 @@
 """The frame of every measurement: look it up in the study, or make it and keep it.
 
 `Run.record` is the whole of it for a measurement at one checkpoint; `resumable` is the loop of
-those that are made of many points.
+those that are made of many points, which several processes take in turn.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,10 +26,10 @@ from landscape.evaluate import (
     provenance_of,
 )
 from landscape.problem import Problem
-from landscape.processes import check_alike
+from landscape.processes import agreed, check_alike, pool, pooling, share, split_of
 from landscape.progress import counting, progress_bar
 from landscape.results import FloatArray, Provenance, Result
-from landscape.study import Grid, Study, recording
+from landscape.study import Grid, Study, claimed, recording
 
 R = TypeVar("R", bound=Result)
 Index = tuple[int, int]
@@ -39,6 +39,7 @@ _WAITING: ContextVar[Callable[[Problem], object] | None] = ContextVar("_WAITING"
 
 
 _BEGUN: ContextVar[int] = ContextVar("_BEGUN", default=0)
+_WAY: ContextVar[str] = ContextVar("_WAY", default="")  # in which processes share the work
 
 
 @contextmanager
@@ -62,6 +63,7 @@ def n_begun() -> int:
 def begin_work(problem: Problem) -> None:
     """Make the call that waits for the first work, see `before_work`."""
     _BEGUN.set(_BEGUN.get() + 1)
+    _WAY.set(split_of())
     call = _WAITING.get()
     if call is not None:
         _WAITING.set(None)
@@ -103,6 +105,8 @@ def recall(
 
 def save_record(result: R, problem: Problem, study: Study | None) -> R:
     """Save a result in the study, and return it under the name that is in use now."""
+    provenance = dataclasses.replace(result.provenance, processes=_WAY.get())
+    result = dataclasses.replace(result, provenance=provenance)
     if study is None:
         return result
     study.save(result)
@@ -132,6 +136,10 @@ class Work:
     count: Callable[[Any], Any]
     grid: Callable[[Index], Grid | None]
     provenance: Provenance
+
+    def by_point(self, n_points: int, grid: Grid | None) -> AbstractContextManager[None]:
+        """Let processes take points in turn, see `by_point`; the passes of all are counted."""
+        return by_point(n_points, grid, passes=self.evaluator.passes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +191,32 @@ class Run:
         )
 
 
+@contextmanager
+def by_point(
+    n_points: int, grid: Grid | None, *, passes: dict[str, int] | None = None
+) -> Iterator[None]:
+    """Let processes take points in turn, if each can have one; else they share the data of each.
+
+    A point has all of its data on one process, so that its bits do not depend on their number.
+
+    Args:
+        n_points: how many there are.
+        grid: those that are recorded.
+        passes: counts of passes, which become those of all processes.
+    """
+    here = share()
+    if here is None or n_points - len(() if grid is None else grid.done) < here.n:
+        yield
+        return
+    _WAY.set(f"points over {here.n} processes")
+    passes = {} if passes is None else passes
+    before = passes.copy()
+    with pooling(here):
+        yield
+    spent = here.gather(passes)
+    passes.update({name: n + sum(own[name] - n for own in spent) for name, n in before.items()})
+
+
 def resumable(
     blocks: Iterable[Sequence[Index]],
     measure: Callable[[Sequence[Index]], Iterable[Columns]],
@@ -192,14 +226,20 @@ def resumable(
 ) -> None:
     """Measure blocks of points into ``done``, and record in the study what is new of each.
 
-    A kill loses the block in flight, and what was measured in the tenth of a second before it.
+    A kill loses the blocks in flight, and what was measured in the tenth of a second before it; of
+    processes that take turns at points, also what others measured during the first one's block.
     """
     with recording(grid) as record:
-        for block in blocks:
-            measured = zip(block, measure(block), strict=True)
-            new = {index: columns for index, columns in measured if index not in done}
-            done |= new
+
+        def keep(points: Mapping[Index, Columns]) -> None:
+            new = {index: columns for index, columns in points.items() if index not in done}
+            done.update(new)
             record(new)
+
+        together = pool()
+        with nullcontext(keep) if together is None else together.joint(keep) as add:
+            for block in blocks:
+                add(dict(zip(block, measure(block) if block else (), strict=True)))
 
 
 def one_by_one(
@@ -213,23 +253,32 @@ def one_by_one(
     """Measure what is missing of n items in turn; return each column, shape (n,)."""
     indices = [(i, 0) for i in range(n)]
     done = {} if grid is None else dict(grid.done)
-    blocks = missing(indices, done, what=what, progress=progress)
-    resumable(blocks, lambda block: [measure(i) for i, _ in block], done=done, grid=grid)
+    with by_point(n, grid):
+        blocks = missing(indices, done, grid=grid, what=what, progress=progress)
+        resumable(blocks, lambda block: [measure(i) for i, _ in block], done=done, grid=grid)
     return {name: np.array([done[index][name] for index in indices]) for name in done[0, 0]}
 
 
 def missing(
     indices: Sequence[Index],
-    done: Mapping[Index, Columns],
+    done: dict[Index, Columns],
     *,
+    grid: Grid | None,
     size: int = 1,
     what: str,
     progress: bool | None,
 ) -> Iterable[Sequence[Index]]:
-    """Cut points into blocks of a size, alike whatever is done, and give those with new points."""
+    """Cut points into blocks of a size, alike whatever is done, and give those with new points.
+
+    Those that other processes take are left out; what other commands measure is in ``done`` at the
+    end.
+    """
     every = [indices[first : first + size] for first in range(0, len(indices), size)]
     blocks = [block for block in every if any(index not in done for index in block)]
-    return progress_bar(blocks, what=what, total=len(blocks), show=progress)
+    shown = progress_bar(blocks, what=what, total=len(blocks), show=progress)
+    if (together := pool()) is not None:
+        return together.handed_out(shown)
+    return claimed(shown, done=done, grid=grid) if isinstance(grid, Grid) else shown
 
 
 def identity_of(problem: Problem, study: Study | None) -> str:
@@ -267,7 +316,7 @@ def settled_plan(
     """Choose how to evaluate many points, or go on as the study notes that it was begun."""
     noted = None if grid is None else grid.settled
     if noted is None:
-        noted = choose_plan(evaluator, n_points=n_points, compile=compile).settings()
+        noted = agreed(choose_plan(evaluator, n_points=n_points, compile=compile).settings())
         noted = noted if grid is None else grid.settle(noted)
     return Plan.of(noted)
 

@@ -1,4 +1,4 @@
-"""Several processes that measure one problem together, each on a part of its batches.
+"""Several processes that measure one problem together.
 
 Under ``torchrun`` every process runs the same program on the same data. Inside of `sharing` the
 sums over the data set (losses, gradients, products) are taken over consecutive parts, one for each
@@ -8,13 +8,18 @@ bits on every process, so that all take the same way through a search.
 With ``shard="parameters"`` each process holds a part of each parameter too (`Spread`), and of every
 vector of their length. All walk through the same batches, and each takes a part of the examples of
 each batch; the sums over entries of a vector are added up over the processes.
+
+Inside of `pooling` the data are not shared: points are handed out, each is measured by one process
+with the bits of a process that is alone, and all get what every process measured.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -203,6 +208,116 @@ def largest_over_shards(value: int) -> int:
     return value if here is None else max(here.gather(value))
 
 
+class Pool:
+    """Points that the processes take in turn, and what they have measured of them.
+
+    All processes have to hand out the same items, and to end each hand-out by `joint`.
+    """
+
+    _numbers = itertools.count()  # the same on all processes
+
+    def __init__(self, here: Share) -> None:
+        self.here, self._store = here, dist.distributed_c10d._get_default_store()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._number, self._n_sent = next(self._numbers), [0] * self.here.n
+
+    def _key(self, *parts: object) -> str:
+        return " ".join(map(str, ("points", self._number, *parts)))
+
+    def handed_out(self, items: Iterable[T]) -> Iterator[T]:
+        """Keep the items that no other process has taken, until one of them fails."""
+        mine = self._store.add(self._key("taken"), 1) - 1
+        for number, item in enumerate(items):
+            if number == mine:
+                if self._store.check([self._key("failed")]):
+                    return
+                yield item
+                mine = self._store.add(self._key("taken"), 1) - 1
+
+    @contextmanager
+    def joint(self, keep: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+        """Keep the points of all processes: on the first one as they come, on all at the end.
+
+        What is raised on one process is raised on all, once the points in flight are kept.
+
+        Args:
+            keep: takes points by their indices, on this process.
+
+        Yields:
+            The function to give the points to that this process has measured.
+        """
+        own: dict[Any, Any] = {}
+        error: Exception | None = None
+
+        def add(points: Mapping[Any, Any]) -> None:
+            own.update(points)
+            keep(points)
+            for others in self._exchanged(points):
+                keep(others)
+
+        try:
+            yield add
+        except Exception as raised:
+            error = raised
+            self._store.set(self._key("failed"), "")
+        keep({})  # records what waits
+        every = self.here.gather((own, self._to_all(error)))
+        for points, _ in every:
+            keep(points)
+        self._begin()
+        error = error or next((its for _, its in every if its is not None), None)
+        if error is not None:
+            raise error
+
+    def _to_all(self, error: Exception | None) -> Exception | None:
+        if error is None or isinstance(error, LandscapeError):
+            return error
+        failed = f"process {self.here.rank} of {self.here.n} failed"
+        return ProblemError(f"{failed}: {type(error).__name__}: {error}")
+
+    def _exchanged(self, points: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
+        """Send points to the first process; there, return what the others have sent."""
+        if not self.here.is_first:
+            key = self._key(self.here.rank, self._n_sent[self.here.rank])
+            self._store.set(key, pickle.dumps(points).hex())
+            self._n_sent[self.here.rank] += 1
+            return
+        for rank in range(1, self.here.n):
+            while self._store.check([key := self._key(rank, self._n_sent[rank])]):
+                yield pickle.loads(bytes.fromhex(self._store.get(key).decode()))
+                self._store.delete_key(key)
+                self._n_sent[rank] += 1
+
+
+_POOL: ContextVar[Pool | None] = ContextVar("_POOL", default=None)
+
+
+def pool() -> Pool | None:
+    """Return what hands out points, inside of `pooling`; else None."""
+    return _POOL.get()
+
+
+@contextmanager
+def pooling(here: Share) -> Iterator[Pool]:
+    """Take turns at points instead of sharing the data."""
+    found = Pool(here)
+    tokens = _SHARE.set(None), _POOL.set(found)
+    try:
+        yield found
+    finally:
+        _SHARE.reset(tokens[0])
+        _POOL.reset(tokens[1])
+
+
+def agreed(value: T) -> T:
+    """Return the value of the first process that measures with this one."""
+    found = pool()
+    here = together() if found is None else found.here
+    return value if here is None else here.of_first(value)
+
+
 @contextmanager
 def sharing(shard: str = "data") -> Iterator[Share]:
     """Measure together with the other processes of the default group of ``torch.distributed``.
@@ -347,6 +462,7 @@ class OfFirst:
         kind: its class.
         writing: names of its methods that only write.
         parts: kind and writing methods of what a method returns where that cannot be handed over.
+        here: which process this is; None: that of `share`.
     """
 
     def __init__(
@@ -356,9 +472,13 @@ class OfFirst:
         *,
         writing: Sequence[str],
         parts: Mapping[str, tuple[type, Sequence[str]]] | None = None,
+        here: Share | None = None,
     ) -> None:
         self._kind, self._writing, self._parts = kind, frozenset(writing), parts or {}
         self._target: Any = None
+        here = here or together()
+        assert here is not None
+        self._here = here
 
         def hold() -> None:
             self._target = make()
@@ -384,21 +504,19 @@ class OfFirst:
                 return None if self._target is None else made()
             if name in self._parts:
                 kind, writing = self._parts[name]
-                return OfFirst(made, kind, writing=writing)
+                return OfFirst(made, kind, writing=writing, here=self._here)
             return self._answer(made)
 
         return call
 
     def _answer(self, make: Callable[[], Any]) -> Any:
-        here = together()
-        assert here is not None
         value, error = None, None
-        if here.is_first:
+        if self._here.is_first:
             try:
                 value = make()
             except LandscapeError as raised:
                 error = raised
-        value, error = here.of_first((value, error))
+        value, error = self._here.of_first((value, error))
         if error is not None:
             raise error
         return value

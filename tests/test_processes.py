@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import test_resume
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -21,10 +25,13 @@ from cases import CASES
 from torch import nn
 
 import landscape as ls
-from landscape.errors import ProblemError
+from landscape.cli.options import is_study
+from landscape.errors import InvalidArgumentError, ProblemError
 from landscape.evaluate import Engine, Evaluator
+from landscape.measurement import one_by_one
 from landscape.operators import Hessian
 from landscape.processes import Share, check_alike, launched, sharing
+from landscape.results import to_record
 from landscape.study import Study
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
@@ -133,6 +140,94 @@ def test_more_processes_than_batches_and_processes_with_other_data(tmp_path: Pat
     mp.spawn(lonely, args=(2, str(tmp_path)), nprocs=2)
 
 
+# -- points that processes take in turn ----------------------------------------------------------
+
+
+def points_of(problem: ls.Problem) -> dict[str, Any]:
+    """What is measured point by point: records by name."""
+    end = [w + 0.1 * k for k, w in enumerate(problem.model.state_dict().values())]
+    other = dict(zip(problem.model.state_dict(), end, strict=True))
+    plane = ls.random_plane(problem, seed=0)
+    sampling: dict[str, Any] = {"n_samples": 4, "relative_error": None, "prediction": False}
+    return {
+        "surface": ls.surface(problem, plane=plane, n=5),
+        "interpolated": ls.surface(problem, plane=plane, n=15, tolerance=0.05),
+        "line": ls.line(problem, x=[-1.0, -0.5, 0.0, 0.5, 1.0]),
+        "average": ls.average_sharpness(problem, 0.1, **sampling),
+        "path": ls.path(problem, other, n=4),
+        "trajectory": ls.trajectory(problem, plane, [other] * 3),
+        "m-sharpness": ls.m_sharpness(problem, m=8),
+        "m-sharpness, one subset": ls.m_sharpness(problem, m=30),
+    }
+
+
+def small_problem() -> ls.Problem:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    x, y = torch.randn(30, 3, generator=generator), torch.randint(2, (30,), generator=generator)
+    return ls.Problem(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
+
+
+def failing_in(rank: int, error: Exception, done: list[int]) -> Any:
+    """Measure ten points, of which a process fails at the first one it gets."""
+
+    def point(i: int) -> dict[str, float]:
+        if rank == 1:
+            raise error
+        done.append(i)
+        time.sleep(0.05)
+        return {"loss": float(i)}
+
+    return one_by_one(10, point, grid=None, what="", progress=False)
+
+
+def in_turn(rank: int, n: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=n)
+    with sharing():
+        torch.save(points_of(small_problem()), f"{folder}/{rank}")
+        # All end with the words of the one that fails, and none begins another point.
+        for error, message in (
+            (InvalidArgumentError("no such thing"), "^no such thing$"),
+            (
+                ValueError("odd"),
+                "^odd$" if rank == 1 else f"^process 1 of {n} failed: ValueError: ",
+            ),
+        ):
+            done: list[int] = []
+            with pytest.raises((type(error), ProblemError), match=message):
+                failing_in(rank, error, done)
+            assert len(done) < 9
+        assert one_by_one(4, lambda i: {"i": i}, grid=None, what="", progress=False)["i"].sum() == 6
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_points_taken_in_turn_have_the_bits_of_one_process(tmp_path: Path) -> None:
+    alone = points_of(small_problem())
+    for n in (2, 3):
+        (tmp_path / str(n)).mkdir()
+        mp.spawn(in_turn, args=(n, str(tmp_path / str(n))), nprocs=n)
+        for rank in range(n):
+            found = torch.load(tmp_path / str(n) / str(rank), weights_only=False)
+            for name, expected in alone.items():
+                record = found[name]
+                if name == "m-sharpness, one subset":  # fewer points than processes
+                    assert record.provenance.processes == f"data over {n} processes"
+                    np.testing.assert_allclose(record.values, expected.values, rtol=1e-4)
+                    continue
+                assert record.provenance.processes == f"points over {n} processes"
+                ours, theirs = (to_record(each) for each in (record, expected))
+                assert ours[1].keys() == theirs[1].keys()
+                for field, array in theirs[1].items():
+                    np.testing.assert_array_equal(ours[1][field], array, err_msg=f"{name} {field}")
+                passes = sum(vars(record.cost).values()) - record.cost.seconds
+                least = sum(vars(expected.cost).values()) - expected.cost.seconds
+                assert least <= passes <= least + 3 * n  # each has its own origin
+
+
 def test_parts_are_consecutive_and_even() -> None:
     for n_items in (0, 1, 2, 7, 12):
         for n in (1, 2, 3, 5):
@@ -226,3 +321,138 @@ def test_processes_end_together_where_one_of_them_fails(here: Path) -> None:
         assert message in ran.stderr
     ran = torchrun("train", "--problem", "task.py", "-o", "x.pt")
     assert "landscape train runs in one process" in ran.stderr
+
+
+# -- kills ---------------------------------------------------------------------------------------
+
+# A task of which a pass takes some time and is noted in a file; a process may kill itself.
+NOTED = """
+import os, signal, time
+
+def slow(output, target):
+    with open("passes", "a") as file:
+        file.write("x")
+    time.sleep(0.02)
+    n = os.path.getsize("passes")
+    if n > int(os.environ.get("DIES_AT", "999999")) and os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return (output.argmax(1) == target).float()
+
+metrics = {"accuracy": slow}
+"""
+SURFACE = ("surface", "a.pt", "--points", "6", "--problem", "noted.py", "-q")
+
+
+def n_recorded(study: str) -> int:
+    if not is_study(study):
+        return 0
+    with Study(study, readonly=True) as opened:
+        return sum(entry.points_done for entry in opened.entries())
+
+
+def n_passes() -> int:
+    return Path("passes").stat().st_size
+
+
+def arrays_in(study: str) -> Mapping[str, Any]:
+    with Study(study, readonly=True) as opened:
+        (entry,) = opened.entries()
+        return to_record(opened.load(entry.id))[1]
+
+
+def assert_same_arrays(study: str, other: str) -> None:
+    found, expected = arrays_in(study), arrays_in(other)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def started(study: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "landscape", *SURFACE, "--study", study]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def wait_until_recorded(study: str, n: int) -> None:
+    deadline = time.monotonic() + 120
+    while n_recorded(study) < n:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_commands_share_the_points_of_a_study(here: Path, run) -> None:
+    """No point twice; and where one of them is killed, the other one measures its points."""
+    Path("noted.py").write_text(Path("task.py").read_text() + NOTED)
+    assert run(*SURFACE, "--study", "alone.db").code == 0
+    others = n_passes() - 36  # besides the points
+    for killed in (False, True):
+        Path("passes").unlink()
+        study = f"{killed}.db"
+        both = [started(study), started(study)]
+        if killed:
+            wait_until_recorded(study, 5)
+            both[0].kill()
+        codes = [process.wait(120) for process in both]
+        assert codes == [-9 if killed else 0, 0]
+        assert_same_arrays(study, "alone.db")
+        # Each command has the passes besides the points; what was in flight is measured again.
+        assert 36 + others <= n_passes() <= 36 + 2 * others + killed
+
+
+@pytest.mark.slow
+def test_killed_processes_go_on_in_another_number(
+    here: Path, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("noted.py").write_text(Path("task.py").read_text() + NOTED)
+    assert run(*SURFACE, "--study", "alone.db").code == 0
+    others = n_passes() - 36
+    Path("passes").unlink()
+    monkeypatch.setenv("DIES_AT", str(3 * others + 15))
+    ran = torchrun(*SURFACE, "--study", "together.db", n=3)
+    assert ran.returncode != 0
+    # In flight were a block of each, and what others had measured during the first one's.
+    assert 36 > n_recorded("together.db") >= 15 - 2 * 3
+    monkeypatch.delenv("DIES_AT")
+    ran = torchrun(*SURFACE, "--study", "together.db", n=2)
+    assert ran.returncode == 0, ran.stderr
+    assert_same_arrays("together.db", "alone.db")
+
+
+@pytest.mark.slow
+def test_kills_of_two_commands_lose_and_repeat_next_to_nothing(tmp_path: Path) -> None:
+    """Two chains of processes on one study, each killed at random; ``KILLS`` says how many."""
+    wanted, n_killed, rng = int(os.environ.get("KILLS", "8")), 0, random.Random(0)
+    servers = [test_resume.Server(), test_resume.Server()]
+    n_points = len(test_resume.GRIDS["whole"][0]) * len(test_resume.GRIDS["whole"][1])
+
+    def chain(server: test_resume.Server, folder: Path, delays: list[float]) -> int:
+        for n, delay in enumerate(delays):
+            if not server.run(folder, delay=delay):
+                return n
+        assert not server.run(folder)
+        return len(delays)
+
+    try:
+        assert not servers[0].run(tmp_path / "alone")
+        expected = np.load(tmp_path / "alone" / "result.npz")
+        for k in range(10 * wanted):
+            folder = tmp_path / str(k)
+            delays = [[rng.uniform(0.01, 0.15) for _ in range(6)] for _ in servers]
+            with ThreadPoolExecutor(2) as threads:
+                kills = sum(threads.map(chain, servers, [folder] * 2, delays))
+            n_killed += kills
+            assert test_resume.points_in(folder) == n_points
+            assert not servers[0].run(folder)  # recalled, and saved by it alone
+            found = np.load(folder / "result.npz")
+            for name in expected.files:
+                np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+            begun = [point for word, point in test_resume.noted(folder) if word == "begun"]
+            assert len(set(begun)) == n_points
+            assert len(begun) <= n_points + test_resume.BLOCK * kills
+            if n_killed >= wanted:
+                break
+        assert n_killed >= wanted
+        print(f"{n_killed} kills in {k + 1} surfaces")
+    finally:
+        for server in servers:
+            server.close()

@@ -89,7 +89,7 @@ def test_a_study_of_version_2_is_read_as_it_stands_and_upgraded_when_written(
 ) -> None:
     assert run("loss", "a.pt", "--problem", "task.py", "-q").code == 0
     with closing(sqlite3.connect("landscape.db")) as plain:
-        plain.execute("DROP TABLE runs")
+        plain.executescript("DROP TABLE runs; DROP TABLE claims;")
         plain.execute("PRAGMA user_version = 2")
         plain.commit()
     assert held() == {}

@@ -26,9 +26,10 @@ import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import landscape.study.claims as claims_module
 import landscape.study.codec as codec
 import landscape.study.file as file_module
-from landscape.errors import InvalidArgumentError, StudyError
+from landscape.errors import InvalidArgumentError, NetworkFolderWarning, StudyError
 from landscape.report.verdict import verdict
 from landscape.results import (
     KINDS,
@@ -1128,6 +1129,66 @@ def test_the_study_needs_no_torch() -> None:
 
 
 # --- several processes
+
+
+def test_claims_keep_processes_apart_and_pass_on_when_one_dies(
+    study: Study, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = study.grid("line", PROVENANCE, {}, shape=(6, 1)).claims
+    blocks = [[(i, 0), (i + 1, 0)] for i in (0, 2, 4)]
+    study.grid("line", PROVENANCE, {}, shape=(6, 1)).record_all({(i, 0): {} for i in (0, 1, 2)})
+    assert claims.claim(blocks) == (blocks[1:], [])  # what is recorded in full is nobody's
+    me, now = claims_module._claimant(), time.time()
+    with python("sys.stdin.readline()", "unused") as process:
+        others = [f"{me.split()[0]} {process.pid}", "elsewhere 1"]
+        for other in others:
+            monkeypatch.setattr(claims_module, "_claimant", lambda other=other: other)
+            assert claims.claim(blocks) == ([], blocks[1:])
+            monkeypatch.setattr(claims_module.time, "time", lambda: now + 100)
+            assert claims.claim(blocks) == (blocks[1:], [])  # expired
+            monkeypatch.setattr(claims_module.time, "time", lambda: now)
+            monkeypatch.setattr(claims_module, "_claimant", lambda: me)
+            assert claims.claim(blocks) == ([], blocks[1:])
+            with study._file.writing() as connection:
+                connection.execute("DELETE FROM claims")
+            assert claims.claim(blocks) == (blocks[1:], [])
+        with study._file.writing() as connection:
+            connection.execute("UPDATE claims SET claimant = ?", (others[0],))
+        assert claims.claim(blocks) == ([], blocks[1:])
+        process.kill()
+    assert claims.claim(blocks) == (blocks[1:], [])  # at once, not when it expires
+
+
+def test_claims_are_put_off_while_a_process_works(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims_module, "EXPIRY_SECONDS", 0.3)
+    grid = study.grid("line", PROVENANCE, {}, shape=(2, 1))
+    with grid.claims.kept():
+        grid.claims.claim([[(0, 0)]])
+        time.sleep(1.0)
+        monkeypatch.setattr(claims_module, "_claimant", lambda: "elsewhere 1")
+        assert grid.claims.claim([[(0, 0)]]) == ([], [[(0, 0)]])
+    time.sleep(0.4)
+    assert grid.claims.claim([[(0, 0)]]) == ([[(0, 0)]], [])
+
+
+def test_a_network_folder_is_warned_of_once_it_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "far away"
+    folder.mkdir()
+    place = str(folder).replace(" ", "\\040")
+    mounts = f"/dev/vda / ext4 rw 0 0\nhost:/x {place} nfs4 rw 0 0\nproc /proc proc rw 0 0\n"
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda self: mounts if str(self) == "/proc/mounts" else read(self)
+    )
+    Study(tmp_path / "near.db").close()
+    with pytest.warns(NetworkFolderWarning, match=r"in a network folder \(nfs4\).* local disk"):
+        Study(folder / "study.db").close()
+    Study(folder / "study.db", readonly=True).close()
+
 
 WRITER = """
 with Study(path) as study:

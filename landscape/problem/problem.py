@@ -35,7 +35,6 @@ from landscape.problem._parameters import ParameterSpace, is_dtensor, whole_of
 from landscape.problem.data import move
 from landscape.problem.digest import Content
 from landscape.problem.losses import Loss, NormalisedLogits, count_examples, make_loss
-from landscape.processes import split_of
 from landscape.randomness import forked_rng
 from landscape.results import Provenance, Signature
 
@@ -377,7 +376,6 @@ class Problem:
             parameters=self.parameters,
             loss=self.loss.name,
             signature=signature,
-            processes=split_of(),
         )
 
     def _with(self, **attributes: Any) -> Problem:

@@ -119,7 +119,8 @@ class Provenance:
         parameters: pattern of the parameters that were explored; empty: all of them.
         loss: class and settings of the loss, or the name of its function; empty: not known.
         signature: what the problem computed; None: not known.
-        processes: what was split over how many processes; empty: measured by one.
+        processes: how many of a launcher shared the work, and which of points, data and
+            parameters; empty: one did it.
     """
 
     checkpoint: str

@@ -79,13 +79,18 @@ def from_record(
     return cls(**values)
 
 
+def provenance_from(value: Mapping[str, Any]) -> Provenance:
+    """Build a provenance again from its fields."""
+    numbers = value.get("signature")
+    signature = numbers and Signature(**{**numbers, "losses": tuple(numbers["losses"])})
+    return Provenance(**{**value, "signature": signature})
+
+
 def _typed(name: str, value: Any) -> Any:
     if name == "cost":
         return Cost(**value)
     if name == "provenance":
-        numbers = value.get("signature")
-        signature = numbers and Signature(**{**numbers, "losses": tuple(numbers["losses"])})
-        return Provenance(**value | {"signature": signature})
+        return provenance_from(value)
     if name == "checks":
         return tuple(Check(**check) for check in value)
     return tuple(value) if isinstance(value, list) else value

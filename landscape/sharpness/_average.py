@@ -218,29 +218,30 @@ def _averages(
     traces: list[tuple[float, float]] = []  # one serves all sizes
 
     def measure(work: Work, sigma: float) -> dict[str, Any]:
-        evaluator = work.evaluator
-        loss = evaluator.loss().value
-        require_finite(loss, problem)
+        evaluator, what = work.evaluator, f"average around {problem.name}"
         grid = work.grid((options.most, 2))
-        n_points = 2 * options.most if options.tune else 1
-        engine = Engine(evaluator, settled_plan(evaluator, grid, n_points=n_points))
-        done: dict[Index, Columns] = {} if grid is None else dict(grid.done)
+        with work.by_point(2 * options.most, grid):
+            loss = evaluator.loss().value
+            require_finite(loss, problem)
+            n_points = 2 * options.most if options.tune else 1
+            engine = Engine(evaluator, settled_plan(evaluator, grid, n_points=n_points))
+            done: dict[Index, Columns] = {} if grid is None else dict(grid.done)
 
-        def samples(indices: Sequence[Index]) -> list[Columns]:
-            return [{"loss": loss} for loss in losses_around(engine, draws, sigma, indices)]
+            def samples(indices: Sequence[Index]) -> list[Columns]:
+                return [{"loss": loss} for loss in losses_around(engine, draws, sigma, indices)]
 
-        def losses(n: int) -> FloatArray:
-            # Cut alike whatever is kept already and however many are asked for: a sample has
-            # other roundings in other company.
-            size = engine.plan.points
-            n_cut = min(-(-2 * n // size) * size, 2 * options.most)
-            indices = [(k // 2, k % 2) for k in range(n_cut)]
-            what = f"average around {problem.name}"
-            blocks = missing(indices, done, size=size, what=what, progress=run.progress)
-            resumable(blocks, samples, done=done, grid=grid)
-            return np.array([done[index]["loss"] for index in indices[: 2 * n]]).reshape(n, 2)
+            def losses(n: int) -> FloatArray:
+                # Cut alike whatever is kept already and however many are asked for: a sample has
+                # other roundings in other company.
+                size = engine.plan.points
+                n_cut = min(-(-2 * n // size) * size, 2 * options.most)
+                indices = [(k // 2, k % 2) for k in range(n_cut)]
+                shown: dict[str, Any] = {"what": what, "progress": run.progress}
+                blocks = missing(indices, done, grid=grid, size=size, **shown)
+                resumable(blocks, samples, done=done, grid=grid)
+                return np.array([done[index]["loss"] for index in indices[: 2 * n]]).reshape(n, 2)
 
-        rises, converged = _draw(losses, loss, options)
+            rises, converged = _draw(losses, loss, options)
         value, error, low, high = interval_of_mean(_of_pairs(rises))
         predicted, predicted_error = math.nan, math.nan
         if options.prediction:

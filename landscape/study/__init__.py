@@ -27,10 +27,12 @@ in the file itself (``.schema``, and the table ``about``).
 from __future__ import annotations
 
 from landscape.study._names import Name, choose_names
+from landscape.study.claims import claimed
 from landscape.study.codec import MAX_ARRAY_BYTES, ArrayNotStoredWarning, content_key
 from landscape.study.contrast import same_part, usual_part
 from landscape.study.file import APPLICATION_ID, SCHEMA_VERSION
 from landscape.study.grid import Grid, recording
+from landscape.study.merging import Merged, merge
 from landscape.study.store import Entry, Study
 
 __all__ = [
@@ -40,10 +42,13 @@ __all__ = [
     "ArrayNotStoredWarning",
     "Entry",
     "Grid",
+    "Merged",
     "Name",
     "Study",
     "choose_names",
+    "claimed",
     "content_key",
+    "merge",
     "recording",
     "same_part",
     "usual_part",

@@ -11,17 +11,20 @@ descriptor of it drops the locks that SQLite holds.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sqlite3
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from landscape.errors import StudyError
+from landscape.errors import NetworkFolderWarning, StudyError
 
 APPLICATION_ID = 0x4C534850  # "LSHP"; `file landscape.db` shows it
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 60.0
 
 # SQLite keeps these statements with their comments, so that `.schema` documents the file.
@@ -85,6 +88,16 @@ ADDED_IN_3 = (
     PRIMARY KEY (run, name)
 )""",
 )
+ADDED_IN_4 = (
+    """CREATE TABLE claims ( -- blocks of points that commands are measuring now
+    measurement INTEGER NOT NULL REFERENCES measurements (id) ON DELETE CASCADE,
+    i INTEGER NOT NULL, -- indices of the first point of the block
+    j INTEGER NOT NULL,
+    claimant TEXT NOT NULL, -- computer and number of the process
+    expires REAL NOT NULL, -- when others may take over, in seconds since 1970; put off meanwhile
+    PRIMARY KEY (measurement, i, j)
+)""",
+)
 _NAMES_BEFORE_2 = """INSERT OR REPLACE INTO names
     SELECT checkpoint, '', checkpoint_hash FROM measurements ORDER BY revision"""
 ABOUT = {
@@ -114,6 +127,10 @@ _REASONS = {
     "run the same command again to begin anew",
     "thread": "the study {path} was opened in another thread; open it in the one that uses it",
 }
+# File systems of network folders, as /proc/mounts names them.
+_NETWORK = re.compile(
+    "nfs|cifs|smb|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|fuse[.](sshfs|gluster)"
+)
 _EMPTY = "{path} is empty: nothing was measured into it yet; name another file"
 
 
@@ -147,6 +164,7 @@ class StudyFile:
             if readonly:
                 _open_for_reading(path).close()
             else:
+                _warn_of_network(path)
                 self.connection = _open_for_writing(path, create=create)
 
     @contextmanager
@@ -158,14 +176,19 @@ class StudyFile:
             yield stack.enter_context(_transaction(reader, "BEGIN"))
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Write in one transaction: all of it is in the file afterwards, or nothing."""
+    def writing(self, *, lasting: bool = True) -> Iterator[sqlite3.Connection]:
+        """Write in one transaction: all of it is in the file afterwards, or nothing.
+
+        What need not last survives a kill, but a power cut only once something else is written.
+        """
         writer = self._writer()
         if writer is None:
             msg = f"{self.path} was opened for reading only; open it without readonly=True to write"
             raise StudyError(msg)
-        with explained(self.path), _transaction(writer, "BEGIN IMMEDIATE") as connection:
-            yield connection
+        with explained(self.path):
+            writer.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
+            with _transaction(writer, "BEGIN IMMEDIATE") as connection:
+                yield connection
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -210,7 +233,28 @@ def _check_place(path: Path, *, create: bool) -> None:
         raise StudyError(msg)
 
 
-def _connect(path: Path, parameters: str) -> sqlite3.Connection:
+def _warn_of_network(path: Path) -> None:
+    """Say that files in network folders are not safe to write, where the system tells."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return
+    folder, found = path.resolve().parent, (Path("/"), "")
+    for _, place, kind, *_ in mounts:
+        at = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place))
+        if folder.is_relative_to(at) and len(at.parts) >= len(found[0].parts):
+            found = at, kind
+    if _NETWORK.match(found[1]):
+        msg = (
+            f"{path} is in a network folder ({found[1]}), where SQLite cannot keep processes "
+            "apart: a study can be damaged; write it on a local disk, and landscape merge what "
+            "several computers have measured"
+        )
+        warnings.warn(msg, NetworkFolderWarning, stacklevel=5)
+
+
+def connect(path: Path, parameters: str) -> sqlite3.Connection:
+    """Connect to a file that is known to be a study."""
     uri = f"{path.absolute().as_uri()}?{parameters}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     connection.row_factory = sqlite3.Row
@@ -237,15 +281,13 @@ def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
-    connection = _connect(path, "mode=rwc" if create else "mode=rw")
+    connection = connect(path, "mode=rwc" if create else "mode=rw")
     try:
         # Nothing may be written before it is certain that the file is ours.
         with _transaction(connection, "BEGIN"):
             version = _schema_version(connection, path)
         if not (version or create):
             raise StudyError(_EMPTY.format(path=path))
-        _switch_to_wal(connection)
-        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         with _transaction(connection, "BEGIN IMMEDIATE"):
             version = _schema_version(connection, path)
@@ -254,6 +296,7 @@ def _open_for_writing(path: Path, *, create: bool) -> sqlite3.Connection:
             elif version < SCHEMA_VERSION:
                 _upgrade(connection, version)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        _switch_to_wal(connection)  # last: before it, nobody sees a file without its tables
     except BaseException:
         connection.close()
         raise
@@ -275,7 +318,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _write_schema(connection: sqlite3.Connection) -> None:
-    for statement in (*SCHEMA, *ADDED_IN_2, *ADDED_IN_3):
+    for statement in (*SCHEMA, *ADDED_IN_2, *ADDED_IN_3, *ADDED_IN_4):
         connection.execute(statement)
     connection.executemany("INSERT INTO about VALUES (?, ?)", ABOUT.items())
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -284,7 +327,8 @@ def _write_schema(connection: sqlite3.Connection) -> None:
 
 def _upgrade(connection: sqlite3.Connection, version: int, create: str = "CREATE") -> None:
     """Add the tables that an older version lacks."""
-    for statement in (*(ADDED_IN_2 if version < 2 else ()), *ADDED_IN_3):
+    added = {2: ADDED_IN_2, 3: ADDED_IN_3, 4: ADDED_IN_4}
+    for statement in itertools.chain(*(tables for n, tables in added.items() if version < n)):
         connection.execute(statement.replace("CREATE", create, 1))
     if version < 2:
         connection.execute(_NAMES_BEFORE_2)
@@ -307,7 +351,7 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def _opened_to_read(path: Path, parameters: str) -> sqlite3.Connection:
-    connection = _connect(path, parameters)
+    connection = connect(path, parameters)
     try:
         with _transaction(connection, "BEGIN"):
             version = _schema_version(connection, path)

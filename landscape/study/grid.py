@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from landscape.errors import InvalidArgumentError, StudyError
+from landscape.study.claims import Claims
 from landscape.study.codec import dumps, loads
 from landscape.study.file import StudyFile
 
@@ -18,13 +19,15 @@ RECORD_SECONDS = 0.1  # how long points wait to be recorded together
 class Grid:
     """The points of one line or surface in a study file; made by `Study.grid`.
 
-    Several processes may record points of one grid at once. Whoever is first to record a point
-    wins, and the others are silently ignored: they measured the same thing. ``id`` is the number of
-    the measurement in the file, ``shape`` that of the points along x and y, (n, 1) for a line.
+    Several processes may record points of one grid at once, and ``claims`` tell what each of them
+    measures. Whoever is first to record a point wins, and the others are silently ignored: they
+    measured the same thing. ``id`` is the number of the measurement in the file, ``shape`` that of
+    the points along x and y, (n, 1) for a line.
     """
 
     def __init__(self, file: StudyFile, id: int, shape: tuple[int, int]) -> None:
         self._file, self.id, self.shape = file, id, shape
+        self.claims = Claims(file, id)
 
     @property
     def done(self) -> dict[tuple[int, int], dict[str, float]]:
@@ -105,7 +108,7 @@ def recording(grid: Grid | None) -> Iterator[Callable[[Points], None]]:
         grid: where to record; None: keep nothing.
 
     Yields:
-        The function to give points to, as `Grid.record_all` takes them.
+        The function to give points to, as `Grid.record_all` takes them; none: record what waits.
     """
     waiting: dict[tuple[int, int], Mapping[str, float]] = {}
     recorded = time.perf_counter()
@@ -119,10 +122,11 @@ def recording(grid: Grid | None) -> Iterator[Callable[[Points], None]]:
 
     def add(points: Points) -> None:
         waiting.update(points)
-        if time.perf_counter() - recorded >= RECORD_SECONDS:
+        if not points or time.perf_counter() - recorded >= RECORD_SECONDS:
             record()
 
-    try:
-        yield add
-    finally:
-        record()
+    with grid.claims.kept() if isinstance(grid, Grid) else nullcontext():
+        try:
+            yield add
+        finally:
+            record()

@@ -118,18 +118,19 @@ class Study:
         finished = {"status": "complete", "cost": dumps(cost), "record": dumps(scalars)}
         packed = list(map(pack, arrays.keys(), arrays.values()))
         with self._file.writing() as connection:
-            provenance = _registered(connection, result.provenance)
+            provenance = registered(connection, result.provenance)
             _set_name(connection, provenance.checkpoint, provenance.checkpoint_hash)
             key = content_key(result.kind, provenance, result.settings)
-            earlier = _row_of_key(connection, key)
+            earlier = row_of_key(connection, key)
             if earlier is not None:
                 name = loads(earlier["provenance"])["checkpoint"]
                 provenance = dataclasses.replace(provenance, checkpoint=name)
             row = _identity(result.kind, provenance, result.settings) | finished
             new = ", ".join(f"{c} = excluded.{c}" for c in (*row, "revision") if c != "key")
-            _insert(connection, row, f"DO UPDATE SET {new}")
-            number = int(_row_of_key(connection, key)["id"])
-            connection.execute("DELETE FROM arrays WHERE measurement = ?", (number,))
+            insert(connection, row, f"DO UPDATE SET {new}")
+            number = int(row_of_key(connection, key)["id"])
+            for table in ("arrays", "claims"):
+                connection.execute(f"DELETE FROM {table} WHERE measurement = ?", (number,))
             connection.executemany(
                 "INSERT INTO arrays VALUES (?, ?, ?, ?, ?)",
                 [(number, name, *parts) for name, parts in zip(arrays, packed, strict=True)],
@@ -151,7 +152,7 @@ class Study:
         """
         with self._file.reading() as connection:
             known = _identified(connection, provenance) or provenance
-            row = _row_of_key(connection, content_key(kind, known, settings))
+            row = row_of_key(connection, content_key(kind, known, settings))
             is_there = row is not None and row["status"] == "complete"
             return self._result(connection, row) if is_there else None
 
@@ -163,7 +164,7 @@ class Study:
             return known or provenance
         # A signature that is new is remembered.
         with self._file.writing() as connection:
-            return _registered(connection, provenance)
+            return registered(connection, provenance)
 
     def set_name(self, name: str, checkpoint_hash: str, path: str = "") -> None:
         """Remember the name of these weights, and their file's path; a file is renamed."""
@@ -384,9 +385,9 @@ class Study:
             with self._file.writing() as connection:
                 _set_name(connection, known.checkpoint, known.checkpoint_hash)
                 shape_if_new = "SET n_x = excluded.n_x, n_y = excluded.n_y WHERE n_x IS NULL"
-                _insert(connection, row, f"DO UPDATE {shape_if_new}")
+                insert(connection, row, f"DO UPDATE {shape_if_new}")
         with self._file.reading() as connection:
-            stored = _row_of_key(connection, row["key"])
+            stored = row_of_key(connection, row["key"])
         if stored is None:
             msg = f"{self.path} holds no points of this {kind}, and was opened for reading only"
             raise StudyError(msg)
@@ -510,7 +511,7 @@ def _identified(connection: sqlite3.Connection, provenance: Provenance) -> Prove
     return None
 
 
-def _registered(connection: sqlite3.Connection, provenance: Provenance) -> Provenance:
+def registered(connection: sqlite3.Connection, provenance: Provenance) -> Provenance:
     """Identify, and remember a signature that is new."""
     identified = _identified(connection, provenance) or provenance
     if provenance.signature is not None:
@@ -550,7 +551,8 @@ def _rename(connection: sqlite3.Connection, path: str, new: str) -> None:
             )
 
 
-def _insert(connection: sqlite3.Connection, row: Mapping[str, Any], on_conflict: str) -> None:
+def insert(connection: sqlite3.Connection, row: Mapping[str, Any], on_conflict: str) -> None:
+    """Insert a measurement, newer than all others; say what to do where its key is known."""
     columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
     connection.execute(
         f"INSERT INTO measurements ({columns}, revision) VALUES ({values},"
@@ -560,7 +562,8 @@ def _insert(connection: sqlite3.Connection, row: Mapping[str, Any], on_conflict:
     )
 
 
-def _row_of_key(connection: sqlite3.Connection, key: str) -> Any:
+def row_of_key(connection: sqlite3.Connection, key: str) -> Any:
+    """Return the measurement of a key, if there is one."""
     return connection.execute("SELECT * FROM measurements WHERE key = ?", (key,)).fetchone()
 
 

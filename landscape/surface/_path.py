@@ -170,7 +170,6 @@ def path(
             others = [other] if held is None else [other, held]
             entered = [stack.enter_context(Evaluator(p, seed=seed)) for p in others]
             at_end = entered[0]
-            ends = (_plain(evaluator), _plain(at_end))
             along = straight
             losses: FloatArray = np.empty(0)
             if curve != "linear":
@@ -190,14 +189,11 @@ def path(
                     found |= held_out_columns(loss, held.split)
                 return found
 
-            columns = one_by_one(
-                len(ts),
-                point,
-                grid=work.grid((len(ts), 1)),
-                what=f"path from {problem.name}",
-                progress=progress,
-            )
-            evaluator.passes["forwards"] += sum(e.passes["forwards"] for e in entered)
+            grid, what = work.grid((len(ts), 1)), f"path from {problem.name}"
+            with work.by_point(len(ts), grid):
+                ends = (_plain(evaluator), _plain(at_end))
+                columns = one_by_one(len(ts), point, grid=grid, what=what, progress=progress)
+                evaluator.passes["forwards"] += sum(e.passes["forwards"] for e in entered)
             return {
                 "t": ts,
                 "loss": columns.pop("loss"),
@@ -212,7 +208,6 @@ def path(
                 "statistics": which,
                 "held_out": "" if held is None else held.split,
                 "training_losses": losses,
-                "cost": evaluator.cost,
             }
 
     # Points and training have bars of their own.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,15 +41,15 @@ from landscape.measurement import (
     check_pair,
     error_of_difference,
     identity_of,
+    missing,
     resumable,
     settled_plan,
 )
 from landscape.problem import Problem
 from landscape.problem.digest import Content
 from landscape.processes import share
-from landscape.progress import progress_bar
 from landscape.randomness import whole_seed
-from landscape.results import Cost, FloatArray
+from landscape.results import FloatArray
 from landscape.study import Study
 from landscape.surface._directions import Direction, Plane
 
@@ -235,6 +235,7 @@ class Points:
         self._seed, self._stack = seed, stack
         self.shape = len(coordinates[0]), len(coordinates[1])
         self._grid = work.grid(self.shape)
+        stack.enter_context(work.by_point(math.prod(self.shape), self._grid))
         self.columns: dict[Index, Columns] = {} if self._grid is None else dict(self._grid.done)
         self._is_line = isinstance(where, Direction)
         self._origin = self._evaluator.loss(keep=self._is_line)
@@ -258,13 +259,6 @@ class Points:
         none = self._options.statistics == "recalibrated" and not normalisers(self._problem.model)
         return "frozen" if none else self._options.statistics
 
-    @property
-    def cost(self) -> Cost:
-        """What all evaluators have spent together."""
-        own = self._evaluator.cost
-        forwards = own.forwards + sum(other.passes["forwards"] for other in self._others)
-        return Cost(forwards=forwards, seconds=own.seconds)
-
     def measure(self, indices: Sequence[Index]) -> list[float]:
         """Measure what is missing of some points; return the losses."""
         resumable(self._blocks(indices), self._measure, done=self.columns, grid=self._grid)
@@ -272,6 +266,9 @@ class Points:
 
     def fields(self) -> dict[str, Any]:
         """Return the fields that lines and surfaces share; NaN where nothing was measured."""
+        precision_error = self._precision_error()
+        spent = sum(other.passes["forwards"] for other in self._others)
+        self._evaluator.passes["forwards"] += spent
         arrays: dict[str, FloatArray] = {}
         for index, values in self.columns.items():
             for name, value in values.items():
@@ -284,8 +281,7 @@ class Points:
             "statistics": self.statistics,
             "engine": str(self.engine.plan),
             "precision": self._options.precision,
-            "precision_error": self._precision_error(),
-            "cost": self.cost,
+            "precision_error": precision_error,
         }
 
     def _precision_error(self) -> float:
@@ -318,15 +314,19 @@ class Points:
         # A part of a chunk that is missing after a kill is measured with the whole of it: in
         # another company a point would have other roundings. Blocks of chunks have none.
         size = 1 if self.statistics != "frozen" else max(1, self.engine.plan.points)
-        every = [indices[k : k + size] for k in range(0, len(indices), size)]
-        chunks = [chunk for chunk in every if any(index not in self.columns for index in chunk)]
         what = f"{'line' if self.shape[1] == 1 else 'surface'} of {self._problem.name}"
-        left = iter(progress_bar(chunks, what=what, total=len(chunks), show=self._progress))
+        shown: dict[str, Any] = {"what": what, "progress": self._progress}
+        left = missing(indices, self.columns, grid=self._grid, size=size, **shown)
         most = max(1, min(_BLOCK, _BLOCK_TERMS // self._problem.batches.n_examples) // size)
-        while block := list(islice(left, self._n_at_once)):
+        block, n = list[Index](), 0
+        for chunk in chain(left, [[]]):  # an empty one ends a block
+            block, n = [*block, *chunk], n + bool(chunk)
+            if chunk and n < self._n_at_once:
+                continue
             started = time.perf_counter()
-            yield [index for chunk in block for index in chunk]
-            seconds = (time.perf_counter() - started) / len(block)
+            yield block
+            seconds = (time.perf_counter() - started) / max(n, 1)
+            block, n = [], 0
             quick = most if share() else int(min(most, _BLOCK_SECONDS / max(seconds, 1e-9)))
             together = self.statistics == "frozen" and not self._is_large
             self._n_at_once = max(1, quick) if together else 1

@@ -10,7 +10,7 @@ from landscape.errors import InvalidArgumentError
 from landscape.evaluate import Evaluator
 from landscape.measurement import Columns, Run, Work, one_by_one
 from landscape.problem import Problem, check_problem
-from landscape.results import Cost, Trajectory
+from landscape.results import Trajectory
 from landscape.study import Study
 from landscape.surface._directions import Plane
 from landscape.surface._planes import Checkpoint, Reading, project, reader
@@ -78,13 +78,11 @@ def trajectory(
 
     def measure(work: Work) -> dict[str, Any]:
         evaluator, read = work.evaluator, reader(problem, **reading)
-        origin_loss, forwards = evaluator.loss().value, 0
 
         def losses(i: int) -> Columns:
-            nonlocal forwards
             with Evaluator(read(checkpoints[i]), seed=seed) as at_checkpoint:
                 loss = at_checkpoint.loss()
-                forwards += at_checkpoint.passes["forwards"]
+                evaluator.passes["forwards"] += at_checkpoint.passes["forwards"]
             x, y = projection.coordinates[i].tolist()
             projected = evaluator.loss(plane.at(evaluator.origin, x, y))
             return {
@@ -96,7 +94,10 @@ def trajectory(
 
         m = len(checkpoints)
         what = f"run beside {problem.name}"
-        columns = one_by_one(m, losses, grid=work.grid((m, 1)), what=what, progress=progress)
+        grid = work.grid((m, 1))
+        with work.by_point(m, grid):
+            origin_loss = evaluator.loss().value
+            columns = one_by_one(m, losses, grid=grid, what=what, progress=progress)
         return {
             "run": run,
             "names": labels,
@@ -109,9 +110,6 @@ def trajectory(
             "direction_norms": (plane.x.norm, plane.y.norm),
             "cosine": plane.cosine,
             "origin_loss": origin_loss,
-            "cost": Cost(
-                forwards=evaluator.passes["forwards"] + forwards, seconds=evaluator.cost.seconds
-            ),
         }
 
     frame = Run(study=study, seed=seed, progress=False)  # the checkpoints have a bar of their own
