@@ -57,6 +57,7 @@ class Monitor:
         measures: some of ``loss``, ``eigs``, ``update-sharpness`` and ``batch-sharpness``; or
             functions (problem) → record by a name.
         batch_size: of the batch sharpness, at most the examples of the probe.
+        n_batches: how many batches it is the mean over.
         log: called with the numbers by name after each measurement, such as ``wandb.log``.
         seed: of the random vectors.
 
@@ -79,6 +80,7 @@ class Monitor:
         budget: float | None = None,
         measures: tuple[str, ...] | Mapping[str, Callable[[Problem], Result]] = MEASURES[:3],
         batch_size: int = 1,
+        n_batches: int = 64,
         log: Callable[[dict[str, float]], object] | None = None,
         seed: int = 0,
     ) -> None:
@@ -87,6 +89,7 @@ class Monitor:
         self.every, self.seed = whole("every", every, least=1), seed
         self.budget = None if budget is None else positive("budget", budget)
         self._size = whole("batch_size", batch_size, least=1)
+        self._n_batches = n_batches
         own = {"loss": self._loss, "eigs": self._eigs, "update-sharpness": self._update}
         own["batch-sharpness"] = self._batches
         if isinstance(measures, Mapping):
@@ -220,7 +223,8 @@ class Monitor:
         return update_sharpness(problem, update, lr=lr, seed=self.seed, progress=False)
 
     def _batches(self, problem: Problem) -> Result:
-        return batch_sharpness(problem, self._size, seed=self.seed, progress=False)
+        size, n = self._size, self._n_batches
+        return batch_sharpness(problem, size, n_batches=n, seed=self.seed, progress=False)
 
 
 def _without_autocast() -> AbstractContextManager[object]:
