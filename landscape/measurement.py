@@ -316,7 +316,9 @@ def settled_plan(
     """Choose how to evaluate many points, or go on as the study notes that it was begun."""
     noted = None if grid is None else grid.settled
     if noted is None:
-        noted = agreed(choose_plan(evaluator, n_points=n_points, compile=compile).settings())
+        noted = agreed(
+            lambda: choose_plan(evaluator, n_points=n_points, compile=compile).settings()
+        )
         noted = noted if grid is None else grid.settle(noted)
     return Plan.of(noted)
 

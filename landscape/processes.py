@@ -311,11 +311,12 @@ def pooling(here: Share) -> Iterator[Pool]:
         _POOL.reset(tokens[1])
 
 
-def agreed(value: T) -> T:
-    """Return the value of the first process that measures with this one."""
-    found = pool()
-    here = together() if found is None else found.here
-    return value if here is None else here.of_first(value)
+def agreed(find: Callable[[], T]) -> T:
+    """Return what the first process finds; where they share the data, all take part in it."""
+    found, here = pool(), together()
+    if found is not None:
+        return found.here.of_first(find() if found.here.is_first else None)  # type: ignore[return-value]
+    return find() if here is None else here.of_first(find())
 
 
 @contextmanager
