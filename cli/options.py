@@ -83,6 +83,10 @@ class CommonOptions:
 
     checkpoints: tuple[CheckpointFile, ...]
     problem: str
+    data: tuple[str, ...]
+    head: str | None
+    length: int | None
+    examples: int | None
     split: str
     params: tuple[str, ...]
     mode: str
@@ -129,7 +133,29 @@ class CommonOptions:
         from landscape.problem import load_task
 
         use_threads(self.threads)
-        return load_task(self.problem)
+        return load_task(self.problem, **self._of_library)
+
+    @property
+    def _of_library(self) -> dict[str, Any]:
+        """What the formats of libraries take, as far as it was given."""
+        named = (text.partition("=") for text in self.data)
+        files = dict((name, file) if equals else (self.split, name) for name, equals, file in named)
+        given: dict[str, Any] = {
+            "data": files,
+            "task": self.head,
+            "length": self.length,
+            "examples": self.examples,
+        }
+        if self.problem.startswith("lightning:"):
+            given["checkpoint"] = self.files[0] if self.files else ""
+            given["unsafe_pickle"] = self.unsafe_pickle
+        else:
+            given["adapter"] = self._adapter_alone
+        return {name: value for name, value in given.items() if value}
+
+    @property
+    def _adapter_alone(self) -> bool:
+        return self.problem.startswith("hf:") and self.params == ("adapter",)
 
     def base_problem(self, split: str | None = None) -> Problem:
         """Build the problem at freshly initialised weights."""
@@ -152,15 +178,19 @@ class CommonOptions:
 
     def problems(self) -> dict[str, Problem]:
         """Put the problem at every checkpoint; all are read before the first is measured."""
-        if not self.files:
+        checkpoints = self.checkpoints
+        if not checkpoints and self.task.checkpoint:
+            checkpoints = (CheckpointFile(self.task.checkpoint),)
+        files = [checkpoint.file for checkpoint in checkpoints]
+        if not files:
             msg = "Missing argument '[NAME=]CHECKPOINT...'."
             raise click.UsageError(msg)
-        if len({*map(os.path.abspath, self.files)}) < len(self.files):
-            msg = f"a checkpoint is named twice: {' '.join(self.files)}"
+        if len({*map(os.path.abspath, files)}) < len(files):
+            msg = f"a checkpoint is named twice: {' '.join(files)}"
             raise InvalidArgumentError(msg)
         base = self._selected(self.base_problem())
-        problems = [base.at(file, **self.reading) for file in self.files]
-        names = names_in(self.study, problems, [file.name for file in self.checkpoints])
+        problems = [base.at(file, **self.reading) for file in files]
+        names = names_in(self.study, problems, [file.name for file in checkpoints])
         hashes = [problem.checkpoint_hash for problem in problems]
         for equal in equal_weights(zip(names, hashes, strict=True)):
             same = f"{', '.join(equal[:-1])} and {equal[-1]} hold the same weights"
@@ -190,7 +220,7 @@ class CommonOptions:
             study.set_run(run, dict(zip(named, map(float, places), strict=True)))
 
     def _selected(self, problem: Problem) -> Problem:
-        return problem.only(*self.params) if self.params else problem
+        return problem.only(*self.params) if self.params and not self._adapter_alone else problem
 
 
 def is_study(path: str) -> bool:
@@ -324,19 +354,46 @@ problem_option = _problem_option(
     metavar="FILE|NAME",
     type=_ProblemType(),
     required=True,
-    help="Python file with model(), data(split) and loss; or a built-in name (digits, "
-    "mnist1d-mlp, …). landscape init writes such a file.",
+    help="Python file with model(), data(split) and loss (landscape init writes one); a built-in "
+    "name (digits, mnist1d-mlp, …); hf:FOLDER of a model of Hugging Face, with --data; or "
+    "lightning:package.Module[,package.DataModule] of a .ckpt file.",
 )
 _COMMON = (
     click.argument("checkpoints", nargs=-1, type=CheckpointType(), metavar="[NAME=]CHECKPOINT..."),
     problem_option,
+    _problem_option(
+        "--data",
+        multiple=True,
+        metavar="[SPLIT=]FILE",
+        help="Data of hf:FOLDER: token ids (.bin of 16 or 32 bits, .npy), text and label (.csv, "
+        ".jsonl), or a folder of datasets. A FILE without a name is that of --split.",
+    ),
+    _problem_option(
+        "--task",
+        "head",
+        metavar="TASK",
+        help="Task of hf:FOLDER: causal-lm, masked-lm, sequence-classification or "
+        "token-classification.  [default: that of the model's head]",
+    ),
+    _problem_option(
+        "--length",
+        type=click.IntRange(min=2),
+        help="Tokens of a sequence of --data, at most.  [default: what the model takes, 1024 at "
+        "most]",
+    ),
+    _problem_option(
+        "--examples",
+        type=click.IntRange(min=1),
+        help="Rows or sequences of --data that are read, spread evenly.  [default: all rows, 256 "
+        "sequences of token ids]",
+    ),
     _problem_option("--split", default="train", help="Split of the data."),
     _problem_option(
         "--params",
         multiple=True,
         metavar="PATTERN",
         help="Explore only parameters or modules with matching names (* and ? allowed); may be "
-        "repeated.",
+        "repeated. adapter: that of hf:FOLDER, which is merged into its base otherwise.",
     ),
     _problem_option(
         "--mode",

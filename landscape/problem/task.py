@@ -11,6 +11,7 @@
 The loss gets what ``model(inputs)`` returned; a loss module of torch takes a tensor, or the logits
 of a Hugging Face output. A tuple, list or mapping of inputs is taken apart where ``forward`` takes
 so many arguments, or names them. The data modules in `landscape.tasks` have exactly that form.
+What the libraries in `LIBRARIES` write needs no file: ``hf:FOLDER``, ``lightning:package.Module``.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ from typing import Any
 
 from torch import nn
 
-from landscape.errors import LandscapeError, ProblemError, did_you_mean
+from landscape.errors import InvalidArgumentError, LandscapeError, ProblemError, did_you_mean
 from landscape.problem.problem import Problem
 from landscape.randomness import forked_rng
 from landscape.tasks import PROBLEMS
 
 _OPTIONAL: dict[str, Any] = dict.fromkeys(("loss", "batch_loss", "examples"))
 _OPTIONAL |= {"metrics": {}, "batch_axis": 0}
+LIBRARIES = {
+    "hf": ("_hugging_face", ("data", "task", "length", "examples", "adapter")),
+    "lightning": ("_lightning", ("checkpoint", "unsafe_pickle")),
+}
+"""Beginnings of the names of problems that a library has written: module, and options of each."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Task:
     file: str
     examples: Callable[[Any], int] | None = None
     batch_axis: Any = 0
+    checkpoint: str = ""  # that the problem names itself
 
     def problem(self, *, split: str = "train", seed: int = 0, **options: Any) -> Problem:
         """Build the problem, its model with initial weights that the seed draws."""
@@ -68,22 +75,40 @@ def load_problem(path: str | Path, *, split: str = "train", **options: Any) -> P
     """Read a problem file and build its problem.
 
     Args:
-        path: a Python file, a module's dotted name, or the name of a built-in problem.
+        path: a Python file, a module's dotted name, or the name of a built-in problem;
+            ``hf:FOLDER`` for a folder of ``save_pretrained``, of the Trainer or of a PEFT adapter;
+            ``lightning:package.Module`` or ``lightning:package.Module,package.DataModule``.
         split: which part of the data.
-        **options: ``device``, ``dtype``, ``seed`` and the other options of `Problem`.
+        **options: ``device``, ``dtype``, ``seed`` and the other options of `Problem`. With ``hf:``
+            also ``data`` (a file, or one for each split by name), ``task`` (see
+            `Problem.from_transformers`), ``length`` (tokens of a sequence at most), ``examples``
+            (how many are read, spread evenly) and ``adapter`` (explore it alone; False: merged into
+            its base). With ``lightning:`` also ``checkpoint`` (the file with the
+            hyper-parameters) and ``unsafe_pickle``.
 
     Returns:
-        The problem, its model with freshly initialised weights.
+        The problem, its model with freshly initialised weights, or those that a library wrote.
 
     Raises:
         ProblemError: if the file is missing, fails, or lacks a name.
     """
-    return load_task(path).problem(split=split, **options)
+    names = {name for _, known in LIBRARIES.values() for name in known} & options.keys()
+    task = load_task(path, **{name: options.pop(name) for name in names})
+    return task.problem(split=split, **options)
 
 
-def load_task(path: str | Path) -> Task:
+def load_task(path: str | Path, **library: Any) -> Task:
     """Read a problem file, as `load_problem` does, and return what it says."""
     text, file = str(path), Path(path)
+    prefix, _, rest = text.partition(":")
+    module_name, known = LIBRARIES.get(prefix, ("", ()))
+    if unknown := sorted(library.keys() - set(known)):
+        goes = "; ".join(f"{p}: takes {', '.join(names)}" for p, (_, names) in LIBRARIES.items())
+        msg = f"the problem {text} has no {', '.join(unknown)} to choose ({goes})"
+        raise InvalidArgumentError(msg)
+    if module_name:
+        reader = importlib.import_module(f"landscape.problem.{module_name}")
+        return reader.library_task(rest, **library)  # type: ignore[no-any-return]
     if text in PROBLEMS:
         module, network = PROBLEMS[text]
         return dataclasses.replace(_task(module, text), model=network)
@@ -146,10 +171,8 @@ def _run(file: Path) -> ModuleType:
 
 
 def _import(name: str) -> ModuleType:
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)  # as `python -m` does
     with users_code(name):
-        spec = _spec_of(name)
+        spec = importable(name)
     if spec is None:
         near = did_you_mean(name, PROBLEMS, most=1)
         msg = (
@@ -161,7 +184,10 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _spec_of(name: str) -> ModuleSpec | None:
+def importable(name: str) -> ModuleSpec | None:
+    """Find a module by its dotted name, also in the working directory; None: there is none."""
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)  # as `python -m` does
     if name.startswith("."):
         return None
     try:
