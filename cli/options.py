@@ -133,24 +133,22 @@ class CommonOptions:
         from landscape.problem import load_task
 
         use_threads(self.threads)
-        return load_task(self.problem, **self._of_library)
+        return load_task(self.problem)
 
     @property
     def _of_library(self) -> dict[str, Any]:
         """What the formats of libraries take, as far as it was given."""
-        named = (text.partition("=") for text in self.data)
-        files = dict((name, file) if equals else (self.split, name) for name, equals, file in named)
+        data = [CheckpointType().convert(text, None, None) for text in self.data]
         given: dict[str, Any] = {
-            "data": files,
+            "data": {part.name or self.split: part.file for part in data},
             "task": self.head,
             "length": self.length,
             "examples": self.examples,
+            "adapter": self._adapter_alone,
         }
         if self.problem.startswith("lightning:"):
             given["checkpoint"] = self.files[0] if self.files else ""
             given["unsafe_pickle"] = self.unsafe_pickle
-        else:
-            given["adapter"] = self._adapter_alone
         return {name: value for name, value in given.items() if value}
 
     @property
@@ -159,15 +157,21 @@ class CommonOptions:
 
     def base_problem(self, split: str | None = None) -> Problem:
         """Build the problem at freshly initialised weights."""
-        return self.task.problem(
-            split=split or self.split,
-            seed=self.seed,
-            device=self.device,
-            dtype=self.dtype,
-            mode=self.mode,
-            freeze_data=self.freeze_data,
-            batch_size=self.batch_size,
-        )
+        from landscape.problem import load_problem
+
+        options: dict[str, Any] = {
+            "split": split or self.split,
+            "seed": self.seed,
+            "device": self.device,
+            "dtype": self.dtype,
+            "mode": self.mode,
+            "freeze_data": self.freeze_data,
+            "batch_size": self.batch_size,
+        }
+        if self._of_library or self.problem.startswith(("hf:", "lightning:")):
+            use_threads(self.threads)
+            return load_problem(self.problem, **options, **self._of_library)
+        return self.task.problem(**options)
 
     def held_out(self, split: str | None) -> Problem | None:
         """Build the problem on another split, for ``--held-out``."""
@@ -179,8 +183,9 @@ class CommonOptions:
     def problems(self) -> dict[str, Problem]:
         """Put the problem at every checkpoint; all are read before the first is measured."""
         checkpoints = self.checkpoints
-        if not checkpoints and self.task.checkpoint:
-            checkpoints = (CheckpointFile(self.task.checkpoint),)
+        if not checkpoints and self.problem.startswith("hf:"):
+            folder = self.problem.removeprefix("hf:")
+            checkpoints = (CheckpointFile(folder if Path(folder).is_dir() else self.problem),)
         files = [checkpoint.file for checkpoint in checkpoints]
         if not files:
             msg = "Missing argument '[NAME=]CHECKPOINT...'."

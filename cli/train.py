@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape.errors import DataError, InvalidArgumentError, NonFiniteError
+from landscape.errors import DataError, NonFiniteError
 
 from .library_options import library_options
 from .options import names_in, problem_option, study_option
@@ -78,14 +78,10 @@ def command(
       landscape train --problem mnist1d-mlp --optimizer adamw --label-noise 0.2 -o noisy.safetensors
     """
     from landscape.problem import load_task
-    from landscape.problem.task import LIBRARIES
     from landscape.study import Study
     from landscape.training import check_checkpoint_path, save_checkpoint, train
 
     _refuse_idle(settings["optimizer"], settings["base"])
-    if problem.partition(":")[0] in LIBRARIES:
-        msg = f"{problem} is measured, and trained by its own library; landscape train takes a file"
-        raise InvalidArgumentError(msg)
     use_threads(threads)
     task = load_task(problem)
     if threads == AUTO:  # asked for: a training reads nothing but what it trains on

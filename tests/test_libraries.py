@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import landscape as ls
 from landscape.errors import (
     CheckpointError,
+    DataError,
     InvalidArgumentError,
     LandscapeError,
     LossError,
@@ -273,7 +274,7 @@ def test_each_split_has_its_file(run: Any) -> None:
     assert ran.code == 0, ran.err  # a file without a name is of the split that is measured
     ran = run("loss", *options, "--data", "train=tokens.bin", "--split", "test")
     assert ran.code == 2
-    assert "no data of the split 'test': give --data test=FILE" in ran.err
+    assert "has no data of the split 'test': give --data test=FILE" in ran.err
 
 
 def test_what_libraries_take_is_refused_elsewhere(here: Path, run: Any) -> None:
@@ -281,8 +282,8 @@ def test_what_libraries_take_is_refused_elsewhere(here: Path, run: Any) -> None:
     assert ran.code == 2
     assert "the problem task.py has no data to choose (hf: takes data, task" in ran.err
     ran = run("train", "--problem", "hf:x", "-o", "x.pt")
-    assert ran.code == 2
-    assert "is measured, and trained by its own library" in ran.err
+    assert ran.code == 1
+    assert "hf:x is measured, and trained by its own library: give a" in ran.err
 
 
 # Adapters of PEFT
@@ -507,7 +508,11 @@ def test_one_command_measures_a_checkpoint_of_lightning(lit: Any, run: Any) -> N
     assert ran.code == 0, ran.err
     ran = run("loss", "--problem", "lightning:lit_module.Module")
     assert ran.code == 2
-    assert "needs a .ckpt file, which holds the hyper-parameters" in ran.err
+    assert "Missing argument '[NAME=]CHECKPOINT...'" in ran.err
+    with pytest.raises(
+        InvalidArgumentError, match=r"needs a .ckpt file, which holds the hyper-par"
+    ):
+        ls.load_problem("lightning:lit_module.Module")
 
 
 @LIT
@@ -562,3 +567,227 @@ def test_hyper_parameters_that_would_run_code_are_refused(lit: Any) -> None:
     torch.save({"state_dict": saved["state_dict"]}, "plain.pt")
     with pytest.raises(CheckpointError, match="is no checkpoint of Lightning"):
         ls.load_problem("lightning:lit_module.Module,lit_module.Data", checkpoint="plain.pt")
+
+
+# What cannot be read of a folder
+
+
+Spoil = Callable[[Path, Path], dict[str, Any]]
+
+
+def without(name: str) -> Spoil:
+    def spoil(where: Path, data: Path) -> dict[str, Any]:
+        for file in where.glob(name):
+            file.unlink()
+        return {}
+
+    return spoil
+
+
+def with_config(**settings: Any) -> Spoil:
+    def spoil(where: Path, data: Path) -> dict[str, Any]:
+        held = json.loads((where / "config.json").read_text())
+        (where / "config.json").write_text(json.dumps(held | settings))
+        return {}
+
+    return spoil
+
+
+def with_data(name: str, text: str, **options: Any) -> Spoil:
+    def spoil(where: Path, data: Path) -> dict[str, Any]:
+        data.with_name(name).write_text(text)
+        return {"data": data.with_name(name), **options}
+
+    return spoil
+
+
+def with_ids(name: str, ids: list[int], dtype: str = "<u2", **options: Any) -> Spoil:
+    def spoil(where: Path, data: Path) -> dict[str, Any]:
+        made = np.array(ids, dtype)
+        np.save(data.with_name(name), made) if name[-1] == "y" else made.tofile(
+            data.with_name(name)
+        )
+        return {"data": data.with_name(name), **options}
+
+    return spoil
+
+
+def options_of(**options: Any) -> Spoil:
+    return lambda where, data: options
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without("config.json"), "holds no config.json: give a folder of save_pre"),
+        (without("*.safetensors"), r"is not read by its library: OSError: .*model"),
+        (without("[tv]*"), "hold no tokenizer: write it there by tokenizer.save_p"),
+        (with_config(n_embd=8), "is not read by its library: RuntimeError"),
+        (with_config(n_layer=3), r"holds no weights for .*h\.2\.attn.* GPT2LMHead"),
+        (with_config(architectures=["T5Model"]), "T5Model.* has no head whose task is"),
+        (with_config(architectures=None), "no architectures.* has no head whose task"),
+        (
+            with_config(auto_map={"AutoModelForCausalLM": "own.Mine"}, model_type="mine"),
+            "is not read by its library: ValueError",
+        ),
+        (
+            options_of(task="token-classification"),
+            r"GPT2LMHeadModel.* has a head for causal-lm, not for token-classification: leave",
+        ),
+        (options_of(task="causal"), "unknown task 'causal' .*causal-lm"),
+        (options_of(adapter=True), "holds no adapter"),
+        (options_of(data=None), "has no data of the split 'train': give"),
+        (options_of(data={"test": "x"}), "no data of the split 'train'"),
+        (options_of(data="nothing.bin"), "no such file of data: nothing.bin"),
+        (options_of(checkpoint="x"), "has no checkpoint to choose"),
+        (with_data("t.csv", "txet\na b\n"), r"no column 'text' \(nearest: txet\); its col"),
+        (with_data("t.csv", "text\n"), "t.csv has no rows"),
+        (with_data("t.txt", "a b"), "data are a .bin or .npy file of token ids, a .csv"),
+        (with_ids("t.bin", [1, 2, 3]), "holds 3 tokens, and a sequence has 16: give --l"),
+        (with_ids("t.bin", [1, 2, 3, 400] * 4), r"outside of the model's 19 .*: 400; are"),
+        (with_ids("t.npy", [1, 2, 3, -4] * 4, "<i8"), r"outside of the model's 19 .*: -4"),
+        (with_ids("t.bin", [1, 2, 3, 4] * 4, "<u4"), "every second token .* is 0: it is"),
+    ],
+)
+def test_what_is_wrong_in_a_folder_or_its_data(
+    spoil: Spoil, message: str, folder: Any, tmp_path: Path
+) -> None:
+    where = folder("GPT2LMHeadModel")
+    options = {"data": rows(tmp_path / "text.csv", text=TEXTS)} | spoil(where, tmp_path / "data")
+
+    def measure() -> None:
+        _ = ls.load_problem(f"hf:{where}", **options).batches
+
+    with pytest.raises(LandscapeError, match=message):
+        measure()
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "message"),
+    [
+        ("Sequence", {"lable": [0]}, r"no column 'label' \(nearest: lable\); its columns are text"),
+        ("Sequence", {"label": ["maybe"]}, "unknown label 'maybe'.*; known: LABEL_0, LABEL_1"),
+        ("Sequence", {"label": [2]}, "labels out of range: the model has 2 outputs"),
+        ("Token", {"label": [0]}, "token-classification needs lists of words"),
+        ("Token", {"text": [["a"]], "label": [[2]]}, "labels outside of the model's 2"),
+    ],
+)
+def test_labels_that_do_not_fit(
+    kind: str, columns: dict[str, Any], message: str, folder: Any, tmp_path: Path
+) -> None:
+    where = folder(f"BertFor{kind}Classification")
+    file = rows(tmp_path / "text.jsonl", **{"text": ["a b"], **columns})
+
+    def measure() -> None:
+        ls.evaluation(ls.load_problem(f"hf:{where}", data=file))
+
+    with pytest.raises(LandscapeError, match=message):
+        measure()
+    with pytest.raises(LandscapeError, match=r"holds no labels for .*: give a .csv or .jsonl"):
+        ls.load_problem(f"hf:{where}", data=tokens(tmp_path / "t.bin"))
+
+
+def test_a_base_of_an_adapter_that_is_not_there(adapter: Any, tmp_path: Path) -> None:
+    where = adapter("GPT2LMHeadModel")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    match = r"is an adapter of .*base, .*no such folder.*\. Write its folder into adapter_config"
+    with pytest.raises(CheckpointError, match=match):
+        ls.load_problem(f"hf:{where}", data="x.bin")
+
+
+# The hub
+
+
+def test_the_hub_is_asked_only_for_what_is_no_folder(
+    folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    where, file = folder("GPT2LMHeadModel"), tokens(tmp_path / "tokens.bin")
+    asked = []
+
+    def snapshot_download(name: str, *, revision: str | None, **options: Any) -> str:
+        asked.append((name, revision))
+        if name != "org/model":
+            raise OSError("no network\nat all")
+        return str(where)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    problem = ls.load_problem("hf:org/model@step10", data=file, length=8)
+    other = problem.at("hf:org/model")
+    assert asked == [("org/model", "step10"), ("org/model", None)]
+    assert problem.checkpoint_hash == other.checkpoint_hash
+    assert (problem.name, other.name) == ("model@step10", "model")
+    match = r"^org/none is no folder here, and is not had from the hub: no network$"
+    with pytest.raises(ProblemError, match=match):
+        ls.load_problem("hf:org/none", data=file)
+    asked.clear()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for name in ("run/checkpoint-7", "nowhere", "/no/such/folder"):
+        with pytest.raises(ProblemError, match="no such folder of a model"):
+            ls.load_problem(f"hf:{name}", data=file)
+    assert asked == []
+
+
+# In Python
+
+
+@pytest.mark.usefixtures("double_losses")
+@pytest.mark.parametrize("form", ["loader", "batches", "rows"])
+def test_a_model_of_transformers_with_its_data(form: str, transformers: Any) -> None:
+    torch.manual_seed(0)
+    model = network(transformers, "GPT2LMHeadModel").double()
+    ids = torch.randint(5, N_WORDS, (6, 7), generator=torch.Generator().manual_seed(0))
+    examples = [{"input_ids": row, "labels": row, "name": "x"} for row in ids]
+    data: Any = examples if form == "rows" else [{"input_ids": ids}]
+    if form == "loader":
+        data = torch.utils.data.DataLoader(examples, 4, shuffle=True)  # type: ignore[arg-type]
+    problem = Problem.from_transformers(model, data)
+    assert problem.batches.n_examples == 6
+    check(problem, lambda: model(input_ids=ids, labels=ids).loss)
+
+
+def test_a_model_with_another_loss_is_refused(transformers: Any) -> None:
+    class Regularised(transformers.GPT2LMHeadModel):  # type: ignore[name-defined, misc]
+        def forward(self, input_ids: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
+            output = super().forward(input_ids, labels=labels, **kwargs)
+            if labels is not None:
+                output.loss = output.loss + 0.1 * output.logits.square().mean()
+            return output
+
+    model = Regularised(network(transformers, "GPT2LMHeadModel").config)
+    model.lm_head.weight.data.mul_(10)
+    data = [{"input_ids": torch.tensor([[5, 6, 7]])}]
+    with pytest.raises(LossError, match=r"loss that Regularised .*, and not the .* of causal-lm"):
+        Problem.from_transformers(model, data)
+    with pytest.raises(ProblemError, match="expected a model of transformers, got a Linear"):
+        Problem.from_transformers(nn.Linear(3, 2), data)
+    with pytest.raises(InvalidArgumentError, match="has a head for causal-lm, not for masked-lm"):
+        Problem.from_transformers(model, data, task="masked-lm")
+    bert = network(transformers, "BertForMaskedLM")
+    with pytest.raises(DataError, match="a batch has no labels, only input_ids: masked-lm needs"):
+        Problem.from_transformers(bert, data)
+    with pytest.raises(DataError, match="a batch has no input_ids, only text: tokenise"):
+        Problem.from_transformers(bert, [{"text": ["a"]}])
+
+
+def test_a_folder_of_datasets(folder: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    where = folder("BertForSequenceClassification")
+    table = pytest.importorskip("pyarrow").table({"text": TEXTS, "label": [0, 1, 1, 0, 1]})
+    parts = {
+        split: datasets.Dataset(datasets.table.InMemoryTable(table[:n]), fingerprint=split)
+        for split, n in {"train": 5, "test": 3}.items()
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
+    parts["train"].save_to_disk(str(tmp_path / "one"))
+    csv = rows(tmp_path / "text.csv", text=TEXTS, label=[0, 1, 1, 0, 1])
+    found = [
+        ls.load_problem(f"hf:{where}", data=data).batches.fingerprint
+        for data in (csv, tmp_path / "one", tmp_path / "both")
+    ]
+    assert len(set(found)) == 1
+    files = {"test": tmp_path / "both"}
+    assert ls.load_problem(f"hf:{where}", data=files, split="test").batches.n_examples == 3
+    with pytest.raises(InvalidArgumentError, match="unknown split 'tset'"):
+        ls.load_problem(f"hf:{where}", data={"tset": tmp_path / "both"}, split="tset")

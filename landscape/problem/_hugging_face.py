@@ -6,9 +6,8 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
 from os import PathLike
@@ -33,7 +32,6 @@ from landscape.problem._live import preserved, unwrapped
 from landscape.problem._sequences import TASKS, Pairs, Reading, Rows, Source, in_order, library
 from landscape.problem.data import move
 from landscape.problem.problem import Problem
-from landscape.problem.task import Task
 from landscape.randomness import forked_rng
 
 _ON_THE_HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -88,7 +86,7 @@ def _check_own_loss(problem: Problem, reading: Reading, batch: Any) -> None:
     """Compare the loss that is measured with the model's own, of a few sequences."""
     model: Any = problem.model
     own = next(model.parameters())
-    few = {name: value[:_CHECKED] for name, value in batch.items() if torch.is_tensor(value)}
+    few = {name: value[:_CHECKED] for name, value in batch.items()}
     inputs, labels = move(reading.parts(few), own.device, own.dtype)
     pair = move(reading.pair(few), own.device, own.dtype)
     with preserved(model), forked_rng(0), _quietly():
@@ -97,7 +95,7 @@ def _check_own_loss(problem: Problem, reading: Reading, batch: Any) -> None:
         stated = model(**inputs, labels=labels).loss
     if stated is not None:
         computed = float(terms.total) / float(terms.weight) if terms.weight else math.nan
-        if math.isnan(stated) or math.isclose(stated, computed, rel_tol=1e-3, abs_tol=1e-3):
+        if math.isnan(stated) or math.isclose(stated, computed, rel_tol=1e-5, abs_tol=1e-5):
             return
         stated = f"{float(stated):.6g}, and not the {computed:.6g} of {reading.task}"
     msg = (
@@ -309,72 +307,36 @@ def _state_in(checkpoint: str | PathLike[str], *, task: str, adapter: bool) -> A
     return load_model(find_folder(where), task, adapter=adapter).state_dict()
 
 
-# What the command line names
-
-
-@dataclass(frozen=True)
-class _FolderTask(Task):
-    """The model in a folder, and files of data by split."""
-
-    read: Callable[[str], tuple[nn.Module, list[Any], str]] = field(kw_only=True)
-
-    def problem(self, *, split: str = "train", seed: int = 0, **options: Any) -> Problem:
-        """Build the problem at the weights of the folder."""
-        with forked_rng(seed):
-            model, rows, task = self.read(split)
-        stated: dict[str, Any] = {"task": task, "name": self.name, "split": split}
-        problem = transformers_problem(model, rows, **stated | options)
-        if hasattr(model, "peft_config"):
-            problem.parameters = "adapter"
-            problem.reader = partial(_state_in, task=task, adapter=True)
-        return problem
-
-
-def library_task(
+def library_problem(
     where: str,
     *,
+    split: str,
     data: str | PathLike[str] | Mapping[str, str | PathLike[str]] | None = None,
     task: str | None = None,
     length: int | None = None,
     examples: int | None = None,
     adapter: bool = False,
-) -> Task:
-    """Return the task of ``hf:FOLDER`` with a file of data, or one for each split."""
-    if not data:
+    **options: Any,
+) -> Problem:
+    """Build the problem of ``hf:FOLDER`` on a file of data, or one for each split."""
+    files = data if isinstance(data, Mapping) else {"train": data}
+    if not data or split not in files:
         msg = (
-            f"hf:{where} needs data: --data FILE (data=…), a .bin or .npy file of token ids, a "
-            ".csv or .jsonl file with text, or a folder of datasets' save_to_disk"
+            f"hf:{where} has no data of the split {split!r}: give --data {split}=FILE "
+            f"(data={{{split!r}: file}}), a .bin or .npy file of token ids, a .csv or .jsonl file "
+            "with text, or a folder of datasets"
         )
         raise InvalidArgumentError(msg)
-    files = data if isinstance(data, Mapping) else {"train": data}
     folder = find_folder(where)
-
-    def read(split: str) -> tuple[nn.Module, list[Any], str]:
-        if split not in files:
-            msg = f"no data of the split {split!r}: give --data {split}=FILE beside {[*files]}"
-            raise InvalidArgumentError(msg)
-        head = task_in(folder, task)
-        model = load_model(folder, head, adapter=adapter)
-        reading = reading_of(model, head)
-        settings = _settings(folder, "adapter_config.json")
-        places = [folder] if settings is None else [folder, _base_of(folder, settings)]
-        source = Source(
-            Path(files[split]).expanduser(),
-            reading,
-            cache(partial(_tokenizer, places)),
-            length,
-            examples,
-        )
-        return model, source.rows(split), head
-
-    return _FolderTask(
-        name=folder.name,
-        model=lambda: load_model(folder, task_in(folder, task), adapter=adapter),
-        data=lambda split: read(split)[1],
-        loss=None,
-        batch_loss=None,
-        metrics={},
-        file=str(folder),
-        checkpoint=where if Path(where).expanduser().is_dir() else f"hf:{where}",
-        read=read,
-    )
+    task = task_in(folder, task)
+    model = load_model(folder, task, adapter=adapter)
+    settings = _settings(folder, "adapter_config.json")
+    places = [folder] if settings is None else [folder, _base_of(folder, settings)]
+    file, tokenizer = Path(str(files[split])).expanduser(), cache(partial(_tokenizer, places))
+    rows = Source(file, reading_of(model, task), tokenizer, length, examples).rows(split)
+    stated: dict[str, Any] = {"task": task, "name": Path(where).name, "split": split}
+    problem = transformers_problem(model, rows, **stated | options)
+    if adapter:
+        problem.parameters = "adapter"
+        problem.reader = partial(_state_in, task=task, adapter=True)
+    return problem

@@ -6,8 +6,8 @@ import importlib
 import inspect
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -27,8 +27,7 @@ from landscape.errors import (
 from landscape.problem._formats import read_checkpoint
 from landscape.problem._sequences import in_order
 from landscape.problem.problem import Problem
-from landscape.problem.task import Task, importable, users_code
-from landscape.randomness import forked_rng
+from landscape.problem.task import importable, users_code
 
 # Of a split: the dataloader, the step, and the stage that its data are set up for.
 _SPLITS = {
@@ -85,55 +84,32 @@ def lightning_problem(
     return Problem(module, data=in_order(data), batch_loss=Step(step), **options)
 
 
-@dataclass(frozen=True)
-class _ModuleTask(Task):
-    """A module with hyper-parameters and dataloaders from a checkpoint."""
-
-    parts: Callable[[str], tuple[nn.Module, Any]] = field(kw_only=True)
-
-    def problem(self, *, split: str = "train", seed: int = 0, **options: Any) -> Problem:
-        """Build the problem at the weights of the checkpoint."""
-        with forked_rng(seed):
-            module, loader = self.parts(split)
-        stated = {"step": _SPLITS[split][1], "name": self.name, "split": split}
-        return lightning_problem(module, loader, **stated | options)
-
-
-def library_task(
-    classes: str, *, checkpoint: str | PathLike[str] = "", unsafe_pickle: bool = False
-) -> Task:
-    """Return the task of ``lightning:package.Module,package.DataModule`` at a checkpoint."""
+def library_problem(
+    classes: str,
+    *,
+    split: str,
+    checkpoint: str | PathLike[str] = "",
+    unsafe_pickle: bool = False,
+    **options: Any,
+) -> Problem:
+    """Build the problem of ``lightning:package.Module,package.DataModule`` at a checkpoint."""
     if not checkpoint:
         msg = (
             f"lightning:{classes} needs a .ckpt file, which holds the hyper-parameters: name it as "
             "the checkpoint (checkpoint=…)"
         )
         raise InvalidArgumentError(msg)
+    loader, step, stage = _SPLITS[one_of(split, _SPLITS, what="split")]
+    load = partial(_loaded, checkpoint=checkpoint, unsafe_pickle=unsafe_pickle)
     module_class, *others = (_class_of(name.strip()) for name in classes.split(","))
-
-    def load(cls: Any) -> Any:
-        return _loaded(cls, checkpoint, unsafe_pickle=unsafe_pickle)
-
-    def parts(split: str) -> tuple[nn.Module, Any]:
-        loader, _, stage = _SPLITS[one_of(split, _SPLITS, what="split")]
-        module = load(module_class)
-        named = others or _data_class(checkpoint, unsafe_pickle=unsafe_pickle)
-        owner = load(named[0]) if named else module
-        with users_code(inspect.getfile(type(owner))):
-            owner.setup(stage)
-            found = getattr(owner, loader)()
-        return module, found
-
-    return _ModuleTask(
-        name=module_class.__name__,
-        model=lambda: load(module_class),
-        data=lambda split: parts(split)[1],
-        loss=None,
-        batch_loss=Step("training_step"),
-        metrics={},
-        file=inspect.getfile(module_class),
-        parts=parts,
-    )
+    module = load(module_class)
+    others = others or _data_class(checkpoint, unsafe_pickle=unsafe_pickle)
+    owner = load(others[0]) if others else module
+    with users_code(inspect.getfile(type(owner))):
+        owner.setup(stage)
+        data = getattr(owner, loader)()
+    stated: dict[str, Any] = {"name": module_class.__name__, "split": split, "step": step}
+    return lightning_problem(module, data, **stated | options)
 
 
 def _class_of(name: str) -> Any:
@@ -164,35 +140,29 @@ def _data_class(checkpoint: str | PathLike[str], *, unsafe_pickle: bool) -> list
 
 def _loaded(cls: Any, checkpoint: str | PathLike[str], *, unsafe_pickle: bool) -> Any:
     """Build an object by the hyper-parameters in a checkpoint."""
-    held = read_checkpoint(checkpoint, unsafe_pickle=unsafe_pickle)
-    if not (isinstance(held, Mapping) and "pytorch-lightning_version" in held):
-        msg = f"{checkpoint} is no checkpoint of Lightning, so it has no hyper-parameters"
-        raise CheckpointError(msg)
-    name, safe = cls.__name__, not unsafe_pickle
     try:
         with users_code(inspect.getfile(cls)):
+            safe = not unsafe_pickle
             return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=safe)
     except ProblemError as error:
+        held = read_checkpoint(checkpoint, unsafe_pickle=unsafe_pickle)  # which may say it better
         cause = error.__cause__
-        if isinstance(cause, pickle.UnpicklingError):
-            msg = (
-                f"{checkpoint} is not loaded: its hyper-parameters hold more than data, and "
-                "unpickling them would run code; only if you trust whoever made the file, allow it "
-                "with unsafe_pickle=True (--unsafe-pickle)"
+        if not (isinstance(held, Mapping) and "pytorch-lightning_version" in held):
+            reason = "is no checkpoint of Lightning, so it has no hyper-parameters"
+        elif isinstance(cause, pickle.UnpicklingError):
+            reason = (
+                "is not loaded: unpickling its hyper-parameters would run code; only if you trust "
+                "whoever made the file, allow it with unsafe_pickle=True (--unsafe-pickle)"
             )
         elif isinstance(cause, RuntimeError) and "state_dict" in str(cause):
-            msg = f"{checkpoint} holds the weights of another class than {name}: {_misfit(cause)}"
+            misfit = " ".join(line.strip() for line in str(cause).splitlines()[1:3])[:300]
+            reason = f"holds the weights of another class than {cls.__name__}: {misfit}"
         elif isinstance(cause, TypeError) and "argument" in str(cause):
-            msg = (
-                f"{checkpoint} does not hold all that {name} is built from ({first_line(cause)}): "
-                "call self.save_hyperparameters() in its __init__ when training, or write a "
-                "problem file; or it is a checkpoint of another class"
+            reason = (
+                f"does not hold all that {cls.__name__} is built from ({first_line(cause)}): it is "
+                "of another class, or trained without self.save_hyperparameters()"
             )
         else:
             raise
+        msg = f"{checkpoint} {reason}"
         raise CheckpointError(msg) from error
-
-
-def _misfit(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines()[1:3]]
-    return " ".join(lines)[:300]

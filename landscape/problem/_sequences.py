@@ -48,6 +48,7 @@ def in_order(source: Any) -> Any:
 def token_loss(output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cross entropy of each sequence, summed over its counted tokens; their number."""
     logits = main_output(output, "token_loss")
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits  # as transformers does
     losses = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
     return losses.view(target.shape).sum(1, dtype=torch.float64), (target != IGNORED).sum(1)
 
@@ -130,9 +131,6 @@ class Pairs:
     def __iter__(self) -> Iterator[Any]:
         return map(self._reading.pair, self._source)
 
-    def __len__(self) -> int:
-        return len(self._source)  # type: ignore[arg-type]
-
 
 @dataclass
 class Rows(Dataset[Any]):
@@ -154,7 +152,8 @@ class Rows(Dataset[Any]):
         if "input_ids" in columns and "attention_mask" in self.reading.names:
             ones = [torch.ones_like(ids) for ids in columns["input_ids"]]
             columns.setdefault("attention_mask", ones)
-        filling = {"input_ids": self.reading.config.pad_token_id or 0, "labels": IGNORED}
+        own = getattr(self.reading.config, "pad_token_id", None)
+        filling = {"input_ids": max(own or 0, 0), "labels": IGNORED}
         return {n: _stacked(column, filling.get(n, 0)) for n, column in columns.items()}
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -220,7 +219,10 @@ class Source:
         return [{"input_ids": block} for block in blocks]
 
     def _tokenised(self, rows: list[Any]) -> list[dict[str, Any]]:
-        tokenizer, task = self.tokenizer(), self.reading.task
+        tokenizer, task, config = self.tokenizer(), self.reading.task, self.reading.config
+        if getattr(config, "pad_token_id", None) is None:  # by which GPT-2 finds where a text ends
+            own = tokenizer.pad_token_id
+            config.pad_token_id = tokenizer.eos_token_id if own is None else own
         texts = [_column(self.file, row, "text") for row in rows]
         options = {"truncation": True, "max_length": min(self._longest, tokenizer.model_max_length)}
         made = tokenizer(texts, is_split_into_words=isinstance(texts[0], list), **options)

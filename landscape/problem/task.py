@@ -59,7 +59,6 @@ class Task:
     file: str
     examples: Callable[[Any], int] | None = None
     batch_axis: Any = 0
-    checkpoint: str = ""  # that the problem names itself
 
     def problem(self, *, split: str = "train", seed: int = 0, **options: Any) -> Problem:
         """Build the problem, its model with initial weights that the seed draws."""
@@ -92,23 +91,26 @@ def load_problem(path: str | Path, *, split: str = "train", **options: Any) -> P
     Raises:
         ProblemError: if the file is missing, fails, or lacks a name.
     """
-    names = {name for _, known in LIBRARIES.values() for name in known} & options.keys()
-    task = load_task(path, **{name: options.pop(name) for name in names})
-    return task.problem(split=split, **options)
+    prefix, _, rest = str(path).partition(":")
+    module_name, known = LIBRARIES.get(prefix, ("", ()))
+    of_libraries = {name for _, names in LIBRARIES.values() for name in names}
+    if unknown := sorted(options.keys() & of_libraries - set(known)):
+        goes = "; ".join(f"{p}: takes {', '.join(names)}" for p, (_, names) in LIBRARIES.items())
+        msg = f"the problem {path} has no {', '.join(unknown)} to choose ({goes})"
+        raise InvalidArgumentError(msg)
+    if not module_name:
+        return load_task(path).problem(split=split, **options)
+    library = importlib.import_module(f"landscape.problem.{module_name}")
+    with forked_rng(options.pop("seed", 0)):
+        return library.library_problem(rest, split=split, **options)  # type: ignore[no-any-return]
 
 
-def load_task(path: str | Path, **library: Any) -> Task:
+def load_task(path: str | Path) -> Task:
     """Read a problem file, as `load_problem` does, and return what it says."""
     text, file = str(path), Path(path)
-    prefix, _, rest = text.partition(":")
-    module_name, known = LIBRARIES.get(prefix, ("", ()))
-    if unknown := sorted(library.keys() - set(known)):
-        goes = "; ".join(f"{p}: takes {', '.join(names)}" for p, (_, names) in LIBRARIES.items())
-        msg = f"the problem {text} has no {', '.join(unknown)} to choose ({goes})"
-        raise InvalidArgumentError(msg)
-    if module_name:
-        reader = importlib.import_module(f"landscape.problem.{module_name}")
-        return reader.library_task(rest, **library)  # type: ignore[no-any-return]
+    if text.partition(":")[0] in LIBRARIES:
+        msg = f"{text} is measured, and trained by its own library: give a problem file"
+        raise ProblemError(msg)
     if text in PROBLEMS:
         module, network = PROBLEMS[text]
         return dataclasses.replace(_task(module, text), model=network)
