@@ -68,7 +68,7 @@ def network(transformers: Any, kind: str, **options: Any) -> nn.Module:
     if kind.startswith("GPT2"):
         sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 16}
         ids = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-        config = transformers.GPT2Config(vocab_size=N_WORDS, **sizes, **ids, **options)
+        config = transformers.GPT2Config(vocab_size=N_WORDS, **sizes, **ids | options)
     else:
         sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
         sizes |= {"num_attention_heads": 2, "max_position_embeddings": 16}
@@ -155,6 +155,20 @@ def test_a_causal_model_on_tokens_and_text(data: str, folder: Any, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("double_losses")
+def test_a_mixture_of_experts_has_second_derivatives(transformers: Any, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 19}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+    torch.manual_seed(0)
+    saved = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, **heads))
+    saved.save_pretrained(tmp_path / "moe")
+    data = tokens(tmp_path / "tokens.npy")
+    problem = ls.load_problem(f"hf:{tmp_path / 'moe'}", data=data, length=8, dtype="float64")
+    (((inputs, _)),) = problem.batches
+    model = problem.model
+    check(problem, lambda: model(**inputs, labels=inputs["input_ids"]).loss)
+
+
+@pytest.mark.usefixtures("double_losses")
 def test_the_loss_is_over_all_tokens_however_they_are_batched(folder: Any, tmp_path: Path) -> None:
     where, file = folder("GPT2LMHeadModel"), rows(tmp_path / "text.jsonl", text=TEXTS)
     found = [
@@ -195,6 +209,18 @@ def test_a_classifier_of_sequences(
         given = given.double()
     model = problem.model
     check(problem, lambda: model(**batch[0], labels=given).loss)
+
+
+def test_a_classifier_that_finds_the_end_of_a_text_by_its_padding(
+    folder: Any, tmp_path: Path
+) -> None:
+    where = folder("GPT2ForSequenceClassification", pad_token_id=None)
+    file = rows(tmp_path / "text.csv", text=TEXTS, label=[0, 1, 1, 0, 1])
+    together, alone = (
+        ls.evaluation(ls.load_problem(f"hf:{where}", data=file, batch_size=size)).loss
+        for size in (5, 1)
+    )
+    assert together == pytest.approx(alone, rel=1e-6)
 
 
 @pytest.mark.usefixtures("double_losses")
@@ -516,6 +542,15 @@ def test_one_command_measures_a_checkpoint_of_lightning(lit: Any, run: Any) -> N
 
 
 @LIT
+def test_the_data_module_that_lightning_cli_names(lit: Any) -> None:
+    saved = torch.load("last.ckpt", weights_only=True)
+    saved["datamodule_hyper_parameters"] = {"_class_path": "lit_module.Data", "size": 5}
+    torch.save(saved, "cli.ckpt")
+    problem = ls.load_problem("lightning:lit_module.Module", checkpoint="cli.ckpt")
+    assert [len(batch[0]) for batch in problem.batches] == [5, 5]
+
+
+@LIT
 def test_only_a_mean_of_lightning_has_no_fisher_matrix(lit: Any) -> None:
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(lit.X, lit.Y), 4)
     problem = Problem.from_lightning(lit.Module(4), loader, step="validation_step")
@@ -699,17 +734,18 @@ def test_a_base_of_an_adapter_that_is_not_there(adapter: Any, tmp_path: Path) ->
 
 
 def test_the_hub_is_asked_only_for_what_is_no_folder(
-    folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
     hub = pytest.importorskip("huggingface_hub")
     where, file = folder("GPT2LMHeadModel"), tokens(tmp_path / "tokens.bin")
+    later = folder("GPT2LMHeadModel", "checkpoint-20", seed=1)
     asked = []
 
     def snapshot_download(name: str, *, revision: str | None, **options: Any) -> str:
         asked.append((name, revision))
         if name != "org/model":
             raise OSError("no network\nat all")
-        return str(where)
+        return str(later if revision == "step20" else where)
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     problem = ls.load_problem("hf:org/model@step10", data=file, length=8)
@@ -722,6 +758,14 @@ def test_the_hub_is_asked_only_for_what_is_no_folder(
         ls.load_problem("hf:org/none", data=file)
     asked.clear()
     monkeypatch.chdir(tmp_path)
+    steps = ["--run", "pythia=hf:org/model@step10,hf:org/model@step20"]
+    options = ["--problem", "hf:org/model@step10", "--data", str(file), "--length", "8"]
+    ran = run("loss", *options, *steps)
+    assert ran.code == 0, ran.err
+    assert {revision for _, revision in asked} == {"step10", "step20"}
+    with ls.Study("landscape.db") as study:
+        assert study.runs() == {"pythia": {"model@step10": 10.0, "model@step20": 20.0}}
+    asked.clear()
     (tmp_path / "run").mkdir()
     for name in ("run/checkpoint-7", "nowhere", "/no/such/folder"):
         with pytest.raises(ProblemError, match="no such folder of a model"):
@@ -742,8 +786,11 @@ def test_a_model_of_transformers_with_its_data(form: str, transformers: Any) -> 
     data: Any = examples if form == "rows" else [{"input_ids": ids}]
     if form == "loader":
         data = torch.utils.data.DataLoader(examples, 4, shuffle=True)  # type: ignore[arg-type]
+    before = {name: tensor.clone() for name, tensor in model.train().state_dict().items()}
     problem = Problem.from_transformers(model, data)
     assert problem.batches.n_examples == 6
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
     check(problem, lambda: model(input_ids=ids, labels=ids).loss)
 
 

@@ -219,6 +219,8 @@ def _pretrained(
         )
         raise CheckpointError(msg)
     model.config.use_cache = False
+    if hasattr(model, "set_experts_implementation"):  # the fused one has no second derivative
+        model.set_experts_implementation("eager")
     return model  # type: ignore[no-any-return]
 
 
