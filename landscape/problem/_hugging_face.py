@@ -58,7 +58,10 @@ def transformers_problem(
     problem = Problem(model, reading.loss(), batches, **options)
     if not hasattr(problem.model, "peft_config"):  # whose adapters load over the base that it has
         problem.reader = partial(_state_in, task=reading.task, adapter=False)
-    for batch in [batches.padded([batches[0]])] if isinstance(batches, Rows) else islice(source, 1):
+    if isinstance(batches, Rows):
+        rows = [batches[i] for i in range(min(len(batches), _CHECKED))]
+        source = [batches.padded(rows)] if rows else []
+    for batch in islice(source, 1):
         _check_own_loss(problem, reading, batch)
     return problem
 
