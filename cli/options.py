@@ -84,6 +84,10 @@ class CommonOptions:
 
     checkpoints: tuple[CheckpointFile, ...]
     problem: str
+    data: tuple[str, ...]
+    head: str | None
+    length: int | None
+    examples: int | None
     split: str
     params: tuple[str, ...]
     mode: str
@@ -132,17 +136,43 @@ class CommonOptions:
         use_threads(self.threads)
         return load_task(self.problem)
 
+    @property
+    def _of_library(self) -> dict[str, Any]:
+        """What the formats of libraries take, as far as it was given."""
+        data = [CheckpointType().convert(text, None, None) for text in self.data]
+        given: dict[str, Any] = {
+            "data": {part.name or self.split: part.file for part in data},
+            "task": self.head,
+            "length": self.length,
+            "examples": self.examples,
+            "adapter": self._adapter_alone,
+        }
+        if self.problem.startswith("lightning:"):
+            given["checkpoint"] = self.files[0] if self.files else ""
+            given["unsafe_pickle"] = self.unsafe_pickle
+        return {name: value for name, value in given.items() if value}
+
+    @property
+    def _adapter_alone(self) -> bool:
+        return self.problem.startswith("hf:") and self.params == ("adapter",)
+
     def base_problem(self, split: str | None = None) -> Problem:
         """Build the problem at freshly initialised weights."""
-        return self.task.problem(
-            split=split or self.split,
-            seed=self.seed,
-            device=self.device,
-            dtype=self.dtype,
-            mode=self.mode,
-            freeze_data=self.freeze_data,
-            batch_size=self.batch_size,
-        )
+        from landscape.problem import load_problem
+
+        options: dict[str, Any] = {
+            "split": split or self.split,
+            "seed": self.seed,
+            "device": self.device,
+            "dtype": self.dtype,
+            "mode": self.mode,
+            "freeze_data": self.freeze_data,
+            "batch_size": self.batch_size,
+        }
+        if self._of_library or self.problem.startswith(("hf:", "lightning:")):
+            use_threads(self.threads)
+            return load_problem(self.problem, **options, **self._of_library)
+        return self.task.problem(**options)
 
     def held_out(self, split: str | None) -> Problem | None:
         """Build the problem on another split, for ``--held-out``."""
@@ -153,15 +183,20 @@ class CommonOptions:
 
     def problems(self) -> dict[str, Problem]:
         """Put the problem at every checkpoint; all are read before the first is measured."""
-        if not self.files:
+        checkpoints = self.checkpoints
+        if not checkpoints and self.problem.startswith("hf:"):
+            folder = self.problem.removeprefix("hf:")
+            checkpoints = (CheckpointFile(folder if Path(folder).is_dir() else self.problem),)
+        files = [checkpoint.file for checkpoint in checkpoints]
+        if not files:
             msg = "Missing argument '[NAME=]CHECKPOINT...'."
             raise click.UsageError(msg)
-        if len({*map(os.path.abspath, self.files)}) < len(self.files):
-            msg = f"a checkpoint is named twice: {' '.join(self.files)}"
+        if len({*map(os.path.abspath, files)}) < len(files):
+            msg = f"a checkpoint is named twice: {' '.join(files)}"
             raise InvalidArgumentError(msg)
         base = self._selected(self.base_problem())
-        problems = [base.at(file, **self.reading) for file in self.files]
-        names = names_in(self.study, problems, [file.name for file in self.checkpoints])
+        problems = [base.at(file, **self.reading) for file in files]
+        names = names_in(self.study, problems, [file.name for file in checkpoints])
         hashes = [problem.checkpoint_hash for problem in problems]
         for equal in equal_weights(zip(names, hashes, strict=True)):
             same = f"{', '.join(equal[:-1])} and {equal[-1]} hold the same weights"
@@ -191,7 +226,7 @@ class CommonOptions:
             study.set_run(run, dict(zip(named, map(float, places), strict=True)))
 
     def _selected(self, problem: Problem) -> Problem:
-        return problem.only(*self.params) if self.params else problem
+        return problem.only(*self.params) if self.params and not self._adapter_alone else problem
 
 
 def is_study(path: str) -> bool:
@@ -338,19 +373,46 @@ problem_option = _problem_option(
     metavar="FILE|NAME",
     type=_ProblemType(),
     required=True,
-    help="Python file with model(), data(split) and loss; or a built-in name (digits, "
-    "mnist1d-mlp, …). landscape init writes such a file.",
+    help="Python file with model(), data(split) and loss (landscape init writes one); a built-in "
+    "name (digits, mnist1d-mlp, …); hf:FOLDER of a model of Hugging Face, with --data; or "
+    "lightning:package.Module[,package.DataModule] of a .ckpt file.",
 )
 _COMMON = (
     click.argument("checkpoints", nargs=-1, type=CheckpointType(), metavar="[NAME=]CHECKPOINT..."),
     problem_option,
+    _problem_option(
+        "--data",
+        multiple=True,
+        metavar="[SPLIT=]FILE",
+        help="Data of hf:FOLDER: token ids (.bin of 16 or 32 bits, .npy), text and label (.csv, "
+        ".jsonl), or a folder of datasets. A FILE without a name is that of --split.",
+    ),
+    _problem_option(
+        "--task",
+        "head",
+        metavar="TASK",
+        help="Task of hf:FOLDER: causal-lm, masked-lm, sequence-classification or "
+        "token-classification.  [default: that of the model's head]",
+    ),
+    _problem_option(
+        "--length",
+        type=click.IntRange(min=2),
+        help="Tokens of a sequence of --data, at most.  [default: what the model takes, 1024 at "
+        "most]",
+    ),
+    _problem_option(
+        "--examples",
+        type=click.IntRange(min=1),
+        help="Rows or sequences of --data that are read, spread evenly.  [default: all rows, 256 "
+        "sequences of token ids]",
+    ),
     _problem_option("--split", default="train", help="Split of the data."),
     _problem_option(
         "--params",
         multiple=True,
         metavar="PATTERN",
         help="Explore only parameters or modules with matching names (* and ? allowed); may be "
-        "repeated.",
+        "repeated. adapter: that of hf:FOLDER, which is merged into its base otherwise.",
     ),
     _problem_option(
         "--mode",

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import DataError, LandscapeError, first_line
 from landscape.problem._batching import Batching
+from landscape.problem._sequences import Rows
 from landscape.problem.data import (
     as_tensor,
     copied,
@@ -165,7 +166,8 @@ def as_batches(source: Any, batch_size: int = BATCH_SIZE) -> Iterable[Any]:
         form = getattr(source, "format", None)
         if isinstance(form, Mapping) and form.get("type") is None:
             source = source.with_format("torch")  # rows of Hugging Face's datasets hold lists
-        return DataLoader(source, batch_size=batch_size, shuffle=False)
+        collate = source.collate if isinstance(source, Rows) else None
+        return DataLoader(source, batch_size=batch_size, shuffle=False, collate_fn=collate)
     if isinstance(source, Iterator):
         msg = (
             "the data are a one-shot iterator (a generator?), which is used up after one pass, and "

@@ -83,6 +83,8 @@ class Problem:
         parameters: the pattern that they were chosen by; empty: all that are trainable.
         loss: the loss, as sums and weights.
         metrics, split, mode, device, dtype: as given, or the default.
+        reader: what `at` reads a file or folder by first: the weights in what a library writes in a
+            way of its own, else the path as it is.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Problem:
         self._state: dict[str, Tensor] | None = None
         self.flat_weights: Flat = {}
         self._extra: dict[str, Any] = {}
+        self.reader: Callable[[str | PathLike[str]], Any] = lambda path: path
         if any(is_lazy(tensor) for _, tensor in tensors_by_name(model)):
             self._infer_shapes()
         self._space = ParameterSpace.of(model)
@@ -168,6 +171,66 @@ class Problem:
     def space(self) -> ParameterSpace:
         """The parameters that are explored; where they are split, this process's parts of them."""
         return self._space.split()
+
+    @classmethod
+    def from_transformers(
+        cls, model: nn.Module, data: Any, *, task: str | None = None, **options: Any
+    ) -> Problem:
+        """Build the problem of a model of transformers, with the loss of its task.
+
+        The loss is the model's own, Σ over tokens (or examples) / number that count: the next token
+        for a causal model, labels of −100 and padding left out. That both agree is tested on the
+        first sequences.
+
+        Args:
+            model: any model with a head for one of the tasks; of PEFT with its adapter, of which
+                the parameters that require a gradient are explored.
+            data: a DataLoader or a list of batches by name (``input_ids``, ``attention_mask``,
+                ``labels``), or a Dataset of such examples, which are padded. A DataLoader that
+                shuffles is read in the order of its Dataset.
+            task: ``causal-lm``, ``masked-lm``, ``sequence-classification`` or
+                ``token-classification``; by default that of the model's class.
+            **options: those of `Problem` but the loss.
+
+        Returns:
+            The problem; `at` takes folders of ``save_pretrained`` and of the Trainer too.
+
+        Raises:
+            ProblemError: if the model's own loss is another one, or its class has no such task.
+            DataError: if ids are outside of the vocabulary, or labels are missing.
+            InvalidArgumentError: if the model has a head for another task.
+        """
+        from landscape.problem._hugging_face import transformers_problem
+
+        return transformers_problem(model, data, task=task, **options)
+
+    @classmethod
+    def from_lightning(
+        cls, module: nn.Module, data: Any, *, step: str = "training_step", **options: Any
+    ) -> Problem:
+        """Build the problem of a LightningModule, with the loss that its step returns.
+
+        A step returns the mean over its batch, so that a batch weighs as many as it has examples.
+        The loss of each example is then not known, nor what is measured from it: the empirical
+        Fisher matrix, and standard errors by examples.
+
+        Args:
+            module: the LightningModule.
+            data: a DataLoader, or a list of batches as the step takes them. A DataLoader that
+                shuffles is read in the order of its Dataset.
+            step: ``training_step``, ``validation_step`` or ``test_step``: it returns a tensor or a
+                dictionary with ``loss``.
+            **options: those of `Problem` but the loss.
+
+        Returns:
+            The problem; `at` takes ``.ckpt`` files.
+
+        Raises:
+            ProblemError: if the module has no such step, or optimises by hand.
+        """
+        from landscape.problem._lightning import lightning_problem
+
+        return lightning_problem(module, data, step=step, **options)
 
     def _infer_shapes(self) -> None:
         """Run the model on the first batch, from which lazy layers learn their shapes."""
@@ -249,6 +312,7 @@ class Problem:
             source = _persistent(inside, state_of(inside))
         elif not isinstance(checkpoint, Mapping):
             other.name, other.path = Path(checkpoint).name, os.path.abspath(checkpoint)
+            source = self.reader(checkpoint)
         other.name = name or other.name
         with preserved(self.model):
             if self._state is not None:  # which adapters and parts go over

@@ -11,6 +11,7 @@
 The loss gets what ``model(inputs)`` returned; a loss module of torch takes a tensor, or the logits
 of a Hugging Face output. A tuple, list or mapping of inputs is taken apart where ``forward`` takes
 so many arguments, or names them. The data modules in `landscape.tasks` have exactly that form.
+What the libraries in `LIBRARIES` write needs no file: ``hf:FOLDER``, ``lightning:package.Module``.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ from typing import Any
 
 from torch import nn
 
-from landscape.errors import LandscapeError, ProblemError, did_you_mean
+from landscape.errors import InvalidArgumentError, LandscapeError, ProblemError, did_you_mean
 from landscape.problem.problem import Problem
 from landscape.randomness import forked_rng
 from landscape.tasks import PROBLEMS
 
 _OPTIONAL: dict[str, Any] = dict.fromkeys(("loss", "batch_loss", "examples"))
 _OPTIONAL |= {"metrics": {}, "batch_axis": 0}
+LIBRARIES = {
+    "hf": ("_hugging_face", ("data", "task", "length", "examples", "adapter")),
+    "lightning": ("_lightning", ("checkpoint", "unsafe_pickle")),
+}
+"""Beginnings of the names of problems that a library has written: module, and options of each."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +74,43 @@ def load_problem(path: str | Path, *, split: str = "train", **options: Any) -> P
     """Read a problem file and build its problem.
 
     Args:
-        path: a Python file, a module's dotted name, or the name of a built-in problem.
+        path: a Python file, a module's dotted name, or the name of a built-in problem;
+            ``hf:FOLDER`` for a folder of ``save_pretrained``, of the Trainer or of a PEFT adapter;
+            ``lightning:package.Module`` or ``lightning:package.Module,package.DataModule``.
         split: which part of the data.
-        **options: ``device``, ``dtype``, ``seed`` and the other options of `Problem`.
+        **options: ``device``, ``dtype``, ``seed`` and the other options of `Problem`. With ``hf:``
+            also ``data`` (a file, or one for each split by name), ``task`` (see
+            `Problem.from_transformers`), ``length`` (tokens of a sequence at most), ``examples``
+            (how many are read, spread evenly) and ``adapter`` (explore it alone; False: merged into
+            its base). With ``lightning:`` also ``checkpoint`` (the file with the
+            hyper-parameters) and ``unsafe_pickle``.
 
     Returns:
-        The problem, its model with freshly initialised weights.
+        The problem, its model with freshly initialised weights, or those that a library wrote.
 
     Raises:
         ProblemError: if the file is missing, fails, or lacks a name.
     """
-    return load_task(path).problem(split=split, **options)
+    prefix, _, rest = str(path).partition(":")
+    module_name, known = LIBRARIES.get(prefix, ("", ()))
+    of_libraries = {name for _, names in LIBRARIES.values() for name in names}
+    if unknown := sorted(options.keys() & of_libraries - set(known)):
+        goes = "; ".join(f"{p}: takes {', '.join(names)}" for p, (_, names) in LIBRARIES.items())
+        msg = f"the problem {path} has no {', '.join(unknown)} to choose ({goes})"
+        raise InvalidArgumentError(msg)
+    if not module_name:
+        return load_task(path).problem(split=split, **options)
+    library = importlib.import_module(f"landscape.problem.{module_name}")
+    with forked_rng(options.pop("seed", 0)):
+        return library.library_problem(rest, split=split, **options)  # type: ignore[no-any-return]
 
 
 def load_task(path: str | Path) -> Task:
     """Read a problem file, as `load_problem` does, and return what it says."""
     text, file = str(path), Path(path)
+    if text.partition(":")[0] in LIBRARIES:
+        msg = f"{text} is measured, and trained by its own library: give a problem file"
+        raise ProblemError(msg)
     if text in PROBLEMS:
         module, network = PROBLEMS[text]
         return dataclasses.replace(_task(module, text), model=network)
@@ -146,10 +173,8 @@ def _run(file: Path) -> ModuleType:
 
 
 def _import(name: str) -> ModuleType:
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)  # as `python -m` does
     with users_code(name):
-        spec = _spec_of(name)
+        spec = importable(name)
     if spec is None:
         near = did_you_mean(name, PROBLEMS, most=1)
         msg = (
@@ -161,7 +186,10 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _spec_of(name: str) -> ModuleSpec | None:
+def importable(name: str) -> ModuleSpec | None:
+    """Find a module by its dotted name, also in the working directory; None: there is none."""
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)  # as `python -m` does
     if name.startswith("."):
         return None
     try:
