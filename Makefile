@@ -31,7 +31,7 @@ notebook: $(READY)
 figures: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/contrast.sh
 	PATH="$(abspath $(BIN)):$$PATH" sh figures/curvature.sh
-	for name in minima spectra noise radius prediction seeds; do \
+	for name in minima spectra noise radius prediction seeds edges; do \
 	  $(BIN)/python figures/$$name.py || exit 1; \
 	done
 

@@ -39,8 +39,8 @@ class Plan:
 
     examples: int = 500
     width: int = 32
-    steps: int = 3000
-    points: int = 40
+    steps: int = 4000
+    points: int = 32
     batches: int = 32
     seeds: int = 3
 
@@ -67,11 +67,11 @@ class Job:
 
 PANELS: Mapping[str, tuple[Job, ...]] = {
     "GD": tuple(Job(panel="GD", curve=f"η = {lr:g}", lr=lr) for lr in (0.05, 0.1, 0.2)),
-    "Adam": tuple(Job(panel="Adam", curve=f"η = {lr:g}", lr=lr) for lr in (3e-4, 1e-3)),
+    "Adam": tuple(Job(panel="Adam", curve=f"η = {lr:g}", lr=lr) for lr in (1e-3, 3e-3)),
     "SAM": tuple(
         Job(panel="SAM", curve=f"ρ = {rho:g}", lr=0.1, rho=rho) for rho in (0.02, 0.05, 0.1)
     ),
-    "SGD": tuple(Job(panel="SGD", curve=f"{n} examples", lr=0.05, batch=n) for n in (4, 16, 64)),
+    "SGD": tuple(Job(panel="SGD", curve=f"{n} examples", lr=0.2, batch=n) for n in (4, 16, 64)),
 }
 
 
@@ -86,7 +86,8 @@ def figure(runner: Runner, plan: Plan) -> Made:
     missing = [job for job in jobs if job.name not in runner.study.runs()]
     if missing and runner.study.readonly:
         raise UnfinishedError
-    runner.folder.mkdir(parents=True, exist_ok=True)
+    if missing:
+        runner.folder.mkdir(parents=True, exist_ok=True)
     work = partial(train, plan=plan, folder=str(runner.folder))
     for job, file in in_processes(work, missing, workers=runner.workers):
         _take_over(runner.study, file, job)
@@ -212,7 +213,7 @@ def draw(panels: Mapping[str, Curves], below: Curves, plan: Plan) -> Figure:
         "GD": "gradient descent: λmax/(2/η)",
         "Adam": "Adam: λmax(P⁻¹H)/(38/η)",
         "SAM": "SAM, η = 0.1: λmax over SAM's edge",
-        "SGD": "SGD, η = 0.05: batch sharpness/(2/η)",
+        "SGD": "SGD, η = 0.2: batch sharpness/(2/η)",
     }
     for axes, (panel, curves) in zip(places.flat, panels.items(), strict=True):
         for index, (curve, (steps, values)) in enumerate(curves.items()):
@@ -223,7 +224,7 @@ def draw(panels: Mapping[str, Curves], below: Curves, plan: Plan) -> Figure:
         axes.set_title(titles[panel])
         axes.set_ylim(0, min(2.2, axes.get_ylim()[1]))
         add_grid(axes)
-        axes.legend()
+        axes.legend(loc="lower right")
     for axes in places[1]:
         axes.set_xlabel("step")
     write_caption(

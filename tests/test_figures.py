@@ -36,7 +36,7 @@ from landscape.training import train
 pytest.importorskip("sklearn")
 
 FIGURES = Path(__file__).parents[1] / "figures"
-NAMES = ("minima", "spectra", "noise", "radius", "prediction", "seeds")
+NAMES = ("minima", "spectra", "noise", "radius", "prediction", "seeds", "edges")
 
 
 @pytest.fixture(autouse=True)

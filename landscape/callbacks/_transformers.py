@@ -13,7 +13,7 @@ try:
     from transformers import TrainerCallback
 except ImportError as error:
     _NAME = "transformers"
-    raise missing_dependency(_NAME, extra=_NAME, purpose="TrainerMonitor") from error
+    raise missing_dependency(_NAME, extra="hub", purpose="TrainerMonitor") from error
 
 
 class TrainerMonitor(TrainerCallback):
