@@ -172,21 +172,22 @@ def _curves(study: Study, jobs: Sequence[Job], seeds: int, *, kind: str | None =
     found = {}
     for job in jobs:
         chosen = kind or ("batch-sharpness" if job.batch else "eigs")
-        rows, steps = [], np.empty(0)
-        for seed in range(seeds):
-            run = study.runs()[Job(**{**vars(job), "seed": seed}).name]
-            by_name = {entry.name: entry.id for entry in study.entries(chosen)}
-            records = [study.load(by_name[name]) if name in by_name else None for name in run]
-            steps = np.array(list(run.values()))
-            rows.append([_over_edge(record, job.lr) for record in records])
-        found[job.curve] = steps, np.array(rows, dtype=np.float64)
+        ids = {entry.name: entry.id for entry in study.entries(chosen)}
+        runs = [study.runs()[Job(**{**vars(job), "seed": k}).name] for k in range(seeds)]
+        steps = sorted({step for run in runs for step in run.values()})
+        values = np.full((seeds, len(steps)), np.nan)  # of a training that diverged
+        for row, run in zip(values, runs, strict=True):
+            for name, step in run.items():
+                if name in ids:
+                    row[steps.index(step)] = _over_edge(study.load(ids[name]), job.lr)
+        found[job.curve] = np.array(steps), values
     return found
 
 
 def _over_edge(record: Any, lr: float) -> float:
     if isinstance(record, BatchSharpness):
         return record.value * lr / 2
-    return float(record.values[0]) / record.edge if record is not None else np.nan
+    return float(record.values[0]) / record.edge
 
 
 def _table(panels: Mapping[str, Curves], below: Curves) -> Table:
