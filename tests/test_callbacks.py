@@ -276,6 +276,33 @@ def test_the_trainer_of_transformers_ends_in_the_same_bits_and_logs(tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_language_model_is_watched_as_the_trainer_trains_it(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from landscape.callbacks import TrainerMonitor
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=16, bos_token_id=0, eos_token_id=0
+    )
+    ids = torch.randint(20, (24, 10))
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    args = transformers.TrainingArguments(
+        str(tmp_path / "out"), max_steps=3, per_device_train_batch_size=4, report_to=[],
+        save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = transformers.Trainer(transformers.GPT2LMHeadModel(config), args, train_dataset=rows)
+    batch = {"input_ids": ids[:8], "labels": ids[:8]}
+    TrainerMonitor(trainer, lambda model: ls.Problem.from_transformers(model, [batch]), every=2)
+    trainer.train()
+    _, last = [e for e in trainer.state.log_history if "landscape/loss/loss" in e]
+    with torch.no_grad():
+        own = float(trainer.model.eval()(**batch).loss)
+    assert last["landscape/loss/loss"] == pytest.approx(own, rel=0.05)  # a step later
+    assert last["landscape/eigs/λ1"] > 0
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_lightning_ends_in_the_same_bits_and_logs(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch")
     from landscape.callbacks import LightningMonitor
