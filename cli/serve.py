@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from landscape.errors import LandscapeError
 
 from .options import study_option
 
+_EMPTY = b"<!doctype html><html><head></head><body>Nothing is measured yet.</body></html>"
+_HOSTS = ("127.0.0.1", "localhost")
 _RELOAD = b'<meta http-equiv="refresh" content="%d">'
 
 
@@ -35,7 +37,7 @@ def command(path: str | None, study: str, port: int, every: int) -> None:
     page = Page(path or study)
     page.html()  # what cannot be shown is said now
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), handler_of(page, every))
+        server = HTTPServer(("127.0.0.1", port), handler_of(page, every))
     except OSError as error:
         msg = f"port {port} cannot be used ({error.strerror}); choose another by --port"
         raise InvalidArgumentError(msg) from error
@@ -58,8 +60,10 @@ class Page:
 
         with Study(self._study, readonly=True) as opened:
             state = [(entry.id, entry.created, entry.status) for entry in opened.entries()]
+            comparison, colours = opened.comparison(), colours_of(opened)
+            if not comparison.models:
+                return _EMPTY
             if state != self._state:
-                comparison, colours = opened.comparison(), colours_of(opened)
                 with tempfile.TemporaryDirectory() as folder:
                     written = comparison.report(Path(folder) / "page.html", colours=colours)
                     self._state, self._html = state, written.read_bytes()
@@ -71,7 +75,8 @@ def handler_of(page: Page, every: int) -> type[BaseHTTPRequestHandler]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path != "/":
+            # A name of another host that leads here is a page of somebody else's.
+            if self.path != "/" or self.headers.get("Host", "").split(":")[0] not in _HOSTS:
                 self.send_error(404)
                 return
             try:

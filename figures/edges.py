@@ -6,7 +6,6 @@ Bartlett 2024, arXiv 2309.12488 (SAM); Andreyev and Beneventano 2024, arXiv 2412
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from landscape.intervals import mean_interval
 from landscape.optim import SAM
 from landscape.plots.style import FAINT, colour, styled, write_caption
 from landscape.problem import Problem
-from landscape.results import Eigenpairs, FloatArray
+from landscape.results import FloatArray
 from landscape.results.stability import BatchSharpness
 from landscape.study import Study
 from landscape.tasks import digits
@@ -156,15 +155,8 @@ def _empty(file: str) -> str:
 def _take_over(study: Study, file: str, job: Job) -> None:
     with Study(file, readonly=True) as own:
         for entry in own.entries():
-            record = own.load(entry.id)
-            study.save(_without_vectors(record))
+            study.save(own.load(entry.id))
         study.set_run(job.name, own.runs()[job.name])
-
-
-def _without_vectors(record: Any) -> Any:
-    if isinstance(record, Eigenpairs):
-        return dataclasses.replace(record, vectors=np.empty((len(record.values), 0)))
-    return record
 
 
 def _curves(study: Study, jobs: Sequence[Job], seeds: int, *, kind: str | None = None) -> Curves:

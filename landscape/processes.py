@@ -21,7 +21,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,6 +89,8 @@ class Share:
 
 
 _SHARE: ContextVar[Share | None] = ContextVar("_SHARE", default=None)
+# The same for threads of autograd, of which CUDA has its own: they know no context variables.
+_IN_THREADS: list[Share] = []
 
 
 def together() -> Share | None:
@@ -104,7 +106,7 @@ def share() -> Share | None:
 
 def shards() -> Share | None:
     """Return which process this is, where the parameters are split; else None."""
-    here = _SHARE.get()
+    here = _SHARE.get() or (_IN_THREADS[-1] if _IN_THREADS else None)
     return here if here is not None and here.shard == "parameters" else None
 
 
@@ -259,23 +261,24 @@ class Pool:
 
         try:
             yield add
+            keep({})  # records what waits
         except Exception as raised:
             error = raised
             self._store.set(self._key("failed"), "")
-        keep({})  # records what waits
         every = self.here.gather((own, self._to_all(error)))
-        for points, _ in every:
-            keep(points)
         self._begin()
         error = error or next((its for _, its in every if its is not None), None)
+        # What is known is kept, but for a study that is what has failed.
+        with nullcontext() if error is None else suppress(Exception):
+            for points, _ in every:
+                keep(points)
         if error is not None:
             raise error
 
     def _to_all(self, error: Exception | None) -> Exception | None:
         if error is None or isinstance(error, LandscapeError):
             return error
-        failed = f"process {self.here.rank} of {self.here.n} failed"
-        return ProblemError(f"{failed}: {type(error).__name__}: {error}")
+        return _described(error, f"process {self.here.rank} of {self.here.n} failed: ")
 
     def _exchanged(self, points: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
         """Send points to the first process; there, return what the others have sent."""
@@ -289,6 +292,11 @@ class Pool:
                 yield pickle.loads(bytes.fromhex(self._store.get(key).decode()))
                 self._store.delete_key(key)
                 self._n_sent[rank] += 1
+
+
+def _described(error: Exception, where: str = "") -> LandscapeError:
+    """Return an error that can be handed over to other processes."""
+    return ProblemError(f"{where}{type(error).__name__}: {error}")
 
 
 _POOL: ContextVar[Pool | None] = ContextVar("_POOL", default=None)
@@ -353,10 +361,14 @@ def sharing(shard: str = "data") -> Iterator[Share]:
         raise ProblemError(msg)
     found = Share(dist.get_rank(), dist.get_world_size(), shard)
     token = _SHARE.set(found if found.n > 1 else None)
+    if found.n > 1 and shard == "parameters":
+        _IN_THREADS.append(found)
     try:
         yield found
     finally:
         _SHARE.reset(token)
+        if found in _IN_THREADS:
+            _IN_THREADS.remove(found)
 
 
 def is_first() -> bool:
@@ -515,8 +527,8 @@ class OfFirst:
         if self._here.is_first:
             try:
                 value = make()
-            except LandscapeError as raised:
-                error = raised
+            except Exception as raised:
+                error = raised if isinstance(raised, LandscapeError) else _described(raised)
         value, error = self._here.of_first((value, error))
         if error is not None:
             raise error

@@ -107,3 +107,23 @@ def test_shapes_that_do_not_go_together_are_refused() -> None:
         ls.chunked_cross_entropy(hidden, weight, torch.zeros(2).long())
     with pytest.raises(LossError, match="int64 targets"):
         ls.chunked_cross_entropy(hidden, torch.randn(5, 3), torch.zeros(2))
+
+
+def test_under_autocast_it_is_computed_in_full() -> None:
+    (hidden, weight), target = inputs(bias=False)
+    hidden, weight = (t.detach().float().requires_grad_() for t in (hidden, weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = ls.chunked_cross_entropy(hidden, weight, target, chunk=4)
+    found = torch.autograd.grad(losses.sum(), (hidden, weight))
+    plain = F.cross_entropy(F.linear(hidden, weight).movedim(-1, 1), target, reduction="none")
+    expected = torch.autograd.grad(plain.sum(), (hidden, weight))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_batch_without_tokens_has_no_gradient() -> None:
+    (_, weight), _ = inputs(bias=False)
+    hidden = torch.zeros(0, 4, dtype=torch.float64, requires_grad=True)
+    losses = ls.chunked_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.long))
+    by_hidden, by_weight = torch.autograd.grad(losses.sum(), (hidden, weight))
+    assert by_hidden.shape == (0, 4)
+    assert not by_weight.any()

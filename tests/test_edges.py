@@ -171,11 +171,21 @@ def test_a_step_without_momentum_is_the_gradient_over_p(kind: Any, n_steps: int)
 def test_groups_of_other_learning_rates_share_one_edge() -> None:
     a, b = scalar(), scalar()
     optimizer = SGD([{"params": [a], "lr": 0.1}, {"params": [b], "lr": 0.02}])
-    assert edge_of_stability(optimizer).value == pytest.approx(20.0)
+    edge = edge_of_stability(optimizer)
+    assert (edge.value, edge.preconditioned) == (pytest.approx(20.0), True)
     found = preconditioner(optimizer)
     assert (float(found[a]), float(found[b])) == pytest.approx(
         (1.0, 5.0)
     )  # λ_b/5 at the edge: 2/0.02
+
+
+def test_of_groups_the_decay_with_the_lowest_edge_counts() -> None:
+    groups = [{"params": [scalar()], "weight_decay": decay} for decay in (0.0, 5.0, 1.0)]
+    assert edge_of_stability(Adam(groups, lr=0.1)).decay == 5.0
+    assert edge_of_stability(SGD(groups, lr=0.1)).value == pytest.approx(15.0)
+    slow = [{"params": [scalar()], "lr": 0.1}, {"params": [scalar()], "lr": 0.01}]
+    decayed = edge_of_stability(AdamW(slow, weight_decay=0.5)).value  # γ of the fast group counts
+    assert decayed == pytest.approx(380 - 0.5 * 19)
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *PRECONDITIONED])
@@ -221,8 +231,11 @@ def test_what_has_no_update_is_named() -> None:
     w = scalar()
     with pytest.raises(InvalidArgumentError, match=r"call loss\.backward\(\)"):
         next_update(SGD([w], lr=0.1))
-    with pytest.raises(InvalidArgumentError, match="let it take a step first"):
-        preconditioner(Adam([w]))
+    for kind in (Adam, Adagrad, RMSprop):
+        with pytest.raises(InvalidArgumentError, match="let it take a step first"):
+            preconditioner(kind([w]))
+    with pytest.raises(InvalidArgumentError, match="the learning rate is 0"):
+        edge_of_stability(SGD([w], lr=0.0))
     w.grad = torch.ones_like(w)
     with pytest.raises(InvalidArgumentError, match="LBFGS takes a closure"):
         next_update(torch.optim.LBFGS([w]))

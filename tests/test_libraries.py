@@ -27,6 +27,7 @@ from landscape.errors import (
 )
 from landscape.evaluate import Evaluator
 from landscape.problem import Problem
+from landscape.problem.data import tensors_in
 
 pytestmark = pytest.mark.filterwarnings(
     # of the libraries themselves
@@ -838,3 +839,45 @@ def test_a_folder_of_datasets(folder: Any, tmp_path: Path) -> None:
     assert ls.load_problem(f"hf:{where}", data=files, split="test").batches.n_examples == 3
     with pytest.raises(InvalidArgumentError, match="unknown split 'tset'"):
         ls.load_problem(f"hf:{where}", data={"tset": tmp_path / "both"}, split="tset")
+
+
+@pytest.mark.usefixtures("gpt2")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("odd.bin", b"123", "holds no token ids"),
+        ("empty.bin", b"", "holds no token ids"),
+        ("broken.jsonl", b'{"text": "a"}\n{', "cannot be read"),
+        ("lists.jsonl", b"[1, 2]\n", "each line is one row"),
+        ("none.npy", b"no array", "holds no token ids"),
+    ],
+)
+def test_files_that_hold_no_data_are_named(
+    name: str, content: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}.*{words}"):
+        ls.load_problem("hf:run/checkpoint-10", data=str(tmp_path / name))
+
+
+@pytest.mark.usefixtures("gpt2")
+def test_token_ids_are_whole_numbers(tmp_path: Path) -> None:
+    np.save(tmp_path / "real.npy", np.ones(100))
+    with pytest.raises(DataError, match="numbers of type float64, and token ids are whole"):
+        ls.load_problem("hf:run/checkpoint-10", data=str(tmp_path / "real.npy"))
+
+
+def test_positions_of_roberta_begin_behind_the_padding(transformers: Any, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.RobertaConfig(
+        vocab_size=N_WORDS, num_attention_heads=2, max_position_embeddings=16, pad_token_id=1,
+        is_decoder=True, **sizes,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.RobertaForCausalLM(config).save_pretrained(tmp_path / "roberta")
+    ids = np.random.RandomState(0).randint(2, N_WORDS, size=100)  # but for the padding
+    np.save(tmp_path / "ids.npy", ids)
+    problem = ls.load_problem(f"hf:{tmp_path / 'roberta'}", data=str(tmp_path / "ids.npy"))
+    lengths = {t.shape[1] for batch in problem.batches for t in tensors_in(batch) if t.ndim == 2}
+    assert lengths == {14}
+    assert np.isfinite(ls.evaluation(problem).loss)

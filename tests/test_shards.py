@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,28 @@ def work(rank: int, n: int, folder: str) -> None:
                 assert torch.equal(tensor, before[key]), key
             assert [type(part) for part in problem.model.modules()] == kinds
             found[name] = {k: np.asarray(v, dtype=np.float64) for k, v in numbers.items()}
+        if n == 2:
+            assert_alike_in_threads(found["tied"])
     torch.save(found, f"{folder}/{rank}")
     if n > 1:
         dist.destroy_process_group()
+
+
+def assert_alike_in_threads(expected: dict[str, Any]) -> None:
+    """Backward passes in threads of their own, as those of CUDA are, which know no context."""
+    plain = torch.autograd.grad
+
+    def threaded(*args: Any, **options: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(plain, *args, **options).result()
+
+    torch.autograd.grad = threaded
+    try:
+        numbers = numbers_of(problem_of("tied"))
+    finally:
+        torch.autograd.grad = plain
+    for key in ("gradient", "product"):
+        np.testing.assert_array_equal(np.asarray(numbers[key]), expected[key])
 
 
 def on(n: int, folder: Path, body: Callable[..., None] = work) -> list[Any]:

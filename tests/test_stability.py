@@ -106,6 +106,21 @@ def test_the_update_of_an_optimizer_by_parameter_name_and_vector() -> None:
     assert found[0].directional == pytest.approx(float(u @ h @ u / (u @ g)), rel=1e-8)
 
 
+@pytest.mark.parametrize("name", ["tied", "mlp"])
+def test_the_step_of_descent_is_the_same_by_parameter(name: str) -> None:
+    """Of tied weights too, which have several names."""
+    problem = case_named(name).build(5)
+    parameters = list(problem.model.parameters())
+    gradient = problem.space.views(case_named(name).dense_gradient())
+    by_name = dict(zip(problem.space.names, gradient, strict=True))
+    for key, p in problem.model.named_parameters():
+        p.grad = by_name[key].reshape(p.shape).to(p)
+    update = next_update(torch.optim.SGD(parameters, lr=0.5))
+    found, own = update_sharpness(problem, update, lr=0.5), update_sharpness(problem, lr=0.5)
+    assert found.critical_lr == pytest.approx(own.critical_lr, rel=1e-9)
+    assert found.directional == pytest.approx(own.directional, rel=1e-9)
+
+
 def test_an_ascending_update_bears_no_step_and_a_slope_without_end_any() -> None:
     problem = regression()
     g, _ = parts_of(problem)
@@ -220,9 +235,34 @@ def test_examples_of_unequal_shapes_are_batches_of_one() -> None:
     assert update_sharpness(problem).directional == pytest.approx(found.value, rel=1e-9)
 
 
-def test_batches_are_kept_as_they_are_measured(tmp_path) -> None:
-    problem = regression()
+def test_the_noise_scale_of_a_sum_is_that_of_the_mean() -> None:
+    mean = regression()
+    total = ls.Problem(mean.model, nn.MSELoss(reduction="sum"), next(iter(mean.batches)))
+    options = {"n_batches": 40}
+    expected = batch_sharpness(mean, 2, **options).noise
+    assert batch_sharpness(total, 2, **options).noise == pytest.approx(expected, rel=1e-9)
+
+
+def test_batches_are_kept_as_they_are_measured(tmp_path, monkeypatch) -> None:
+    problem, n = regression(), [0]
+    chosen = ls.Problem.with_examples
+
+    def counted(self: ls.Problem, indices: object) -> ls.Problem:
+        n[0] += 1
+        if n[0] == 5:
+            raise KeyboardInterrupt
+        return chosen(self, indices)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ls.Problem, "with_examples", counted)
     with Study(tmp_path / "s.db") as study:
+        with pytest.raises(KeyboardInterrupt):
+            batch_sharpness(problem, 3, n_batches=10, study=study)
+        found = batch_sharpness(problem, 3, n_batches=10, study=study)
+        assert n[0] == 5 + 6  # four were kept
+        assert found.values.tobytes() == batch_sharpness(problem, 3, n_batches=10).values.tobytes()
+        assert found.cost.hvps == 2  # six batches of three of nine examples
+    monkeypatch.setattr(ls.Problem, "with_examples", chosen)
+    with Study(tmp_path / "t.db") as study:
         first = batch_sharpness(problem, 3, n_batches=10, study=study)
         update = update_sharpness(problem, study=study)
         assert batch_sharpness(problem, 3, n_batches=10, study=study).values.tobytes() == (
@@ -267,5 +307,12 @@ def test_preconditioned_sharpness_is_that_of_the_dense_matrix() -> None:
     assert plain.values == pytest.approx(ls.top_eigenpairs(problem, 1, tol=1e-9).values, rel=1e-9)
     with pytest.raises(InvalidArgumentError, match="preconditioner must be"):
         ls.top_eigenpairs(problem, preconditioner=-scale)
+    assert found.operator == "preconditioned Hessian"
+    with pytest.raises(InvalidArgumentError, match="of scale preconditioner"):
+        ls.overlap(found, ls.top_eigenpairs(problem, 3))
+    with pytest.raises(InvalidArgumentError, match="goes with a preconditioner"):
+        ls.top_eigenpairs(problem, weight_decay=0.1)
+    with pytest.raises(InvalidArgumentError, match="leave out the preconditioner"):
+        ls.top_eigenpairs(problem, preconditioner=scale, split=True)
     with pytest.raises(InvalidArgumentError, match="either scale or preconditioner"):
         ls.top_eigenpairs(problem, preconditioner=scale, scale="elementwise")

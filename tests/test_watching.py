@@ -6,7 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def address(study: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(Page(str(study)), 7))
+    server = HTTPServer(("127.0.0.1", 0), handler_of(Page(str(study)), 7))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -80,7 +80,16 @@ def test_the_page_grows_with_the_study_and_is_made_once(
     assert len(made) == 2
 
 
+def test_a_study_without_a_measurement_is_a_page_too(tmp_path: Path) -> None:
+    with Study(tmp_path / "new.db"):
+        pass
+    assert b"Nothing is measured yet" in Page(str(tmp_path / "new.db")).html()
+
+
 def test_nothing_but_the_page_is_answered(study: Path, address: str) -> None:
+    foreign = urllib.request.Request(f"{address}/", headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(foreign)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{address}/../s.db")
     study.unlink()
@@ -90,7 +99,7 @@ def test_nothing_but_the_page_is_answered(study: Path, address: str) -> None:
 
 def test_serve_says_what_cannot_be_shown(study: Path, run, tmp_path: Path) -> None:
     assert run("serve", str(tmp_path / "no.db")).code == 1
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(Page(str(study)), 7))
+    server = HTTPServer(("127.0.0.1", 0), handler_of(Page(str(study)), 7))
     ran = run("serve", str(study), "--port", str(server.server_address[1]))
     server.server_close()
     assert ran.code == 2

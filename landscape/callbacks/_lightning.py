@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from landscape.callbacks._monitor import Monitor
 from landscape.errors import missing_dependency
@@ -19,7 +22,8 @@ except ImportError as error:
 class LightningMonitor(Callback):
     """Measure a LightningModule on a fixed probe, and log the numbers to the Trainer's loggers.
 
-    ``Trainer(…, callbacks=[LightningMonitor(probe, every=100, budget=0.01)])``.
+    ``Trainer(…, callbacks=[LightningMonitor(probe, every=100, budget=0.01)])``. The update is that
+    of the gradient as it is clipped by its norm; clipping by value comes after what is measured.
 
     Args:
         probe: makes the problem of the module that is trained: its loss on a fixed batch.
@@ -32,8 +36,16 @@ class LightningMonitor(Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Measure before the optimizer's step, with the gradients of the step."""
+        if not trainer.is_global_zero:
+            return
         if self._monitor is None:
             self._monitor = Monitor(self._probe(pl_module), optimizer, **self._options)
-        numbers = self._monitor.step(at=trainer.global_step)
+        # Lightning clips after this: the update is that of the gradient after clipping.
+        limit, scale = trainer.gradient_clip_val, 1.0
+        if limit and str(trainer.gradient_clip_algorithm or "norm").lower().endswith("norm"):
+            gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
+            norms = [float(torch.linalg.vector_norm(g)) for g in gradients if g is not None]
+            scale = max(1.0, math.hypot(*norms) / float(limit))
+        numbers = self._monitor.step(at=trainer.global_step, loss_scale=scale)
         for logger in trainer.loggers if numbers else ():
             logger.log_metrics(numbers, step=trainer.global_step)

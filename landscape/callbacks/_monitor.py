@@ -6,10 +6,11 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
 
@@ -17,7 +18,14 @@ from landscape.checks import positive, whole
 from landscape.curvature import top_eigenpairs
 from landscape.errors import InvalidArgumentError, LandscapeError, StudyError, one_of
 from landscape.loss import evaluation
-from landscape.optim import Edge, edge_of_stability, next_update, preconditioner
+from landscape.optim import (
+    SAM,
+    Edge,
+    edge_of_stability,
+    is_preconditioned,
+    next_update,
+    preconditioner,
+)
 from landscape.optim.edge import largest_lr
 from landscape.problem import Problem, check_problem
 from landscape.results import Eigenpairs, Result
@@ -25,6 +33,7 @@ from landscape.stability import batch_sharpness, update_sharpness
 from landscape.study import Study
 from landscape.wording import Quantity
 
+Measure = Callable[[Problem], "Result | None"]
 MEASURES = ("loss", "eigs", "update-sharpness", "batch-sharpness")
 
 
@@ -44,7 +53,8 @@ class Monitor:
     The training goes on bit for bit as it would without: weights, gradients, buffers, modes, the
     optimizer and the random number generators are given back. λ/edge is λmax over the curvature at
     which the optimizer diverges on a quadratic (`edge_of_stability`), of P⁻¹H where it is one with
-    a preconditioner P. A measurement that fails is a warning, and the training goes on.
+    a preconditioner P, which is not measured before the optimizer's first step. What fails is a
+    warning, and the training goes on. Eigenvectors are not kept in the study.
 
     Args:
         probe: the model that is trained, with its loss, on a fixed batch or a few.
@@ -78,7 +88,7 @@ class Monitor:
         run: str = "run",
         every: int = 100,
         budget: float | None = None,
-        measures: tuple[str, ...] | Mapping[str, Callable[[Problem], Result]] = MEASURES[:3],
+        measures: tuple[str, ...] | Mapping[str, Measure] = MEASURES[:3],
         batch_size: int = 1,
         n_batches: int = 64,
         log: Callable[[dict[str, float]], object] | None = None,
@@ -90,7 +100,11 @@ class Monitor:
         self.budget = None if budget is None else positive("budget", budget)
         self._size = whole("batch_size", batch_size, least=1)
         self._n_batches = n_batches
-        own = {"loss": self._loss, "eigs": self._eigs, "update-sharpness": self._update}
+        own: dict[str, Measure] = {
+            "loss": self._loss,
+            "eigs": self._eigs,
+            "update-sharpness": self._update,
+        }
         own["batch-sharpness"] = self._batches
         if isinstance(measures, Mapping):
             self._measures = dict(measures)
@@ -104,7 +118,7 @@ class Monitor:
         self._steps: dict[str, float] = {}
         self._n, self._began, self._spent, self._longest = 0, time.perf_counter(), 0.0, 0.0
         self._previous: Eigenpairs | None = None
-        self._edge: Edge | None = None
+        self._loss_scale = 1.0
         if self._study is not None:
             with Study(self._study) as opened:
                 if run in opened.runs():
@@ -129,21 +143,36 @@ class Monitor:
         if step % self.every or not self._can_afford():
             return {}
         began, name = time.perf_counter(), f"{self.run}-step-{step}"
+        self._loss_scale = loss_scale
         numbers: dict[str, float] = {}
+        records: list[Result] = []
+        problem = self._probe.named(name)
         with _without_autocast():
-            self._find_edge(loss_scale)
-            records = self._measured(self._probe.named(name), numbers)
-        if self._study is not None and records:
-            self._steps[name] = step
-            with Study(self._study) as study:
-                for record in records:
-                    study.save(record)
-                study.set_run(self.run, self._steps)
+            for what, measure in self._measures.items():
+                with _warning(step, what):
+                    if (record := measure(problem)) is not None:
+                        records.append(record)
+                        numbers |= _numbers(what, record)
+        with _warning(step, "study"):
+            self._save(records, name, step)
         took = time.perf_counter() - began
         self._spent, self._longest = self._spent + took, max(self._longest, took)
         if numbers and self._log is not None:
-            self._log({**numbers, "landscape/step": step})
+            with _warning(step, "log"):
+                self._log({**numbers, "landscape/step": step})
         return numbers
+
+    def _save(self, records: list[Result], name: str, step: int) -> None:
+        if self._study is None or not records:
+            return
+        self._steps[name] = step
+        with Study(self._study) as study:
+            for record in records:
+                if isinstance(record, Eigenpairs):  # a vector as long as the model each time
+                    none = np.empty((len(record.values), 0))
+                    record = dataclasses.replace(record, vectors=none)
+                study.save(record)
+            study.set_run(self.run, self._steps)
 
     def _can_afford(self) -> bool:
         if self.budget is None:
@@ -151,57 +180,39 @@ class Monitor:
         elapsed = time.perf_counter() - self._began - self._spent
         return self._spent == 0.0 or self._spent + self._longest <= self.budget * elapsed
 
-    def _find_edge(self, loss_scale: float) -> None:
-        self._loss_scale, self._edge = loss_scale, None
-        if self.optimizer is None:
-            return
-        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"]]
-        known = [g.detach() for g in gradients if g is not None]
-        norms = [float(torch.linalg.vector_norm(g.double())) for g in known]
+    def _edge(self) -> Edge | None:
+        """Return the edge of the optimizer at its gradient, where it is known."""
+        optimizer, norm = self.optimizer, None
+        if optimizer is None:
+            return None
+        if isinstance(optimizer, SAM):  # whose edge depends on the norm
+            gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
+            norms = [
+                float(torch.linalg.vector_norm(g.double())) for g in gradients if g is not None
+            ]
+            norm = math.hypot(*norms) / self._loss_scale
         try:
-            norm = math.hypot(*norms) / loss_scale if norms else None
-            self._edge = edge_of_stability(self.optimizer, gradient_norm=norm)
+            return edge_of_stability(optimizer, gradient_norm=norm)
         except InvalidArgumentError:
-            return  # of an optimizer without a known edge λ alone is measured
-
-    def _measured(self, problem: Problem, numbers: dict[str, float]) -> list[Result]:
-        records: list[Result] = []
-        for name, measure in self._measures.items():
-            try:
-                record = measure(problem)
-            except LandscapeError as error:
-                warnings.warn(f"step {self._n - 1}: {name}: {error}", stacklevel=3)
-                continue
-            records.append(record)
-            numbers |= self._numbers(name, record)
-        return records
-
-    @staticmethod
-    def _numbers(name: str, record: Result) -> dict[str, float]:
-        return {
-            f"landscape/{name}/{label}": cell.value if isinstance(cell, Quantity) else float(cell)
-            for label, cell in record.summary().items()
-            if not isinstance(cell, (str, bool))
-        }
+            return None
 
     def _loss(self, problem: Problem) -> Result:
         return evaluation(problem, seed=self.seed)
 
-    def _eigs(self, problem: Problem) -> Result:
-        edge, scale = self._edge, None
-        if edge is not None and edge.preconditioned and self.optimizer is not None:
-            named = {id(p): name for name, p in problem.model.named_parameters()}
+    def _eigs(self, problem: Problem) -> Result | None:
+        edge, scale = self._edge(), None
+        if self.optimizer is not None and is_preconditioned(self.optimizer):
             try:
                 by_parameter = preconditioner(self.optimizer)
-            except InvalidArgumentError:  # before the first step
-                edge = None
-            else:
-                of = {named[id(p)]: divisor for p, divisor in by_parameter.items()}
-                lacking = [name for name in problem.space.names if name not in of]
-                if lacking:
-                    msg = f"the optimizer holds no moments of {lacking[0]}: explore what it trains"
-                    raise InvalidArgumentError(msg)
-                scale = problem.space.flatten({name: of[name] for name in problem.space.names})
+            except InvalidArgumentError:  # before the first step; H alone would be another number
+                return None
+            names = {id(p): name for name, p in problem.model.named_parameters()}
+            of = {names[id(p)]: d for p, d in by_parameter.items() if id(p) in names}
+            lacking = [name for name in problem.space.names if name not in of]
+            if lacking:
+                msg = f"the optimizer holds no moments of {lacking[0]}: explore what it trains"
+                raise InvalidArgumentError(msg)
+            scale = problem.space.flatten({name: of[name] for name in problem.space.names})
         found = top_eigenpairs(
             problem,
             start=self._previous,
@@ -217,14 +228,32 @@ class Monitor:
     def _update(self, problem: Problem) -> Result:
         if self.optimizer is None:
             return update_sharpness(problem, seed=self.seed, progress=False)
+        lr = largest_lr(self.optimizer)
         with _unscaled(self.optimizer, self._loss_scale):
             update = next_update(self.optimizer)
-        lr = largest_lr(self.optimizer)
         return update_sharpness(problem, update, lr=lr, seed=self.seed, progress=False)
 
     def _batches(self, problem: Problem) -> Result:
         size, n = self._size, self._n_batches
         return batch_sharpness(problem, size, n_batches=n, seed=self.seed, progress=False)
+
+
+def _numbers(name: str, record: Result) -> dict[str, float]:
+    return {
+        f"landscape/{name}/{label}": cell.value if isinstance(cell, Quantity) else float(cell)
+        for label, cell in record.summary().items()
+        if not isinstance(cell, (str, bool))
+    }
+
+
+@contextmanager
+def _warning(step: int, what: str) -> Iterator[None]:
+    """Turn whatever fails into a warning: a training is worth more than its measurements."""
+    try:
+        yield
+    except Exception as error:
+        name = "" if isinstance(error, LandscapeError) else f"{type(error).__name__}: "
+        warnings.warn(f"step {step}: {what}: {name}{error}", stacklevel=4)
 
 
 def _without_autocast() -> AbstractContextManager[object]:
@@ -236,13 +265,16 @@ def _without_autocast() -> AbstractContextManager[object]:
     return stack
 
 
-def _unscaled(optimizer: Optimizer, scale: float) -> AbstractContextManager[object]:
-    """Take the factor of a gradient scaler off the gradients, and give them back as they were."""
-    stack = ExitStack()
-    if scale != 1.0:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    stack.callback(setattr, parameter, "grad", parameter.grad)
-                    parameter.grad = parameter.grad / scale
-    return stack
+@contextmanager
+def _unscaled(optimizer: Optimizer, scale: float) -> Iterator[None]:
+    """Divide the gradients by a factor, and give them back as they were."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    own = [p.grad for p in parameters]
+    try:
+        for parameter in parameters if scale != 1.0 else ():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad / scale
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, own, strict=True):
+            parameter.grad = gradient

@@ -36,10 +36,22 @@ class TrainerMonitor(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure before the optimizer's step, with the gradients of the step."""
+        if not state.is_world_process_zero:
+            return
+        model = kwargs["model"]
         if self._monitor is None:
             optimizer = kwargs["optimizer"]
             optimizer = getattr(optimizer, "optimizer", optimizer)  # inside of accelerate's
-            self._monitor = Monitor(self._probe(kwargs["model"]), optimizer, **self._options)
-        numbers = self._monitor.step(at=state.global_step)
+            self._monitor = Monitor(self._probe(model), optimizer, **self._options)
+        # accelerate's own forward casts, from within, to the type of the training.
+        forward = getattr(model, "_original_forward", None)
+        outer = vars(model).get("forward")
+        try:
+            if forward is not None and outer is not None:
+                model.forward = forward
+            numbers = self._monitor.step(at=state.global_step)
+        finally:
+            if forward is not None and outer is not None:
+                model.forward = outer
         if numbers:
             self._trainer.log(numbers)

@@ -92,7 +92,7 @@ def top_eigenpairs(
         scale: ``elementwise`` or ``filterwise``: of THT instead, see `parameter_scale`.
         preconditioner: diagonal P, shape (n,), such as that of Adam, `landscape.optim
             .preconditioner`: of P^(−½) H P^(−½) instead, which has the eigenvalues of P⁻¹H.
-        weight_decay: γ that is added to H, before P where there is one.
+        weight_decay: γ that is added to H before P.
         products: how the Hessian's products are made, see `Hessian`.
         memory: bytes to use beyond model and data: half for the basis and half for graphs, where
             batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB; where the
@@ -146,6 +146,9 @@ def top_eigenpairs(
             "power iteration finds the top end from one vector and searches for no missed "
             f"eigenvalues, got {', '.join(changed)}; use method='lanczos'"
         )
+        raise InvalidArgumentError(msg)
+    if split and preconditioner is not None:
+        msg = "split=True is of the Hessian itself: leave out the preconditioner"
         raise InvalidArgumentError(msg)
     if split and operator != "hessian":
         msg = f"the split into Gauss-Newton and rest is that of the Hessian, not of {operator!r}"

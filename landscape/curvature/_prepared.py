@@ -28,6 +28,7 @@ from landscape.operators import (
 )
 from landscape.problem import Problem
 from landscape.problem.digest import digest_of
+from landscape.processes import shards
 from landscape.progress import counting
 from landscape.randomness import random_unit_vector
 from landscape.results import Result
@@ -60,7 +61,12 @@ class Request:
         if self.preconditioner is not None and self.scale != "none":
             msg = "give either scale or preconditioner: both are a diagonal on each side of H"
             raise InvalidArgumentError(msg)
-        real("weight_decay", self.weight_decay, least=0.0)
+        if real("weight_decay", self.weight_decay, least=0.0) and self.preconditioner is None:
+            msg = "weight_decay goes with a preconditioner: without one it adds γ to every λ"
+            raise InvalidArgumentError(msg)
+        if self.preconditioner is not None and shards() is not None:
+            msg = "a preconditioner is not split with the parameters: share the data instead"
+            raise InvalidArgumentError(msg)
 
     def diagonal(self, problem: Problem) -> Tensor | None:
         """Return the diagonal of T where THT is measured; None: the identity."""
@@ -85,7 +91,7 @@ class Request:
         defaults: dict[str, Any] = {"operator": "hessian", "scale": "none", "weight_decay": 0.0}
         defaults |= {"products": "auto", "memory": None}
         p = self.preconditioner
-        named = {} if p is None else {"preconditioner": digest_of(p)}
+        named = {} if p is None else {"scale": "preconditioner", "preconditioner": digest_of(p)}
         return {**without_defaults(vars(self), defaults), **named, "seed": self.seed}
 
 

@@ -90,7 +90,7 @@ class SymmetricOperator:
     def reparametrised(self, scale: Tensor) -> SymmetricOperator:
         """Return TAT with T = diag(scale): for A the Hessian in w, the Hessian in u with w = Tu."""
         if scale.shape != (self.length,):
-            msg = f"a scale of shape {tuple(scale.shape)}; expected ({self.n},), one per parameter"
+            msg = f"a scale of shape {tuple(scale.shape)}; expected ({self.length},)"
             raise InvalidArgumentError(msg)
         t = scale.to(self.device, self.dtype)
         return SymmetricOperator(

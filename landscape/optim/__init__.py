@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from landscape.optim.ascent import Ascent
-from landscape.optim.edge import Edge, edge_of_stability, next_update, preconditioner
+from landscape.optim.edge import (
+    Edge,
+    edge_of_stability,
+    is_preconditioned,
+    next_update,
+    preconditioner,
+)
 from landscape.optim.passes import frozen_statistics
 from landscape.optim.sam import SAM
 
@@ -13,6 +19,7 @@ __all__ = [
     "Edge",
     "edge_of_stability",
     "frozen_statistics",
+    "is_preconditioned",
     "next_update",
     "preconditioner",
 ]

@@ -18,7 +18,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from landscape.errors import InvalidArgumentError
 from landscape.optim.sam import SAM
+from landscape.randomness import forked_rng
 
 Group = Mapping[str, Any]
 
@@ -72,16 +73,38 @@ def edge_of_stability(optimizer: Optimizer, *, gradient_norm: float | None = Non
     379.05
     """
     base = _base(optimizer)
-    rule = _rule(base)
-    groups = [{**group, "lr": largest_lr(base)} for group in base.param_groups]
+    rule, top = _rule(base), largest_lr(base)
+    groups = [{**g, "lr": top, "share": float(g["lr"]) / top} for g in base.param_groups]
     _check_alike(groups)
-    edge = min((rule(group) for group in groups), key=lambda one: one.value)
+    edge = min((rule(group) for group in groups), key=lambda one: one.value - one.decay)
+    edge = replace(edge, preconditioned=is_preconditioned(base))
+    if not edge.preconditioned:  # a decay that is in the gradient moves every eigenvalue
+        edge = Edge(value=edge.value - edge.decay)
     return _of_sam(optimizer, edge, gradient_norm) if isinstance(optimizer, SAM) else edge
 
 
+def is_preconditioned(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer's edge is one of P⁻¹H, and not of the Hessian itself.
+
+    Args:
+        optimizer: any.
+
+    Returns:
+        True for those that divide by second moments, and where groups differ in learning rate.
+        False also for one whose edge is not known.
+    """
+    base = _base(optimizer)
+    rates = {float(group["lr"]) for group in base.param_groups}
+    return type(base) in _RULES and (type(base) is not SGD or len(rates) > 1)
+
+
 def largest_lr(optimizer: Optimizer) -> float:
-    """Return the largest learning rate of an optimizer's parameter groups."""
-    return max(float(group["lr"]) for group in optimizer.param_groups)
+    """Return the largest learning rate of an optimizer's parameter groups, above 0."""
+    top = max(float(group["lr"]) for group in optimizer.param_groups)
+    if not top > 0:
+        msg = f"the learning rate is {top:g}: an optimizer that does not move has no edge"
+        raise InvalidArgumentError(msg)
+    return top
 
 
 def preconditioner(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
@@ -95,7 +118,8 @@ def preconditioner(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
         optimizer: as for `edge_of_stability`, after its first step.
 
     Returns:
-        P by parameter, of its shape; parameters that were never stepped are left out.
+        P by parameter, of its shape; those that were never stepped, or have learning rate 0, are
+        left out.
 
     Raises:
         InvalidArgumentError: for an optimizer whose P is not known, or before its first step.
@@ -106,7 +130,8 @@ def preconditioner(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
     for group in base.param_groups:
         for parameter in group["params"]:
             state = base.state.get(parameter, {})
-            if type(base) is SGD or "step" in state:
+            moves = type(base) is SGD or float(state.get("step", 0)) > 0
+            if moves and float(group["lr"]) > 0:
                 divisor = _divisor(base, group, state, parameter)
                 found[parameter] = divisor * (lr / float(group["lr"]))
     if not found:
@@ -146,7 +171,8 @@ def next_update(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
     for own, other in pairs:
         other.grad = own.grad.clone()
     try:
-        twin.step()
+        with forked_rng():
+            twin.step()
     except TypeError as error:
         msg = f"{type(base).__name__} takes a closure, so its step cannot be tried on a copy"
         raise InvalidArgumentError(msg) from error
@@ -178,24 +204,24 @@ def _check_alike(groups: list[dict[str, Any]]) -> None:
 def _sgd(group: Group) -> Edge:
     lr, beta = group["lr"], group["momentum"]
     scale = 1 + 2 * beta if group["nesterov"] else 1 - group["dampening"] * bool(beta)
-    return Edge(value=(2 + 2 * beta) / (scale * lr) - group["weight_decay"])
+    return Edge(value=(2 + 2 * beta) / (scale * lr), decay=group["weight_decay"])
 
 
 def _adam(group: Group, *, decoupled: bool = False) -> Edge:
     lr, beta, decay = group["lr"], float(group["betas"][0]), group["weight_decay"]
     value = (2 + 2 * beta) / ((1 - beta) * lr)
     if decoupled or group.get("decoupled_weight_decay"):
-        return Edge(value=value - decay * (1 + beta) / (1 - beta), preconditioned=True)
-    return Edge(value=value, preconditioned=True, decay=decay)
+        return Edge(value=value - decay * group["share"] * (1 + beta) / (1 - beta))
+    return Edge(value=value, decay=decay)
 
 
 def _rmsprop(group: Group) -> Edge:
     value = (2 + 2 * group["momentum"]) / group["lr"]
-    return Edge(value=value, preconditioned=True, decay=group["weight_decay"])
+    return Edge(value=value, decay=group["weight_decay"])
 
 
 def _adagrad(group: Group) -> Edge:
-    return Edge(value=2 / group["lr"], preconditioned=True, decay=group["weight_decay"])
+    return Edge(value=2 / group["lr"], decay=group["weight_decay"])
 
 
 _RULES: Mapping[type[Optimizer], Callable[[Group], Edge]] = {

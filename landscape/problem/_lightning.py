@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -47,8 +47,7 @@ class Step:
         """Return what the step returned, or its entry ``loss``."""
         step = getattr(module, self.name)
         arguments = (batch, 0)[: len(inspect.signature(step).parameters)]
-        with warnings.catch_warnings():  # without a Trainer nothing is logged
-            warnings.filterwarnings("ignore", message=".*self.log.*`self.trainer` reference")
+        with _silent(module):
             value = step(*arguments)
         loss = value.get("loss") if isinstance(value, Mapping) else value
         if isinstance(loss, torch.Tensor):
@@ -58,6 +57,20 @@ class Step:
             "is measured: let it return the loss, or a dictionary with loss"
         )
         raise LossError(msg)
+
+
+@contextmanager
+def _silent(module: nn.Module) -> Iterator[None]:
+    """Let a module log nothing: that belongs to its training, which may be going on."""
+    names, attributes = ("log", "log_dict"), vars(module)
+    own = {name: attributes[name] for name in names if name in attributes}
+    attributes.update({name: lambda *_, **__: None for name in names})
+    try:
+        yield
+    finally:
+        for name in names:
+            del attributes[name]
+        attributes.update(own)
 
 
 def lightning_problem(

@@ -16,12 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from landscape.errors import DataError, did_you_mean, missing_dependency, one_of
+from landscape.errors import DataError, did_you_mean, first_line, missing_dependency, one_of
 from landscape.problem._calling import main_output
 
 TASKS = ("causal-lm", "masked-lm", "sequence-classification", "token-classification")
 IGNORED = -100  # label of what is not counted, in transformers and in torch
 LONGEST, N_BLOCKS = 1024, 256
+_OFFSET = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "roberta-prelayernorm",
+    "longformer",
+)
 """Tokens of a sequence, and sequences of a file of token ids, where nothing else is said."""
 
 
@@ -194,7 +202,10 @@ class Source:
 
     @property
     def _longest(self) -> int:
-        own = getattr(self.reading.config, "max_position_embeddings", None) or LONGEST
+        config = self.reading.config
+        own = getattr(config, "max_position_embeddings", None) or LONGEST
+        if config.model_type in _OFFSET:  # whose positions begin behind that of the padding
+            own -= (config.pad_token_id or 0) + 1
         return min(self.length or LONGEST, own)
 
     def _blocks(self) -> list[dict[str, Any]]:
@@ -203,10 +214,17 @@ class Source:
             msg = f"{self.file} holds no labels for {self.reading.task}: give a .csv or .jsonl file"
             raise DataError(msg)
         narrow = self.reading.n_ids <= 2**16
-        if self.file.suffix == ".npy":
-            ids = np.load(self.file, mmap_mode="r").reshape(-1)
-        else:
-            ids = np.memmap(self.file, dtype="<u2" if narrow else "<u4", mode="r")
+        try:
+            if self.file.suffix == ".npy":
+                ids = np.load(self.file, mmap_mode="r").reshape(-1)
+            else:
+                ids = np.memmap(self.file, dtype="<u2" if narrow else "<u4", mode="r")
+        except (ValueError, OSError) as error:  # odd, empty, of objects, or none
+            msg = f"{self.file} holds no token ids: {first_line(error)}"
+            raise DataError(msg) from error
+        if ids.dtype.kind not in "iu":
+            msg = f"{self.file} holds numbers of type {ids.dtype}, and token ids are whole"
+            raise DataError(msg)
         n, length = len(ids), self._longest
         if n < length:
             msg = f"{self.file} holds {n:,} tokens, and a sequence has {length:,}: give --length"
@@ -277,8 +295,16 @@ def _table(file: Path, split: str) -> Any:
         saved = library("datasets", extra="hub", purpose=purpose).load_from_disk(str(file))
         table = saved[one_of(split, saved, what="split")] if isinstance(saved, dict) else saved
     elif file.suffix in {".csv", ".jsonl"}:
-        with file.open(encoding="utf-8", newline="") as lines:
-            table = list(csv.DictReader(lines) if file.suffix == ".csv" else map(json.loads, lines))
+        try:
+            with file.open(encoding="utf-8", newline="") as lines:
+                rows = csv.DictReader(lines) if file.suffix == ".csv" else map(json.loads, lines)
+                table = list(rows)
+        except (ValueError, csv.Error) as error:
+            msg = f"{file} cannot be read: {first_line(error)}"
+            raise DataError(msg) from error
+        if not all(isinstance(row, dict) for row in table):
+            msg = f'{file}: each line is one row, such as {{"text": …}}'
+            raise DataError(msg)
     else:
         msg = (
             f"{file}: data are a .bin or .npy file of token ids, a .csv or .jsonl file with text, "

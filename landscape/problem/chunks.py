@@ -59,7 +59,8 @@ def chunked_cross_entropy(
             f"of {describe(target)}; expected shapes (…, E), (V, E) and (…), and int64 targets"
         )
         raise LossError(msg)
-    flat = hidden.reshape(-1, hidden.shape[-1]), weight, bias
+    dtype = torch.promote_types(hidden.dtype, weight.dtype)  # as autocast leaves them
+    flat = hidden.reshape(-1, hidden.shape[-1]).to(dtype), weight.to(dtype), bias
     losses: Tensor = _Losses.apply(*flat, target.reshape(-1), ignore_index, chunk)  # type: ignore[no-untyped-call]
     return losses.view(target.shape)
 
@@ -71,8 +72,9 @@ def _chunk(
     hidden, weight, bias = (None if t is None else t.detach().requires_grad_() for t in given)
     assert hidden is not None
     assert weight is not None
-    logits = F.linear(hidden, weight, bias)
-    losses = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = F.linear(hidden, weight, bias)
+        losses = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     return [t for t in (hidden, weight, bias) if t is not None], losses
 
 
@@ -137,5 +139,7 @@ def _in_chunks(
         for total, piece in zip(sums, found[1:], strict=False):
             total.add_(piece)
         rows.append([found[0], *found[1 + len(sums) :]])
+    if not rows:
+        rows = [[hidden * 0.0, *([slopes * 0.0] if along is not None else [])]]
     by_row = [torch.cat(column) for column in zip(*rows, strict=True)]
     return (by_row[0], *sums, *by_row[1:])

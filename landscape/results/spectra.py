@@ -44,6 +44,8 @@ class Spectral(Result):
         known = str(self.settings.get("operator", "hessian"))
         words = OPERATORS.get(known, known)
         scale = self.settings.get("scale", "none")
+        if scale == "preconditioner":
+            return f"preconditioned {words}"
         return words if scale == "none" else f"{words}, rescaled {scale}"
 
     def _products_rows(self) -> list[tuple[str, str]]:

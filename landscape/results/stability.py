@@ -15,7 +15,8 @@ class UpdateSharpness(Result):
 
     Attributes:
         lr: η of the update that was given; 1 where none was named.
-        critical_lr: smallest η at which the loss is back at that of w; infinite where it never is.
+        critical_lr: η at which the loss is back at that of w, found from the one given; infinite
+            where it never is.
         critical_lr_se: standard error of it over the examples; NaN where their losses are unknown.
         low: learning rate at which the loss was still below that of w.
         high: learning rate at which it was above.

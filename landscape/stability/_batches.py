@@ -71,7 +71,11 @@ def batch_sharpness(
     )
     settings = {"batch_size": size, "n_batches": n_batches, "seed": seed}
 
+    n_measured = 0
+
     def one(i: int) -> Columns:
+        nonlocal n_measured
+        n_measured += 1
         with Evaluator(problem.with_examples(batches[i]), seed=seed) as evaluator:
             gradient = evaluator.gradient()[1]
             squared = dot(gradient, gradient)
@@ -87,14 +91,19 @@ def batch_sharpness(
             what=f"batches of {problem.name}",
             progress=progress,
         )
+        passes = -(-n_measured * size // n)  # over the whole data
+        for kind in ("gradients", "hvps"):
+            work.evaluator.passes[kind] += passes
         values, norms = columns["value"], columns["squared_norm"]
+        squared = dot(gradient, gradient)
+        if problem.loss.sums:  # of a loss that is a sum, the gradients of its mean
+            norms, squared = norms / size**2, squared / n**2
         value, norm = float(values.mean()), float(norms.mean())
         error, low, high, norm_error = 0.0, value, value, 0.0
         if not exhaustive:
             _, error, low, high = interval_of_mean(values)
             norm_error = interval_of_mean(norms)[1]
         # Batches are drawn without replacement: E‖g‖² − ‖∇L‖² = tr Σ/b (n − b)/(n − 1).
-        squared = dot(gradient, gradient)
         scale = size * (n - 1) / ((n - size) * squared) if size < n and squared else math.nan
         return {
             "value": value,
@@ -104,7 +113,7 @@ def batch_sharpness(
             "noise": scale * (norm - squared),
             "noise_se": scale * norm_error,
             "values": values,
-            "squared_norms": norms,
+            "squared_norms": columns["squared_norm"],
             "batch_size": size,
             "exhaustive": exhaustive,
             "loss": loss.value,

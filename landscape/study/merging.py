@@ -38,7 +38,7 @@ def merge(study: Study, other: Study) -> Merged:
     Measurements of the same content and settings are kept once: a finished one before one that was
     begun, of two that are finished the newer one; the points of two that were begun are united.
     Checkpoints, training runs and what problems computed come along. A checkpoint whose name
-    belongs to other weights here is called ``name@hash``.
+    belongs to other weights here is called ``name@hash``, a run with such checkpoints ``run@file``.
 
     Args:
         study: where to; open for writing.
@@ -66,6 +66,7 @@ def merge(study: Study, other: Study) -> Merged:
     for called, weights in names:
         if known_names.get(called, weights) != weights:
             merged.renamed[called] = f"{called}@{weights[:8]}"
+    runs, their_runs, study_name = study.runs(), other.runs(), other.path.stem
     with other._file.reading() as source, study._file.writing() as target:
         for name in names.values():
             here = os.path.relpath(name.path, study.path.absolute().parent) if name.path else ""
@@ -80,10 +81,17 @@ def merge(study: Study, other: Study) -> Merged:
             "INSERT OR IGNORE INTO computations VALUES (?, ?, ?)",
             source.execute("SELECT place, identity, signature FROM computations ORDER BY rowid"),
         )
+        # Two runs of one name with other weights at their steps are two runs.
+        mixed = {
+            run: f"{run}@{study_name}"
+            for run, of in their_runs.items()
+            if run in runs and merged.renamed.keys() & of.keys()
+        }
+        merged.renamed.update({f"run {run}": f"run {new}" for run, new in mixed.items()})
         target.executemany(
             "INSERT OR IGNORE INTO runs VALUES (?, ?, ?)",
             [
-                (run, merged.renamed.get(name, name), step)
+                (mixed.get(run, run), merged.renamed.get(name, name), step)
                 for run, name, step in source.execute("SELECT * FROM runs ORDER BY rowid")
             ],
         )
