@@ -218,7 +218,7 @@ def test_a_surface_survives_being_killed_at_any_instant(server, tmp_path, grid):
         studies += 1
         assert studies < 20
         # Some before the file is there, most in the middle, and at most ten for one surface.
-        while server.run(folder, grid, delay=whole * rng.choice([0.05, 0.2, 0.4]) * rng.random()):
+        while server.run(folder, grid, delay=whole * rng.choice([0.1, 0.3, 0.6]) * rng.random()):
             kills_here += 1
             done = assert_nothing_lost(folder, done)
             with_points += 0 < done < n_points

@@ -122,7 +122,7 @@ def curved(n: int) -> Problem:
 
 
 def assert_within_its_price(problem: Problem, rho: float, ball: dict, *, profile: bool) -> None:
-    price = price_of(problem, ball | {"eta": 0.0}, from_below=profile) * (1 + profile)
+    price = (price_of(problem, ball | {"eta": 0.0}, from_below=profile) * (1 + profile)).most
     if profile:
         cost = sharpness_profile(problem, [rho / 10, rho], **ball).cost
     else:

@@ -93,7 +93,7 @@ def load_problem(path: str | Path, *, split: str = "train", **options: Any) -> P
     """
     prefix, _, rest = str(path).partition(":")
     module_name, known = LIBRARIES.get(prefix, ("", ()))
-    of_libraries = {name for _, names in LIBRARIES.values() for name in names}
+    of_libraries = {name for _, names in LIBRARIES.values() for name in names} - {"examples"}
     if unknown := sorted(options.keys() & of_libraries - set(known)):
         goes = "; ".join(f"{p}: takes {', '.join(names)}" for p, (_, names) in LIBRARIES.items())
         msg = f"the problem {path} has no {', '.join(unknown)} to choose ({goes})"
