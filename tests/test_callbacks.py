@@ -368,16 +368,25 @@ def test_lightning_ends_in_the_same_bits_and_logs(tmp_path: Path) -> None:
             self.net = network()
 
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
-            return F.cross_entropy(self.net(batch["x"]), batch["labels"])
+            loss = F.cross_entropy(self.net(batch["x"]), batch["labels"])
+            self.log("train_loss", loss, on_step=False, on_epoch=True)
+            return loss
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def probe(module: Any) -> ls.Problem:
         x, y = data()
-        return ls.Problem(module.net, nn.CrossEntropyLoss(), [(x[:24], y[:24])])
+        return ls.Problem.from_lightning(module, [{"x": x[:24], "labels": y[:24]}])
 
-    def run(*callbacks: Any) -> tuple[Any, Path]:
+    norms = []
+
+    class Norm(lightning.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            gradients = [p.grad.reshape(-1) for p in pl_module.parameters()]
+            norms.append(float(torch.cat(gradients).norm()))
+
+    def run(*callbacks: Any, **options: Any) -> tuple[Any, Any, Path]:
         torch.manual_seed(5)
         from lightning.pytorch.loggers import CSVLogger
 
@@ -385,13 +394,32 @@ def test_lightning_ends_in_the_same_bits_and_logs(tmp_path: Path) -> None:
         trainer = lightning.Trainer(
             max_steps=5, accelerator="cpu", logger=logger, callbacks=list(callbacks),
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-            log_every_n_steps=1,
+            log_every_n_steps=1, **options,
         )  # fmt: skip
         module = Module()
         trainer.fit(module, torch.utils.data.DataLoader(Pairs(), batch_size=8))
-        return module.state_dict(), Path(logger.log_dir)
+        return (
+            module.state_dict(),
+            float(trainer.callback_metrics["train_loss"]),
+            Path(logger.log_dir),
+        )
 
-    bare, _ = run()
-    watched, folder = run(LightningMonitor(probe, every=2, study=tmp_path / "s.db"))
+    bare, loss, _ = run()
+    monitor = LightningMonitor(probe, every=2, study=tmp_path / "s.db")
+    watched, logged, folder = run(monitor)
     assert_same(dict(bare), dict(watched))
+    assert logged == loss  # what a probe's step logs is none of the training's
     assert "landscape/eigs/λ1/edge" in (folder / "metrics.csv").read_text()
+
+    # The update is that of the clipped gradient, which the optimizer takes.
+    options = {"every": 9, "measures": ("update-sharpness",)}
+    run(
+        Norm(),
+        LightningMonitor(probe, study=tmp_path / "clipped.db", **options),
+        gradient_clip_val=0.01,
+    )
+    slopes = []
+    for name in ("s.db", "clipped.db"):
+        with Study(tmp_path / name, readonly=True) as study:
+            slopes.append(study.load(study.entries("update-sharpness")[0].id).slope)
+    assert slopes[1] == pytest.approx(slopes[0] * 0.01 / norms[0], rel=1e-3)
