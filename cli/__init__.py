@@ -36,6 +36,7 @@ VERBS = {
     "stability": "Critical, directional and batch sharpness: how large a step the loss bears.",
     "trace": "Trace of the Hessian, of the whole and by layer, with its interval.",
     "density": "Spectral density of the Hessian, with its band.",
+    "blocks": "λmax, trace and spectra of embedding, attention, norms and the rest.",
     "line": "Loss along one direction.",
     "surface": "Loss over a plane of two directions.",
     "path": "Loss along a path between two checkpoints, and the barrier on it.",
@@ -58,7 +59,7 @@ VERBS = {
 TOGETHER = frozenset(
     {
         *("doctor", "loss", "sharpness", "average", "flatness", "eigs", "stability", "trace"),
-        *("density", "line", "surface", "path", "trajectory", "compare"),
+        *("density", "blocks", "line", "surface", "path", "trajectory", "compare"),
     }
 )
 _GRACE = 3.0  # seconds

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landscape.compare import compare as compare
     from landscape.compare import differences as differences
     from landscape.compare import paired_difference as paired_difference
+    from landscape.curvature import block_spectra as block_spectra
     from landscape.curvature import eigenpairs_by_layer as eigenpairs_by_layer
     from landscape.curvature import overlap as overlap
     from landscape.curvature import spectral_density as spectral_density
@@ -61,7 +62,14 @@ _NAMES = {
         *("sharpness_profile", "stepwise_sharpness"),
     ),
     "landscape.curvature": (
-        *("eigenpairs_by_layer", "overlap", "spectral_density", "top_eigenpairs", "trace"),
+        *(
+            "block_spectra",
+            "eigenpairs_by_layer",
+            "overlap",
+            "spectral_density",
+            "top_eigenpairs",
+            "trace",
+        ),
     ),
     "landscape.surface": (
         *("Plane", "eigenvector_plane", "line", "path", "plane_through", "principal_plane"),

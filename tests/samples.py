@@ -33,6 +33,7 @@ from landscape.results import (
     TrainingLog,
     Trajectory,
 )
+from landscape.results.blocks import BlockSpectra
 from landscape.results.comparison import Comparison, Measured
 from landscape.results.stability import BatchSharpness, UpdateSharpness
 
@@ -282,6 +283,21 @@ def batch_sharpness(name="model.pt", *, value=30.0, n=16):
         batch_size=32,
         exhaustive=False,
         loss=0.05,
+        **common(name),
+    )
+
+
+def blocks(name="model.pt"):
+    return BlockSpectra(
+        settings={"blocks": {"embedding": ["a"], "other": ["b"]}, "steps": 32, "n_probes": 8},
+        blocks=("embedding", "other"),
+        sizes=np.array([100.0, 40.0]),
+        largest=np.array([0.5, 7.25]),
+        residuals=np.array([1e-4, 2e-4]),
+        traces=np.array([1.0, 9.0]),
+        trace_errors=np.array([0.1, 0.2]),
+        distances=np.array([[0.02, 0.75], [0.75, 0.03]]),
+        matvecs=420,
         **common(name),
     )
 

@@ -57,6 +57,7 @@ RECORDS = {
     "m-sharpness": samples.subset_sharpness(),
     "profile": samples.profile(),
     "steps": samples.stepwise(),
+    "blocks": samples.blocks(),
     "update-sharpness": samples.update_sharpness(),
     "batch-sharpness": samples.batch_sharpness(),
     "average": samples.average(),

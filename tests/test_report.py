@@ -478,6 +478,7 @@ OTHERS = (
     samples.trajectory,
     samples.subset_sharpness,
     samples.stepwise,
+    samples.blocks,
     samples.update_sharpness,
     samples.batch_sharpness,
     samples.average,

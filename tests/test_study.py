@@ -155,6 +155,7 @@ MAKERS = (
     samples.subset_sharpness,
     samples.profile,
     samples.stepwise,
+    samples.blocks,
     samples.update_sharpness,
     samples.batch_sharpness,
     samples.training,

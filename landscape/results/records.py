@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from landscape.results.averages import AverageSharpness, Flatness
 from landscape.results.base import Cost, Provenance, Result, Signature
+from landscape.results.blocks import BlockSpectra
 from landscape.results.diagnoses import Check, Diagnosis
 from landscape.results.evaluations import Differences, Evaluation
 from landscape.results.paths import LossPath, TrainedCurve
@@ -26,7 +27,7 @@ KINDS: Mapping[str, type[Result]] = {
         *(Evaluation, Sharpness, Eigenpairs, Line, Surface),
         *(TrainingLog, Density, TraceEstimate),
         *(Profile, SubsetSharpness, StepwiseSharpness, AverageSharpness, Flatness),
-        *(UpdateSharpness, BatchSharpness),
+        *(BlockSpectra, UpdateSharpness, BatchSharpness),
         *(LossPath, TrainedCurve, Trajectory),
         *(Differences, Diagnosis),
     )
