@@ -62,8 +62,9 @@ class Monitor:
         study: file that keeps the records, by the name of the run and the step; None: none.
         run: name of the run; its records are ``run-step-N``.
         every: steps between two measurements, at least 1.
-        budget: largest share of the time that measurements may take, such as 0.01; a measurement
-            that would take more is put off. None: no limit.
+        budget: largest share of the time that measurements may take, such as 0.01: one that would
+            exceed it, taking as long as the one before, is put off. The first is not. None: no
+            limit.
         measures: some of ``loss``, ``eigs``, ``update-sharpness`` and ``batch-sharpness``; or
             functions (problem) → record by a name.
         batch_size: of the batch sharpness, at most the examples of the probe.
@@ -116,7 +117,7 @@ class Monitor:
         self._log = log
         self._study = None if study is None else Path(study)
         self._steps: dict[str, float] = {}
-        self._n, self._began, self._spent, self._longest = 0, time.perf_counter(), 0.0, 0.0
+        self._n, self._began, self._spent, self._last = 0, time.perf_counter(), 0.0, 0.0
         self._previous: Eigenpairs | None = None
         self._loss_scale = 1.0
         if self._study is not None:
@@ -156,7 +157,7 @@ class Monitor:
         with _warning(step, "study"):
             self._save(records, name, step)
         took = time.perf_counter() - began
-        self._spent, self._longest = self._spent + took, max(self._longest, took)
+        self._spent, self._last = self._spent + took, took
         if numbers and self._log is not None:
             with _warning(step, "log"):
                 self._log({**numbers, "landscape/step": step})
@@ -178,7 +179,7 @@ class Monitor:
         if self.budget is None:
             return True
         elapsed = time.perf_counter() - self._began - self._spent
-        return self._spent == 0.0 or self._spent + self._longest <= self.budget * elapsed
+        return self._spent == 0.0 or self._spent + self._last <= self.budget * elapsed
 
     def _edge(self) -> Edge | None:
         """Return the edge of the optimizer at its gradient, where it is known."""
