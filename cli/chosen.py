@@ -23,14 +23,17 @@ _SOURCE = ("data_fingerprint", "split", "mode", "dtype", "objective")
 
 
 def in_full(study: Study, names: Sequence[str]) -> tuple[str, ...]:
-    """Return names as the study has them; one may leave out the ending of a file's name."""
+    """Return names as the study has them: without a file's ending, or a run's for its members."""
     known = [one.name for one in study.names()]
+
+    runs = study.runs()
+    members = [[name] if name in known else list(runs.get(name, [name])) for name in names]
 
     def full(name: str) -> str:
         ends = [one for one in known if os.path.splitext(one)[0] == name]
         return ends[0] if name not in known and len(ends) == 1 else name
 
-    return tuple(map(full, names))
+    return tuple(full(name) for of in members for name in of)
 
 
 def colours_of(study: Study) -> dict[str, str]:
@@ -67,11 +70,12 @@ def _finished(study: Study, kind: str, names: Sequence[str]) -> list[Entry]:
     """List finished measurements, those of weights with several names under each that is asked."""
     entries = [entry for entry in study.entries(kind) if entry.status == "complete"]
     hashes = {one.name: one.checkpoint_hash for one in study.names() if one.checkpoint_hash}
+    own = {entry.name for entry in entries}
     return entries + [
         dataclasses.replace(entry, name=name)
         for name in names
         for entry in entries
-        if entry.name != name and entry.checkpoint_hash == hashes.get(name)
+        if name not in own and entry.checkpoint_hash == hashes.get(name)
     ]
 
 
@@ -86,14 +90,15 @@ def newest_of_runs(
         run: {name: step for name, step in of.items() if not names or name in names}
         for run, of in study.runs().items()
     }
-    members = list(dict.fromkeys(name for of in runs.values() for name in of))
-    measured = {entry.name for entry in _finished(study, kind, members)}
-    shown = [name for name in members if name in measured]
-    records = dict(newest(study, kind, shown, parameters=parameters)) if shown else {}
-    found = {
-        run: [(step, name, records[name]) for name, step in of.items() if name in records]
-        for run, of in runs.items()
-    }
+    found = {}
+    for run, of in runs.items():
+        members = list(of)
+        entries = [e for e in _finished(study, kind, members) if e.name in of]
+        last = max(entries, key=_age, default=None)  # of P⁻¹H in one run, and of H in another
+        measured = {e.name for e in entries if last is not None and _alike(e, last)}
+        shown = [name for name in members if name in measured]
+        records = dict(newest(study, kind, shown, parameters=parameters)) if shown else {}
+        found[run] = [(of[name], name, record) for name, record in records.items()]
     return _of_one_problem({run: of for run, of in found.items() if of}, asked=bool(names))
 
 

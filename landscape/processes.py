@@ -439,8 +439,7 @@ def check_alike(described: Mapping[str, str]) -> None:
     here = together()
     if here is None:
         return
-    if here.shard == "parameters":
-        _check_split(described.get("measurement", "").partition(" with ")[0])
+    check_split(described.get("measurement", "").partition(" with ")[0])
     every = here.gather(dict(described))
     for name, expected in every[0].items():
         others = [rank for rank, of in enumerate(every) if of.get(name) != expected]
@@ -453,9 +452,9 @@ def check_alike(described: Mapping[str, str]) -> None:
             raise ProblemError(msg)
 
 
-def _check_split(kind: str) -> None:
+def check_split(kind: str) -> None:
     """Refuse a kind of measurement that takes whole vectors, where the parameters are split."""
-    if kind and kind not in _SPLIT:
+    if kind and kind not in _SPLIT and shards() is not None:
         msg = (
             f"a measurement of {kind} takes whole vectors of parameters, and these are split over "
             f"the processes: {', '.join(_SPLIT)} can be measured so; use sharing(shard='data')"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import landscape as ls
 from landscape.callbacks import Monitor
-from landscape.errors import InvalidArgumentError, StudyError
+from landscape.errors import InvalidArgumentError
 from landscape.optim import SAM, edge_of_stability
 from landscape.study import Study
 
@@ -159,7 +159,8 @@ def test_of_adam_it_is_the_preconditioned_sharpness() -> None:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         numbers = monitor.step()
-        assert ("landscape/eigs/λ1/edge" in numbers) == (i > 0)  # no moments before the first step
+        # no moments before the first step
+        assert ("landscape/preconditioned eigs/λ1/edge" in numbers) == (i > 0)
         optimizer.step()
     p = torch.cat([optimizer.state[w]["exp_avg_sq"].reshape(-1) for w in model.parameters()])
     optimizer.zero_grad()
@@ -167,8 +168,8 @@ def test_of_adam_it_is_the_preconditioned_sharpness() -> None:
     scale = ((p / (1 - 0.999**3)).sqrt() + 1e-8) * (1 - 0.9**3)
     problem = probe_of(model).at(model.state_dict())
     own = ls.top_eigenpairs(problem, preconditioner=scale, tol=1e-6).values[0]
-    assert numbers["landscape/eigs/λ1"] == pytest.approx(own, rel=1e-3)
-    assert numbers["landscape/eigs/λ1/edge"] == pytest.approx(own / 3800.0, rel=1e-3)
+    assert numbers["landscape/preconditioned eigs/λ1"] == pytest.approx(own, rel=1e-3)
+    assert numbers["landscape/preconditioned eigs/λ1/edge"] == pytest.approx(own / 3800.0, rel=1e-3)
 
 
 def test_a_budget_puts_measurements_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +239,7 @@ def test_whatever_fails_the_training_goes_on(kind: str) -> None:
         with pytest.warns(UserWarning, match=words):
             monitor.step()
     else:
-        assert monitor.step()["landscape/eigs/λ1/edge"] > 0
+        assert monitor.step()["landscape/preconditioned eigs/λ1/edge"] > 0
 
 
 def test_a_study_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
@@ -261,9 +262,22 @@ def test_sparse_gradients_are_no_obstacle() -> None:
 
 def test_two_monitors_do_not_mix_in_one_study(tmp_path: Path) -> None:
     train("SGD", n=1, every=1, study=tmp_path / "s.db", measures=("loss",))
-    with pytest.raises(StudyError, match="holds a run 'run' already: name this one otherwise"):
-        train("SGD", n=1, every=1, study=tmp_path / "s.db", measures=("loss",))
-    train("SGD", n=1, every=1, study=tmp_path / "s.db", measures=("loss",), run="other")
+    options: dict[str, Any] = {"every": 1, "study": tmp_path / "s.db", "measures": ("loss",)}
+    with pytest.warns(UserWarning, match="holds a run 'run' already: this one is 'run-2'"):
+        train("SGD", n=2, **options)
+    with Study(tmp_path / "s.db", readonly=True) as study:
+        assert {run: len(of) for run, of in study.runs().items()} == {"run": 1, "run-2": 2}
+
+
+def test_a_training_that_is_resumed_goes_on_with_its_run(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"every": 1, "study": tmp_path / "s.db", "measures": ("loss",)}
+    model = network()
+    Monitor(probe_of(model), **options).step(at=0)
+    monitor = Monitor(probe_of(model), **options)
+    for at in (1, 2):
+        monitor.step(at=at)
+    with Study(tmp_path / "s.db", readonly=True) as study:
+        assert list(study.runs()["run"].values()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -324,9 +338,9 @@ def test_the_trainer_of_transformers_ends_in_the_same_bits_and_logs(tmp_path: Pa
     bare, _ = run(watch=False)
     watched, history = run(watch=True)
     assert_same(dict(bare), dict(watched))
-    logged = [entry for entry in history if "landscape/eigs/λ1" in entry]
+    logged = [entry for entry in history if "landscape/preconditioned eigs/λ1" in entry]
     assert [entry["step"] for entry in logged] == [2, 4]  # AdamW has no moments at 0
-    assert "landscape/eigs/λ1/edge" in logged[-1]  # of AdamW
+    assert "landscape/preconditioned eigs/λ1/edge" in logged[-1]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -353,7 +367,7 @@ def test_a_language_model_is_watched_as_the_trainer_trains_it(tmp_path: Path) ->
     with torch.no_grad():
         own = float(trainer.model.eval()(**batch).loss)
     assert last["landscape/loss/loss"] == pytest.approx(own, rel=0.05)  # a step later
-    assert last["landscape/eigs/λ1"] > 0
+    assert last["landscape/preconditioned eigs/λ1"] > 0
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -881,3 +881,11 @@ def test_positions_of_roberta_begin_behind_the_padding(transformers: Any, tmp_pa
     lengths = {t.shape[1] for batch in problem.batches for t in tensors_in(batch) if t.ndim == 2}
     assert lengths == {14}
     assert np.isfinite(ls.evaluation(problem).loss)
+
+
+def test_the_entries_of_a_batch_have_one_order_in_every_process(gpt2: Path) -> None:
+    """A set of names has another order in each process, and the data's digest is of that order."""
+    assert gpt2.exists()
+    problem = ls.load_problem("hf:run/checkpoint-10", data="tokens.bin", length=8)
+    (names, *_) = [list(part) for part in next(iter(problem.batches)) if isinstance(part, dict)]
+    assert names == sorted(names)

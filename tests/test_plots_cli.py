@@ -215,6 +215,31 @@ def test_runs_on_other_data_are_left_out_and_named(
     assert run("plot", *names, "--what", "sweep", "-o", "x.png").err == ""
 
 
+def test_runs_of_h_and_of_its_preconditioned_kind_are_drawn_over_their_edges(
+    tmp_path: Path, run, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Study("landscape.db") as study:
+        for name, scale, edge in (("sgd", "none", 10.0), ("adam", "preconditioner", 1e4)):
+            names = [f"{name}-step-{k}" for k in range(3)]
+            for k, each in enumerate(names):
+                record = samples.eigenpairs(each, top=edge * (0.5 + 0.1 * k), k=1)
+                settings = {**record.settings, "scale": scale}
+                origin = dataclasses.replace(record.provenance, checkpoint_hash=each)
+                study.save(
+                    dataclasses.replace(record, settings=settings, provenance=origin, edge=edge)
+                )
+            study.set_run(name, {each: k for k, each in enumerate(names)})
+    assert run("plot", "--what", "sweep", "-o", "x.png").code == 0
+    axes = drawn[-1].axes[0]
+    assert axes.get_ylabel() == "λ1/edge"
+    for bars in axes.containers:
+        np.testing.assert_allclose(bars[0].get_ydata(), [0.5, 0.6, 0.7])
+    assert run("plot", "adam", "--what", "sweep", "-o", "x.png").code == 0
+    assert drawn[-1].axes[0].get_ylabel() == "eigenvalue λ of P⁻¹H"
+    np.testing.assert_allclose(drawn[-1].axes[0].containers[0][0].get_ydata(), [5e3, 6e3, 7e3])
+
+
 def test_a_surface_that_is_not_finished_can_be_looked_at(
     tmp_path: Path, run, drawn: list[Figure]
 ) -> None:

@@ -574,3 +574,13 @@ def test_the_checker_fails_when_it_should():
     seen = check('<p><img src="http://x.y/z.png" onerror="f()"></p>')
     assert seen.fetched == ["http://x.y/z.png"]
     assert seen.handlers == [("img", "onerror")]
+
+
+def test_what_a_check_says_stands_in_one_cell(tmp_path):
+    diagnosis = samples.diagnosis("a.pt")
+    check = dataclasses.replace(diagnosis.checks[0], finding="word " * 60, advice="do it well")
+    diagnosis = dataclasses.replace(diagnosis, checks=(check, *diagnosis.checks[1:]))
+    model = Measured(name="a.pt", others=(diagnosis,))
+    page = write_report(Comparison(models=(model,)), tmp_path / "x.html").read_text()
+    cells = re.findall(r"<td>([^<]*)</td>", page)
+    assert any(cell.count("word") == 60 and "what to do: do it well" in cell for cell in cells)

@@ -227,6 +227,8 @@ def wrapped(rank: int, n: int, folder: str) -> None:
         )
         with pytest.raises(ProblemError, match="a measurement of density takes whole vectors"):
             ls.spectral_density(plain)
+        with pytest.raises(ProblemError, match="random direction takes whole vectors"):
+            ls.random_plane(plain)
         with pytest.raises(InvalidArgumentError, match="only p = 2"):
             ls.sharpness(plain, p=1)
         with pytest.raises(InvalidArgumentError, match="layers=True"):

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from landscape.checks import positive, whole
 from landscape.curvature import top_eigenpairs
-from landscape.errors import InvalidArgumentError, LandscapeError, StudyError, one_of
+from landscape.errors import InvalidArgumentError, LandscapeError, one_of
 from landscape.loss import evaluation
 from landscape.optim import (
     SAM,
@@ -60,7 +60,8 @@ class Monitor:
         probe: the model that is trained, with its loss, on a fixed batch or a few.
         optimizer: that of the training, for the edge and its own update; None: neither.
         study: file that keeps the records, by the name of the run and the step; None: none.
-        run: name of the run; its records are ``run-step-N``.
+        run: name of the run; its records are ``run-step-N``. One that the study holds is gone on
+            with, if its last step is before this one's first; else this one is ``run-2``.
         every: steps between two measurements, at least 1.
         budget: largest share of the time that measurements may take, such as 0.01: one that would
             exceed it, taking as long as the one before, is put off. The first is not. None: no
@@ -74,7 +75,6 @@ class Monitor:
 
     Raises:
         InvalidArgumentError: if an argument is out of its range.
-        StudyError: if the study holds a run of that name already: two monitors would mix.
 
     Cost: with the default measures about 20 gradient passes over the probe each time, less where
     the eigenvector of the time before is near.
@@ -119,15 +119,7 @@ class Monitor:
         self._steps: dict[str, float] = {}
         self._n, self._began, self._spent, self._last = 0, time.perf_counter(), 0.0, 0.0
         self._previous: Eigenpairs | None = None
-        self._loss_scale = 1.0
-        if self._study is not None:
-            with Study(self._study) as opened:
-                if run in opened.runs():
-                    msg = (
-                        f"{study} holds a run {run!r} already: name this one otherwise by run=, or "
-                        "give another file"
-                    )
-                    raise StudyError(msg)
+        self._loss_scale, self._is_named = 1.0, False
 
     def step(self, *, at: int | None = None, loss_scale: float = 1.0) -> dict[str, float]:
         """Measure, if it is time to.
@@ -143,7 +135,11 @@ class Monitor:
         self._n = step + 1
         if step % self.every or not self._can_afford():
             return {}
-        began, name = time.perf_counter(), f"{self.run}-step-{step}"
+        began = time.perf_counter()
+        if not self._is_named:
+            with _warning(step, "study"):
+                self._name_run(step)
+        name = f"{self.run}-step-{step}"
         self._loss_scale = loss_scale
         numbers: dict[str, float] = {}
         records: list[Result] = []
@@ -162,6 +158,21 @@ class Monitor:
             with _warning(step, "log"):
                 self._log({**numbers, "landscape/step": step})
         return numbers
+
+    def _name_run(self, step: int) -> None:
+        """Go on with the run of this name, if this step is behind it; else take a new name."""
+        self._is_named, given, n = True, self.run, 1
+        if self._study is None:
+            return
+        with Study(self._study) as study:
+            runs = study.runs()
+        while (known := runs.get(self.run)) and max(known.values()) >= step:
+            n += 1
+            self.run = f"{given}-{n}"
+        self._steps = dict(known or {})
+        if n > 1:
+            msg = f"{self._study} holds a run {given!r} already: this one is {self.run!r}"
+            warnings.warn(msg, stacklevel=5)
 
     def _save(self, records: list[Result], name: str, step: int) -> None:
         if self._study is None or not records:
@@ -240,6 +251,8 @@ class Monitor:
 
 
 def _numbers(name: str, record: Result) -> dict[str, float]:
+    if record.settings.get("scale") == "preconditioner":
+        name = f"preconditioned {name}"  # another number than that of the Hessian
     return {
         f"landscape/{name}/{label}": cell.value if isinstance(cell, Quantity) else float(cell)
         for label, cell in record.summary().items()

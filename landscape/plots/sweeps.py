@@ -173,6 +173,9 @@ def plot_sweep(
     tracks = {run.name: run.tracks() for run in found}
     if len(found) > 1:
         tracks = {name: dict([next(iter(of.items()))]) for name, of in tracks.items()}
+    over_edge = _is_over_edge(found)
+    if over_edge:
+        tracks = {run.name: {"λ1/edge": _over_edge(run, tracks[run.name])} for run in found}
     values = np.concatenate([track[0] for of in tracks.values() for track in of.values()])
     axes = style.new_axes(ax)
     space(axes, values[np.isfinite(values)], scale)
@@ -183,13 +186,31 @@ def plot_sweep(
             tint = tints[run.name] if run.name else style.colour(k)
             text = f"{style.shorten(run.name)}, {label}" if run.name else label
             _draw_track(axes, run, track, tint=tint, place=place, label=text)
-        edge = np.array([getattr(record, "edge", np.nan) for record in run.records])
-        if np.isfinite(edge).any():
+        edge = _edges(run)
+        if np.isfinite(edge).any() and not over_edge:
             tint = tints[run.name] if run.name else style.FAINT
             axes.plot(run.x, edge, color=tint, linestyle=(0, (5, 2)), linewidth=1.0)
     _name_places(axes, found, x_label or counted)
-    axes.set_ylabel(QUANTITIES[kinds[0]])
+    if over_edge:
+        axes.axhline(1.0, color=style.FAINT, linestyle=(0, (5, 2)), linewidth=1.0)
+    every = {getattr(record, "operator", "") for run in found for record in run.records}
+    of = " of P⁻¹H" if every == {"preconditioned Hessian"} else ""
+    axes.set_ylabel("λ1/edge" if over_edge else QUANTITIES[kinds[0]] + of)
     return style.finish(axes, ax, _parts(found, kinds[0]), title=title, caption=caption)
+
+
+def _edges(run: TrainingRun) -> FloatArray:
+    return np.array([getattr(record, "edge", np.nan) for record in run.records])
+
+
+def _is_over_edge(runs: Sequence[TrainingRun]) -> bool:
+    """Tell whether runs of different operators, of H and of P⁻¹H, have their edge in common."""
+    operators = {getattr(record, "operator", "") for run in runs for record in run.records}
+    return len(operators) > 1 and all(bool(np.isfinite(_edges(run)).all()) for run in runs)
+
+
+def _over_edge(run: TrainingRun, tracks: Mapping[str, FloatArray]) -> FloatArray:
+    return np.asarray(next(iter(tracks.values())) / _edges(run))
 
 
 def _draw_track(

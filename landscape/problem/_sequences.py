@@ -87,7 +87,7 @@ class Reading:
 
     def parts(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """Return the inputs and the labels of a batch, as the model itself takes them."""
-        inputs = {name: batch[name] for name in self.names & set(batch)}
+        inputs = {name: batch[name] for name in sorted(self.names & set(batch))}
         if "input_ids" not in inputs and "inputs_embeds" not in inputs:
             msg = f"a batch has no input_ids, only {', '.join(map(str, batch))}: tokenise the text"
             raise DataError(msg)

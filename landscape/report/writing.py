@@ -229,10 +229,20 @@ def _picture(
 
 def _table(records: Sequence[tuple[str, Result]]) -> list[tuple[str, ...]]:
     """Return the rows of records side by side, a column for each."""
-    columns = [dict(record.rows()) for _, record in records]
+    columns = [_joined(record.rows()) for _, record in records]
     labels = dict.fromkeys(label for column in columns for label in column)
     body = [(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
     return [("", *(name for name, _ in records)), *body]
+
+
+def _joined(rows: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return texts by label; a row without one goes on with the row before."""
+    found: dict[str, str] = {}
+    last = ""
+    for label, text in rows:
+        last = label or last
+        found[last] = f"{found[last]} {text.strip()}" if last in found else text
+    return found
 
 
 def _details(model: Measured) -> list[tuple[str, list[tuple[str, str]]]]:

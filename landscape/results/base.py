@@ -171,7 +171,7 @@ class Result:
     distinguishing: ClassVar[tuple[str, ...]] = (
         *("operator", "scale", "rho", "p", "adaptive", "k", "both_ends", "layers", "method"),
         *("direction", "plane", "curve", "bends", "epochs", "tolerance", "statistics"),
-        *("precision", "distribution", "eta", "rise"),
+        *("precision", "distribution", "eta", "rise", "lr", "batch_size"),
     )
     settings: Mapping[str, Any]
     cost: Cost

@@ -11,6 +11,7 @@ from landscape.choices import Metric, Normalisation
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.problem import Problem, check_problem
 from landscape.problem._filters import Owner, is_vector, layout, normalise_filterwise, owner_of
+from landscape.processes import check_split
 from landscape.randomness import seeded
 from landscape.surface._directions import Direction, Plane, orthogonalised
 
@@ -88,6 +89,7 @@ def _random(
     vectors: bool,
 ) -> Direction:
     one_of(normalisation, NORMALISATIONS, what="normalisation")
+    check_split("random direction")
     state = problem.state()
     vector = torch.empty(problem.space.n, dtype=problem.dtype, device=problem.device)
     drawn = problem.space.unflatten(vector)
