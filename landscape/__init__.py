@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from landscape.compare import paired_difference as paired_difference
     from landscape.curvature import block_spectra as block_spectra
     from landscape.curvature import eigenpairs_by_layer as eigenpairs_by_layer
+    from landscape.curvature import gradient_alignment as gradient_alignment
     from landscape.curvature import overlap as overlap
     from landscape.curvature import spectral_density as spectral_density
     from landscape.curvature import top_eigenpairs as top_eigenpairs
@@ -65,6 +66,7 @@ _NAMES = {
         *(
             "block_spectra",
             "eigenpairs_by_layer",
+            "gradient_alignment",
             "overlap",
             "spectral_density",
             "top_eigenpairs",

@@ -62,6 +62,12 @@ class Share:
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes, in its own memory where that will do."""
+        if tensor.is_cuda and dist.get_backend() == "gloo":
+            msg = (
+                f"{self.n} processes and {torch.cuda.device_count()} CUDA devices: start at most "
+                "as many processes as devices, or measure with --device cpu"
+            )
+            raise ProblemError(msg)
         total = tensor.contiguous()
         dist.all_reduce(total)
         return total
@@ -399,7 +405,8 @@ def launched(shard: str = "data") -> Iterator[Share]:
         )
         raise ProblemError(msg)
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
+    n_local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size_of_launch())))
+    cuda = torch.cuda.is_available() and n_local <= torch.cuda.device_count()  # alike on all
     if cuda:
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)

@@ -246,6 +246,16 @@ def test_bad_set_ups_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+def test_more_processes_than_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.processes.dist.get_backend", lambda: "gloo")
+
+    class OnDevice:
+        is_cuda = True
+
+    with pytest.raises(ProblemError, match=r"3 processes and \d+ CUDA devices: start at most"):
+        Share(0, 3).add_up(OnDevice())  # type: ignore[arg-type]
+
+
 def test_a_command_says_what_its_launcher_has_not_set(
     here: Path, run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

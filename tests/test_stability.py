@@ -316,3 +316,20 @@ def test_preconditioned_sharpness_is_that_of_the_dense_matrix() -> None:
         ls.top_eigenpairs(problem, preconditioner=scale, split=True)
     with pytest.raises(InvalidArgumentError, match="either scale or preconditioner"):
         ls.top_eigenpairs(problem, preconditioner=scale, scale="elementwise")
+
+
+# -- alignment -------------------------------------------------------------------------------
+
+
+def test_the_share_of_the_gradient_in_the_top_eigenvectors() -> None:
+    case = case_named("mlp")
+    problem = case.build(5)
+    pairs = ls.top_eigenpairs(problem, 4, tol=1e-10)
+    gradient, hessian = case.dense_gradient().numpy(), case.dense_hessian().numpy()
+    vectors = np.linalg.eigh((hessian + hessian.T) / 2)[1][:, ::-1][:, :4]
+    exact = np.cumsum((vectors.T @ gradient) ** 2) / (gradient @ gradient)
+    assert ls.gradient_alignment(problem, pairs) == pytest.approx(exact, rel=1e-6)
+    ones = torch.ones(problem.space.n, dtype=torch.float64)
+    other = ls.top_eigenpairs(problem, 2, preconditioner=ones)
+    with pytest.raises(InvalidArgumentError, match="scale preconditioner; expected those of"):
+        ls.gradient_alignment(problem, other)

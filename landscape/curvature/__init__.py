@@ -2,12 +2,18 @@
 
 from landscape.curvature._blocks import block_spectra
 from landscape.curvature._density import spectral_density
-from landscape.curvature._eigenpairs import eigenpairs_by_layer, overlap, top_eigenpairs
+from landscape.curvature._eigenpairs import (
+    eigenpairs_by_layer,
+    gradient_alignment,
+    overlap,
+    top_eigenpairs,
+)
 from landscape.curvature._trace import trace
 
 __all__ = [
     "block_spectra",
     "eigenpairs_by_layer",
+    "gradient_alignment",
     "overlap",
     "spectral_density",
     "top_eigenpairs",

@@ -374,3 +374,38 @@ def overlap(first: Eigenpairs, second: Eigenpairs) -> Overlap:
     cross = v @ u.T
     cosines = np.clip(np.linalg.svd(cross, compute_uv=False), 0.0, 1.0)
     return Overlap(names=(first.name, second.name), cosines=cosines, cross=cross)
+
+
+def gradient_alignment(problem: Problem, pairs: Eigenpairs) -> FloatArray:
+    """Return how much of the gradient lies in the span of the top eigenvectors.
+
+    For j = 1, …, k the share ‖Vⱼ g‖²/‖g‖², with the first j eigenvectors as rows of Vⱼ: near 1 of a
+    training at the edge of stability, k/n of a random direction.
+
+    Args:
+        problem: on the parameters, at the weights and on the data of the eigenpairs.
+        pairs: those of the Hessian, with their vectors; those from the lower end are left out.
+
+    Returns:
+        The shares, rising, shape (k,); NaN where the gradient is zero. Cost: one gradient.
+
+    Raises:
+        InvalidArgumentError: if the vectors are of another length, of a rescaled operator, or were
+            not kept.
+
+    Reference: Gur-Ari, Roberts, Dyer (2018), arXiv:1812.04754.
+    """
+    check_problem(problem)
+    vectors = pairs.vectors[: pairs.n_top].astype(np.float64)
+    scale = pairs.settings.get("scale", "none")
+    if vectors.ndim != 2 or vectors.shape[1:] != (problem.space.n,) or scale != "none":
+        msg = (
+            f"eigenvectors of shape {vectors.shape}, scale {scale}; expected those of the Hessian "
+            f"in {problem.space.n:,} parameters: measure them at these weights, scale='none'"
+        )
+        raise InvalidArgumentError(msg)
+    with Evaluator(problem) as evaluator:
+        gradient = evaluator.gradient()[1].double().cpu().numpy()
+    squared = float(gradient @ gradient)
+    parts = np.cumsum((vectors @ gradient) ** 2)
+    return np.asarray(parts / squared if squared else np.full(len(parts), np.nan))
