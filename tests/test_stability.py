@@ -260,7 +260,7 @@ def test_batches_are_kept_as_they_are_measured(tmp_path, monkeypatch) -> None:
         found = batch_sharpness(problem, 3, n_batches=10, study=study)
         assert n[0] == 5 + 6  # four were kept
         assert found.values.tobytes() == batch_sharpness(problem, 3, n_batches=10).values.tobytes()
-        assert found.cost.hvps == 2  # six batches of three of nine examples
+        assert found.cost.hvps == 4  # ten batches of three of nine examples
     monkeypatch.setattr(ls.Problem, "with_examples", chosen)
     with Study(tmp_path / "t.db") as study:
         first = batch_sharpness(problem, 3, n_batches=10, study=study)

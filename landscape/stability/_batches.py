@@ -71,11 +71,7 @@ def batch_sharpness(
     )
     settings = {"batch_size": size, "n_batches": n_batches, "seed": seed}
 
-    n_measured = 0
-
     def one(i: int) -> Columns:
-        nonlocal n_measured
-        n_measured += 1
         with Evaluator(problem.with_examples(batches[i]), seed=seed) as evaluator:
             gradient = evaluator.gradient()[1]
             squared = dot(gradient, gradient)
@@ -91,7 +87,7 @@ def batch_sharpness(
             what=f"batches of {problem.name}",
             progress=progress,
         )
-        passes = -(-n_measured * size // n)  # over the whole data
+        passes = -(-len(batches) * size // n)  # over the whole data, of all batches
         for kind in ("gradients", "hvps"):
             work.evaluator.passes[kind] += passes
         values, norms = columns["value"], columns["squared_norm"]

@@ -150,31 +150,31 @@ def _crossing(rise: Rise, tol: float) -> tuple[float, float, float, float]:
 
     Doubling or halving from 1, then secants of rise/s, which is a straight line on a quadratic.
     """
-    rises = {1.0: rise(1.0)}
-    low, high = (1.0, math.inf) if _falls(rises[1.0]) else (0.0, 1.0)
-    while (s := 2 * low if math.isinf(high) else high / 2) and 1 / _FARTHEST <= s <= _FARTHEST:
-        if 0 < low and high < math.inf:
-            break
+    rises: dict[float, float] = {}
+    low, high = 0.0, math.inf
+
+    def probe(s: float) -> None:
+        nonlocal low, high
         rises[s] = rise(s)
-        low, high = (s, high) if _falls(rises[s]) else (low, s)
-    if low == 0.0 or math.isinf(high):
-        return low, high, low if low == 0.0 else math.inf, math.nan
+        low, high = (s, high) if rises[s] <= 0.0 else (low, s)  # NaN has risen
+
+    probe(1.0)
+    while low == 0.0 or math.isinf(high):
+        s = 2 * low if low else high / 2
+        if not 1 / _FARTHEST <= s <= _FARTHEST:
+            return low, high, math.inf if low else 0.0, math.nan
+        probe(s)
     for _ in range(_MOST):
         if high <= low * (1 + tol):
             break
         width, middle = high / low, _secant(rises, low, high)
-        for s in (middle * (1 + tol / 3), middle * (1 - tol / 3), math.nan):
-            if math.isnan(s) and high / low > width**0.5:  # no quadratic at all
-                s = math.sqrt(low * high)
+        for s in (middle * (1 + tol / 3), middle * (1 - tol / 3)):
             if low < s < high:
-                rises[s] = rise(s)
-                low, high = (s, high) if _falls(rises[s]) else (low, s)
+                probe(s)
+        if high / low > width**0.5:  # no quadratic at all
+            probe(math.sqrt(low * high))
     at = _secant(rises, low, high)
     return low, high, at, at * (rises[high] / high - rises[low] / low) / (high - low)
-
-
-def _falls(rise: float) -> bool:
-    return rise <= 0.0
 
 
 def _secant(rises: Mapping[float, float], low: float, high: float) -> float:
