@@ -131,7 +131,8 @@ class Batching:
             parts += [self.part(batch, i, i + 1) for i in here]
             first = last
         tensors = [leaves(part) for part in parts]
-        alike = self.axis == 0 and all(
+        alike = self.axis == 0 and len(set(map(len, tensors))) == 1
+        alike = alike and all(
             all(isinstance(t, Tensor) and t.ndim and t.size(0) == 1 for t in every)
             and len({(t.shape, t.dtype) for t in every}) == 1
             for every in zip(*tensors, strict=True)
