@@ -19,7 +19,7 @@ from .sections import WHAT, Command
 @library_options("curvature.spectral_density", "operator", "scale", section=WHAT)
 @library_options(
     "curvature.spectral_density",
-    *("steps", "bandwidth", "confidence", "products", "memory"),
+    *("steps", "bandwidth", "confidence", "products", "memory", "basis"),
     outliers="--outliers -k",
     n_probes="--probes",
 )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @library_options(
     "curvature.top_eigenpairs",
     *("method", "tol", "max_matvecs", "block", "data_groups", "evidence", "failure_probability"),
-    *("products", "memory"),
+    *("products", "memory", "basis"),
 )
 @option(
     "--warm-start/--cold-start",

@@ -8,6 +8,7 @@ Scale = Literal["none", "elementwise", "filterwise"]
 Products = Literal["auto", "fastest", "double-backward", "forward-over-reverse", "differences"]
 EigenMethod = Literal["lanczos", "power"]
 Evidence = Literal["full", "residuals"]
+Basis = Literal["device", "host"]
 TraceMethod = Literal["krylov", "hutch++", "xtrace", "hutchinson"]
 
 # sharpness; its adaptive balls have the scales above

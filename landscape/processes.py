@@ -39,7 +39,7 @@ from landscape.errors import LandscapeError, ProblemError, one_of
 T = TypeVar("T")
 
 SHARDS = ("data", "parameters")
-_SPLIT = ("loss", "eigs", "trace", "sharpness")
+_SPLIT = ("loss", "eigs", "trace", "density", "sharpness", "line", "surface")
 _TIMEOUT = timedelta(minutes=30)  # of a process that waits for another one's part
 
 

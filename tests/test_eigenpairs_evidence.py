@@ -296,6 +296,33 @@ def test_no_graph_is_kept_where_the_smallest_basis_takes_all_memory(monkeypatch)
     assert found.values == pytest.approx(expected.values, rel=1e-6)
 
 
+def test_a_basis_on_the_host_leaves_the_memory_to_the_graphs(monkeypatch):
+    expected = top_eigenpairs(wide(), 2, data_groups=8)
+    monkeypatch.setattr("landscape.curvature._eigenpairs.HOST_BYTES", 1)  # the smallest basis
+    found = top_eigenpairs(wide(), 2, basis="host", memory=1e6, data_groups=8)
+    assert found.converged
+    assert found.values == pytest.approx(expected.values, rel=1e-6)
+    assert found.data_errors == pytest.approx(expected.data_errors, rel=1e-3)
+    assert found.settings["basis"] == "host"
+    assert "basis" not in expected.settings
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["lanczos", "power"])
+def test_a_basis_on_the_host_takes_no_memory_of_the_device(method):
+    problem = wide(device="cuda")
+    peaks, values = [], []
+    for basis in ("device", "host"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        found = top_eigenpairs(problem, 2, method=method, basis=basis, tol=1e-3, memory=4e6)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        values.append(found.values)
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert peaks[1] < peaks[0]
+
+
 def test_power_iteration_needs_no_memory_for_a_basis():
     assert top_eigenpairs(wide(), 1, method="power", memory=1e5, tol=1e-3).converged
 

@@ -270,7 +270,7 @@ def test_a_command_says_what_its_launcher_has_not_set(
 def torchrun(*args: str, n: int = 2, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n)]
     return subprocess.run(
-        [*launch, "--standalone", "-m", "landscape", *args],
+        [*launch, "--standalone", "-m", "--", "landscape", *args],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -301,7 +301,8 @@ def values_in(text: str) -> list[float]:
 @pytest.mark.slow
 def test_commands_under_torchrun_print_and_keep_what_one_process_does(here: Path, run) -> None:
     problem = ("--problem", "task.py", "--batch-size", "3", "--dtype", "float64", "-q", "--json")
-    for verb in (("eigs", "a.pt", "b.pt", "-k", "2"), ("surface", "a.pt", "--points", "3")):
+    by_run = ("eigs", "--run", "both=[ab].pt", "-k", "2")
+    for verb in (by_run, ("surface", "a.pt", "--points", "3")):
         together = torchrun(*verb, *problem, "--study", "together.db")
         assert together.returncode == 0, together.stderr
         alone = run(*verb, *problem, "--study", "alone.db")

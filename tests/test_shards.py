@@ -109,6 +109,14 @@ def measured(problem: ls.Problem) -> dict[str, Any]:
     pairs = ls.top_eigenpairs(problem, k=1, tol=1e-2, failure_probability=0.5)
     trace = ls.trace(problem, max_matvecs=24)
     sharp = ls.sharpness(problem, rho=0.05, tol=1e-2, max_gradients=20, adaptive="filterwise")
+    density = ls.spectral_density(problem, outliers=1, steps=6, n_probes=2)
+    planes = [
+        ls.random_plane(problem, orthogonal="filter"),
+        ls.random_plane(problem, normalisation="global", vectors=True),
+        ls.worst_case_plane(problem, sharp, ls.random_direction(problem)),
+    ]
+    surfaces = [ls.surface(problem, plane, n=3, weight_decay=0.1) for plane in planes]
+    line = ls.line(problem, pairs.vectors[0], n=4)
     v = np.random.default_rng(0).normal(size=problem.space.n)
     split = problem.space.spread is not None
     assert pairs.provenance.processes == ("parameters over 2 processes" if split else "")
@@ -121,6 +129,11 @@ def measured(problem: ls.Problem) -> dict[str, Any]:
         "sharpness": [sharp.value, sharp.one_step],
         "rise errors": sharp.value_se,
         "epsilon": sharp.epsilon @ v,
+        "density": [*density.atoms, density.mean, density.mean_square],
+        "surfaces": [[s.loss, s.loss_se, s.metrics["penalty"]] for s in surfaces],
+        "norms": [[*s.direction_norms, s.cosine] for s in surfaces],
+        "line": line.loss,
+        "errors of the line": line.metrics["rise_se"],
     }
 
 
@@ -197,7 +210,7 @@ def wrapped(rank: int, n: int, folder: str) -> None:
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=n)
     plain = transformer()
-    expected = numbers_of(plain)
+    expected, expected_plane = numbers_of(plain), ls.random_plane(plain)
     model = copy.deepcopy(plain.model)
     for block in model.blocks:
         fully_shard(block)
@@ -225,10 +238,11 @@ def wrapped(rank: int, n: int, folder: str) -> None:
         assert_alike_all(
             numbers_of(transformer(DistributedDataParallel(copy.deepcopy(plain.model)))), expected
         )
-        with pytest.raises(ProblemError, match="a measurement of density takes whole vectors"):
-            ls.spectral_density(plain)
-        with pytest.raises(ProblemError, match="random direction takes whole vectors"):
-            ls.random_plane(plain)
+        assert ls.random_plane(plain).x.settings() == expected_plane.x.settings()
+        with pytest.raises(ProblemError, match="a measurement of average takes whole vectors"):
+            ls.average_sharpness(plain, sigma=0.1)
+        with pytest.raises(ProblemError, match="principal plane takes whole vectors"):
+            ls.principal_plane(plain, [plain, plain])
         with pytest.raises(InvalidArgumentError, match="only p = 2"):
             ls.sharpness(plain, p=1)
         with pytest.raises(InvalidArgumentError, match="layers=True"):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
-from landscape.choices import Operator, Products, Scale
+from landscape.choices import Basis, Operator, Products, Scale
 from landscape.curvature._prepared import Prepared, Request, spectral_record
 from landscape.errors import InvalidArgumentError
 from landscape.linalg import SpectralDensity, lanczos
@@ -43,6 +43,7 @@ def spectral_density(
     scale: Scale = "none",
     products: Products = "auto",
     memory: float | None = None,
+    basis: Basis = "device",
     seed: int = 0,
     study: Study | None = None,
     progress: bool | None = None,
@@ -68,6 +69,7 @@ def spectral_density(
         products: how the Hessian's products are made, see `Hessian`.
         memory: half of it is for graphs; None: 4 GiB, of which those that are kept between products
             take 2. The vectors come on top, see "Cost" in `landscape.linalg`.
+        basis: ``host``: keep the vectors in the memory of the host.
         seed: of the probes.
         study: where the result is kept, and looked up first.
         progress: show a bar on stderr; None: where stderr is a terminal.
@@ -93,6 +95,7 @@ def spectral_density(
         scale=scale,
         products=products,
         memory=memory,
+        basis=basis,
         seed=seed,
         progress=progress,
     )
@@ -157,12 +160,12 @@ def _checked_pairs(pairs: Eigenpairs, ready: Prepared, seed: int) -> _Atoms:
         )
         raise InvalidArgumentError(msg)
     values, residuals = (part[:k].astype(np.float64) for part in (pairs.values, pairs.residuals))
-    vectors = torch.as_tensor(pairs.vectors[:k]).to(ready.operator.device, ready.operator.dtype)
+    vectors = ready.held(pairs.vectors[:k])
     # A product with their sum, signs at random: ‖Σ ±r‖² is Σ ‖r‖² on average, k times it at most.
     signs = 2.0 * np.random.default_rng(seed).integers(0, 2, k) - 1.0
     mix = torch.as_tensor(np.stack([signs, signs * values])).to(vectors)
     total, image = mix @ vectors
-    off = norm(ready.operator.matvec(total) - image)
+    off = norm(ready.where["matvec"](total) - image)
     least = torch.finfo(vectors.dtype).eps ** 0.5 + ready.noise.floor
     allowed = math.sqrt(k) * (
         float(np.linalg.norm(residuals)) + least * float(np.abs(values).max())

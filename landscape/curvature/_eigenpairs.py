@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
-from landscape.choices import EigenMethod, Evidence, Operator, Products, Scale
+from landscape.choices import Basis, EigenMethod, Evidence, Operator, Products, Scale
 from landscape.curvature._prepared import (
     Prepared,
     Request,
@@ -35,7 +34,7 @@ from landscape.stats import jackknife
 from landscape.study import Study
 
 METHODS = ("lanczos", "power")
-BASIS_BYTES = 2 * 2**30
+BASIS_BYTES, HOST_BYTES = 2 * 2**30, 8 * 2**30
 EVIDENCE = ("full", "residuals")
 
 
@@ -59,6 +58,7 @@ def top_eigenpairs(
     weight_decay: float = 0.0,
     products: Products = "auto",
     memory: float | None = None,
+    basis: Basis = "device",
     seed: int = 0,
     study: Study | None = None,
     progress: bool | None = None,
@@ -97,6 +97,9 @@ def top_eigenpairs(
         memory: bytes to use beyond model and data: half for the basis and half for graphs, where
             batches are cut so that the graph of one part fits. None: 2 GiB and 4 GiB; where the
             smallest basis needs more than that, so much, and no graph is kept.
+        basis: ``host``: keep all vectors of the search, and their sums, in the memory of the host,
+            8 GiB of it or what the smallest basis takes; on the device are a vector and its
+            product, and ``memory`` is for graphs.
         seed: of every random vector.
         study: where the result is kept, and looked up first; ``start`` is no part of the key.
         progress: show a bar on stderr; None: where stderr is a terminal.
@@ -123,6 +126,7 @@ def top_eigenpairs(
         weight_decay=weight_decay,
         products=products,
         memory=memory,
+        basis=basis,
         seed=seed,
         progress=progress,
     )
@@ -172,7 +176,8 @@ def top_eigenpairs(
             top = None if first is None else first[0]
             solution = power_iteration(start=top, **options, **ready.where)
         else:
-            recorded = n_groups != 0 and ready.curvature.record_parts(n_groups)
+            on_device = basis == "device"
+            recorded = n_groups != 0 and on_device and ready.curvature.record_parts(n_groups)
             try:
                 solution = lanczos(
                     both_ends=both_ends,
@@ -262,7 +267,10 @@ def _derivatives(
 def _budget(
     problem: Problem, k: int, both_ends: bool, block: int, request: Request
 ) -> tuple[int, int]:
-    """Return the largest basis, and the bytes for graphs: half of the memory, or what is left."""
+    """Return the largest basis, and the bytes for graphs: half of the memory, or what is left.
+
+    On the host the basis has bytes of its own, and the memory is for graphs.
+    """
     n, memory = problem.space.n, request.memory
     options: dict[str, Any] = {
         "k": k,
@@ -270,15 +278,20 @@ def _budget(
         "block": block,
         "dtype": problem.dtype,
     }
+    here, on_host = shards(), request.basis == "host"
+    n_parts = 1 if here is None else here.n  # of a vector, of which each process holds one
     smallest = least_basis(n, n_wanted(n, k=k, both_ends=both_ends))
+    half = HOST_BYTES if on_host else BASIS_BYTES if memory is None else memory / 2
+    graph_bytes = int(memory) if memory and on_host else request.graph_bytes
     try:
-        half = BASIS_BYTES if memory is None else memory / 2
-        return basis_for(half, n, **options), request.graph_bytes
+        return basis_for(n_parts * half, n, **options), graph_bytes
     except InvalidArgumentError:
+        if on_host:
+            return smallest, graph_bytes
         if memory is None:  # graphs are made anew, where the vectors take so much already
             return smallest, 0
-        basis_for(memory, n, **options)  # or an error
-        return smallest, int(memory - least_bytes(n, **options))
+        basis_for(n_parts * memory, n, **options)  # or an error
+        return smallest, int(memory - least_bytes(n, **options) / n_parts)
 
 
 def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:
@@ -290,9 +303,7 @@ def _vectors(start: Eigenpairs | None, ready: Prepared) -> Tensor | None:
             f"problem has {ready.operator.n:,}: give those of the same architecture"
         )
         raise InvalidArgumentError(msg)
-    spread, vectors = ready.operator.spread, torch.as_tensor(start.vectors)
-    vectors = vectors if spread is None else spread.part(vectors)
-    return vectors.to(ready.operator.device, ready.operator.dtype)
+    return ready.held(start.vectors)
 
 
 def _data_errors(solution: EigenSolution, ready: Prepared, n_groups: int | None) -> dict[str, Any]:
@@ -302,7 +313,7 @@ def _data_errors(solution: EigenSolution, ready: Prepared, n_groups: int | None)
     if solution.part_forms is not None:
         quadratic_forms, weights = solution.part_forms, ready.curvature.part_weights
     else:
-        vectors = ready.scaled(solution.vectors.to(ready.operator.dtype))
+        vectors = ready.scaled(solution.vectors)
         quadratic_forms, weights = ready.curvature.quadratic_forms(
             vectors, n_groups=n_groups or N_GROUPS
         )
@@ -316,7 +327,7 @@ def _data_errors(solution: EigenSolution, ready: Prepared, n_groups: int | None)
 
 
 def _gauss_newton(solution: EigenSolution, ready: Prepared) -> FloatArray:
-    vectors = ready.scaled(solution.vectors.to(ready.operator.dtype))
+    vectors = ready.scaled(solution.vectors)
     products = GaussNewton(ready.evaluator, graph_bytes=0).matmat(vectors)
     return (vectors.double() * products.double()).sum(dim=1).cpu().numpy()
 

@@ -31,10 +31,11 @@ from landscape.problem.digest import digest_of
 from landscape.processes import shards
 from landscape.progress import counting
 from landscape.randomness import random_unit_vector
-from landscape.results import Result
+from landscape.results import FloatArray, Result
 from landscape.study import Study
 
 R = TypeVar("R", bound=Result)
+BASES = ("device", "host")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,12 @@ class Request:
     progress: bool | None
     preconditioner: Tensor | None = None
     weight_decay: float = 0.0
+    basis: str = "device"
 
     def __post_init__(self) -> None:
         one_of(self.operator, CURVATURES, what="operator")
         one_of(self.scale, SCALES, what="scale")
+        one_of(self.basis, BASES, what="place of the basis")
         if self.operator != "hessian" and self.products != "auto":
             msg = f"products={self.products!r} is for the Hessian; {self.operator} has one way only"
             raise InvalidArgumentError(msg)
@@ -89,7 +92,7 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """Return what identifies the request, without defaults."""
         defaults: dict[str, Any] = {"operator": "hessian", "scale": "none", "weight_decay": 0.0}
-        defaults |= {"products": "auto", "memory": None}
+        defaults |= {"products": "auto", "memory": None, "basis": "device"}
         p = self.preconditioner
         named = {} if p is None else {"scale": "preconditioner", "preconditioner": digest_of(p)}
         return {**without_defaults(vars(self), defaults), **named, "seed": self.seed}
@@ -141,15 +144,23 @@ class Prepared:
     """An operator that has passed its test."""
 
     operator: SymmetricOperator  # scaled if requested
-    where: Mapping[str, Any]  # the operator in parts; its matvec counts on the progress bar
+    # The operator in parts, for vectors where they are kept; its matvec counts on the progress bar.
+    where: Mapping[str, Any]
     curvature: Curvature  # the bare operator, for products by batch
     scale: Tensor | None  # diagonal of T where THT is measured; None: the identity
     evaluator: Evaluator
     noise: Noise
     progress: bool | None
 
+    def held(self, vectors: FloatArray) -> Tensor:
+        """Return what is held here of whole vectors, where vectors are kept."""
+        spread, whole = self.operator.spread, torch.as_tensor(vectors)
+        part = whole if spread is None else spread.part(whole)
+        return part.to(self.where["device"], self.operator.dtype)
+
     def scaled(self, vectors: Tensor) -> Tensor:
         """Return the vectors that the bare operator sees where THT sees these."""
+        vectors = vectors.to(self.operator.device, self.operator.dtype)
         return vectors if self.scale is None else vectors * self.scale
 
     @contextmanager
@@ -158,7 +169,8 @@ class Prepared:
 
         def product(vectors: Tensor) -> Tensor:
             products = self.curvature.matmat(self.scaled(vectors))
-            return products if self.scale is None else products.mul_(self.scale)
+            products = products if self.scale is None else products.mul_(self.scale)
+            return products.to(self.where["device"])
 
         with counting("probes", show=self.progress, unit="block", total=total) as count:
             yield count(product)
@@ -212,14 +224,19 @@ def spectral_record(
             with curvature.on_sample() as sample:
                 noise = noise_floor(_scaled(sample, scale, request), seed=request.seed)
         operator = _scaled(curvature, scale, request)
+        kept_on = torch.device("cpu") if request.basis == "host" else operator.device
+
+        def product(vector: Tensor) -> Tensor:
+            return operator.matvec(vector.to(operator.device)).to(kept_on)
+
         ready = Prepared(
             operator=operator,
             where={
-                "matvec": count(operator.matvec),
+                "matvec": count(product),
                 "n": operator.n,
                 **({} if operator.spread is None else {"spread": operator.spread}),
                 "dtype": operator.dtype,
-                "device": operator.device,
+                "device": kept_on,
             },
             curvature=curvature,
             scale=scale,

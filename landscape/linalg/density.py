@@ -15,6 +15,7 @@ from landscape.checks import positive, whole
 from landscape.errors import InvalidArgumentError
 from landscape.linalg.krylov import Floats, Matmat, Matvec, Operator, inner
 from landscape.linalg.sampling import ROUNDING, LanczosRun, check_confidence
+from landscape.processes import Spread
 from landscape.stats import Interval, confidence_interval
 
 # The grid resolves a bandwidth by so many steps, and goes on for so many beyond the last node.
@@ -234,6 +235,7 @@ def spectral_density(
     seed: int = 0,
     dtype: torch.dtype,
     device: torch.device | str,
+    spread: Spread | None = None,
 ) -> SpectralDensity:
     """Estimate the spectral density of a symmetric operator by stochastic Lanczos quadrature.
 
@@ -264,6 +266,7 @@ def spectral_density(
         seed: seed of the probes.
         dtype: floating-point type that ``matvec`` takes.
         device: device that ``matvec`` takes.
+        spread: which entries of a vector this process holds, see `sharing`; None: all.
 
     Returns:
         The density, on a grid of a quarter of the bandwidth that covers all nodes and atoms and
@@ -299,6 +302,7 @@ def spectral_density(
         device=device,
         seed=seed,
         max_matvecs=n_probes * steps,
+        spread=spread,
     )
     atoms, known = _deflation(operator, eigenpairs)
 
@@ -321,7 +325,7 @@ def _deflation(
     operator: Operator, eigenpairs: tuple[Floats, Tensor] | None
 ) -> tuple[Floats, Tensor]:
     """Return the atoms and their vectors."""
-    n = operator.n
+    n = operator.length
     values, vectors = (np.empty(0), torch.empty((0, n))) if eigenpairs is None else eigenpairs
     atoms = np.array(values, dtype=np.float64)
     k = len(vectors)

@@ -16,6 +16,7 @@ from landscape.errors import InvalidArgumentError, one_of
 from landscape.linalg.krylov import dot, norm
 from landscape.problem import Problem
 from landscape.problem._filters import filter_norms_of
+from landscape.processes import Spread, norm_over_shards, over_shards
 
 METRICS = ("euclidean", "filter")
 _PARALLEL = 0.9999
@@ -26,13 +27,15 @@ class Direction:
     """A direction in parameter space.
 
     Attributes:
-        vector: shape (n,), on the problem's device and in its dtype.
+        vector: shape (n,), on the problem's device and in its dtype; what is held here of it where
+            the parameters are split over processes.
         kind: one word that names how it came about: ``random``, ``worst-case``, ``eigenvector``
             or ``given``.
         description: the same in words, for a caption.
         seed: of a random one.
         treatment: what each tensor of a random one received, in words, by its name.
         buffers: buffers of the checkpoint at coordinate 1, where there is one, by their names.
+        spread: which entries are held here; None: all.
     """
 
     vector: Tensor
@@ -41,6 +44,7 @@ class Direction:
     seed: int | None = None
     treatment: Mapping[str, str] = field(default_factory=dict)
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    spread: Spread | None = None
 
     @property
     def norm(self) -> float:
@@ -54,7 +58,8 @@ class Direction:
 
     def settings(self) -> dict[str, Any]:
         """Return what identifies the direction: kind, seed and a digest of the vector."""
-        digest = hashlib.sha256(self.vector.detach().cpu().contiguous().numpy().data)
+        whole = self.vector if self.spread is None else self.spread.whole(self.vector)
+        digest = hashlib.sha256(whole.detach().cpu().contiguous().numpy().data)
         return {"kind": self.kind, "seed": self.seed, "digest": digest.hexdigest()[:16]}
 
     def identity(self) -> dict[str, Any]:
@@ -137,8 +142,9 @@ def orthogonalised(problem: Problem, plane: Plane, *, metric: str = "euclidean")
     if metric == "filter":
         norms = filter_norms_of(problem).double()
         weighted = torch.where(norms > 0, x / norms.square(), 0.0)
-    rest = y - (weighted @ y) / (weighted @ x) * x
-    rest *= plane.y.norm / float(torch.linalg.vector_norm(rest))
+    along = over_shards(weighted @ y) / over_shards(weighted @ x)
+    rest = y - along * x
+    rest *= plane.y.norm / norm_over_shards(float(torch.linalg.vector_norm(rest)))
     second = dataclasses.replace(plane.y, vector=rest.to(plane.y.vector.dtype))
     return Plane(plane.x, second, f"{plane.description}, orthogonal ({metric})")
 
@@ -169,8 +175,10 @@ def given_direction(
     if isinstance(values, Mapping):
         _check_names(problem, values)
         values = problem.space.flatten(values)
-    vector = torch.as_tensor(values)
-    if vector.shape != (problem.space.n,):
+    vector, spread = torch.as_tensor(values), problem.space.spread
+    if spread is not None and vector.shape == (spread.n,):
+        vector = spread.part(vector)
+    if vector.shape != (problem.space.length,):
         msg = (
             f"the direction has shape {tuple(vector.shape)}, the model has {problem.space.n:,} "
             "parameters; is it of another architecture?"
@@ -178,7 +186,7 @@ def given_direction(
         raise InvalidArgumentError(msg)
     # A copy: what the caller does to the values later must not change the direction.
     own = vector.detach().to(problem.device, problem.dtype, copy=True)
-    direction = Direction(own, kind, description, buffers=dict(buffers or {}))
+    direction = Direction(own, kind, description, buffers=dict(buffers or {}), spread=spread)
     if not (np.isfinite(direction.norm) and direction.norm > 0):
         msg = f"the direction has norm {direction.norm:g}; expected a finite one above zero"
         raise InvalidArgumentError(msg)
@@ -191,7 +199,9 @@ def _check_names(problem: Problem, tensors: Mapping[str, Tensor]) -> None:
     if absent:
         msg = f"the direction lacks the parameters {', '.join(absent[:8])}"
         raise InvalidArgumentError(msg)
-    for name, shape in zip(space.names, space.shapes, strict=True):
+    state = problem.state()
+    for name in space.names:
+        shape = state[name].shape
         if tensors[name].shape != shape:
             msg = (
                 f"the direction has shape {tuple(tensors[name].shape)} for {name}, the model has "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from landscape.errors import InvalidArgumentError
 from landscape.problem import Problem
+from landscape.processes import check_split, norm_over_shards
 from landscape.results import Eigenpairs, Sharpness
 from landscape.surface._directions import Direction, Plane, given_direction, orthogonalised
 
@@ -123,7 +124,7 @@ def worst_case_plane(problem: Problem, found: Sharpness, second: Direction) -> P
     Raises:
         InvalidArgumentError: if there is no ε, or the other is parallel to it.
     """
-    size = float(torch.linalg.vector_norm(second.vector, dtype=torch.float64))
+    size = norm_over_shards(float(torch.linalg.vector_norm(second.vector, dtype=torch.float64)))
     unit = second.vector.double() / size
     plane = Plane(
         worst_case_direction(problem, found),
@@ -228,6 +229,7 @@ def principal_plane(
         Li, Xu, Taylor, Studer, Goldstein (2018), section 7, arXiv:1712.09913; Gallagher, Downs
         (2003), IEEE Trans. Neural Networks 14.
     """
+    check_split("principal plane")
     if len(checkpoints) < 2:
         msg = f"a plane takes a run of at least two checkpoints beside w; got {len(checkpoints)}"
         raise InvalidArgumentError(msg)
@@ -282,6 +284,7 @@ def project(
     Raises:
         InvalidArgumentError: if the axes are parallel.
     """
+    check_split("projection")
     plane.check()
     axes = torch.stack([plane.x.vector, plane.y.vector]).double()
     metric = (axes @ axes.T).cpu().numpy()

@@ -47,7 +47,7 @@ from landscape.measurement import (
 )
 from landscape.problem import Problem
 from landscape.problem.digest import Content
-from landscape.processes import share
+from landscape.processes import norm_over_shards, share
 from landscape.randomness import whole_seed
 from landscape.results import FloatArray
 from landscape.study import Study
@@ -348,7 +348,8 @@ class Points:
         if options.weight_decay:
             for found, vector in zip(columns, weights, strict=True):
                 assert isinstance(vector, Tensor)
-                norm = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+                own = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+                norm = norm_over_shards(own)
                 found[f"{METRIC}penalty"] = 0.5 * options.weight_decay * norm**2
         if options.held_out is not None:
             for found, vector in zip(columns, weights, strict=True):

@@ -11,11 +11,13 @@ from landscape.choices import Metric, Normalisation
 from landscape.errors import InvalidArgumentError, one_of
 from landscape.problem import Problem, check_problem
 from landscape.problem._filters import Owner, is_vector, layout, normalise_filterwise, owner_of
-from landscape.processes import check_split
+from landscape.problem._parameters import part_of, whole_of
+from landscape.processes import norm_over_shards, shards
 from landscape.randomness import seeded
 from landscape.surface._directions import Direction, Plane, orthogonalised
 
 NORMALISATIONS = ("filter", "layer", "global", "none")
+_ZERO = "zero: a bias, gain or shift"
 
 
 def random_direction(
@@ -89,23 +91,24 @@ def _random(
     vectors: bool,
 ) -> Direction:
     one_of(normalisation, NORMALISATIONS, what="normalisation")
-    check_split("random direction")
-    state = problem.state()
-    vector = torch.empty(problem.space.n, dtype=problem.dtype, device=problem.device)
-    drawn = problem.space.unflatten(vector)
+    state, space, here = problem.state(), problem.space, shards()
+    vector = torch.empty(space.length, dtype=problem.dtype, device=problem.device)
+    drawn = space.unflatten(vector)
     treatment: dict[str, str] = {}
     for name, part in drawn.items():
         # Drawn on the CPU in float64, then rounded: the same direction on every device and dtype.
-        numbers = torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part)
-        weight, owner = state[name].to(part), owner_of(problem.model, name)
+        weight, owner = whole_of(state[name]).to(part), owner_of(problem.model, name)
+        numbers = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(part)
         found, treatment[name] = _treated(numbers, weight, owner, normalisation, vectors)
-        part.copy_(found)
-        del numbers, found  # beside those of the next tensor
+        part.copy_(part_of(found, here))
+        del numbers, weight, found  # beside those of the next tensor
     if normalisation == "global":
-        vector = _to_norm_of(problem.space.flatten(_moved(problem, drawn)), vector)
+        vector = _to_norm_of_moved(problem, vector, treatment)
     words = "Gaussian" if normalisation == "none" else f"{normalisation}-normalised random"
     also = ", biases and gains too" if vectors and normalisation != "none" else ""
-    direction = Direction(vector, "random", f"{words} direction{also}", seed, treatment)
+    direction = Direction(
+        vector, "random", f"{words} direction{also}", seed, treatment, spread=space.spread
+    )
     if direction.norm == 0.0:
         msg = (
             f"the {normalisation}-normalised direction is zero: the model has no parameter with "
@@ -123,7 +126,7 @@ def _treated(
         return gaussian, "Gaussian"
     if is_vector(weight, *owner):
         if not vectors:
-            return torch.zeros_like(weight), "zero: a bias, gain or shift"
+            return torch.zeros_like(weight), _ZERO
         scaled = gaussian if normalisation == "global" else _to_norm_of(weight, gaussian)
         return scaled, "one filter: a bias, gain or shift"
     if normalisation == "filter":
@@ -141,7 +144,12 @@ def _to_norm_of(weight: Tensor, gaussian: Tensor) -> Tensor:
     return scaled.to(gaussian.dtype)
 
 
-def _moved(problem: Problem, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of the tensors that move; zero for the others."""
+def _to_norm_of_moved(problem: Problem, vector: Tensor, treatment: Mapping[str, str]) -> Tensor:
+    """Scale a whole direction to the norm of the weights that it moves."""
     weights = problem.space.unflatten(problem.weights)
-    return {name: w if drawn[name].any() else torch.zeros_like(w) for name, w in weights.items()}
+    moved = torch.cat([w.reshape(-1) * (treatment[name] != _ZERO) for name, w in weights.items()])
+    ours, theirs = (
+        norm_over_shards(float(torch.linalg.vector_norm(part, dtype=torch.float64)))
+        for part in (vector, moved)
+    )
+    return vector * (theirs / ours) if ours else vector
