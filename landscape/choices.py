@@ -5,7 +5,9 @@ from typing import Literal
 # curvature
 Operator = Literal["hessian", "ggn", "fisher"]
 Scale = Literal["none", "elementwise", "filterwise"]
-Products = Literal["auto", "fastest", "double-backward", "forward-over-reverse", "differences"]
+Products = Literal[
+    "auto", "fastest", "double-backward", "checkpointed", "forward-over-reverse", "differences"
+]
 EigenMethod = Literal["lanczos", "power"]
 Evidence = Literal["full", "residuals"]
 Basis = Literal["device", "host"]

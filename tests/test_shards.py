@@ -25,6 +25,7 @@ from landscape.errors import InvalidArgumentError, LossError, ProblemError
 from landscape.evaluate import Engine, Evaluator
 from landscape.linalg.krylov import dot, fill_with_normal
 from landscape.operators import EmpiricalFisher, GaussNewton, Hessian
+from landscape.operators._checkpointing import repeated_blocks
 from landscape.processes import Spread, sharing
 from landscape.randomness import drawn, random_unit_vector, seeded
 
@@ -68,7 +69,7 @@ class Transformer(nn.Module):
 
 def transformer(model: nn.Module | None = None) -> ls.Problem:
     torch.manual_seed(0)
-    fresh, tokens = Transformer().double(), torch.randint(5, (11, 6))
+    fresh, tokens = Transformer(n_blocks=2).double(), torch.randint(5, (11, 6))
     data = tokens[:, :-1], tokens[:, 1:]
     return ls.Problem(model or fresh, nn.CrossEntropyLoss(), data, batch_size=4)
 
@@ -99,6 +100,9 @@ def numbers_of(problem: ls.Problem) -> dict[str, Any]:
             "forms": operator.quadratic_forms(part[None], n_groups=4)[0],
             "points": [p.value for p in Engine(evaluator).losses([evaluator.origin] * 2)],
         }
+        if repeated_blocks(problem.model):
+            checkpointed = Hessian(evaluator, products="checkpointed")
+            found["product of blocks"] = whole(checkpointed.matvec(part))
         if loss.examples is not None:
             found["examples"] = loss.examples[0]
             found["fisher"] = whole(EmpiricalFisher(evaluator).matvec(part))

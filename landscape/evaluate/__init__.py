@@ -22,6 +22,7 @@ from landscape.evaluate._derivatives import (
     NotTwiceDifferentiableError,
     differentiate,
     graph_bytes,
+    graph_nodes,
     needing_derivatives,
     twice_differentiable,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "final_divisor",
     "float_buffers",
     "graph_bytes",
+    "graph_nodes",
     "in_type",
     "interpolated",
     "layer_trials",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 
+from landscape.choices import Products
 from landscape.errors import LandscapeError, LossError, one_of
 from landscape.evaluate import (
     DoubleBackward,
@@ -23,12 +26,13 @@ from landscape.evaluate import (
     twice_differentiable,
 )
 from landscape.linalg.krylov import norm
-from landscape.operators._curvature import GRAPH_BYTES, BatchProduct, Curvature, Piece
+from landscape.operators._checkpointing import CheckpointedBackward, Checkpoints
+from landscape.operators._curvature import GRAPH_BYTES, BatchProduct, Curvature, Piece, pieces
 from landscape.problem.losses import BatchTerms
 from landscape.processes import shards
 from landscape.randomness import random_unit_vector
 
-PRODUCTS = ("auto", "fastest", "double-backward", "forward-over-reverse", "differences")
+PRODUCTS = get_args(Products)
 # Forward mode is taken where it is clearly faster, so that noise does not decide.
 _CLEARLY = 0.85
 # Two steps of finite differences that differ by more than this tell of a kink, not of a slope.
@@ -59,9 +63,10 @@ class Hessian(Curvature):
     ) -> None:
         """Test double backward; graphs are built at the first product.
 
-        ``products`` is ``auto``; one of the ways: ``double-backward``, ``forward-over-reverse``,
-        ``differences``; or ``fastest``: where no graph can be kept, double backward or forward
-        over reverse, chosen by timing both on the first batch.
+        ``products`` is ``auto``; one of the ways: ``double-backward``; ``checkpointed``, the same
+        with the activations of each block computed anew, for graphs that do not fit;
+        ``forward-over-reverse``; ``differences``; or ``fastest``: where no graph can be kept,
+        double backward or forward over reverse, chosen by timing both on the first batch.
         """
         one_of(products, PRODUCTS, what="way of making products")
         if shards() is not None and products in {"fastest", "forward-over-reverse"}:
@@ -77,8 +82,11 @@ class Hessian(Curvature):
         self._reason = "the option products"  # why differences are taken
         self._verified = False
         self.error, self._largest = 0.0, 0.0  # of the differences so far, and the largest product
-        if self._chosen != "differences" and (reason := check_hessian(evaluator)):
-            self._give_up(reason)
+        self._blocks = Checkpoints(evaluator.problem) if products == "checkpointed" else None
+        self._verify_checkpoints()
+        with nullcontext() if self._blocks is None else self._blocks.applied():
+            if self._chosen != "differences" and (reason := check_hessian(evaluator)):
+                self._give_up(reason)
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """Multiply with several vectors, one per row; LossError if no way of doing so is right."""
@@ -98,6 +106,10 @@ class Hessian(Curvature):
 
     def _build(self, piece: Piece, way: str | None = None) -> BatchProduct:
         way = way or self._chosen
+        if self._blocks is not None:
+            self._blocks.measures = self._size is None
+            where = self._at, piece.batch, piece.number
+            return CheckpointedBackward(self._evaluator, *where, self._blocks)
         if way == "double-backward":
             return DoubleBackward(self._evaluator, self._at, piece.batch, piece.number)
         if way == "differences":
@@ -126,6 +138,29 @@ class Hessian(Curvature):
             )
             raise LossError(msg)
 
+    def _verify_checkpoints(self) -> None:
+        """Refuse blocks that give another gradient when they are computed anew, on one example."""
+        if self._blocks is None:
+            return
+        evaluator, size = self._evaluator, 1 if self._evaluator.divisible else None
+        piece = next(pieces(evaluator.problem, size))
+        with twice_differentiable(evaluator.model):
+            _, plain = evaluator.batch_gradient(self._at, piece.batch, piece.number)
+            try:
+                with self._blocks.applied():
+                    _, anew = evaluator.batch_gradient(self._at, piece.batch, piece.number)
+            except LossError as error:
+                if not isinstance(error.__cause__, RuntimeError):
+                    raise
+                anew = plain + math.inf
+        if not norm(plain - anew) <= torch.finfo(self.dtype).eps ** 0.5 * norm(plain):
+            msg = (
+                "blocks that are computed anew give another gradient: does one of them change what "
+                "it is given, such as a cache of keys and values (use_cache=False), or itself? Use "
+                "another way of making products"
+            )
+            raise LossError(msg)
+
     def _probe(self) -> Tensor:
         probe = random_unit_vector(self.n, seed=0, spread=self.spread)
         return probe.to(self.device, self.dtype)
@@ -133,6 +168,8 @@ class Hessian(Curvature):
     def _way(self) -> str:
         if self._chosen == "differences":
             return f"finite differences, relative error {self.error:.0e}, because of {self._reason}"
+        if self._blocks is not None:
+            return f"double backward, {len(self._blocks.names)} blocks checkpointed"
         return self._chosen.replace("-", " ")
 
     def _check_difference(self, off: float, size: float) -> None:

@@ -1,0 +1,216 @@
+"""Double backward with activation checkpointing of each block.
+
+``torch.utils.checkpoint`` saves nothing in a product: the graph of the gradient keeps all that it
+has computed anew. Here the gradient of a block is a function of its own, which keeps the inputs of
+the block and the gradient of its outputs alone; its derivative computes both anew, and frees them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from landscape.errors import LossError
+from landscape.evaluate import DoubleBackward, Evaluator, graph_bytes, graph_nodes
+from landscape.problem import Problem
+
+# What the graph of a product holds of a block, in sizes of the graph of its outputs.
+_OF_PRODUCT = 3
+
+
+class Checkpoints:
+    """The blocks of a model that save their inputs alone.
+
+    Attributes:
+        names: of the blocks.
+        measures: whether the graphs of blocks are measured as they are built.
+        largest: bytes of the largest one so far.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._blocks = repeated_blocks(problem.model)
+        self.measures, self.largest = True, 0
+        self.names = tuple(self._blocks)
+        if not self._blocks:
+            msg = (
+                f"{problem.name} has no blocks to checkpoint: these are the layers of one class in "
+                "an nn.Sequential or nn.ModuleList that are made of other layers; use another way "
+                "of making products"
+            )
+            raise LossError(msg)
+        if problem.mode == "train":
+            msg = "checkpointed products are for eval mode: each pass draws other dropout masks"
+            raise LossError(msg)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the blocks save their inputs alone in what is computed inside of the context."""
+        before = {name: vars(block).get("forward") for name, block in self._blocks.items()}
+        try:
+            for name, block in self._blocks.items():
+                vars(block)["forward"] = partial(self._run, name, block, block.forward)
+            yield
+        finally:
+            for name, block in self._blocks.items():
+                vars(block).pop("forward", None)
+                if (own := before[name]) is not None:
+                    vars(block)["forward"] = own
+
+    def _run(
+        self, name: str, block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Evaluate a block by a function that saves the tensors it takes."""
+        leaves, spec = tree_flatten((args, kwargs))
+        places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
+        parameters = [p for p in block.parameters() if p.requires_grad]
+        if not torch.is_grad_enabled() or not (places or parameters):
+            return forward(*args, **kwargs)
+        device = next(block.parameters(), torch.empty(0)).device.type
+        cast = torch.autocast(
+            device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
+        )
+        returned: list[Any] = []  # the outputs, and their structure
+
+        def call(inputs: Sequence[Tensor]) -> list[Tensor]:
+            given = list(leaves)
+            for place, x in zip(places, inputs, strict=True):
+                given[place] = x
+            own_args, own_kwargs = tree_unflatten(given, spec)
+            with cast:
+                returned[:] = tree_flatten(forward(*own_args, **own_kwargs))
+            return [x for x in returned[0] if _is_differentiable(x)]
+
+        def check(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+            if self.measures:
+                self.largest = max(self.largest, graph_bytes(*outputs))
+            known = {id(x) for x in (*inputs, *parameters)}
+            read = (getattr(node, "variable", None) for node in graph_nodes(*outputs))
+            if any(x is not None and id(x) not in known for x in read):
+                msg = (
+                    f"the block {name} reads parameters or results of other parts of the model "
+                    "that it is not given: use another way of making products"
+                )
+                raise LossError(msg)
+
+        inputs = [leaves[i] for i in places]
+        found = iter(_Block.apply(call, check, parameters, *inputs, *parameters))  # type: ignore[no-untyped-call]
+        outputs, structure = returned
+        every = [next(found) if _is_differentiable(x) else x for x in outputs]
+        return tree_unflatten(every, structure)
+
+
+def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the outermost layers of which a list or a sequence has several of one class."""
+    found: dict[str, nn.Module] = {}
+    for name, part in model.named_modules():
+        if isinstance(part, (nn.ModuleList, nn.Sequential)) and not any(
+            name == outer or name.startswith(f"{outer}.") for outer in found
+        ):
+            kinds = Counter(map(_kind, part))
+            found |= {
+                f"{name}.{key}".lstrip("."): child
+                for key, child in part.named_children()
+                if kinds[_kind(child)] > 1 and next(child.children(), None) is not None
+            }
+    return found
+
+
+def _kind(module: nn.Module) -> tuple[str, str]:
+    """Name the class of a module, also where it was given one of its own."""
+    return type(module).__module__, type(module).__qualname__
+
+
+def _is_differentiable(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+class _Block(torch.autograd.Function):
+    """The outputs of a block; saves what it takes."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Any, check: Any, parameters: Any, *tensors: Tensor) -> Any:
+        inputs = tensors[: len(tensors) - len(parameters)]
+        ctx.given = call, check, parameters
+        ctx.save_for_backward(*inputs)
+        return tuple(call(inputs))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        call, check, parameters = ctx.given
+        given = *gradients, *ctx.saved_tensors, *parameters
+        found = _Gradient.apply(call, check, parameters, len(gradients), *given)  # type: ignore[no-untyped-call]
+        return None, None, None, *found
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradients of a block by its inputs and parameters; saves the inputs, and its own."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Any, check: Any, parameters: Any, n: int, *tensors: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        kept = tensors[: len(tensors) - len(parameters)]
+        ctx.given = call, parameters, n
+        ctx.save_for_backward(*kept)
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in kept[n:]]
+            outputs, gradients = _dependent(call(inputs), kept[:n])
+            check(outputs, inputs)
+            if not outputs:
+                return (None,) * (len(tensors) - n)
+            return torch.autograd.grad(
+                outputs, [*inputs, *parameters], gradients, allow_unused=True
+            )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *along: Tensor | None) -> Any:
+        call, parameters, n = ctx.given
+        with torch.enable_grad():
+            every = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+            outputs, own = _dependent(call(every[n:]), every[:n])
+            wanted = [*every, *parameters]
+            firsts = torch.autograd.grad(
+                outputs, wanted[n:], own, create_graph=True, allow_unused=True
+            )
+            pairs = [
+                (first, v)
+                for first, v in zip(firsts, along, strict=True)
+                if first is not None and v is not None and first.requires_grad
+            ]
+            found: Sequence[Tensor | None] = [None] * len(wanted)
+            if pairs:
+                tensors, vectors = zip(*pairs, strict=True)
+                found = torch.autograd.grad(tensors, wanted, vectors, allow_unused=True)
+        return None, None, None, None, *found
+
+
+def _dependent(
+    outputs: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the outputs that depend on something, with their gradients."""
+    pairs = [(x, g) for x, g in zip(outputs, gradients, strict=True) if x.requires_grad]
+    return [x for x, _ in pairs], [g for _, g in pairs]
+
+
+class CheckpointedBackward(DoubleBackward):
+    """Double backward that holds the inputs of the blocks, and the graph of one block at a time."""
+
+    def __init__(
+        self, evaluator: Evaluator, at: Tensor, batch: Any, number: int, blocks: Checkpoints
+    ) -> None:
+        with blocks.applied():
+            super().__init__(evaluator, at, batch, number)
+        self._blocks = blocks
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Memory of the graph, with that of one block."""
+        return graph_bytes(*self._outputs) + _OF_PRODUCT * self._blocks.largest
