@@ -20,6 +20,8 @@ import itertools
 import math
 import os
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -409,10 +411,20 @@ def launched(shard: str = "data") -> Iterator[Share]:
     cuda = torch.cuda.is_available() and n_local <= torch.cuda.device_count()  # alike on all
     if cuda:
         torch.cuda.set_device(local)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
     with sharing(shard) as found:
         yield found
     dist.destroy_process_group()  # after an error others may still wait in it
+
+
+def _end_with(launcher: int) -> None:
+    """End this process with its launcher, which a kill gives no time to end it."""
+    while os.getppid() == launcher:
+        time.sleep(1.0)
+    if os.environ.get("RANK") == "0":
+        os.write(2, b"Error: the launcher has ended, and its processes with it\n")
+    os._exit(1)
 
 
 def own(numbered: Iterable[tuple[int, T]], n_items: int) -> Iterator[tuple[int, T]]:

@@ -87,8 +87,7 @@ def random_unit_vector(n: int, *, seed: int, spread: Spread | None = None) -> to
     """
     generator = seeded(seed)
     v = drawn(n, lambda m: torch.randn(m, generator=generator, dtype=torch.float64), spread)
-    unit: torch.Tensor = v / (v.norm() if spread is None else norm_over_shards(float(v.norm())))
-    return unit
+    return v.div_(v.norm() if spread is None else norm_over_shards(float(v.norm())))
 
 
 def drawn(

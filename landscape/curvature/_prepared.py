@@ -120,11 +120,11 @@ def noise_floor(operator: SymmetricOperator, *, seed: int) -> Noise:
     """Repeat a product, and compare uᵀHv with vᵀHu, for a random u; 3 products."""
     u = random_unit_vector(operator.n, seed=seed, spread=operator.spread)
     u = u.to(operator.device, operator.dtype)
-    first, second = operator.matvec(u), operator.matvec(u)
+    first = operator.matvec(u)
     size = norm(first)
     if size == 0.0:
         return Noise()
-    repeat = norm(first - second) / size
+    repeat = norm(operator.matvec(u).sub_(first)) / size
     if repeat > torch.finfo(operator.dtype).eps ** 0.5:
         msg = (
             f"two products with the same vector differ by {repeat:.1%}: the loss changes from "
@@ -133,9 +133,9 @@ def noise_floor(operator: SymmetricOperator, *, seed: int) -> Noise:
             "(torch.use_deterministic_algorithms)?"
         )
         raise ProblemError(msg)
-    v = first / size
+    v = first.div_(size)  # in the same memory: large models have little to spare
     product = operator.matvec(v)
-    swapped = abs(dot(u, product) - dot(v, first))
+    swapped = abs(dot(u, product) - size * dot(v, v))
     return Noise(repeat=repeat, asymmetry=swapped / max(norm(product), size))
 
 
@@ -222,21 +222,18 @@ def spectral_record(
         noise = Noise()
         if tested:
             with curvature.on_sample() as sample:
-                noise = noise_floor(_scaled(sample, scale, request), seed=request.seed)
+                tried = _for_vectors(_scaled(sample, scale, request), request)
+                noise = noise_floor(tried, seed=request.seed)
         operator = _scaled(curvature, scale, request)
-        kept_on = torch.device("cpu") if request.basis == "host" else operator.device
-
-        def product(vector: Tensor) -> Tensor:
-            return operator.matvec(vector.to(operator.device)).to(kept_on)
-
+        kept = _for_vectors(operator, request)
         ready = Prepared(
             operator=operator,
             where={
-                "matvec": count(product),
+                "matvec": count(kept.matvec),
                 "n": operator.n,
                 **({} if operator.spread is None else {"spread": operator.spread}),
                 "dtype": operator.dtype,
-                "device": kept_on,
+                "device": kept.device,
             },
             curvature=curvature,
             scale=scale,
@@ -252,6 +249,19 @@ def spectral_record(
         cost = evaluator.cost
     record = cls(**fields, settings=settings, cost=cost, provenance=provenance)
     return save_record(record, problem, study)
+
+
+def _for_vectors(operator: SymmetricOperator, request: Request) -> SymmetricOperator:
+    """Return an operator on vectors where they are kept: on its own device, or on the host."""
+    if request.basis == "device":
+        return operator
+    return SymmetricOperator(
+        lambda v: operator.matvec(v.to(operator.device)).cpu(),
+        operator.n,
+        dtype=operator.dtype,
+        device="cpu",
+        spread=operator.spread,
+    )
 
 
 def _scaled(

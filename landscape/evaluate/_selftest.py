@@ -23,7 +23,7 @@ from torch.autograd.function import BackwardCFunction
 from landscape.errors import LandscapeError, LossError, MisleadingWarning, first_line
 from landscape.evaluate._accumulators import Displaced, blocks, inner_product
 from landscape.evaluate._derivatives import DoubleBackward, graph_nodes, twice_differentiable
-from landscape.evaluate._values import WIDE_PARAMETERS, sample
+from landscape.evaluate._values import WIDE_EXAMPLES, WIDE_PARAMETERS, sample
 from landscape.problem.data import leaves, map_leaves, move
 from landscape.processes import norm_over_shards, over_shards, shards, sum_over_shards
 from landscape.randomness import seeded
@@ -64,7 +64,7 @@ def check_hessian(evaluator: Evaluator) -> str:
     check_gradient(evaluator)
     known = evaluator.problem.derivatives
     if "hessian" not in known:
-        known["hessian"] = _tested(evaluator, _wrong_product)
+        known["hessian"] = _tested(evaluator, _wrong_product, n_of_wide=1)
         known["rounding"] = _rounding(evaluator, *known.pop("wide", ()))
     return str(known["hessian"])
 
@@ -200,9 +200,11 @@ def _resolution(total: Tensor, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if narrow else dtype
 
 
-def _tested(evaluator: Evaluator, test: Callable[[_Point], str]) -> str:
+def _tested(
+    evaluator: Evaluator, test: Callable[[_Point], str], *, n_of_wide: int = WIDE_EXAMPLES
+) -> str:
     """Run a test of derivatives in float64 if the model allows it, else in its own type."""
-    problem, batch = evaluator.problem, sample(evaluator)
+    problem, batch = evaluator.problem, sample(evaluator, n_of_wide=n_of_wide)
     if problem.dtype != torch.float64 and problem.space.n <= WIDE_PARAMETERS:
         try:
             with in_type(evaluator, torch.float64):

@@ -71,30 +71,33 @@ def check_values(evaluator: Evaluator) -> None:
     measure_footprint(evaluator, batch, kept)
 
 
-def sample(evaluator: Evaluator) -> Any:
-    """Return the first examples of the first batch, or all of it where it cannot be cut."""
+def sample(evaluator: Evaluator, *, n_of_wide: int = WIDE_EXAMPLES) -> Any:
+    """Return the first examples of the first batch, or all of it where it cannot be cut.
+
+    Of a wide model they are fewer, since each takes memory for a graph.
+    """
     problem = evaluator.problem
-    batch = next(iter(problem.batches))
-    return _head(problem, batch) if problem.trials.additive and problem.trials.runs_parts else batch
+    batch, n = next(iter(problem.batches)), _n_examples(problem, n_of_wide)
+    cuts = problem.trials.additive and problem.trials.runs_parts
+    return _head(problem, batch, n) if cuts else batch
 
 
-def _head(problem: Problem, batch: Any) -> Any:
+def _head(problem: Problem, batch: Any, n: int) -> Any:
     batching = problem.batching
-    n = _n_examples(problem)
     if not batching.can_split(batch) or batching.size(batch) <= n:
         return batch
     return batching.part(batch, 0, n)
 
 
-def _n_examples(problem: Problem) -> int:
-    return EXAMPLES if problem.space.n <= WIDE_PARAMETERS else WIDE_EXAMPLES
+def _n_examples(problem: Problem, n_of_wide: int = WIDE_EXAMPLES) -> int:
+    return EXAMPLES if problem.space.n <= WIDE_PARAMETERS else n_of_wide
 
 
 def _first_pass(evaluator: Evaluator) -> tuple[Any, BatchTerms]:
     """Evaluate the first examples, or the whole batch where the model needs that."""
     problem, trials = evaluator.problem, evaluator.problem.trials
     whole = next(iter(problem.batches))
-    head = _head(problem, whole)
+    head = _head(problem, whole, _n_examples(problem))
     for batch in (head, whole):
         spare = copied(batch)
         try:

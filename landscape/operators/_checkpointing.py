@@ -8,8 +8,8 @@ the block and the gradient of its outputs alone; its derivative computes both an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from landscape.errors import LossError
 from landscape.evaluate import DoubleBackward, Evaluator, graph_bytes, graph_nodes
 from landscape.problem import Problem
+from landscape.processes import shards
 
 # What the graph of a product holds of a block, in sizes of the graph of its outputs.
 _OF_PRODUCT = 3
@@ -28,6 +29,9 @@ _OF_PRODUCT = 3
 
 class Checkpoints:
     """The blocks of a model that save their inputs alone.
+
+    Where parameters are split over processes, the layers beside the blocks as well: what a graph
+    adds up of the gradient of a whole parameter would else stand until the last layer is done.
 
     Attributes:
         names: of the blocks.
@@ -39,15 +43,14 @@ class Checkpoints:
         self._blocks = repeated_blocks(problem.model)
         self.measures, self.largest = True, 0
         self.names = tuple(self._blocks)
-        if not self._blocks:
+        if shards() is not None:
+            self._blocks |= layers_beside(problem.model, self._blocks)
+        elif not self._blocks:
             msg = (
                 f"{problem.name} has no blocks to checkpoint: these are the layers of one class in "
                 "an nn.Sequential or nn.ModuleList that are made of other layers; use another way "
                 "of making products"
             )
-            raise LossError(msg)
-        if problem.mode == "train":
-            msg = "checkpointed products are for eval mode: each pass draws other dropout masks"
             raise LossError(msg)
 
     @contextmanager
@@ -77,6 +80,7 @@ class Checkpoints:
         cast = torch.autocast(
             device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
         )
+        again = _same_masks(block, device)
         returned: list[Any] = []  # the outputs, and their structure
 
         def call(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -84,7 +88,7 @@ class Checkpoints:
             for place, x in zip(places, inputs, strict=True):
                 given[place] = x
             own_args, own_kwargs = tree_unflatten(given, spec)
-            with cast:
+            with cast, again() if returned else nullcontext():
                 returned[:] = tree_flatten(forward(*own_args, **own_kwargs))
             return [x for x in returned[0] if _is_differentiable(x)]
 
@@ -121,6 +125,35 @@ def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
                 if kinds[_kind(child)] > 1 and next(child.children(), None) is not None
             }
     return found
+
+
+def layers_beside(model: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return the innermost layers with parameters that are in none of the blocks."""
+    owners = [name for name, part in model.named_modules() if part._parameters]
+    return {
+        name: model.get_submodule(name)
+        for name in owners
+        if not any(name == block or name.startswith(f"{block}.") for block in blocks)
+        and not any(other.startswith(f"{name}.".lstrip(".")) for other in owners if other != name)
+    }
+
+
+def _same_masks(block: nn.Module, device: str) -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which a block in train mode draws the masks that it draws next."""
+    if not any(part.training for part in block.modules()):
+        return nullcontext
+    places = [torch.cuda.current_device()] if device == "cuda" else []
+    states = torch.get_rng_state(), [torch.cuda.get_rng_state(place) for place in places]
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        with torch.random.fork_rng(places):
+            torch.set_rng_state(states[0])
+            for place, state in zip(places, states[1], strict=True):
+                torch.cuda.set_rng_state(state, place)
+            yield
+
+    return again
 
 
 def _kind(module: nn.Module) -> tuple[str, str]:

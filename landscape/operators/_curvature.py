@@ -242,6 +242,7 @@ class Curvature(SymmetricOperator):
             probe = probe.to(self.device, self.dtype)
             samples = (s for s in pieces(problem, size) if norm(product(s, probe)) != 0.0)
             sample = next(samples, next(pieces(problem, size)))
+            del samples, probe
             yield SymmetricOperator(
                 lambda v: product(sample, v),
                 self.n,

@@ -78,12 +78,14 @@ class Hessian(Curvature):
         is_open = products in {"auto", "fastest"}
         keeps = is_open or products == "double-backward"
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
-        self._wanted, self._chosen = products, "double-backward" if is_open else products
+        usual = "double-backward" if shards() is None else "checkpointed"
+        self._wanted, self._chosen = products, usual if is_open else products
         self._reason = "the option products"  # why differences are taken
         self._verified = False
         self.error, self._largest = 0.0, 0.0  # of the differences so far, and the largest product
-        self._blocks = Checkpoints(evaluator.problem) if products == "checkpointed" else None
-        self._verify_checkpoints()
+        self._blocks: Checkpoints | None = None
+        if self._chosen == "checkpointed":
+            self._blocks = self._verified_blocks()
         with nullcontext() if self._blocks is None else self._blocks.applied():
             if self._chosen != "differences" and (reason := check_hessian(evaluator)):
                 self._give_up(reason)
@@ -106,11 +108,11 @@ class Hessian(Curvature):
 
     def _build(self, piece: Piece, way: str | None = None) -> BatchProduct:
         way = way or self._chosen
-        if self._blocks is not None:
+        if way == "checkpointed" and self._blocks is not None:
             self._blocks.measures = self._size is None
             where = self._at, piece.batch, piece.number
             return CheckpointedBackward(self._evaluator, *where, self._blocks)
-        if way == "double-backward":
+        if way in {"double-backward", "checkpointed"}:
             return DoubleBackward(self._evaluator, self._at, piece.batch, piece.number)
         if way == "differences":
             return Differences(self._evaluator, self._at, piece, self._check_difference)
@@ -138,28 +140,33 @@ class Hessian(Curvature):
             )
             raise LossError(msg)
 
-    def _verify_checkpoints(self) -> None:
-        """Refuse blocks that give another gradient when they are computed anew, on one example."""
-        if self._blocks is None:
-            return
+    def _verified_blocks(self) -> Checkpoints | None:
+        """Return the blocks, if they give the same gradient when they are computed anew.
+
+        Where the way was left open, None if they do not; tried on one example.
+        """
+        blocks = Checkpoints(self._evaluator.problem)
         evaluator, size = self._evaluator, 1 if self._evaluator.divisible else None
         piece = next(pieces(evaluator.problem, size))
         with twice_differentiable(evaluator.model):
             _, plain = evaluator.batch_gradient(self._at, piece.batch, piece.number)
             try:
-                with self._blocks.applied():
+                with blocks.applied():
                     _, anew = evaluator.batch_gradient(self._at, piece.batch, piece.number)
             except LossError as error:
-                if not isinstance(error.__cause__, RuntimeError):
+                if not isinstance(error.__cause__, RuntimeError) and self._wanted != "auto":
                     raise
                 anew = plain + math.inf
-        if not norm(plain - anew) <= torch.finfo(self.dtype).eps ** 0.5 * norm(plain):
+        if norm(plain - anew) <= torch.finfo(self.dtype).eps ** 0.5 * norm(plain):
+            return blocks
+        if self._wanted != "auto":
             msg = (
                 "blocks that are computed anew give another gradient: does one of them change what "
                 "it is given, such as a cache of keys and values (use_cache=False), or itself? Use "
                 "another way of making products"
             )
             raise LossError(msg)
+        return None
 
     def _probe(self) -> Tensor:
         probe = random_unit_vector(self.n, seed=0, spread=self.spread)
@@ -168,8 +175,9 @@ class Hessian(Curvature):
     def _way(self) -> str:
         if self._chosen == "differences":
             return f"finite differences, relative error {self.error:.0e}, because of {self._reason}"
-        if self._blocks is not None:
-            return f"double backward, {len(self._blocks.names)} blocks checkpointed"
+        if self._chosen == "checkpointed":
+            n = 0 if self._blocks is None else len(self._blocks.names)
+            return "double backward" + (f", {n} blocks checkpointed" if n else "")
         return self._chosen.replace("-", " ")
 
     def _check_difference(self, off: float, size: float) -> None:

@@ -2,13 +2,12 @@
 
     python tests/benchmarks/shards.py [--processes 2 4] [--only product power]
 
-Language models with tied embeddings in float32 of 38 million parameters (small tensors), 42 million
+Language models with tied embeddings in float32 of 38 million parameters (small tensors), 18 million
 (a large one) and 98 million, as FSDP2 leaves them, on a few tokens, with gloo and one thread each,
-on Linux. ``product`` is a product of the Hessian with the blocks' activations kept, ``checkpointed``
-with activations computed anew, ``power`` and ``lanczos`` the largest eigenvalue (few products, so
-that it does not converge), ``on-host`` with its vectors on the host, which here is the same memory.
-Measured is the peak of the resident set above what the process held before, where freed memory goes
-back to the system at once; S is a process's part of the parameters, M the largest tensor.
+on Linux. ``product`` is a product of the Hessian, ``power`` and ``lanczos`` the largest eigenvalue
+by few products. Measured is the peak of the resident set above what the process held before, where
+freed memory goes back to the system at once; S is a process's part of the parameters, M the largest
+tensor. What is gathered, and added up, is in sizes of the model.
 """
 
 from __future__ import annotations
@@ -26,26 +25,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from large import Block, resident
+from large import ALLOCATOR, Block, resident
 from torch import Tensor, nn
 
 import landscape as ls
 from landscape.evaluate import Evaluator
 from landscape.operators import Hessian
+from landscape.problem import _shards
 from landscape.processes import sharing
 
 # Width, blocks and words of each model.
-MODELS = {"38 M": (512, 12, 1024), "42 M": (256, 12, 131_072), "98 M": (768, 12, 16_384)}
+MODELS = {"38 M": (512, 12, 1024), "18 M": (256, 12, 32_768), "98 M": (768, 12, 16_384)}
 TOKENS = 8
-# Sizes of S and of M that each takes at its peak; the docs say where they come from.
-FORMULA = {
-    "product": (2, 6),
-    "checkpointed": (2, 6),
-    "power": (8, 6),
-    "lanczos": (16, 6),
-}
-# glibc: give back what is freed, so that the resident set is what lives.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+# Sizes of S and of M that each takes at its peak; docs/guides/large.md says what they are.
+FORMULA = {"product": (1, 6.5), "power": (7, 6.5), "lanczos": (15, 6.5)}
 
 
 class Model(nn.Module):
@@ -83,8 +76,7 @@ def sharded(width: int, n_blocks: int, words: int) -> nn.Module:
 
 
 def run(what: str, problem: ls.Problem) -> None:
-    if what in {"power", "lanczos"}:
-        ls.top_eigenpairs(problem, method=what, max_matvecs=12, evidence="residuals", memory=1e10)
+    ls.top_eigenpairs(problem, method=what, max_matvecs=10, evidence="residuals", memory=1e10)
 
 
 def measure(rank: int, n: int, name: str, what: str, folder: str) -> None:
@@ -94,29 +86,46 @@ def measure(rank: int, n: int, name: str, what: str, folder: str) -> None:
     torch.manual_seed(0)
     model = sharded(*MODELS[name])
     words = torch.randint(MODELS[name][2], (n, TOKENS + 1))
+    entries = counted()
     with sharing("parameters"):
         problem = ls.Problem(model, data=[words], batch_loss=batch_loss)
         spread = problem.space.spread
         part, largest = 4 * -(-spread.n // n), 4 * max(spread.sizes)
-        if what in {"product", "checkpointed"}:
-            way = "double-backward" if what == "product" else what
+        if what == "product":
             with Evaluator(problem) as evaluator:
-                operator = Hessian(evaluator, graph_bytes=0, products=way)
+                operator = Hessian(evaluator, graph_bytes=0)
                 v = torch.randn(spread.length) / spread.n**0.5
                 operator.matvec(v)
+                entries |= dict.fromkeys(entries, 0)
                 peak, seconds = peak_of(lambda: operator.matvec(v))
         else:
             _ = problem.batches
             peak, seconds = peak_of(lambda: run(what, problem))
     if rank == 0:
-        a, b = FORMULA[what]
-        predicted = a * part + b * largest
-        print(
-            f"{name:5s} {n:3d} {what:13s} {part / 1e6:6.0f} {largest / 1e6:6.0f} {peak / 1e6:9.0f}"
-            f" {predicted / 1e6:9.0f} {peak / predicted:6.2f} {seconds:8.1f}",
-            flush=True,
-        )
+        of_part, of_largest = FORMULA[what]
+        predicted = of_part * part + of_largest * largest
+        row = f"{name:5s} {n:3d} {what:8s} {part / 1e6:6.0f} {largest / 1e6:6.0f} {peak / 1e6:9.0f}"
+        row += f" {predicted / 1e6:9.0f} {peak / predicted:6.2f} {seconds:8.1f}"
+        print(row, *(f"{moved / spread.n:9.1f}" for moved in entries.values()), flush=True)
     dist.destroy_process_group()
+
+
+def counted() -> dict[str, int]:
+    """Count the entries of whole tensors that are gathered, and added up."""
+    entries = {"_ALL_GATHER": 0, "_REDUCE_SCATTER": 0}
+
+    def count(name: str, whole: int) -> None:
+        call = getattr(_shards, name)
+
+        def noted(*tensors: Tensor) -> Any:
+            entries[name] += tensors[whole].numel()
+            return call(*tensors)
+
+        setattr(_shards, name, noted)
+
+    count("_ALL_GATHER", 0)
+    count("_REDUCE_SCATTER", 1)
+    return entries
 
 
 def peak_of(call: Any) -> tuple[int, float]:
@@ -136,7 +145,8 @@ if __name__ == "__main__":
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--only", nargs="+", choices=FORMULA, default=list(FORMULA))
     given = parser.parse_args()
-    print(f"{'':5s} {'':3s} {'MB':13s} {'S':>6s} {'M':>6s} {'measured':>9s} {'formula':>9s}")
+    head = f"{'':5s} {'':3s} {'MB':8s} {'S':>6s} {'M':>6s} {'measured':>9s} {'formula':>9s} {'':6s}"
+    print(head, f"{'seconds':>8s} {'gathered':>9s} {'added up':>9s}")
     for name in given.models:
         for n in given.processes:
             for what in given.only:
