@@ -24,6 +24,7 @@ from landscape.evaluate._derivatives import (
     graph_bytes,
     graph_nodes,
     needing_derivatives,
+    right_kernels,
     twice_differentiable,
 )
 from landscape.evaluate._engine import Engine, stand_ins, substituted
@@ -73,6 +74,7 @@ __all__ = [
     "provenance_of",
     "recalibrated",
     "require_finite",
+    "right_kernels",
     "rounding_of_products",
     "sample",
     "stand_ins",

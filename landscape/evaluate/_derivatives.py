@@ -130,14 +130,20 @@ def needing_derivatives(how_often: str) -> Iterator[None]:
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Compute with kernels that have a right second derivative, and with gradients on.
+    """Compute with kernels that have a right second derivative, and with gradients on."""
+    with torch.enable_grad(), right_kernels(model):
+        yield
+
+
+@contextmanager
+def right_kernels(model: nn.Module) -> Iterator[None]:
+    """Compute with kernels that have a right second derivative.
 
     The fused attention kernels have none, nor have cuDNN's recurrent layers; that of the fused
     weight norm is wrong (torch 2.13: gradgradcheck fails). What is recomputed in a backward pass
     must find the same kernels, so that products are made inside of the context as well.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(part, nn.RNNBase) for part in model.modules()):
             # Not torch.backends.cudnn.flags: it reads all other settings too, which can fail.

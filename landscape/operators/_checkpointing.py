@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from landscape.errors import LossError
-from landscape.evaluate import DoubleBackward, Evaluator, graph_bytes, graph_nodes
+from landscape.evaluate import DoubleBackward, Evaluator, graph_bytes, graph_nodes, right_kernels
 from landscape.problem import Problem
 from landscape.processes import shards
 
@@ -88,7 +88,8 @@ class Checkpoints:
             for place, x in zip(places, inputs, strict=True):
                 given[place] = x
             own_args, own_kwargs = tree_unflatten(given, spec)
-            with cast, again() if returned else nullcontext():
+            # CUDA computes anew in threads of its own, where contexts around the call do not hold.
+            with right_kernels(block), cast, again() if returned else nullcontext():
                 returned[:] = tree_flatten(forward(*own_args, **own_kwargs))
             return [x for x in returned[0] if _is_differentiable(x)]
 
