@@ -21,7 +21,6 @@ import math
 import os
 import pickle
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -411,17 +410,21 @@ def launched(shard: str = "data") -> Iterator[Share]:
     cuda = torch.cuda.is_available() and n_local <= torch.cuda.device_count()  # alike on all
     if cuda:
         torch.cuda.set_device(local)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    ended = threading.Event()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # the parent is torchrun
+        threading.Thread(target=_end_with, args=(os.getppid(), ended), daemon=True).start()
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
     with sharing(shard) as found:
         yield found
+    ended.set()
     dist.destroy_process_group()  # after an error others may still wait in it
 
 
-def _end_with(launcher: int) -> None:
+def _end_with(launcher: int, ended: threading.Event) -> None:
     """End this process with its launcher, which a kill gives no time to end it."""
     while os.getppid() == launcher:
-        time.sleep(1.0)
+        if ended.wait(1.0):
+            return
     if os.environ.get("RANK") == "0":
         os.write(2, b"Error: the launcher has ended, and its processes with it\n")
     os._exit(1)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import landscape as ls
 from landscape.errors import LossError
@@ -146,6 +147,102 @@ def test_blocks_are_the_outermost_repeated_layers() -> None:
     assert not repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
 
 
+class Passing(Block):
+    """Returns what it was given, what it holds, and what nobody uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.ones(WIDTH))
+
+    def forward(self, x: Tensor, state: dict[str, Any], *, mask: Tensor) -> tuple[Any, ...]:
+        y, found = super().forward(x, state, mask=mask)
+        given = {"twice": (x, x), "shift": self.shift, "unused": (x - x).norm()}
+        return y + 0.1 * state.get("twice", (x,))[0] * self.shift, found | given
+
+
+class Shared(nn.Module):
+    """One block that is used at every depth, on inputs that are changed in place after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Tanh(), nn.Linear(WORDS, WORDS))] * 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = nn.functional.one_hot(words, WORDS).to(self.blocks[0][1].weight)
+        for block in self.blocks:
+            x = block(x).add_(0.5)
+        return x.movedim(-1, 1)
+
+
+class Inside(Block):
+    """Checkpoints a part of itself."""
+
+    def forward(self, x: Tensor, state: dict[str, Any], *, mask: Tensor) -> tuple[Any, ...]:
+        x = checkpoint(torch.tanh, x, use_reentrant=False)
+        return super().forward(x, state, mask=mask)
+
+
+@pytest.mark.parametrize("model", [lambda: Model(Passing), Shared, lambda: Model(Inside)])
+def test_blocks_of_other_kinds(model: Any) -> None:
+    problem = problem_of(model(), batch_size=7)
+    before = {name: t.clone() for name, t in problem.model.state_dict().items()}
+    v = torch.randn(problem.space.n, generator=torch.manual_seed(1), dtype=torch.float64)
+    with Evaluator(problem) as evaluator:
+        found = Hessian(evaluator, products="checkpointed").matvec(v)
+        expected = Hessian(evaluator, products="double-backward").matvec(v)
+    assert float((found - expected).abs().max()) <= 1e-13 * float(expected.abs().max())
+    assert not any(buffer.requires_grad for buffer in problem.model.buffers())
+    for name, tensor in problem.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_memory_cuts_the_batches() -> None:
+    torch.manual_seed(0)
+    parts = [nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)) for _ in range(4)]
+    data = torch.randn(512, 64), torch.arange(512) % 64
+    problem = ls.Problem(nn.Sequential(*parts), nn.CrossEntropyLoss(), data, batch_size=512)
+    with Evaluator(problem) as evaluator:
+        few, many = (
+            Hessian(evaluator, products="checkpointed", graph_bytes=n).size_that_fits(n)
+            for n in (300_000, 600_000)
+        )
+        assert few is not None
+        assert 1 < few < (many or 512)
+        v = torch.ones(problem.space.n)
+        operator = Hessian(evaluator, products="checkpointed", graph_bytes=1_200_000)
+        operator.matvec(v)
+    assert "cut into" in operator.describe()
+
+
+class Auxiliary(Block):
+    """Leaves a part of the loss beside the outputs."""
+
+    def forward(self, x: Tensor, state: dict[str, Any], *, mask: Tensor) -> tuple[Any, ...]:
+        y, found = super().forward(x, state, mask=mask)
+        self.penalty = y.square().mean()
+        return y, found
+
+
+def with_penalties(model: Model, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    words, target = batch
+    losses = nn.functional.cross_entropy(model(words), target, reduction="none").mean(1)
+    penalties = torch.stack([block.penalty for block in model.blocks]).sum()
+    weights = (words[:, 0] > 0).double()
+    return weights * (losses + penalties), weights
+
+
+def test_what_the_first_example_does_not_show_is_refused() -> None:
+    torch.manual_seed(0)
+    words = torch.randint(WORDS, (7, 5))
+    words[:, 0] = (torch.arange(7) > 2).long()  # the first ones have no weight
+    problem = ls.Problem(Model(Auxiliary).double(), data=(words, words), batch_loss=with_penalties)
+    with pytest.raises(LossError, match="they give another gradient"):
+        products(problem, "checkpointed")
+    products(problem, "double-backward")  # is not blamed for it
+    with pytest.raises(LossError, match="they give another gradient"):
+        products(problem, "checkpointed")
+
+
 class Cache:
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -175,7 +272,7 @@ def test_what_cannot_be_computed_anew_is_refused() -> None:
     plain = Model(nn.Identity, n=0)
     with pytest.raises(LossError, match="has no blocks to checkpoint"):
         products(problem_of(plain), "checkpointed")
-    with pytest.raises(LossError, match="change what it is given"):
+    with pytest.raises(LossError, match="Does one of them change what it is given"):
         products(problem_of(Model(Remembering)), "checkpointed")
     model = Model(Reading)
     Reading.other = [model.embedding]

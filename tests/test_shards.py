@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from cases import case_named
 from test_processes import assert_alike, torchrun, values_in
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import landscape as ls
 from landscape.errors import InvalidArgumentError, LossError, ProblemError
@@ -65,6 +66,16 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = self.scale * self.blocks(self.embedding(tokens))
         return F.linear(hidden, self.embedding.weight).movedim(-1, 1)
+
+
+class Checkpointed(Transformer):
+    """Whose owner checkpoints the blocks."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embedding(tokens)
+        for block in self.blocks:
+            hidden = checkpoint(block, hidden, use_reentrant=False)
+        return F.linear(self.scale * hidden, self.embedding.weight).movedim(-1, 1)
 
 
 def transformer(model: nn.Module | None = None) -> ls.Problem:
@@ -243,6 +254,14 @@ def wrapped(rank: int, n: int, folder: str) -> None:
             numbers_of(transformer(DistributedDataParallel(copy.deepcopy(plain.model)))), expected
         )
         assert ls.random_plane(plain).x.settings() == expected_plane.x.settings()
+        owned = transformer(Checkpointed(n_blocks=2).double())
+        owned.model.load_state_dict(plain.model.state_dict())
+        spread, v = owned.space.spread, torch.randn(plain.space.n, generator=seeded(0), dtype=EXACT)
+        with Evaluator(owned) as evaluator:
+            operator = Hessian(evaluator)  # by blocks it would compute anew what is computed anew
+            product = spread.whole(operator.matvec(spread.part(v)))
+        assert "differences" not in operator.describe(), operator.describe()
+        torch.testing.assert_close(product, expected["product"])
         with pytest.raises(ProblemError, match="a measurement of average takes whole vectors"):
             ls.average_sharpness(plain, sigma=0.1)
         with pytest.raises(ProblemError, match="principal plane takes whole vectors"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from landscape.checks import check_real, whole
@@ -313,10 +315,11 @@ def _data_errors(solution: EigenSolution, ready: Prepared, n_groups: int | None)
     if solution.part_forms is not None:
         quadratic_forms, weights = solution.part_forms, ready.curvature.part_weights
     else:
-        vectors = ready.scaled(solution.vectors)
-        quadratic_forms, weights = ready.curvature.quadratic_forms(
-            vectors, n_groups=n_groups or N_GROUPS
-        )
+        found = [
+            ready.curvature.quadratic_forms(ready.scaled(part), n_groups=n_groups or N_GROUPS)
+            for part in _at_once(solution, ready)
+        ]
+        quadratic_forms, weights = np.hstack([forms for forms, _ in found]), found[0][1]
     quadratic_forms, weights = quadratic_forms[weights > 0], weights[weights > 0]
     if len(quadratic_forms) < 2:
         return {}
@@ -327,9 +330,18 @@ def _data_errors(solution: EigenSolution, ready: Prepared, n_groups: int | None)
 
 
 def _gauss_newton(solution: EigenSolution, ready: Prepared) -> FloatArray:
-    vectors = ready.scaled(solution.vectors)
-    products = GaussNewton(ready.evaluator, graph_bytes=0).matmat(vectors)
-    return (vectors.double() * products.double()).sum(dim=1).cpu().numpy()
+    operator, found = GaussNewton(ready.evaluator, graph_bytes=0), []
+    for part in _at_once(solution, ready):
+        vectors = ready.scaled(part)
+        products = operator.matmat(vectors)
+        found.append((vectors.double() * products.double()).sum(dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _at_once(solution: EigenSolution, ready: Prepared) -> Sequence[Tensor]:
+    """Return the eigenvectors that are on the device together: all, or one of those on the host."""
+    on_host = ready.operator.device != ready.where["device"]
+    return torch.split(solution.vectors, 1 if on_host else len(solution.vectors))
 
 
 def _fields(solution: EigenSolution, ready: Prepared) -> dict[str, Any]:

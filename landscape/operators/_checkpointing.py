@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -76,12 +77,17 @@ class Checkpoints:
         parameters = [p for p in block.parameters() if p.requires_grad]
         if not torch.is_grad_enabled() or not (places or parameters):
             return forward(*args, **kwargs)
-        device = next(block.parameters(), torch.empty(0)).device.type
+        inputs = [leaves[i] for i in places]
+        device = next(x.device for x in (*inputs, *parameters))
         cast = torch.autocast(
-            device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
+            device.type,
+            torch.get_autocast_dtype(device.type),
+            enabled=torch.is_autocast_enabled(device.type),
         )
         again = _same_masks(block, device)
-        returned: list[Any] = []  # the outputs, and their structure
+        for place in places:  # what is saved of them must not keep their graphs alive
+            leaves[place] = None
+        returned: list[Any] = []  # outputs that are no functions of the inputs, and the structure
 
         def call(inputs: Sequence[Tensor]) -> list[Tensor]:
             given = list(leaves)
@@ -90,8 +96,12 @@ class Checkpoints:
             own_args, own_kwargs = tree_unflatten(given, spec)
             # CUDA computes anew in threads of its own, where contexts around the call do not hold.
             with right_kernels(block), cast, again() if returned else nullcontext():
-                returned[:] = tree_flatten(forward(*own_args, **own_kwargs))
-            return [x for x in returned[0] if _is_differentiable(x)]
+                outputs, structure = tree_flatten(forward(*own_args, **own_kwargs))
+            is_own = [_is_differentiable(x) for x in outputs]
+            if not returned:
+                others = [None if own else x for own, x in zip(is_own, outputs, strict=True)]
+                returned.extend((others, is_own, structure))
+            return list(compress(outputs, is_own))
 
         def check(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
             if self.measures:
@@ -105,10 +115,9 @@ class Checkpoints:
                 )
                 raise LossError(msg)
 
-        inputs = [leaves[i] for i in places]
         found = iter(_Block.apply(call, check, parameters, *inputs, *parameters))  # type: ignore[no-untyped-call]
-        outputs, structure = returned
-        every = [next(found) if _is_differentiable(x) else x for x in outputs]
+        others, is_own, structure = returned
+        every = [next(found) if own else x for own, x in zip(is_own, others, strict=True)]
         return tree_unflatten(every, structure)
 
 
@@ -125,7 +134,8 @@ def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
                 for key, child in part.named_children()
                 if kinds[_kind(child)] > 1 and next(child.children(), None) is not None
             }
-    return found
+    names = {block: name for name, block in found.items()}  # each block once
+    return {name: block for block, name in names.items()}
 
 
 def layers_beside(model: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -139,11 +149,13 @@ def layers_beside(model: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str
     }
 
 
-def _same_masks(block: nn.Module, device: str) -> Callable[[], AbstractContextManager[None]]:
+def _same_masks(
+    block: nn.Module, device: torch.device
+) -> Callable[[], AbstractContextManager[None]]:
     """Return a context in which a block in train mode draws the masks that it draws next."""
     if not any(part.training for part in block.modules()):
         return nullcontext
-    places = [torch.cuda.current_device()] if device == "cuda" else []
+    places = [device] if device.type == "cuda" else []
     states = torch.get_rng_state(), [torch.cuda.get_rng_state(place) for place in places]
 
     @contextmanager
@@ -163,7 +175,7 @@ def _kind(module: nn.Module) -> tuple[str, str]:
 
 
 def _is_differentiable(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 class _Block(torch.autograd.Function):
@@ -171,16 +183,19 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Any, check: Any, parameters: Any, *tensors: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
         inputs = tensors[: len(tensors) - len(parameters)]
         ctx.given = call, check, parameters
         ctx.save_for_backward(*inputs)
-        return tuple(call(inputs))
+        # An output that the block was given, or holds, stays what it is for its owner.
+        return tuple(x.detach() for x in call(inputs))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         call, check, parameters = ctx.given
-        given = *gradients, *ctx.saved_tensors, *parameters
-        found = _Gradient.apply(call, check, parameters, len(gradients), *given)  # type: ignore[no-untyped-call]
+        used = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        given = *(gradients[i] for i in used), *ctx.saved_tensors, *parameters
+        found = _Gradient.apply(call, check, parameters, used, *given)  # type: ignore[no-untyped-call]
         return None, None, None, *found
 
 
@@ -188,14 +203,16 @@ class _Gradient(torch.autograd.Function):
     """The gradients of a block by its inputs and parameters; saves the inputs, and its own."""
 
     @staticmethod
-    def forward(ctx: Any, call: Any, check: Any, parameters: Any, n: int, *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, call: Any, check: Any, parameters: Any, used: list[int], *tensors: Tensor
+    ) -> Any:
         ctx.set_materialize_grads(False)
-        kept = tensors[: len(tensors) - len(parameters)]
-        ctx.given = call, parameters, n
+        kept, n = tensors[: len(tensors) - len(parameters)], len(used)
+        ctx.given = call, parameters, used
         ctx.save_for_backward(*kept)
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in kept[n:]]
-            outputs, gradients = _dependent(call(inputs), kept[:n])
+            outputs, gradients = _dependent(call(inputs), used, kept[:n])
             check(outputs, inputs)
             if not outputs:
                 return (None,) * (len(tensors) - n)
@@ -206,10 +223,11 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *along: Tensor | None) -> Any:
-        call, parameters, n = ctx.given
+        call, parameters, used = ctx.given
+        n = len(used)
         with torch.enable_grad():
             every = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-            outputs, own = _dependent(call(every[n:]), every[:n])
+            outputs, own = _dependent(call(every[n:]), used, every[:n])
             wanted = [*every, *parameters]
             firsts = torch.autograd.grad(
                 outputs, wanted[n:], own, create_graph=True, allow_unused=True
@@ -227,10 +245,11 @@ class _Gradient(torch.autograd.Function):
 
 
 def _dependent(
-    outputs: Sequence[Tensor], gradients: Sequence[Tensor]
+    outputs: Sequence[Tensor], used: Sequence[int], gradients: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the outputs that depend on something, with their gradients."""
-    pairs = [(x, g) for x, g in zip(outputs, gradients, strict=True) if x.requires_grad]
+    """Return the outputs that are used and depend on something, with their gradients."""
+    pairs = [(outputs[i], g) for i, g in zip(used, gradients, strict=True)]
+    pairs = [(x, g) for x, g in pairs if x.requires_grad]
     return [x for x, _ in pairs], [g for _, g in pairs]
 
 

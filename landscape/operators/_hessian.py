@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, get_args
 
 import torch
@@ -14,11 +12,12 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 
 from landscape.choices import Products
-from landscape.errors import LandscapeError, LossError, one_of
+from landscape.errors import LandscapeError, LossError, first_line, one_of
 from landscape.evaluate import (
     DoubleBackward,
     Evaluator,
     NotTwiceDifferentiableError,
+    check_gradient,
     check_hessian,
     differentiate,
     needing_derivatives,
@@ -35,6 +34,8 @@ from landscape.randomness import random_unit_vector
 PRODUCTS = get_args(Products)
 # Forward mode is taken where it is clearly faster, so that noise does not decide.
 _CLEARLY = 0.85
+# Rounding of a gradient whose blocks are computed anew, by the same operations.
+_ANEW = 1e3
 # Two steps of finite differences that differ by more than this tell of a kink, not of a slope.
 _LARGEST_DIFFERENCE = 0.1
 
@@ -76,19 +77,16 @@ class Hessian(Curvature):
             )
             raise LossError(msg)
         is_open = products in {"auto", "fastest"}
-        keeps = is_open or products == "double-backward"
+        keeps = is_open or products in {"double-backward", "checkpointed"}
         super().__init__(evaluator, at=at, graph_bytes=graph_bytes if keeps else 0)
         usual = "double-backward" if shards() is None else "checkpointed"
         self._wanted, self._chosen = products, usual if is_open else products
         self._reason = "the option products"  # why differences are taken
         self._verified = False
         self.error, self._largest = 0.0, 0.0  # of the differences so far, and the largest product
-        self._blocks: Checkpoints | None = None
-        if self._chosen == "checkpointed":
-            self._blocks = self._verified_blocks()
-        with nullcontext() if self._blocks is None else self._blocks.applied():
-            if self._chosen != "differences" and (reason := check_hessian(evaluator)):
-                self._give_up(reason)
+        self._blocks = self._verified_blocks() if self._chosen == "checkpointed" else None
+        while self._chosen != "differences" and (reason := self._wrong()):
+            self._give_up(reason)
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """Multiply with several vectors, one per row; LossError if no way of doing so is right."""
@@ -96,14 +94,17 @@ class Hessian(Curvature):
             return super().matmat(vectors)
         except NotTwiceDifferentiableError as error:
             self._give_up(str(error))
-            return super().matmat(vectors)
+            return self.matmat(vectors)
 
     def _give_up(self, reason: str) -> None:
-        """Go on with differences, if the way of making products was left open."""
+        """Go on with whole graphs, or differences, if the way of making products was left open."""
         if self._wanted not in {"auto", "fastest"}:
             raise LossError(reason)
-        self._chosen, self._reason = "differences", reason
-        self._limit, self._size = 0, None
+        if self._blocks is not None:
+            self._blocks, self._chosen = None, "double-backward"
+        else:
+            self._chosen, self._reason, self._limit = "differences", reason, 0
+        self._size = None
         self._forget()
 
     def _build(self, piece: Piece, way: str | None = None) -> BatchProduct:
@@ -140,33 +141,51 @@ class Hessian(Curvature):
             )
             raise LossError(msg)
 
+    def _wrong(self) -> str:
+        """Say what is wrong with double backward, with blocks computed anew as in the products."""
+        evaluator = self._evaluator
+        if self._blocks is None:
+            return check_hessian(evaluator)
+        check_gradient(evaluator)
+        with self._blocks.applied():
+            reason = check_hessian(evaluator)
+        if reason:  # that of this way alone
+            del evaluator.problem.derivatives["hessian"]
+        return reason
+
     def _verified_blocks(self) -> Checkpoints | None:
         """Return the blocks, if they give the same gradient when they are computed anew.
 
-        Where the way was left open, None if they do not; tried on one example.
+        Where the way was left open, None if they do not. Tried on the first example that has one.
         """
-        blocks = Checkpoints(self._evaluator.problem)
-        evaluator, size = self._evaluator, 1 if self._evaluator.divisible else None
-        piece = next(pieces(evaluator.problem, size))
+        evaluator, why = self._evaluator, "they give another gradient"
+        blocks = Checkpoints(evaluator.problem)
         with twice_differentiable(evaluator.model):
-            _, plain = evaluator.batch_gradient(self._at, piece.batch, piece.number)
+            for piece in pieces(evaluator.problem, 1 if evaluator.divisible else None):
+                where = self._at, piece.batch, piece.number
+                plain = evaluator.batch_gradient(*where)[1]
+                if size := norm(plain):
+                    break
+            else:
+                return blocks  # whatever is computed anew, the loss is constant
             try:
                 with blocks.applied():
-                    _, anew = evaluator.batch_gradient(self._at, piece.batch, piece.number)
-            except LossError as error:
-                if not isinstance(error.__cause__, RuntimeError) and self._wanted != "auto":
-                    raise
-                anew = plain + math.inf
-        if norm(plain - anew) <= torch.finfo(self.dtype).eps ** 0.5 * norm(plain):
-            return blocks
-        if self._wanted != "auto":
-            msg = (
-                "blocks that are computed anew give another gradient: does one of them change what "
-                "it is given, such as a cache of keys and values (use_cache=False), or itself? Use "
-                "another way of making products"
-            )
-            raise LossError(msg)
-        return None
+                    plain.sub_(evaluator.batch_gradient(*where)[1])
+            except torch.OutOfMemoryError:
+                raise
+            except (LossError, RuntimeError) as error:
+                why = first_line(error)
+            else:
+                if norm(plain) <= _ANEW * torch.finfo(self.dtype).eps * size:
+                    return blocks
+        if self._wanted == "auto":
+            return None
+        msg = (
+            f"the blocks cannot be computed anew: {why}. Does one of them change what it is given, "
+            "or itself, as a cache of keys and values does (use_cache=False), or is it "
+            "checkpointed already? Use another way of making products"
+        )
+        raise LossError(msg)
 
     def _probe(self) -> Tensor:
         probe = random_unit_vector(self.n, seed=0, spread=self.spread)
