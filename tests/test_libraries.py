@@ -795,6 +795,20 @@ def test_a_model_of_transformers_with_its_data(form: str, transformers: Any) -> 
     check(problem, lambda: model(input_ids=ids, labels=ids).loss)
 
 
+@pytest.mark.usefixtures("double_losses")
+def test_the_layers_of_a_model_of_transformers_are_checkpointed(transformers: Any) -> None:
+    torch.manual_seed(0)
+    model = network(transformers, "GPT2LMHeadModel").double()
+    assert model.config.use_cache  # of keys and values, which a layer adds to as it is evaluated
+    ids = torch.randint(5, N_WORDS, (6, 7), generator=torch.Generator().manual_seed(0))
+    problem = Problem.from_transformers(model, [{"input_ids": ids}])
+    expected = ls.top_eigenpairs(problem, tol=1e-6)
+    found = ls.top_eigenpairs(problem, tol=1e-6, products="checkpointed")
+    assert "blocks checkpointed" in found.products
+    assert found.values == pytest.approx(expected.values, rel=1e-10)
+    assert model.config.use_cache
+
+
 def test_a_model_with_another_loss_is_refused(transformers: Any) -> None:
     class Regularised(transformers.GPT2LMHeadModel):  # type: ignore[name-defined, misc]
         def forward(self, input_ids: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:

@@ -44,6 +44,10 @@ class Checkpoints:
         self._blocks = repeated_blocks(problem.model)
         self.measures, self.largest = True, 0
         self.names = tuple(self._blocks)
+        # Models of transformers fill a cache that no training needs, anew each time.
+        configs = (getattr(part, "config", None) for part in problem.model.modules())
+        found = {id(c): c for c in configs if getattr(c, "use_cache", False) is True}
+        self._caching: list[Any] = list(found.values())
         if shards() is not None:
             self._blocks |= layers_beside(problem.model, self._blocks)
         elif not self._blocks:
@@ -58,6 +62,8 @@ class Checkpoints:
     def applied(self) -> Iterator[None]:
         """Let the blocks save their inputs alone in what is computed inside of the context."""
         before = {name: vars(block).get("forward") for name, block in self._blocks.items()}
+        for config in self._caching:
+            config.use_cache = False
         try:
             for name, block in self._blocks.items():
                 vars(block)["forward"] = partial(self._run, name, block, block.forward)
@@ -67,6 +73,8 @@ class Checkpoints:
                 vars(block).pop("forward", None)
                 if (own := before[name]) is not None:
                     vars(block)["forward"] = own
+            for config in self._caching:
+                config.use_cache = True
 
     def _run(
         self, name: str, block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
