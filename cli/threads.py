@@ -69,9 +69,12 @@ def compare_with_one(asked: str | None, problem: Problem) -> None:
     """Say if a gradient is clearly faster with one thread; with ``auto``, take what is faster."""
     import torch
 
+    from landscape.processes import shards
     from landscape.threads import CLEARLY
 
     n = torch.get_num_threads()
+    if shards() is not None:  # what one process measures again, all have to
+        return
     if n == 1 or asked not in (None, AUTO) or problem.device.type != "cpu":
         return
     seconds = _timed(problem, n, at_least=0.0 if asked == AUTO else _SHORT)

@@ -124,14 +124,15 @@ def measured(problem: ls.Problem) -> dict[str, Any]:
     pairs = ls.top_eigenpairs(problem, k=1, tol=1e-2, failure_probability=0.5)
     trace = ls.trace(problem, max_matvecs=24)
     sharp = ls.sharpness(problem, rho=0.05, tol=1e-2, max_gradients=20, adaptive="filterwise")
-    density = ls.spectral_density(problem, outliers=1, steps=6, n_probes=2)
+    density = ls.spectral_density(problem, outliers=1, steps=4, n_probes=2)
     planes = [
         ls.random_plane(problem, orthogonal="filter"),
-        ls.random_plane(problem, normalisation="global", vectors=True),
-        ls.worst_case_plane(problem, sharp, ls.random_direction(problem)),
+        ls.worst_case_plane(
+            problem, sharp, ls.random_direction(problem, normalisation="global", vectors=True)
+        ),
     ]
-    surfaces = [ls.surface(problem, plane, n=3, weight_decay=0.1) for plane in planes]
-    line = ls.line(problem, pairs.vectors[0], n=4)
+    surfaces = [ls.surface(problem, plane, n=2, weight_decay=0.1) for plane in planes]
+    line = ls.line(problem, pairs.vectors[0], n=3)
     v = np.random.default_rng(0).normal(size=problem.space.n)
     split = problem.space.spread is not None
     assert pairs.provenance.processes == ("parameters over 2 processes" if split else "")

@@ -47,7 +47,7 @@ from landscape.measurement import (
 )
 from landscape.problem import Problem
 from landscape.problem.digest import Content
-from landscape.processes import norm_over_shards, share
+from landscape.processes import norm_over_shards, together
 from landscape.randomness import whole_seed
 from landscape.results import FloatArray
 from landscape.study import Study
@@ -327,9 +327,10 @@ class Points:
             yield block
             seconds = (time.perf_counter() - started) / max(n, 1)
             block, n = [], 0
-            quick = most if share() else int(min(most, _BLOCK_SECONDS / max(seconds, 1e-9)))
-            together = self.statistics == "frozen" and not self._is_large
-            self._n_at_once = max(1, quick) if together else 1
+            # Processes that evaluate a point together take the same blocks, by no clock of theirs.
+            quick = most if together() else int(min(most, _BLOCK_SECONDS / max(seconds, 1e-9)))
+            in_blocks = self.statistics == "frozen" and not self._is_large
+            self._n_at_once = max(1, quick) if in_blocks else 1
 
     def _measure(self, block: Sequence[Index]) -> list[Columns]:
         options, weights = self._options, [self._weights(index) for index in block]
