@@ -1,6 +1,6 @@
 """What two processes of one thread each gain over one, on two cores.
 
-    python tests/benchmarks/processes.py [--repeats 7] [--points 15] [--examples 128]
+    python tests/benchmarks/processes.py [--repeats 7] [--points 25] [--examples 128]
 
 A ResNet-20 in float32 on random images: a surface, whose points the processes take in turn, and the
 largest eigenvalue, whose products share the batches. One process and both are measured in turn; the
@@ -79,7 +79,7 @@ def measure(rank: int, folder: str, repeats: int, n_points: int, n_examples: int
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--points", type=int, default=15)
+    parser.add_argument("--points", type=int, default=25)
     parser.add_argument("--examples", type=int, default=128)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
