@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -316,6 +317,48 @@ def test_commands_under_torchrun_print_and_keep_what_one_process_does(here: Path
         assert [entry.status for entry in study.entries()] == ["complete"] * 3
     listed = torchrun("list", "--study", "together.db")
     assert listed.stdout.count("surface") == 1  # by the first process alone
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_processes_end_with_a_launcher_that_is_killed(here: Path) -> None:
+    task = Path("task.py").read_text()
+    Path("waiting.py").write_text(
+        task + "\nimport os, pathlib, time\n\ndef data(split):\n"
+        "    pathlib.Path('pid' + os.environ['RANK']).write_text(str(os.getpid()))\n"
+        "    time.sleep(300)\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*launch, "--standalone", "-m", "--", "landscape"]
+    with subprocess.Popen(
+        [*command, "loss", "a.pt", "--problem", "waiting.py", "-q"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as launcher:
+        files, until = [Path("pid0"), Path("pid1")], time.monotonic() + 120.0
+        while not all(f.exists() and f.read_text() for f in files) and time.monotonic() < until:
+            time.sleep(0.1)
+        pids = [int(file.read_text()) for file in files]
+        assert all(map(is_running, pids))
+        launcher.kill()
+        until = time.monotonic() + 30.0
+        while any(map(is_running, pids)) and time.monotonic() < until:
+            time.sleep(0.1)
+        left = [pid for pid in pids if is_running(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        said = launcher.stdout.read() if launcher.stdout else ""
+    assert not left
+    assert said.count("Error: the launcher has ended") == 1
 
 
 @pytest.mark.slow

@@ -83,6 +83,36 @@ def test_kinks_raise_no_alarm(
             assert check_hessian(evaluator) == ""
 
 
+class Hiding(torch.autograd.Function):
+    """x², whose backward pass hides how it depends on x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        with torch.no_grad():
+            return 2.0 * ctx.saved_tensors[0] * slope.detach()
+
+
+def test_a_wide_model_is_tested_on_an_example_that_has_a_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return Hiding.apply(super().forward(x))  # type: ignore[no-untyped-call, no-any-return]
+
+    monkeypatch.setattr(_selftest, "WIDE_PARAMETERS", 0)
+    monkeypatch.setattr(_values, "WIDE_PARAMETERS", 0)
+    torch.manual_seed(0)
+    target = torch.tensor([-100, 0, 1, 2, 0, 1])  # a wide model takes one example, if that counts
+    data = torch.randn(6, 4), target
+    with Evaluator(Problem(Net(4, 3), nn.CrossEntropyLoss(), data)) as evaluator:
+        assert "Hiding" in check_hessian(evaluator)
+
+
 def test_the_tests_cost_at_most_ten_passes_over_a_few_examples() -> None:
     sizes: list[int] = []
 

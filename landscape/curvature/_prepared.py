@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape.checks import positive, real
+from landscape.choices import Basis
 from landscape.errors import InvalidArgumentError, ProblemError, one_of
 from landscape.evaluate import Evaluator, require_finite, rounding_of_products
 from landscape.linalg import SymmetricOperator
@@ -35,7 +36,7 @@ from landscape.results import FloatArray, Result
 from landscape.study import Study
 
 R = TypeVar("R", bound=Result)
-BASES = ("device", "host")
+BASES = get_args(Basis)
 
 
 @dataclass(frozen=True, kw_only=True)

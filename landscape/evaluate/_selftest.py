@@ -211,7 +211,10 @@ def _tested(
                 return test(_Point(evaluator, batch, torch.float64))
         except LandscapeError:
             pass  # it holds constants of its own type; a failure of the loss itself comes again
-    return test(_Point(evaluator, batch, problem.dtype))
+    point = _Point(evaluator, batch, problem.dtype)
+    if not point.has_slope:  # an example without weight tests nothing
+        point = _Point(evaluator, sample(evaluator), problem.dtype)
+    return test(point)
 
 
 @contextmanager
